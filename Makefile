@@ -1,0 +1,70 @@
+# `make` alone lists the targets. Each does its own set-up: Python 3.11, git and make are enough.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-long check ui lock clean
+
+# An environment that happens to be activated, or installed packages elsewhere, must not leak in. MLFLOW_* variables may.
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
+
+# Relative, so that a folder with spaces in its name works; python -m, so that a long path (a script's #! line) does.
+BIN := .venv/bin
+READY := .venv/.ready
+UV := $(BIN)/uv --quiet --system-certs
+MLFLOW := MLFLOW_DISABLE_TELEMETRY=true PATH="$(CURDIR)/$(BIN):$$PATH" python -m mlflow
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '%-10s %s\n' "$$target" "$$text"; done
+
+demo: $(READY)  ## train on scikit-learn's digits, tracked in MLflow: about a minute
+	@$(MLFLOW) run . --env-manager local -P recipe=digits
+
+test: check  ## check, then the quick tests
+	@$(BIN)/python -m pytest
+
+test-long: check  ## check, then all tests, those that install whole environments too
+	@$(BIN)/python -m pytest -m ''
+
+check: $(READY)  ## ruff, types and import rules
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/python -m mypy
+	@$(BIN)/lint-imports
+
+ui: $(READY)  ## open MLflow's pages on the runs: http://127.0.0.1:5000, or make ui PORT=5001
+	@case "$${MLFLOW_TRACKING_URI:=sqlite:///mlflow.db}" in \
+	http*) echo "MLFLOW_TRACKING_URI is a server: open $$MLFLOW_TRACKING_URI" ;; \
+	*) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(MLFLOW) ui \
+	     --host 127.0.0.1 --port $(or $(PORT),5000) --backend-store-uri "$$MLFLOW_TRACKING_URI" ;; \
+	esac
+
+lock: $(BIN)/uv  ## pin what pyproject.toml asks for, and all that it needs in turn (keeps what is pinned and still fits)
+	$(UV) pip compile --universal --python-version 3.11 --all-extras --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
+	@$(BIN)/python -c 'import hashlib, re; from pathlib import Path; conda = Path("conda.yaml"); \
+	digest = hashlib.sha256(Path("requirements.lock").read_bytes()).hexdigest(); \
+	conda.write_text(re.sub(r"(-c requirements\.lock).*", rf"\1  # sha256 {digest}", conda.read_text()))'
+
+clean:  ## remove the environment and the caches; runs (mlflow.db, mlruns) stay
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A whole new environment at every change, as a half-made or patched one is not what the lock says. uv takes a third of pip's time
+# (49 s against 151 s on two cores with empty caches, 32 s with full ones), but does not read pip's settings (a mirror, say): then
+# pip does it. --compile-bytecode, else the first import of TensorFlow is slow.
+$(READY): pyproject.toml requirements.lock
+	@echo 'Setting up .venv: about a minute, once'
+	@rm -rf .venv
+	@$(MAKE) --no-print-directory $(BIN)/uv
+	@$(UV) pip install --python $(BIN)/python --compile-bytecode -c requirements.lock -e '.[dev]' || \
+	  { echo 'uv could not, so pip does: minutes'; $(BIN)/python -m pip install --quiet -c requirements.lock -e '.[dev]'; }
+	@touch $@
+
+$(BIN)/uv:
+	@for python in $(PYTHON) python3.11 python3; do \
+	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+	    "$$python" -m venv --clear .venv && exec $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock uv; exit; \
+	  fi; \
+	done; \
+	echo 'Python 3.11 is needed, with venv: install it (Debian, Ubuntu: apt install python3.11-venv; macOS: brew install' \
+	  'python@3.11), or name it: make PYTHON=/path/to/python3.11' >&2; exit 1

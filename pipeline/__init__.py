@@ -1,0 +1,1 @@
+"""Train, search and compare ConvMixer image classifiers, tracked in MLflow."""

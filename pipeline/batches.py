@@ -1,0 +1,81 @@
+"""Images and labels -> tf.data batches; the training batches of any epoch can be made again alone."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+
+class Images(Protocol):
+    """Labelled images that can be gathered by position."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Images (b, h, w, c) and labels (b,) at these positions."""
+        ...
+
+
+def training_batches(
+    images: Images,
+    *,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    label_smoothing: float,
+) -> tf.data.Dataset:
+    """All batches of all epochs in one row, ceil(len(images) / batch_size) an epoch, the last of each the smaller.
+
+    A batch is a function of seed, epoch and position alone: the order is a new permutation every epoch, and `change`
+    (images, seed) -> images gets a seed of its own for each step.
+
+    Returns:
+        Images (b, h, w, c) uint8 and soft labels (b, classes) float32, of which 1 - label_smoothing is on the truth and
+        the rest spread over all classes (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+    """
+    steps = math.ceil(len(images) / batch_size)
+
+    @functools.lru_cache(maxsize=2)  # the end of one epoch is read while the next begins
+    def order(epoch: int) -> npt.NDArray[np.int64]:
+        return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(images))
+
+    def gather(step: np.int64) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        epoch, position = divmod(int(step), steps)
+        return images.take(order(epoch)[position * batch_size : (position + 1) * batch_size])
+
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels, labels = _gathered(gather, step, image_shape)
+        truth = tf.one_hot(labels, classes)
+        return change(pixels, tf.stack([tf.cast(seed, tf.int64), step])), (
+            truth * (1 - label_smoothing) + label_smoothing / classes
+        )
+
+    return tf.data.Dataset.range(epochs * steps).map(batch, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(
+    images: Images, *, image_shape: tuple[int, int, int], classes: int, batch_size: int
+) -> tf.data.Dataset:
+    """Every image once, in its own order: images (b, h, w, c) uint8 and one-hot labels (b, classes) float32."""
+
+    def gather(step: np.int64) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        start = int(step) * batch_size
+        return images.take(np.arange(start, min(start + batch_size, len(images))))
+
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels, labels = _gathered(gather, step, image_shape)
+        return pixels, tf.one_hot(labels, classes)
+
+    return tf.data.Dataset.range(math.ceil(len(images) / batch_size)).map(batch).prefetch(tf.data.AUTOTUNE)
+
+
+def _gathered(gather: Callable, step: tf.Tensor, image_shape: tuple[int, int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+    pixels, labels = tf.numpy_function(gather, [step], [tf.uint8, tf.int64], stateful=False)
+    return tf.ensure_shape(pixels, (None, *image_shape)), tf.ensure_shape(labels, (None,))

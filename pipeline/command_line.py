@@ -1,0 +1,54 @@
+"""Flags from settings: one text flag each, whose help is the setting's meaning, rule and present value."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypedDict
+
+import tyro
+
+from pipeline.errors import UsageError
+from pipeline.settings import Settings, metavar, shown
+
+
+def parse(
+    arguments: Sequence[str], *, program: str, description: str, positional: tuple[str, str], settings: Settings, of: str
+) -> dict[str, str]:
+    """What was typed, by name, as text: only what was given, not yet checked. `--help` prints and exits with 0.
+
+    Args:
+        positional: name and help of the one word that is no flag; it may be absent.
+        settings: the values that hold where no flag is given, shown in the help.
+        of: whose values they are, as a word for the help.
+
+    Raises:
+        UsageError: an unknown flag or a second word.
+    """
+    name, help_text = positional
+    flags = {name: Annotated[_text(1, name.upper(), help_text, ""), tyro.conf.Positional]}
+    for flag, field in type(settings).model_fields.items():
+        hint = f"({of}: {settings.text(flag)})"
+        flags[flag] = _text((0, 1), metavar(field), f"{field.description}; {settings.rule(flag)}", hint)
+    given, unknown = tyro.cli(
+        TypedDict("Flags", flags, total=False),  # type: ignore[operator]
+        args=list(arguments),
+        prog=program,
+        description=description,
+        use_underscores=True,
+        return_unknown_args=True,
+    )
+    for word in unknown:
+        if word.startswith("-"):
+            settings.refuse_unknown([word.lstrip("-").split("=")[0].replace("-", "_")])
+        raise UsageError(f"settings are given as --name value, got {shown(word)}")
+    return given
+
+
+def _text(words: int | tuple[int, ...], metavar: str, help_text: str, hint: str) -> Any:
+    """A flag taken as it was typed; alone it means `true`. tyro's own reading refuses `true`, `none` and commas."""
+    spec = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=words,
+        metavar=metavar,
+        instance_from_str=lambda typed: typed[0] if typed else "true",
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [value],
+    )
+    return Annotated[str, spec, tyro.conf.arg(help=help_text, help_behavior_hint=hint)]

@@ -1,0 +1,181 @@
+"""Every setting of a run: its name, meaning, bounds and only default; file < flag; frozen."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field
+
+from pipeline import command_line
+from pipeline.errors import UsageError
+from pipeline.settings import Settings, nearest, shown
+
+RECIPES = Path(__file__).parent.parent / "experiments" / "recipes"
+
+
+class Config(Settings):
+    """The settings of one run. A name here is the YAML key, the flag, the `-P` name and the MLflow parameter."""
+
+    dataset: str = Field(
+        "cifar10",
+        min_length=1,
+        max_length=4096,
+        description="digits, cifar10, cifar100, mnist, fashion_mnist; or the path of a folder of class folders or an .npz",
+    )
+    image_size: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]] | None = Field(
+        None, description="resize every image to height,width pixels; needed where sizes differ"
+    )
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=1, description="share of the training images kept for validation where the data has no such split"
+    )
+    train_examples: int | None = Field(
+        None, ge=2, le=10**9, description="use at most so many training images, every class in its share"
+    )
+
+    flip: bool = Field(False, description="mirror half of the training images left to right")
+    translation: int = Field(
+        0, ge=0, le=1024, description="shift training images by up to so many pixels each way, edges reflected"
+    )
+
+    filters: int = Field(256, ge=1, le=8192, description="channels of every block (the paper's h)")
+    depth: int = Field(8, ge=1, le=256, description="number of blocks (the paper's d)")
+    kernel_size: int = Field(5, ge=1, le=63, description="side of the depthwise kernels, in patches (the paper's k)")
+    patch_size: int = Field(2, ge=1, le=256, description="side of a patch, in pixels (the paper's p)")
+    batch_norm_momentum: float = Field(
+        0.9, ge=0, lt=1, description="share of the old moving average that batch norm keeps at each step"
+    )
+
+    epochs: int = Field(10, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(128, ge=1, le=1_000_000, description="training images a step")
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="peak step size of AdamW")
+    schedule: Literal["constant", "one_cycle", "cosine"] = Field(
+        "constant", description="course of the learning rate: at its peak throughout, up and down, or down a cosine"
+    )
+    warmup_fraction: float = Field(
+        0.05, ge=0, le=0.5, description="share of all steps on the way up to the peak (one_cycle and cosine)"
+    )
+    weight_decay: float = Field(1e-4, ge=0, le=10, description="decoupled weight decay of AdamW")
+    decay_norm_and_bias: bool = Field(
+        False, description="decay batch norm's scales and shifts and all biases as well as the kernels"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each training label spread over all classes")
+    clip_norm: float | None = Field(None, gt=0, le=1000, description="scale gradients down to this global L2 norm")
+    early_stopping_epochs: int | None = Field(
+        None, ge=1, le=100_000, description="stop after so many epochs without a better val_accuracy"
+    )
+
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "auto", description="number format of the arithmetic; auto asks the device"
+    )
+    jit_compile: bool | Literal["auto"] = Field(
+        "auto", description="compile the training step with XLA; auto: on a GPU, not on a CPU"
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="of the split, the initial weights, the order and the shifts")
+
+
+def from_command_line(arguments: Sequence[str], *, program: str, description: str) -> tuple[str, Config]:
+    """The recipe's name and the settings of a run: the defaults, under the recipe, under the flags.
+
+    Raises:
+        UsageError: an unknown recipe or setting, or a value that breaks its setting's rule.
+    """
+    recipe = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    said = read_recipe(recipe) if recipe else {}
+    names = f"{', '.join(recipes())}, or the path of a .yaml file"
+    given = command_line.parse(
+        arguments,
+        program=program,
+        description=description,
+        positional=("recipe", names),
+        settings=Config.build(said),
+        of=Path(recipe).stem if recipe else "default",
+    )
+    if recipe is None:
+        raise UsageError(f"name a recipe first: {names}")
+    del given["recipe"]
+    return recipe, Config.build({**said, **given})
+
+
+def read_recipe(recipe: str) -> dict[str, object]:
+    """What a recipe says, checked: `recipe` names a file of experiments/recipes/, or is the path of a YAML file."""
+    path = Path(recipe).expanduser() if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        names = recipes()
+        raise UsageError(
+            f"recipe must be one of {', '.join(names)}, or the path of a .yaml file, got {shown(recipe)}"
+            f"{nearest(recipe, names)}"
+        )
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path.absolute()} is not YAML: {' '.join(str(error).split())}") from None
+    if said is None:
+        return {}
+    if not isinstance(said, dict) or not all(isinstance(key, str) for key in said):
+        raise UsageError(f"a recipe must be 'setting: value' lines, got {type(said).__name__} in {path.absolute()}")
+    try:
+        Config.build(said)
+    except UsageError as error:
+        raise UsageError(f"{path.absolute()}: {error}") from None
+    return said
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the project."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def to_yaml(config: Config) -> str:
+    """All settings as YAML that `read_recipe` reads back to the same Config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def check(config: Config, *, image_shape: Sequence[int], training_images: int) -> None:
+    """Refuse settings that cannot be trained on these images.
+
+    Args:
+        image_shape: (height, width, channels), in pixels.
+        training_images: how many there are after the split.
+
+    Raises:
+        UsageError: the patches do not tile the image, the kernel's outer weights would never meet a patch,
+            the batch is larger than the training data, or the shift is as large as the image.
+    """
+    height, width = image_shape[:2]
+    size = f"{height}x{width} pixels"
+    patch = config.patch_size
+    if height % patch or width % patch:
+        fitting = ", ".join(str(p) for p in range(1, min(height, width) + 1) if height % p == 0 == width % p)
+        raise UsageError(f"patch_size must divide the image side: {size}, got patch_size={patch}; try one of {fitting}")
+    grid = min(height, width) // patch
+    largest = 2 * grid - 1  # 'same' padding: a weight farther than grid - 1 from the centre only ever meets zeros
+    if config.kernel_size > largest:
+        raise UsageError(
+            f"kernel_size must be at most 2 x grid - 1: {size} in patches of {patch} make a grid of {grid}, "
+            f"got kernel_size={config.kernel_size}; try {largest} or less"
+        )
+    if config.batch_size > training_images:
+        raise UsageError(
+            f"batch_size must not exceed the training images: {training_images} here, got batch_size={config.batch_size}; "
+            f"try {min(128, training_images)}"
+        )
+    if config.translation >= min(height, width):
+        raise UsageError(
+            f"translation must be less than the image side: {size}, got translation={config.translation}; "
+            f"try {max(1, min(height, width) // 8)}"
+        )
+
+
+def slow_batch_norm(config: Config, *, steps_per_epoch: int) -> str | None:
+    """A sentence, where one epoch is too short for batch norm's moving averages to leave their start; else None."""
+    left = config.batch_norm_momentum**steps_per_epoch
+    if left <= 0.05:
+        return None
+    enough = math.floor(100 * 0.05 ** (1 / steps_per_epoch)) / 100
+    return (
+        f"batch_norm_momentum={config.batch_norm_momentum} needs more than the {steps_per_epoch} steps of an epoch here: "
+        f"{left:.0%} of the moving averages is still their starting value after one, so validation lags behind; "
+        f"try {enough} or less"
+    )

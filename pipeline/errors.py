@@ -1,0 +1,9 @@
+"""The one exception that means: the person can mend this."""
+
+
+class UsageError(ValueError):
+    """Input that cannot be used; its message is one line: the rule, then what came, then what would do."""
+
+
+class Diverged(RuntimeError):
+    """Training whose loss is not a finite number any more; its message is one line and says at which step."""

@@ -1,0 +1,70 @@
+"""Data sets that are known by name: scikit-learn's digits, and those that Keras downloads."""
+
+import importlib
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+
+from pipeline.arrays import Part, gather
+from pipeline.decoded import Decoded, cache_key, cached
+from pipeline.errors import UsageError
+from pipeline.printable import printable
+
+TEN = tuple("0123456789")
+CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CIFAR100 = tuple(  # the fine labels
+    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
+)
+CLASSES = {"digits": TEN, "cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": TEN, "fashion_mnist": FASHION}
+SILENCE_SECONDS = 30  # of a server, after which the download has failed; Keras itself would wait for ever
+
+
+def open_named(name: str, image_size: tuple[int, int] | None) -> Decoded:
+    """Open the data set of a name in CLASSES; scikit-learn or Keras is imported only where the cache lacks it."""
+    read = _digits if name == "digits" else partial(_downloaded, name)
+    return cached(cache_key(name, image_size), lambda allocate: gather(read(), CLASSES[name], image_size, allocate))
+
+
+def source_of(name: str) -> str:
+    """Where the data set of a name comes from."""
+    return "scikit-learn load_digits" if name == "digits" else f"keras.datasets.{name}"
+
+
+def _digits() -> dict[str, Part]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()  # 8 x 8 pixels from 0 to 16
+    return {"train": (np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target)}
+
+
+def _downloaded(name: str) -> dict[str, Part]:
+    datasets = importlib.import_module(f"keras.datasets.{name}")
+    try:
+        with _impatient():
+            train, test = datasets.load_data()
+    except Exception as error:  # Keras raises Exception itself for what it cannot fetch
+        raise UsageError(
+            f"{name} must be downloaded once by Keras, and that failed: {printable(error)}; connect to the network and "
+            "try again, or give a folder of class folders or an .npz file instead of the name"
+        ) from error
+    return {part: (images, labels.reshape(-1)) for part, (images, labels) in (("train", train), ("test", test))}
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

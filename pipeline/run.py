@@ -1,0 +1,197 @@
+"""One run: train on accepted data, open the test set once, leave everything in MLflow, say what came of it."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from pipeline import device as devices
+from pipeline import evaluate, plots, track
+from pipeline.cache import cache_folder
+from pipeline.code_version import code_version
+from pipeline.config import Config, slow_batch_norm, to_yaml
+from pipeline.data import Data
+from pipeline.fit import Fitted, build, evaluation_batches, fit
+from pipeline.model import depthwise_kernels, patch_kernels
+
+MISTAKES = 25
+
+
+def train(recipe: str, config: Config, data: Data) -> None:
+    """Train, test and log one run.
+
+    Raises:
+        Diverged: the loss became NaN or infinite; the run is closed as FAILED.
+        Stopped: Ctrl-C or SIGTERM; the run is closed as KILLED.
+    """
+    began = time.perf_counter()
+    device = devices.find()
+    config = resolved(config, data, device)
+    with track.run() as run, _folder("checkpoints", run.id) as checkpoints:
+        name = run.name(f"{Path(recipe).stem} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}")
+        run.params({"recipe": recipe} | {setting: config.text(setting) for setting in Config.model_fields})
+        run.text("config.yaml", to_yaml(config))
+        _log_origin(run, config, data, device)
+        _announce(config, data, device)
+        fitted = fit(
+            config,
+            data,
+            checkpoints=checkpoints,
+            report=lambda epoch, metrics: _report(run, config.epochs, epoch, metrics),
+            progress_bar=sys.stdout.isatty(),
+        )
+        log_training(run, config, data, fitted)
+        figures = open_test_set(run, config, data, fitted)
+        said = _result(fitted, figures, config, data, seconds=time.perf_counter() - began)
+        run.describe(said)
+        where = track.how_to_look(run)
+    print(f"\n{said}\nrun      {name}  {run.id}\nplots    {where['plots']}\nlook     {where['look']}", flush=True)
+
+
+def resolved(config: Config, data: Data, device: devices.Device) -> Config:
+    """The settings with every `auto` decided and a path made absolute, so that they say what was done."""
+    changes: dict[str, object] = {}
+    if config.precision == "auto":
+        changes["precision"] = devices.precision_for(device)
+    if config.jit_compile == "auto":
+        changes["jit_compile"] = devices.jit_compile_for(device)
+    if os.path.isabs(data.source):
+        changes["dataset"] = data.source
+    return config.model_copy(update=changes)
+
+
+def log_training(run: track.Run, config: Config, data: Data, fitted: Fitted) -> None:
+    """The model as float32 stock layers, the history and what the filters have become."""
+    history = pd.DataFrame(fitted.history)
+    history.insert(0, "epoch", np.arange(1, len(history) + 1))
+    run.table("history.csv", history)
+    run.figure("plots/curves.png", plots.curves(fitted.history, best_epoch=fitted.best_epoch))
+    run.figure("plots/patch_embeddings.png", plots.patch_embeddings(patch_kernels(fitted.model)))
+    middle = (config.depth + 1) // 2
+    kernels = depthwise_kernels(fitted.model, middle)
+    run.figure("plots/depthwise_kernels.png", plots.depthwise_kernels(kernels, block=middle))
+    example = data.validation.take(np.arange(1))[0].astype(np.float32)
+    run.model(served(fitted.model, config, data), example=example, classes=data.classes)
+
+
+def served(model: keras.Model, config: Config, data: Data) -> keras.Model:
+    """The same weights in float32 layers, whatever the precision of training."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        plain = build(config, data)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    plain.set_weights(model.get_weights())
+    return plain
+
+
+def open_test_set(run: track.Run, config: Config, data: Data, fitted: Fitted) -> dict[str, float]:
+    """Predict the test images, once; log and return the figures of the run."""
+    probabilities = fitted.model.predict(evaluation_batches(data, data.test), verbose=0)
+    labels = data.test.labels[data.test.rows]
+    counts = evaluate.confusion(probabilities, labels)
+    worst = evaluate.mistakes(probabilities, labels, most=MISTAKES)
+    figures = {
+        "test_loss": evaluate.cross_entropy(probabilities, labels),
+        "test_accuracy": evaluate.accuracy(probabilities, labels),
+        "best_epoch": fitted.best_epoch,
+        "best_val_accuracy": fitted.history["val_accuracy"][fitted.best_epoch - 1],
+        "parameters": fitted.model.count_params(),
+    }
+    run.results(figures)
+    run.table("per_class.csv", evaluate.per_class(counts, classes=data.classes))
+    run.figure("plots/confusion_matrix.png", plots.confusion_matrix(counts, classes=data.classes))
+    names = np.array(data.classes, dtype=object)
+    run.figure(
+        "plots/mistakes.png",
+        plots.mistakes(
+            data.test.take(worst.positions)[0],
+            true=list(names[worst.true]),
+            predicted=list(names[worst.predicted]),
+            confidence=list(worst.confidence),
+        ),
+    )
+    return figures
+
+
+def _log_origin(run: track.Run, config: Config, data: Data, device: devices.Device) -> None:
+    """What the result depends on besides the settings: code, libraries, device and data."""
+    run.tags(
+        code_version()
+        | {
+            "role": "run",
+            "device": str(device),
+            "precision": config.precision,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "data": data.name,
+            "data.fingerprint": data.fingerprint,
+            "data.duplicates": str(data.duplicates),
+        }
+    )
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    for context, split in splits.items():
+        run.dataset(
+            name=f"{data.name} {context}",
+            source=data.source,
+            digest=split.digest,
+            context=context,
+            shape=data.image_shape,
+        )
+
+
+def _announce(config: Config, data: Data, device: devices.Device) -> None:
+    height, width, channels = data.image_shape
+    print(
+        f"data     {data.name}: {len(data.train):,} training, {len(data.validation):,} validation and {len(data.test):,} "
+        f"test images of {height}x{width}x{channels}, {len(data.classes)} classes"
+    )
+    if data.duplicates:
+        print(f"warning: {data.duplicates:,} images of one split stand, pixel for pixel, in another one too")
+    print(
+        f"model    ConvMixer-{config.filters}/{config.depth}, kernel {config.kernel_size}, patch {config.patch_size}: "
+        f"{build(config, data).count_params():,} parameters"
+    )
+    print(f"device   {device}, {config.precision}{', compiled with XLA' if config.jit_compile else ''}", flush=True)
+    steps = -(-len(data.train) // config.batch_size)
+    for warning in (devices.unused_gpu(device), slow_batch_norm(config, steps_per_epoch=steps)):
+        if warning:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+
+
+def _report(run: track.Run, epochs: int, epoch: int, metrics: dict[str, float]) -> None:
+    run.epoch(epoch, metrics)
+    print(
+        f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.4f}  "
+        f"val_loss {metrics['val_loss']:.4f}  val_accuracy {metrics['val_accuracy']:.4f}  "
+        f"{metrics['images_per_second']:,.0f} images/s  {metrics['epoch_seconds']:.1f} s",
+        flush=True,
+    )
+
+
+def _result(fitted: Fitted, figures: dict[str, float], config: Config, data: Data, *, seconds: float) -> str:
+    return (
+        f"test accuracy {figures['test_accuracy']:.2%} (loss {figures['test_loss']:.4f}, {len(data.test):,} images), "
+        f"validation accuracy {figures['best_val_accuracy']:.2%} at epoch {fitted.best_epoch} of {config.epochs}; "
+        f"{figures['parameters']:,} parameters, {seconds:.0f} s"
+    )
+
+
+@contextmanager
+def _folder(*parts: str) -> Iterator[Path]:
+    """A folder under the cache for as long as it is needed."""
+    folder = cache_folder(*parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,24 @@
+"""What every test gets: no MLFLOW_* variable of the caller's, no call home, a cache folder of its own."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+CALLERS_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def pytest_configure() -> None:
+    """Before any test module is imported, since importing MLflow reads its variables and may call home."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Ours is new in each session; the tools' stay, as a new font list or package cache takes them long to make."""
+    os.environ.setdefault("MPLCONFIGDIR", str(CALLERS_CACHE / "matplotlib"))
+    os.environ.setdefault("UV_CACHE_DIR", str(CALLERS_CACHE / "uv"))
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

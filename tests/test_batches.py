@@ -1,0 +1,85 @@
+"""Batches of tf.data: their order, their labels, and that any epoch can be made again alone."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.augment import augmentation
+from pipeline.batches import evaluation_batches, training_batches
+
+
+class Numbered:
+    """Ten images of one pixel that hold their own position; its class is its last binary digit."""
+
+    def __len__(self):
+        return 10
+
+    def take(self, positions):
+        return positions.astype(np.uint8).reshape(-1, 1, 1, 1), positions % 2
+
+
+def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=augmentation(flip=False, translation=0)):
+    made = training_batches(
+        Numbered(),
+        image_shape=(1, 1, 1),
+        classes=2,
+        batch_size=4,
+        epochs=epochs,
+        seed=seed,
+        change=change,
+        label_smoothing=label_smoothing,
+    )
+    return [(images.numpy(), labels.numpy()) for images, labels in made]
+
+
+def positions(made):
+    return [images.ravel().tolist() for images, _ in made]
+
+
+def test_an_epoch_is_every_image_once_in_a_new_order():
+    first, second = np.split(np.array(positions(batches(epochs=2)), dtype=object), 2)
+    first, second = sum(first, []), sum(second, [])
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second != sorted(second)
+
+
+def test_the_last_batch_of_an_epoch_is_the_smaller():
+    assert [len(batch) for batch in positions(batches(epochs=2))] == [4, 4, 2, 4, 4, 2]
+
+
+def test_the_order_is_the_seeds():
+    assert positions(batches(seed=1)) == positions(batches(seed=1)) != positions(batches(seed=2))
+
+
+def test_a_longer_run_begins_with_the_same_batches():
+    assert positions(batches(epochs=3))[:6] == positions(batches(epochs=2))
+
+
+def test_every_step_changes_images_by_a_seed_of_its_own():
+    seeds = []
+
+    def note(images, seed):
+        tf.py_function(lambda value: seeds.append(tuple(value.numpy())), [seed], [])
+        return images
+
+    batches(seed=7, change=note)
+    assert sorted(seeds) == [(7, step) for step in range(6)]
+
+
+def test_label_smoothing_is_spread_over_all_classes():
+    (images, labels), *_ = batches(label_smoothing=0.2)
+    truth = images.ravel() % 2
+    np.testing.assert_allclose(labels[np.arange(4), truth], 0.9)
+    np.testing.assert_allclose(labels.sum(axis=1), 1)
+
+
+def test_evaluation_sees_every_image_once_in_its_own_order_with_hard_labels():
+    made = list(evaluation_batches(Numbered(), image_shape=(1, 1, 1), classes=2, batch_size=4))
+    assert [image for images, _ in made for image in images.numpy().ravel()] == list(range(10))
+    np.testing.assert_array_equal(made[0][1], [[1, 0], [0, 1], [1, 0], [0, 1]])
+
+
+def test_images_of_another_shape_than_promised_are_an_error():
+    made = evaluation_batches(Numbered(), image_shape=(2, 1, 1), classes=2, batch_size=4)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        list(made)

@@ -1,0 +1,33 @@
+"""Which commit runs, in a real git checkout."""
+
+import shutil
+import subprocess
+
+from pipeline import code_version as module
+from pipeline.code_version import code_version
+
+
+def checkout(tmp_path, monkeypatch):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    file = folder / "code_version.py"
+    shutil.copy(module.__file__, file)
+    monkeypatch.setattr(module, "__file__", str(file))
+    for arguments in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
+        subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+    return file
+
+
+def test_a_commit_is_clean_until_a_file_changes(tmp_path, monkeypatch):
+    file = checkout(tmp_path, monkeypatch)
+    clean = code_version()
+    assert len(clean["git.commit"]) == 40
+    assert clean["git.dirty"] == "false"
+    file.write_text("changed")
+    assert code_version() == clean | {"git.dirty": "true"}
+
+
+def test_outside_a_checkout_nothing_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "code_version.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert code_version() == {}

@@ -1,0 +1,132 @@
+"""Training: what is chosen, what a seed covers, and when it stops."""
+
+import keras
+import numpy as np
+import pytest
+
+from pipeline import data
+from pipeline.config import Config
+from pipeline.errors import Diverged
+from pipeline.fit import build, compile_model, evaluation_batches, fit, training_batches
+from pipeline.schedule import LearningRate
+
+TINY = Config.build(
+    {
+        "dataset": "digits",
+        "train_examples": 200,
+        "filters": 8,
+        "depth": 1,
+        "kernel_size": 3,
+        "epochs": 2,
+        "batch_size": 50,
+        "translation": 1,
+        "learning_rate": 0.02,
+        "batch_norm_momentum": 0.5,
+        "precision": "float32",
+        "jit_compile": False,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits", image_size=None, validation_fraction=0.1, train_examples=200, seed=0)
+
+
+@pytest.fixture
+def fitted(digits, tmp_path):
+    """Trains TINY with changes; returns the Fitted and what was reported."""
+
+    def run(**changes):
+        reported = []
+        config = TINY.model_copy(update=changes)
+        result = fit(config, digits, checkpoints=tmp_path, report=lambda *epoch: reported.append(epoch), progress_bar=False)
+        return result, reported
+
+    yield run
+    keras.config.set_dtype_policy("float32")
+
+
+def course(result):
+    """The history without what a clock says."""
+    return {name: values for name, values in result.history.items() if "second" not in name}
+
+
+def test_one_seed_gives_one_history_and_the_same_weights(fitted):
+    (one, _), (again, _), (other, _) = fitted(seed=3), fitted(seed=3), fitted(seed=4)
+    assert course(one) == course(again) != course(other)
+    for weight, same in zip(one.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
+def test_the_weights_returned_are_those_of_the_best_validation_accuracy(fitted, digits):
+    result, _ = fitted(epochs=6, learning_rate=1.0)
+    accuracies = result.history["val_accuracy"]
+    assert accuracies[-1] < max(accuracies), "the case shows nothing if the last epoch is the best"
+    assert accuracies[result.best_epoch - 1] == max(accuracies)
+    batches = evaluation_batches(digits, digits.validation)
+    assert result.model.evaluate(batches, verbose=0, return_dict=True)["accuracy"] == pytest.approx(max(accuracies))
+
+
+def test_each_epoch_is_reported_once_counted_from_one_with_the_rate_of_its_last_step(fitted):
+    result, reported = fitted(schedule="cosine", warmup_fraction=0.25)
+    assert [epoch for epoch, _ in reported] == [1, 2]
+    assert set(reported[0][1]) == {
+        "loss",
+        "accuracy",
+        "val_loss",
+        "val_accuracy",
+        "learning_rate",
+        "epoch_seconds",
+        "images_per_second",
+    }
+    rate = LearningRate("cosine", peak=0.02, steps=8, warmup_fraction=0.25)
+    assert result.history["learning_rate"] == pytest.approx([float(rate(3)), float(rate(7))])
+    assert result.history["epoch_seconds"][1] > 200 / result.history["images_per_second"][1] > 0
+
+
+def test_a_loss_that_overflows_stops_the_run_with_epoch_and_step(fitted):
+    with pytest.raises(Diverged, match=r"^loss became (nan|inf) at epoch \d+, step \d+; try a lower learning_rate"):
+        fitted(learning_rate=10.0, weight_decay=10.0, epochs=20)  # decay by a factor of -99 a step
+
+
+def test_early_stopping_waits_its_epochs_and_no_longer(fitted):
+    result, reported = fitted(learning_rate=1e-9, epochs=20, early_stopping_epochs=2)
+    assert len(reported) < 20
+    assert len(reported) == result.best_epoch + 2
+
+
+@pytest.mark.parametrize("decay_norm_and_bias", [False, True])
+def test_weight_decay_reaches_batch_norm_and_biases_only_where_asked(digits, decay_norm_and_bias):
+    after = []
+    for weight_decay in (0.0, 0.5):
+        keras.utils.set_random_seed(0)
+        config = TINY.model_copy(update={"weight_decay": weight_decay, "decay_norm_and_bias": decay_norm_and_bias})
+        model = build(config, digits)
+        compile_model(model, config, LearningRate("constant", peak=0.1, steps=1, warmup_fraction=0))
+        model.fit(training_batches(config, digits).take(1), shuffle=False, verbose=0)
+        after.append({weight.path: weight.numpy() for weight in model.trainable_weights})
+    plain, decayed = after
+    changed = {path for path in plain if not np.allclose(plain[path], decayed[path], atol=1e-6)}
+    kernels = {path for path in plain if path.endswith("kernel")}
+    gammas = {path for path in plain if path.endswith("gamma")}
+    assert kernels <= changed
+    assert (gammas <= changed) == decay_norm_and_bias
+    assert bool(changed - kernels) == decay_norm_and_bias
+
+
+def test_clip_norm_bounds_the_gradients_of_all_variables_together(digits):
+    config = TINY.model_copy(update={"clip_norm": 0.25})
+    model = build(config, digits)
+    compile_model(model, config, LearningRate("constant", peak=0.1, steps=1, warmup_fraction=0))
+    first, second = model.optimizer._clip_gradients([np.full(4, 3.0, np.float32), np.full(4, 4.0, np.float32)])
+    assert np.sqrt(np.sum(np.square(first)) + np.sum(np.square(second))) == pytest.approx(0.25)
+    assert np.asarray(second)[0] / np.asarray(first)[0] == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_float32_weights(fitted, precision):
+    result, _ = fitted(precision=precision, epochs=1)
+    assert {weight.dtype.name for weight in map(np.asarray, result.model.get_weights())} == {"float32"}
+    assert np.isfinite(result.history["val_loss"][0])
+    assert isinstance(result.model.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")

@@ -1,0 +1,162 @@
+"""What a run leaves in a real MLflow store, and how it is closed."""
+
+import os
+import signal
+import sqlite3
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import track
+from pipeline.errors import UsageError
+from pipeline.interrupt import Stopped
+from pipeline.model import conv_mixer
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """An empty store, made once: its tables take seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.create_experiment("test", artifact_location=str(folder / "artifacts"))
+    mlflow.set_experiment("test")
+    yield uri
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def opened_by_mlflow(store, monkeypatch):
+    """A run as `mlflow run` leaves it to the program: open, with the parameters as they were typed."""
+    run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("test").experiment_id)
+    mlflow.MlflowClient().log_param(run.info.run_id, "learning_rate", "1e-3")
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+    return run.info.run_id
+
+
+def found(run_id):
+    return mlflow.get_run(run_id)
+
+
+def test_the_run_that_mlflow_run_opened_is_used_and_its_spelling_kept(opened_by_mlflow):
+    with track.run() as run:
+        run.params({"learning_rate": "0.001", "depth": "8"})
+    assert run.id == opened_by_mlflow
+    assert found(run.id).data.params == {"learning_rate": "1e-3", "depth": "8"}
+
+
+def test_a_name_that_a_person_gave_is_kept_and_one_that_mlflow_made_up_is_not(opened_by_mlflow, monkeypatch):
+    with track.run() as run:
+        assert run.name("smoke 8/1 k3 p2") == "smoke 8/1 k3 p2"
+    assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened_by_mlflow)
+    with track.run() as run:
+        assert run.name("another") == "smoke 8/1 k3 p2"
+    assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
+
+
+def test_a_run_that_went_well_is_finished(store):
+    with track.run() as run:
+        pass
+    assert found(run.id).info.status == "FINISHED"
+    assert found(run.id).data.tags["ended"] == "finished"
+
+
+def test_an_exception_fails_the_run_with_its_reason_and_traceback(store):
+    with pytest.raises(ZeroDivisionError), track.run() as run:
+        1 / 0  # noqa: B018
+    assert found(run.id).info.status == "FAILED"
+    assert found(run.id).data.tags["ended"] == "failed"
+    assert found(run.id).data.tags["ended.reason"] == "ZeroDivisionError: division by zero"
+    assert "1 / 0" in mlflow.artifacts.load_text(f"runs:/{run.id}/traceback.txt")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_kills_the_run(store, number):
+    with pytest.raises(Stopped), track.run() as run:
+        os.kill(os.getpid(), number)
+    assert found(run.id).info.status == "KILLED"
+    assert found(run.id).data.tags["ended"] == "stopped"
+    assert found(run.id).data.tags["ended.reason"] == f"by {number.name}"
+
+
+def test_metrics_of_an_epoch_stand_at_its_step(store):
+    with track.run() as run:
+        run.epoch(1, {"loss": 2.0})
+        run.epoch(2, {"loss": 1.0})
+    history = mlflow.MlflowClient().get_metric_history(run.id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
+
+
+def test_a_table_is_kept_as_csv(store):
+    with track.run() as run:
+        run.table("table.csv", pd.DataFrame({"class": ["a, b"], "recall": [0.5]}))
+    assert mlflow.artifacts.load_text(f"runs:/{run.id}/table.csv") == 'class,recall\n"a, b",0.5\n'
+
+
+@pytest.mark.parametrize(("source", "kind"), [("/some/folder", "local"), ("scikit-learn load_digits", "code")])
+def test_a_data_set_is_an_input_with_digest_source_and_shape(store, source, kind):
+    digest = f"0123456789{kind}"  # MLflow keeps one data set for each name and digest
+    with track.run() as run:
+        run.dataset(name="digits train", source=source, digest=digest, context="train", shape=(8, 8, 1))
+    (given,) = found(run.id).inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest, given.dataset.source_type) == (
+        "digits train",
+        digest,
+        kind,
+    )
+    assert source in given.dataset.source
+    assert "[-1, 8, 8, 1]" in given.dataset.schema
+    assert [tag.value for tag in given.tags] == ["train"]
+
+
+def test_a_logged_model_takes_raw_pixels_and_holds_no_pickle(store):
+    model = conv_mixer((8, 8, 1), 3, filters=4, depth=1, kernel_size=3, patch_size=2)
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.float32)
+    with track.run() as run:
+        uri = run.model(model, example=images[:1], classes=["cat", "dog", "owl"])
+        run.results({"test_accuracy": 0.5})
+    logged = mlflow.models.get_model_info(uri)
+    assert logged.metadata == {"classes": ["cat", "dog", "owl"]}
+    assert logged.signature.inputs.inputs[0].shape == (-1, 8, 8, 1)
+    assert logged.signature.outputs.inputs[0].shape == (-1, 3)
+    files = [path.name for path in track.Path(mlflow.artifacts.download_artifacts(uri)).rglob("*")]
+    assert "model.keras" in files
+    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".cloudpickle"))]
+    np.testing.assert_allclose(mlflow.pyfunc.load_model(uri).predict(images), model(images), atol=1e-6)
+    assert {metric.key: metric.value for metric in mlflow.get_logged_model(logged.model_id).metrics} == {
+        "test_accuracy": 0.5
+    }
+
+
+def test_a_run_that_the_store_does_not_hold_is_explained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with pytest.raises(UsageError, match=rf"must be absolute.*got sqlite:///mlflow.db; try sqlite:///{tmp_path}"):
+        with track.run():
+            pass
+    mlflow.set_tracking_uri(before)
+
+
+def test_a_password_in_the_tracking_uri_is_not_shown():
+    assert track._masked("https://ann:s3cret@host/x") == "https://ann@host/x"
+    assert track._masked("sqlite:////tmp/a:b@c.db") == "sqlite:////tmp/a:b@c.db"
+
+
+def test_made_up_names_are_mlflows_own_words(store):
+    run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("test").experiment_id)
+    assert track._made_up(run.info.run_name)
+    for name in ("bold-plan-x", "my-run-12", "baseline", "bold-ant"):
+        assert not track._made_up(name)
+
+
+def test_every_run_of_this_file_was_closed(store):
+    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
+        (still_open,) = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
+    assert still_open == 1  # the one that the test of made-up names opened by hand

@@ -1,0 +1,313 @@
+"""The seams where people meet a run: `mlflow run`, the command line, Ctrl-C, and what is found in MLflow afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import yaml
+
+from pipeline import data
+from pipeline.config import Config
+from pipeline.train import main
+
+ROOT = Path(__file__).parent.parent
+LONG = ["-P", "recipe=smoke", "-P", "epochs=1000"]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    """A tracking store of this file's own, made before several processes want it at once."""
+    folder = tmp_path_factory.mktemp("tracking")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.create_experiment("seams", artifact_location=str(folder / "artifacts"))
+    yield uri
+    mlflow.set_tracking_uri(before)
+
+
+def environment(uri):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "seams"}
+
+
+def mlflow_run(*arguments, project=ROOT):
+    """The command that a person types in an activated environment."""
+    start = [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager", "local", "--experiment-name", "seams"]
+    return [*start, *arguments]
+
+
+def run(command, uri, **options):
+    return subprocess.run(
+        command, env=environment(uri), capture_output=True, text=True, timeout=300, check=False, **options
+    )
+
+
+def newest():
+    """The run that was started last."""
+    return mlflow.search_runs(experiment_names=["seams"], output_format="list", max_results=1)[0]
+
+
+@pytest.fixture(scope="module")
+def finished(uri, tmp_path_factory):
+    """A run by `mlflow run` from another folder, named by a person: what was printed, and what MLflow holds."""
+    settings = ["-P", "learning_rate=1e-3", "-P", "flip=false", "-P", "clip_norm=none", "-P", "image_size=12,8"]
+    command = mlflow_run("--run-name", "my own", "-P", "recipe=smoke", *settings)
+    done = run(command, uri, cwd=tmp_path_factory.mktemp("elsewhere"))
+    assert done.returncode == 0, done.stderr
+    return done, newest()
+
+
+def test_mlflow_run_finishes_under_the_name_that_was_given(finished):
+    _, found = finished
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "my own"
+    assert found.data.tags["ended"] == "finished"
+
+
+def test_every_setting_is_a_parameter_in_the_spelling_of_whoever_logged_it_first(finished):
+    _, found = finished
+    assert set(found.data.params) == {"recipe", *Config.model_fields}
+    given = {"learning_rate": "1e-3", "flip": "false", "clip_norm": "none", "image_size": "12,8"}
+    assert {name: found.data.params[name] for name in given} == given
+    assert (found.data.params["precision"], found.data.params["jit_compile"]) == ("float32", "false")
+
+
+def test_metrics_have_a_point_an_epoch_from_step_one(finished):
+    _, found = finished
+    client = mlflow.MlflowClient()
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"):
+        assert [point.step for point in client.get_metric_history(found.info.run_id, name)] == [1, 2]
+    once = {"test_loss", "test_accuracy", "best_epoch", "best_val_accuracy", "parameters"}
+    assert once <= set(found.data.metrics)
+    assert found.data.metrics["best_val_accuracy"] == max(
+        point.value for point in client.get_metric_history(found.info.run_id, "val_accuracy")
+    )
+
+
+def artifact(found, name):
+    return mlflow.artifacts.download_artifacts(f"runs:/{found.info.run_id}/{name}")
+
+
+def test_the_artifacts_are_all_there_and_hold_what_they_say(finished):
+    _, found = finished
+    there = {str(path.relative_to(folder)) for folder in [Path(artifact(found, ""))] for path in folder.rglob("*.*")}
+    plots = {
+        f"plots/{name}.png" for name in ("curves", "patch_embeddings", "depthwise_kernels", "confusion_matrix", "mistakes")
+    }
+    assert there == {"config.yaml", "history.csv", "per_class.csv"} | plots
+    history = pd.read_csv(artifact(found, "history.csv"))
+    assert history["epoch"].tolist() == [1, 2]
+    per_class = pd.read_csv(artifact(found, "per_class.csv"))
+    right = (per_class["images"] * per_class["recall"]).sum()
+    assert right / per_class["images"].sum() == pytest.approx(found.data.metrics["test_accuracy"])
+
+
+def test_origin_is_told_in_tags_and_data_sets(finished):
+    _, found = finished
+    assert {"git.commit", "git.dirty", "device", "tensorflow", "data", "precision"} <= set(found.data.tags)
+    contexts = {given.tags[0].value: given.dataset for given in found.inputs.dataset_inputs}
+    assert set(contexts) == {"train", "validation", "test"}
+    assert len({dataset.digest for dataset in contexts.values()}) == 3
+    assert f"{found.data.metrics['test_accuracy']:.2%}" in found.data.tags["mlflow.note.content"]
+
+
+def test_the_terminal_tells_what_came_of_it_and_what_to_do_next(finished):
+    done, found = finished
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["data", "model", "device"]
+    assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["1/2", "2/2"]
+    assert f"test accuracy {found.data.metrics['test_accuracy']:.2%}" in done.stdout
+    assert found.info.run_id in done.stdout
+    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+    ours = [line for line in done.stderr.splitlines() if " INFO mlflow." not in line]
+    assert all(line.startswith("warning: batch_norm_momentum=0.9") for line in ours), done.stderr
+
+
+def test_the_config_file_runs_the_run_again(finished, uri, tmp_path):
+    _, found = finished
+    again = run([sys.executable, "-m", "pipeline.train", artifact(found, "config.yaml")], uri, cwd=ROOT)
+    assert again.returncode == 0, again.stderr
+    columns = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
+    first, second = (pd.read_csv(artifact(one, "history.csv"))[columns] for one in (found, newest()))
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    assert newest().info.run_name == "config 8/1 k3 p2"
+
+
+def test_the_logged_model_is_the_one_that_was_tested(finished):
+    _, found = finished
+    (output,) = found.outputs.model_outputs
+    model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    digits = data.load("digits", image_size=(12, 8), validation_fraction=0.1, train_examples=200, seed=0)
+    images, labels = digits.test.take(slice(None))
+    accuracy = np.mean(model.predict(images.astype(np.float32)).argmax(axis=1) == labels)
+    assert accuracy == pytest.approx(found.data.metrics["test_accuracy"])
+
+
+def test_no_checkpoint_is_left(finished):
+    folder = Path(os.environ["XDG_CACHE_HOME"]) / "convmixer" / "checkpoints"
+    assert folder.is_dir() and not list(folder.iterdir())
+
+
+def test_a_loss_that_overflows_is_a_failed_run_told_in_one_line(uri):
+    done = run(mlflow_run("-P", "recipe=smoke", "-P", "epochs=50", "-P", "learning_rate=10", "-P", "weight_decay=10"), uri)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "at epoch" in line and "step" in line
+    assert "Traceback" not in done.stderr.split("error: ")[0]
+    assert newest().info.status == "FAILED"
+    assert newest().data.tags["ended"] == "failed"
+    assert newest().data.tags["ended.reason"].startswith("Diverged: loss became")
+
+
+@pytest.fixture
+def training(uri):
+    """Starts a long run and returns its process once an epoch is done; nothing outlives the test."""
+    started = []
+
+    def start(command):
+        process = subprocess.Popen(
+            command,
+            env=environment(uri),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        assert any(line.startswith("epoch") for line in process.stdout), process.stderr.read()
+        return process
+
+    yield start
+    for process in started:
+        with process:
+            for one in [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []:
+                one.kill()
+
+
+def wait_until_gone(processes):
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert not alive
+
+
+def test_ctrl_c_stops_mlflow_run_and_the_trainer_and_is_told(training):
+    process = training(mlflow_run(*LONG))
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    wait_until_gone(family)
+    assert newest().info.status in {"KILLED", "FAILED"}  # MLflow may write FAILED over KILLED
+    assert newest().data.tags["ended"] == "stopped"
+    assert newest().data.tags["ended.reason"] == "by SIGINT"
+
+
+def test_sigterm_to_the_trainer_kills_the_run(training):
+    process = training([sys.executable, "-m", "pipeline.train", "smoke", "--epochs", "1000"])
+    process.terminate()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert newest().info.status == "KILLED"
+    assert newest().data.tags["ended.reason"] == "by SIGTERM"
+
+
+def test_projects_run_from_python_works_as_the_command_does(uri, monkeypatch):
+    for name, value in environment(uri).items():
+        monkeypatch.setenv(name, value)
+    done = mlflow.projects.run(
+        str(ROOT), parameters={"recipe": "smoke", "epochs": 1}, env_manager="local", experiment_name="seams"
+    )
+    found = mlflow.get_run(done.run_id)
+    assert done.get_status() == found.info.status == "FINISHED"
+    assert found.info.run_name == "smoke 8/1 k3 p2"
+    assert found.data.params["epochs"] == "1"
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A git repository that holds the project as it is."""
+    folder = tmp_path_factory.mktemp("repository")
+    listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0")
+    for file in filter(None, files):
+        if (ROOT / file).is_file():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes((ROOT / file).read_bytes())
+    for arguments in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
+        subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+    return folder
+
+
+def test_a_git_uri_runs_the_commit_it_names(repository, uri, tmp_path):
+    done = run(mlflow_run("-P", "recipe=smoke", "-P", "epochs=1", project=f"file://{repository}"), uri, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    head = ["git", "-C", str(repository), "rev-parse", "HEAD"]
+    assert (
+        newest().data.tags["git.commit"] == subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+    )
+    assert newest().data.tags["git.dirty"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["smoke", "--lerning_rate", "1"], "unknown setting 'lerning_rate'; did you mean learning_rate?"),
+        (["smoke", "--patch_size", "5"], "patch_size must divide the image side: 8x8 pixels, got patch_size=5"),
+        (["smoke", "--kernel_size", "8"], "kernel_size must be at most 2 x grid - 1"),
+        (["smoke", "--batch_size", "201"], "batch_size must not exceed the training images: 200 here"),
+        (["smoke", "--dataset", "digit"], "dataset must be digits"),
+        (["no-such"], "recipe must be one of baseline"),
+    ],
+)
+def test_input_that_cannot_be_used_is_one_line_and_exit_code_2(capsys, arguments, message):
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+def test_a_refusal_needs_neither_tensorflow_nor_mlflow():
+    code = (
+        "import sys; from pipeline.train import main; print(main(['smoke', '--patch_size', '5']));"
+        "print({'tensorflow', 'keras', 'mlflow', 'pandas', 'matplotlib'} & sys.modules.keys() or 'none')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "none"]
+
+
+def test_help_needs_no_tensorflow(capsys):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "pipeline.train", "digits", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--kernel_size" in done.stdout
+    assert not [
+        line for line in done.stderr.splitlines() if line.split()[-1] in {"tensorflow", "keras", "mlflow", "numpy.random"}
+    ]
+
+
+def test_a_refused_setting_under_mlflow_run_leaves_nothing_running(uri):
+    before = time.time()
+    done = run(mlflow_run("-P", "recipe=smoke", "-P", "depht=3"), uri)
+    assert done.returncode == 1
+    assert "error: unknown setting 'depht'; did you mean depth?" in done.stderr
+    assert newest().info.start_time / 1000 > before
+    assert newest().info.status == "FAILED"
+
+
+def test_settings_of_a_recipe_file_are_read_from_where_the_person_is(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"dataset": "digits", "patch_size": 3}))
+    assert main([str(tmp_path / "mine.yaml")]) == 2
+    assert (
+        "patch_size must divide the image side: 8x8 pixels, got patch_size=3; try one of 1, 2, 4, 8"
+        in capsys.readouterr().err
+    )
