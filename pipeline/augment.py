@@ -12,7 +12,7 @@ Change = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def augmentation(*, flip: bool, translation: int) -> Change:
-    """The changes that are on, one after the other: (images (b, h, w, c) uint8, seed (2,)) -> images (b, h, w, c) uint8."""
+    """The changes that are on, in turn: (images (b, h, w, c) uint8, seed (2,)) -> images of the same shape and type."""
     changes: list[Change] = []
     if flip:
         changes.append(mirrored)

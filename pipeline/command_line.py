@@ -10,7 +10,13 @@ from pipeline.settings import Settings, metavar, shown
 
 
 def parse(
-    arguments: Sequence[str], *, program: str, description: str, positional: tuple[str, str], settings: Settings, of: str
+    arguments: Sequence[str],
+    *,
+    program: str,
+    description: str,
+    positional: tuple[str, str],
+    settings: Settings,
+    of: str,
 ) -> dict[str, str]:
     """What was typed, by name, as text: only what was given, not yet checked. `--help` prints and exits with 0.
 
@@ -27,8 +33,9 @@ def parse(
     for flag, field in type(settings).model_fields.items():
         hint = f"({of}: {settings.text(flag)})"
         flags[flag] = _text((0, 1), metavar(field), f"{field.description}; {settings.rule(flag)}", hint)
+    typed_dict: Any = TypedDict  # type checkers want its names written out
     given, unknown = tyro.cli(
-        TypedDict("Flags", flags, total=False),  # type: ignore[operator]
+        typed_dict("Flags", flags, total=False),
         args=list(arguments),
         prog=program,
         description=description,

@@ -22,7 +22,7 @@ class Config(Settings):
         "cifar10",
         min_length=1,
         max_length=4096,
-        description="digits, cifar10, cifar100, mnist, fashion_mnist; or the path of a folder of class folders or an .npz",
+        description="digits, cifar10, cifar100, mnist, fashion_mnist; or a path: a folder of class folders, an .npz",
     )
     image_size: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]] | None = Field(
         None, description="resize every image to height,width pixels; needed where sizes differ"
@@ -158,8 +158,8 @@ def check(config: Config, *, image_shape: Sequence[int], training_images: int) -
         )
     if config.batch_size > training_images:
         raise UsageError(
-            f"batch_size must not exceed the training images: {training_images} here, got batch_size={config.batch_size}; "
-            f"try {min(128, training_images)}"
+            f"batch_size must not exceed the training images: {training_images} here, "
+            f"got batch_size={config.batch_size}; try {min(128, training_images)}"
         )
     if config.translation >= min(height, width):
         raise UsageError(
@@ -175,7 +175,7 @@ def slow_batch_norm(config: Config, *, steps_per_epoch: int) -> str | None:
         return None
     enough = math.floor(100 * 0.05 ** (1 / steps_per_epoch)) / 100
     return (
-        f"batch_norm_momentum={config.batch_norm_momentum} needs more than the {steps_per_epoch} steps of an epoch here: "
-        f"{left:.0%} of the moving averages is still their starting value after one, so validation lags behind; "
+        f"batch_norm_momentum={config.batch_norm_momentum} needs more than the {steps_per_epoch} steps of an epoch "
+        f"here: {left:.0%} of the moving averages is still their starting value after one, so validation lags behind; "
         f"try {enough} or less"
     )

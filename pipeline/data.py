@@ -10,15 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 
-from pipeline.arrays import gather
-from pipeline.decoded import Allocate, Decoded, cache_key, cached
 from pipeline.errors import UsageError
-from pipeline.folder import list_folder
-from pipeline.images import read_images
-from pipeline.named import CLASSES, open_named, source_of
-from pipeline.npz import read_npz
+from pipeline.images.arrays import gather
+from pipeline.images.decoded import Allocate, Decoded, cache_key, cached
+from pipeline.images.files import read_images
+from pipeline.images.folder import list_folder
+from pipeline.images.named import CLASSES, open_named, source_of
+from pipeline.images.npz import read_npz
+from pipeline.images.split import at_most, split_rows
 from pipeline.printable import printable
-from pipeline.split import at_most, split_rows
 
 NAMES = tuple(CLASSES)
 GENERIC = {"train", "data", "dataset", "images", "imgs"}  # last parts of a path that do not tell data sets apart

@@ -66,7 +66,9 @@ def unused_gpu(device: Device) -> str | None:
         if tf.test.is_built_with_cuda()
         else f"this TensorFlow was built without CUDA; on Linux pip install tensorflow[and-cuda]=={tf.__version__}"
     )
-    return f"this machine has {', '.join(names)} but TensorFlow {tf.__version__} sees no GPU and trains on the CPU: {cure}"
+    return (
+        f"this machine has {', '.join(names)} but TensorFlow {tf.__version__} sees no GPU and trains on the CPU: {cure}"
+    )
 
 
 def _nvidia_gpus() -> list[str]:

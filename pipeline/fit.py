@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from pipeline import batches
 from pipeline.augment import augmentation
@@ -98,7 +99,7 @@ def compile_model(model: keras.Model, config: Config, rate: LearningRate) -> Non
     )
 
 
-def training_batches(config: Config, data: Data) -> batches.tf.data.Dataset:
+def training_batches(config: Config, data: Data) -> tf.data.Dataset:
     """The changed and shuffled training images of all epochs."""
     return batches.training_batches(
         data.train,
@@ -112,7 +113,7 @@ def training_batches(config: Config, data: Data) -> batches.tf.data.Dataset:
     )
 
 
-def evaluation_batches(data: Data, split: batches.Images) -> batches.tf.data.Dataset:
+def evaluation_batches(data: Data, split: batches.Images) -> tf.data.Dataset:
     """The images of a split as they are."""
     return batches.evaluation_batches(
         split, image_shape=data.image_shape, classes=len(data.classes), batch_size=EVALUATION_BATCH

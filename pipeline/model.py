@@ -16,10 +16,11 @@ def conv_mixer(
     patch_size: int,
     batch_norm_momentum: float = 0.99,
 ) -> keras.Model:
-    """A ConvMixer-filters/depth: raw pixels (b, height, width, channels), 0 to 255 -> probabilities (b, classes), float32.
+    """A ConvMixer: raw pixels (b, height, width, channels), 0 to 255 -> probabilities (b, classes), float32.
 
-    Built under Keras' global dtype policy. Defaults are the example's architecture, which is Keras' own
-    (https://keras.io/examples/vision/convmixer/); the paper's letters are h filters, d depth, k kernel_size, p patch_size.
+    Built under Keras' global dtype policy. The one default is the example's
+    (https://keras.io/examples/vision/convmixer/), which is Keras' own; the paper's letters are h for filters, d for
+    depth, k for kernel_size and p for patch_size.
 
     Args:
         image_shape: (height, width, channels) in pixels; patch_size divides height and width.

@@ -23,12 +23,13 @@ QUIET = "0.45"  # grey, for what should not draw the eye
 def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int) -> Figure:
     """Loss, accuracy and learning rate over the epochs, best epoch marked.
 
-    `history` has one value an epoch, the first being epoch 1, under loss, accuracy, val_loss, val_accuracy (accuracies are
-    fractions) and learning_rate; values that are not finite leave a gap. A loss that spans more than a factor of 20 gets a
-    log scale. Raises ValueError if `best_epoch` is not an epoch of the history.
+    `history` has one value an epoch, the first being epoch 1, under loss, accuracy, val_loss, val_accuracy (accuracies
+    are fractions) and learning_rate; values that are not finite leave a gap. A loss that spans more than a factor of 20
+    gets a log scale. Raises ValueError if `best_epoch` is not an epoch of the history.
     """
     columns = {
-        name: _finite_or_nan(history[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+        name: _finite_or_nan(history[name])
+        for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
     }
     epochs = len(columns["loss"])
     if not 1 <= best_epoch <= epochs:
@@ -65,9 +66,9 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int) -> Figure
 def patch_embeddings(kernels: NDArray[np.floating]) -> Figure:
     """Every filter of the patch convolution as a small picture, in the colours it answers to.
 
-    `kernels` is (p, p, c, filters), as Keras' Conv2D holds it. Three channels are drawn as red, green and blue, a fourth as
-    grey on their right; any other number of channels as that many grey squares side by side. Mid-grey is a weight of zero.
-    After the figures of https://keras.io/examples/vision/convmixer/, where all filters share one scale.
+    `kernels` is (p, p, c, filters), as Keras' Conv2D holds it. Three channels are drawn as red, green and blue, a
+    fourth as grey on their right; any other number of channels as that many grey squares side by side. Mid-grey is a
+    weight of zero. After the figures of https://keras.io/examples/vision/convmixer/, where all filters share one scale.
     """
     p, _, channels, filters = kernels.shape
     weights = _strongest_first(np.moveaxis(kernels, -1, 0))  # (filters, p, p, c), -1..1
@@ -106,8 +107,8 @@ def depthwise_kernels(kernels: NDArray[np.floating], *, block: int) -> Figure:
 def confusion_matrix(counts: NDArray[np.integer], *, classes: Sequence[str]) -> Figure:
     """How many images of each true class (rows) were taken for each class (columns).
 
-    `counts` is (classes, classes). Colour is the share of the row, on a square-root scale so that a confusion of 1 % shows;
-    counts other than 0 are written into their cells where they can be read, unless there are more than 600 of them.
+    `counts` is (classes, classes). Colour is the share of the row, on a square-root scale so that a confusion of 1 %
+    shows; counts other than 0 are written into their cells where they can be read, unless there are more than 600.
     """
     side = min(6 * (len(classes) / 10) ** 0.35, 12)  # inches: 3.4 for 2 classes, 6 for 10, 12 for 100
     cell = side / len(classes)

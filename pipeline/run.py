@@ -36,7 +36,9 @@ def train(recipe: str, config: Config, data: Data) -> None:
     device = devices.find()
     config = resolved(config, data, device)
     with track.run() as run, _folder("checkpoints", run.id) as checkpoints:
-        name = run.name(f"{Path(recipe).stem} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}")
+        name = run.name(
+            f"{Path(recipe).stem} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}"
+        )
         run.params({"recipe": recipe} | {setting: config.text(setting) for setting in Config.model_fields})
         run.text("config.yaml", to_yaml(config))
         _log_origin(run, config, data, device)
@@ -152,8 +154,8 @@ def _log_origin(run: track.Run, config: Config, data: Data, device: devices.Devi
 def _announce(config: Config, data: Data, device: devices.Device) -> None:
     height, width, channels = data.image_shape
     print(
-        f"data     {data.name}: {len(data.train):,} training, {len(data.validation):,} validation and {len(data.test):,} "
-        f"test images of {height}x{width}x{channels}, {len(data.classes)} classes"
+        f"data     {data.name}: {len(data.train):,} training, {len(data.validation):,} validation and "
+        f"{len(data.test):,} test images of {height}x{width}x{channels}, {len(data.classes)} classes"
     )
     if data.duplicates:
         print(f"warning: {data.duplicates:,} images of one split stand, pixel for pixel, in another one too")

@@ -72,7 +72,7 @@ class Run:
         with warnings.catch_warnings(action="ignore"):  # MLflow knows two names for a local path and warns of that
             origin = resolve_dataset_source(source) if os.path.isabs(source) else CodeDatasetSource({"source": source})
         images = TensorSpec(np.dtype(np.uint8), (-1, *shape), "image")
-        dataset = MetaDataset(origin, name=name, digest=digest, schema=Schema([images]))
+        dataset = MetaDataset(origin, name=name, digest=digest, schema=Schema([images]))  # type: ignore[abstract]
         mlflow.log_input(dataset, context=context)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -110,7 +110,9 @@ class Run:
             signature=signature,
             input_example=example,
             # named here because finding them out by running the model takes MLflow half a minute
-            pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "tensorflow", "keras", "numpy")],
+            pip_requirements=[
+                f"{package}=={version(package)}" for package in ("mlflow", "tensorflow", "keras", "numpy")
+            ],
             metadata={"classes": list(classes)},
         )
         self._model_id = logged.model_id

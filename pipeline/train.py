@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import config as settings
-from pipeline import data as images
+from pipeline import data as datasets
 from pipeline.errors import Diverged, UsageError
 from pipeline.interrupt import Stopped
 from pipeline.quiet import quiet
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines; its errors come as exceptions
     try:
         recipe, config = settings.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
-        data = images.load(
+        data = datasets.load(
             config.dataset,
             image_size=config.image_size,
             validation_fraction=config.validation_fraction,

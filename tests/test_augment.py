@@ -38,7 +38,9 @@ def test_training_images_are_shifted_both_ways_with_reflected_edges():
 
 def test_the_same_seed_changes_the_same_images_alike_and_another_does_not():
     change = augmentation(flip=True, translation=1)
-    first, again, other = (change(tf.constant(IMAGES), tf.constant(seed, tf.int64)) for seed in ([1, 2], [1, 2], [1, 3]))
+    first, again, other = (
+        change(tf.constant(IMAGES), tf.constant(seed, tf.int64)) for seed in ([1, 2], [1, 2], [1, 3])
+    )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 

@@ -13,7 +13,11 @@ def checkout(tmp_path, monkeypatch):
     file = folder / "code_version.py"
     shutil.copy(module.__file__, file)
     monkeypatch.setattr(module, "__file__", str(file))
-    for arguments in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
+    for arguments in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"],
+    ):
         subprocess.run(["git", "-C", str(folder), *arguments], check=True)
     return file
 

@@ -1,4 +1,4 @@
-"""Settings of a run: the order default < recipe < flag, the recipes that ship, and what no images can be trained with."""
+"""Settings of a run: default < recipe < flag, the recipes that ship, and what no images can be trained with."""
 
 import pytest
 import yaml
@@ -143,7 +143,10 @@ def fits(image_shape=(32, 32, 3), training_images=1000, **values):
             {"patch_size": 8, "kernel_size": 8},
             "kernel_size must be at most 2 x grid - 1: 32x32 pixels in patches of 8 make a grid of 4",
         ),
-        ({"batch_size": 1001}, "batch_size must not exceed the training images: 1000 here, got batch_size=1001; try 128"),
+        (
+            {"batch_size": 1001},
+            "batch_size must not exceed the training images: 1000 here, got batch_size=1001; try 128",
+        ),
         ({"translation": 32}, "translation must be less than the image side: 32x32 pixels, got translation=32; try 4"),
     ],
 )

@@ -40,7 +40,9 @@ def fitted(digits, tmp_path):
     def run(**changes):
         reported = []
         config = TINY.model_copy(update=changes)
-        result = fit(config, digits, checkpoints=tmp_path, report=lambda *epoch: reported.append(epoch), progress_bar=False)
+        result = fit(
+            config, digits, checkpoints=tmp_path, report=lambda *epoch: reported.append(epoch), progress_bar=False
+        )
         return result, reported
 
     yield run

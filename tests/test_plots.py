@@ -264,9 +264,9 @@ def test_transparent_pixels_show_grey_rather_than_their_hidden_colour() -> None:
     figure = plots.mistakes(clear, true=["a"], predicted=["b"], confidence=[1.0])
     area = figure.axes[0].get_window_extent()
     pixels = drawn(figure)
-    assert pixels[round(pixels.shape[0] - (area.y0 + area.y1) / 2), round((area.x0 + area.x1) / 2), :3] == pytest.approx(
-        255 * np.array(to_rgb("0.85")), abs=2
-    )
+    assert pixels[
+        round(pixels.shape[0] - (area.y0 + area.y1) / 2), round((area.x0 + area.x1) / 2), :3
+    ] == pytest.approx(255 * np.array(to_rgb("0.85")), abs=2)
 
 
 def test_places_in_the_last_row_that_no_mistake_fills_are_empty() -> None:

@@ -84,7 +84,7 @@ def test_a_new_lock_gives_mlflow_a_new_conda_environment():
 
 
 def test_conda_yaml_keeps_to_what_mlflow_reads_without_conda():
-    """`--env-manager uv` drops conda-level lines other than python= and pip, and prefers a uv.lock where there is one."""
+    """`--env-manager uv` drops conda-level lines other than python= and pip, and prefers a uv.lock if there is one."""
     assert conda_lines()[0] == ["python=3.11", "pip"]
     assert not (ROOT / "uv.lock").exists()
 
@@ -164,7 +164,9 @@ def test_conda_yaml_resolves_on_linux_and_on_a_mac(platform, tmp_path):
 def test_mlflow_run_makes_its_own_environment_with_uv(tmp_path):
     """As a person without conda runs it, but for CUDA: 2 GB that a machine without a GPU has no use for."""
     copy = tmp_path / "project"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "mlflow.db*", "mlruns"))
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "mlflow.db*", "mlruns")
+    )
     conda = copy / "conda.yaml"
     conda.write_text(conda.read_text().replace("tensorflow[and-cuda]", "tensorflow"))
     environment = os.environ | {

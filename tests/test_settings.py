@@ -73,7 +73,9 @@ def test_a_value_that_breaks_its_rule_is_told_with_the_rule(name, value, message
 def test_all_faults_come_in_one_line():
     with pytest.raises(UsageError) as refused:
         Some.build({"count": 0, "kind": "green"})
-    assert str(refused.value) == "count must be a whole number from 1 to 9, got 0; kind must be red or blue, got 'green'"
+    assert (
+        str(refused.value) == "count must be a whole number from 1 to 9, got 0; kind must be red or blue, got 'green'"
+    )
 
 
 def test_an_unknown_name_gets_its_nearest():

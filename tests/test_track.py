@@ -138,9 +138,9 @@ def test_a_run_that_the_store_does_not_hold_is_explained(tmp_path, monkeypatch):
     mlflow.set_tracking_uri(None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    with pytest.raises(UsageError, match=rf"must be absolute.*got sqlite:///mlflow.db; try sqlite:///{tmp_path}"):
-        with track.run():
-            pass
+    refusal = rf"must be absolute.*got sqlite:///mlflow.db; try sqlite:///{tmp_path}"
+    with pytest.raises(UsageError, match=refusal), track.run():
+        pass
     mlflow.set_tracking_uri(before)
 
 

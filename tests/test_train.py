@@ -41,7 +41,17 @@ def environment(uri):
 
 def mlflow_run(*arguments, project=ROOT):
     """The command that a person types in an activated environment."""
-    start = [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager", "local", "--experiment-name", "seams"]
+    start = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "run",
+        str(project),
+        "--env-manager",
+        "local",
+        "--experiment-name",
+        "seams",
+    ]
     return [*start, *arguments]
 
 
@@ -101,7 +111,8 @@ def test_the_artifacts_are_all_there_and_hold_what_they_say(finished):
     _, found = finished
     there = {str(path.relative_to(folder)) for folder in [Path(artifact(found, ""))] for path in folder.rglob("*.*")}
     plots = {
-        f"plots/{name}.png" for name in ("curves", "patch_embeddings", "depthwise_kernels", "confusion_matrix", "mistakes")
+        f"plots/{name}.png"
+        for name in ("curves", "patch_embeddings", "depthwise_kernels", "confusion_matrix", "mistakes")
     }
     assert there == {"config.yaml", "history.csv", "per_class.csv"} | plots
     history = pd.read_csv(artifact(found, "history.csv"))
@@ -158,7 +169,9 @@ def test_no_checkpoint_is_left(finished):
 
 
 def test_a_loss_that_overflows_is_a_failed_run_told_in_one_line(uri):
-    done = run(mlflow_run("-P", "recipe=smoke", "-P", "epochs=50", "-P", "learning_rate=10", "-P", "weight_decay=10"), uri)
+    done = run(
+        mlflow_run("-P", "recipe=smoke", "-P", "epochs=50", "-P", "learning_rate=10", "-P", "weight_decay=10"), uri
+    )
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "at epoch" in line and "step" in line
@@ -190,7 +203,9 @@ def training(uri):
     yield start
     for process in started:
         with process:
-            for one in [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []:
+            for one in (
+                [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+            ):
                 one.kill()
 
 
@@ -240,7 +255,11 @@ def repository(tmp_path_factory):
         if (ROOT / file).is_file():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_bytes((ROOT / file).read_bytes())
-    for arguments in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
+    for arguments in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"],
+    ):
         subprocess.run(["git", "-C", str(folder), *arguments], check=True)
     return folder
 
@@ -250,7 +269,8 @@ def test_a_git_uri_runs_the_commit_it_names(repository, uri, tmp_path):
     assert done.returncode == 0, done.stderr
     head = ["git", "-C", str(repository), "rev-parse", "HEAD"]
     assert (
-        newest().data.tags["git.commit"] == subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+        newest().data.tags["git.commit"]
+        == subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
     )
     assert newest().data.tags["git.dirty"] == "false"
 
@@ -291,7 +311,9 @@ def test_help_needs_no_tensorflow(capsys):
     )
     assert "--kernel_size" in done.stdout
     assert not [
-        line for line in done.stderr.splitlines() if line.split()[-1] in {"tensorflow", "keras", "mlflow", "numpy.random"}
+        line
+        for line in done.stderr.splitlines()
+        if line.split()[-1] in {"tensorflow", "keras", "mlflow", "numpy.random"}
     ]
 
 

@@ -67,7 +67,8 @@ def _opened(folder: Path) -> Decoded | None:
     """Return the data set in a folder, None if it is not there or not whole."""
     try:
         images, digests, labels = (
-            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("images", "digests", "labels")
+            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in ("images", "digests", "labels")
         )
         facts = json.loads((folder / "facts.json").read_text("utf-8"))
         decoded = Decoded(images, digests, labels, tuple(facts["classes"]), tuple(facts["sizes"]))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.arrays import Part
 from pipeline.errors import UsageError
+from pipeline.images.arrays import Part
 from pipeline.printable import listed, printable
 
 ENDINGS = {"train": "train", "validation": "val", "test": "test"}  # part -> in the names of its two arrays

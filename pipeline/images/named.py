@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.arrays import Part, gather
-from pipeline.decoded import Decoded, cache_key, cached
 from pipeline.errors import UsageError
+from pipeline.images.arrays import Part, gather
+from pipeline.images.decoded import Decoded, cache_key, cached
 from pipeline.printable import printable
 
 TEN = tuple("0123456789")

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.decoded import DIGEST, Decoded, cache_key, cached
+from pipeline.images.decoded import DIGEST, Decoded, cache_key, cached
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 KEY = cache_key("a data set")
 
 
@@ -59,7 +59,7 @@ def test_damaged_cache_is_built_again(folder, name, damage):
 
 
 def start(code):
-    script = f"import os, signal\nfrom tests.test_decoded import *\n{code}"
+    script = f"import os, signal\nfrom tests.images.test_decoded import *\n{code}"
     return subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workers import WorkerDied, workers
+from pipeline.images.workers import WorkerDied, workers
 
 
 def test_calls_run_in_other_processes_and_errors_come_back_as_raised():
@@ -32,19 +32,21 @@ def test_dead_process_raises_instead_of_waiting():
 
 def test_script_without_a_guarded_main_can_use_them(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import os\nfrom pipeline.workers import workers\nwith workers(2) as call: print(call(os.getpid))")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    script.write_text(
+        "import os\nfrom pipeline.images.workers import workers\nwith workers(2) as call: print(call(os.getpid))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip().isdigit() and done.stderr == ""
 
 
 def test_workers_end_when_the_process_that_asked_is_killed():
     code = (
-        "import os, signal; from pipeline.workers import workers\n"
+        "import os, signal; from pipeline.images.workers import workers\n"
         "with workers(2) as call:\n"
         "    print(call(os.getpid), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, timeout=60)
     worker = Path(f"/proc/{int(done.stdout)}/stat")
     deadline = time.monotonic() + 10
     while worker.exists() and worker.read_text().split()[2] != "Z":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import UsageError
-from pipeline.pixels import SUFFIXES
+from pipeline.images.pixels import SUFFIXES
 from pipeline.printable import listed, printable
 
 PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
@@ -88,7 +88,7 @@ def _class_files(folder: str | Path, label: int) -> list[File]:
     files = sorted(_images(folder, label), key=lambda file: os.fsencode(file.path))
     if not files:
         raise UsageError(
-            f"every class needs images ({', '.join(SUFFIXES)}): {printable(folder)} has none; add some or remove the folder"
+            f"every class needs images ({', '.join(SUFFIXES)}): {printable(folder)} has none; add some or remove it"
         )
     return files
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.split import apportion, at_most, split_rows
+from pipeline.images.split import apportion, at_most, split_rows
 
 
 @pytest.mark.parametrize(

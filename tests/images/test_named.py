@@ -7,9 +7,9 @@ import types
 import numpy as np
 import pytest
 
-from pipeline import named
 from pipeline.errors import UsageError
-from pipeline.named import CLASSES, open_named
+from pipeline.images import named
+from pipeline.images.named import CLASSES, open_named
 
 
 @pytest.fixture(autouse=True)

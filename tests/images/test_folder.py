@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.folder import list_folder
+from pipeline.images.folder import list_folder
 
 
 def touch(root, *names):
@@ -37,7 +37,17 @@ def test_classes_are_in_the_order_of_their_names_and_files_of_their_bytes(tmp_pa
 
 
 def test_what_is_no_image_of_a_class_is_passed_over(tmp_path):
-    touch(tmp_path, "a/1.png", "a/._1.png", "a/Thumbs.db", "a/.cache/2.png", "b/1.png", "b/list.csv", "c.png", ".git/x.png")
+    touch(
+        tmp_path,
+        "a/1.png",
+        "a/._1.png",
+        "a/Thumbs.db",
+        "a/.cache/2.png",
+        "b/1.png",
+        "b/list.csv",
+        "c.png",
+        ".git/x.png",
+    )
     os.mkfifo(tmp_path / "a" / "pipe.png")  # opening it would wait for ever
     assert names(list_folder(tmp_path).parts["train"]) == ["1.png", "1.png"]
 
@@ -49,7 +59,10 @@ def test_class_is_all_below_its_folder_through_links_but_round_no_loop(tmp_path)
     (tmp_path / "data" / "c").symlink_to(tmp_path / "elsewhere")
     listing = list_folder(tmp_path / "data")
     assert listing.classes == ("a", "b", "c")
-    assert [names([f for f in listing.parts["train"] if f.label == label]) for label in (1, 2)] == [["2.png"], ["3.png"]]
+    assert [names([f for f in listing.parts["train"] if f.label == label]) for label in (1, 2)] == [
+        ["2.png"],
+        ["3.png"],
+    ]
     assert "1.png" in names(listing.parts["train"])
 
 
@@ -69,7 +82,9 @@ def test_odd_names_are_read_and_printed_on_one_line(tmp_path):
 
 @pytest.mark.parametrize("name", ["val", "Valid", "validation"])
 def test_train_val_and_test_are_found_in_any_case(tmp_path, name):
-    touch(tmp_path, "Train/a/1.png", "Train/b/1.png", "TEST/a/1.png", "TEST/b/1.png", f"{name}/a/1.png", f"{name}/b/1.png")
+    touch(
+        tmp_path, "Train/a/1.png", "Train/b/1.png", "TEST/a/1.png", "TEST/b/1.png", f"{name}/a/1.png", f"{name}/b/1.png"
+    )
     assert list(list_folder(tmp_path).parts) == ["train", "validation", "test"]
 
 
@@ -94,7 +109,10 @@ def test_folders_beside_train_are_told(tmp_path, caplog):
         (["test/a/1.png", "test/b/1.png", "val/a/1.png"], "test, val need a train folder beside them"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png", "valid/a/1.png"], "val, valid; keep one for each split"),
         (["train/a/1.png", "train/b/1.png", "test/a/1.png"], "the test folder lacks b"),
-        (["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/c/1.png"], "validation folder has c, which"),
+        (
+            ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/c/1.png"],
+            "validation folder has c, which",
+        ),
     ],
 )
 def test_folder_that_cannot_be_meant_is_refused(tmp_path, files, words):

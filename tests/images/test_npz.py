@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.npz import read_npz
+from pipeline.images.npz import read_npz
 
 X, Y = np.arange(8 * 6 * 5, dtype=np.uint8).reshape(8, 6, 5), np.arange(8) % 2
 GOOD = {"x_train": X, "y_train": Y, "x_test": X[:2], "y_test": Y[:2]}

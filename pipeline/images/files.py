@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.decoded import DIGEST, Allocate
 from pipeline.errors import UsageError
-from pipeline.pixels import Batch, read_batch
+from pipeline.images.decoded import DIGEST, Allocate
+from pipeline.images.pixels import Batch, read_batch
+from pipeline.images.workers import Call, WorkerDied, cores, workers
 from pipeline.printable import listed, printable
-from pipeline.workers import Call, WorkerDied, cores, workers
 
 BATCH_FILES, BATCH_BYTES = 256, 4 << 20  # at most so much a call: short, so that Ctrl-C is too
 WORKER_FILES, WORKER_BYTES = 1_000, 4 << 20  # read in about the time that one more process takes to start
@@ -29,7 +29,9 @@ class Pixels(NamedTuple):
     digests: np.ndarray  # (n,) DIGEST
 
 
-def read_images(files: Sequence[str], file_bytes: int, image_size: tuple[int, int] | None, allocate: Allocate) -> Pixels:
+def read_images(
+    files: Sequence[str], file_bytes: int, image_size: tuple[int, int] | None, allocate: Allocate
+) -> Pixels:
     """Read files of `file_bytes` in all, stretched to `image_size` (height, width) where it is given.
 
     All get the channels that the richest needs: 1 if all are gray, 4 if any has a see-through pixel, else 3.

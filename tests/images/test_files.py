@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import images
 from pipeline.errors import UsageError
-from pipeline.images import read_images
-from pipeline.pixels import read_batch
+from pipeline.images import files as images
+from pipeline.images.files import read_images
+from pipeline.images.pixels import read_batch
 
 
 def memory(shape):
@@ -49,7 +49,9 @@ def test_one_colour_image_makes_all_rgb_and_one_see_through_all_rgba(tmp_path):
 def test_images_of_other_sizes_need_image_size(tmp_path):
     files, pixels = make_files(tmp_path, 40)
     Image.new("RGB", (9, 7)).save(files[33])
-    with pytest.raises(UsageError, match=r"some are 4 x 6 pixels \(height x width\), .*0033.png is 7 x 9; give image_size"):
+    with pytest.raises(
+        UsageError, match=r"some are 4 x 6 pixels \(height x width\), .*0033.png is 7 x 9; give image_size"
+    ):
         read_images(files, 0, None, memory)
     np.testing.assert_array_equal(read_images(files, 0, (4, 6), memory).images[0], pixels[0])
     assert read_images(files, 0, (3, 5), memory).images.shape == (40, 3, 5, 3)
