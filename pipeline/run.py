@@ -54,8 +54,7 @@ def train(recipe: str, config: Config, data: Data) -> None:
         figures = open_test_set(run, config, data, fitted)
         said = _result(fitted, figures, config, data, seconds=time.perf_counter() - began)
         run.describe(said)
-        where = track.how_to_look(run)
-    print(f"\n{said}\nrun      {name}  {run.id}\nplots    {where['plots']}\nlook     {where['look']}", flush=True)
+    print("", said, f"run      {name}  {run.id}", *track.next_steps(run), sep="\n", flush=True)
 
 
 def resolved(config: Config, data: Data, device: devices.Device) -> Config:

@@ -3,13 +3,14 @@
 import logging
 import os
 import re
+import shlex
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import keras
 import mlflow
@@ -39,6 +40,7 @@ class Run:
         self.id: str = active.info.run_id
         self.experiment_id: str = active.info.experiment_id
         self.artifacts: str = active.info.artifact_uri
+        self.model_uri: str | None = None
         self._model_id: str | None = None
 
     def name(self, name: str) -> str:
@@ -92,8 +94,8 @@ class Run:
     def table(self, path: str, table: pd.DataFrame) -> None:
         mlflow.log_text(table.to_csv(index=False), path)
 
-    def model(self, model: keras.Model, *, example: npt.NDArray[np.float32], classes: Sequence[str]) -> str:
-        """Log a Keras model of stock layers with what serving needs; returns its URI.
+    def model(self, model: keras.Model, *, example: npt.NDArray[np.float32], classes: Sequence[str]) -> None:
+        """Log a Keras model of stock layers with what serving needs.
 
         Args:
             example: raw pixels (n, height, width, channels) float32, 0 to 255.
@@ -115,8 +117,7 @@ class Run:
             ],
             metadata={"classes": list(classes)},
         )
-        self._model_id = logged.model_id
-        return logged.model_uri
+        self._model_id, self.model_uri = logged.model_id, logged.model_uri
 
 
 @contextmanager
@@ -159,7 +160,7 @@ def _open() -> mlflow.ActiveRun:
 
 
 def _close(status: str, ended: str, reason: str) -> None:
-    mlflow.set_tags({"ended": ended, "ended.reason": reason[:TAG_CHARACTERS]})
+    mlflow.set_tags({"ended": ended} | ({"ended.reason": reason[:TAG_CHARACTERS]} if reason else {}))
     mlflow.end_run(status)
 
 
@@ -169,14 +170,22 @@ def _made_up(name: str) -> bool:
     return len(words) == 3 and words[0] in _GENERATOR_PREDICATES and words[1] in _GENERATOR_NOUNS and words[2].isdigit()
 
 
-def how_to_look(opened: Run) -> dict[str, str]:
-    """Where the plots lie, and the command or address that shows the run."""
+def next_steps(opened: Run) -> list[str]:
+    """Where the plots of a run lie and how to see and serve it: lines for the terminal."""
     uri = mlflow.get_tracking_uri()
     page = f"#/experiments/{opened.experiment_id}/runs/{opened.id}"
-    where: dict[str, Any] = {"plots": f"{opened.artifacts}/plots"}
+    # beside this Python, as the person's shell need not have it on PATH
+    command = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
+    lines = [f"plots    {opened.artifacts}/plots"]
     if uri.startswith(("http://", "https://")):
-        return {**where, "look": f"{_masked(uri).rstrip('/')}/{page}"}
-    return {**where, "look": f"mlflow ui --backend-store-uri {_masked(uri)}   then http://127.0.0.1:5000/{page}"}
+        lines.append(f"compare  {_masked(uri).rstrip('/')}/{page}")
+    else:
+        lines.append(f"compare  {command} ui --backend-store-uri {shlex.quote(_masked(uri))}")
+        lines.append(f"         then http://127.0.0.1:5000/{page}")
+    if opened.model_uri:
+        store = f"MLFLOW_TRACKING_URI={shlex.quote(_masked(uri))}"
+        lines.append(f"serve    {store} {command} models serve -m {opened.model_uri} --env-manager local")
+    return lines
 
 
 def _masked(uri: str) -> str:

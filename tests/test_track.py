@@ -117,8 +117,9 @@ def test_a_logged_model_takes_raw_pixels_and_holds_no_pickle(store):
     model = conv_mixer((8, 8, 1), 3, filters=4, depth=1, kernel_size=3, patch_size=2)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.float32)
     with track.run() as run:
-        uri = run.model(model, example=images[:1], classes=["cat", "dog", "owl"])
+        run.model(model, example=images[:1], classes=["cat", "dog", "owl"])
         run.results({"test_accuracy": 0.5})
+    uri = run.model_uri
     logged = mlflow.models.get_model_info(uri)
     assert logged.metadata == {"classes": ["cat", "dog", "owl"]}
     assert logged.signature.inputs.inputs[0].shape == (-1, 8, 8, 1)

@@ -1,0 +1,69 @@
+"""The README's commands are commands, its files are files, and what it says of settings is so."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import from_command_line
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.splitlines()
+]
+TRAINING = [words for words in COMMANDS if "pipeline.train" in words or words[:2] == ["mlflow", "run"]]
+
+
+def settings_of(words):
+    """The arguments of the program that a command of the README starts."""
+    if "pipeline.train" in words:
+        return words[words.index("pipeline.train") + 1 :]
+    given = [words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "-P"]
+    recipe = dict(given)["recipe"]
+    return [recipe, *(word for name, value in given if name != "recipe" for word in (f"--{name}", value))]
+
+
+@pytest.mark.parametrize("words", [words for words in TRAINING if "--help" not in words], ids=" ".join)
+def test_every_training_command_holds_recipes_and_settings_that_exist(words):
+    recipe, config = from_command_line(settings_of(words), program="train", description="")
+    assert (ROOT / "experiments" / "recipes" / f"{recipe}.yaml").is_file()
+    assert config.dataset
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z-]+)`?", README)) - {"alone"}))
+def test_every_make_target_exists(target):
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_file_of_the_tree_is_there():
+    (tree,) = re.findall(r"## The tree\n\n```\n(.*?)```", README, flags=re.DOTALL)
+    folder = Path()
+    for line in tree.splitlines():
+        name = line.split()[0]
+        path = (folder if line.startswith("  ") else Path()) / name
+        assert (ROOT / path).exists(), path
+        if not line.startswith("  "):
+            folder = Path(name) if name.endswith("/") else Path()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [words for words in TRAINING if {"recipe=digits", "digits"} & set(words)], ids=" ".join
+)
+def test_the_digits_commands_run_as_written(words, tmp_path):
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(re.findall(r"test accuracy ([\d.]+)%", done.stdout)[0]) >= 95
