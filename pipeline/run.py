@@ -43,13 +43,14 @@ def train(recipe: str, config: Config, data: Data) -> None:
         run.text("config.yaml", to_yaml(config))
         _log_origin(run, config, data, device)
         _announce(config, data, device)
-        fitted = fit(
-            config,
-            data,
-            checkpoints=checkpoints,
-            report=lambda epoch, metrics: _report(run, config.epochs, epoch, metrics),
-            progress_bar=sys.stdout.isatty(),
-        )
+        bar = sys.stdout.isatty()  # which says what the line of an epoch says
+
+        def report(epoch: int, metrics: dict[str, float]) -> None:
+            run.epoch(epoch, metrics)
+            if not bar:
+                print(_epoch_line(config.epochs, epoch, metrics), flush=True)
+
+        fitted = fit(config, data, checkpoints=checkpoints, report=report, progress_bar=bar)
         log_training(run, config, data, fitted)
         figures = open_test_set(run, config, data, fitted)
         said = _result(fitted, figures, config, data, seconds=time.perf_counter() - began)
@@ -169,13 +170,11 @@ def _announce(config: Config, data: Data, device: devices.Device) -> None:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
-def _report(run: track.Run, epochs: int, epoch: int, metrics: dict[str, float]) -> None:
-    run.epoch(epoch, metrics)
-    print(
+def _epoch_line(epochs: int, epoch: int, metrics: dict[str, float]) -> str:
+    return (
         f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.4f}  "
         f"val_loss {metrics['val_loss']:.4f}  val_accuracy {metrics['val_accuracy']:.4f}  "
-        f"{metrics['images_per_second']:,.0f} images/s  {metrics['epoch_seconds']:.1f} s",
-        flush=True,
+        f"{metrics['images_per_second']:,.0f} images/s  {metrics['epoch_seconds']:.1f} s"
     )
 
 

@@ -333,3 +333,14 @@ def test_settings_of_a_recipe_file_are_read_from_where_the_person_is(tmp_path, c
         "patch_size must divide the image side: 8x8 pixels, got patch_size=3; try one of 1, 2, 4, 8"
         in capsys.readouterr().err
     )
+
+
+def test_a_terminal_shows_a_bar_and_a_log_a_line_an_epoch(uri):
+    code = (
+        "import pty, sys; sys.exit(pty.spawn([sys.executable, '-m', 'pipeline.train', 'smoke', '--epochs', '2']) >> 8)"
+    )
+    done = run([sys.executable, "-c", code], uri, cwd=ROOT, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert "Epoch 2/2" in done.stdout and "4/4" in done.stdout and "━" in done.stdout
+    assert "epoch 2/2" not in done.stdout
+    assert "test accuracy" in done.stdout
