@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field
 
-from pipeline import command_line
+from pipeline import command_line, settings_file
 from pipeline.errors import UsageError
-from pipeline.settings import Settings, nearest, shown
+from pipeline.settings import Settings
 
 RECIPES = Path(__file__).parent.parent / "experiments" / "recipes"
 
@@ -83,38 +83,24 @@ def from_command_line(arguments: Sequence[str], *, program: str, description: st
     """
     recipe = arguments[0] if arguments and not arguments[0].startswith("-") else None
     said = read_recipe(recipe) if recipe else {}
-    names = f"{', '.join(recipes())}, or the path of a .yaml file"
     given = command_line.parse(
         arguments,
         program=program,
         description=description,
-        positional=("recipe", names),
+        positional=("recipe", settings_file.listing(RECIPES)),
         settings=Config.build(said),
         of=Path(recipe).stem if recipe else "default",
     )
     if recipe is None:
-        raise UsageError(f"name a recipe first: {names}")
+        raise UsageError(f"name a recipe first: {settings_file.listing(RECIPES)}")
     del given["recipe"]
     return recipe, Config.build({**said, **given})
 
 
 def read_recipe(recipe: str) -> dict[str, object]:
     """What a recipe says, checked: `recipe` names a file of experiments/recipes/, or is the path of a YAML file."""
-    path = Path(recipe).expanduser() if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
-    if not path.is_file():
-        names = recipes()
-        raise UsageError(
-            f"recipe must be one of {', '.join(names)}, or the path of a .yaml file, got {shown(recipe)}"
-            f"{nearest(recipe, names)}"
-        )
-    try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path.absolute()} is not YAML: {' '.join(str(error).split())}") from None
-    if said is None:
-        return {}
-    if not isinstance(said, dict) or not all(isinstance(key, str) for key in said):
-        raise UsageError(f"a recipe must be 'setting: value' lines, got {type(said).__name__} in {path.absolute()}")
+    path = settings_file.find(recipe, folder=RECIPES, kind="recipe")
+    said = settings_file.read(path, kind="recipe")
     try:
         Config.build(said)
     except UsageError as error:
@@ -124,7 +110,7 @@ def read_recipe(recipe: str) -> dict[str, object]:
 
 def recipes() -> list[str]:
     """Names of the recipes that come with the project."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return settings_file.names(RECIPES)
 
 
 def to_yaml(config: Config) -> str:

@@ -8,6 +8,8 @@ import psutil
 import pynvml
 import tensorflow as tf
 
+from pipeline.allocator import keep_freed_memory
+
 
 @dataclass(frozen=True)
 class Device:
@@ -22,12 +24,13 @@ class Device:
 
 
 def find() -> Device:
-    """The first GPU that TensorFlow sees, which then takes memory as it needs it, or the CPU.
+    """The first GPU that TensorFlow sees, which then takes memory as it needs it, or the CPU, which then keeps it.
 
     Call before anything has touched a device.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
+        keep_freed_memory()
         return Device("CPU", f"{_processor()}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores", None)
     tf.config.set_visible_devices(gpus[:1], "GPU")
     tf.config.experimental.set_memory_growth(gpus[0], True)

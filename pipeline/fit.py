@@ -21,6 +21,7 @@ from pipeline.schedule import LearningRate
 EVALUATION_BATCH = 500  # no gradients are kept, so memory allows more than in training
 
 Report = Callable[[int, dict[str, float]], None]
+Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,22 @@ class Fitted:
     best_epoch: int  # counted from 1
 
 
-def fit(config: Config, data: Data, *, checkpoints: Path, report: Report, progress_bar: bool) -> Fitted:
+def fit(
+    config: Config,
+    data: Data,
+    *,
+    checkpoints: Path,
+    report: Report,
+    progress_bar: bool,
+    after_step: Step = lambda: None,
+) -> Fitted:
     """Train a ConvMixer and return it with the weights of the epoch whose validation accuracy was best.
 
     Args:
         config: resolved, with neither precision nor jit_compile left at auto.
         checkpoints: an existing folder of the run's own, for the best weights so far.
         report: called after each epoch, counted from 1, with its metrics.
+        after_step: called after each training step; training ends with what it raises.
 
     Raises:
         Diverged: with the epoch and the step of the first loss that was NaN or infinite.
@@ -55,7 +65,7 @@ def fit(config: Config, data: Data, *, checkpoints: Path, report: Report, progre
     )
     compile_model(model, config, rate)
     best = str(checkpoints / "best.weights.h5")
-    epochs = _Epochs(len(data.train), lambda epoch: float(rate(epoch * steps - 1)), report)
+    epochs = _Epochs(len(data.train), lambda epoch: float(rate(epoch * steps - 1)), report, after_step)
     monitor = {"monitor": "val_accuracy", "mode": "max"}
     callbacks = [keras.callbacks.ModelCheckpoint(best, save_best_only=True, save_weights_only=True, **monitor), epochs]
     if config.early_stopping_epochs is not None:
@@ -123,11 +133,12 @@ def evaluation_batches(data: Data, split: batches.Images) -> tf.data.Dataset:
 class _Epochs(keras.callbacks.Callback):
     """Times each epoch, stops at a loss that is not finite, and reports."""
 
-    def __init__(self, images: int, learning_rate: Callable[[int], float], report: Report) -> None:
+    def __init__(self, images: int, learning_rate: Callable[[int], float], report: Report, after_step: Step) -> None:
         super().__init__()
         self.images = images
         self.learning_rate = learning_rate
         self.report = report
+        self.after_step = after_step
         self.history: dict[str, list[float]] = {}
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -137,6 +148,7 @@ class _Epochs(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if not math.isfinite(logs["loss"]):
             raise Diverged(f"loss became {float(logs['loss'])} at epoch {self.epoch}, step {batch + 1}; {_CURE}")
+        self.after_step()
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         self.trained = time.perf_counter()

@@ -8,16 +8,26 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-DPI = 150
-# Okabe and Ito (2008), "Color Universal Design": told apart by colour-blind readers, and in grey
-TRAINING = PREDICTED = "#D55E00"
-VALIDATION = TRUE = "#0072B2"
-QUIET = "0.45"  # grey, for what should not draw the eye
+from pipeline.style import (
+    BLUE,
+    DPI,
+    QUIET,
+    VERMILLION,
+    axes_at,
+    count,
+    finite_or_nan,
+    fitted,
+    heading,
+    percent,
+    sentence,
+    width_of,
+)
+
+TRAINING = PREDICTED = VERMILLION
+VALIDATION = TRUE = BLUE
 
 
 def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int) -> Figure:
@@ -28,8 +38,7 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int) -> Figure
     gets a log scale. Raises ValueError if `best_epoch` is not an epoch of the history.
     """
     columns = {
-        name: _finite_or_nan(history[name])
-        for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+        name: finite_or_nan(history[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
     }
     epochs = len(columns["loss"])
     if not 1 <= best_epoch <= epochs:
@@ -38,8 +47,8 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int) -> Figure
 
     figure = Figure(figsize=(8, 7.5), dpi=DPI, layout="constrained")
     figure.suptitle(
-        f"Training curves: {_count(epochs, 'epoch')}\nbest epoch {best_epoch}: "
-        f"validation accuracy {_percent(best['val_accuracy'])}, validation loss {best['val_loss']:.3g}",
+        f"Training curves: {count(epochs, 'epoch')}\nbest epoch {best_epoch}: "
+        f"validation accuracy {percent(best['val_accuracy'])}, validation loss {best['val_loss']:.3g}",
         fontsize=11,
     )
     loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(4, 4, 1))
@@ -77,7 +86,7 @@ def patch_embeddings(kernels: NDArray[np.floating]) -> Figure:
     squares = [np.broadcast_to(square, (filters, p, p, 3)) for square in colours + greys]
     board = 0.5 + 0.4 * _mosaic(np.concatenate(squares, axis=2))  # 0.1..0.9: no weight is as white as a gap
     blank = np.isnan(board).any(axis=-1, keepdims=True)
-    title = f"Patch embeddings: {_count(filters, 'filter')} of {p} × {p} pixels, {_count(channels, 'channel')}"
+    title = f"Patch embeddings: {count(filters, 'filter')} of {p} × {p} pixels, {count(channels, 'channel')}"
     return _framed(
         np.concatenate([np.where(blank, 1, board), ~blank], axis=-1),  # (height, width, 4)
         title + (" (right: the 4th)" if channels == 4 else ""),
@@ -97,7 +106,7 @@ def depthwise_kernels(kernels: NDArray[np.floating], *, block: int) -> Figure:
     weights = _strongest_first(np.moveaxis(kernels[..., 0], -1, 0))  # (filters, k, k), -1..1
     return _framed(
         _mosaic(weights),
-        f"Depthwise kernels of block {block}: {_count(filters, 'filter')} of {k} × {k}",
+        f"Depthwise kernels of block {block}: {count(filters, 'filter')} of {k} × {k}",
         weights,
         colours="coolwarm",  # zero is grey: told from a blank
         scale=Normalize(-1, 1),
@@ -117,26 +126,26 @@ def confusion_matrix(counts: NDArray[np.integer], *, classes: Sequence[str]) -> 
     right, images = int(np.trace(counts)), int(counts.sum())
 
     size = min(10, 0.72 * 72 * cell)  # points
-    names = [_fitted(name, 2, size) for name in classes]
-    longest = max(_width(name, size) for name in names)
+    names = [fitted(name, 2, size) for name in classes]
+    longest = max(width_of(name, size) for name in names)
     upright = longest > 0.95 * cell
     beside, below = longest + 0.5, (longest if upright else size / 72) + 0.5  # inches for the names
     across, down = max(beside + side + 1.2, 6.4), below + side + 0.75
     left = (across - 1.2 - side + beside) / 2
     figure = Figure(figsize=(across, down), dpi=DPI)
-    _title(
+    heading(
         figure,
-        f"Confusion matrix: {_count(images, 'image')}, {len(classes)} classes",
-        f"{right:,} right ({_percent(right / max(images, 1))}), {images - right:,} wrong",
+        f"Confusion matrix: {count(images, 'image')}, {len(classes)} classes",
+        f"{right:,} right ({percent(right / max(images, 1))}), {images - right:,} wrong",
     )
-    axes = _axes(figure, left, below, side, side)
+    axes = axes_at(figure, left, below, side, side)
     picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axes.tick_params(bottom=False, left=False)
     axes.set_xticks(range(len(classes)), names, fontsize=size, rotation=90 if upright else 0, parse_math=False)
     axes.set_yticks(range(len(classes)), names, fontsize=size, parse_math=False)
     axes.set(xlabel="predicted class", ylabel="true class")
     _write_counts(axes, counts, share, cell)
-    key = _axes(figure, left + side + 0.15, below, 0.15, side)
+    key = axes_at(figure, left + side + 0.15, below, 0.15, side)
     bar = figure.colorbar(picture, cax=key, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], format=PercentFormatter(1, symbol=" %"))
     bar.set_label("share of the true class")
     return figure
@@ -154,9 +163,7 @@ def mistakes(
         raise ValueError(f"images, true, predicted and confidence must be equally long: got {lengths}")
     number, height, width, channels = images.shape
     if not number:
-        figure = Figure(figsize=(6.4, 1.6), dpi=DPI)
-        figure.text(0.5, 0.5, "No mistakes", ha="center", va="center", fontsize=14)
-        return figure
+        return sentence("No mistakes")
 
     columns = ceil(sqrt(number))
     rows = ceil(number / columns)
@@ -166,18 +173,18 @@ def mistakes(
     figure.subplots_adjust(
         left=0.1 / across, right=1 - 0.1 / across, bottom=0.3 / down, top=1 - 0.9 / down, wspace=0.1, hspace=0.5 / tall
     )
-    _title(
+    heading(
         figure,
-        f"Mistakes: {_count(number, 'image')} of {height} × {width} × {channels} (height × width × channels)",
+        f"Mistakes: {count(number, 'image')} of {height} × {width} × {channels} (height × width × channels)",
         "above: predicted class and its confidence; below: true class",
     )
     grid = iter(figure.subplots(rows, columns, squeeze=False).flat)
     for image, is_, said, sure in zip(images, true, predicted, confidence, strict=True):
         axes = next(grid)
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="auto")  # auto: nearest where enlarged
-        above = f"{_fitted(said, 1.2, 8.5)} ({100 * sure:.0f} %)"
+        above = f"{fitted(said, 1.2, 8.5)} ({100 * sure:.0f} %)"
         axes.set_title(above, fontsize=8.5, color=PREDICTED, pad=3, parse_math=False)
-        axes.set_xlabel(_fitted(is_, 1.6, 8.5), fontsize=8.5, color=TRUE, labelpad=3, parse_math=False)
+        axes.set_xlabel(fitted(is_, 1.6, 8.5), fontsize=8.5, color=TRUE, labelpad=3, parse_math=False)
         axes.set(xticks=[], yticks=[], facecolor="0.85")  # grey shows through transparent pixels
     for unused in grid:
         unused.set_axis_off()
@@ -224,7 +231,7 @@ def _strongest_first(filters: NDArray) -> NDArray:
     Weight decay shrinks what the network does not use: such filters come last, and below 5 % of the strongest they fade
     rather than show their noise. Weights that are not finite become NaN.
     """
-    weights = _finite_or_nan(filters)
+    weights = finite_or_nan(filters)
     largest = np.nan_to_num(np.abs(weights)).reshape(len(weights), -1).max(axis=1)
     order = np.argsort(-largest, kind="stable")
     scale = np.maximum(largest, 0.05 * largest.max()) if largest.any() else np.ones_like(largest)
@@ -253,16 +260,16 @@ def _framed(board: NDArray, title: str, weights: NDArray, *, colours: str, scale
     across, down = max(wide + 0.4, 6.4), high + 1.4
     figure = Figure(figsize=(across, down), dpi=DPI)
     broken = int(np.isnan(weights).reshape(len(weights), -1).any(axis=1).sum())
-    _title(
+    heading(
         figure,
         title,
         "each on its own scale, largest weight first; below 5 % of the first they fade",
-        f"blank: not finite, in {_count(broken, 'filter')}" if broken else "",
+        f"blank: not finite, in {count(broken, 'filter')}" if broken else "",
     )
-    axes = _axes(figure, (across - wide) / 2, 0.6, wide, high)
+    axes = axes_at(figure, (across - wide) / 2, 0.6, wide, high)
     axes.imshow(board, cmap=colours, norm=scale, interpolation="nearest")
     axes.set_axis_off()
-    key = _axes(figure, across / 2 - 1, 0.36, 2, 0.12)
+    key = axes_at(figure, across / 2 - 1, 0.36, 2, 0.12)
     bar = figure.colorbar(ScalarMappable(scale, colours), cax=key, orientation="horizontal")
     bar.set_ticks([-1, 0, 1], labels=["most negative", "0", "most positive"], fontsize=8)
     key.set_xlim(-1, 1)
@@ -271,49 +278,9 @@ def _framed(board: NDArray, title: str, weights: NDArray, *, colours: str, scale
 
 def _write_counts(axes: Axes, counts: NDArray, share: NDArray, cell: float) -> None:
     """Counts in cells of `cell` inches, where they can be read."""
-    size = min(10, 0.6 * 72 * cell, 0.9 * cell / _width(str(counts.max()), 1))  # points
+    size = min(10, 0.6 * 72 * cell, 0.9 * cell / width_of(str(counts.max()), 1))  # points
     if size < 5 or np.count_nonzero(counts) > 600:  # a text takes a millisecond to draw
         return
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if share[row, column] > 0.35 else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size, color=colour)
-
-
-def _finite_or_nan(values: Sequence[float] | NDArray) -> NDArray:
-    numbers = np.asarray(values, dtype=np.float64)
-    return np.where(np.isfinite(numbers), numbers, np.nan)
-
-
-def _fitted(name: str, inches: float, size: float) -> str:
-    """The name in the width there is at `size` points: a long one loses its middle, as the ends tell names apart."""
-    name = " ".join(name.split())
-    keep = min(len(name), int(72 * inches / (0.25 * size)))  # an i is a quarter as wide as high
-    fitted = name
-    while _width(fitted, size) > inches and keep > 2:
-        keep -= 1
-        fitted = f"{name[: keep - keep // 2]}…{name[-(keep // 2) :]}"
-    return fitted
-
-
-def _width(text: str, size: float) -> float:
-    """Inches, in the default font."""
-    return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0] / 72
-
-
-def _title(figure: Figure, *lines: str) -> None:
-    top = 1 - 0.12 / figure.get_figheight()
-    figure.text(0.5, top, "\n".join(filter(None, lines)), ha="center", va="top", fontsize=11)
-
-
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Axes at a place given in inches, so that nothing need be laid out again when drawn."""
-    across, down = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / down, width / across, height / down))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"

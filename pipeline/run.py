@@ -51,8 +51,14 @@ def train(recipe: str, config: Config, data: Data) -> None:
                 print(_epoch_line(config.epochs, epoch, metrics), flush=True)
 
         fitted = fit(config, data, checkpoints=checkpoints, report=report, progress_bar=bar)
-        log_training(run, config, data, fitted)
-        figures = open_test_set(run, config, data, fitted)
+        log_training(run, config, fitted)
+        log_model(run, fitted.model, config, data)
+        figures = open_test_set(run, fitted.model, data) | {
+            "best_epoch": fitted.best_epoch,
+            "best_val_accuracy": fitted.history["val_accuracy"][fitted.best_epoch - 1],
+            "parameters": fitted.model.count_params(),
+        }
+        run.results(figures)
         said = _result(fitted, figures, config, data, seconds=time.perf_counter() - began)
         run.describe(said)
     print("", said, f"run      {name}  {run.id}", *track.next_steps(run), sep="\n", flush=True)
@@ -70,8 +76,19 @@ def resolved(config: Config, data: Data, device: devices.Device) -> Config:
     return config.model_copy(update=changes)
 
 
-def log_training(run: track.Run, config: Config, data: Data, fitted: Fitted) -> None:
-    """The model as float32 stock layers, the history and what the filters have become."""
+def crown(run: track.Run, config: Config, data: Data, weights: Path) -> dict[str, float]:
+    """Log the model of a search's winner, whose training left its weights in a file, and open the test set for it."""
+    keras.config.set_dtype_policy(config.precision)
+    model = build(config, data)
+    model.load_weights(weights)
+    log_model(run, model, config, data)
+    figures = open_test_set(run, model, data)
+    run.results(figures)
+    return figures
+
+
+def log_training(run: track.Run, config: Config, fitted: Fitted) -> None:
+    """The history, and what the filters have become."""
     history = pd.DataFrame(fitted.history)
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
     run.table("history.csv", history)
@@ -80,8 +97,12 @@ def log_training(run: track.Run, config: Config, data: Data, fitted: Fitted) -> 
     middle = (config.depth + 1) // 2
     kernels = depthwise_kernels(fitted.model, middle)
     run.figure("plots/depthwise_kernels.png", plots.depthwise_kernels(kernels, block=middle))
+
+
+def log_model(run: track.Run, model: keras.Model, config: Config, data: Data) -> None:
+    """Log the model that is served."""
     example = data.validation.take(np.arange(1))[0].astype(np.float32)
-    run.model(served(fitted.model, config, data), example=example, classes=data.classes)
+    run.model(served(model, config, data), example=example, classes=data.classes)
 
 
 def served(model: keras.Model, config: Config, data: Data) -> keras.Model:
@@ -96,20 +117,12 @@ def served(model: keras.Model, config: Config, data: Data) -> keras.Model:
     return plain
 
 
-def open_test_set(run: track.Run, config: Config, data: Data, fitted: Fitted) -> dict[str, float]:
-    """Predict the test images, once; log and return the figures of the run."""
-    probabilities = fitted.model.predict(evaluation_batches(data, data.test), verbose=0)
+def open_test_set(run: track.Run, model: keras.Model, data: Data) -> dict[str, float]:
+    """Predict the test images, once; log what is right and wrong, and return test_loss and test_accuracy."""
+    probabilities = model.predict(evaluation_batches(data, data.test), verbose=0)
     labels = data.test.labels[data.test.rows]
     counts = evaluate.confusion(probabilities, labels)
     worst = evaluate.mistakes(probabilities, labels, most=MISTAKES)
-    figures = {
-        "test_loss": evaluate.cross_entropy(probabilities, labels),
-        "test_accuracy": evaluate.accuracy(probabilities, labels),
-        "best_epoch": fitted.best_epoch,
-        "best_val_accuracy": fitted.history["val_accuracy"][fitted.best_epoch - 1],
-        "parameters": fitted.model.count_params(),
-    }
-    run.results(figures)
     run.table("per_class.csv", evaluate.per_class(counts, classes=data.classes))
     run.figure("plots/confusion_matrix.png", plots.confusion_matrix(counts, classes=data.classes))
     names = np.array(data.classes, dtype=object)
@@ -122,7 +135,10 @@ def open_test_set(run: track.Run, config: Config, data: Data, fitted: Fitted) ->
             confidence=list(worst.confidence),
         ),
     )
-    return figures
+    return {
+        "test_loss": evaluate.cross_entropy(probabilities, labels),
+        "test_accuracy": evaluate.accuracy(probabilities, labels),
+    }
 
 
 def _log_origin(run: track.Run, config: Config, data: Data, device: devices.Device) -> None:

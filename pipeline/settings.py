@@ -26,8 +26,9 @@ class Settings(BaseModel):
             value = value.strip()
             if type(None) in kinds and value.lower() in {"none", "null"}:
                 return None
-        if any(get_origin(kind) is tuple for kind in kinds):
-            return _pair(value)
+        for kind in kinds:
+            if get_origin(kind) is tuple:
+                return _list(value) if _any_length(kind) else _pair(value)
         if isinstance(value, bool) and bool not in kinds:
             raise ValueError("neither true nor false")
         return value
@@ -71,7 +72,7 @@ def metavar(field: FieldInfo) -> str:
     """The kind of value, in the few letters of a help line."""
     kind = next(kind for kind in _kinds(field.annotation) if kind is not type(None))
     if get_origin(kind) is tuple:
-        return "H,W"
+        return "NAME,..." if _any_length(kind) else "H,W"
     return "NAME" if get_origin(kind) is Literal else {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT"}[kind]
 
 
@@ -95,6 +96,19 @@ def _pair(value: object) -> object:
     return parts * 2 if isinstance(parts, list) and len(parts) == 1 else parts
 
 
+def _list(value: object) -> object:
+    """`a,b` as YAML's `[a, b]`, and `a` as `[a]`; nothing twice."""
+    parts = [part.strip() for part in value.strip("[]").split(",")] if isinstance(value, str) else value
+    if isinstance(parts, list) and any(part in parts[:position] for position, part in enumerate(parts)):
+        raise ValueError("something twice")
+    return parts
+
+
+def _any_length(kind: Any) -> bool:
+    """Whether a tuple's annotation leaves open how many it has."""
+    return get_args(kind)[-1] is Ellipsis
+
+
 def _kinds(annotation: Any) -> tuple[Any, ...]:
     """The members of a union, or the annotation alone."""
     return get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
@@ -102,6 +116,12 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
 
 def _choices(kind: Any, field: FieldInfo) -> list[str]:
     """What a value of this kind may be, a phrase each."""
+    if get_origin(kind) is tuple and _any_length(kind):
+        names = ", ".join(_choices(get_args(kind)[0], field))
+        most = "".join(
+            f"up to {bound.max_length} " for bound in field.metadata if isinstance(bound, annotated_types.MaxLen)
+        )
+        return [f"{most or 'some '}of {names}, each once, with commas between"]
     if get_origin(kind) is tuple:
         side = FieldInfo.from_annotation(get_args(kind)[0])
         return [f"height,width (each {_choices(side.annotation, side)[0]})", "one number for both"]
@@ -131,4 +151,6 @@ def _typed(value: object) -> str:
         return ",".join(_typed(part) for part in value)
     if value is None or isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return str(value)  # of a float the shortest text that reads back to it

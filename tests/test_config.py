@@ -81,6 +81,7 @@ def test_a_run_can_be_had_again_from_its_config_file(recipe):
         ("- depth", "a recipe must be 'setting: value' lines, got list"),
         ("1: 2", "a recipe must be 'setting: value' lines"),
         ("depth: [1", "is not YAML"),
+        ("depth: 3\ndepth: 4", "is not YAML: depth stands twice"),
         ("depth: !!python/object/apply:os.getcwd []", "is not YAML"),
     ],
 )

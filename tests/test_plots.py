@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pictures import drawn, ink, title
 
 from pipeline import plots
 
@@ -30,10 +30,6 @@ def random(*shape: int) -> NDArray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def title(figure: Figure) -> str:
-    return "\n".join([figure.get_suptitle(), *(text.get_text() for text in figure.texts)])
-
-
 def picture(figure: Figure) -> NDArray:
     """The array that the figure's first image draws, NaN where blank."""
     return np.ma.filled(np.asanyarray(figure.axes[0].images[0].get_array()), np.nan)
@@ -50,20 +46,6 @@ def cells(board: NDArray, columns: int) -> NDArray:
             for x in range(columns)
         ]
     )
-
-
-def drawn(figure: Figure) -> NDArray:
-    """The figure's pixels, (height, width, 4)."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    return np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-
-
-def ink(figure: Figure) -> tuple[int, int, int, int]:
-    """(left, right, top, bottom): pixels between what is drawn and the figure's edges."""
-    dark = drawn(figure)[..., :3].min(axis=-1) < 250
-    rows, columns = np.flatnonzero(dark.any(axis=1)), np.flatnonzero(dark.any(axis=0))
-    return columns[0], dark.shape[1] - 1 - columns[-1], rows[0], dark.shape[0] - 1 - rows[-1]
 
 
 # Curves

@@ -18,6 +18,7 @@ class Some(Settings):
     mode: bool | Literal["auto"] = "auto"
     size: tuple[int, int] | None = None
     path: str = "a"
+    colours: tuple[Literal["red", "blue", "green"], ...] = Field(("red",), min_length=1, max_length=2)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,9 @@ class Some(Settings):
         ("size", [24, 32], (24, 32)),
         ("size", "none", None),
         ("path", "none", "none"),
+        ("colours", "blue", ("blue",)),
+        ("colours", "blue, red", ("blue", "red")),
+        ("colours", ["blue", "red"], ("blue", "red")),
         ("path", "a,b 'c'", "a,b 'c'"),
     ],
 )
@@ -62,6 +66,14 @@ def test_text_is_read_as_yaml_would(name, text, value):
         ("kind", "green", "kind must be red or blue, got 'green'"),
         ("mode", "maybe", "mode must be true, false or auto, got 'maybe'"),
         ("size", "1,2,3", "size must be height,width (each a whole number), one number for both or none, got '1,2,3'"),
+        *(
+            (
+                "colours",
+                value,
+                f"colours must be up to 2 of red, blue, green, each once, with commas between, got {value!r}",
+            )
+            for value in ("pink", "red,blue,green", "red,red", ["red", "red"], [], "", None)
+        ),
     ],
 )
 def test_a_value_that_breaks_its_rule_is_told_with_the_rule(name, value, message):
@@ -96,9 +108,10 @@ def test_settings_are_frozen():
 
 
 def test_text_of_a_value_reads_back_to_it():
-    some = Some.build({"rate": 0.00025, "size": (24, 32), "mode": True, "limit": None})
+    some = Some.build({"rate": 0.00025, "size": (24, 32), "mode": True, "limit": None, "colours": "blue,red"})
     assert Some.build({name: some.text(name) for name in Some.model_fields}) == some
-    assert [some.text(name) for name in ("rate", "size", "mode", "limit")] == ["0.00025", "24,32", "true", "none"]
+    typed = [some.text(name) for name in ("rate", "size", "mode", "limit", "colours")]
+    assert typed == ["0.00025", "24,32", "true", "none", "blue,red"]
 
 
 def test_metavars_name_the_kind_of_value():
@@ -112,4 +125,5 @@ def test_metavars_name_the_kind_of_value():
         "mode": "BOOL",
         "size": "H,W",
         "path": "TEXT",
+        "colours": "NAME,...",
     }

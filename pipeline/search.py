@@ -1,0 +1,42 @@
+"""A study of many trials, from a search's name to a winner: `python -m pipeline.search kernel-patch-depth --trials 50`.
+
+MLflow takes seconds to import, so it comes after search and data have been accepted.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from pipeline import data as datasets
+from pipeline import space
+from pipeline.errors import UsageError
+
+PROGRAM = "python -m pipeline.search"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; returns the exit code: 0, 1 for a failed search, 2 for bad input, 130 for a stopped one."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is a thread, and forks come after it
+    try:
+        search = space.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
+        base = search.base
+        data = datasets.load(
+            base.dataset,
+            image_size=base.image_size,
+            validation_fraction=base.validation_fraction,
+            train_examples=base.train_examples,
+            seed=base.seed,
+        )
+        space.check(search, image_shape=data.image_shape, training_images=len(data.train))
+        from pipeline.searching import carry_out
+
+        return carry_out(search, data)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

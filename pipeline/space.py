@@ -1,0 +1,185 @@
+"""A search: every setting of its trials, held or drawn, the budget, and whether the images can be trained with them."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+from optuna.distributions import BaseDistribution, distribution_to_json
+
+from pipeline import command_line, search_file, settings_file, study_storage
+from pipeline import config as runs
+from pipeline.config import Config
+from pipeline.distributions import ends, exact, values
+from pipeline.errors import UsageError
+from pipeline.search_file import Flags, SearchSettings
+
+# A study goes on where one of these has changed. Any other change makes it a new one.
+BUDGETS_AND_PLACES = frozenset(
+    "trials hours trial_minutes final_top final_seeds workers trials_per_gpu storage study".split()
+)
+OF_THE_FIT = ("patch_size", "kernel_size", "batch_size", "translation")  # what config.check judges against the images
+GRID = 10_000  # Optuna writes a grid out in memory
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that has been checked, as far as that can be done without the images."""
+
+    name: str  # of its file
+    recipe: str
+    base: Config  # recipe < file < flags: what every trial holds where the space says nothing else
+    space: Mapping[str, BaseDistribution]
+    enqueue: tuple[Mapping[str, Any], ...]  # what to try first; what one leaves out is drawn
+    settings: SearchSettings
+
+    @property
+    def directions(self) -> list[Literal["maximize", "minimize"]]:
+        """`maximize` or `minimize` for each metric."""
+        return ["maximize" if metric == "val_accuracy" else "minimize" for metric in self.settings.metric]
+
+    def config(self, params: Mapping[str, object]) -> Config:
+        """The settings of the run that a trial is.
+
+        Raises:
+            UsageError: a value that no run could hold.
+        """
+        return Config.build(dict(self.base) | self.exact(params))
+
+    def exact(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Drawn values as a search file would spell them."""
+        return {setting: exact(self.space.get(setting), value) for setting, value in params.items()}
+
+    def differences(self) -> dict[str, str]:
+        """What every trial holds that the recipe does not say, as text: from the search's file and the flags."""
+        recipe = Config.build(runs.read_recipe(self.recipe))
+        return {
+            setting: self.base.text(setting)
+            for setting in Config.model_fields
+            if setting not in self.space and getattr(self.base, setting) != getattr(recipe, setting)
+        }
+
+    def configurations(self) -> int | None:
+        """How many there are, those that do not fit the images among them; None if a range is continuous."""
+        each = [values(of) for of in self.space.values()]
+        return None if None in each else math.prod(len(known) for known in each if known is not None)
+
+    def study(self, data_fingerprint: str) -> str:
+        """The name of the study that the search makes, or goes on with."""
+        return self.settings.study or f"{self.name}-{self.fingerprint(data_fingerprint)}"
+
+    def fingerprint(self, data_fingerprint: str) -> str:
+        """Ten hexadecimal digits that change with all but budgets and places: a study is of one question."""
+        asked = {
+            "data": data_fingerprint,
+            "space": {setting: distribution_to_json(of) for setting, of in self.space.items()},
+            "held": self.base.model_dump(mode="json", exclude={"dataset", *self.space}),
+            "enqueue": [dict(params) for params in self.enqueue],
+            **self.settings.model_dump(mode="json", exclude=set(BUDGETS_AND_PLACES)),
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def from_command_line(arguments: Sequence[str], *, program: str, description: str) -> Search:
+    """The search that was asked for: the recipe's settings, under the file's, under the flags.
+
+    Raises:
+        UsageError: an unknown search, recipe or setting, or a value that breaks its setting's rule.
+    """
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    file = search_file.read(name) if name else None
+    names = settings_file.listing(search_file.SEARCHES)
+    given = command_line.parse(
+        arguments,
+        program=program,
+        description=description,
+        positional=("search", names),
+        settings=Flags.build(file.settings if file else {}),
+        of=file.path.stem if file else "default",
+    )
+    if file is None:
+        raise UsageError(f"name a search first: {names}")
+    del given["search"]
+    for setting in given:
+        if setting in file.space:
+            raise UsageError(f"{setting} must not be given, as it is searched: space in {file.path.absolute()}")
+    flags = Flags.build(file.settings | given)
+    if "storage" in given and flags.storage is not None:
+        study_storage.check(flags.storage, os.environ)
+    if len(flags.metric) > 1 and "pruner" not in flags.model_fields_set:
+        flags = flags.model_copy(update={"pruner": "none"})
+    search = Search(
+        name=file.path.stem,
+        recipe=file.recipe,
+        base=Config.build({setting: value for setting, value in flags if setting in Config.model_fields}),
+        space=file.space,
+        enqueue=file.enqueue,
+        settings=SearchSettings.build(
+            {setting: value for setting, value in flags if setting in SearchSettings.model_fields}
+        ),
+    )
+    _check_method(search)
+    return search
+
+
+def infeasible(
+    search: Search, params: Mapping[str, object], *, image_shape: Sequence[int], training_images: int
+) -> str | None:
+    """Why a run with these cannot be trained on these images, as it would be told; None if it can.
+
+    Args:
+        image_shape: (height, width, channels), in pixels.
+        training_images: how many there are after the split.
+    """
+    try:
+        runs.check(search.config(params), image_shape=image_shape, training_images=training_images)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def check(search: Search, *, image_shape: Sequence[int], training_images: int) -> None:
+    """Refuse a value of the space that nothing else in it makes trainable on these images.
+
+    Single combinations may still be infeasible: a large kernel with large patches.
+
+    Raises:
+        UsageError: with the reason, as a run would be told.
+    """
+    judged = {setting: ends(search.space[setting]) for setting in OF_THE_FIT if setting in search.space}
+    if "patch_size" in judged:  # between two sizes that divide the image lie some that do not
+        judged["patch_size"] = values(search.space["patch_size"]) or ()
+    for fixed in [{}, *({setting: value} for setting, known in judged.items() for value in known)]:
+        free = {setting: known for setting, known in judged.items() if setting not in fixed}
+        reasons = [
+            infeasible(
+                search,
+                fixed | dict(zip(free, combination, strict=True)),
+                image_shape=image_shape,
+                training_images=training_images,
+            )
+            for combination in product(*free.values())
+        ]
+        if None not in reasons:
+            own = [reason for reason in reasons if reason and reason.startswith(tuple(fixed))]
+            raise UsageError(f"search {search.name}: {(own or reasons)[0]}")
+
+
+def _check_method(search: Search) -> None:
+    """Refuse a metric, sampler and pruner that do not go together."""
+    metric, many = search.settings.metric, search.configurations()
+    if not {"val_accuracy", "val_loss"} & set(metric):
+        raise UsageError(f"metric must have val_accuracy or val_loss among them, got {','.join(metric)}")
+    if len(metric) > 1 and search.settings.pruner != "none":
+        raise UsageError(
+            f"pruner must be none where there are two metrics, which give an unfinished trial no rank, "
+            f"got {search.settings.pruner} with {','.join(metric)}"
+        )
+    if search.settings.sampler == "grid" and (many is None or many > GRID):
+        continuous = ", ".join(setting for setting, of in search.space.items() if values(of) is None)
+        got = f"a continuous {continuous}" if continuous else f"{many:,}"
+        raise UsageError(f"sampler=grid must have at most {GRID:,} configurations, got {got}; give the ranges a step")

@@ -1,0 +1,236 @@
+"""An Optuna study that one driver holds: what to try next, what came of it, and how far the budget goes."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.distributions import values
+from pipeline.space import Search, infeasible
+
+RE_ASKS = 30  # draws in a row that have been tried before, until one that has not is taken at random
+ENUMERATED = 10_000  # a space with more configurations is not written out: each is checked, a second for all
+
+DUPLICATE_OF, INFEASIBLE, ATTEMPT = "duplicate_of", "infeasible", "attempt"  # user attributes of a trial
+TRAINABLE = "trainable"  # the constraint: 0 where a configuration can be trained here, 1 where it cannot
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A configuration to be trained, under its number in the study."""
+
+    number: int
+    params: Mapping[str, Any]
+    attempt: int  # counted from 1; more where a process or a driver died under it
+
+
+class Study:
+    """The trials of one question, kept in Optuna's storage; every method writes at once, so that a kill loses nothing.
+
+    Optuna sees an out-of-memory or infeasible configuration as PRUNED with a violated constraint: told as FAIL it would
+    propose the like again and again.
+    """
+
+    def __init__(
+        self, search: Search, *, url: str, name: str, image_shape: Sequence[int], training_images: int
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.search = search
+        self.name = name
+        self._fits: Callable[[Mapping[str, object]], str | None] = lambda params: infeasible(
+            search, params, image_shape=image_shape, training_images=training_images
+        )
+        storage = optuna.storages.RDBStorage(url)
+        self._study = optuna.create_study(
+            study_name=name, storage=storage, directions=search.directions, load_if_exists=True
+        )
+        seed = np.random.SeedSequence([search.base.seed, len(self.trials())]).generate_state(1)[0]
+        self._random = np.random.default_rng(int(seed))
+        self._study.sampler = _sampler(search, int(seed))
+        self._study.pruner = _pruner(search)
+        if not self.trials():
+            for params in search.enqueue:
+                self._study.enqueue_trial(dict(params))
+        self._asked: dict[int, optuna.Trial] = {}
+        self._given_up: set[str] = set()  # configurations that failed for good; the next driver tries them again
+        self._fitting: dict[str, dict[str, Any]] | None = None
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number; not to be changed."""
+        return self._study.get_trials(deepcopy=False)
+
+    def note(self, key: str, value: object) -> None:
+        """Keep something of the study's own, as JSON."""
+        self._study.set_user_attr(key, value)
+
+    def noted(self, key: str) -> Any:
+        """What was kept, or None; read from the storage, where another process may have written."""
+        return self._study._storage.get_study_user_attrs(self._study._study_id).get(key)
+
+    def spent(self) -> int:
+        """Trials that count: completed or pruned, neither duplicates nor infeasible."""
+        done = {TrialState.COMPLETE, TrialState.PRUNED}
+        return sum(trial.state in done and not _free(trial) for trial in self.trials())
+
+    def requeue_lost(self) -> list[FrozenTrial]:
+        """Give up the trials that a driver left running and queue their configurations again; returns them."""
+        lost = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+        for trial in lost:  # queued first: a kill between the two repeats a configuration rather than lose it
+            self._enqueue(trial.params, attempt=trial.user_attrs.get(ATTEMPT, 1))
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        return lost
+
+    def ask(self) -> Asked | None:
+        """The next configuration to train; None where every one that fits the images has been tried."""
+        untried = self._untried()
+        if untried == []:
+            return None
+        if untried and self.search.settings.sampler == "grid" and not self._waiting():
+            self._enqueue(untried[0])
+        for _ in range(RE_ASKS):
+            if asked := self._draw():
+                return asked
+        if untried:
+            self._enqueue(untried[self._random.integers(len(untried))])
+        return self._draw()
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Take a trial's value at an epoch; returns whether it should be pruned."""
+        if len(self.search.directions) > 1:
+            return False  # Optuna ranks no unfinished trial among two metrics
+        self._asked[number].report(value, epoch)
+        return self._asked[number].should_prune()
+
+    def complete(self, number: int, found: Sequence[float]) -> None:
+        """Tell the values of a trial that went to its end."""
+        self._tell_complete(self._asked.pop(number), found)
+
+    def prune(self, number: int, *, violation: bool = False) -> None:
+        """Tell of a trial that ended early; `violation` where its configuration cannot be trained here at all."""
+        self._tell_pruned(self._asked.pop(number), violation=violation)
+
+    def fail(self, number: int, *, again: bool) -> None:
+        """Tell of a trial that died; `again` queues its configuration once more."""
+        trial = self._asked.pop(number)
+        if again:
+            self._enqueue(trial.params, attempt=1 + trial.user_attrs.get(ATTEMPT, 1))
+        else:
+            self._given_up.add(_key(self.search.exact(trial.params)))
+        self._study.tell(trial, state=TrialState.FAIL)
+
+    def annotate(self, number: int, figures: Mapping[str, object]) -> None:
+        """Keep figures of a running trial for the tables."""
+        for name, value in figures.items():
+            self._asked[number].set_user_attr(name, value)
+
+    def best(self) -> FrozenTrial | None:
+        """The complete trial with the best first value, the first of equals; None where none is complete."""
+        ranked = self.ranked()
+        return ranked[0] if ranked else None
+
+    def ranked(self) -> list[FrozenTrial]:
+        """The complete trials, best first value first, the earlier of equals first; no duplicates."""
+        sign = -1 if self.search.directions[0] == "maximize" else 1
+        done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE and not _free(trial)]
+        return sorted(done, key=lambda trial: (sign * trial.values[0], trial.number))
+
+    def importances(self) -> dict[str, float]:
+        """Share of the first metric's variation that each setting explains (fANOVA); empty below four values."""
+        done = self.ranked()
+        if len({trial.values[0] for trial in done}) < 4 or len(self.search.space) < 2:
+            return {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        return optuna.importance.get_param_importances(
+            self._study, evaluator=evaluator, target=lambda trial: trial.values[0]
+        )
+
+    def _draw(self) -> Asked | None:
+        """One draw of the sampler; None if it was answered from the record or cannot be trained."""
+        trial = self._study.ask(dict(self.search.space))
+        params = self.search.exact(trial.params)
+        same = next((old for old in self.trials() if old.number < trial.number and self._covers(old, params)), None)
+        if same is not None:
+            trial.set_user_attr(DUPLICATE_OF, same.number)
+            self._repeat(trial, same)
+            return None
+        if reason := self._fits(params):
+            trial.set_user_attr(INFEASIBLE, reason)
+            self._tell_pruned(trial, violation=True)
+            return None
+        self._asked[trial.number] = trial
+        return Asked(trial.number, params, attempt=trial.user_attrs.get(ATTEMPT, 1))
+
+    def _covers(self, old: FrozenTrial, params: Mapping[str, object]) -> bool:
+        """Whether an older trial answers for these settings, or is about to: one that waits or runs again does not."""
+        key = _key(params)
+        if DUPLICATE_OF in old.user_attrs or _key(self.search.exact(old.params)) != key:
+            return False
+        return self._settled(old, key)
+
+    def _settled(self, trial: FrozenTrial, key: str) -> bool:
+        died = trial.state == TrialState.FAIL and key not in self._given_up
+        return trial.state != TrialState.WAITING and not died
+
+    def _repeat(self, trial: optuna.Trial, same: FrozenTrial) -> None:
+        if same.state == TrialState.COMPLETE:
+            self._tell_complete(trial, same.values)
+        elif same.state == TrialState.PRUNED:
+            for epoch, value in same.intermediate_values.items():
+                trial.report(value, epoch)
+            self._tell_pruned(trial, violation=same.constraints.get(TRAINABLE, 0.0) > 0)
+        else:  # there is no value, or not yet
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def _tell_complete(self, trial: optuna.Trial, found: Sequence[float]) -> None:
+        trial.set_constraint(TRAINABLE, 0.0)
+        self._study.tell(trial, list(found))
+
+    def _tell_pruned(self, trial: optuna.Trial, *, violation: bool) -> None:
+        trial.set_constraint(TRAINABLE, float(violation))
+        self._study.tell(trial, state=TrialState.PRUNED)
+
+    def _enqueue(self, params: Mapping[str, Any], *, attempt: int = 1) -> None:
+        self._study.enqueue_trial(dict(params), user_attrs={ATTEMPT: attempt})
+
+    def _waiting(self) -> bool:
+        return any(trial.state == TrialState.WAITING for trial in self.trials())
+
+    def _untried(self) -> list[dict[str, Any]] | None:
+        """The configurations that fit the images and that no trial answers for; None where they cannot be counted."""
+        many = self.search.configurations()
+        if many is None or many > ENUMERATED:
+            return None
+        if self._fitting is None:
+            names = list(self.search.space)
+            every = product(*(values(self.search.space[name]) or () for name in names))
+            combinations = (dict(zip(names, combination, strict=True)) for combination in every)
+            self._fitting = {_key(params): params for params in combinations if self._fits(params) is None}
+        keys = ((trial, _key(self.search.exact(trial.params))) for trial in self.trials())
+        tried = {key for trial, key in keys if self._settled(trial, key)}
+        return [params for key, params in self._fitting.items() if key not in tried]
+
+
+def _key(params: Mapping[str, object]) -> str:
+    return json.dumps(params, sort_keys=True, default=str)
+
+
+def _free(trial: FrozenTrial) -> bool:
+    return DUPLICATE_OF in trial.user_attrs or INFEASIBLE in trial.user_attrs
+
+
+def _sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
+    if search.settings.sampler == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    return optuna.samplers.RandomSampler(seed=seed)  # a grid is walked by what is enqueued
+
+
+def _pruner(search: Search) -> optuna.pruners.BasePruner:
+    settings = search.settings
+    if settings.pruner == "none":
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(n_startup_trials=settings.pruner_trials, n_warmup_steps=settings.pruner_epochs)

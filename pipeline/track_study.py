@@ -1,0 +1,127 @@
+"""What a study leaves in MLflow: one parent run, a child a trial; for drivers, which import no TensorFlow."""
+
+import logging
+import os
+from collections.abc import Mapping
+
+import mlflow
+import pandas as pd
+from matplotlib.figure import Figure
+from mlflow.exceptions import MlflowException
+
+from pipeline.jobs import Ended, Outcome, RunRef, ending_tags
+
+PARENT = "mlflow.parentRunId"
+TAG_CHARACTERS = 5000  # a tag may hold 8000
+STATUS = {Outcome.FINISHED: "FINISHED", Outcome.PRUNED: "KILLED", Outcome.STOPPED: "KILLED"}  # else FAILED
+
+
+class StudyRun:
+    """The one run of a study, whether it is begun or gone on with, and the runs under it."""
+
+    def __init__(self, study: str, *, known: str | None, trials: int) -> None:
+        """Open the study's run.
+
+        A run that `mlflow run` opened for a study which has one already becomes a child of that: `mlflow run` fails if
+        its run is deleted.
+
+        Args:
+            known: id of the run that the study has had so far.
+            trials: how many it has finished, for the name of such a child.
+        """
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self._client = mlflow.MlflowClient()
+        self._study = study
+        given = os.environ.pop("MLFLOW_RUN_ID", None)
+        known = known if known and self._is_there(known) else None
+        active = mlflow.start_run(run_id=known or given, log_system_metrics=True)
+        self.id: str = active.info.run_id
+        self._own = {self.id, given}
+        self.experiment_id: str = active.info.experiment_id
+        self.artifacts: str = active.info.artifact_uri
+        self.tracking_uri: str = mlflow.get_tracking_uri()
+        if given and known and given != known:
+            self._client.set_tag(given, PARENT, self.id)
+            self._client.set_tag(given, "role", "resume")
+            self._client.set_tag(given, "study", study)
+            self._client.set_tag(given, "mlflow.runName", f"resumed after {trials} trials")
+
+    def name(self, name: str) -> None:
+        mlflow.set_tag("mlflow.runName", name)
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        mlflow.set_tags({name: value[:TAG_CHARACTERS] for name, value in tags.items()})
+
+    def params(self, settings: Mapping[str, str]) -> None:
+        """Log the settings that no earlier call, and not `mlflow run`, has logged."""
+        there = mlflow.get_run(self.id).data.params
+        mlflow.log_params({name: value[:TAG_CHARACTERS] for name, value in settings.items() if name not in there})
+
+    def metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
+        mlflow.log_metrics(dict(metrics), step=step, synchronous=True)
+
+    def figure(self, path: str, figure: Figure) -> None:
+        mlflow.log_figure(figure, path)
+
+    def table(self, path: str, table: pd.DataFrame) -> None:
+        mlflow.log_text(table.to_csv(index=False), path)
+
+    def text(self, path: str, text: str) -> None:
+        mlflow.log_text(text, path)
+
+    def child(self, name: str, *, role: str, tags: Mapping[str, str], under: str | None = None) -> RunRef:
+        """Open a run below the study's own, or below another of its runs."""
+        run = self._client.create_run(
+            self.experiment_id,
+            run_name=name,
+            tags={PARENT: under or self.id, "study": self._study, "role": role, "trial.state": "running", **tags},
+        )
+        return RunRef(self.tracking_uri, run.info.run_id)
+
+    def close_child(self, run_id: str, ended: Ended) -> None:
+        """Close a trial's run as it ended; it may have done so itself, if it lived to."""
+        if self._client.get_run(run_id).info.status == "RUNNING":
+            self._client.set_terminated(run_id, STATUS.get(ended.outcome, "FAILED"))
+        for name, value in ending_tags(ended.outcome).items():
+            self._client.set_tag(run_id, name, value)
+        if ended.reason:
+            self._client.set_tag(run_id, "ended.reason", ended.reason[:TAG_CHARACTERS])
+        if ended.output_tail and ended.outcome not in STATUS:
+            self._client.log_text(run_id, ended.output_tail, "output.txt")
+
+    def measure(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log figures of a run below the study's own."""
+        for name, value in metrics.items():
+            self._client.log_metric(run_id, name, value)
+
+    def finish_child(self, run_id: str, outcome: Outcome) -> None:
+        """Close a run that trained nothing itself."""
+        for name, value in ending_tags(outcome).items():
+            self._client.set_tag(run_id, name, value)
+        self._client.set_terminated(run_id, STATUS.get(outcome, "FAILED"))
+
+    def close_lost(self) -> int:
+        """Close as FAILED the runs of this study that a driver left open; returns how many."""
+        mine = f"tags.study = '{self._study}' and attributes.status = 'RUNNING'"
+        lost = [
+            run.info.run_id
+            for run in self._client.search_runs([self.experiment_id], filter_string=mine, max_results=1000)
+            if run.info.run_id not in self._own
+        ]
+        for run_id in lost:
+            self._client.set_tag(run_id, "trial.state", "lost")
+            self._client.set_tag(run_id, "ended", "failed")
+            self._client.set_tag(run_id, "ended.reason", "the search's driver was gone")
+            self._client.set_terminated(run_id, "FAILED")
+        return len(lost)
+
+    def close(self, status: str, ended: str, reason: str) -> None:
+        """Close the study's own run."""
+        mlflow.set_tags({"ended": ended, "ended.reason": reason[:TAG_CHARACTERS]})
+        mlflow.end_run(status)
+
+    def _is_there(self, run_id: str) -> bool:
+        try:
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException:
+            return False
