@@ -35,7 +35,7 @@ def train(recipe: str, config: Config, data: Data) -> None:
     began = time.perf_counter()
     device = devices.find()
     config = resolved(config, data, device)
-    with track.run() as run, _folder("checkpoints", run.id) as checkpoints:
+    with track.run(system_metrics=True) as run, _folder("checkpoints", run.id) as checkpoints:
         name = run.name(
             f"{Path(recipe).stem} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}"
         )

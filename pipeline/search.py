@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pipeline import data as datasets
 from pipeline import space
 from pipeline.errors import UsageError
+from pipeline.loading import load_data
 
 PROGRAM = "python -m pipeline.search"
 
@@ -21,14 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is a thread, and forks come after it
     try:
         search = space.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
-        base = search.base
-        data = datasets.load(
-            base.dataset,
-            image_size=base.image_size,
-            validation_fraction=base.validation_fraction,
-            train_examples=base.train_examples,
-            seed=base.seed,
-        )
+        data = load_data(search.base)
         space.check(search, image_shape=data.image_shape, training_images=len(data.train))
         from pipeline.searching import carry_out
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from pipeline import study_report
 from pipeline.code_version import code_version
 from pipeline.config import to_yaml
+from pipeline.cores import cores
 from pipeline.data import Data
 from pipeline.driver import Driver, Failing, duration, to_stdout
 from pipeline.final import NOTE, Final
 from pipeline.interrupt import counted
 from pipeline.lease import Lease
-from pipeline.slots import Slot, cores, find_gpus, slots
+from pipeline.slots import Slot, find_gpus, slots
 from pipeline.space import Search
 from pipeline.study import Study
 from pipeline.study_storage import masked, storage_url

@@ -1,6 +1,5 @@
 """Places where one trial at a time can be trained: GPUs or shares of them, else shares of the CPU's cores."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,11 +71,6 @@ def _part(gpu: Gpu, trials: int) -> int:
             f"got trials_per_gpu={trials}; try {max(1, most)}"
         )
     return part
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_gpus(visible: str | None) -> list[Gpu]:

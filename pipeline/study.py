@@ -90,9 +90,9 @@ class Study:
         untried = self._untried()
         if untried == []:
             return None
-        if untried and self.search.settings.sampler == "grid" and not self._waiting():
-            self._enqueue(untried[0])
         for _ in range(RE_ASKS):
+            if untried and self.search.settings.sampler == "grid" and not self._waiting():
+                self._enqueue(untried[0])
             if asked := self._draw():
                 return asked
         if untried:

@@ -121,7 +121,7 @@ class Run:
 
 
 @contextmanager
-def run() -> Iterator[Run]:
+def run(*, system_metrics: bool) -> Iterator[Run]:
     """The run that `mlflow run` opened, else a new one; closed and told why it ended whatever happens within.
 
     Status FINISHED, FAILED for an exception, KILLED for Ctrl-C or SIGTERM; tags `ended` (finished, failed, stopped) and
@@ -131,7 +131,7 @@ def run() -> Iterator[Run]:
         UsageError: the run that `mlflow run` opened is not in the tracking store that this process sees.
     """
     with stoppable():
-        active = _open()
+        active = _open(system_metrics)
         try:
             yield Run(active)
         except Stopped as stopped:
@@ -145,10 +145,10 @@ def run() -> Iterator[Run]:
             _close("FINISHED", "finished", "")
 
 
-def _open() -> mlflow.ActiveRun:
+def _open(system_metrics: bool) -> mlflow.ActiveRun:
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # its INFO tells of tables and monitors
     try:
-        return mlflow.start_run(log_system_metrics=True)
+        return mlflow.start_run(log_system_metrics=system_metrics)
     except MlflowException as error:
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
         if re.match(r"sqlite:///[^/]", uri):

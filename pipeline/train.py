@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import config as settings
-from pipeline import data as datasets
 from pipeline.errors import Diverged, UsageError
 from pipeline.interrupt import Stopped
+from pipeline.loading import load_data
 from pipeline.quiet import quiet
 
 PROGRAM = "python -m pipeline.train"
@@ -23,13 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines; its errors come as exceptions
     try:
         recipe, config = settings.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
-        data = datasets.load(
-            config.dataset,
-            image_size=config.image_size,
-            validation_fraction=config.validation_fraction,
-            train_examples=config.train_examples,
-            seed=config.seed,
-        )
+        data = load_data(config)
         settings.check(config, image_shape=data.image_shape, training_images=len(data.train))
         with quiet():
             from pipeline.run import train

@@ -5,11 +5,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from pipeline import data as datasets
 from pipeline.child import Trial
 from pipeline.config import Config, check
+from pipeline.data import Data
 from pipeline.errors import UsageError
 from pipeline.jobs import Job, Outcome, ending_tags
+from pipeline.loading import load_data
 
 if TYPE_CHECKING:
     from pipeline import device as devices
@@ -30,7 +31,7 @@ def train_trial(job: Job, trial: Trial) -> None:
     os.environ["MLFLOW_RUN_ID"] = job.run.run_id
     from pipeline import track
 
-    with track.run() as run:
+    with track.run(system_metrics=False) as run:  # it shares the machine with others, and the driver watches that
         outcome = Outcome.FINISHED
         try:
             (_measure if job.role == "winner" else _train)(job, trial, run)
@@ -42,18 +43,12 @@ def train_trial(job: Job, trial: Trial) -> None:
             run.tags(ending_tags(outcome))
 
 
-def _prepared(config: Config, trial: Trial) -> "tuple[Config, datasets.Data, devices.Device]":
+def _prepared(config: Config, trial: Trial) -> "tuple[Config, Data, devices.Device]":
     """The resolved settings, the data and the device of a trial."""
     from pipeline import device as devices
     from pipeline.run import resolved
 
-    data = datasets.load(
-        config.dataset,
-        image_size=config.image_size,
-        validation_fraction=config.validation_fraction,
-        train_examples=config.train_examples,
-        seed=config.seed,
-    )
+    data = load_data(config)
     check(config, image_shape=data.image_shape, training_images=len(data.train))
     device = devices.find()
     if unused := devices.unused_gpu(device):  # hours on a CPU that nobody looks at

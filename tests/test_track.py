@@ -42,31 +42,31 @@ def found(run_id):
 
 
 def test_the_run_that_mlflow_run_opened_is_used_and_its_spelling_kept(opened_by_mlflow):
-    with track.run() as run:
+    with track.run(system_metrics=False) as run:
         run.params({"learning_rate": "0.001", "depth": "8"})
     assert run.id == opened_by_mlflow
     assert found(run.id).data.params == {"learning_rate": "1e-3", "depth": "8"}
 
 
 def test_a_name_that_a_person_gave_is_kept_and_one_that_mlflow_made_up_is_not(opened_by_mlflow, monkeypatch):
-    with track.run() as run:
+    with track.run(system_metrics=False) as run:
         assert run.name("smoke 8/1 k3 p2") == "smoke 8/1 k3 p2"
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
     monkeypatch.setenv("MLFLOW_RUN_ID", opened_by_mlflow)
-    with track.run() as run:
+    with track.run(system_metrics=False) as run:
         assert run.name("another") == "smoke 8/1 k3 p2"
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
 
 
 def test_a_run_that_went_well_is_finished(store):
-    with track.run() as run:
+    with track.run(system_metrics=False) as run:
         pass
     assert found(run.id).info.status == "FINISHED"
     assert found(run.id).data.tags["ended"] == "finished"
 
 
 def test_an_exception_fails_the_run_with_its_reason_and_traceback(store):
-    with pytest.raises(ZeroDivisionError), track.run() as run:
+    with pytest.raises(ZeroDivisionError), track.run(system_metrics=False) as run:
         1 / 0  # noqa: B018
     assert found(run.id).info.status == "FAILED"
     assert found(run.id).data.tags["ended"] == "failed"
@@ -76,7 +76,7 @@ def test_an_exception_fails_the_run_with_its_reason_and_traceback(store):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_kills_the_run(store, number):
-    with pytest.raises(Stopped), track.run() as run:
+    with pytest.raises(Stopped), track.run(system_metrics=False) as run:
         os.kill(os.getpid(), number)
     assert found(run.id).info.status == "KILLED"
     assert found(run.id).data.tags["ended"] == "stopped"
@@ -84,7 +84,7 @@ def test_a_signal_kills_the_run(store, number):
 
 
 def test_metrics_of_an_epoch_stand_at_its_step(store):
-    with track.run() as run:
+    with track.run(system_metrics=False) as run:
         run.epoch(1, {"loss": 2.0})
         run.epoch(2, {"loss": 1.0})
     history = mlflow.MlflowClient().get_metric_history(run.id, "loss")
@@ -92,7 +92,7 @@ def test_metrics_of_an_epoch_stand_at_its_step(store):
 
 
 def test_a_table_is_kept_as_csv(store):
-    with track.run() as run:
+    with track.run(system_metrics=False) as run:
         run.table("table.csv", pd.DataFrame({"class": ["a, b"], "recall": [0.5]}))
     assert mlflow.artifacts.load_text(f"runs:/{run.id}/table.csv") == 'class,recall\n"a, b",0.5\n'
 
@@ -100,7 +100,7 @@ def test_a_table_is_kept_as_csv(store):
 @pytest.mark.parametrize(("source", "kind"), [("/some/folder", "local"), ("scikit-learn load_digits", "code")])
 def test_a_data_set_is_an_input_with_digest_source_and_shape(store, source, kind):
     digest = f"0123456789{kind}"  # MLflow keeps one data set for each name and digest
-    with track.run() as run:
+    with track.run(system_metrics=False) as run:
         run.dataset(name="digits train", source=source, digest=digest, context="train", shape=(8, 8, 1))
     (given,) = found(run.id).inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest, given.dataset.source_type) == (
@@ -116,7 +116,7 @@ def test_a_data_set_is_an_input_with_digest_source_and_shape(store, source, kind
 def test_a_logged_model_takes_raw_pixels_and_holds_no_pickle(store):
     model = conv_mixer((8, 8, 1), 3, filters=4, depth=1, kernel_size=3, patch_size=2)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.float32)
-    with track.run() as run:
+    with track.run(system_metrics=False) as run:
         run.model(model, example=images[:1], classes=["cat", "dog", "owl"])
         run.results({"test_accuracy": 0.5})
     uri = run.model_uri
@@ -140,7 +140,7 @@ def test_a_run_that_the_store_does_not_hold_is_explained(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     refusal = rf"must be absolute.*got sqlite:///mlflow.db; try sqlite:///{tmp_path}"
-    with pytest.raises(UsageError, match=refusal), track.run():
+    with pytest.raises(UsageError, match=refusal), track.run(system_metrics=False):
         pass
     mlflow.set_tracking_uri(before)
 

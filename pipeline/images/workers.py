@@ -16,11 +16,6 @@ class WorkerDied(RuntimeError):
     """A process ended in the midst of a call (killed for memory, or a crash in native code)."""
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def workers(count: int) -> Iterator[Call]:
     """Give `call(function, *arguments)`, which runs in one of `count` processes and may be called from many threads.
