@@ -94,10 +94,11 @@ def test_nothing_names_the_machine_that_made_the_lock():
     assert not re.search(r"https?://|file:|--(extra-)?index|--find-links|(^|\s)/\w", text)
 
 
-def test_mlproject_declares_the_recipe_and_no_setting():
+def test_mlproject_declares_the_name_of_a_file_and_no_setting():
     """A default declared in MLproject would overrule what the recipe's file says."""
     mlproject = yaml.safe_load((ROOT / "MLproject").read_text())
-    assert {name: set(entry["parameters"]) for name, entry in mlproject["entry_points"].items()} == {"main": {"recipe"}}
+    declared = {name: set(entry["parameters"]) for name, entry in mlproject["entry_points"].items()}
+    assert declared == {"main": {"recipe"}, "search": {"search"}}
     assert mlproject["name"] == "convmixer"
     assert (ROOT / mlproject["conda_env"]).is_file()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import space
 from pipeline.config import from_command_line
 
 ROOT = Path(__file__).parent.parent
@@ -18,16 +19,21 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
     for line in block.splitlines()
 ]
-TRAINING = [words for words in COMMANDS if "pipeline.train" in words or words[:2] == ["mlflow", "run"]]
+SEARCHING = [words for words in COMMANDS if "pipeline.search" in words or {"-e", "search"} <= set(words)]
+TRAINING = [
+    words
+    for words in COMMANDS
+    if words not in SEARCHING and ("pipeline.train" in words or words[:2] == ["mlflow", "run"])
+]
 
 
 def settings_of(words):
     """The arguments of the program that a command of the README starts."""
-    if "pipeline.train" in words:
-        return words[words.index("pipeline.train") + 1 :]
-    given = [words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "-P"]
-    recipe = dict(given)["recipe"]
-    return [recipe, *(word for name, value in given if name != "recipe" for word in (f"--{name}", value))]
+    if "-m" in words:
+        return words[words.index("-m") + 2 :]
+    given = dict(words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "-P")
+    first = given.pop("search" if words in SEARCHING else "recipe")
+    return [first, *(word for name, value in given.items() for word in (f"--{name}", value))]
 
 
 @pytest.mark.parametrize("words", [words for words in TRAINING if "--help" not in words], ids=" ".join)
@@ -35,6 +41,12 @@ def test_every_training_command_holds_recipes_and_settings_that_exist(words):
     recipe, config = from_command_line(settings_of(words), program="train", description="")
     assert (ROOT / "experiments" / "recipes" / f"{recipe}.yaml").is_file()
     assert config.dataset
+
+
+@pytest.mark.parametrize("words", [words for words in SEARCHING if "--help" not in words], ids=" ".join)
+def test_every_searching_command_holds_searches_and_settings_that_exist(words):
+    search = space.from_command_line(settings_of(words), program="search", description="")
+    assert (ROOT / "experiments" / "searches" / f"{search.name}.yaml").is_file()
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z-]+)`?", README)) - {"alone"}))
