@@ -2,10 +2,13 @@
 
 import shutil
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import mlflow
 import optuna
+from sqlalchemy import event
 
 from pipeline.jobs import Ended, Outcome, Report, RunRef
 from pipeline.space import from_command_line
@@ -27,7 +30,11 @@ def opened(folder, search, *, image_shape=(8, 8, 1)):
     file = Path(folder) / "optuna.db"
     if not file.exists():
         shutil.copy(_empty_storage(), file)
-    return Study(search, url=f"sqlite:///{file}", name="mine", image_shape=image_shape, training_images=180)
+    study = Study(search, url=f"sqlite:///{file}", name="mine", image_shape=image_shape, training_images=180)
+    engine = study._study._storage._backend.engine
+    event.listen(engine, "connect", lambda line, _: line.execute("PRAGMA synchronous=OFF"))  # no power cut is tested
+    engine.dispose()
+    return study
 
 
 @cache
@@ -35,6 +42,29 @@ def _empty_storage():
     """A file with Optuna's tables: making them takes a second."""
     file = Path(tempfile.mkdtemp()) / "empty.db"
     optuna.storages.RDBStorage(f"sqlite:///{file}").engine.dispose()
+    return file
+
+
+@contextmanager
+def mlflow_store(folder):
+    """An empty MLflow store in the folder, as a file that is copied: its tables take seconds."""
+    file = Path(folder) / "mlflow.db"
+    shutil.copy(_empty_mlflow(), file)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{file}")
+    mlflow.create_experiment("mine", artifact_location=str(Path(folder) / "artifacts"))
+    mlflow.set_experiment("mine")
+    try:
+        yield mlflow.get_tracking_uri()
+    finally:
+        mlflow.end_run()
+        mlflow.set_tracking_uri(before)
+
+
+@cache
+def _empty_mlflow():
+    file = Path(tempfile.mkdtemp()) / "empty.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
     return file
 
 

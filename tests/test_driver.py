@@ -3,7 +3,7 @@
 import mlflow
 import pytest
 from optuna.trial import TrialState
-from scripted import RANGE, SIX, Runs, Scripted, ended, made_search, opened, report, trained
+from scripted import RANGE, SIX, Runs, Scripted, ended, made_search, mlflow_store, opened, report, trained
 
 from pipeline import driver as drivers
 from pipeline.driver import Driver, Failing, duration
@@ -23,6 +23,12 @@ def in_turn(*answers):
 
 def well(job):
     return trained(job, 0.3, 0.5)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with mlflow_store(tmp_path) as uri:
+        yield uri
 
 
 @pytest.fixture
@@ -154,12 +160,10 @@ def test_a_trial_that_finished_before_it_heard_of_its_pruning_is_complete(drive,
 
 
 def _pruning(trials):
-    return ["--trials", trials, "--pruner_trials", "2", "--pruner_epochs", "1"]
+    return ["--trials", trials, "--pruner_trials", "2", "--pruner_epochs", "2"]
 
 
-@pytest.mark.parametrize(
-    ("outcome", "violation"), [(Outcome.DIVERGED, 0), (Outcome.OOM, 1), (Outcome.TIMEOUT, 1)]
-)
+@pytest.mark.parametrize(("outcome", "violation"), [(Outcome.DIVERGED, 0), (Outcome.OOM, 1), (Outcome.TIMEOUT, 1)])
 def test_divergence_costs_budget_and_so_do_memory_and_time_which_are_also_constraints(drive, outcome, violation):
     drive(in_turn(lambda job: [report(job, 1, 0.4), ended(job, outcome, "why")], well), RANGE, "--trials", "2")
     first = drive.study.trials()[0]
@@ -332,18 +336,14 @@ def test_two_metrics_prune_nothing_whatever_the_curves(drive):
 # in MLflow
 
 
-def test_children_in_a_real_store_show_what_became_of_them(drive, tmp_path, monkeypatch):
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    mlflow.create_experiment("driver", artifact_location=str(tmp_path / "artifacts"))
-    mlflow.set_experiment("driver")
+def test_children_in_a_real_store_show_what_became_of_them(drive, store):
     runs = StudyRun("mine", known=None, trials=0)
     out_of_memory = lambda job: [ended(job, Outcome.OOM, "no memory")]  # noqa: E731
     good = lambda job: trained(job, 0.5, 0.6, 0.7)  # noqa: E731
     worse = lambda job: trained(job, 0.1, 0.1, 0.1)  # noqa: E731
     drive(in_turn(good, good, out_of_memory, crash, good, worse), RANGE, *_pruning("5"), runs=runs)
     runs.close("FINISHED", "finished", "")
-    experiment = mlflow.get_experiment_by_name("driver").experiment_id
+    experiment = mlflow.get_experiment_by_name("mine").experiment_id
     found = mlflow.MlflowClient().search_runs([experiment], order_by=["attributes.start_time"])
     children = [run for run in found if run.info.run_id != runs.id]
     children.sort(key=lambda run: int(run.data.tags["trial.number"]))
@@ -357,7 +357,6 @@ def test_children_in_a_real_store_show_what_became_of_them(drive, tmp_path, monk
     ]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {runs.id}
     assert [trial.user_attrs["run_id"] for trial in drive.study.trials()] == [run.info.run_id for run in children]
-    mlflow.set_tracking_uri(before)
 
 
 @pytest.mark.parametrize(

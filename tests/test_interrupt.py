@@ -1,11 +1,15 @@
 """Ctrl-C and SIGTERM in a real process."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+
+from pipeline import interrupt
+from pipeline.interrupt import ONCE_SECONDS, counted
 
 PROGRAM = """
 import time
@@ -56,3 +60,58 @@ def test_a_second_ctrl_c_later_ends_the_clean_up():
     time.sleep(1.2)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=10)[0] == "gave up\n"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time as the test sets it."""
+    now = [100.0]
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_signals_are_counted_and_raise_nothing(clock):
+    with counted() as interrupts:
+        assert interrupts() == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts() == 1
+        clock[0] += 1.1 * ONCE_SECONDS
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts() == 2
+
+
+def test_the_signals_of_one_ctrl_c_under_mlflow_run_are_counted_once(clock):
+    with counted() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        clock[0] += 0.9 * ONCE_SECONDS
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts() == 1
+
+
+def test_after_counting_a_ctrl_c_is_what_it_was_before():
+    with counted() as interrupts:
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert interrupts() == 0
+
+
+def test_a_real_process_goes_on_working_while_signals_are_counted():
+    program = """
+import time
+from pipeline.interrupt import counted
+with counted() as interrupts:
+    print("ready", flush=True)
+    until = time.monotonic() + 20
+    while interrupts() < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    print(interrupts(), flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1.2)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[0] == "2\n"

@@ -186,10 +186,12 @@ def ooms_proposed(study, trials, tell):
     return ooms
 
 
-def test_the_out_of_memory_trap_is_left_where_it_is_told_as_a_constraint_and_not_where_it_is_told_as_failed(tmp_path):
+def test_the_out_of_memory_trap_is_left_where_it_is_told_as_a_constraint_and_not_where_it_is_told_as_failed(
+    tmp_path, monkeypatch
+):
     """Accuracy grows with the size up to where memory ends, as it does in life: failed trials teach TPE nothing."""
-    text = "recipe: smoke\nspace: {filters: {low: 16, high: 512}, depth: {low: 1, high: 12}}\n"
-    search = made_search(tmp_path, text)
+    monkeypatch.setattr(studies, "ENUMERATED", 0)  # to write out 5,964 configurations takes seconds and changes nothing
+    search = made_search(tmp_path, "recipe: smoke\nspace: {filters: {low: 16, high: 512}, depth: {low: 1, high: 12}}\n")
     counts = {}
     for name, tell in {
         "failed": lambda study, number: study.fail(number, again=False),
@@ -256,13 +258,13 @@ def test_what_failed_for_good_is_not_asked_again_until_another_driver_comes(stud
 
 
 def test_a_trial_below_the_median_is_pruned_after_the_warm_up_and_one_above_is_not(study):
-    mine = study(RANGE, "--pruner_trials", "2", "--pruner_epochs", "1")
+    mine = study(RANGE, "--pruner_trials", "2", "--pruner_epochs", "2")
     for value in (0.5, 0.6):
         one = mine.ask()
         assert [mine.report(one.number, epoch, value) for epoch in (1, 2, 3)] == [False, False, False]
         mine.complete(one.number, [value])
     bad, good = mine.ask(), mine.ask()
-    assert [mine.report(bad.number, epoch, 0.1) for epoch in (1, 2)] == [False, True]
+    assert [mine.report(bad.number, epoch, 0.1) for epoch in (1, 2)] == [False, True]  # it has had its two epochs
     assert [mine.report(good.number, epoch, 0.9) for epoch in (1, 2)] == [False, False]
 
 
