@@ -173,7 +173,8 @@ class Driver:
         parts.append(f"{epochs} epoch{'s' * (epochs != 1)}")
         parts += [f"{seconds:.1f} s"] if seconds is not None else []
         if ended.outcome is not Outcome.FINISHED:
-            parts.append(f"{ended.outcome}{': ' * bool(ended.reason)}{ended.reason}")
+            told = "" if ended.outcome in {Outcome.PRUNED, Outcome.STOPPED} else ended.reason  # which we asked for
+            parts.append(f"{ended.outcome}{': ' * bool(told)}{told}")
         if best := self._study.best():
             parts.append(f"best {best.values[0]:.4f} (t{best.number:03d})")
         spent, trials = self._study.spent(), self._search.settings.trials
