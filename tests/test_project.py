@@ -129,7 +129,9 @@ def test_make_alone_lists_every_target():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^\.PHONY: (.+)$", makefile, re.M)[0].split())
     outside = os.environ | {"MAKEFLAGS": ""}  # not of the make that runs this test
-    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True, env=outside)
+    listed = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True, env=outside
+    )
     assert {line.split()[0] for line in listed.stdout.splitlines() if len(line.split()) > 2} == targets
 
 

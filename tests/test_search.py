@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 from optuna.trial import TrialState
+from seams import environment
 
 from pipeline.search import main
 
@@ -36,16 +37,11 @@ def storage(tmp_path):
     return f"sqlite:///{tmp_path}/optuna.db"
 
 
-def environment(uri):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "searches"}
-
-
 def start(uri, *arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline.search", *arguments],
         cwd=ROOT,
-        env=environment(uri),
+        env=environment(uri, "searches"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -96,7 +92,7 @@ def searched(uri, tmp_path_factory):
         *(word for pair in given.items() for word in ("-P", "=".join(map(str, pair)))),
     ]
     done = subprocess.run(
-        command, env=environment(uri), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        command, env=environment(uri, "searches"), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     study = the_study(storage)

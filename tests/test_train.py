@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from seams import environment
 
 from pipeline import data
 from pipeline.config import Config
@@ -34,11 +35,6 @@ def uri(tmp_path_factory):
     mlflow.set_tracking_uri(before)
 
 
-def environment(uri):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "seams"}
-
-
 def mlflow_run(*arguments, project=ROOT):
     """The command that a person types in an activated environment."""
     start = [
@@ -57,7 +53,7 @@ def mlflow_run(*arguments, project=ROOT):
 
 def run(command, uri, **options):
     return subprocess.run(
-        command, env=environment(uri), capture_output=True, text=True, timeout=300, check=False, **options
+        command, env=environment(uri, "seams"), capture_output=True, text=True, timeout=300, check=False, **options
     )
 
 
@@ -189,7 +185,7 @@ def training(uri):
     def start(command):
         process = subprocess.Popen(
             command,
-            env=environment(uri),
+            env=environment(uri, "seams"),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -234,7 +230,7 @@ def test_sigterm_to_the_trainer_kills_the_run(training):
 
 
 def test_projects_run_from_python_works_as_the_command_does(uri, monkeypatch):
-    for name, value in environment(uri).items():
+    for name, value in environment(uri, "seams").items():
         monkeypatch.setenv(name, value)
     done = mlflow.projects.run(
         str(ROOT), parameters={"recipe": "smoke", "epochs": 1}, env_manager="local", experiment_name="seams"
