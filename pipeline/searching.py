@@ -45,8 +45,12 @@ def carry_out(search: Search, data: Data) -> int:
         with counted() as interrupts:
             runs = StudyRun(study.name, known=study.noted("run_id"), trials=study.spent())
             study.note("run_id", runs.id)
-            _introduce(search, data, study, runs, places, url)
-            return _drive(search, study, runs, places, interrupts=interrupts, beat=lease.beat)
+            try:
+                _introduce(search, data, study, runs, places, url)
+                return _drive(search, study, runs, places, interrupts=interrupts, beat=lease.beat)
+            except BaseException as error:  # else MLflow would close the run as FINISHED when this process ends
+                runs.close("FAILED", "failed", f"{type(error).__name__}: {error}")
+                raise
     finally:
         lease.release()
 
@@ -67,8 +71,9 @@ def _drive(
             before = study.spent()
             why = Driver(search, study, runs, executor, interrupts=interrupts, beat=beat, say=to_stdout).search()
             to_stdout(f"\nthe search ends: {why}")
-            if study.spent() > before:  # a winner among fewer trials is none
+            if study.spent() > before:  # a winner among fewer trials is none, also for whoever goes on from here
                 study.note(NOTE, None)
+                study.note("winner", None)
                 winner = None
             if not interrupts() and winner is None and search.settings.final_top and study.ranked():
                 _report(study, runs)  # before the final, which may take as long
@@ -78,9 +83,6 @@ def _drive(
     except Failing as failing:
         code, ending = 1, ("FAILED", "failed", str(failing))
         sys.stderr.write(f"error: {failing}\n")
-    except BaseException as error:
-        runs.close("FAILED", "failed", f"{type(error).__name__}: {error}")
-        raise
     _report(study, runs)
     if winner:
         runs.metrics({name: value for name, value in winner.items() if isinstance(value, int | float)})

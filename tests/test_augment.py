@@ -46,11 +46,13 @@ def test_the_same_seed_changes_the_same_images_alike_and_another_does_not():
 
 
 def test_each_kind_draws_for_itself():
-    mirrored_only = augmentation(flip=True, translation=0)(tf.constant(IMAGES), SEED)
-    with_shifts = augmentation(flip=True, translation=1)(tf.constant(IMAGES), SEED)
-    np.testing.assert_array_equal(mirrored_only[:, 3, 2] == IMAGES[:, 3, 2], mirrored_only[:, 3, 2] == IMAGES[:, 3, 2])
-    assert with_shifts.shape == IMAGES.shape and with_shifts.dtype == tf.uint8
-    assert not np.array_equal(mirrored_only, with_shifts)
+    changed = augmentation(flip=True, translation=1)(tf.constant(IMAGES), SEED)
+    first, second = (tf.random.fold_in(SEED, number) for number in range(2))
+    apart = shifted(mirrored(tf.constant(IMAGES), first), second, most=1)
+    together = shifted(mirrored(tf.constant(IMAGES), first), first, most=1)
+    np.testing.assert_array_equal(changed, apart)
+    assert not np.array_equal(changed, together)
+    assert changed.shape == IMAGES.shape and changed.dtype == tf.uint8
 
 
 def test_nothing_on_changes_nothing():

@@ -274,3 +274,19 @@ def test_a_refused_search_needs_neither_tensorflow_nor_mlflow():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["none"]
+
+
+def test_a_search_that_cannot_write_its_evidence_is_a_failed_run(uri, storage):
+    code = (
+        "import sys; from pipeline import study_report; study_report.leaderboard = None;"
+        "from pipeline.search import main; main(sys.argv[1:])"
+    )
+    arguments = ["smoke", "--trials", "1", "--epochs", "1", "--final_top", "0", "--storage", storage]
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(
+        command, env=environment(uri, "searches"), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert "TypeError" in done.stderr
+    (parent,) = by_role(the_study(storage), "search")
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["ended.reason"].startswith("TypeError")
