@@ -2,7 +2,10 @@
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+
+import mlflow
 
 
 def environment(uri, experiment):
@@ -15,3 +18,14 @@ def environment(uri, experiment):
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_EXPERIMENT_NAME": experiment,
     }
+
+
+@contextmanager
+def tracking_store(folder, experiment):
+    """The URI of a store in a folder, made before several processes want it at once; this process uses it meanwhile."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.create_experiment(experiment, artifact_location=str(folder / "artifacts"))
+    yield uri
+    mlflow.set_tracking_uri(before)

@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 from optuna.trial import TrialState
-from seams import environment
+from seams import environment, tracking_store
 
 from pipeline.search import main
 
@@ -22,14 +22,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    """A tracking store of this file's own, made before several processes want it at once."""
-    folder = tmp_path_factory.mktemp("tracking")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.create_experiment("searches", artifact_location=str(folder / "artifacts"))
-    yield uri
-    mlflow.set_tracking_uri(before)
+    with tracking_store(tmp_path_factory.mktemp("tracking"), "searches") as uri:
+        yield uri
 
 
 @pytest.fixture

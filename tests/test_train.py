@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
-from seams import environment
+from seams import environment, tracking_store
 
 from pipeline import data
 from pipeline.config import Config
@@ -25,14 +25,8 @@ LONG = ["-P", "recipe=smoke", "-P", "epochs=1000"]
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    """A tracking store of this file's own, made before several processes want it at once."""
-    folder = tmp_path_factory.mktemp("tracking")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.create_experiment("seams", artifact_location=str(folder / "artifacts"))
-    yield uri
-    mlflow.set_tracking_uri(before)
+    with tracking_store(tmp_path_factory.mktemp("tracking"), "seams") as uri:
+        yield uri
 
 
 def mlflow_run(*arguments, project=ROOT):
