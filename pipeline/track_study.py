@@ -101,19 +101,22 @@ class StudyRun:
         self._client.set_terminated(run_id, STATUS.get(outcome, "FAILED"))
 
     def close_lost(self) -> int:
-        """Close as FAILED the runs of this study that a driver left open; returns how many."""
-        mine = f"tags.study = '{self._study}' and attributes.status = 'RUNNING'"
-        lost = [
-            run.info.run_id
-            for run in self._client.search_runs([self.experiment_id], filter_string=mine, max_results=1000)
-            if run.info.run_id not in self._own
-        ]
+        """Close as FAILED the runs below this one that a driver left open; returns how many."""
+        finals = self._below(self.id, "tags.role = 'final'")
+        lost = [run_id for parent in [self.id, *finals] for run_id in self._below(parent, "status = 'RUNNING'")]
+        lost = [run_id for run_id in lost if run_id not in self._own]
         for run_id in lost:
             self._client.set_tag(run_id, "trial.state", "lost")
             self._client.set_tag(run_id, "ended", "failed")
             self._client.set_tag(run_id, "ended.reason", "the search's driver was gone")
             self._client.set_terminated(run_id, "FAILED")
         return len(lost)
+
+    def _below(self, run_id: str, where: str) -> list[str]:
+        """Ids of a run's own children; the study's name would find those of another storage too."""
+        mine = f"tags.`{PARENT}` = '{run_id}' and {where}"
+        found = self._client.search_runs([self.experiment_id], filter_string=mine, max_results=1000)
+        return [run.info.run_id for run in found]
 
     def close(self, status: str, ended: str, reason: str) -> None:
         """Close the study's own run."""

@@ -276,6 +276,7 @@ def test_a_search_that_cannot_write_its_evidence_is_a_failed_run(uri, storage):
         "from pipeline.search import main; main(sys.argv[1:])"
     )
     arguments = ["smoke", "--trials", "1", "--epochs", "1", "--final_top", "0", "--storage", storage]
+    arguments += ["--study", "without evidence"]
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(
         command, env=environment(uri, "searches"), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
