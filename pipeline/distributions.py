@@ -1,9 +1,11 @@
 """What a search file says of one setting, a list or a range, as an Optuna distribution of values that runs can hold."""
 
+import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field
 
@@ -52,6 +54,17 @@ def values(of: BaseDistribution) -> Sequence[Any] | None:
         return None
     low, step = _exact(of.low), _exact(of.step)
     return [float(low + position * step) for position in range(int((_exact(of.high) - low) / step) + 1)]
+
+
+def drawn(of: BaseDistribution, random: np.random.Generator) -> Any:
+    """A value at random, every one as likely; of a continuous log range every magnitude."""
+    known = values(of)
+    if known is not None:
+        return known[int(random.integers(len(known)))]
+    assert isinstance(of, FloatDistribution)
+    if of.log:
+        return min(of.high, max(of.low, math.exp(random.uniform(math.log(of.low), math.log(of.high)))))
+    return float(random.uniform(of.low, of.high))
 
 
 def exact(of: BaseDistribution | None, value: Any) -> Any:

@@ -14,6 +14,8 @@ from pipeline.trial_name import short_settings, trial_name
 ATTEMPTS = 3  # of a configuration whose process died: once and two retries
 SAME_CAUSE = 3  # failures in a row with one cause, after which it is not the configuration's fault
 WAIT_SECONDS = 1.0
+USED_UP = "every configuration that fits the images has been tried"
+FOUND_NO_MORE = "no further configuration that fits the images was found"
 
 
 class Failing(RuntimeError):
@@ -101,7 +103,9 @@ class Driver:
             return f"its {settings.trials} trials are done"
         if settings.hours is not None and self.searched_seconds() >= 3600 * settings.hours:
             return f"its {settings.hours:g} hours are over"
-        return "every configuration that fits the images has been tried" if self._used_up else None
+        if self._used_up:
+            return USED_UP if self._study.counted() else FOUND_NO_MORE
+        return None
 
     def searched_seconds(self) -> float:
         """How long the study has been searched, by this driver and those before it."""
@@ -149,7 +153,7 @@ class Driver:
             case Outcome.OOM | Outcome.TIMEOUT:  # the like of it would not do better
                 self._study.prune(number, violation=True)
             case Outcome.STOPPED if not _foreign(ended):
-                self._study.fail(number, again=True)
+                self._study.put_back(number)
             case _:
                 self._study.fail(number, again=ended.can_pass and trial.asked.attempt < ATTEMPTS)
 

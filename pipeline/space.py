@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
 from optuna.distributions import BaseDistribution, distribution_to_json
 
 from pipeline import command_line, search_file, settings_file, study_storage
 from pipeline import config as runs
 from pipeline.config import Config
-from pipeline.distributions import ends, exact, values
+from pipeline.distributions import drawn, ends, exact, values
 from pipeline.errors import UsageError
 from pipeline.search_file import Flags, SearchSettings
 
@@ -53,6 +54,10 @@ class Search:
     def exact(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Drawn values as a search file would spell them."""
         return {setting: exact(self.space.get(setting), value) for setting, value in params.items()}
+
+    def drawn(self, random: np.random.Generator) -> dict[str, Any]:
+        """A configuration at random, whether or not it fits the images."""
+        return {setting: drawn(of, random) for setting, of in self.space.items()}
 
     def differences(self) -> dict[str, str]:
         """What every trial holds that the recipe does not say, as text: from the search's file and the flags."""
