@@ -26,7 +26,7 @@ class SearchSettings(Settings):
     hours: float | None = Field(None, gt=0, le=10_000, description="begin no trial after so many hours of searching")
     trial_minutes: float | None = Field(None, gt=0, le=100_000, description="stop a trial after so many minutes")
 
-    metric: tuple[Literal["val_accuracy", "val_loss", "parameters", "epoch_seconds"], ...] = Field(
+    metric: tuple[Literal["val_accuracy", "val_loss", "parameters", "epoch_seconds", "latency_ms"], ...] = Field(
         ("val_accuracy",),
         min_length=1,
         max_length=2,

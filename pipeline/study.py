@@ -154,6 +154,10 @@ class Study:
         done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE and not _free(trial)]
         return sorted(done, key=lambda trial: (sign * trial.values[0], trial.number))
 
+    def front(self) -> list[int]:
+        """Numbers of the trials that no other beats in both of two metrics, by number."""
+        return sorted(trial.number for trial in self._study.best_trials if not _free(trial))
+
     def counted(self) -> bool:
         """Whether the space is small enough to know when all of it has been tried."""
         many = self.search.configurations()

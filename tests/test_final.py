@@ -6,6 +6,7 @@ from scripted import SIX, Runs, Scripted, ended, made_search, mlflow_store, open
 
 from pipeline.final import NOTE, Final
 from pipeline.jobs import Outcome
+from pipeline.session import Session
 from pipeline.study import Study
 from pipeline.track_study import StudyRun
 
@@ -46,9 +47,10 @@ def final(tmp_path, monkeypatch):
         run.runs = runs or getattr(run, "runs", None) or Runs()
         run.executor = Scripted(answer, slots)
         run.said = []
-        return Final(
+        session = Session(
             run.study, run.runs, run.executor, interrupts=interrupts, beat=lambda: None, say=run.said.append
-        ).run()
+        )
+        return Final(session).run()
 
     return run
 
@@ -212,8 +214,8 @@ def test_of_two_metrics_the_one_of_validation_is_the_finals(final, metric):
 
 def test_a_study_without_a_value_has_no_final(final, tmp_path):
     study = opened(tmp_path, made_search(tmp_path, SIX))
-    nothing = Final(study, Runs(), Scripted(train), interrupts=lambda: 0, beat=lambda: None, say=lambda line: None)
-    assert nothing.run() is None
+    session = Session(study, Runs(), Scripted(train), lambda: 0, beat=lambda: None, say=lambda line: None)
+    assert Final(session).run() is None
 
 
 def test_in_a_real_store_a_failed_winner_leaves_no_run_open(final, store):

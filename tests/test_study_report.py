@@ -60,7 +60,8 @@ def test_what_cannot_be_built_is_infeasible_in_the_table(study):
 def test_the_leaderboard_has_the_best_first_the_earlier_of_equals_and_those_without_a_value_last(study, metric, order):
     ranked = leaderboard(of_every_kind(study(SIX, *GRID, "--metric", metric)))
     assert ranked["number"].tolist() == order
-    assert list(ranked.columns) == list(table(study(SIX, *GRID, "--metric", metric)).columns)
+    assert list(ranked.columns) == [*table(study(SIX, *GRID, "--metric", metric)).columns, "pareto"]
+    assert ranked["number"][ranked["pareto"]].tolist() == [order[0]], "all have the same number of parameters"
 
 
 def test_a_study_without_a_finished_trial_has_a_table_no_best_and_all_its_figures(study):
