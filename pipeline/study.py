@@ -38,15 +38,22 @@ class Study:
     """
 
     def __init__(
-        self, search: Search, *, url: str, name: str, image_shape: Sequence[int], training_images: int
+        self, search: Search, *, url: str | None, name: str, image_shape: Sequence[int], training_images: int
     ) -> None:
+        """Open the study, or begin it.
+
+        Args:
+            url: of the storage; None keeps the study in memory.
+            image_shape: (height, width, channels), in pixels.
+            training_images: how many there are after the split.
+        """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search = search
         self.name = name
         self._fits: Callable[[Mapping[str, object]], str | None] = lambda params: infeasible(
             search, params, image_shape=image_shape, training_images=training_images
         )
-        storage = optuna.storages.RDBStorage(url)
+        storage = optuna.storages.RDBStorage(url) if url else optuna.storages.InMemoryStorage()
         self._study = optuna.create_study(
             study_name=name, storage=storage, directions=search.directions, load_if_exists=True
         )
