@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
 from pipeline.jobs import Ended, Outcome, RunRef, ending_tags
+from pipeline.store_urls import unusable
 
 PARENT = "mlflow.parentRunId"
 TAG_CHARACTERS = 5000  # a tag may hold 8000
@@ -34,7 +35,10 @@ class StudyRun:
         self._study = study
         given = os.environ.pop("MLFLOW_RUN_ID", None)
         known = known if known and self._is_there(known) else None
-        active = mlflow.start_run(run_id=known or given, log_system_metrics=True)
+        try:
+            active = mlflow.start_run(run_id=known or given, log_system_metrics=True)
+        except Exception as error:  # noqa: BLE001 - each kind of store raises its own
+            raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
         self.id: str = active.info.run_id
         self._own = {self.id, given}
         self.experiment_id: str = active.info.experiment_id
@@ -102,11 +106,13 @@ class StudyRun:
 
     def close_lost(self) -> int:
         """Close as FAILED the runs of this study that a driver left open; returns how many."""
-        mine = f"tags.study = '{self._study}' and attributes.status = 'RUNNING'"
-        lost = [
+        running = mlflow.search_runs(
+            [self.experiment_id], filter_string="attributes.status = 'RUNNING'", output_format="list"
+        )
+        lost = [  # not by a filter, as a name with quotes in it is none of MLflow's
             run.info.run_id
-            for run in self._client.search_runs([self.experiment_id], filter_string=mine, max_results=1000)
-            if run.info.run_id not in self._own
+            for run in running
+            if run.data.tags.get("study") == self._study and run.info.run_id not in self._own
         ]
         for run_id in lost:
             self._client.set_tag(run_id, "trial.state", "lost")

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from scripted import RANGE, SIX, made_search, opened
 
 from pipeline import study as studies
+from pipeline.errors import UsageError
 from pipeline.study import ATTEMPT, DUPLICATE_OF, INFEASIBLE, TRAINABLE
 
 EVERY = [{"kernel_size": kernel, "depth": depth} for kernel, depth in product([1, 3, 5], [1, 2])]
@@ -328,3 +329,10 @@ def test_a_space_too_large_to_write_out_is_left_to_the_sampler(study, monkeypatc
     monkeypatch.setattr(studies, "ENUMERATED", 5)
     mine = study(SIX)
     assert len({str(one.params) for one in finish(mine, 3)}) == 3
+
+
+@pytest.mark.parametrize("url", ["sqlite:////dev/null/x.db", "nonsense://me:secret@host/db"])
+def test_a_storage_that_cannot_be_opened_is_refused_in_one_line_without_its_password(tmp_path, url):
+    with pytest.raises(UsageError, match="^the study's storage must be there and writable: ") as refused:
+        studies.Study(made_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180)
+    assert "secret" not in str(refused.value)
