@@ -3,11 +3,12 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from statistics import mean, stdev
 
-from pipeline.cache import cache_folder
-from pipeline.config import Config
+from pipeline.cache import cache_folder, private_folder
+from pipeline.config import SEEDS, Config
 from pipeline.jobs import Ended, Executor, Job, Outcome, RunRef
 from pipeline.study import Study
 from pipeline.track_study import StudyRun
@@ -43,7 +44,8 @@ class Final:
     ) -> None:
         self._study, self._runs, self._executor = study, runs, executor
         self._interrupts, self._beat, self._say = interrupts, beat, say
-        self._weights = cache_folder("finals", study.name)
+        name = blake2b(study.name.encode(), digest_size=16).hexdigest()  # a study's own may be `../..`
+        self._weights = cache_folder("finals", name)
         self._numbers = 0
         self._metric = next(name for name in study.search.settings.metric if name.startswith("val_"))
         self._best = max if self._metric == "val_accuracy" else min
@@ -53,7 +55,7 @@ class Final:
         finalists = self._finalists()
         if not finalists:
             return None
-        self._weights.mkdir(parents=True, exist_ok=True)
+        private_folder("finals", self._weights.name)
         self._train(finalists)
         for finalist in finalists:
             self._close(finalist)
@@ -109,7 +111,7 @@ class Final:
 
     def _seeds(self) -> list[int]:
         first = self._study.search.base.seed
-        return [first + number for number in range(self._study.search.settings.final_seeds)]
+        return [(first + number) % SEEDS for number in range(self._study.search.settings.final_seeds)]
 
     def _job(self, finalist: _Finalist, seed: int) -> tuple[Job, RunRef]:
         config = self._config(finalist, seed)
