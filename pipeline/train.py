@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from pipeline import config as settings
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 for a run that failed, 2 for input that cannot be used."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines; its errors come as exceptions
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")  # once for each of a class's letters
     try:
         hide_credentials(os.environ)
         recipe, config = settings.from_command_line(arguments, program=PROGRAM, description=str(__doc__))

@@ -338,12 +338,14 @@ def picture(*seed, size=(6, 5)):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8))
 
 
-def image_folder(root, classes=("cat", "dog"), each=4):
+def image_folder(root, classes=("cat", "dog"), each=4, size=(6, 5)):
     for label, name in enumerate(classes):
         folder = os.path.join(os.fsencode(root), os.fsencode(name))
         os.makedirs(folder, exist_ok=True)
         for number in range(each):
-            picture(label, number).save(os.path.join(folder, b"%d.png" % number).decode("utf-8", "surrogateescape"))
+            picture(label, number, size=size).save(
+                os.path.join(folder, b"%d.png" % number).decode("utf-8", "surrogateescape")
+            )
     return root
 
 
