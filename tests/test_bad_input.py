@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -564,3 +565,87 @@ def test_any_damage_to_an_image_is_a_fault_of_that_file_alone(tmp_path_factory, 
     file.write_bytes(changed)
     batch = read_batch([str(file)], (6, 5, 3), True)
     assert len(batch.faults) <= 1 and batch.images.shape == (1, 6, 5, 3)
+
+
+# disks
+
+
+def in_mounts_of_its_own(script, *arguments):
+    """Run a shell script that may mount what it likes; what it mounts is gone with it."""
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-ec", script, "sh", *map(str, arguments), sys.executable]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def mounts(tmp_path_factory):
+    """How scripts are run that mount; skips where mounting is not allowed, as in most containers."""
+    try:
+        done = in_mounts_of_its_own('mount -t tmpfs none "$1"', tmp_path_factory.mktemp("trial"))
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    return in_mounts_of_its_own
+
+
+LOAD = """
+import logging, sys
+logging.basicConfig(format="%(message)s")
+from pipeline import data
+found = data.load(sys.argv[1], image_size=None, validation_fraction=0.2, train_examples=None, seed=0)
+print(found.fingerprint, type(found.train.images).__name__)
+"""
+
+
+def test_on_a_full_disk_images_are_decoded_into_memory_and_nothing_half_written_stays(mounts, tmp_path, cache):
+    folder = image_folder(tmp_path / "pets", size=(99, 99))
+    cache.mkdir()
+    script = 'mount -t tmpfs -o size=64k none "$1"; "$4" -c "$3" "$2"; find "$1" -type f ! -name "*.lock"'
+    done = mounts(script, cache, folder, LOAD)
+    assert done.stdout.split() == [load(folder).fingerprint, "ndarray"], done.stderr
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith("images are decoded into memory: ") and "No space left on device" in warning
+
+
+def test_a_folder_of_images_that_is_read_only_is_no_fault(mounts, tmp_path):
+    folder = image_folder(tmp_path / "pets")
+    done = mounts('mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; "$3" -c "$2" "$1"', folder, LOAD)
+    assert done.stdout.split() == [load(folder).fingerprint, "memmap"], done.stderr
+
+
+@pytest.mark.parametrize("module", ["train", "search"])
+def test_a_cache_that_is_read_only_is_refused_before_anything_is_begun(mounts, cache, module):
+    cache.mkdir()
+    script = 'mount -t tmpfs -o ro none "$1"; "$3" -m "$2" smoke'
+    done = mounts(script, cache, f"pipeline.{module}")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the cache must be writable") and "Read-only file system" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_cache_of_somebody_else_is_refused(cache):
+    (cache / "convmixer").mkdir(parents=True)
+    (cache / "convmixer").chmod(0o700)
+    for parent in (cache, *cache.parents[:3]):  # pytest's own folders
+        parent.chmod(parent.stat().st_mode | 0o011)
+    code = (
+        "import os, sys; from pipeline.train import main; from PIL import PngImagePlugin\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(main(['smoke']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Permission denied" in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_in_training_ends_the_run_as_failed_in_one_line(mounts, tmp_path, cache):
+    cache.mkdir()
+    database = tmp_path / "mlflow.db"
+    train_it = '"$3" -m pipeline.train smoke --filters 64 --depth 4'
+    script = f'mount -t tmpfs -o size=200k none "$1"; export MLFLOW_TRACKING_URI="$2"; {train_it}'
+    done = mounts(script, cache, f"sqlite:///{database}")
+    assert done.returncode == 1, done.stderr
+    assert "error: the disk is full: " in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    with sqlite3.connect(database) as store:
+        assert store.execute("select status from runs").fetchall() == [("FAILED",)]
