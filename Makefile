@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check ui lock clean
+.PHONY: help demo test test-long check audit ui lock clean
 
 # An environment that happens to be activated, or installed packages elsewhere, must not leak in. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -31,9 +31,14 @@ check: $(READY)  ## ruff, types and import rules
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports
 
+# --strict: a package that the service does not know is a failure too, since then nothing was looked up.
+audit: $(BIN)/uv  ## look up what requirements.lock pins among the known vulnerabilities (asks pypi.org)
+	$(UV) tool run --python $(BIN)/python pip-audit@2.10.1 --strict --disable-pip --no-deps --progress-spinner off \
+	  --requirement requirements.lock
+
 ui: $(READY)  ## open MLflow's pages on the runs: http://127.0.0.1:5000, or make ui PORT=5001
 	@case "$${MLFLOW_TRACKING_URI:=sqlite:///mlflow.db}" in \
-	http*) echo "MLFLOW_TRACKING_URI is a server: open $$MLFLOW_TRACKING_URI" ;; \
+	http*) echo "MLFLOW_TRACKING_URI is a server: open $$(printf %s "$$MLFLOW_TRACKING_URI" | sed 's|//.*@|//|')" ;; \
 	*) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(MLFLOW) ui \
 	     --host 127.0.0.1 --port $(or $(PORT),5000) --backend-store-uri "$$MLFLOW_TRACKING_URI" ;; \
 	esac

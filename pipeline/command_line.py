@@ -1,6 +1,7 @@
 """Flags from settings: one text flag each, whose help is the setting's meaning, rule and present value."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, TypedDict
 
 import tyro
@@ -42,11 +43,18 @@ def parse(
         use_underscores=True,
         return_unknown_args=True,
     )
-    for word in unknown:
+    for word in [*unknown, *_strays(arguments)]:
         if word.startswith("-"):
             settings.refuse_unknown([word.lstrip("-").split("=")[0].replace("-", "_")])
         raise UsageError(f"settings are given as --name value, got {shown(word)}")
     return given
+
+
+def _strays(arguments: Sequence[str]) -> Iterator[str]:
+    """Words after the first that are no flag's value: of one behind a flag's value tyro says nothing."""
+    for before, word in pairwise(arguments):
+        if not word.startswith("-") and (not before.startswith("-") or "=" in before):
+            yield word
 
 
 def _text(words: int | tuple[int, ...], metavar: str, help_text: str, hint: str) -> Any:

@@ -10,8 +10,10 @@ from pydantic import Field
 
 from pipeline import command_line, settings_file
 from pipeline.errors import UsageError
+from pipeline.printable import printable
 from pipeline.settings import Settings
 
+SEEDS = 2**32  # NumPy's and TensorFlow's lie below it
 RECIPES = Path(__file__).parent.parent / "experiments" / "recipes"
 
 
@@ -72,11 +74,11 @@ class Config(Settings):
     jit_compile: bool | Literal["auto"] = Field(
         "auto", description="compile the training step with XLA; auto: on a GPU, not on a CPU"
     )
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="of the split, the initial weights, the order and the shifts")
+    seed: int = Field(0, ge=0, le=SEEDS - 1, description="of the split, the initial weights, the order and the shifts")
 
 
 def from_command_line(arguments: Sequence[str], *, program: str, description: str) -> tuple[str, Config]:
-    """The recipe's name and the settings of a run: the defaults, under the recipe, under the flags.
+    """The recipe's name, to be shown, and the settings of a run: the defaults, under the recipe, under the flags.
 
     Raises:
         UsageError: an unknown recipe or setting, or a value that breaks its setting's rule.
@@ -91,10 +93,10 @@ def from_command_line(arguments: Sequence[str], *, program: str, description: st
         settings=Config.build(said),
         of=Path(recipe).stem if recipe else "default",
     )
-    if recipe is None:
+    if not recipe:
         raise UsageError(f"name a recipe first: {settings_file.listing(RECIPES)}")
     del given["recipe"]
-    return recipe, Config.build({**said, **given})
+    return printable(recipe), Config.build({**said, **given})
 
 
 def read_recipe(recipe: str) -> dict[str, object]:

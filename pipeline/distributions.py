@@ -104,11 +104,13 @@ def phrase(of: BaseDistribution) -> str:
 def _choices(setting: str, said: list[object]) -> CategoricalDistribution:
     if not said:
         raise UsageError(f"{setting} must have one value or more, got an empty list")
-    choices = [held(setting, value) for value in said]
-    for position, choice in enumerate(choices):
-        if choice in choices[:position]:
-            raise UsageError(f"{setting} must have each value once, got {shown(said[position])} twice")
-    return CategoricalDistribution(choices)
+    choices: dict[Any, None] = {}  # ordered, and quick to look a value up in
+    for value in said:
+        choice = held(setting, value)
+        if choice in choices:
+            raise UsageError(f"{setting} must have each value once, got {shown(value)} twice")
+        choices[choice] = None
+    return CategoricalDistribution(list(choices))
 
 
 def _range(setting: str, said: Mapping[str, object]) -> BaseDistribution:
@@ -147,10 +149,10 @@ def _check(setting: str, low: float, high: float, way: _Way) -> None:
     if whole and not way.step.is_integer():
         raise UsageError(f"{setting}: step must be a whole number, got {way.step:g}")
     span, step = _exact(high) - _exact(low), _exact(way.step)
-    if span % step:
-        raise UsageError(f"{setting}: whole steps must lead from low to high, got {low} to {high} by {way.step:g}")
     if not whole and span / step > STEPS:
         raise UsageError(f"{setting}: a range has at most {STEPS:,} steps, got {span / step:,.0f}; leave out the step")
+    if span % step:
+        raise UsageError(f"{setting}: whole steps must lead from low to high, got {low} to {high} by {way.step:g}")
 
 
 def _exact(number: float) -> Decimal:

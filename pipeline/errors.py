@@ -1,8 +1,13 @@
 """The one exception that means: the person can mend this."""
 
+from pipeline.printable import one_line
+
 
 class UsageError(ValueError):
     """Input that cannot be used; its message is one line: the rule, then what came, then what would do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class Diverged(RuntimeError):

@@ -2,11 +2,12 @@
 
 import shutil
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from statistics import mean, stdev
 
-from pipeline.cache import cache_folder
-from pipeline.config import Config
+from pipeline.cache import cache_folder, private_folder
+from pipeline.config import SEEDS, Config
 from pipeline.jobs import Ended, Job, Outcome, RunRef
 from pipeline.session import Session
 from pipeline.trial_name import short_settings
@@ -31,7 +32,8 @@ class Final:
 
     def __init__(self, session: Session) -> None:
         self._session, self._study, self._runs = session, session.study, session.runs
-        self._weights = cache_folder("finals", self._study.name)
+        name = blake2b(self._study.name.encode(), digest_size=16).hexdigest()  # a study's own may be `../..`
+        self._weights = cache_folder("finals", name)
         self._numbers = 0
         self._metric = next(name for name in self._study.search.settings.metric if name.startswith("val_"))
         self._best = max if self._metric == "val_accuracy" else min
@@ -41,7 +43,7 @@ class Final:
         finalists = self._finalists()
         if not finalists:
             return None
-        self._weights.mkdir(parents=True, exist_ok=True)
+        private_folder("finals", self._weights.name)
         self._train(finalists)
         for finalist in finalists:
             self._close(finalist)
@@ -99,7 +101,7 @@ class Final:
 
     def _seeds(self) -> list[int]:
         first = self._study.search.base.seed
-        return [first + number for number in range(self._study.search.settings.final_seeds)]
+        return [(first + number) % SEEDS for number in range(self._study.search.settings.final_seeds)]
 
     def _job(self, finalist: _Finalist, seed: int) -> tuple[Job, RunRef]:
         config = self._config(finalist, seed)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from pipeline import device as devices
 from pipeline import evaluate, plots, track
-from pipeline.cache import cache_folder
+from pipeline.cache import private_folder
 from pipeline.code_version import code_version
 from pipeline.config import Config, slow_batch_norm, to_yaml
 from pipeline.data import Data
@@ -205,8 +205,7 @@ def _result(fitted: Fitted, figures: dict[str, float], config: Config, data: Dat
 @contextmanager
 def _folder(*parts: str) -> Iterator[Path]:
     """A folder under the cache for as long as it is needed."""
-    folder = cache_folder(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = private_folder(*parts)
     try:
         yield folder
     finally:

@@ -9,8 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import space
+from pipeline.cache import refuse_unwritable
 from pipeline.errors import UsageError
 from pipeline.loading import load_data
+from pipeline.store_urls import hide_credentials
+from pipeline.study_storage import check_environment
 
 PROGRAM = "python -m pipeline.search"
 
@@ -20,7 +23,10 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is a thread, and forks come after it
     try:
+        hide_credentials(os.environ)
+        check_environment(os.environ)
         search = space.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
+        refuse_unwritable()
         data = load_data(search.base)
         space.check(search, image_shape=data.image_shape, training_images=len(data.train))
         from pipeline.searching import carry_out

@@ -128,7 +128,7 @@ def _space(said: object) -> dict[str, BaseDistribution]:
 def _enqueue(said: object, space: Mapping[str, BaseDistribution]) -> tuple[dict[str, Any], ...]:
     if not isinstance(said, list) or not all(isinstance(params, dict) and params for params in said):
         raise UsageError(f"enqueue must be a list of {{setting: value}}, got {shown(said)}")
-    found: list[dict[str, Any]] = []
+    found: dict[frozenset[tuple[str, Any]], dict[str, Any]] = {}
     for params in said:
         for setting in params:
             if setting not in space:
@@ -143,7 +143,7 @@ def _enqueue(said: object, space: Mapping[str, BaseDistribution]) -> tuple[dict[
                 raise UsageError(
                     f"enqueue must lie in the space, where {setting} is {phrase(space[setting])}, got {shown(value)}"
                 )
-        if exact in found:
+        if (key := frozenset(exact.items())) in found:
             raise UsageError(f"enqueue must have each configuration once, got {shown(params)} twice")
-        found.append(exact)
-    return tuple(found)
+        found[key] = exact
+    return tuple(found.values())

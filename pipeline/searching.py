@@ -18,8 +18,9 @@ from pipeline.lease import Lease
 from pipeline.session import Session
 from pipeline.slots import Slot, find_gpus, slots
 from pipeline.space import Search
+from pipeline.store_urls import masked
 from pipeline.study import Study
-from pipeline.study_storage import masked, storage_url
+from pipeline.study_storage import storage_url
 from pipeline.terminal import Terminal
 from pipeline.track_study import StudyRun
 from pipeline.trials import Local

@@ -17,6 +17,7 @@ from pipeline import config as runs
 from pipeline.config import Config
 from pipeline.distributions import drawn, ends, exact, values
 from pipeline.errors import UsageError
+from pipeline.printable import printable
 from pipeline.search_file import Flags, SearchSettings
 
 # A study goes on where one of these has changed. Any other change makes it a new one.
@@ -25,13 +26,14 @@ BUDGETS_AND_PLACES = frozenset(
 )
 OF_THE_FIT = ("patch_size", "kernel_size", "batch_size", "translation")  # what config.check judges against the images
 GRID = 10_000  # Optuna writes a grid out in memory
+NAME = 100  # characters of a file's name, which names a study and its run
 
 
 @dataclass(frozen=True)
 class Search:
     """A search that has been checked, as far as that can be done without the images."""
 
-    name: str  # of its file
+    name: str  # of its file, printable
     recipe: str
     base: Config  # recipe < file < flags: what every trial holds where the space says nothing else
     space: Mapping[str, BaseDistribution]
@@ -75,7 +77,7 @@ class Search:
 
     def study(self, data_fingerprint: str) -> str:
         """The name of the study that the search makes, or goes on with."""
-        return self.settings.study or f"{self.name}-{self.fingerprint(data_fingerprint)}"
+        return printable(self.settings.study or f"{self.name}-{self.fingerprint(data_fingerprint)}")
 
     def fingerprint(self, data_fingerprint: str) -> str:
         """Ten hexadecimal digits that change with all but budgets and places: a study is of one question."""
@@ -118,7 +120,7 @@ def from_command_line(arguments: Sequence[str], *, program: str, description: st
     if len(flags.metric) > 1 and "pruner" not in flags.model_fields_set:
         flags = flags.model_copy(update={"pruner": "none"})
     search = Search(
-        name=file.path.stem,
+        name=printable(file.path.stem)[:NAME],
         recipe=file.recipe,
         base=Config.build({setting: value for setting, value in flags if setting in Config.model_fields}),
         space=file.space,
@@ -159,7 +161,12 @@ def check(search: Search, *, image_shape: Sequence[int], training_images: int) -
     if "patch_size" in judged:  # between two sizes that divide the image lie some that do not
         judged["patch_size"] = values(search.space["patch_size"]) or ()
     for fixed in [{}, *({setting: value} for setting, known in judged.items() for value in known)]:
-        free = {setting: known for setting, known in judged.items() if setting not in fixed}
+        # of all but patch_size the least fits whatever fits, so that no product of long lists need be looked at
+        free = {
+            setting: known if setting == "patch_size" else [min(known)]
+            for setting, known in judged.items()
+            if setting not in fixed
+        }
         reasons = [
             infeasible(
                 search,

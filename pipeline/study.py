@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.distributions import values
 from pipeline.space import Search, infeasible
+from pipeline.store_urls import unusable
 
 RE_ASKS = 30  # draws in a row that have been tried before, until one that has not is taken at random
 ENUMERATED = 10_000  # a space with more configurations is not written out: each is checked, a second for all
@@ -53,10 +54,13 @@ class Study:
         self._fits: Callable[[Mapping[str, object]], str | None] = lambda params: infeasible(
             search, params, image_shape=image_shape, training_images=training_images
         )
-        storage = optuna.storages.RDBStorage(url) if url else optuna.storages.InMemoryStorage()
-        self._study = optuna.create_study(
-            study_name=name, storage=storage, directions=search.directions, load_if_exists=True
-        )
+        try:
+            storage = optuna.storages.RDBStorage(url) if url else optuna.storages.InMemoryStorage()
+            self._study = optuna.create_study(
+                study_name=name, storage=storage, directions=search.directions, load_if_exists=True
+            )
+        except Exception as error:  # noqa: BLE001 - each kind of database raises its own
+            raise unusable("the study's storage", url or "memory", error) from None
         seed = np.random.SeedSequence([search.base.seed, len(self.trials())]).generate_state(1)[0]
         self._random = np.random.default_rng(int(seed))
         self._study.sampler = _sampler(search, int(seed))

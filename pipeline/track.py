@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,13 +21,13 @@ from matplotlib.figure import Figure
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from pipeline.errors import UsageError
 from pipeline.interrupt import Stopped, stoppable
+from pipeline.store_urls import masked, unusable
 
 PARAM_CHARACTERS = 6000  # MLflow refuses longer values
 TAG_CHARACTERS = 5000  # a tag may hold 8000
@@ -138,7 +138,8 @@ def run(*, system_metrics: bool) -> Iterator[Run]:
             _close("KILLED", "stopped", f"by {stopped}")
             raise
         except BaseException as error:
-            mlflow.log_text("".join(traceback.format_exception(error)), "traceback.txt")
+            with suppress(Exception):  # on a full disk, say; the run must be closed all the same
+                mlflow.log_text("".join(traceback.format_exception(error)), "traceback.txt")
             _close("FAILED", "failed", f"{type(error).__name__}: {error}")
             raise
         else:
@@ -149,14 +150,14 @@ def _open(system_metrics: bool) -> mlflow.ActiveRun:
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # its INFO tells of tables and monitors
     try:
         return mlflow.start_run(log_system_metrics=system_metrics)
-    except MlflowException as error:
+    except Exception as error:  # each kind of store raises its own
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
         if re.match(r"sqlite:///[^/]", uri):
             raise UsageError(
                 "a sqlite path in MLFLOW_TRACKING_URI must be absolute, since the project runs in its own folder: "
                 f"got {uri}; try sqlite:///{Path.cwd()}/mlflow.db"
             ) from error
-        raise
+        raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
 
 
 def _close(status: str, ended: str, reason: str) -> None:
@@ -178,16 +179,11 @@ def next_steps(opened: Run) -> list[str]:
     command = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
     lines = [f"plots    {opened.artifacts}/plots"]
     if uri.startswith(("http://", "https://")):
-        lines.append(f"compare  {_masked(uri).rstrip('/')}/{page}")
+        lines.append(f"compare  {masked(uri).rstrip('/')}/{page}")
     else:
-        lines.append(f"compare  {command} ui --backend-store-uri {shlex.quote(_masked(uri))}")
+        lines.append(f"compare  {command} ui --backend-store-uri {shlex.quote(masked(uri))}")
         lines.append(f"         then http://127.0.0.1:5000/{page}")
     if opened.model_uri:
-        store = f"MLFLOW_TRACKING_URI={shlex.quote(_masked(uri))}"
+        store = f"MLFLOW_TRACKING_URI={shlex.quote(masked(uri))}"
         lines.append(f"serve    {store} {command} models serve -m {opened.model_uri} --env-manager local")
     return lines
-
-
-def _masked(uri: str) -> str:
-    """A URI without the password that it may hold."""
-    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1@", uri)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
 from pipeline.jobs import Ended, Outcome, RunRef, ending_tags
+from pipeline.store_urls import unusable
 
 PARENT = "mlflow.parentRunId"
 TAG_CHARACTERS = 5000  # a tag may hold 8000
@@ -34,7 +35,10 @@ class StudyRun:
         self._study = study
         given = os.environ.pop("MLFLOW_RUN_ID", None)
         known = known if known and self._is_there(known) else None
-        active = mlflow.start_run(run_id=known or given, log_system_metrics=True)
+        try:
+            active = mlflow.start_run(run_id=known or given, log_system_metrics=True)
+        except Exception as error:  # noqa: BLE001 - each kind of store raises its own
+            raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
         self.id: str = active.info.run_id
         self._own = {self.id, given}
         self.experiment_id: str = active.info.experiment_id

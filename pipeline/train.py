@@ -3,16 +3,21 @@
 TensorFlow and MLflow take seconds to import, so they come after settings and data have been accepted.
 """
 
+import errno
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from pipeline import config as settings
+from pipeline.cache import refuse_unwritable
 from pipeline.errors import Diverged, UsageError
 from pipeline.interrupt import Stopped
 from pipeline.loading import load_data
+from pipeline.printable import one_line
 from pipeline.quiet import quiet
+from pipeline.store_urls import hide_credentials
 
 PROGRAM = "python -m pipeline.train"
 
@@ -21,8 +26,11 @@ def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 for a run that failed, 2 for input that cannot be used."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines; its errors come as exceptions
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")  # once for each of a class's letters
     try:
+        hide_credentials(os.environ)
         recipe, config = settings.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
+        refuse_unwritable()
         data = load_data(config)
         settings.check(config, image_shape=data.image_shape, training_images=len(data.train))
         with quiet():
@@ -33,6 +41,11 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        print(f"error: the disk is full: {one_line(error)}", file=sys.stderr)
         return 1
     except Stopped as stopped:
         print(f"stopped by {stopped}", file=sys.stderr)

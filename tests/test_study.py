@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from scripted import RANGE, SIX, made_search, opened
 
 from pipeline import study as studies
+from pipeline.errors import UsageError
 from pipeline.study import ATTEMPT, DUPLICATE_OF, INFEASIBLE, TRAINABLE
 
 EVERY = [{"kernel_size": kernel, "depth": depth} for kernel, depth in product([1, 3, 5], [1, 2])]
@@ -370,3 +371,10 @@ def test_in_a_space_too_large_to_write_out_the_few_that_fit_are_found_and_then_n
         (p, d) for p in (1, 2, 4) for d in (1, 2)
     }
     assert mine.ask() is None
+
+
+@pytest.mark.parametrize("url", ["sqlite:////dev/null/x.db", "nonsense://me:secret@host/db"])
+def test_a_storage_that_cannot_be_opened_is_refused_in_one_line_without_its_password(tmp_path, url):
+    with pytest.raises(UsageError, match="^the study's storage must be there and writable: ") as refused:
+        studies.Study(made_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180)
+    assert "secret" not in str(refused.value)

@@ -85,6 +85,20 @@ def test_a_resumption_that_was_killed_with_its_mlflow_run_is_closed_by_the_next(
     assert found(killed).info.status == "FAILED"
 
 
+def test_what_another_driver_left_is_found_whatever_the_studys_name_holds(store):
+    def open_it():
+        return StudyRun("""it's "x" ; %""", known=None, trials=0)
+
+    lost = open_it()
+    trial = lost.child("t000", role="trial", tags={}).run_id
+    other = StudyRun.child(lost, "t001", role="trial", tags={"study": "another"}).run_id
+    mlflow.end_run("FAILED")
+    assert open_it().close_lost() == 1
+    assert (found(trial).info.status, found(other).info.status) == ("FAILED", "RUNNING")
+    mlflow.MlflowClient().set_terminated(other)
+    mlflow.end_run()
+
+
 def test_the_same_run_given_again_is_no_child_of_its_own(opens):
     first = opened_by_mlflow()
     finish(opens(given=first))

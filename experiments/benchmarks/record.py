@@ -1,6 +1,6 @@
 """The curves of a finished search as a CSV: a row an epoch, with settings, parameters, val_accuracy and epoch_seconds.
 
-python experiments/benchmarks/record.py STUDY kernel_size,patch_size,depth > experiments/benchmarks/kernel-patch-depth.csv
+python experiments/benchmarks/record.py STUDY kernel_size,patch_size,depth > kernel-patch-depth.csv
 reads the trials of a study from the tracking store that MLFLOW_TRACKING_URI names.
 """
 

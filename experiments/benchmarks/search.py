@@ -2,8 +2,9 @@
 
 python experiments/benchmarks/search.py    (`make bench-search`) prints a table; nothing is trained.
 
-The curves are those of every configuration of experiments/searches/small-grid.yaml. What a way of searching has found is the
-best validation accuracy of a training that it carried to its end; what it spends is epochs, those of trials that it prunes too.
+The curves are those of every configuration of experiments/searches/small-grid.yaml. What a way of searching has found
+is the best validation accuracy of a training that it carried to its end; what it spends is epochs, those of trials that
+it prunes too.
 """
 
 import sys
