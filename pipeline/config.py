@@ -38,6 +38,28 @@ class Config(Settings):
     translation: int = Field(
         0, ge=0, le=1024, description="shift training images by up to so many pixels each way, edges reflected"
     )
+    randaugment_layers: int = Field(
+        0, ge=0, le=14, description="RandAugment: changes of place or colour to each training image"
+    )
+    randaugment_magnitude: int = Field(9, ge=0, le=30, description="RandAugment: strength of each change")
+    color_jitter: float = Field(
+        0.0, ge=0, le=1, description="change brightness, contrast and saturation by up to so much of each, up or down"
+    )
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, description="share of training images with a rectangle of random size painted over"
+    )
+    cutout: int = Field(
+        0, ge=0, le=4096, description="paint a square of so many pixels a side over part of each training image"
+    )
+    mixup_alpha: float = Field(
+        0.0, ge=0, le=100, description="mixup: blend images and labels in shares of Beta(alpha, alpha); 0: off"
+    )
+    cutmix_alpha: float = Field(
+        0.0, ge=0, le=100, description="cutmix: paste part of one image into another, Beta(alpha, alpha) stays; 0: off"
+    )
+    mix_probability: float = Field(
+        1.0, gt=0, le=1, description="share of training images that mixup or cutmix changes, where one is on"
+    )
 
     filters: int = Field(256, ge=1, le=8192, description="channels of every block (the paper's h)")
     depth: int = Field(8, ge=1, le=256, description="number of blocks (the paper's d)")
@@ -127,7 +149,7 @@ def check(config: Config, *, image_shape: Sequence[int], training_images: int) -
 
     Raises:
         UsageError: the patches do not tile the image, the kernel's outer weights would never meet a patch,
-            the batch is larger than the training data, or the shift is as large as the image.
+            the batch is larger than the training data, or the shift or the square is as large as the image.
     """
     height, width = image_shape[:2]
     size = f"{height}x{width} pixels"
@@ -147,11 +169,13 @@ def check(config: Config, *, image_shape: Sequence[int], training_images: int) -
             f"batch_size must not exceed the training images: {training_images} here, "
             f"got batch_size={config.batch_size}; try {min(128, training_images)}"
         )
-    if config.translation >= min(height, width):
-        raise UsageError(
-            f"translation must be less than the image side: {size}, got translation={config.translation}; "
-            f"try {max(1, min(height, width) // 8)}"
-        )
+    for name, try_part in (("translation", 8), ("cutout", 2)):
+        pixels = getattr(config, name)
+        if pixels >= min(height, width):
+            raise UsageError(
+                f"{name} must be less than the image side: {size}, got {name}={pixels}; "
+                f"try {min(height, width) // try_part}"
+            )
 
 
 def slow_batch_norm(config: Config, *, steps_per_epoch: int) -> str | None:

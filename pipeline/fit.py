@@ -118,7 +118,18 @@ def training_batches(config: Config, data: Data) -> tf.data.Dataset:
         batch_size=config.batch_size,
         epochs=config.epochs,
         seed=config.seed,
-        change=augmentation(flip=config.flip, translation=config.translation),
+        change=augmentation(
+            flip=config.flip,
+            translation=config.translation,
+            randaugment_layers=config.randaugment_layers,
+            randaugment_magnitude=config.randaugment_magnitude,
+            color_jitter=config.color_jitter,
+            random_erasing=config.random_erasing,
+            cutout=config.cutout,
+            mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+            mix_probability=config.mix_probability,
+        ),
         label_smoothing=config.label_smoothing,
     )
 
