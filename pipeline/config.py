@@ -69,6 +69,11 @@ class Config(Settings):
         0.9, ge=0, lt=1, description="share of the old moving average that batch norm keeps at each step"
     )
 
+    depthwise_init: Literal["glorot_uniform", "fan_in_uniform", "covariance"] = Field(
+        "glorot_uniform",
+        description="initial depthwise kernels: Keras' own, PyTorch's, or with neighbouring weights alike, as trained",
+    )
+
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=1, le=1_000_000, description="training images a step")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="peak step size of AdamW")
@@ -78,14 +83,25 @@ class Config(Settings):
     warmup_fraction: float = Field(
         0.05, ge=0, le=0.5, description="share of all steps on the way up to the peak (one_cycle and cosine)"
     )
+    adam_epsilon: float = Field(1e-7, gt=0, le=1, description="AdamW's term against division by zero")
     weight_decay: float = Field(1e-4, ge=0, le=10, description="decoupled weight decay of AdamW")
     decay_norm_and_bias: bool = Field(
         False, description="decay batch norm's scales and shifts and all biases as well as the kernels"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each training label spread over all classes")
     clip_norm: float | None = Field(None, gt=0, le=1000, description="scale gradients down to this global L2 norm")
+    ema_momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="validate and keep a moving average of the weights, of which each step keeps this share",
+    )
     early_stopping_epochs: int | None = Field(
         None, ge=1, le=100_000, description="stop after so many epochs without a better val_accuracy"
+    )
+
+    test_time_flip: bool = Field(
+        False, description="measure the test images once more, each averaged with its mirror image: test_accuracy_flip"
     )
 
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
