@@ -197,7 +197,7 @@ def check(config: Config, *, image_shape: Sequence[int], training_images: int) -
 def slow_batch_norm(config: Config, *, steps_per_epoch: int) -> str | None:
     """A sentence, where one epoch is too short for batch norm's moving averages to leave their start; else None."""
     left = config.batch_norm_momentum**steps_per_epoch
-    if left <= 0.05:
+    if left <= 0.05 or config.ema_momentum is not None:  # averaging takes them anew before each validation
         return None
     enough = math.floor(100 * 0.05 ** (1 / steps_per_epoch)) / 100
     return (

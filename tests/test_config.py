@@ -214,6 +214,7 @@ def test_batch_norm_that_outlasts_an_epoch_is_told_with_a_momentum_that_does_not
     assert 0.97**100 <= 0.05
     assert slow_batch_norm(Config(batch_norm_momentum=0.99), steps_per_epoch=352) is None
     assert slow_batch_norm(Config(batch_norm_momentum=0.9), steps_per_epoch=29) is None
+    assert slow_batch_norm(Config(batch_norm_momentum=0.99, ema_momentum=0.9), steps_per_epoch=100) is None
 
 
 def test_yaml_of_the_defaults_holds_every_setting():
