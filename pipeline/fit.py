@@ -74,10 +74,8 @@ def fit(
     callbacks = [keras.callbacks.ModelCheckpoint(best, save_best_only=True, save_weights_only=True, **monitor), epochs]
     if config.early_stopping_epochs is not None:
         callbacks.append(keras.callbacks.EarlyStopping(patience=config.early_stopping_epochs, **monitor))
-    if config.ema_momentum is not None:
-        callbacks.append(
-            AveragedWeights(training_batches(config, data).take(BATCH_NORM_BATCHES))
-        )  # after the checkpoint
+    if config.ema_momentum is not None:  # after the checkpoint, which wants the averages
+        callbacks.append(AveragedWeights(training_batches(config, data).take(BATCH_NORM_BATCHES)))
     model.fit(
         training_batches(config, data),
         validation_data=evaluation_batches(data, data.validation),
