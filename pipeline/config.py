@@ -40,6 +40,28 @@ class Config(Settings):
     translation: int = Field(
         0, ge=0, le=1024, description="shift training images by up to so many pixels each way, edges reflected"
     )
+    randaugment_layers: int = Field(
+        0, ge=0, le=14, description="RandAugment: changes of place or colour to each training image"
+    )
+    randaugment_magnitude: int = Field(9, ge=0, le=30, description="RandAugment: strength of each change")
+    color_jitter: float = Field(
+        0.0, ge=0, le=1, description="change brightness, contrast and saturation by up to so much of each, up or down"
+    )
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, description="share of training images with a rectangle of random size painted over"
+    )
+    cutout: int = Field(
+        0, ge=0, le=4096, description="paint a square of so many pixels a side over part of each training image"
+    )
+    mixup_alpha: float = Field(
+        0.0, ge=0, le=100, description="mixup: blend images and labels in shares of Beta(alpha, alpha); 0: off"
+    )
+    cutmix_alpha: float = Field(
+        0.0, ge=0, le=100, description="cutmix: paste part of one image into another, Beta(alpha, alpha) stays; 0: off"
+    )
+    mix_probability: float = Field(
+        1.0, gt=0, le=1, description="share of training images that mixup or cutmix changes, where one is on"
+    )
 
     filters: int = Field(256, ge=1, le=8192, description="channels of every block (the paper's h)")
     depth: int = Field(8, ge=1, le=256, description="number of blocks (the paper's d)")
@@ -47,6 +69,11 @@ class Config(Settings):
     patch_size: int = Field(2, ge=1, le=256, description="side of a patch, in pixels (the paper's p)")
     batch_norm_momentum: float = Field(
         0.9, ge=0, lt=1, description="share of the old moving average that batch norm keeps at each step"
+    )
+
+    depthwise_init: Literal["glorot_uniform", "fan_in_uniform", "covariance"] = Field(
+        "glorot_uniform",
+        description="initial depthwise kernels: Keras' own, PyTorch's, or with neighbouring weights alike, as trained",
     )
 
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training images")
@@ -58,14 +85,25 @@ class Config(Settings):
     warmup_fraction: float = Field(
         0.05, ge=0, le=0.5, description="share of all steps on the way up to the peak (one_cycle and cosine)"
     )
+    adam_epsilon: float = Field(1e-7, gt=0, le=1, description="AdamW's term against division by zero")
     weight_decay: float = Field(1e-4, ge=0, le=10, description="decoupled weight decay of AdamW")
     decay_norm_and_bias: bool = Field(
         False, description="decay batch norm's scales and shifts and all biases as well as the kernels"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each training label spread over all classes")
     clip_norm: float | None = Field(None, gt=0, le=1000, description="scale gradients down to this global L2 norm")
+    ema_momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="validate and keep a moving average of the weights, of which each step keeps this share",
+    )
     early_stopping_epochs: int | None = Field(
         None, ge=1, le=100_000, description="stop after so many epochs without a better val_accuracy"
+    )
+
+    test_time_flip: bool = Field(
+        False, description="measure the test images once more, each averaged with its mirror image: test_accuracy_flip"
     )
 
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
@@ -129,7 +167,7 @@ def check(config: Config, *, image_shape: Sequence[int], training_images: int) -
 
     Raises:
         UsageError: the patches do not tile the image, the kernel's outer weights would never meet a patch,
-            the batch is larger than the training data, or the shift is as large as the image.
+            the batch is larger than the training data, or the shift or the square is as large as the image.
     """
     height, width = image_shape[:2]
     size = f"{height}x{width} pixels"
@@ -149,17 +187,19 @@ def check(config: Config, *, image_shape: Sequence[int], training_images: int) -
             f"batch_size must not exceed the training images: {training_images} here, "
             f"got batch_size={config.batch_size}; try {min(128, training_images)}"
         )
-    if config.translation >= min(height, width):
-        raise UsageError(
-            f"translation must be less than the image side: {size}, got translation={config.translation}; "
-            f"try {max(1, min(height, width) // 8)}"
-        )
+    for name, try_part in (("translation", 8), ("cutout", 2)):
+        pixels = getattr(config, name)
+        if pixels >= min(height, width):
+            raise UsageError(
+                f"{name} must be less than the image side: {size}, got {name}={pixels}; "
+                f"try {min(height, width) // try_part}"
+            )
 
 
 def slow_batch_norm(config: Config, *, steps_per_epoch: int) -> str | None:
     """A sentence, where one epoch is too short for batch norm's moving averages to leave their start; else None."""
     left = config.batch_norm_momentum**steps_per_epoch
-    if left <= 0.05:
+    if left <= 0.05 or config.ema_momentum is not None:  # averaging takes them anew before each validation
         return None
     enough = math.floor(100 * 0.05 ** (1 / steps_per_epoch)) / 100
     return (

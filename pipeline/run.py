@@ -53,7 +53,7 @@ def train(recipe: str, config: Config, data: Data) -> None:
         fitted = fit(config, data, checkpoints=checkpoints, report=report, progress_bar=bar)
         log_training(run, config, fitted)
         log_model(run, fitted.model, config, data)
-        figures = open_test_set(run, fitted.model, data) | {
+        figures = open_test_set(run, fitted.model, data, with_mirrored=config.test_time_flip) | {
             "best_epoch": fitted.best_epoch,
             "best_val_accuracy": fitted.history["val_accuracy"][fitted.best_epoch - 1],
             "parameters": fitted.model.count_params(),
@@ -82,7 +82,7 @@ def crown(run: track.Run, config: Config, data: Data, weights: Path) -> dict[str
     model = build(config, data)
     model.load_weights(weights)
     log_model(run, model, config, data)
-    figures = open_test_set(run, model, data)
+    figures = open_test_set(run, model, data, with_mirrored=config.test_time_flip)
     run.results(figures)
     return figures
 
@@ -117,9 +117,13 @@ def served(model: keras.Model, config: Config, data: Data) -> keras.Model:
     return plain
 
 
-def open_test_set(run: track.Run, model: keras.Model, data: Data) -> dict[str, float]:
-    """Predict the test images, once; log what is right and wrong, and return test_loss and test_accuracy."""
-    probabilities = model.predict(evaluation_batches(data, data.test), verbose=0)
+def open_test_set(run: track.Run, model: keras.Model, data: Data, *, with_mirrored: bool) -> dict[str, float]:
+    """Predict the test images, once; log what is right and wrong, and return test_loss and test_accuracy.
+
+    `with_mirrored` adds test_accuracy_flip, of the mean of each image's probabilities and its mirror image's.
+    """
+    batches = evaluation_batches(data, data.test)
+    probabilities = model.predict(batches, verbose=0)
     labels = data.test.labels[data.test.rows]
     counts = evaluate.confusion(probabilities, labels)
     worst = evaluate.mistakes(probabilities, labels, most=MISTAKES)
@@ -135,10 +139,14 @@ def open_test_set(run: track.Run, model: keras.Model, data: Data) -> dict[str, f
             confidence=list(worst.confidence),
         ),
     )
-    return {
+    figures = {
         "test_loss": evaluate.cross_entropy(probabilities, labels),
         "test_accuracy": evaluate.accuracy(probabilities, labels),
     }
+    if with_mirrored:
+        mirrored = model.predict(batches.map(lambda images, of: (images[:, :, ::-1], of)), verbose=0)
+        figures["test_accuracy_flip"] = evaluate.accuracy((probabilities + mirrored) / 2, labels)
+    return figures
 
 
 def _log_origin(run: track.Run, config: Config, data: Data, device: devices.Device) -> None:

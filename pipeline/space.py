@@ -24,7 +24,13 @@ from pipeline.search_file import Flags, SearchSettings
 BUDGETS_AND_PLACES = frozenset(
     "trials hours trial_minutes final_top final_seeds workers trials_per_gpu storage study".split()
 )
-OF_THE_FIT = ("patch_size", "kernel_size", "batch_size", "translation")  # what config.check judges against the images
+OF_THE_FIT = (
+    "patch_size",
+    "kernel_size",
+    "batch_size",
+    "translation",
+    "cutout",
+)  # what config.check judges against the images
 GRID = 10_000  # Optuna writes a grid out in memory
 NAME = 100  # characters of a file's name, which names a study and its run
 

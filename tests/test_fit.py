@@ -7,7 +7,9 @@ import pytest
 from pipeline import data
 from pipeline.config import Config
 from pipeline.errors import Diverged
-from pipeline.fit import build, compile_model, evaluation_batches, fit, training_batches
+from pipeline.fit import build, compile_model, evaluation_batches, fit, initialize, training_batches
+from pipeline.initializer import initial_kernels
+from pipeline.model import depthwise_kernels
 from pipeline.schedule import LearningRate
 
 TINY = Config.build(
@@ -124,6 +126,42 @@ def test_clip_norm_bounds_the_gradients_of_all_variables_together(digits):
     first, second = model.optimizer._clip_gradients([np.full(4, 3.0, np.float32), np.full(4, 4.0, np.float32)])
     assert np.sqrt(np.sum(np.square(first)) + np.sum(np.square(second))) == pytest.approx(0.25)
     assert np.asarray(second)[0] / np.asarray(first)[0] == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("depthwise_init", ["fan_in_uniform", "covariance"])
+def test_the_depthwise_kernels_begin_as_drawn_and_nothing_else_does(digits, depthwise_init):
+    config = TINY.model_copy(update={"depthwise_init": depthwise_init, "depth": 2, "seed": 5})
+    keras.utils.set_random_seed(0)
+    model = build(config, digits)
+    before = {weight.path: weight.numpy() for weight in model.weights}
+    initialize(model, config)
+    kernels = initial_kernels(depthwise_init, kernel_size=3, filters=8, depth=2, seed=5)
+    for block in (1, 2):
+        np.testing.assert_array_equal(depthwise_kernels(model, block), kernels[block - 1])
+    changed = {weight.path for weight in model.weights if not np.array_equal(before[weight.path], weight.numpy())}
+    assert changed == {model.get_layer(f"block{block}_depthwise").kernel.path for block in (1, 2)}
+
+
+def test_training_starts_from_the_kernels_drawn(fitted):
+    result, _ = fitted(epochs=1, depthwise_init="covariance", learning_rate=1e-9)
+    (drawn,) = initial_kernels("covariance", kernel_size=3, filters=8, depth=1, seed=TINY.seed)
+    np.testing.assert_allclose(depthwise_kernels(result.model, 1), drawn, atol=1e-6)
+
+
+def test_averaging_changes_what_is_validated_and_kept_but_not_how_training_goes(fitted, digits):
+    (raw, _), (averaged, _) = fitted(), fitted(ema_momentum=0.8)
+    for name in ("loss", "accuracy"):
+        assert raw.history[name] == averaged.history[name]
+    assert raw.history["val_loss"] != averaged.history["val_loss"]
+    kept = averaged.model.evaluate(evaluation_batches(digits, digits.validation), verbose=0, return_dict=True)
+    assert kept["loss"] == pytest.approx(averaged.history["val_loss"][averaged.best_epoch - 1])
+
+
+def test_adam_epsilon_reaches_the_optimizer(digits):
+    model = build(TINY, digits)
+    rate = LearningRate("constant", peak=0.1, steps=1, warmup_fraction=0)
+    compile_model(model, TINY.model_copy(update={"adam_epsilon": 0.01}), rate)
+    assert model.optimizer.epsilon == 0.01
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
