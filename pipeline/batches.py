@@ -30,8 +30,11 @@ def training_batches(
     seed: int,
     change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     label_smoothing: float,
+    after: int = 0,
 ) -> tf.data.Dataset:
     """All batches of all epochs in one row, ceil(len(images) / batch_size) an epoch, the last of each the smaller.
+
+    With `after` the first so many epochs are left out, and the others are as if they had not been.
 
     A batch is a function of seed, epoch and position alone: the order is a new permutation every epoch, and `change`
     (images, seed) -> images gets a seed of its own for each step.
@@ -57,7 +60,9 @@ def training_batches(
             truth * (1 - label_smoothing) + label_smoothing / classes
         )
 
-    return tf.data.Dataset.range(epochs * steps).map(batch, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
+    return (
+        tf.data.Dataset.range(after * steps, epochs * steps).map(batch, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def evaluation_batches(

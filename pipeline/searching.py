@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import study_report
+from pipeline.ancestors import watched
 from pipeline.code_version import code_version
 from pipeline.config import to_yaml
 from pipeline.cores import cores
@@ -42,7 +43,7 @@ def carry_out(search: Search, data: Data) -> int:
     )
     lease = Lease(lambda: study.noted("lease"), lambda value: study.note("lease", value))
     try:
-        with counted() as interrupts:
+        with counted() as interrupts, watched():
             runs = StudyRun(study.name, known=study.noted("run_id"), trials=study.spent())
             study.note("run_id", runs.id)
             try:
@@ -105,6 +106,8 @@ def _introduce(search: Search, data: Data, study: Study, runs: StudyRun, places:
     """Close what a lost driver left, log what the study is, and say what is about to happen."""
     lost = study.requeue_lost()
     runs.close_lost()
+    for line in runs.own():
+        to_stdout(line)
     runs.name(f"search {search.name}")
     runs.tags(
         code_version()

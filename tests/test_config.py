@@ -9,7 +9,7 @@ from pipeline.errors import UsageError
 
 
 def resolve(*arguments):
-    return from_command_line(arguments, program="train", description="Train.")
+    return from_command_line(arguments, program="train", description="Train.")[:2]
 
 
 @pytest.fixture

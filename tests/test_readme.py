@@ -38,7 +38,7 @@ def settings_of(words):
 
 @pytest.mark.parametrize("words", [words for words in TRAINING if "--help" not in words], ids=" ".join)
 def test_every_training_command_holds_recipes_and_settings_that_exist(words):
-    recipe, config = from_command_line(settings_of(words), program="train", description="")
+    recipe, config, *_ = from_command_line(settings_of(words), program="train", description="")
     assert (ROOT / "experiments" / "recipes" / f"{recipe}.yaml").is_file()
     assert config.dataset
 
