@@ -40,9 +40,9 @@ class Checkpoints:
         try:
             path = checkpoint.write(self._folder, Checkpoint(self._run_id, self._settings, self._data, state()))
         except OSError as error:
-            self._warn(f"the checkpoint could not be written: {error}; the run can go on from the one before, if any")
+            reason = error.strerror or error  # without the name of the file, which is new each time
+            self._warn(f"the checkpoint could not be written: {reason}; the run can go on from the one before, if any")
         else:
-            self._warned.clear()
             self._copies.offer(path)
 
     def newest(self) -> Path | None:
@@ -62,7 +62,7 @@ class Checkpoints:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _warn(self, line: str) -> None:
-        """Say it once, until it has gone well again."""
+        """Say it once."""
         if line not in self._warned:
             self._warned.add(line)
             log.warning("warning: %s", printable(line))

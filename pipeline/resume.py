@@ -77,7 +77,7 @@ def find(client: MlflowClient, asked: str | None, given: Mapping[str, str]) -> R
     opened = os.environ.get(ownership.OPENED)
     try:
         run = _latest(client) if asked == "latest" else _run(client, asked)
-        if not asked and "role" not in run.data.tags:
+        if asked is None and "role" not in run.data.tags:
             return None
         try:
             _refuse(run)
@@ -121,7 +121,7 @@ def _stands(run: Run) -> bool:
 
 
 def _run(client: MlflowClient, asked: str | None) -> Run:
-    run_id = asked or os.environ[ownership.OPENED]
+    run_id = os.environ[ownership.OPENED] if asked is None else asked
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
@@ -129,7 +129,7 @@ def _run(client: MlflowClient, asked: str | None) -> Run:
             raise
         if asked is None:
             ownership.refuse_relative_store()
-        name = "resume" if asked else ownership.OPENED
+        name = ownership.OPENED if asked is None else "resume"
         raise UsageError(f"{name} must be the id of a run in this tracking store, got {shown(run_id)}") from None
     if run.info.lifecycle_stage != "active":
         raise UsageError(f"{_named(run)} has been deleted: `mlflow runs restore --run-id {run_id}` brings it back")

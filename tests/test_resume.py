@@ -1,220 +1,222 @@
-"""A run that is killed goes on as if it had not been: through `mlflow run`, with kill -9, as people meet it."""
+"""Which run goes on, and what is refused in one line, without TensorFlow."""
 
 import os
-import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
-import psutil
+import numpy as np
 import pytest
-from seams import environment, tracking_store
+from scripted import mlflow_store
 
+from pipeline import checkpoint, resume
+from pipeline.checkpoint import Checkpoint, State
 from pipeline.checkpoints import folder_of
-from pipeline.fit import TIMINGS
-from pipeline.train import main
+from pipeline.config import Config
+from pipeline.errors import NothingToDo, UsageError
+from pipeline.process import this_process
 
 ROOT = Path(__file__).parent.parent
-
-# some seconds an epoch, so that a kill after the first one's line falls into the second
-SETTINGS = {"train_examples": "none", "batch_size": 8, "epochs": 4, "schedule": "one_cycle", "translation": 1}
-SETTINGS |= {"learning_rate": "1e-3", "early_stopping_epochs": 3, "clip_norm": 1}
+CONFIG = Config(dataset="/data/flowers", depth=6, epochs=10, precision="float32", jit_compile=False)
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    with tracking_store(tmp_path_factory.mktemp("tracking"), "resuming") as uri:
+def store(tmp_path_factory):
+    with mlflow_store(tmp_path_factory.mktemp("store")) as uri:
         yield uri
 
 
-def mlflow_run(*arguments, recipe="smoke", **settings):
-    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments]
-    given = ({"recipe": recipe} if recipe else {}) | settings
-    return [*command, *(word for pair in given.items() for word in ("-P", "=".join(map(str, pair))))]
+@pytest.fixture
+def client(store, monkeypatch):
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    return mlflow.MlflowClient()
 
 
-def begin(command, uri):
-    return subprocess.Popen(
-        command,
-        env=environment(uri, "resuming"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+@pytest.fixture
+def experiment(client, request, tmp_path, monkeypatch):
+    made = client.create_experiment(request.node.name, artifact_location=str(tmp_path / "artifacts"))
+    monkeypatch.setattr(resume, "_get_experiment_id", lambda: made)
+    return made
+
+
+@pytest.fixture
+def made(client, experiment):
+    """A run that ended so, with a checkpoint of so many epochs, or none."""
+
+    def make(*, status="FAILED", epoch=3, **tags):
+        run_id = client.create_run(experiment, tags={"role": "run"} | tags).info.run_id
+        if status != "RUNNING":
+            client.set_terminated(run_id, status)
+        if epoch:
+            kept(run_id, epoch)
+        return run_id
+
+    return make
+
+
+def kept(run_id, epoch, folder=None):
+    state = State(epoch, {"loss": [1.0] * epoch}, [np.arange(3.0)], [])
+    one = Checkpoint(run_id, CONFIG.model_dump(mode="json"), "f00d", state)
+    return checkpoint.write(folder or folder_of(run_id), one)
+
+
+def refusal(client, asked, **given):
+    with pytest.raises(UsageError) as refused:
+        resume.find(client, asked, given)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_run_goes_on_with_its_own_settings_from_its_last_epoch(client, made):
+    found = resume.find(client, made(), {})
+    assert found.config == CONFIG
+    assert found.checkpoint.state.epoch == 3
+    assert found.name == "resumed at epoch 4"
+
+
+def test_a_run_that_was_interrupted_after_its_last_epoch_has_the_rest_to_do(client, made):
+    assert resume.find(client, made(epoch=10), {}).name == "resumed after the last epoch"
+
+
+def test_settings_that_are_equal_or_change_no_result_may_be_given(client, made, monkeypatch):
+    monkeypatch.chdir("/")
+    given = {"depth": "6", "precision": "auto", "dataset": "data/flowers", "learning_rate": "1e-3"}
+    found = resume.find(client, made(), given | {"checkpoint_minutes": "none"})
+    assert found.config == CONFIG.model_copy(update={"checkpoint_minutes": None})
+
+
+def test_settings_that_would_change_the_result_are_all_refused_in_one_line(client, made):
+    said = refusal(client, made(), depth="8", epochs="20", flip="false")
+    assert said == (
+        "a run goes on with its own settings: depth=6 there, got '8'; epochs=10 there, got '20'; leave out what differs"
     )
 
 
-def after_one_epoch(process):
-    """Waits for the first epoch's line; returns all processes by then, the command's own first."""
-    assert any(line.startswith("epoch 1/") for line in process.stdout), process.stderr.read()
-    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+def test_latest_is_the_newest_that_can_go_on(client, made):
+    wanted = made(status="KILLED")
+    made(status="FINISHED", ended="finished")
+    made(epoch=0)
+    made(status="RUNNING", **this_process().tags())
+    for role in ("resume", "trial", "search", "final"):
+        made(role=role)
+    assert resume.find(client, "latest", {}).run_id == wanted
 
 
-def gone(processes, seconds=10):
-    _, alive = psutil.wait_procs([one for one in processes if one.is_running()], timeout=seconds)
-    return [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+def test_latest_says_so_where_there_is_none(client, made, experiment):
+    made(status="FINISHED", ended="finished")
+    said = refusal(client, "latest")
+    assert said.startswith("resume=latest must find a run to go on with: experiment test_latest_says_so")
 
 
-def runs(role):
-    found = mlflow.search_runs(experiment_names=["resuming"], output_format="list")
-    return [run for run in found if run.data.tags.get("role") == role]
+def test_a_finished_run_leaves_nothing_to_do_and_the_second_command_s_run_below_it(client, made, monkeypatch):
+    finished, second = made(status="FINISHED", ended="finished"), made(epoch=0)
+    monkeypatch.setenv("MLFLOW_RUN_ID", second)
+    with pytest.raises(NothingToDo, match="is finished: there is nothing to resume$"):
+        resume.find(client, finished, {})
+    assert mlflow.get_run(second).data.tags["mlflow.parentRunId"] == finished
+    assert not folder_of(finished).exists()
 
 
-@pytest.fixture(scope="module")
-def whole(uri):
-    """The run that nothing interrupts."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(uri, "resuming").items():
-            patch.setenv(name, value)
-        words = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
-        assert main(["smoke", *words]) == 0
-    return runs("run")[0]
+@pytest.mark.parametrize("asked", ["0" * 32, "nothing", "../../etc", "", "x" * 100_000])
+def test_a_run_that_is_not_there_is_refused(client, experiment, asked):
+    said = refusal(client, asked)
+    assert said.startswith("resume must be the id of a run in this tracking store, got")
+    assert len(said) < 250
 
 
-@pytest.fixture(scope="module")
-def killed(whole, uri):
-    """A run killed in its second epoch together with its `mlflow run`; its id, and its points at that moment."""
-    process = begin(mlflow_run(**SETTINGS), uri)
-    family = after_one_epoch(process)
-    for one in family:
-        one.kill()
-    process.communicate(timeout=60)
-    assert gone(family)
-    found = runs("run")[0]
-    assert found.info.status == "RUNNING", "nobody was left to say otherwise"
-    assert found.info.run_id != whole.info.run_id
-    return found.info.run_id
+def test_a_deleted_run_is_refused_with_how_to_bring_it_back(client, made):
+    run_id = made()
+    client.delete_run(run_id)
+    assert f"has been deleted: `mlflow runs restore --run-id {run_id}` brings it back" in refusal(client, run_id)
 
 
-@pytest.fixture(scope="module")
-def resumed(killed, uri):
-    """The killed run after `-P resume=latest`, and what was printed; MLproject names the recipe baseline then."""
-    done = subprocess.run(
-        mlflow_run("--experiment-name", "resuming", recipe=None, resume="latest", epochs=4, checkpoint_minutes=5),
-        env=environment(uri, "resuming"),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return mlflow.get_run(killed), done
-
-
-def points(run):
-    names = [name for name in run.data.metrics if not name.startswith("system/")]
-    histories = {name: mlflow.MlflowClient().get_metric_history(run.info.run_id, name) for name in names}
-    return {name: [(point.step, point.value) for point in history] for name, history in histories.items()}
-
-
-def test_the_metrics_equal_those_of_an_uninterrupted_run_bit_for_bit_and_none_is_doubled(whole, resumed):
-    once, again = points(whole), points(resumed[0])
-    assert once.keys() == again.keys()
-    for name in once:
-        assert [step for step, _ in once[name]] == [step for step, _ in again[name]], name
-    assert {name: once[name] for name in once if name not in TIMINGS} == {
-        name: again[name] for name in again if name not in TIMINGS
-    }
-    assert [step for step, _ in again["loss"]] == [1, 2, 3, 4]
-
-
-def test_the_weights_equal_those_of_an_uninterrupted_run_bit_for_bit(whole, resumed):
-    one, other = (
-        mlflow.tensorflow.load_model(f"models:/{run.outputs.model_outputs[0].model_id}").get_weights()
-        for run in (whole, resumed[0])
-    )
-    for weight, same in zip(one, other, strict=True):
-        assert weight.tobytes() == same.tobytes()
-    assert len(resumed[0].outputs.model_outputs) == 1
-
-
-def test_the_same_run_is_finished_and_the_second_command_s_run_lies_below_it(resumed):
-    run, done = resumed
-    assert (run.info.status, run.data.tags["ended"]) == ("FINISHED", "finished")
-    assert run.data.params["recipe"] == "smoke"
-    assert run.info.run_name == "smoke 8/1 k3 p2"
-    (child,) = runs("resume")
-    assert child.info.run_name == "resumed at epoch 2"
-    assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
-    assert child.info.status == "FINISHED"
-    assert f"resume   run {run.info.run_id} goes on after epoch 1 of 4" in done.stdout
-    assert "epoch 1/4" not in done.stdout and "epoch 2/4" in done.stdout
-
-
-def test_a_run_that_ends_well_leaves_no_checkpoint(resumed):
-    run, _ = resumed
-    assert not folder_of(run.info.run_id).exists()
-    assert "checkpoint" not in [item.path for item in mlflow.MlflowClient().list_artifacts(run.info.run_id)]
-
-
-def test_a_run_says_whose_it_was(resumed):
-    tags = resumed[0].data.tags
-    assert {"host", "host.boot", "process", "process.started", "beat"} <= set(tags)
-    assert tags["process"].isdigit()
-
-
-def test_resuming_a_finished_run_says_so_and_is_no_fault(resumed, uri, capsys, monkeypatch):
-    run, _ = resumed
-    for name, value in environment(uri, "resuming").items():
-        monkeypatch.setenv(name, value)
-    assert main(["baseline", "--resume", run.info.run_id]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line == f"run {run.info.run_id} ({run.info.run_name}) is finished: there is nothing to resume"
-    assert main(["baseline", "--resume", "latest"]) == 2
-    assert "experiment resuming has none" in capsys.readouterr().err
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("whom", "number"),
+    ("role", "reason"),
     [
-        ("mlflow run", signal.SIGTERM),
-        ("mlflow run", signal.SIGKILL),
-        ("trainer", signal.SIGTERM),
-        ("group", signal.SIGTERM),
-        ("group", signal.SIGHUP),
+        ("search", "it is a search, and the same search goes on with it"),
+        ("trial", "it is a trial, and its search goes on with it"),
+        ("final", "it is a final training of a search"),
+        ("resume", "resumed another run: resume abc"),
     ],
 )
-def test_whoever_is_asked_to_stop_all_processes_are_gone_within_ten_seconds_and_the_run_can_go_on(uri, whom, number):
-    process = begin(mlflow_run(**(SETTINGS | {"epochs": 1000})), uri)
-    family = after_one_epoch(process)
-    trainer = family[-1]
-    {"mlflow run": process.send_signal, "trainer": trainer.send_signal, "group": lambda n: os.killpg(process.pid, n)}[
-        whom
-    ](number)
-    assert gone(family, seconds=10)
-    process.communicate(timeout=60)
-    found = runs("run")[0]
-    assert found.data.tags["ended"] == "stopped"
-    assert found.info.status == ("FAILED" if whom == "trainer" else "KILLED")
-    assert found.data.tags["process"] == str(trainer.pid)
-    assert list(folder_of(found.info.run_id).glob("epoch-*.checkpoint"))
+def test_runs_of_other_roles_are_refused_with_what_goes_on_with_them(client, made, role, reason):
+    assert reason in refusal(client, made(role=role, **{"mlflow.parentRunId": "abc"}))
 
 
-@pytest.mark.slow
-def test_another_machine_goes_on_from_the_run_s_artifacts_by_mlflow_s_own_run_id(uri, tmp_path):
-    process = begin(mlflow_run(**(SETTINGS | {"epochs": 30, "checkpoint_minutes": 0})), uri)
-    family = after_one_epoch(process)
-    run_id = runs("run")[0].info.run_id
-    assert any(line.startswith("epoch 3/") for line in process.stdout)
-    for one in family:
-        one.kill()
-    process.communicate(timeout=60)
-    before = len(mlflow.search_runs(experiment_names=["resuming"], output_format="list"))
-    done = subprocess.run(
-        mlflow_run("--run-id", run_id, recipe=None),
-        env=environment(uri, "resuming") | {"XDG_CACHE_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+def test_a_run_without_a_checkpoint_is_refused(client, made):
+    assert "has no checkpoint to go on from" in refusal(client, made(epoch=0))
+
+
+def test_a_run_that_is_under_way_is_refused(client, made):
+    me = this_process()
+    assert f"is under way as process {me.id} on {me.host}" in refusal(client, made(status="RUNNING", **me.tags()))
+    other = replace(me, host="another")
+    beat = {"beat": "2999-01-01T00:00:00+00:00"}
+    assert "on another, as it said 0 s ago" in refusal(client, made(status="RUNNING", **other.tags(), **beat))
+
+
+def test_a_run_of_another_host_that_has_long_been_silent_may_go_on_here(client, made):
+    beat = {"beat": "2020-01-01T00:00:00+00:00"}
+    run_id = made(status="RUNNING", **replace(this_process(), host="another").tags(), **beat)
+    assert resume.find(client, run_id, {}).run_id == run_id
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(client, made):
+    run_id = made()
+    newest = kept(run_id, 4)
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert resume.find(client, run_id, {}).checkpoint.state.epoch == 3
+    for path in checkpoint.files(folder_of(run_id)):
+        path.write_bytes(b"")
+    assert "is damaged" in refusal(client, run_id)
+
+
+def test_a_checkpoint_of_another_run_is_refused(client, made):
+    run_id = made(epoch=0)
+    kept("another", 3, folder_of(run_id))
+    assert "is of another run, 'another'" in refusal(client, run_id)
+
+
+def test_the_later_of_what_lies_here_and_among_the_artifacts_is_taken(client, made, tmp_path):
+    run_id = made()
+    client.log_artifact(run_id, str(kept(run_id, 5, tmp_path)), "checkpoint")
+    assert resume.find(client, run_id, {}).checkpoint.state.epoch == 5
+    client.log_artifact(run_id, str(kept(run_id, 2, tmp_path)), "checkpoint")
+    assert resume.find(client, run_id, {}).checkpoint.state.epoch == 5
+
+
+def test_images_that_have_changed_are_refused(client, made):
+    found = resume.find(client, made(), {})
+    found.check("f00d")
+    with pytest.raises(UsageError, match="/data/flowers has changed since, its fingerprint from f00d to beef"):
+        found.check("beef")
+
+
+def test_a_run_that_mlflow_run_has_just_opened_is_a_new_one(client, experiment, monkeypatch):
+    fresh = client.create_run(experiment).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", fresh)
+    assert resume.find(client, None, {"depth": "3"}) is None
+
+
+def test_the_run_that_mlflow_run_was_given_goes_on(client, made, monkeypatch):
+    run_id = made()
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    assert resume.find(client, None, {}).run_id == run_id
+    with resume.opened(None, {}) as found:
+        assert found.run_id == run_id
+    assert mlflow.get_run(run_id).info.status == "FAILED", "it is opened later"
+
+
+def test_a_refusal_needs_no_tensorflow(store):
+    code = (
+        "import sys; from pipeline.train import main; print(main(['baseline', '--resume', 'nothing']));"
+        "print({'tensorflow', 'keras', 'matplotlib'} & sys.modules.keys() or 'none')"
     )
-    assert done.returncode == 0, done.stderr
-    assert f"resume   run {run_id} goes on after epoch" in done.stdout
-    assert len(mlflow.search_runs(experiment_names=["resuming"], output_format="list")) == before
-    found = mlflow.get_run(run_id)
-    assert found.info.status == "FINISHED"
-    assert [step for step, _ in points(found)["val_loss"]] == list(range(1, len(points(found)["val_loss"]) + 1))
-    assert "checkpoint" not in [item.path for item in mlflow.MlflowClient().list_artifacts(run_id)]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": store}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "none"]
+    (line,) = done.stderr.splitlines()
+    assert line == "error: resume must be the id of a run in this tracking store, got 'nothing'"
