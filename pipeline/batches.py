@@ -30,8 +30,11 @@ def training_batches(
     seed: int,
     change: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
     label_smoothing: float,
+    after: int = 0,
 ) -> tf.data.Dataset:
     """All batches of all epochs in one row, ceil(len(images) / batch_size) an epoch, the last of each the smaller.
+
+    With `after` the first so many epochs are left out, and the others are as if they had not been.
 
     A batch is a function of seed, epoch and position alone: the order is a new permutation every epoch, and `change`
     (images, labels, seed) -> images, labels gets a seed of its own for each step.
@@ -56,7 +59,8 @@ def training_batches(
         return change(pixels, soft, tf.stack([tf.cast(seed, tf.int64), step]))
 
     plain = tf.autograph.experimental.do_not_convert(batch)  # it has no `if` on a tensor, and looking takes up to 12 s
-    return tf.data.Dataset.range(epochs * steps).map(plain, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
+    left = tf.data.Dataset.range(after * steps, epochs * steps)
+    return left.map(plain, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import yaml
 from pydantic import Field
@@ -15,6 +15,8 @@ from pipeline.settings import Settings
 
 SEEDS = 2**32  # NumPy's and TensorFlow's lie below it
 RECIPES = Path(__file__).parent.parent / "experiments" / "recipes"
+CHANGE_NO_RESULT = frozenset({"checkpoint_minutes"})  # settings that a run which goes on may be told anew
+RESUME = "a run's id, or latest: go on with it after its last finished epoch, with its own settings"
 
 
 class Config(Settings):
@@ -113,28 +115,48 @@ class Config(Settings):
         "auto", description="compile the training step with XLA; auto: on a GPU, not on a CPU"
     )
     seed: int = Field(0, ge=0, le=SEEDS - 1, description="of the split, the initial weights, the order and the shifts")
+    checkpoint_minutes: float | None = Field(
+        10,
+        ge=0,
+        le=100_000,
+        description="copy the last checkpoint to the run's artifacts at most so often, for other machines; none: never",
+    )
 
 
-def from_command_line(arguments: Sequence[str], *, program: str, description: str) -> tuple[str, Config]:
-    """The recipe's name, to be shown, and the settings of a run: the defaults, under the recipe, under the flags.
+class Typed(NamedTuple):
+    """What was typed."""
+
+    recipe: str
+    config: Config  # the defaults, under the recipe, under the flags; a run that goes on has settings of its own
+    given: dict[str, str]  # the flags alone
+    resume: str | None  # which run is to go on
+
+
+def from_command_line(arguments: Sequence[str], *, program: str, description: str) -> Typed:
+    """The recipe's name and the settings of a run.
+
+    With --resume the recipe is not read: MLproject names one where nobody did.
 
     Raises:
         UsageError: an unknown recipe or setting, or a value that breaks its setting's rule.
     """
     recipe = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    said = read_recipe(recipe) if recipe else {}
+    resumes = any(word == "--resume" or word.startswith("--resume=") for word in arguments)
+    said = read_recipe(recipe) if recipe and not resumes else {}
     given = command_line.parse(
         arguments,
         program=program,
         description=description,
         positional=("recipe", settings_file.listing(RECIPES)),
         settings=Config.build(said),
-        of=Path(recipe).stem if recipe else "default",
+        of=Path(recipe).stem if recipe and not resumes else "default",
+        others={"resume": ("RUN", RESUME)},
     )
-    if not recipe:
+    resume = given.pop("resume", None)
+    if not recipe and resume is None:
         raise UsageError(f"name a recipe first: {settings_file.listing(RECIPES)}")
-    del given["recipe"]
-    return printable(recipe), Config.build({**said, **given})
+    given.pop("recipe", None)
+    return Typed(printable(recipe or ""), Config.build({**said, **given}), given, resume)
 
 
 def read_recipe(recipe: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The one exception that means: the person can mend this."""
+"""The exceptions that are told in one line."""
 
 from pipeline.printable import one_line
 
@@ -12,3 +12,7 @@ class UsageError(ValueError):
 
 class Diverged(RuntimeError):
     """Training whose loss is not a finite number any more; its message is one line and says at which step."""
+
+
+class NothingToDo(Exception):
+    """What was asked for is done already; its message is one line."""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline import pace, study_report
+from pipeline.ancestors import watched
 from pipeline.code_version import code_version
 from pipeline.config import to_yaml
 from pipeline.cores import cores
@@ -45,7 +46,7 @@ def carry_out(search: Search, data: Data) -> int:
     )
     lease = Lease(lambda: study.noted("lease"), lambda value: study.note("lease", value))
     try:
-        with counted() as interrupts, Terminal() as terminal:
+        with counted() as interrupts, watched(), Terminal() as terminal:
             runs = StudyRun(study.name, known=study.noted("run_id"), trials=study.spent())
             study.note("run_id", runs.id)
             try:
@@ -119,6 +120,8 @@ def _introduce(session: Session, data: Data, places: list[Slot], url: str) -> No
     search = study.search
     lost = study.requeue_lost()
     runs.close_lost()
+    for line in runs.own():
+        session.say(line)
     runs.name(f"search {search.name}")
     runs.tags(
         code_version()

@@ -90,7 +90,7 @@ class Search:
         asked = {
             "data": data_fingerprint,
             "space": {setting: distribution_to_json(of) for setting, of in self.space.items()},
-            "held": self.base.model_dump(mode="json", exclude={"dataset", *self.space}),
+            "held": self.base.model_dump(mode="json", exclude={"dataset", *runs.CHANGE_NO_RESULT, *self.space}),
             "enqueue": [dict(params) for params in self.enqueue],
             **self.settings.model_dump(mode="json", exclude=set(BUDGETS_AND_PLACES)),
         }

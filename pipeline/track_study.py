@@ -3,17 +3,18 @@
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
+from pipeline import liveness, ownership
 from pipeline.jobs import Ended, Outcome, RunRef, ending_tags
+from pipeline.ownership import PARENT, TAG_CHARACTERS
 from pipeline.store_urls import unusable
 
-PARENT = "mlflow.parentRunId"
-TAG_CHARACTERS = 5000  # a tag may hold 8000
 STATUS = {Outcome.FINISHED: "FINISHED", Outcome.PRUNED: "KILLED", Outcome.STOPPED: "KILLED"}  # else FAILED
 
 
@@ -33,7 +34,8 @@ class StudyRun:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._client = mlflow.MlflowClient()
         self._study = study
-        given = os.environ.pop("MLFLOW_RUN_ID", None)
+        self._life = ExitStack()
+        given = os.environ.pop(ownership.OPENED, None)
         known = known if known and self._is_there(known) else None
         try:
             active = mlflow.start_run(run_id=known or given, log_system_metrics=True)
@@ -45,10 +47,20 @@ class StudyRun:
         self.artifacts: str = active.info.artifact_uri
         self.tracking_uri: str = mlflow.get_tracking_uri()
         if given and known and given != known:
-            self._client.set_tag(given, PARENT, self.id)
-            self._client.set_tag(given, "role", "resume")
+            ownership.nest(self._client, given, parent=self.id, name=f"resumed after {trials} trials")
             self._client.set_tag(given, "study", study)
-            self._client.set_tag(given, "mlflow.runName", f"resumed after {trials} trials")
+
+    def own(self) -> list[str]:
+        """Say, from now to its close, that the study's own run is this process's.
+
+        Returns:
+            A line for each other run of the experiment that has lost its process: those of this host are closed.
+        """
+        ownership.claim(self._client, self.id)
+        # a second driver, which the study's lease knows of before
+        beating = ownership.beating(self._client, self.id, taken=lambda process: None)
+        self._life.enter_context(beating)
+        return liveness.lost(self._client, self.experiment_id)
 
     def name(self, name: str) -> None:
         mlflow.set_tag("mlflow.runName", name)
@@ -124,6 +136,7 @@ class StudyRun:
 
     def close(self, status: str, ended: str, reason: str) -> None:
         """Close the study's own run."""
+        self._life.close()
         mlflow.set_tags({"ended": ended, "ended.reason": reason[:TAG_CHARACTERS]})
         mlflow.end_run(status)
 

@@ -108,7 +108,7 @@ def _train(job: Job, trial: Trial, run: "track.Run") -> None:
 
     fitting = time.perf_counter()
     figures["parameters"] = build(config, data).count_params()
-    fitted = fit(config, data, checkpoints=trial.folder, report=epoch, after_step=step, progress_bar=False)
+    fitted = fit(config, data, report=epoch, after_step=step, progress_bar=False)
     if job.latency:
         figures["latency_ms"] = latency_ms(fitted.model)
     if job.weights:

@@ -24,7 +24,7 @@ class Numbered:
         return positions.astype(np.uint8).reshape(-1, 1, 1, 1), positions % 2
 
 
-def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=changes()):
+def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=changes(), after=0):
     made = training_batches(
         Numbered(),
         image_shape=(1, 1, 1),
@@ -34,6 +34,7 @@ def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=changes()):
         seed=seed,
         change=change,
         label_smoothing=label_smoothing,
+        after=after,
     )
     return [(images.numpy(), labels.numpy()) for images, labels in made]
 
@@ -59,6 +60,14 @@ def test_the_order_is_the_seeds():
 
 def test_a_longer_run_begins_with_the_same_batches():
     assert positions(batches(epochs=3))[:6] == positions(batches(epochs=2))
+
+
+def test_batches_after_some_epochs_are_those_of_a_row_that_began_at_the_first():
+    def change(images, labels, seed):  # which tells the seed of the step
+        return images * 0 + tf.cast(seed[1], tf.uint8), labels
+
+    assert positions(batches(epochs=3, after=2)) == positions(batches(epochs=3))[6:]
+    assert positions(batches(epochs=3, after=2, change=change)) == positions(batches(epochs=3, change=change))[6:]
 
 
 def test_every_step_changes_images_by_a_seed_of_its_own():

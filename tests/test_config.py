@@ -9,7 +9,7 @@ from pipeline.errors import UsageError
 
 
 def resolve(*arguments):
-    return from_command_line(arguments, program="train", description="Train.")
+    return from_command_line(arguments, program="train", description="Train.")[:2]
 
 
 @pytest.fixture
@@ -219,3 +219,16 @@ def test_batch_norm_that_outlasts_an_epoch_is_told_with_a_momentum_that_does_not
 
 def test_yaml_of_the_defaults_holds_every_setting():
     assert list(yaml.safe_load(to_yaml(Config()))) == list(settings.Config.model_fields)
+
+
+def test_a_run_to_go_on_with_is_named_by_flag_and_needs_no_recipe_of_its_own():
+    typed = from_command_line(["baseline", "--resume", "abc", "--epochs", "5"], program="train", description="")
+    assert (typed.resume, typed.given) == ("abc", {"epochs": "5"})
+    for arguments in (["--resume=latest"], ["no-such-recipe", "--resume", "latest"]):
+        assert from_command_line(arguments, program="train", description="").resume == "latest"
+
+
+def test_what_goes_on_is_told_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        resolve("baseline", "--help")
+    assert "--resume" in capsys.readouterr().out

@@ -350,6 +350,7 @@ def test_a_combination_that_does_not_fit_is_left_to_be_told_apart(search):
         ["--final_top", "9", "--final_seeds", "9", "--workers", "2", "--trials_per_gpu", "2"],
         ["--storage", "sqlite:////elsewhere.db"],
         ["--dataset", "another/path/to/the/same/images"],
+        ["--checkpoint_minutes", "none"],
     ],
 )
 def test_a_study_goes_on_under_another_budget_or_in_another_place(search, flags):

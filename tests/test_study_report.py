@@ -91,7 +91,7 @@ def test_the_command_trains_the_very_configuration_with_all_that_the_search_held
     words = shlex.split(again(mine.search, {"learning_rate": mine.search.config(asked.params).text("learning_rate")}))
     assert words[:5] == ["mlflow", "run", ".", "--env-manager", "local"]
     given = dict(word.split("=", 1) for word in words[5:] if word != "-P")
-    recipe, config = from_command_line(
+    recipe, config, *_ = from_command_line(
         [given.pop("recipe"), *(part for name, value in given.items() for part in (f"--{name}", value))],
         program="train",
         description="Train.",
