@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 ONCE_SECONDS = 1.0  # under `mlflow run` one Ctrl-C comes as SIGINT to the group and as SIGTERM from MLflow
-PATIENCE_SECONDS = 5.0  # with a main thread that is deep in TensorFlow: compiling with XLA takes a minute
-GRACE_SECONDS = 9.0  # docker stop kills after ten
+PATIENCE_SECONDS = 4.0  # with a main thread that is deep in TensorFlow: compiling with XLA takes a minute
+GRACE_SECONDS = 8.0  # docker stop kills after ten
 
 _stopping: "Stopping | None" = None
 _why: str = ""
