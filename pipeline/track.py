@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
@@ -152,7 +153,7 @@ def _open(system_metrics: bool) -> mlflow.ActiveRun:
         return mlflow.start_run(log_system_metrics=system_metrics)
     except Exception as error:  # each kind of store raises its own
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-        if re.match(r"sqlite:///[^/]", uri):
+        if isinstance(error, MlflowException) and re.match(r"sqlite:///[^/]", uri):
             raise UsageError(
                 "a sqlite path in MLFLOW_TRACKING_URI must be absolute, since the project runs in its own folder: "
                 f"got {uri}; try sqlite:///{Path.cwd()}/mlflow.db"
