@@ -57,7 +57,7 @@ def parse(
 def _strays(arguments: Sequence[str]) -> Iterator[str]:
     """Words after the first that are no flag's value: of one behind a flag's value tyro says nothing."""
     for before, word in pairwise(arguments):
-        if not word.startswith("-") and (not before.startswith("-") or "=" in before):
+        if not word.startswith("-") and (not before.startswith("--") or "=" in before):
             yield word
 
 

@@ -21,6 +21,7 @@ from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import LoggedModelStatus
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
@@ -211,7 +212,8 @@ def _open(system_metrics: bool, run_id: str | None) -> mlflow.ActiveRun:
     try:
         return mlflow.start_run(run_id=run_id, log_system_metrics=system_metrics)
     except Exception as error:  # noqa: BLE001 - each kind of store raises its own
-        ownership.refuse_relative_store()
+        if isinstance(error, MlflowException):
+            ownership.refuse_relative_store()
         raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
 
 

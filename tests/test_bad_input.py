@@ -160,7 +160,9 @@ def test_any_command_line_is_understood_or_refused_in_one_line(read, first, word
     assert (code == 0 and asked_for_help) or (code is None and said.getvalue() == "")
 
 
-@pytest.mark.parametrize("words", [["--depth", "3", "4"], ["--depth=3", "4"], ["4", "--depth=3"], ["4"]])
+@pytest.mark.parametrize(
+    "words", [["--depth", "3", "4"], ["--depth=3", "4"], ["--depth", "-1", "4"], ["4", "--depth=3"], ["4"]]
+)
 def test_a_word_that_is_no_settings_value_is_never_passed_over(words):
     with pytest.raises(UsageError, match="settings are given as --name value, got '4'"):
         run_from(["smoke", *words], program="p", description="d")
