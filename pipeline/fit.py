@@ -45,7 +45,7 @@ def fit(
     """Train a ConvMixer and return it with the weights of the epoch whose validation accuracy was best.
 
     Args:
-        config: resolved, with neither precision nor jit_compile left at auto.
+        config: resolved, with nothing left at auto.
         checkpoints: an existing folder of the run's own, for the best weights so far.
         report: called after each epoch, counted from 1, with its metrics.
         after_step: called after each training step; training ends with what it raises.
@@ -93,6 +93,7 @@ def build(config: Config, data: Data) -> keras.Model:
         kernel_size=config.kernel_size,
         patch_size=config.patch_size,
         batch_norm_momentum=config.batch_norm_momentum,
+        fast_layers=config.fast_layers is True,
     )
 
 
