@@ -114,6 +114,9 @@ class Config(Settings):
     jit_compile: bool | Literal["auto"] = Field(
         "auto", description="compile the training step with XLA; auto: on a GPU, not on a CPU"
     )
+    fast_layers: bool | Literal["auto"] = Field(
+        "auto", description="train with layers that are faster than Keras' own; auto: on a CPU, not on a GPU"
+    )
     seed: int = Field(0, ge=0, le=SEEDS - 1, description="of the split, the initial weights, the order and the shifts")
     checkpoint_minutes: float | None = Field(
         10,

@@ -10,6 +10,9 @@ import tensorflow as tf
 
 from pipeline.allocator import keep_freed_memory
 
+PROCESSORS = "/proc/cpuinfo"
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
 
 @dataclass(frozen=True)
 class Device:
@@ -41,8 +44,11 @@ def find() -> Device:
 def precision_for(device: Device) -> str:
     """The Keras dtype policy that `precision=auto` means here.
 
-    Matrix units take bfloat16 from compute capability 8.0 and float16 from 7.0 (NVIDIA, "Train With Mixed Precision").
+    Matrix units take bfloat16 from compute capability 8.0 and float16 from 7.0 (NVIDIA, "Train With Mixed Precision");
+    a CPU is asked for its instructions, and one without bfloat16 among them would be slower with it.
     """
+    if device.kind == "CPU":
+        return "mixed_bfloat16" if BFLOAT16_FLAGS & _processor_flags() else "float32"
     if device.capability is None or device.capability < (7, 0):
         return "float32"
     return "mixed_bfloat16" if device.capability >= (8, 0) else "mixed_float16"
@@ -51,6 +57,11 @@ def precision_for(device: Device) -> str:
 def jit_compile_for(device: Device) -> bool:
     """What `jit_compile=auto` means here: XLA's CPU compiler did not finish twelve steps of a ConvMixer in 140 s."""
     return device.kind == "GPU"
+
+
+def fast_layers_for(device: Device) -> bool:
+    """What `fast_layers=auto` means here: `pipeline.layers` was made for the CPU, and measured there only."""
+    return device.kind == "CPU"
 
 
 def unused_gpu(device: Device) -> str | None:
@@ -89,8 +100,17 @@ def _nvidia_gpus() -> list[str]:
 
 def _processor() -> str:
     """The processor's own name, where the system tells it."""
+    return _processor_line("model name") or platform.processor() or platform.machine()
+
+
+def _processor_flags() -> frozenset[str]:
+    """What the first processor can do, in Linux' names; empty where the system does not tell it."""
+    return frozenset(_processor_line("flags").split())
+
+
+def _processor_line(name: str) -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        with open(PROCESSORS, encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(name))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        return ""

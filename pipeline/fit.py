@@ -53,7 +53,7 @@ def fit(
     """Train a ConvMixer and return it with the weights of the epoch whose validation accuracy was best.
 
     Args:
-        config: resolved, with neither precision nor jit_compile left at auto.
+        config: resolved, with nothing left at auto.
         report: called after each epoch, counted from 1, with its metrics.
         after_step: called after each training step; training ends with what it raises.
         save: called after each epoch, before report, with what gives the state to go on from.
@@ -120,7 +120,18 @@ def build(config: Config, data: Data) -> keras.Model:
         kernel_size=config.kernel_size,
         patch_size=config.patch_size,
         batch_norm_momentum=config.batch_norm_momentum,
+        fast_layers=config.fast_layers is True,
     )
+
+
+def stock(config: Config, data: Data) -> keras.Model:
+    """The network of these settings as it is served: of Keras' own layers, in float32."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        return build(config.model_copy(update={"fast_layers": False}), data)
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def initialize(model: keras.Model, config: Config) -> None:

@@ -32,7 +32,7 @@ class RunRef:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a trial needs; precision and jit_compile may be auto, since the device is known where it is trained."""
+    """All that a trial needs; settings may be auto, since the device is known where it is trained."""
 
     number: int
     config: Config

@@ -20,7 +20,7 @@ from pipeline.code_version import code_version
 from pipeline.config import Config, slow_batch_norm, to_yaml
 from pipeline.data import Data
 from pipeline.errors import Diverged
-from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit
+from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit, stock
 from pipeline.model import depthwise_kernels, patch_kernels
 from pipeline.resume import Resumption
 
@@ -121,6 +121,8 @@ def resolved(config: Config, data: Data, device: devices.Device) -> Config:
         changes["precision"] = devices.precision_for(device)
     if config.jit_compile == "auto":
         changes["jit_compile"] = devices.jit_compile_for(device)
+    if config.fast_layers == "auto":
+        changes["fast_layers"] = devices.fast_layers_for(device)
     if os.path.isabs(data.source):
         changes["dataset"] = data.source
     return config.model_copy(update=changes)
@@ -156,13 +158,8 @@ def log_model(run: track.Run, model: keras.Model, config: Config, data: Data) ->
 
 
 def served(model: keras.Model, config: Config, data: Data) -> keras.Model:
-    """The same weights in float32 layers, whatever the precision of training."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        plain = build(config, data)
-    finally:
-        keras.config.set_dtype_policy(policy)
+    """The same weights in Keras' own layers and float32, whatever the layers and the precision of training."""
+    plain = stock(config, data)
     plain.set_weights(model.get_weights())
     return plain
 
@@ -237,7 +234,12 @@ def _announce(config: Config, data: Data, device: devices.Device) -> None:
         f"model    ConvMixer-{config.filters}/{config.depth}, kernel {config.kernel_size}, patch {config.patch_size}: "
         f"{build(config, data).count_params():,} parameters"
     )
-    print(f"device   {device}, {config.precision}{', compiled with XLA' if config.jit_compile else ''}", flush=True)
+    ways = [
+        config.precision,
+        *["fast layers"] * bool(config.fast_layers),
+        *["compiled with XLA"] * bool(config.jit_compile),
+    ]
+    print(f"device   {', '.join([str(device), *ways])}", flush=True)
     steps = -(-len(data.train) // config.batch_size)
     for warning in (devices.unused_gpu(device), slow_batch_norm(config, steps_per_epoch=steps)):
         if warning:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from pipeline.config import Config
 from pipeline.data import Data
-from pipeline.fit import build, compile_model, training_batches
+from pipeline.fit import build, compile_model, stock, training_batches
 from pipeline.schedule import LearningRate
 
 SECONDS = 2.0  # of measuring, after tracing and compiling
@@ -22,13 +22,14 @@ def step(config: Config, data: Data) -> dict[str, float]:
     """Median time of a training step, input included, and the time of the first with all that comes before it.
 
     Args:
-        config: resolved, with neither precision nor jit_compile left at auto.
+        config: resolved, with nothing left at auto.
 
     Returns:
         step_seconds and tracing_seconds.
     """
     began = time.perf_counter()
-    model = untrained(config, data)
+    keras.config.set_dtype_policy(config.precision)
+    model = build(config, data)
     compile_model(model, config, LearningRate("constant", peak=config.learning_rate, steps=1, warmup_fraction=0))
     batches = itertools.chain.from_iterable(itertools.repeat(training_batches(config, data)))
     model.train_on_batch(*next(batches))
@@ -37,16 +38,11 @@ def step(config: Config, data: Data) -> dict[str, float]:
     return {"step_seconds": step_seconds, "tracing_seconds": tracing_seconds}
 
 
-def untrained(config: Config, data: Data) -> keras.Model:
-    """The network of these settings with its first weights; config as above."""
-    keras.config.set_dtype_policy(config.precision)
-    return build(config, data)
-
-
-def latency_ms(model: keras.Model) -> float:
-    """Median time, in milliseconds, from one image to its probabilities, compiled as a server would have it."""
+def latency_ms(config: Config, data: Data) -> float:
+    """Median time, in milliseconds, from one image to its probabilities, by the network as it would be served."""
+    model = stock(config, data)
     predict = tf.function(lambda images: model(images, training=False))
-    image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])), tf.float32)
+    image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *data.image_shape)), tf.float32)
     predict(image)  # traces
     return 1000 * _median_seconds(lambda: predict(image).numpy())
 

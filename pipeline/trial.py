@@ -68,7 +68,7 @@ def _time(job: Job, trial: Trial) -> None:
     if job.role == "step":
         trial.metrics.update(timing.step(config, data))
     else:
-        trial.metrics["latency_ms"] = timing.latency_ms(timing.untrained(config, data))
+        trial.metrics["latency_ms"] = timing.latency_ms(config, data)
 
 
 def _measure(job: Job, trial: Trial, run: "track.Run") -> None:
@@ -110,7 +110,7 @@ def _train(job: Job, trial: Trial, run: "track.Run") -> None:
     figures["parameters"] = build(config, data).count_params()
     fitted = fit(config, data, report=epoch, after_step=step, progress_bar=False)
     if job.latency:
-        figures["latency_ms"] = latency_ms(fitted.model)
+        figures["latency_ms"] = latency_ms(config, data)
     if job.weights:
         log_training(run, config, fitted)
         fitted.model.save_weights(job.weights)

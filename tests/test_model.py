@@ -35,9 +35,9 @@ SIZES = [
 ]
 
 
-def twins(size):
+def twins(size, *, fast_layers):
     """Ours and the example's with the same random weights, batch norm's moving averages included."""
-    ours, example = (build(**size) for build in (conv_mixer, keras_example))
+    ours, example = conv_mixer(**size, fast_layers=fast_layers), keras_example(**size)
     random = np.random.default_rng(0)
     weights = [random.uniform(0.1, 0.9, weight.shape) for weight in example.get_weights()]
     ours.set_weights(weights)
@@ -61,16 +61,24 @@ def test_parameters_follow_the_papers_formula(size):
     assert conv_mixer(**size).count_params() == stem + d * block + h * n + n
 
 
+@pytest.mark.parametrize("fast_layers", [False, True])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_weights_have_the_examples_order_and_shapes(size):
-    ours, example = conv_mixer(**size), keras_example(**size)
+def test_weights_have_the_examples_order_and_shapes(size, fast_layers):
+    ours, example = conv_mixer(**size, fast_layers=fast_layers), keras_example(**size)
     assert [weight.shape for weight in ours.get_weights()] == [weight.shape for weight in example.get_weights()]
 
 
+def test_fast_layers_have_the_same_names_for_their_weights():
+    size = SIZES[1]
+    stock, fast = (conv_mixer(**size, fast_layers=fast_layers) for fast_layers in (False, True))
+    assert [weight.path for weight in fast.weights] == [weight.path for weight in stock.weights]
+
+
+@pytest.mark.parametrize("fast_layers", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_outputs_and_gradients_equal_the_examples(size, training):
-    ours, example, images = twins(size)
+def test_outputs_and_gradients_equal_the_examples(size, training, fast_layers):
+    ours, example, images = twins(size, fast_layers=fast_layers)
     labels = np.eye(size["classes"])[[0, 1, 0, 1]]
     found = []
     for model in (ours, example):

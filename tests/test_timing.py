@@ -30,14 +30,13 @@ def test_a_step_takes_batches_of_the_settings_size_however_few_an_epoch_has(digi
 
 
 def test_a_latency_is_that_of_one_image_at_a_time(digits, monkeypatch):
-    model = timing.untrained(TINY, digits)
     seen = []
     call = keras.Model.__call__
     monkeypatch.setattr(
         keras.Model, "__call__", lambda self, images, **more: seen.append(images.shape) or call(self, images, **more)
     )
-    assert 0 < timing.latency_ms(model) < 10_000
-    assert seen == [(1, 8, 8, 1)], "it is traced once, and then compiled"
+    assert 0 < timing.latency_ms(TINY, digits) < 10_000
+    assert seen[-1] == (1, 8, 8, 1) and seen.count((1, 8, 8, 1)) == 1, "it is traced once, and then compiled"
 
 
 def test_the_first_call_is_not_timed_and_one_slow_call_does_not_count(monkeypatch):
