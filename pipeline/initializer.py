@@ -6,7 +6,7 @@ import numpy.typing as npt
 Kernels = npt.NDArray[np.float32]  # (k, k, filters, 1), a kernel a channel
 
 # The width of a kernel's Gaussian, a variance in squared pixels, from the first block (x = 0) to the last (x = 1):
-# first + slope x + curve x^2 / 2. The form is the paper's; the numbers were chosen here, so that a kernel of the first
+# first + slope x + curve x^2 / 2. The numbers were chosen here, not taken from the paper, so that a kernel of the first
 # block is hardly more than its middle, and one of the last has a standard deviation of 1.4 pixels.
 FIRST, SLOPE, CURVE = 0.16, 0.32, 2.88
 
@@ -39,7 +39,8 @@ def width(block: int, depth: int) -> float:
 def covariance(kernel_size: int, *, variance: float) -> npt.NDArray[np.float64]:
     """Covariance of all pairs of a kernel's weights, (k^2, k^2), row by row.
 
-    After Trockman, Willmott & Kolter 2022 (arXiv 2210.03651, section 4). With z a Gaussian about the kernel's middle:
+    In the manner of Trockman, Willmott & Kolter 2022 (arXiv 2210.03651); not yet compared with their formula or code
+    line by line. With z a Gaussian about the kernel's middle:
     weights near each other are alike (z moved to each weight, around the edges), less half of what all have in common
     (z itself); and all this the less, the farther from the middle (times z). The nearest matrix that is a covariance is
     taken: symmetric, without negative eigenvalues.
