@@ -24,7 +24,7 @@ from pipeline.study import Study
 CURVES = Path(__file__).parent / "kernel-patch-depth.csv"
 SETTINGS = ["kernel_size", "patch_size", "depth"]
 SPACE = {
-    "kernel_size": optuna.distributions.IntDistribution(3, 9, step=2),
+    "kernel_size": optuna.distributions.IntDistribution(3, 7, step=2),
     "patch_size": optuna.distributions.CategoricalDistribution([1, 2, 4]),
     "depth": optuna.distributions.IntDistribution(4, 12, step=2),
 }
