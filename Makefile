@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check audit ui lock clean
+.PHONY: help demo test test-long check bench-search audit ui lock clean
 
 # An environment that happens to be activated, or installed packages elsewhere, must not leak in. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -14,7 +14,7 @@ UV := $(BIN)/uv --quiet --system-certs
 MLFLOW := MLFLOW_DISABLE_TELEMETRY=true PATH="$(CURDIR)/$(BIN):$$PATH" python -m mlflow
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '%-10s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '%-12s %s\n' "$$target" "$$text"; done
 
 demo: $(READY)  ## train on scikit-learn's digits, tracked in MLflow: about a minute
 	@$(MLFLOW) run . --env-manager local -P recipe=digits
@@ -32,6 +32,9 @@ check: $(READY)  ## ruff, types and import rules
 	@$(BIN)/lint-imports
 
 # --strict: a package that the service does not know is a failure too, since then nothing was looked up.
+bench-search: $(READY)  ## ways of searching on recorded curves: two minutes
+	@$(BIN)/python experiments/benchmarks/search.py
+
 audit: $(BIN)/uv  ## look up what requirements.lock pins among the known vulnerabilities (asks pypi.org)
 	$(UV) tool run --python $(BIN)/python pip-audit@2.10.1 --strict --disable-pip --no-deps --progress-spinner off \
 	  --requirement requirements.lock

@@ -37,7 +37,9 @@ class SearchSettings(Settings):
         "median", description="stop a trial that is worse than the median of the others at the same epoch, or never"
     )
     pruner_trials: int = Field(5, ge=1, le=100_000, description="finished trials before the first may be pruned")
-    pruner_epochs: int = Field(2, ge=0, le=100_000, description="epochs that every trial gets before it may be pruned")
+    pruner_epochs: int | None = Field(
+        None, ge=0, le=100_000, description="epochs that every trial gets before it may be pruned; none: half of them"
+    )
 
     final_top: int = Field(3, ge=0, le=1000, description="retrain so many of the best configurations; 0: none")
     final_seeds: int = Field(3, ge=1, le=1000, description="seeds that each of these is retrained with")

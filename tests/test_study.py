@@ -300,6 +300,17 @@ def test_a_trial_below_the_median_is_pruned_after_the_warm_up_and_one_above_is_n
     assert [mine.report(good.number, epoch, 0.9) for epoch in (1, 2)] == [False, False]
 
 
+@pytest.mark.parametrize(("epochs", "first"), [(8, 4), (5, 2), (1, 1)])
+def test_unless_told_otherwise_every_trial_gets_half_its_epochs(study, epochs, first):
+    mine = study(RANGE, "--pruner_trials", "1", "--epochs", str(epochs))
+    good, bad = mine.ask(), mine.ask()
+    for epoch in range(1, epochs + 1):
+        mine.report(good.number, epoch, 0.9)
+    mine.complete(good.number, [0.9])
+    pruned = [epoch for epoch in range(1, epochs + 1) if mine.report(bad.number, epoch, 0.1)]
+    assert pruned[0] == first
+
+
 def test_without_a_pruner_none_is_pruned(study):
     mine = study(RANGE, "--pruner", "none")
     finish(mine, 8, value=0.5)
