@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check ui lock clean
+.PHONY: help demo test test-long check bench ui lock clean
 
 # An environment that happens to be activated, or installed packages elsewhere, must not leak in. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -30,6 +30,9 @@ check: $(READY)  ## ruff, types and import rules
 	@$(BIN)/ruff format --check
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports
+
+bench: $(READY)  ## the training step beside the stock example's and PyTorch's; make bench TORCH=python if that has it
+	@$(BIN)/python experiments/benchmarks/step.py --torch_python "$(or $(TORCH),$(BIN)/python)"
 
 ui: $(READY)  ## open MLflow's pages on the runs: http://127.0.0.1:5000, or make ui PORT=5001
 	@case "$${MLFLOW_TRACKING_URI:=sqlite:///mlflow.db}" in \

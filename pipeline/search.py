@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pipeline import space
 from pipeline.errors import UsageError
 from pipeline.loading import load_data
+from pipeline.processor import prefer_onednn
 
 PROGRAM = "python -m pipeline.search"
 
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 for a failed search, 2 for bad input, 130 for a stopped one."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is a thread, and forks come after it
+    prefer_onednn()
     try:
         search = space.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
         data = load_data(search.base)

@@ -12,6 +12,7 @@ from pipeline import config as settings
 from pipeline.errors import Diverged, UsageError
 from pipeline.interrupt import Stopped
 from pipeline.loading import load_data
+from pipeline.processor import prefer_onednn
 from pipeline.quiet import quiet
 
 PROGRAM = "python -m pipeline.train"
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 for a run that failed, 2 for input that cannot be used."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines; its errors come as exceptions
+    prefer_onednn()
     try:
         recipe, config = settings.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
         data = load_data(config)
