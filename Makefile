@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check bench-search audit ui lock clean
+.PHONY: help demo test test-long check bench bench-search audit ui lock clean
 
 # An environment that happens to be activated, or installed packages elsewhere, must not leak in. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -31,10 +31,13 @@ check: $(READY)  ## ruff, types and import rules
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports
 
-# --strict: a package that the service does not know is a failure too, since then nothing was looked up.
+bench: $(READY)  ## the training step beside the stock example's and PyTorch's; make bench TORCH=python if that has it
+	@$(BIN)/python experiments/benchmarks/step.py --torch_python "$(or $(TORCH),$(BIN)/python)"
+
 bench-search: $(READY)  ## ways of searching on recorded curves: two minutes
 	@$(BIN)/python experiments/benchmarks/search.py
 
+# --strict: a package that the service does not know is a failure too, since then nothing was looked up.
 audit: $(BIN)/uv  ## look up what requirements.lock pins among the known vulnerabilities (asks pypi.org)
 	$(UV) tool run --python $(BIN)/python pip-audit@2.10.1 --strict --disable-pip --no-deps --progress-spinner off \
 	  --requirement requirements.lock

@@ -1,17 +1,14 @@
 """The device of a run, and the precision and compilation that suit it."""
 
 import os
-import platform
 from dataclasses import dataclass
 
 import psutil
 import pynvml
 import tensorflow as tf
 
+from pipeline import processor
 from pipeline.allocator import keep_freed_memory
-
-PROCESSORS = "/proc/cpuinfo"
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ def find() -> Device:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         keep_freed_memory()
-        return Device("CPU", f"{_processor()}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores", None)
+        return Device("CPU", f"{processor.name()}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores", None)
     tf.config.set_visible_devices(gpus[:1], "GPU")
     tf.config.experimental.set_memory_growth(gpus[0], True)
     details = tf.config.experimental.get_device_details(gpus[0])
@@ -48,7 +45,7 @@ def precision_for(device: Device) -> str:
     a CPU is asked for its instructions, and one without bfloat16 among them would be slower with it.
     """
     if device.kind == "CPU":
-        return "mixed_bfloat16" if BFLOAT16_FLAGS & _processor_flags() else "float32"
+        return "mixed_bfloat16" if processor.has_bfloat16() else "float32"
     if device.capability is None or device.capability < (7, 0):
         return "float32"
     return "mixed_bfloat16" if device.capability >= (8, 0) else "mixed_float16"
@@ -96,21 +93,3 @@ def _nvidia_gpus() -> list[str]:
         return [pynvml.nvmlDeviceGetName(handle) for handle in handles]
     finally:
         pynvml.nvmlShutdown()
-
-
-def _processor() -> str:
-    """The processor's own name, where the system tells it."""
-    return _processor_line("model name") or platform.processor() or platform.machine()
-
-
-def _processor_flags() -> frozenset[str]:
-    """What the first processor can do, in Linux' names; empty where the system does not tell it."""
-    return frozenset(_processor_line("flags").split())
-
-
-def _processor_line(name: str) -> str:
-    try:
-        with open(PROCESSORS, encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(name))
-    except (OSError, StopIteration):
-        return ""

@@ -11,12 +11,13 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 from keras import layers
-from tensorflow.python.util._pywrap_util_port import IsMklEnabled as uses_onednn
 
-# uses_onednn: whether TensorFlow does in this process, which it decides by the CPU; there is no public way to ask
+from pipeline.processor import has_bfloat16
+
 STRIDES = [1, 1, 1, 1]
-COLUMNS = 3  # of a kernel's gradient at a time, which oneDNN is fast at
-SHIFTED = range(5, 10)  # kernel sizes; a smaller one gains nothing, a larger one takes XLA long to compile
+COLUMNS = 3  # of a kernel whose gradient is taken at a time
+LARGEST_WHOLE = 5  # side of a kernel whose gradient is faster in one; measured on two cores with AVX2
+FOLD = 4  # parts of each image that are added up before they are summed over
 
 
 class Conv2D(layers.Conv2D):
@@ -41,13 +42,12 @@ class Depthwise(layers.DepthwiseConv2D):
     def __init__(self, kernel_size: int, *, name: str) -> None:
         super().__init__(kernel_size, padding="same", name=name)
 
-    def compute_output_spec(self, images: keras.KerasTensor, **_: object) -> tuple[keras.KerasTensor, ...]:
+    def compute_output_spec(self, images: keras.KerasTensor) -> tuple[keras.KerasTensor, ...]:
         shapes = (images.shape, images.shape[-1:], images.shape)
         return tuple(keras.KerasTensor(shape, self.compute_dtype) for shape in shapes)
 
-    def call(self, images: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        shifted = training and self.kernel_size[0] in SHIFTED and not uses_onednn()
-        mixed, images = _depthwise(images, tf.convert_to_tensor(self.kernel), shifted=shifted)
+    def call(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        mixed, images = _depthwise(images, tf.convert_to_tensor(self.kernel))
         return mixed, self.bias[:], images
 
 
@@ -118,15 +118,19 @@ def _normalized_gradient(
     x: tf.Tensor, bias: tf.Tensor, mean: tf.Tensor, inverse: tf.Tensor, gamma: tf.Tensor, upstream: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """By x, gamma and beta (Ioffe & Szegedy 2015, arXiv 1502.03167, section 3, and the derivative of GELU)."""
-    z, above = _rows(x) + _float(bias), _rows(upstream)
-    y = _gelu(z)
-    by_beta = tf.reduce_sum(above, axis=0)
-    by_gamma = (tf.reduce_sum(above * y, axis=0) - mean * by_beta) * inverse
-    slope = by_gamma * inverse / _count(y)
-    by_y = (above - y * slope - (by_beta / _count(y) - mean * slope)) * (gamma * inverse)
+    z, above = _float(x) + _float(bias), _float(upstream)
+    above_sum = product_sum = 0.0  # (b, h / parts, w, c): sums over parts need no pass over memory of their own
+    parts = math.gcd(x.shape[1], FOLD)
+    for part, above_part in zip(tf.split(z, parts, axis=1), tf.split(above, parts, axis=1), strict=True):
+        above_sum += above_part
+        product_sum += above_part * _gelu(part)
+    by_beta = tf.reduce_sum(_rows(above_sum), axis=0)
+    by_gamma = (tf.reduce_sum(_rows(product_sum), axis=0) - mean * by_beta) * inverse
+    count = _count(_rows(x))
+    slope = by_gamma * inverse / count
+    by_y = (above - _gelu(z) * slope - (by_beta / count - mean * slope)) * (gamma * inverse)
     density = tf.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    by_x = by_y * (_cdf(z) + z * density)
-    return tf.cast(tf.reshape(by_x, tf.shape(x)), x.dtype), by_gamma, by_beta
+    return tf.cast(by_y * (_cdf(z) + z * density), x.dtype), by_gamma, by_beta
 
 
 @tf.function(jit_compile=True)
@@ -156,89 +160,54 @@ def _gelu(x: tf.Tensor) -> tf.Tensor:
     return x * _cdf(x)
 
 
-def _depthwise(images: tf.Tensor, kernel: tf.Tensor, *, shifted: bool) -> tuple[tf.Tensor, tf.Tensor]:
+@tf.custom_gradient
+def _depthwise(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable]:
     """The convolution, and the images as they are, whose gradient is added to the convolution's."""
-    size = kernel.shape[0]
+
+    def gradient(by_mixed: tf.Tensor, by_images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        through = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+            input_sizes=tf.shape(images),
+            filter=_exact(kernel),
+            out_backprop=_exact(by_mixed),
+            strides=STRIDES,
+            padding="SAME",
+        )
+        by_kernel = _kernel_gradient(_exact(images), kernel.shape[0], _exact(by_mixed))
+        return tf.cast(through, images.dtype) + by_images, tf.cast(by_kernel, kernel.dtype)
+
+    mixed = tf.raw_ops.DepthwiseConv2dNative(
+        input=_exact(images), filter=_exact(kernel), strides=STRIDES, padding="SAME"
+    )
+    return (tf.cast(mixed, images.dtype), tf.identity(images)), gradient
+
+
+def _exact(x: tf.Tensor) -> tf.Tensor:
+    """In float32 where there are no 16-bit instructions: TensorFlow's own kernel would round each partial sum."""
+    return x if has_bfloat16() else _float(x)
+
+
+def _kernel_gradient(images: tf.Tensor, size: int, upstream: tf.Tensor) -> tf.Tensor:
+    """(k, k, c, 1), by whichever of two ways is faster: oneDNN is slow at more columns than three."""
     before, after = (size - 1) // 2, size // 2
-
-    @tf.custom_gradient
-    def function(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable]:
-        def gradient(by_mixed: tf.Tensor, by_images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            by_kernel = _kernel_gradient(images, kernel, by_mixed)
-            if shifted:
-                return _shifted(_padded(by_mixed, after, before), kernel[::-1, ::-1], by_images), by_kernel
-            through = _in_exact_sums(
-                tf.raw_ops.DepthwiseConv2dNativeBackpropInput, filter=kernel, out_backprop=by_mixed,
-                input_sizes=tf.shape(images), padding="SAME",
-            )  # fmt: skip
-            return through + by_images, by_kernel
-
-        if shifted:
-            mixed = _shifted(_padded(images, before, after), kernel)
-        else:
-            mixed = _in_exact_sums(tf.raw_ops.DepthwiseConv2dNative, input=images, filter=kernel, padding="SAME")
-        return (mixed, tf.identity(images)), gradient
-
-    return function(images, kernel)
-
-
-@tf.function(jit_compile=True)
-def _shifted(padded: tf.Tensor, kernel: tf.Tensor, addend: tf.Tensor | None = None) -> tf.Tensor:
-    """The depthwise convolution as one sum over the kernel's positions, and an addend.
-
-    It is padded outside, as XLA would test for the edge at each position.
-    """
-    size = kernel.shape[0]
-    height, width = padded.shape[1] - size + 1, padded.shape[2] - size + 1
-    weights = _float(kernel)[..., 0]  # (k, k, c)
-    total = 0.0 if addend is None else _float(addend)
-    for row in range(size):
-        for column in range(size):
-            window = padded[:, row : row + height, column : column + width]
-            total += _float(window) * weights[row, column]
-    return tf.cast(total, padded.dtype)
-
-
-def _kernel_gradient(images: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
-    """(k, k, c, 1); oneDNN's own is slow where the kernel is wide, so in 16 bits it is given three columns at a time.
-
-    In float32 the padding is given in numbers, which TensorFlow leaves to a kernel of its own.
-    """
-    size, channels = kernel.shape[0], kernel.shape[2]
-    before, after = (size - 1) // 2, size // 2
-    if images.dtype != tf.float32 and uses_onednn():
-        return _kernel_gradient_by_columns(_padded(images, before, after), size, upstream)
-    return _in_exact_sums(
-        tf.raw_ops.DepthwiseConv2dNativeBackpropFilter, input=images, out_backprop=upstream,
-        filter_sizes=[size, size, channels, 1], padding="EXPLICIT",
-        explicit_paddings=[0, 0, before, after, before, after, 0, 0],
-    )  # fmt: skip
-
-
-def _kernel_gradient_by_columns(padded: tf.Tensor, size: int, upstream: tf.Tensor) -> tf.Tensor:
-    beyond = padded.shape[2] - size
+    if images.dtype == tf.float32 and size <= LARGEST_WHOLE:
+        return tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+            input=images,
+            filter_sizes=[size, size, images.shape[3], 1],
+            out_backprop=upstream,
+            strides=STRIDES,
+            padding="EXPLICIT",  # which oneDNN does not take
+            explicit_paddings=[0, 0, before, after, before, after, 0, 0],
+        )
+    padded = tf.pad(images, [[0, 0], [before, after], [before, after], [0, 0]])
     parts = []
     for first in range(0, size, COLUMNS):
-        width = min(COLUMNS, size - first)
+        columns = min(COLUMNS, size - first)
         part = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
-            input=padded[:, :, first : first + width + beyond],
-            filter_sizes=[size, width, padded.shape[3], 1],
+            input=padded[:, :, first : first + images.shape[2] + columns - 1],
+            filter_sizes=[size, columns, images.shape[3], 1],
             out_backprop=upstream,
             strides=STRIDES,
             padding="VALID",
         )
         parts.append(part)
     return tf.concat(parts, axis=1)
-
-
-def _in_exact_sums(operation: Callable, **arguments: tf.Tensor) -> tf.Tensor:
-    """A depthwise operation; TensorFlow's own, without oneDNN, would round each partial sum to 16 bits."""
-    tensors = {name: arguments[name] for name in ("input", "filter", "out_backprop") if name in arguments}
-    (dtype,) = {tensor.dtype for tensor in tensors.values()}
-    if not uses_onednn():
-        arguments |= {name: _float(tensor) for name, tensor in tensors.items()}
-    return tf.cast(operation(**arguments, strides=STRIDES), dtype)
-
-
-def _padded(images: tf.Tensor, before: int, after: int) -> tf.Tensor:
-    return tf.pad(images, [[0, 0], [before, after], [before, after], [0, 0]])

@@ -12,6 +12,7 @@ from pipeline import space
 from pipeline.cache import refuse_unwritable
 from pipeline.errors import UsageError
 from pipeline.loading import load_data
+from pipeline.processor import prefer_onednn
 from pipeline.store_urls import hide_credentials
 from pipeline.study_storage import check_environment
 
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 for a failed search, 2 for bad input, 130 for a stopped one."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is a thread, and forks come after it
+    prefer_onednn()
     try:
         hide_credentials(os.environ)
         check_environment(os.environ)

@@ -270,6 +270,6 @@ def _pruner(search: Search) -> optuna.pruners.BasePruner:
     settings = search.settings
     if settings.pruner == "none":
         return optuna.pruners.NopPruner()
-    # While the learning rate is high, accuracies say little of how trials end: experiments/README.md, "Ways of searching"
+    # while the learning rate is high, accuracies say little of how trials end (experiments/README.md)
     warmup = search.base.epochs // 2 if settings.pruner_epochs is None else settings.pruner_epochs
     return optuna.pruners.MedianPruner(n_startup_trials=settings.pruner_trials, n_warmup_steps=warmup)

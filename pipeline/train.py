@@ -20,6 +20,7 @@ from pipeline.errors import Diverged, NothingToDo, UsageError
 from pipeline.interrupt import Stopped, stoppable
 from pipeline.loading import load_data
 from pipeline.printable import one_line
+from pipeline.processor import prefer_onednn
 from pipeline.quiet import quiet
 from pipeline.store_urls import hide_credentials
 
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines; its errors come as exceptions
     warnings.filterwarnings("ignore", "Glyph .* missing from font")  # once for each of a class's letters
+    prefer_onednn()
     try:
         hide_credentials(os.environ)
         with stoppable(), watched():

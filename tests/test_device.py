@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline import device as devices
+from pipeline import processor
 from pipeline.device import Device, fast_layers_for, jit_compile_for, precision_for, unused_gpu
 
 CPU = Device("CPU", "some processor", None)
@@ -25,24 +26,10 @@ def test_auto_precision_follows_the_compute_capability(capability, precision):
     assert precision_for(Device("GPU", "some", capability)) == precision
 
 
-@pytest.mark.parametrize(
-    ("processors", "precision"),
-    [
-        ("model name\t: some\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", "float32"),
-        ("model name\t: some\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", "mixed_bfloat16"),
-        ("flags\t\t: fpu amx_tile amx_bf16\n", "mixed_bfloat16"),
-        ("", "float32"),
-    ],
-)
-def test_auto_precision_of_a_cpu_follows_its_instructions(processors, precision, tmp_path, monkeypatch):
-    (tmp_path / "cpuinfo").write_text(processors)
-    monkeypatch.setattr(devices, "PROCESSORS", str(tmp_path / "cpuinfo"))
+@pytest.mark.parametrize(("able", "precision"), [(False, "float32"), (True, "mixed_bfloat16")])
+def test_auto_precision_of_a_cpu_follows_its_instructions(able, precision, monkeypatch):
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: able)
     assert precision_for(CPU) == precision
-
-
-def test_auto_precision_is_float32_where_the_system_tells_nothing_of_its_processor(tmp_path, monkeypatch):
-    monkeypatch.setattr(devices, "PROCESSORS", str(tmp_path / "not there"))
-    assert precision_for(CPU) == "float32"
 
 
 def test_auto_layers_are_the_fast_ones_on_a_cpu_only():

@@ -38,21 +38,6 @@ def random(*shape, seed=0):
     return tf.constant(np.random.default_rng(seed).standard_normal(shape), tf.float32)
 
 
-def stock_depthwise(size):
-    layer = layers.DepthwiseConv2D(size, padding="same", dtype="float32")
-    return layer, lambda images, training=False: (layer(images), images)
-
-
-def fast_depthwise(size):
-    layer = fast.Depthwise(size, name="depthwise")
-
-    def outputs(images, training=False):
-        mixed, bias, same = layer(images, training=training)
-        return mixed + bias, same
-
-    return layer, outputs
-
-
 def derived(function, images, weights, *, training=None):
     """Outputs, and the gradients by images and weights of a weighted sum of them, as float32 arrays."""
     with tf.GradientTape() as tape:
@@ -72,27 +57,34 @@ def assert_close(found, expected, policy):
         np.testing.assert_allclose(one / scale, other / scale, rtol=0, atol=ROUNDING[policy])
 
 
-@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_depthwise_equals_keras_outputs_and_gradients(size, training, policy):
+def test_depthwise_equals_keras_outputs_and_gradients(size, policy):
     images = random(*size[:4])
-    ours, function = fast_depthwise(size[4])
-    stock, oracle = stock_depthwise(size[4])
-    function(images), oracle(images)
+    ours = fast.Depthwise(size[4], name="depthwise")
+    stock = layers.DepthwiseConv2D(size[4], padding="same", dtype="float32")
+
+    def function(images):
+        mixed, bias, same = ours(images)
+        return mixed + bias, same
+
+    ours(images), stock(images)
     weights = [random(*weight.shape, seed=3) for weight in stock.weights]
     ours.set_weights(weights), stock.set_weights(weights)
-    found = derived(function, images, ours.weights, training=training)
-    assert_close(found, derived(oracle, images, stock.weights), policy)
+    expected = derived(lambda images: (stock(images), images), images, stock.weights)
+    assert_close(derived(function, images, ours.weights), expected, policy)
 
 
+@pytest.mark.parametrize("largest_whole", [0, 13], ids=["by columns", "whole"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_a_kernels_gradient_taken_by_columns_is_the_whole(size):
+def test_both_ways_to_a_kernels_gradient_lead_there_at_every_size(size, largest_whole, monkeypatch):
     *shape, kernel_size = size
-    images, upstream = random(*shape), random(*shape, seed=1)
-    kernel = random(kernel_size, kernel_size, shape[-1], 1)
-    padded = fast._padded(images, (kernel_size - 1) // 2, kernel_size // 2)
-    parts = fast._kernel_gradient_by_columns(padded, kernel_size, upstream)
-    assert_close([parts], [fast._kernel_gradient(images, kernel, upstream)], "float32")
+    images, upstream, kernel = random(*shape), random(*shape, seed=1), random(kernel_size, kernel_size, shape[-1], 1)
+    monkeypatch.setattr(fast, "LARGEST_WHOLE", largest_whole)
+    with tf.GradientTape() as tape:
+        tape.watch(kernel)
+        mixed = tf.nn.depthwise_conv2d(images, kernel, [1, 1, 1, 1], "SAME")
+    expected = tape.gradient(mixed, kernel, upstream)
+    assert_close([fast._kernel_gradient(images, kernel_size, upstream)], [expected], "float32")
 
 
 @pytest.mark.parametrize(
