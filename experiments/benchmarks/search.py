@@ -7,6 +7,7 @@ is the best validation accuracy of a training that it carried to its end; what i
 it prunes too.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import optuna
 import pandas as pd
 from replay import Forgetful, Log, Played, Recorded
 
+from pipeline.distributions import values
 from pipeline.driver import Driver
 from pipeline.session import Session
 from pipeline.space import from_command_line
@@ -94,6 +96,7 @@ def compare(recorded: Recorded) -> pd.DataFrame:
     """A row a way: epochs until near the best known (median of the seeds), and the best found within each budget."""
     most = GRIDS * recorded.epochs * len(recorded.curves)
     rows = []
+    assert len(recorded.curves) == math.prod(len(values(of) or ()) for of in SPACE.values()), "a curve is missing"
     for name, way in WAYS.items():
         logs = [Log() for _ in range(SEEDS)]
         for seed, log in enumerate(logs):
