@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -17,6 +18,7 @@ from pipeline.checkpoints import folder_of
 from pipeline.config import CHANGE_NO_RESULT, Config
 from pipeline.errors import NothingToDo, UsageError
 from pipeline.settings import shown
+from pipeline.store_urls import unusable
 
 PAGE = 100  # runs at a time on the way to the latest that can go on
 CURES = {
@@ -56,8 +58,13 @@ class Resumption:
 @contextmanager
 def opened(asked: str | None, given: Mapping[str, str]) -> Iterator[Resumption | None]:
     """The run to go on with, see `find`; the run that `mlflow run` opened does not stay open if nothing begins."""
-    client = MlflowClient()
-    found = find(client, asked, given)
+    try:
+        client = MlflowClient()
+        found = find(client, asked, given)
+    except (NothingToDo, UsageError):
+        raise
+    except Exception as error:  # noqa: BLE001 - each kind of store raises its own
+        raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
     new = os.environ.get(ownership.OPENED)
     with ownership.opening(client, None if found and found.run_id == new else new):
         yield found
@@ -75,20 +82,17 @@ def find(client: MlflowClient, asked: str | None, given: Mapping[str, str]) -> R
         UsageError: there is no such run, or none that can go on, or a setting would change its result.
     """
     opened = os.environ.get(ownership.OPENED)
+    run = _latest(client) if asked == "latest" else _run(client, asked)
+    if asked is None and "role" not in run.data.tags:
+        return None
     try:
-        run = _latest(client) if asked == "latest" else _run(client, asked)
-        if asked is None and "role" not in run.data.tags:
-            return None
-        try:
-            _refuse(run)
-        except NothingToDo:
-            shutil.rmtree(folder_of(run.info.run_id), ignore_errors=True)  # of which a kill at the very end left some
-            if opened and opened != run.info.run_id:
-                ownership.nest(client, opened, parent=run.info.run_id, name="nothing to resume")
-            raise
-        found = _newest(client, run)
-    except MlflowException as error:
-        raise UsageError(f"the tracking store could not be asked: {str(error).splitlines()[0]}") from error
+        _refuse(run)
+    except NothingToDo:
+        shutil.rmtree(folder_of(run.info.run_id), ignore_errors=True)  # of which a kill at the very end left some
+        if opened and opened != run.info.run_id:
+            ownership.nest(client, opened, parent=run.info.run_id, name="nothing to resume")
+        raise
+    found = _newest(client, run)
     if found is None:
         raise UsageError(f"{_named(run)} has no checkpoint to go on from: start it again with its recipe and settings")
     config = _config(found, given)

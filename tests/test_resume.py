@@ -220,3 +220,15 @@ def test_a_refusal_needs_no_tensorflow(store):
     assert done.stdout.split() == ["2", "none"]
     (line,) = done.stderr.splitlines()
     assert line == "error: resume must be the id of a run in this tracking store, got 'nothing'"
+
+
+def test_a_store_that_cannot_be_asked_is_told_in_one_line_without_its_password(client, monkeypatch):
+    def away(*arguments):
+        raise ConnectionError("https://me:secret@host: nobody\nanswers")
+
+    monkeypatch.setattr(resume, "_latest", away)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://me:secret@host")
+    with pytest.raises(UsageError) as refused, resume.opened("latest", {}):
+        pass
+    assert str(refused.value).endswith("ConnectionError: https://me:***@host: nobody answers")
+    assert "secret" not in str(refused.value)
