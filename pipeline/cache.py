@@ -23,9 +23,17 @@ def private_folder(*parts: str) -> Path:
     Raises:
         OSError: it cannot be.
     """
-    folder = cache_folder(*parts)
+    return make_private(cache_folder(*parts))
+
+
+def make_private(folder: Path) -> Path:
+    """Create a folder and those above it that are missing, for this user alone; returns it.
+
+    Raises:
+        OSError: it cannot be.
+    """
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
+        missing.mkdir(mode=0o700, exist_ok=True)  # with parents=True these would be open to all
     return folder
 
 

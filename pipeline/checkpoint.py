@@ -14,6 +14,8 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.cache import make_private
+
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 DIGEST_BYTES = 64  # hexadecimal SHA-256 of what follows it in the file
 PATTERN = "epoch-*.checkpoint"
@@ -49,7 +51,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
     Raises:
         OSError: it could not be written; those that were there still are.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     path = folder / f"epoch-{checkpoint.state.epoch:06d}.checkpoint"
     descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
     try:

@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from mlflow import MlflowClient
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from pipeline.cache import make_private
+
 FOLDER = "checkpoint"  # among the run's artifacts
 PATIENCE_SECONDS = 60.0  # with a copy under way when the run is over
 
@@ -23,7 +25,7 @@ def names(client: MlflowClient, run_id: str) -> list[str]:
 
 def fetch(client: MlflowClient, run_id: str, name: str, folder: Path) -> Path:
     """Bring a copy into a folder."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         brought = client.download_artifacts(run_id, f"{FOLDER}/{name}", temporary)
         return Path(brought).replace(folder / name)

@@ -10,9 +10,9 @@ from pipeline.cache import cache_folder, private_folder
 from pipeline.config import SEEDS, Config
 from pipeline.jobs import Ended, Job, Outcome, RunRef
 from pipeline.session import Session
+from pipeline.study_report import WINNER
 from pipeline.trial_name import short_settings
 
-WINNER = "winner"  # the study's note of its settings and figures
 NOTE = "final"  # the study's note of what is done: a resumed search does not train it again
 
 

@@ -12,7 +12,7 @@ from pipeline.config import to_yaml
 from pipeline.cores import cores
 from pipeline.data import Data
 from pipeline.driver import Driver, Failing
-from pipeline.final import NOTE, WINNER, Final
+from pipeline.final import NOTE, Final
 from pipeline.interrupt import counted
 from pipeline.latencies import measure_latencies
 from pipeline.lease import Lease
@@ -94,13 +94,13 @@ def _drive(session: Session) -> None:
     finally:
         if session.study.spent() > before:
             session.study.note(NOTE, None)
-            session.study.note(WINNER, None)
+            session.study.note(study_report.WINNER, None)
 
 
 def _finish(session: Session) -> None:
     """Crown a winner, where there is none yet; then, while nothing else runs, measure latencies."""
     study = session.study
-    if study.noted(WINNER) is None and study.search.settings.final_top and study.ranked():
+    if study.noted(study_report.WINNER) is None and study.search.settings.final_top and study.ranked():
         _report(session)  # before the final, which may take as long
         Final(session).run()
     if not session.interrupts():
@@ -160,7 +160,7 @@ def _report(session: Session) -> None:
         figures |= {
             f"best_{metric}": value for metric, value in zip(study.search.settings.metric, best.values, strict=True)
         }
-    winner = study.noted(WINNER) or {}
+    winner = study.noted(study_report.WINNER) or {}
     runs.metrics(figures | {name: value for name, value in winner.items() if isinstance(value, int | float)})
 
 

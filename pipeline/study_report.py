@@ -21,6 +21,7 @@ COSTS: dict[str, Callable[[float], str]] = {
     "epoch_seconds": "{:.2f}".format,
     "latency_ms": "{:.2f}".format,
 }
+WINNER = "winner"  # the study's note of the final's winner: its settings and figures
 LATENCIES = "latencies"  # the study's note: milliseconds by the trial's number, as text since JSON has no other keys
 FIGURES = ("parameters", "seconds", "epochs", "latency_ms", "outcome", "run_id")  # kept with each trial
 
@@ -83,7 +84,7 @@ def figures(study: Study) -> Iterator[tuple[str, Figure]]:
 
 
 def summary(study: Study) -> list[str]:
-    """The best trials as a table, of two metrics the Pareto front; what mattered most, and how to train the best."""
+    """The best trials as a table, of two metrics the Pareto front; what mattered most, and how to train the winner."""
     search, ranked = study.search, study.ranked()
     if not ranked:
         return ["no trial has finished"]
@@ -93,7 +94,9 @@ def summary(study: Study) -> list[str]:
     lines = ["", *pd.DataFrame(rows).fillna("").to_string(index=False).splitlines()]
     if importances := study.importances():
         lines.append("mattered  " + ", ".join(f"{name} {share:.0%}" for name, share in importances.items()))
-    return [*lines, f"again     {again(search, _params(ranked[0], search))}"]
+    winner = study.noted(WINNER)
+    params = winner["params"] if winner else search.exact(ranked[0].params)
+    return [*lines, f"again     {again(search, _as_text(params, search))}"]
 
 
 def again(search: Search, params: Mapping[str, str]) -> str:
@@ -125,13 +128,13 @@ def _standing(trial: FrozenTrial, search: Search, figures: Mapping[Hashable, Any
     return {
         "trial": f"t{trial.number:03d}",
         search.settings.metric[0]: f"{trial.values[0]:.4f}",
-        **_params(trial, search),
+        **_as_text(trial.params, search),
         **known,
     }
 
 
-def _params(trial: FrozenTrial, search: Search) -> dict[str, str]:
-    config = search.config(trial.params)
+def _as_text(params: Mapping[str, object], search: Search) -> dict[str, str]:
+    config = search.config(params)
     return {name: config.text(name) for name in search.space}
 
 

@@ -4,10 +4,11 @@ import pytest
 from scripted import RANGE, Runs, Scripted, ended, made_search, opened, trained
 
 from pipeline.driver import Failing
-from pipeline.final import NOTE, WINNER
+from pipeline.final import NOTE
 from pipeline.jobs import Outcome
 from pipeline.searching import _drive
 from pipeline.session import Session
+from pipeline.study_report import WINNER
 
 
 @pytest.fixture

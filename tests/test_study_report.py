@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scripted import RANGE, SIX, made_search, opened
 
 from pipeline.config import from_command_line
-from pipeline.study_report import again, figures, leaderboard, summary, table
+from pipeline.study_report import WINNER, again, figures, leaderboard, summary, table
 
 
 @pytest.fixture
@@ -83,6 +83,15 @@ def test_a_summary_is_a_table_of_the_best_five_what_mattered_and_the_command_tha
     assert [row.split()[0] for row in rows] == ["t005", "t004", "t003", "t002", "t001"]
     assert mattered.startswith("mattered  kernel_size ")
     assert command == "again     mlflow run . --env-manager local -P recipe=smoke -P kernel_size=5 -P depth=2"
+
+
+def test_the_command_trains_the_winner_of_the_final_where_there_is_one(study):
+    mine = study(SIX, *GRID)
+    for value in (0.1, 0.2):
+        complete(mine, value)
+    assert summary(mine)[-1].endswith("-P kernel_size=1 -P depth=2")
+    mine.note(WINNER, {"params": {"kernel_size": 1, "depth": 1}, "test_accuracy": 0.7})
+    assert summary(mine)[-1].endswith("-P kernel_size=1 -P depth=1")
 
 
 def test_the_command_trains_the_very_configuration_with_all_that_the_search_held(study):
