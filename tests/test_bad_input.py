@@ -240,7 +240,7 @@ def test_odd_names_of_files_are_no_fault(tmp_path, read, name):
 def test_a_name_that_is_not_utf_8_is_no_fault_and_is_shown_as_text(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.yaml")
     written(Path(path), "depth: 2")
-    recipe, _ = run_from([path], program="p", description="d")
+    recipe, *_ = run_from([path], program="p", description="d")
     assert recipe == rf"{tmp_path}/caf\udce9.yaml"
 
 
