@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check bench ui lock clean
+.PHONY: help demo test test-long check bench bench-search audit ui lock clean
 
 # An environment that happens to be activated, or installed packages elsewhere, must not leak in. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -14,7 +14,7 @@ UV := $(BIN)/uv --quiet --system-certs
 MLFLOW := MLFLOW_DISABLE_TELEMETRY=true PATH="$(CURDIR)/$(BIN):$$PATH" python -m mlflow
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '%-10s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '%-12s %s\n' "$$target" "$$text"; done
 
 demo: $(READY)  ## train on scikit-learn's digits, tracked in MLflow: about a minute
 	@$(MLFLOW) run . --env-manager local -P recipe=digits
@@ -34,9 +34,17 @@ check: $(READY)  ## ruff, types and import rules
 bench: $(READY)  ## the training step beside the stock example's and PyTorch's; make bench TORCH=python if that has it
 	@$(BIN)/python experiments/benchmarks/step.py --torch_python "$(or $(TORCH),$(BIN)/python)"
 
+bench-search: $(READY)  ## ways of searching on recorded curves: two minutes
+	@$(BIN)/python experiments/benchmarks/search.py
+
+# --strict: a package that the service does not know is a failure too, since then nothing was looked up.
+audit: $(BIN)/uv  ## look up what requirements.lock pins among the known vulnerabilities (asks pypi.org)
+	$(UV) tool run --python $(BIN)/python pip-audit@2.10.1 --strict --disable-pip --no-deps --progress-spinner off \
+	  --requirement requirements.lock
+
 ui: $(READY)  ## open MLflow's pages on the runs: http://127.0.0.1:5000, or make ui PORT=5001
 	@case "$${MLFLOW_TRACKING_URI:=sqlite:///mlflow.db}" in \
-	http*) echo "MLFLOW_TRACKING_URI is a server: open $$MLFLOW_TRACKING_URI" ;; \
+	http*) echo "MLFLOW_TRACKING_URI is a server: open $$(printf %s "$$MLFLOW_TRACKING_URI" | sed 's|//.*@|//|')" ;; \
 	*) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(MLFLOW) ui \
 	     --host 127.0.0.1 --port $(or $(PORT),5000) --backend-store-uri "$$MLFLOW_TRACKING_URI" ;; \
 	esac

@@ -28,17 +28,20 @@ def training_batches(
     batch_size: int,
     epochs: int,
     seed: int,
-    change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    change: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
     label_smoothing: float,
+    after: int = 0,
 ) -> tf.data.Dataset:
     """All batches of all epochs in one row, ceil(len(images) / batch_size) an epoch, the last of each the smaller.
 
+    With `after` the first so many epochs are left out, and the others are as if they had not been.
+
     A batch is a function of seed, epoch and position alone: the order is a new permutation every epoch, and `change`
-    (images, seed) -> images gets a seed of its own for each step.
+    (images, labels, seed) -> images, labels gets a seed of its own for each step.
 
     Returns:
-        Images (b, h, w, c) uint8 and soft labels (b, classes) float32, of which 1 - label_smoothing is on the truth and
-        the rest spread over all classes (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+        Images (b, h, w, c) uint8 and soft labels (b, classes) float32. Before the change, 1 - label_smoothing of each
+        is on the truth and the rest spread over all classes (Szegedy et al. 2016, arXiv 1512.00567, section 7).
     """
     steps = math.ceil(len(images) / batch_size)
 
@@ -52,12 +55,12 @@ def training_batches(
 
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels, labels = _gathered(gather, step, image_shape)
-        truth = tf.one_hot(labels, classes)
-        return change(pixels, tf.stack([tf.cast(seed, tf.int64), step])), (
-            truth * (1 - label_smoothing) + label_smoothing / classes
-        )
+        soft = tf.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
+        return change(pixels, soft, tf.stack([tf.cast(seed, tf.int64), step]))
 
-    return tf.data.Dataset.range(epochs * steps).map(batch, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
+    plain = tf.autograph.experimental.do_not_convert(batch)  # it has no `if` on a tensor, and looking takes up to 12 s
+    left = tf.data.Dataset.range(after * steps, epochs * steps)
+    return left.map(plain, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(

@@ -1,7 +1,10 @@
-"""Where files live that can be made again: the user's cache folder."""
+"""Where files live that can be made again: the user's cache folder, which nobody else may look into."""
 
 import os
+import tempfile
 from pathlib import Path
+
+from pipeline.errors import UsageError
 
 
 def cache_folder(*parts: str) -> Path:
@@ -12,3 +15,35 @@ def cache_folder(*parts: str) -> Path:
     given = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
     return root.joinpath("convmixer", *parts)
+
+
+def private_folder(*parts: str) -> Path:
+    """`cache_folder`, created; what is new of it is for this user alone.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    return make_private(cache_folder(*parts))
+
+
+def make_private(folder: Path) -> Path:
+    """Create a folder and those above it that are missing, for this user alone; returns it.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)  # with parents=True these would be open to all
+    return folder
+
+
+def refuse_unwritable() -> None:
+    """Raise UsageError where no file can be written to the cache."""
+    try:
+        with tempfile.TemporaryFile(dir=private_folder()):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"the cache must be writable, as checkpoints go there: {cache_folder()}: {error.strerror}; "
+            "make it so, or name another folder in XDG_CACHE_HOME"
+        ) from None

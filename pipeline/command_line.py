@@ -1,6 +1,7 @@
 """Flags from settings: one text flag each, whose help is the setting's meaning, rule and present value."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, TypedDict
 
 import tyro
@@ -17,6 +18,7 @@ def parse(
     positional: tuple[str, str],
     settings: Settings,
     of: str,
+    others: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, str]:
     """What was typed, by name, as text: only what was given, not yet checked. `--help` prints and exits with 0.
 
@@ -24,12 +26,15 @@ def parse(
         positional: name and help of the one word that is no flag; it may be absent.
         settings: the values that hold where no flag is given, shown in the help.
         of: whose values they are, as a word for the help.
+        others: flags that are no settings: the kind of value and the help of each, by name.
 
     Raises:
         UsageError: an unknown flag or a second word.
     """
     name, help_text = positional
     flags = {name: Annotated[_text(1, name.upper(), help_text, ""), tyro.conf.Positional]}
+    for flag, (kind, text) in (others or {}).items():
+        flags[flag] = _text((0, 1), kind, text, "")
     for flag, field in type(settings).model_fields.items():
         hint = f"({of}: {settings.text(flag)})"
         flags[flag] = _text((0, 1), metavar(field), f"{field.description}; {settings.rule(flag)}", hint)
@@ -42,11 +47,18 @@ def parse(
         use_underscores=True,
         return_unknown_args=True,
     )
-    for word in unknown:
+    for word in [*unknown, *_strays(arguments)]:
         if word.startswith("-"):
             settings.refuse_unknown([word.lstrip("-").split("=")[0].replace("-", "_")])
         raise UsageError(f"settings are given as --name value, got {shown(word)}")
     return given
+
+
+def _strays(arguments: Sequence[str]) -> Iterator[str]:
+    """Words after the first that are no flag's value: of one behind a flag's value tyro says nothing."""
+    for before, word in pairwise(arguments):
+        if not word.startswith("-") and (not before.startswith("--") or "=" in before):
+            yield word
 
 
 def _text(words: int | tuple[int, ...], metavar: str, help_text: str, hint: str) -> Any:

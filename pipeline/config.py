@@ -3,16 +3,20 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import yaml
 from pydantic import Field
 
 from pipeline import command_line, settings_file
 from pipeline.errors import UsageError
+from pipeline.printable import printable
 from pipeline.settings import Settings
 
+SEEDS = 2**32  # NumPy's and TensorFlow's lie below it
 RECIPES = Path(__file__).parent.parent / "experiments" / "recipes"
+CHANGE_NO_RESULT = frozenset({"checkpoint_minutes"})  # settings that a run which goes on may be told anew
+RESUME = "a run's id, or latest: go on with it after its last finished epoch, with its own settings"
 
 
 class Config(Settings):
@@ -38,6 +42,28 @@ class Config(Settings):
     translation: int = Field(
         0, ge=0, le=1024, description="shift training images by up to so many pixels each way, edges reflected"
     )
+    randaugment_layers: int = Field(
+        0, ge=0, le=14, description="RandAugment: changes of place or colour to each training image"
+    )
+    randaugment_magnitude: int = Field(9, ge=0, le=30, description="RandAugment: strength of each change")
+    color_jitter: float = Field(
+        0.0, ge=0, le=1, description="change brightness, contrast and saturation by up to so much of each, up or down"
+    )
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, description="share of training images with a rectangle of random size painted over"
+    )
+    cutout: int = Field(
+        0, ge=0, le=4096, description="paint a square of so many pixels a side over part of each training image"
+    )
+    mixup_alpha: float = Field(
+        0.0, ge=0, le=100, description="mixup: blend images and labels in shares of Beta(alpha, alpha); 0: off"
+    )
+    cutmix_alpha: float = Field(
+        0.0, ge=0, le=100, description="cutmix: paste part of one image into another, Beta(alpha, alpha) stays; 0: off"
+    )
+    mix_probability: float = Field(
+        1.0, gt=0, le=1, description="share of training images that mixup or cutmix changes, where one is on"
+    )
 
     filters: int = Field(256, ge=1, le=8192, description="channels of every block (the paper's h)")
     depth: int = Field(8, ge=1, le=256, description="number of blocks (the paper's d)")
@@ -45,6 +71,11 @@ class Config(Settings):
     patch_size: int = Field(2, ge=1, le=256, description="side of a patch, in pixels (the paper's p)")
     batch_norm_momentum: float = Field(
         0.9, ge=0, lt=1, description="share of the old moving average that batch norm keeps at each step"
+    )
+
+    depthwise_init: Literal["glorot_uniform", "fan_in_uniform", "covariance"] = Field(
+        "glorot_uniform",
+        description="initial depthwise kernels: Keras' own, PyTorch's, or with neighbouring weights alike, as trained",
     )
 
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training images")
@@ -56,14 +87,25 @@ class Config(Settings):
     warmup_fraction: float = Field(
         0.05, ge=0, le=0.5, description="share of all steps on the way up to the peak (one_cycle and cosine)"
     )
+    adam_epsilon: float = Field(1e-7, gt=0, le=1, description="AdamW's term against division by zero")
     weight_decay: float = Field(1e-4, ge=0, le=10, description="decoupled weight decay of AdamW")
     decay_norm_and_bias: bool = Field(
         False, description="decay batch norm's scales and shifts and all biases as well as the kernels"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each training label spread over all classes")
     clip_norm: float | None = Field(None, gt=0, le=1000, description="scale gradients down to this global L2 norm")
+    ema_momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="validate and keep a moving average of the weights, of which each step keeps this share",
+    )
     early_stopping_epochs: int | None = Field(
         None, ge=1, le=100_000, description="stop after so many epochs without a better val_accuracy"
+    )
+
+    test_time_flip: bool = Field(
+        False, description="measure the test images once more, each averaged with its mirror image: test_accuracy_flip"
     )
 
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
@@ -75,29 +117,49 @@ class Config(Settings):
     fast_layers: bool | Literal["auto"] = Field(
         "auto", description="train with layers that are faster than Keras' own; auto: on a CPU, not on a GPU"
     )
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="of the split, the initial weights, the order and the shifts")
+    seed: int = Field(0, ge=0, le=SEEDS - 1, description="of the split, the initial weights, the order and the shifts")
+    checkpoint_minutes: float | None = Field(
+        10,
+        ge=0,
+        le=100_000,
+        description="copy the last checkpoint to the run's artifacts at most so often, for other machines; none: never",
+    )
 
 
-def from_command_line(arguments: Sequence[str], *, program: str, description: str) -> tuple[str, Config]:
-    """The recipe's name and the settings of a run: the defaults, under the recipe, under the flags.
+class Typed(NamedTuple):
+    """What was typed."""
+
+    recipe: str
+    config: Config  # the defaults, under the recipe, under the flags; a run that goes on has settings of its own
+    given: dict[str, str]  # the flags alone
+    resume: str | None  # which run is to go on
+
+
+def from_command_line(arguments: Sequence[str], *, program: str, description: str) -> Typed:
+    """The recipe's name and the settings of a run.
+
+    With --resume the recipe is not read: MLproject names one where nobody did.
 
     Raises:
         UsageError: an unknown recipe or setting, or a value that breaks its setting's rule.
     """
     recipe = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    said = read_recipe(recipe) if recipe else {}
+    resumes = any(word == "--resume" or word.startswith("--resume=") for word in arguments)
+    said = read_recipe(recipe) if recipe and not resumes else {}
     given = command_line.parse(
         arguments,
         program=program,
         description=description,
         positional=("recipe", settings_file.listing(RECIPES)),
         settings=Config.build(said),
-        of=Path(recipe).stem if recipe else "default",
+        of=Path(recipe).stem if recipe and not resumes else "default",
+        others={"resume": ("RUN", RESUME)},
     )
-    if recipe is None:
+    resume = given.pop("resume", None)
+    if not recipe and resume is None:
         raise UsageError(f"name a recipe first: {settings_file.listing(RECIPES)}")
-    del given["recipe"]
-    return recipe, Config.build({**said, **given})
+    given.pop("recipe", None)
+    return Typed(printable(recipe or ""), Config.build({**said, **given}), given, resume)
 
 
 def read_recipe(recipe: str) -> dict[str, object]:
@@ -130,7 +192,7 @@ def check(config: Config, *, image_shape: Sequence[int], training_images: int) -
 
     Raises:
         UsageError: the patches do not tile the image, the kernel's outer weights would never meet a patch,
-            the batch is larger than the training data, or the shift is as large as the image.
+            the batch is larger than the training data, or the shift or the square is as large as the image.
     """
     height, width = image_shape[:2]
     size = f"{height}x{width} pixels"
@@ -150,17 +212,19 @@ def check(config: Config, *, image_shape: Sequence[int], training_images: int) -
             f"batch_size must not exceed the training images: {training_images} here, "
             f"got batch_size={config.batch_size}; try {min(128, training_images)}"
         )
-    if config.translation >= min(height, width):
-        raise UsageError(
-            f"translation must be less than the image side: {size}, got translation={config.translation}; "
-            f"try {max(1, min(height, width) // 8)}"
-        )
+    for name, try_part in (("translation", 8), ("cutout", 2)):
+        pixels = getattr(config, name)
+        if pixels >= min(height, width):
+            raise UsageError(
+                f"{name} must be less than the image side: {size}, got {name}={pixels}; "
+                f"try {min(height, width) // try_part}"
+            )
 
 
 def slow_batch_norm(config: Config, *, steps_per_epoch: int) -> str | None:
     """A sentence, where one epoch is too short for batch norm's moving averages to leave their start; else None."""
     left = config.batch_norm_momentum**steps_per_epoch
-    if left <= 0.05:
+    if left <= 0.05 or config.ema_momentum is not None:  # averaging takes them anew before each validation
         return None
     enough = math.floor(100 * 0.05 ** (1 / steps_per_epoch)) / 100
     return (

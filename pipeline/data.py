@@ -18,9 +18,10 @@ from pipeline.images.folder import list_folder
 from pipeline.images.named import CLASSES, open_named, source_of
 from pipeline.images.npz import read_npz
 from pipeline.images.split import at_most, split_rows
-from pipeline.printable import printable
+from pipeline.printable import one_line
 
 NAMES = tuple(CLASSES)
+NAME = 100  # characters of a path's last part, which names a data set
 GENERIC = {"train", "data", "dataset", "images", "imgs"}  # last parts of a path that do not tell data sets apart
 
 
@@ -112,23 +113,32 @@ def _find(dataset: str, image_size: tuple[int, int] | None) -> _Found:
     if dataset in NAMES:
         return _Found(dataset, source_of(dataset), open_named(dataset, image_size))
     path = Path(os.path.abspath(os.path.expanduser(dataset)))
-    if dataset and path.is_dir():
+    _refuse_undecodable(path)
+    if dataset and os.path.isdir(path):  # which, unlike Path's own, is False for a name that no file can have
         return _Found(_name(path), str(path), _open_folder(path, image_size))
-    if path.suffix.lower() == ".npz" and path.is_file():
+    if path.suffix.lower() == ".npz" and os.path.isfile(path):
         return _Found(_name(path.with_suffix("")), str(path), _open_npz(path, image_size))
     close = get_close_matches(dataset.lower(), NAMES, n=1)
     cure = f"did you mean {close[0]}?" if close else "check the spelling of the path"
-    if path.exists():
+    if os.path.exists(path):
         cure = "extract an archive first, and give the folder"
     raise UsageError(
         f"dataset must be {', '.join(NAMES)}, an existing folder of class folders or an .npz file: "
-        f"got {printable(dataset) or 'nothing'} ({printable(path)}); {cure}"
+        f"got {one_line(dataset, most=400) or 'nothing'} ({one_line(path, most=400)}); {cure}"
     )
+
+
+def _refuse_undecodable(path: Path) -> None:
+    """MLflow records where images come from, and its stores take UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the path of a data set must be UTF-8 text: got {path}; rename what is not") from None
 
 
 def _name(path: Path) -> str:
     telling = [part for part in path.parts[1:] if part.lower() not in GENERIC]
-    return printable(telling[-1] if telling else path.name)
+    return one_line(telling[-1] if telling else path.name, most=NAME)
 
 
 def _open_folder(root: Path, image_size: tuple[int, int] | None) -> Decoded:

@@ -1,9 +1,11 @@
 """What a search file says of one setting, a list or a range, as an Optuna distribution of values that runs can hold."""
 
+import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field
 
@@ -54,6 +56,17 @@ def values(of: BaseDistribution) -> Sequence[Any] | None:
     return [float(low + position * step) for position in range(int((_exact(of.high) - low) / step) + 1)]
 
 
+def drawn(of: BaseDistribution, random: np.random.Generator) -> Any:
+    """A value at random, every one as likely; of a continuous log range every magnitude."""
+    known = values(of)
+    if known is not None:
+        return known[int(random.integers(len(known)))]
+    assert isinstance(of, FloatDistribution)
+    if of.log:
+        return min(of.high, max(of.low, math.exp(random.uniform(math.log(of.low), math.log(of.high)))))
+    return float(random.uniform(of.low, of.high))
+
+
 def exact(of: BaseDistribution | None, value: Any) -> Any:
     """A drawn value, free of what Optuna's adding up of steps leaves: 0.15, not 0.15000000000000002."""
     if not isinstance(of, FloatDistribution) or of.step is None or not isinstance(value, float):
@@ -91,11 +104,13 @@ def phrase(of: BaseDistribution) -> str:
 def _choices(setting: str, said: list[object]) -> CategoricalDistribution:
     if not said:
         raise UsageError(f"{setting} must have one value or more, got an empty list")
-    choices = [held(setting, value) for value in said]
-    for position, choice in enumerate(choices):
-        if choice in choices[:position]:
-            raise UsageError(f"{setting} must have each value once, got {shown(said[position])} twice")
-    return CategoricalDistribution(choices)
+    choices: dict[Any, None] = {}  # ordered, and quick to look a value up in
+    for value in said:
+        choice = held(setting, value)
+        if choice in choices:
+            raise UsageError(f"{setting} must have each value once, got {shown(value)} twice")
+        choices[choice] = None
+    return CategoricalDistribution(list(choices))
 
 
 def _range(setting: str, said: Mapping[str, object]) -> BaseDistribution:
@@ -134,10 +149,10 @@ def _check(setting: str, low: float, high: float, way: _Way) -> None:
     if whole and not way.step.is_integer():
         raise UsageError(f"{setting}: step must be a whole number, got {way.step:g}")
     span, step = _exact(high) - _exact(low), _exact(way.step)
-    if span % step:
-        raise UsageError(f"{setting}: whole steps must lead from low to high, got {low} to {high} by {way.step:g}")
     if not whole and span / step > STEPS:
         raise UsageError(f"{setting}: a range has at most {STEPS:,} steps, got {span / step:,.0f}; leave out the step")
+    if span % step:
+        raise UsageError(f"{setting}: whole steps must lead from low to high, got {low} to {high} by {way.step:g}")
 
 
 def _exact(number: float) -> Decimal:

@@ -1,19 +1,18 @@
 """The end of a search: the best configurations again with several seeds, and one look at the test images."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from statistics import mean, stdev
 
-from pipeline.cache import cache_folder
-from pipeline.config import Config
-from pipeline.jobs import Ended, Executor, Job, Outcome, RunRef
-from pipeline.study import Study
-from pipeline.track_study import StudyRun
+from pipeline.cache import cache_folder, private_folder
+from pipeline.config import SEEDS, Config
+from pipeline.jobs import Ended, Job, Outcome, RunRef
+from pipeline.session import Session
+from pipeline.study_report import WINNER
 from pipeline.trial_name import short_settings
 
-WAIT_SECONDS = 1.0
 NOTE = "final"  # the study's note of what is done: a resumed search does not train it again
 
 
@@ -31,21 +30,12 @@ class _Finalist:
 class Final:
     """Retrains the best configurations of a study under one run each, and measures the one with the best mean."""
 
-    def __init__(
-        self,
-        study: Study,
-        runs: StudyRun,
-        executor: Executor,
-        *,
-        interrupts: Callable[[], int],
-        beat: Callable[[], None],
-        say: Callable[[str], None],
-    ) -> None:
-        self._study, self._runs, self._executor = study, runs, executor
-        self._interrupts, self._beat, self._say = interrupts, beat, say
-        self._weights = cache_folder("finals", study.name)
+    def __init__(self, session: Session) -> None:
+        self._session, self._study, self._runs = session, session.study, session.runs
+        name = blake2b(self._study.name.encode(), digest_size=16).hexdigest()  # a study's own may be `../..`
+        self._weights = cache_folder("finals", name)
         self._numbers = 0
-        self._metric = next(name for name in study.search.settings.metric if name.startswith("val_"))
+        self._metric = next(name for name in self._study.search.settings.metric if name.startswith("val_"))
         self._best = max if self._metric == "val_accuracy" else min
 
     def run(self) -> dict[str, float] | None:
@@ -53,18 +43,18 @@ class Final:
         finalists = self._finalists()
         if not finalists:
             return None
-        self._weights.mkdir(parents=True, exist_ok=True)
+        private_folder("finals", self._weights.name)
         self._train(finalists)
         for finalist in finalists:
             self._close(finalist)
         whole = [finalist for finalist in finalists if finalist.values]
-        if self._interrupts() or not whole:
+        if self._session.interrupts() or not whole:
             return None
         return self._measure(self._best(whole, key=lambda finalist: mean(finalist.values.values())))
 
     def _close(self, finalist: _Finalist) -> None:
         trained = Outcome.FINISHED if finalist.values else Outcome.RAISED
-        outcome = Outcome.STOPPED if self._interrupts() else trained
+        outcome = Outcome.STOPPED if self._session.interrupts() else trained
         if outcome is Outcome.FINISHED:
             self._runs.measure(finalist.run_id, _spread(self._metric, finalist))
         self._runs.finish_child(finalist.run_id, outcome)
@@ -91,25 +81,27 @@ class Final:
             if str(seed) not in finalist.values or not self._file(finalist, seed).exists()
         ]
         running: dict[int, tuple[_Finalist, int, RunRef]] = {}
+        many = len(todo)
         if todo:
-            self._say(f"\nfinal     the best {len(finalists)}, {len(self._seeds())} seed(s) each: {len(todo)} to train")
-        while running or (todo and not self._interrupts()):
-            while todo and self._executor.free() and not self._interrupts():
+            self._session.say(
+                f"\nfinal     the best {len(finalists)}, {len(self._seeds())} seed(s) each: {len(todo)} to train"
+            )
+        while running or (todo and not self._session.interrupts()):
+            while todo and self._session.executor.free() and not self._session.interrupts():
                 finalist, seed = todo.pop(0)
                 finalist.values.pop(str(seed), None)  # it has lost its weights
                 job, run = self._job(finalist, seed)
                 running[job.number] = (finalist, seed, run)
-                self._executor.start(job, minutes=None)
-            if self._interrupts():
-                self._executor.stop_all(now=self._interrupts() > 1)
-            for event in self._executor.events(WAIT_SECONDS):
+                self._session.executor.start(job, minutes=None)
+            for event in self._session.events():
                 if isinstance(event, Ended):
                     self._end(*running.pop(event.number), event, finalists)
-            self._beat()
+            done = many - len(todo) - len(running)
+            self._session.progress(done, many, f"final: {done} of {many} trainings, {len(running)} running")
 
     def _seeds(self) -> list[int]:
         first = self._study.search.base.seed
-        return [first + number for number in range(self._study.search.settings.final_seeds)]
+        return [(first + number) % SEEDS for number in range(self._study.search.settings.final_seeds)]
 
     def _job(self, finalist: _Finalist, seed: int) -> tuple[Job, RunRef]:
         config = self._config(finalist, seed)
@@ -122,12 +114,12 @@ class Final:
         self._runs.close_child(run.run_id, ended)
         name = f"final {finalist.rank} seed {seed}  {short_settings(finalist.params)}"
         if ended.outcome is not Outcome.FINISHED:
-            self._say(f"{name}  {ended.outcome}: {ended.reason}")
+            self._session.say(f"{name}  {ended.outcome}: {ended.reason}")
             return
         value = ended.metrics[f"best_{self._metric}"]
         finalist.values[str(seed)], finalist.runs[str(seed)] = value, run.run_id
         self._note(finalists)
-        self._say(f"{name}  {self._metric} {value:.4f}  {ended.metrics['seconds']:.1f} s")
+        self._session.say(f"{name}  {self._metric} {value:.4f}  {ended.metrics['seconds']:.1f} s")
 
     def _measure(self, winner: _Finalist) -> dict[str, float] | None:
         """Open the test set for the winner's best seed, once, in the run that trained it."""
@@ -135,24 +127,17 @@ class Final:
         run = RunRef(self._runs.tracking_uri, winner.runs[seed])
         self._numbers -= 1
         job = Job(self._numbers, self._config(winner, int(seed)), run, "winner", weights=self._file(winner, int(seed)))
-        self._executor.start(job, minutes=None)
-        while True:
-            for event in self._executor.events(WAIT_SECONDS):
-                if isinstance(event, Ended):
-                    return self._result(winner, seed, event)
-            if self._interrupts():
-                self._executor.stop_all(now=self._interrupts() > 1)
-            self._beat()
+        return self._result(winner, seed, self._session.alone(job))
 
     def _result(self, winner: _Finalist, seed: str, ended: Ended) -> dict[str, float] | None:
         self._runs.close_child(winner.runs[seed], ended)
         if ended.outcome is not Outcome.FINISHED:
-            self._say(f"the winner could not be measured: {ended.outcome}: {ended.reason}")
+            self._session.say(f"the winner could not be measured: {ended.outcome}: {ended.reason}")
             return None
         figures = dict(ended.metrics) | _spread(self._metric, winner)
-        self._study.note("winner", {"rank": winner.rank, "params": winner.params, "seed": int(seed), **figures})
+        self._study.note(WINNER, {"rank": winner.rank, "params": winner.params, "seed": int(seed), **figures})
         shutil.rmtree(self._weights, ignore_errors=True)  # after the note: without both, all would be trained again
-        self._say(
+        self._session.say(
             f"winner    {short_settings(winner.params)}: {self._metric} {mean(winner.values.values()):.4f} over "
             f"{len(winner.values)} seed(s); test accuracy {figures['test_accuracy']:.2%} of seed {seed}, "
             f"run {winner.runs[seed]}"

@@ -4,24 +4,31 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import batches
 from pipeline.augment import augmentation
+from pipeline.averaging import AveragedWeights
+from pipeline.checkpoint import State
 from pipeline.config import Config
 from pipeline.data import Data
-from pipeline.errors import Diverged
+from pipeline.errors import Diverged, UsageError
+from pipeline.initializer import initial_kernels
 from pipeline.model import conv_mixer
 from pipeline.schedule import LearningRate
 
 EVALUATION_BATCH = 500  # no gradients are kept, so memory allows more than in training
+BATCH_NORM_BATCHES = 20  # 2,560 images at batch 128, and less than 2 % of an epoch of CIFAR-10
 
 Report = Callable[[int, dict[str, float]], None]
 Step = Callable[[], None]
+Save = Callable[[Callable[[], State]], None]
+
+TIMINGS = ("epoch_seconds", "images_per_second")  # metrics that no seed makes the same again
 
 
 @dataclass(frozen=True)
@@ -37,25 +44,30 @@ def fit(
     config: Config,
     data: Data,
     *,
-    checkpoints: Path,
     report: Report,
     progress_bar: bool,
     after_step: Step = lambda: None,
+    save: Save = lambda state: None,
+    start: State | None = None,
 ) -> Fitted:
     """Train a ConvMixer and return it with the weights of the epoch whose validation accuracy was best.
 
     Args:
         config: resolved, with nothing left at auto.
-        checkpoints: an existing folder of the run's own, for the best weights so far.
         report: called after each epoch, counted from 1, with its metrics.
         after_step: called after each training step; training ends with what it raises.
+        save: called after each epoch, before report, with what gives the state to go on from.
+        start: go on from this state of the same settings and data, as if training had never been interrupted: batches
+            are a function of seed, epoch and position, and nothing else in training is random.
 
     Raises:
         Diverged: with the epoch and the step of the first loss that was NaN or infinite.
+        UsageError: the state does not fit the model.
     """
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     model = build(config, data)
+    initialize(model, config)
     steps = math.ceil(len(data.train) / config.batch_size)
     rate = LearningRate(
         config.schedule,
@@ -64,23 +76,38 @@ def fit(
         warmup_fraction=config.warmup_fraction,
     )
     compile_model(model, config, rate)
-    best = str(checkpoints / "best.weights.h5")
-    epochs = _Epochs(len(data.train), lambda epoch: float(rate(epoch * steps - 1)), report, after_step)
-    monitor = {"monitor": "val_accuracy", "mode": "max"}
-    callbacks = [keras.callbacks.ModelCheckpoint(best, save_best_only=True, save_weights_only=True, **monitor), epochs]
-    if config.early_stopping_epochs is not None:
-        callbacks.append(keras.callbacks.EarlyStopping(patience=config.early_stopping_epochs, **monitor))
-    model.fit(
-        training_batches(config, data),
-        validation_data=evaluation_batches(data, data.validation),
-        epochs=config.epochs,
-        steps_per_epoch=steps,
-        callbacks=callbacks,
-        shuffle=False,  # the batches come shuffled
-        verbose=1 if progress_bar else 0,
+    epochs = _Epochs(
+        len(data.train),
+        lambda epoch: float(rate(epoch * steps - 1)),
+        report,
+        after_step,
+        save,
+        patience=config.early_stopping_epochs,
     )
-    model.load_weights(best)
-    return Fitted(model, epochs.history, best_epoch=int(np.argmax(epochs.history["val_accuracy"])) + 1)
+    if start:
+        _restore(model, start)
+        epochs.restore(start)
+    if len(epochs.history.get("loss", ())) < config.epochs and not epochs.out_of_patience():
+        model.fit(
+            training_batches(config, data, after=start.epoch if start else 0),
+            validation_data=evaluation_batches(data, data.validation),
+            initial_epoch=start.epoch if start else 0,
+            epochs=config.epochs,
+            steps_per_epoch=steps,
+            callbacks=_callbacks(epochs, config, data),
+            shuffle=False,  # the batches come shuffled
+            verbose=1 if progress_bar else 0,
+        )
+    model.set_weights(epochs.best_weights)
+    return Fitted(model, epochs.history, epochs.best_epoch())
+
+
+def _callbacks(epochs: "_Epochs", config: Config, data: Data) -> list[keras.callbacks.Callback]:
+    """What watches training, in an order that matters: the best weights are averages, those to go on from are not."""
+    averaging = []
+    if config.ema_momentum is not None:
+        averaging.append(AveragedWeights(training_batches(config, data).take(BATCH_NORM_BATCHES)))
+    return [epochs, *averaging, keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.hand_over())]
 
 
 def build(config: Config, data: Data) -> keras.Model:
@@ -97,9 +124,41 @@ def build(config: Config, data: Data) -> keras.Model:
     )
 
 
+def stock(config: Config, data: Data) -> keras.Model:
+    """The network of these settings as it is served: of Keras' own layers, in float32."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        return build(config.model_copy(update={"fast_layers": False}), data)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def initialize(model: keras.Model, config: Config) -> None:
+    """Give the depthwise layers their initial kernels, unless those are Keras' own."""
+    if config.depthwise_init == "glorot_uniform":
+        return
+    kernels = initial_kernels(
+        config.depthwise_init,
+        kernel_size=config.kernel_size,
+        filters=config.filters,
+        depth=config.depth,
+        seed=config.seed,
+    )
+    for block, initial in enumerate(kernels, start=1):
+        model.get_layer(f"block{block}_depthwise").kernel.assign(initial)
+
+
 def compile_model(model: keras.Model, config: Config, rate: LearningRate) -> None:
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) on cross-entropy; float16 gets Keras' loss scaling."""
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm)
+    optimizer = keras.optimizers.AdamW(
+        rate,
+        weight_decay=config.weight_decay,
+        epsilon=config.adam_epsilon,
+        global_clipnorm=config.clip_norm,
+        use_ema=config.ema_momentum is not None,
+        ema_momentum=config.ema_momentum or 0.0,
+    )
     if not config.decay_norm_and_bias:
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     model.compile(
@@ -110,8 +169,8 @@ def compile_model(model: keras.Model, config: Config, rate: LearningRate) -> Non
     )
 
 
-def training_batches(config: Config, data: Data) -> tf.data.Dataset:
-    """The changed and shuffled training images of all epochs."""
+def training_batches(config: Config, data: Data, *, after: int = 0) -> tf.data.Dataset:
+    """The changed and shuffled training images of all epochs but the first so many."""
     return batches.training_batches(
         data.train,
         image_shape=data.image_shape,
@@ -119,8 +178,20 @@ def training_batches(config: Config, data: Data) -> tf.data.Dataset:
         batch_size=config.batch_size,
         epochs=config.epochs,
         seed=config.seed,
-        change=augmentation(flip=config.flip, translation=config.translation),
+        change=augmentation(
+            flip=config.flip,
+            translation=config.translation,
+            randaugment_layers=config.randaugment_layers,
+            randaugment_magnitude=config.randaugment_magnitude,
+            color_jitter=config.color_jitter,
+            random_erasing=config.random_erasing,
+            cutout=config.cutout,
+            mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+            mix_probability=config.mix_probability,
+        ),
         label_smoothing=config.label_smoothing,
+        after=after,
     )
 
 
@@ -132,15 +203,43 @@ def evaluation_batches(data: Data, split: batches.Images) -> tf.data.Dataset:
 
 
 class _Epochs(keras.callbacks.Callback):
-    """Times each epoch, stops at a loss that is not finite, and reports."""
+    """Times each epoch, stops at a loss that is not finite, keeps the best weights, reports, and knows when to stop."""
 
-    def __init__(self, images: int, learning_rate: Callable[[int], float], report: Report, after_step: Step) -> None:
+    def __init__(
+        self,
+        images: int,
+        learning_rate: Callable[[int], float],
+        report: Report,
+        after_step: Step,
+        save: Save,
+        *,
+        patience: int | None,
+    ) -> None:
         super().__init__()
         self.images = images
         self.learning_rate = learning_rate
         self.report = report
         self.after_step = after_step
+        self.save = save
+        self.patience = patience
         self.history: dict[str, list[float]] = {}
+        self.best_weights: list[npt.NDArray] = []
+
+    def restore(self, state: State) -> None:
+        """Go on from the history of a state."""
+        self.history = {name: list(values) for name, values in state.history.items()}
+        self.best_weights = state.best_weights
+
+    def best_epoch(self) -> int:
+        """The epoch with the best validation accuracy so far, the first of equals, counted from 1."""
+        return int(np.argmax(self.history["val_accuracy"])) + 1
+
+    def out_of_patience(self) -> bool:
+        """Whether as many epochs as early stopping waits have not been better than the best."""
+        accuracies = self.history.get("val_accuracy")
+        if self.patience is None or not accuracies:
+            return False
+        return len(accuracies) - self.best_epoch() >= self.patience
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.epoch = epoch + 1
@@ -163,7 +262,42 @@ class _Epochs(keras.callbacks.Callback):
         metrics["images_per_second"] = self.images / (self.trained - self.began)
         for name, value in metrics.items():
             self.history.setdefault(name, []).append(value)
-        self.report(self.epoch, metrics)
+        if self.best_epoch() == self.epoch:
+            self.best_weights = self.model.get_weights()
+        self.metrics = metrics
+        if self.out_of_patience():
+            self.model.stop_training = True
+
+    def hand_over(self) -> None:
+        """Save and report the epoch that has ended."""
+        self.save(self.state)
+        self.report(self.epoch, self.metrics)
+
+    def state(self) -> State:
+        """What training goes on from after this epoch."""
+        variables = [np.array(variable) for variable in _variables(self.model)]
+        history = {name: list(values) for name, values in self.history.items()}
+        return State(self.epoch, history, variables, self.best_weights)
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    """All that training changes, but for the metrics, which every epoch resets: the model's, then the optimizer's."""
+    metrics = {id(variable) for metric in model.metrics for variable in metric.variables}
+    return [variable for variable in model.variables if id(variable) not in metrics] + model.optimizer.variables
+
+
+def _restore(model: keras.Model, state: State) -> None:
+    model.optimizer.build(model.trainable_variables)
+    variables = _variables(model)
+    here, there = ([(tuple(one.shape), str(one.dtype)) for one in some] for some in (variables, state.variables))
+    weights = [tuple(weight.shape) for weight in model.weights]
+    if here != there or weights != [weight.shape for weight in state.best_weights]:
+        raise UsageError(
+            f"a checkpoint must fit the model: {len(here)} variables here, got {len(there)} "
+            "or others; resume with the version of the code that wrote it"
+        )
+    for variable, value in zip(variables, state.variables, strict=True):
+        variable.assign(value)
 
 
 _CURE = "try a lower learning_rate, a longer warmup_fraction or a clip_norm"

@@ -11,7 +11,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 context: ForkServerContext = multiprocessing.get_context("forkserver")
-NOT_HEARD = {signal.SIGINT, signal.SIGTERM}  # by the server, which ends with its driver; its processes may unblock them
+# by the server, which ends with its driver; its processes may unblock them
+NOT_HEARD = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def start(modules: Sequence[str], environment: Mapping[str, str | None], log: Path) -> None:

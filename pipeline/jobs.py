@@ -37,8 +37,9 @@ class Job:
     number: int
     config: Config
     run: RunRef
-    role: Literal["trial", "final", "winner"]
+    role: Literal["trial", "final", "winner", "step", "latency"]  # the last two are timed, and log nothing
     weights: Path | None = None  # a final leaves its best weights there, and the winner is measured with them
+    latency: bool = False  # whether a trial, once trained, is timed as well
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Lease:
     """
 
     def __init__(self, read: Callable[[], Any], write: Callable[[object], None]) -> None:
-        self._write = write
+        self._read, self._write = read, write
         self._beaten = 0.0
         me = psutil.Process()
         self._mine = {"host": socket.gethostname(), "process": me.pid, "started": me.create_time()}
@@ -38,21 +38,39 @@ class Lease:
                 f"a study has one driver at a time: process {held['process']} on {held['host']} holds this one; "
                 "wait for it, stop it, or name another study"
             )
-        self.beat()
+        self._renew(time.time())
         time.sleep(SETTLE_SECONDS)
-        if {key: (read() or {}).get(key) for key in self._mine} != self._mine:
+        if not self._is_mine():
             raise UsageError("a study has one driver at a time: another one began at this moment; try again")
 
     def beat(self) -> None:
-        """Say that this driver lives; cheap to call often."""
+        """Say that this driver lives; cheap to call often.
+
+        Raises:
+            UsageError: another driver holds the study, which took this one for gone: its machine slept, say.
+        """
         now = time.time()
-        if now - self._beaten > BEAT_SECONDS:
-            self._beaten = now
-            self._write({**self._mine, "beat": now})
+        if now - self._beaten <= BEAT_SECONDS:
+            return
+        if not self._is_mine():
+            raise UsageError(
+                "a study has one driver at a time: another one went on with this one while this driver was silent; "
+                "leave it to that, or stop that and start again"
+            )
+        self._renew(now)
 
     def release(self) -> None:
-        """Leave the study to the next driver."""
-        self._write(None)
+        """Leave the study to the next driver, if no other has taken it."""
+        if self._is_mine():
+            self._write(None)
+
+    def _renew(self, now: float) -> None:
+        self._beaten = now
+        self._write({**self._mine, "beat": now})
+
+    def _is_mine(self) -> bool:
+        held = self._read() or {}
+        return all(held.get(key) == value for key, value in self._mine.items())
 
 
 def _lives(held: dict[str, Any]) -> bool:

@@ -3,11 +3,18 @@
 from collections.abc import Collection
 
 LISTED = 5  # names in a message; the others are counted
+LONGEST = 2000  # characters of a line
 
 
 def printable(text: object) -> str:
     r"""`text` with every character that cannot be seen (newline, escape, undecodable byte) written as in `\\n`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def one_line(text: object, *, most: int = LONGEST) -> str:
+    """`text`, printable; one of more characters than `most` loses its middle, as the ends tell what was wrong."""
+    line = printable(text)
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-(most // 2) :]}"
 
 
 def listed(names: Collection[object]) -> str:

@@ -1,7 +1,6 @@
 """One run: train on accepted data, open the test set once, leave everything in MLflow, say what came of it."""
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -15,53 +14,104 @@ import tensorflow as tf
 
 from pipeline import device as devices
 from pipeline import evaluate, plots, track
-from pipeline.cache import cache_folder
+from pipeline.checkpoint import State
+from pipeline.checkpoints import Checkpoints
 from pipeline.code_version import code_version
 from pipeline.config import Config, slow_batch_norm, to_yaml
 from pipeline.data import Data
-from pipeline.fit import Fitted, build, evaluation_batches, fit
+from pipeline.errors import Diverged
+from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit, stock
 from pipeline.model import depthwise_kernels, patch_kernels
+from pipeline.resume import Resumption
 
 MISTAKES = 25
 
 
-def train(recipe: str, config: Config, data: Data) -> None:
-    """Train, test and log one run.
+def train(recipe: str, config: Config, data: Data, resumption: Resumption | None = None) -> None:
+    """Train, test and log one run, or go on with one.
 
     Raises:
         Diverged: the loss became NaN or infinite; the run is closed as FAILED.
-        Stopped: Ctrl-C or SIGTERM; the run is closed as KILLED.
+        Stopped: Ctrl-C, SIGTERM or SIGHUP; the run is closed as KILLED.
     """
     began = time.perf_counter()
     device = devices.find()
     config = resolved(config, data, device)
-    with track.run(system_metrics=True) as run, _folder("checkpoints", run.id) as checkpoints:
-        name = run.name(
-            f"{Path(recipe).stem} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}"
-        )
-        run.params({"recipe": recipe} | {setting: config.text(setting) for setting in Config.model_fields})
-        run.text("config.yaml", to_yaml(config))
-        _log_origin(run, config, data, device)
+    start = resumption.checkpoint.state if resumption else None
+    with (
+        track.run(system_metrics=True, resumed=resumption.run_id if resumption else None) as run,
+        track.owned(run, below=resumption.name if resumption else "") as lost,
+        _handed_over(run, Checkpoints(run.id, config, data=data.fingerprint)) as checkpoints,
+    ):
+        name = _go_on(run, start) if start else _introduce(run, recipe, config, data, device)
         _announce(config, data, device)
+        for line in [*lost, *([f"resume   {resumption}"] if resumption else [])]:
+            print(line, flush=True)
         bar = sys.stdout.isatty()  # which says what the line of an epoch says
 
         def report(epoch: int, metrics: dict[str, float]) -> None:
-            run.epoch(epoch, metrics)
+            _warn_of_others(epoch, run.epoch(epoch, metrics))
             if not bar:
                 print(_epoch_line(config.epochs, epoch, metrics), flush=True)
 
-        fitted = fit(config, data, checkpoints=checkpoints, report=report, progress_bar=bar)
+        fitted = fit(config, data, report=report, progress_bar=bar, save=checkpoints.save, start=start)
         log_training(run, config, fitted)
         log_model(run, fitted.model, config, data)
-        figures = open_test_set(run, fitted.model, data) | {
+        figures = open_test_set(run, fitted.model, data, with_mirrored=config.test_time_flip) | {
             "best_epoch": fitted.best_epoch,
             "best_val_accuracy": fitted.history["val_accuracy"][fitted.best_epoch - 1],
             "parameters": fitted.model.count_params(),
         }
         run.results(figures)
-        said = _result(fitted, figures, config, data, seconds=time.perf_counter() - began)
+        seconds = time.perf_counter() - began + (sum(start.history["epoch_seconds"]) if start else 0)
+        said = _result(fitted, figures, config, data, seconds=seconds)
         run.describe(said)
+    checkpoints.clear()
     print("", said, f"run      {name}  {run.id}", *track.next_steps(run), sep="\n", flush=True)
+
+
+def _introduce(run: track.Run, recipe: str, config: Config, data: Data, device: devices.Device) -> str:
+    """Log what the run is before it begins; returns its name."""
+    name = run.name(f"{Path(recipe).stem} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}")
+    run.params({"recipe": recipe} | {setting: config.text(setting) for setting in Config.model_fields})
+    run.text("config.yaml", to_yaml(config))
+    _log_origin(run, config, data, device)
+    return name
+
+
+def _go_on(run: track.Run, start: State) -> str:
+    """Log what an interrupted run had finished and could not log any more; returns its name."""
+    name = run.recall()
+    for epoch in range(1, start.epoch + 1):
+        run.epoch(epoch, {metric: values[epoch - 1] for metric, values in start.history.items()})
+    return name
+
+
+def _warn_of_others(epoch: int, names: set[str]) -> None:
+    """Warn of metrics that an interrupted run had logged of this epoch with other values."""
+    if others := sorted(names - set(TIMINGS)):
+        print(
+            f"warning: epoch {epoch} had been logged with another {', '.join(others)}, which stays: this device "
+            "does not repeat to the last digit what the interrupted run did",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+@contextmanager
+def _handed_over(run: track.Run, checkpoints: Checkpoints) -> Iterator[Checkpoints]:
+    """What is left for whoever goes on, if this process does not come to the end."""
+    try:
+        yield checkpoints
+    except Diverged:  # as it would again
+        checkpoints.clear()
+        raise
+    except BaseException:
+        if not run.taken:
+            checkpoints.hand_over()
+            if checkpoints.newest():
+                print(f"resume   mlflow run . -P resume={run.id}", file=sys.stderr, flush=True)
+        raise
 
 
 def resolved(config: Config, data: Data, device: devices.Device) -> Config:
@@ -84,7 +134,7 @@ def crown(run: track.Run, config: Config, data: Data, weights: Path) -> dict[str
     model = build(config, data)
     model.load_weights(weights)
     log_model(run, model, config, data)
-    figures = open_test_set(run, model, data)
+    figures = open_test_set(run, model, data, with_mirrored=config.test_time_flip)
     run.results(figures)
     return figures
 
@@ -109,19 +159,18 @@ def log_model(run: track.Run, model: keras.Model, config: Config, data: Data) ->
 
 def served(model: keras.Model, config: Config, data: Data) -> keras.Model:
     """The same weights in Keras' own layers and float32, whatever the layers and the precision of training."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        plain = build(config.model_copy(update={"fast_layers": False}), data)
-    finally:
-        keras.config.set_dtype_policy(policy)
+    plain = stock(config, data)
     plain.set_weights(model.get_weights())
     return plain
 
 
-def open_test_set(run: track.Run, model: keras.Model, data: Data) -> dict[str, float]:
-    """Predict the test images, once; log what is right and wrong, and return test_loss and test_accuracy."""
-    probabilities = model.predict(evaluation_batches(data, data.test), verbose=0)
+def open_test_set(run: track.Run, model: keras.Model, data: Data, *, with_mirrored: bool) -> dict[str, float]:
+    """Predict the test images, once; log what is right and wrong, and return test_loss and test_accuracy.
+
+    `with_mirrored` adds test_accuracy_flip, of the mean of each image's probabilities and its mirror image's.
+    """
+    batches = evaluation_batches(data, data.test)
+    probabilities = model.predict(batches, verbose=0)
     labels = data.test.labels[data.test.rows]
     counts = evaluate.confusion(probabilities, labels)
     worst = evaluate.mistakes(probabilities, labels, most=MISTAKES)
@@ -137,10 +186,14 @@ def open_test_set(run: track.Run, model: keras.Model, data: Data) -> dict[str, f
             confidence=list(worst.confidence),
         ),
     )
-    return {
+    figures = {
         "test_loss": evaluate.cross_entropy(probabilities, labels),
         "test_accuracy": evaluate.accuracy(probabilities, labels),
     }
+    if with_mirrored:
+        mirrored = model.predict(batches.map(lambda images, of: (images[:, :, ::-1], of)), verbose=0)
+        figures["test_accuracy_flip"] = evaluate.accuracy((probabilities + mirrored) / 2, labels)
+    return figures
 
 
 def _log_origin(run: track.Run, config: Config, data: Data, device: devices.Device) -> None:
@@ -207,14 +260,3 @@ def _result(fitted: Fitted, figures: dict[str, float], config: Config, data: Dat
         f"validation accuracy {figures['best_val_accuracy']:.2%} at epoch {fitted.best_epoch} of {config.epochs}; "
         f"{figures['parameters']:,} parameters, {seconds:.0f} s"
     )
-
-
-@contextmanager
-def _folder(*parts: str) -> Iterator[Path]:
-    """A folder under the cache for as long as it is needed."""
-    folder = cache_folder(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

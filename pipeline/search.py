@@ -9,9 +9,12 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import space
+from pipeline.cache import refuse_unwritable
 from pipeline.errors import UsageError
 from pipeline.loading import load_data
 from pipeline.processor import prefer_onednn
+from pipeline.store_urls import hide_credentials
+from pipeline.study_storage import check_environment
 
 PROGRAM = "python -m pipeline.search"
 
@@ -22,7 +25,10 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is a thread, and forks come after it
     prefer_onednn()
     try:
+        hide_credentials(os.environ)
+        check_environment(os.environ)
         search = space.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
+        refuse_unwritable()
         data = load_data(search.base)
         space.check(search, image_shape=data.image_shape, training_images=len(data.train))
         from pipeline.searching import carry_out

@@ -26,7 +26,7 @@ class SearchSettings(Settings):
     hours: float | None = Field(None, gt=0, le=10_000, description="begin no trial after so many hours of searching")
     trial_minutes: float | None = Field(None, gt=0, le=100_000, description="stop a trial after so many minutes")
 
-    metric: tuple[Literal["val_accuracy", "val_loss", "parameters", "epoch_seconds"], ...] = Field(
+    metric: tuple[Literal["val_accuracy", "val_loss", "parameters", "epoch_seconds", "latency_ms"], ...] = Field(
         ("val_accuracy",),
         min_length=1,
         max_length=2,
@@ -37,7 +37,9 @@ class SearchSettings(Settings):
         "median", description="stop a trial that is worse than the median of the others at the same epoch, or never"
     )
     pruner_trials: int = Field(5, ge=1, le=100_000, description="finished trials before the first may be pruned")
-    pruner_epochs: int = Field(2, ge=0, le=100_000, description="epochs that every trial gets before it may be pruned")
+    pruner_epochs: int | None = Field(
+        None, ge=0, le=100_000, description="epochs that every trial gets before it may be pruned; none: half of them"
+    )
 
     final_top: int = Field(3, ge=0, le=1000, description="retrain so many of the best configurations; 0: none")
     final_seeds: int = Field(3, ge=1, le=1000, description="seeds that each of these is retrained with")
@@ -128,7 +130,7 @@ def _space(said: object) -> dict[str, BaseDistribution]:
 def _enqueue(said: object, space: Mapping[str, BaseDistribution]) -> tuple[dict[str, Any], ...]:
     if not isinstance(said, list) or not all(isinstance(params, dict) and params for params in said):
         raise UsageError(f"enqueue must be a list of {{setting: value}}, got {shown(said)}")
-    found: list[dict[str, Any]] = []
+    found: dict[frozenset[tuple[str, Any]], dict[str, Any]] = {}
     for params in said:
         for setting in params:
             if setting not in space:
@@ -143,7 +145,7 @@ def _enqueue(said: object, space: Mapping[str, BaseDistribution]) -> tuple[dict[
                 raise UsageError(
                     f"enqueue must lie in the space, where {setting} is {phrase(space[setting])}, got {shown(value)}"
                 )
-        if exact in found:
+        if (key := frozenset(exact.items())) in found:
             raise UsageError(f"enqueue must have each configuration once, got {shown(params)} twice")
-        found.append(exact)
-    return tuple(found)
+        found[key] = exact
+    return tuple(found.values())

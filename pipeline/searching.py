@@ -3,22 +3,26 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import study_report
+from pipeline import pace, study_report
+from pipeline.ancestors import watched
 from pipeline.code_version import code_version
 from pipeline.config import to_yaml
 from pipeline.cores import cores
 from pipeline.data import Data
-from pipeline.driver import Driver, Failing, duration, to_stdout
+from pipeline.driver import Driver, Failing
 from pipeline.final import NOTE, Final
 from pipeline.interrupt import counted
+from pipeline.latencies import measure_latencies
 from pipeline.lease import Lease
+from pipeline.session import Session
 from pipeline.slots import Slot, find_gpus, slots
 from pipeline.space import Search
+from pipeline.store_urls import masked
 from pipeline.study import Study
-from pipeline.study_storage import masked, storage_url
+from pipeline.study_storage import storage_url
+from pipeline.terminal import Terminal
 from pipeline.track_study import StudyRun
 from pipeline.trials import Local
 
@@ -42,12 +46,16 @@ def carry_out(search: Search, data: Data) -> int:
     )
     lease = Lease(lambda: study.noted("lease"), lambda value: study.note("lease", value))
     try:
-        with counted() as interrupts:
+        with counted() as interrupts, watched(), Terminal() as terminal:
             runs = StudyRun(study.name, known=study.noted("run_id"), trials=study.spent())
             study.note("run_id", runs.id)
             try:
-                _introduce(search, data, study, runs, places, url)
-                return _drive(search, study, runs, places, interrupts=interrupts, beat=lease.beat)
+                with Local(places) as executor:
+                    session = Session(
+                        study, runs, executor, interrupts, lease.beat, say=terminal.say, progress=terminal.progress
+                    )
+                    _introduce(session, data, places, url)
+                    return _search(session, data)
             except BaseException as error:  # else MLflow would close the run as FINISHED when this process ends
                 runs.close("FAILED", "failed", f"{type(error).__name__}: {error}")
                 raise
@@ -55,43 +63,48 @@ def carry_out(search: Search, data: Data) -> int:
         lease.release()
 
 
-def _drive(
-    search: Search,
-    study: Study,
-    runs: StudyRun,
-    places: list[Slot],
-    *,
-    interrupts: Callable[[], int],
-    beat: Callable[[], None],
-) -> int:
+def _search(session: Session, data: Data) -> int:
+    """Trials, the final and what is left of them in MLflow; returns the exit code."""
     code, ending = 0, ("FINISHED", "finished", "")
-    winner = study.noted("winner")
     try:
-        with Local(places) as executor:
-            before = study.spent()
-            why = Driver(search, study, runs, executor, interrupts=interrupts, beat=beat, say=to_stdout).search()
-            to_stdout(f"\nthe search ends: {why}")
-            if study.spent() > before:  # a winner among fewer trials is none, also for whoever goes on from here
-                study.note(NOTE, None)
-                study.note("winner", None)
-                winner = None
-            if not interrupts() and winner is None and search.settings.final_top and study.ranked():
-                _report(study, runs)  # before the final, which may take as long
-                winner = Final(study, runs, executor, interrupts=interrupts, beat=beat, say=to_stdout).run()
-        if interrupts():
+        if line := pace.expected(session, data):
+            session.say(f"time     {line}")
+        _drive(session)
+        if not session.interrupts():
+            _finish(session)
+        if session.interrupts():
             code, ending = 130, ("KILLED", "stopped", "by a signal; the same command goes on")
     except Failing as failing:
         code, ending = 1, ("FAILED", "failed", str(failing))
         sys.stderr.write(f"error: {failing}\n")
-    _report(study, runs)
-    if winner:
-        runs.metrics({name: value for name, value in winner.items() if isinstance(value, int | float)})
-    for line in [*study_report.summary(study), *_where(study, runs)]:
-        to_stdout(line)
-    if interrupts():
-        to_stdout("stopped: the same command goes on where it was")
-    runs.close(*ending)
+    _report(session)
+    for line in [*study_report.summary(session.study), *_where(session.study, session.runs)]:
+        session.say(line)
+    if session.interrupts():
+        session.say("stopped: the same command goes on where it was")
+    session.runs.close(*ending)
     return code
+
+
+def _drive(session: Session) -> None:
+    """Run trials. A winner among fewer of them is none any more, also for whoever goes on from here."""
+    before = session.study.spent()
+    try:
+        session.say(f"\nthe search ends: {Driver(session).search()}")
+    finally:
+        if session.study.spent() > before:
+            session.study.note(NOTE, None)
+            session.study.note(study_report.WINNER, None)
+
+
+def _finish(session: Session) -> None:
+    """Crown a winner, where there is none yet; then, while nothing else runs, measure latencies."""
+    study = session.study
+    if study.noted(study_report.WINNER) is None and study.search.settings.final_top and study.ranked():
+        _report(session)  # before the final, which may take as long
+        Final(session).run()
+    if not session.interrupts():
+        measure_latencies(session)
 
 
 def _slots(search: Search) -> list[Slot]:
@@ -101,10 +114,14 @@ def _slots(search: Search) -> list[Slot]:
     return slots(gpus, trials_per_gpu=settings.trials_per_gpu, workers=workers, cores=cores())
 
 
-def _introduce(search: Search, data: Data, study: Study, runs: StudyRun, places: list[Slot], url: str) -> None:
+def _introduce(session: Session, data: Data, places: list[Slot], url: str) -> None:
     """Close what a lost driver left, log what the study is, and say what is about to happen."""
+    study, runs = session.study, session.runs
+    search = study.search
     lost = study.requeue_lost()
     runs.close_lost()
+    for line in runs.own():
+        session.say(line)
     runs.name(f"search {search.name}")
     runs.tags(
         code_version()
@@ -120,7 +137,7 @@ def _introduce(search: Search, data: Data, study: Study, runs: StudyRun, places:
     runs.params({"search": search.name, **settings, **search.differences()})
     runs.text("config.yaml", to_yaml(search.base))
     many, done = search.configurations(), study.spent()
-    to_stdout(
+    session.say(
         f"study    {study.name} in {masked(url)}\n"
         f"data     {data.name}: {len(data.train):,} training and {len(data.validation):,} validation images\n"
         f"space    {', '.join(search.space)}: {'any number of' if many is None else f'{many:,}'} configurations\n"
@@ -129,14 +146,12 @@ def _introduce(search: Search, data: Data, study: Study, runs: StudyRun, places:
         + (f", {len(lost)} were lost with their driver and are queued again" if lost else "")
     )
     if len(search.settings.metric) > 1:
-        to_stdout("pruner   none: two metrics give an unfinished trial no rank")
-    if seconds := study.noted("searched_seconds"):
-        left = max(0, search.settings.trials - done) * seconds / max(1, done)
-        to_stdout(f"time     about {duration(left)} left, as the trials so far go")
+        session.say("pruner   none: two metrics give an unfinished trial no rank")
 
 
-def _report(study: Study, runs: StudyRun) -> None:
+def _report(session: Session) -> None:
     """Log the state of the study."""
+    study, runs = session.study, session.runs
     runs.table("leaderboard.csv", study_report.leaderboard(study))
     for path, figure in study_report.figures(study):
         runs.figure(path, figure)
@@ -145,7 +160,8 @@ def _report(study: Study, runs: StudyRun) -> None:
         figures |= {
             f"best_{metric}": value for metric, value in zip(study.search.settings.metric, best.values, strict=True)
         }
-    runs.metrics(figures)
+    winner = study.noted(study_report.WINNER) or {}
+    runs.metrics(figures | {name: value for name, value in winner.items() if isinstance(value, int | float)})
 
 
 def _where(study: Study, runs: StudyRun) -> list[str]:

@@ -78,7 +78,10 @@ def metavar(field: FieldInfo) -> str:
 
 def shown(value: object, *, most: int = 80) -> str:
     """A value as it came, on one line and at most so many characters of it."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        text = "a number that is too long to be written"
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
@@ -127,8 +130,10 @@ def _choices(kind: Any, field: FieldInfo) -> list[str]:
         return [f"height,width (each {_choices(side.annotation, side)[0]})", "one number for both"]
     if get_origin(kind) is Literal:
         return [str(choice) for choice in get_args(kind)]
-    plain = {type(None): ["none"], bool: ["true", "false"], str: ["text"]}
+    plain = {type(None): ["none"], bool: ["true", "false"]}
     numbers = {int: "a whole number", float: "a number"}
+    if kind is str:
+        return [f"UTF-8 text{_lengths(field)}"]
     return plain[kind] if kind in plain else [numbers[kind] + _bounds(field)]
 
 
@@ -144,6 +149,14 @@ def _bounds(field: FieldInfo) -> str:
         elif isinstance(bound, annotated_types.Lt):
             high = f" to below {_typed(bound.lt)}"
     return low + high
+
+
+def _lengths(field: FieldInfo) -> str:
+    least = [bound.min_length for bound in field.metadata if isinstance(bound, annotated_types.MinLen)]
+    most = [bound.max_length for bound in field.metadata if isinstance(bound, annotated_types.MaxLen)]
+    if not least and not most:
+        return ""
+    return f" of {least[0] if least else 0}{f' to {most[0]}' if most else ' or more'} characters"
 
 
 def _typed(value: object) -> str:

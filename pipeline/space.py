@@ -9,28 +9,37 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
 from optuna.distributions import BaseDistribution, distribution_to_json
 
 from pipeline import command_line, search_file, settings_file, study_storage
 from pipeline import config as runs
 from pipeline.config import Config
-from pipeline.distributions import ends, exact, values
+from pipeline.distributions import drawn, ends, exact, values
 from pipeline.errors import UsageError
+from pipeline.printable import printable
 from pipeline.search_file import Flags, SearchSettings
 
 # A study goes on where one of these has changed. Any other change makes it a new one.
 BUDGETS_AND_PLACES = frozenset(
     "trials hours trial_minutes final_top final_seeds workers trials_per_gpu storage study".split()
 )
-OF_THE_FIT = ("patch_size", "kernel_size", "batch_size", "translation")  # what config.check judges against the images
+OF_THE_FIT = (
+    "patch_size",
+    "kernel_size",
+    "batch_size",
+    "translation",
+    "cutout",
+)  # what config.check judges against the images
 GRID = 10_000  # Optuna writes a grid out in memory
+NAME = 100  # characters of a file's name, which names a study and its run
 
 
 @dataclass(frozen=True)
 class Search:
     """A search that has been checked, as far as that can be done without the images."""
 
-    name: str  # of its file
+    name: str  # of its file, printable
     recipe: str
     base: Config  # recipe < file < flags: what every trial holds where the space says nothing else
     space: Mapping[str, BaseDistribution]
@@ -54,6 +63,10 @@ class Search:
         """Drawn values as a search file would spell them."""
         return {setting: exact(self.space.get(setting), value) for setting, value in params.items()}
 
+    def drawn(self, random: np.random.Generator) -> dict[str, Any]:
+        """A configuration at random, whether or not it fits the images."""
+        return {setting: drawn(of, random) for setting, of in self.space.items()}
+
     def differences(self) -> dict[str, str]:
         """What every trial holds that the recipe does not say, as text: from the search's file and the flags."""
         recipe = Config.build(runs.read_recipe(self.recipe))
@@ -70,14 +83,14 @@ class Search:
 
     def study(self, data_fingerprint: str) -> str:
         """The name of the study that the search makes, or goes on with."""
-        return self.settings.study or f"{self.name}-{self.fingerprint(data_fingerprint)}"
+        return printable(self.settings.study or f"{self.name}-{self.fingerprint(data_fingerprint)}")
 
     def fingerprint(self, data_fingerprint: str) -> str:
         """Ten hexadecimal digits that change with all but budgets and places: a study is of one question."""
         asked = {
             "data": data_fingerprint,
             "space": {setting: distribution_to_json(of) for setting, of in self.space.items()},
-            "held": self.base.model_dump(mode="json", exclude={"dataset", *self.space}),
+            "held": self.base.model_dump(mode="json", exclude={"dataset", *runs.CHANGE_NO_RESULT, *self.space}),
             "enqueue": [dict(params) for params in self.enqueue],
             **self.settings.model_dump(mode="json", exclude=set(BUDGETS_AND_PLACES)),
         }
@@ -113,7 +126,7 @@ def from_command_line(arguments: Sequence[str], *, program: str, description: st
     if len(flags.metric) > 1 and "pruner" not in flags.model_fields_set:
         flags = flags.model_copy(update={"pruner": "none"})
     search = Search(
-        name=file.path.stem,
+        name=printable(file.path.stem)[:NAME],
         recipe=file.recipe,
         base=Config.build({setting: value for setting, value in flags if setting in Config.model_fields}),
         space=file.space,
@@ -154,7 +167,12 @@ def check(search: Search, *, image_shape: Sequence[int], training_images: int) -
     if "patch_size" in judged:  # between two sizes that divide the image lie some that do not
         judged["patch_size"] = values(search.space["patch_size"]) or ()
     for fixed in [{}, *({setting: value} for setting, known in judged.items() for value in known)]:
-        free = {setting: known for setting, known in judged.items() if setting not in fixed}
+        # of all but patch_size the least fits whatever fits, so that no product of long lists need be looked at
+        free = {
+            setting: known if setting == "patch_size" else [min(known)]
+            for setting, known in judged.items()
+            if setting not in fixed
+        }
         reasons = [
             infeasible(
                 search,

@@ -1,9 +1,9 @@
 """An Optuna study that one driver holds: what to try next, what came of it, and how far the budget goes."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.distributions import values
 from pipeline.space import Search, infeasible
+from pipeline.store_urls import unusable
 
 RE_ASKS = 30  # draws in a row that have been tried before, until one that has not is taken at random
 ENUMERATED = 10_000  # a space with more configurations is not written out: each is checked, a second for all
+DRAWS = 10_000  # at random from such a space, until those that fit the images count as used up
 
 DUPLICATE_OF, INFEASIBLE, ATTEMPT = "duplicate_of", "infeasible", "attempt"  # user attributes of a trial
 TRAINABLE = "trainable"  # the constraint: 0 where a configuration can be trained here, 1 where it cannot
@@ -37,25 +39,34 @@ class Study:
     """
 
     def __init__(
-        self, search: Search, *, url: str, name: str, image_shape: Sequence[int], training_images: int
+        self, search: Search, *, url: str | None, name: str, image_shape: Sequence[int], training_images: int
     ) -> None:
+        """Open the study, or begin it.
+
+        Args:
+            url: of the storage; None keeps the study in memory.
+            image_shape: (height, width, channels), in pixels.
+            training_images: how many there are after the split.
+        """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search = search
         self.name = name
         self._fits: Callable[[Mapping[str, object]], str | None] = lambda params: infeasible(
             search, params, image_shape=image_shape, training_images=training_images
         )
-        storage = optuna.storages.RDBStorage(url)
-        self._study = optuna.create_study(
-            study_name=name, storage=storage, directions=search.directions, load_if_exists=True
-        )
+        try:
+            storage = optuna.storages.RDBStorage(url) if url else optuna.storages.InMemoryStorage()
+            self._study = optuna.create_study(
+                study_name=name, storage=storage, directions=search.directions, load_if_exists=True
+            )
+        except Exception as error:  # noqa: BLE001 - each kind of database raises its own
+            raise unusable("the study's storage", url or "memory", error) from None
         seed = np.random.SeedSequence([search.base.seed, len(self.trials())]).generate_state(1)[0]
         self._random = np.random.default_rng(int(seed))
         self._study.sampler = _sampler(search, int(seed))
         self._study.pruner = _pruner(search)
-        if not self.trials():
-            for params in search.enqueue:
-                self._study.enqueue_trial(dict(params))
+        for params in search.enqueue:  # skipped where they are there: a kill may have come between two of them
+            self._study.enqueue_trial(dict(params), skip_if_exists=True)
         self._asked: dict[int, optuna.Trial] = {}
         self._given_up: set[str] = set()  # configurations that failed for good; the next driver tries them again
         self._fitting: dict[str, dict[str, Any]] | None = None
@@ -86,7 +97,7 @@ class Study:
         return lost
 
     def ask(self) -> Asked | None:
-        """The next configuration to train; None where every one that fits the images has been tried."""
+        """The next configuration to train; None where no further one that fits the images is known."""
         untried = self._untried()
         if untried == []:
             return None
@@ -95,9 +106,18 @@ class Study:
                 self._enqueue(untried[0])
             if asked := self._draw():
                 return asked
-        if untried:
-            self._enqueue(untried[self._random.integers(len(untried))])
+        if untried is None:
+            tried = self._tried()
+            untried = list(islice((params for params in self.at_random() if _key(params) not in tried), 1))
+        if not untried:
+            return None
+        self._enqueue(untried[self._random.integers(len(untried))])
         return self._draw()
+
+    def at_random(self) -> Iterator[dict[str, Any]]:
+        """Configurations that fit the images, as they come; some may come again."""
+        draws = (self.search.drawn(self._random) for _ in range(DRAWS))
+        return (params for params in draws if self._fits(params) is None)
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Take a trial's value at an epoch; returns whether it should be pruned."""
@@ -123,6 +143,12 @@ class Study:
             self._given_up.add(_key(self.search.exact(trial.params)))
         self._study.tell(trial, state=TrialState.FAIL)
 
+    def put_back(self, number: int) -> None:
+        """Tell of a trial that was stopped through no fault of its own: it is queued as if it had not begun."""
+        trial = self._asked.pop(number)
+        self._enqueue(trial.params, attempt=trial.user_attrs.get(ATTEMPT, 1))
+        self._study.tell(trial, state=TrialState.FAIL)
+
     def annotate(self, number: int, figures: Mapping[str, object]) -> None:
         """Keep figures of a running trial for the tables."""
         for name, value in figures.items():
@@ -138,6 +164,15 @@ class Study:
         sign = -1 if self.search.directions[0] == "maximize" else 1
         done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE and not _free(trial)]
         return sorted(done, key=lambda trial: (sign * trial.values[0], trial.number))
+
+    def front(self) -> list[int]:
+        """Numbers of the trials that no other beats in both of two metrics, by number."""
+        return sorted(trial.number for trial in self._study.best_trials if not _free(trial))
+
+    def counted(self) -> bool:
+        """Whether the space is small enough to know when all of it has been tried."""
+        many = self.search.configurations()
+        return many is not None and many <= ENUMERATED
 
     def importances(self) -> dict[str, float]:
         """Share of the first metric's variation that each setting explains (fANOVA); empty below four values."""
@@ -202,17 +237,19 @@ class Study:
 
     def _untried(self) -> list[dict[str, Any]] | None:
         """The configurations that fit the images and that no trial answers for; None where they cannot be counted."""
-        many = self.search.configurations()
-        if many is None or many > ENUMERATED:
+        if not self.counted():
             return None
         if self._fitting is None:
             names = list(self.search.space)
             every = product(*(values(self.search.space[name]) or () for name in names))
             combinations = (dict(zip(names, combination, strict=True)) for combination in every)
             self._fitting = {_key(params): params for params in combinations if self._fits(params) is None}
-        keys = ((trial, _key(self.search.exact(trial.params))) for trial in self.trials())
-        tried = {key for trial, key in keys if self._settled(trial, key)}
+        tried = self._tried()
         return [params for key, params in self._fitting.items() if key not in tried]
+
+    def _tried(self) -> set[str]:
+        keys = ((trial, _key(self.search.exact(trial.params))) for trial in self.trials())
+        return {key for trial, key in keys if self._settled(trial, key)}
 
 
 def _key(params: Mapping[str, object]) -> str:
@@ -233,4 +270,6 @@ def _pruner(search: Search) -> optuna.pruners.BasePruner:
     settings = search.settings
     if settings.pruner == "none":
         return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=settings.pruner_trials, n_warmup_steps=settings.pruner_epochs)
+    # while the learning rate is high, accuracies say little of how trials end (experiments/README.md)
+    warmup = search.base.epochs // 2 if settings.pruner_epochs is None else settings.pruner_epochs
+    return optuna.pruners.MedianPruner(n_startup_trials=settings.pruner_trials, n_warmup_steps=warmup)

@@ -33,6 +33,12 @@ from pipeline.style import (
 )
 from pipeline.trial_name import plain, short_settings, trial_name
 
+COSTS = {  # in a title, and along an axis
+    "parameters": ("model size", "parameters"),
+    "epoch_seconds": ("training time", "seconds an epoch"),
+    "latency_ms": ("latency", "milliseconds an image, one at a time"),
+}
+
 
 def optimisation_history(trials: pd.DataFrame, *, metric: str, direction: Direction) -> Figure:
     """Every trial's value in the order of the trials, and the best so far as a line.
@@ -145,19 +151,24 @@ def intermediate_curves(
     return figure
 
 
-def accuracy_against_parameters(trials: pd.DataFrame, *, metric: str, direction: Direction) -> Figure:
-    """The value of every finished trial against its model's size, with those that none beats in both named.
+def value_against_cost(trials: pd.DataFrame, *, metric: str, direction: Direction, cost: str = "parameters") -> Figure:
+    """The value of every finished trial against a cost, of which less is better; those that none beats in both named.
 
-    A name has the settings in which the finished trials differ, or the trial's number if they are many.
+    A name has the settings in which the finished trials differ, or the trial's number if they are many; and the latency
+    where it was measured.
+
+    Args:
+        cost: a column of the table, positive numbers.
     """
+    title, label = COSTS.get(cost, (fitted(cost, 2.5, 11), cost))
     if (leader := best(trials, direction=direction)) is None:
         return none_finished(trials)
     done = finished(trials)
-    done = done[pd.to_numeric(done["parameters"]) > 0]
-    sizes, values = np.log10(done["parameters"].to_numpy(float)), done["value"].to_numpy(float)
-    front = pareto_front(done, direction=direction, cost="parameters")
+    done = done[pd.to_numeric(done[cost]) > 0]
+    sizes, values = np.log10(done[cost].to_numpy(float)), done["value"].to_numpy(float)
+    front = pareto_front(done, direction=direction, cost=cost)
     if not front:
-        return sentence("No trial has said how many parameters it has")
+        return sentence(f"No trial has said its {title}")
     members = [int(np.flatnonzero(done["number"] == number)[0]) for number in front]
     names = _labels(done, members)
 
@@ -175,7 +186,7 @@ def accuracy_against_parameters(trials: pd.DataFrame, *, metric: str, direction:
     boxes = _placed(x[members], up[members], widths, 0.15)
     high = max(high, *(box.top + 0.1 for box in boxes))
 
-    figure = canvas(wide + 1.3, high + 1.75, f"{fitted(metric, 2.5, 11)} against model size", trials, metric, leader)
+    figure = canvas(wide + 1.3, high + 1.75, f"{fitted(metric, 2.5, 11)} against {title}", trials, metric, leader)
     axes = axes_at(figure, 0.95, 0.6, wide, high)
     axes.set_xscale("log")
     lows = sizes.min(), values.min() if direction == "maximize" else values.max()
@@ -201,7 +212,7 @@ def accuracy_against_parameters(trials: pd.DataFrame, *, metric: str, direction:
         if box.bottom - up[row] > 0.1:
             axes.plot([10 ** sizes[row], at[0]], [values[row], at[1]], color=QUIET, linewidth=0.6, zorder=2)
     _decade_ticks(axes, 10**left, 10**right)
-    axes.set_xlabel("parameters (log scale)")
+    axes.set_xlabel(f"{label} (log scale)")
     plain_axes(axes, metric, high)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, borderaxespad=0)
     return figure
@@ -266,9 +277,13 @@ def _labels(done: pd.DataFrame, members: Sequence[int]) -> list[str]:
     names = [name for name in setting_names(done) if len({plain(value) for value in done[f"params.{name}"]}) > 1]
     names = names or setting_names(done)
     settings = [short_settings({name: done[f"params.{name}"].iloc[row] for name in names}) for row in members]
-    if max(map(len, settings)) <= 24:
-        return settings
-    return [trial_name(int(done["number"].iloc[row]), {}) for row in members]
+    if max(map(len, settings)) > 24:
+        settings = [trial_name(int(done["number"].iloc[row]), {}) for row in members]
+    latencies = done["latency_ms"].iloc[list(members)] if "latency_ms" in done else [float("nan")] * len(members)
+    return [
+        name if pd.isna(latency) else f"{name}, {latency:.3g} ms"
+        for name, latency in zip(settings, latencies, strict=True)
+    ]
 
 
 def _unit(values: NDArray) -> NDArray:

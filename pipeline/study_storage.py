@@ -1,18 +1,17 @@
 """Where a study is kept: an Optuna URL that may be shown, and that holds no password unless the environment gave it."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import UsageError
+from pipeline.store_urls import masked, refuse_unescaped
 
-IN_AUTHORITY = re.compile(r"(://[^:/]*:).+@")  # to the last @, as passwords hold some that nobody has escaped
-IN_QUERY = re.compile(r"([?&][^=&]*(?:password|passwd|pwd)[^=&]*=)[^&]+", re.IGNORECASE)
+VARIABLE = "OPTUNA_STORAGE"
 
 
 def storage_url(storage: str | None, environ: Mapping[str, str]) -> str:
     """Where the study is kept: as told, else as OPTUNA_STORAGE says, else in `optuna.db` beside MLflow's own file."""
-    told = storage or environ.get("OPTUNA_STORAGE")
+    told = storage or environ.get(VARIABLE)
     if told:
         return told
     tracking = environ.get("MLFLOW_TRACKING_URI", "")
@@ -20,9 +19,16 @@ def storage_url(storage: str | None, environ: Mapping[str, str]) -> str:
     return f"sqlite:///{beside.absolute().with_name('optuna.db')}"
 
 
-def masked(url: str) -> str:
-    """The URL with `***` for a password."""
-    return IN_QUERY.sub(r"\1***", IN_AUTHORITY.sub(r"\1***@", url))
+def check_environment(environ: Mapping[str, str]) -> None:
+    """Refuse an OPTUNA_STORAGE that is no URL, or whose password is not escaped; a password itself is well there.
+
+    Raises:
+        UsageError: which does not repeat it.
+    """
+    told = environ.get(VARIABLE)
+    if told and "://" not in told:
+        raise UsageError(f"{VARIABLE} must be a URL such as postgresql://me:password@host/studies, got another text")
+    refuse_unescaped(VARIABLE, told or "")
 
 
 def check(storage: str, environ: Mapping[str, str]) -> None:

@@ -2,13 +2,12 @@
 
 import logging
 import os
-import re
 import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,16 +20,19 @@ from matplotlib.figure import Figure
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
-from pipeline.errors import UsageError
+from pipeline import interrupt, liveness, ownership
 from pipeline.interrupt import Stopped, stoppable
+from pipeline.ownership import TAG_CHARACTERS
+from pipeline.process import Process
+from pipeline.store_urls import masked, unusable
 
 PARAM_CHARACTERS = 6000  # MLflow refuses longer values
-TAG_CHARACTERS = 5000  # a tag may hold 8000
 
 
 class Run:
@@ -42,6 +44,27 @@ class Run:
         self.artifacts: str = active.info.artifact_uri
         self.model_uri: str | None = None
         self._model_id: str | None = None
+        self.below: str | None = None  # id of the run that `mlflow run` opened, where this one is another
+        self.taken = False  # whether another process has gone on with it
+        self._known: dict[tuple[str, int], float] = {}  # points that the run has from before it was interrupted
+
+    def recall(self) -> str:
+        """Learn what an interrupted run holds, since MLflow would keep a second point beside the first.
+
+        Returns:
+            The run's name.
+        """
+        client = mlflow.MlflowClient()
+        found = client.get_run(self.id)
+        for name in found.data.metrics:
+            if not name.startswith("system/"):  # which MLflow goes on with by itself
+                points = client.get_metric_history(self.id, name)
+                self._known |= {(name, point.step): point.value for point in points}
+        for output in found.outputs.model_outputs if found.outputs else ():
+            model = client.get_logged_model(output.model_id)
+            if model.status == LoggedModelStatus.READY:
+                self._model_id, self.model_uri = model.model_id, model.model_uri
+        return found.info.run_name
 
     def name(self, name: str) -> str:
         """Name the run, unless a person has named it; returns the name that it bears."""
@@ -77,13 +100,23 @@ class Run:
         dataset = MetaDataset(origin, name=name, digest=digest, schema=Schema([images]))  # type: ignore[abstract]
         mlflow.log_input(dataset, context=context)
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """The metrics of an epoch, counted from 1, in one call."""
-        mlflow.log_metrics(dict(metrics), step=epoch, synchronous=True)
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> set[str]:
+        """The metrics of an epoch, counted from 1, in one call.
+
+        Returns:
+            Names of those that the run held already, with another value, which stays.
+        """
+        if new := self._unknown(metrics, epoch):
+            mlflow.log_metrics(new, step=epoch, synchronous=True)
+        return {name for name, value in metrics.items() if self._known.get((name, epoch), value) != value}
 
     def results(self, metrics: Mapping[str, float]) -> None:
         """The figures of the whole run, and of its model where there is one."""
-        mlflow.log_metrics(dict(metrics), model_id=self._model_id, synchronous=True)
+        if new := self._unknown(metrics, 0):
+            mlflow.log_metrics(new, model_id=self._model_id, synchronous=True)
+
+    def _unknown(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        return {name: value for name, value in metrics.items() if (name, step) not in self._known}
 
     def figure(self, path: str, figure: Figure) -> None:
         mlflow.log_figure(figure, path)
@@ -95,12 +128,14 @@ class Run:
         mlflow.log_text(table.to_csv(index=False), path)
 
     def model(self, model: keras.Model, *, example: npt.NDArray[np.float32], classes: Sequence[str]) -> None:
-        """Log a Keras model of stock layers with what serving needs.
+        """Log a Keras model of stock layers with what serving needs, unless the run was interrupted after that.
 
         Args:
             example: raw pixels (n, height, width, channels) float32, 0 to 255.
             classes: names in the order of the model's probabilities.
         """
+        if self._model_id:
+            return
         signature = ModelSignature(
             Schema([TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))]),
             Schema([TensorSpec(np.dtype(np.float32), (-1, len(classes)))]),
@@ -121,47 +156,79 @@ class Run:
 
 
 @contextmanager
-def run(*, system_metrics: bool) -> Iterator[Run]:
+def run(*, system_metrics: bool, resumed: str | None = None) -> Iterator[Run]:
     """The run that `mlflow run` opened, else a new one; closed and told why it ended whatever happens within.
 
-    Status FINISHED, FAILED for an exception, KILLED for Ctrl-C or SIGTERM; tags `ended` (finished, failed, stopped) and
+    Status FINISHED, FAILED for an exception, KILLED for a signal; tags `ended` (finished, failed, stopped) and
     `ended.reason`, since an `mlflow run` that outlives this process writes FAILED over KILLED.
+
+    Args:
+        resumed: id of a run that is to be opened again instead.
 
     Raises:
         UsageError: the run that `mlflow run` opened is not in the tracking store that this process sees.
     """
     with stoppable():
-        active = _open(system_metrics)
+        opened = Run(_open(system_metrics, resumed))
         try:
-            yield Run(active)
+            yield opened
         except Stopped as stopped:
-            _close("KILLED", "stopped", f"by {stopped}")
+            _close(opened, "stopped", f"by {stopped}")
             raise
         except BaseException as error:
-            mlflow.log_text("".join(traceback.format_exception(error)), "traceback.txt")
-            _close("FAILED", "failed", f"{type(error).__name__}: {error}")
+            with suppress(Exception):  # on a full disk, say; the run must be closed all the same
+                mlflow.log_text("".join(traceback.format_exception(error)), "traceback.txt")
+            _close(opened, "failed", f"{type(error).__name__}: {error}")
             raise
         else:
-            _close("FINISHED", "finished", "")
+            _close(opened, "finished", "")
 
 
-def _open(system_metrics: bool) -> mlflow.ActiveRun:
+@contextmanager
+def owned(opened: Run, *, below: str) -> Iterator[list[str]]:
+    """Within it a run that no driver watches says whose it is and that it lives.
+
+    The run that `mlflow run` opened, if that is another, is put below it under the name `below`, and ends with it.
+    Yields a line for each other run of the experiment that has lost its process: those of this host are closed.
+    """
+    client = mlflow.MlflowClient()
+    ownership.claim(client, opened.id, {"role": "run"})
+    child = os.environ.pop(ownership.OPENED, opened.id)
+    if child != opened.id:
+        ownership.nest(client, child, parent=opened.id, name=below)
+        opened.below = child
+
+    def take(process: Process) -> None:
+        opened.taken = True
+        interrupt.stop(f"as {process} has gone on with the run")
+
+    with stoppable() as stopping, ownership.beating(client, opened.id, taken=take):
+        stopping.last_words = lambda stopped: _tell_end(opened, "stopped", f"by {stopped}")
+        yield liveness.lost(client, opened.experiment_id)
+
+
+def _open(system_metrics: bool, run_id: str | None) -> mlflow.ActiveRun:
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # its INFO tells of tables and monitors
     try:
-        return mlflow.start_run(log_system_metrics=system_metrics)
-    except MlflowException as error:
-        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-        if re.match(r"sqlite:///[^/]", uri):
-            raise UsageError(
-                "a sqlite path in MLFLOW_TRACKING_URI must be absolute, since the project runs in its own folder: "
-                f"got {uri}; try sqlite:///{Path.cwd()}/mlflow.db"
-            ) from error
-        raise
+        return mlflow.start_run(run_id=run_id, log_system_metrics=system_metrics)
+    except Exception as error:  # noqa: BLE001 - each kind of store raises its own
+        if isinstance(error, MlflowException):
+            ownership.refuse_relative_store()
+        raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
 
 
-def _close(status: str, ended: str, reason: str) -> None:
-    mlflow.set_tags({"ended": ended} | ({"ended.reason": reason[:TAG_CHARACTERS]} if reason else {}))
-    mlflow.end_run(status)
+def _close(opened: Run, ended: str, reason: str) -> None:
+    if opened.taken:
+        mlflow.end_run("RUNNING")  # as it is, under the other process
+    else:
+        _tell_end(opened, ended, reason)
+        mlflow.end_run(ownership.STATUS[ended])
+
+
+def _tell_end(opened: Run, ended: str, reason: str) -> None:
+    client = mlflow.MlflowClient()
+    for run_id in filter(None, (opened.id, opened.below)):
+        ownership.end(client, run_id, ended, reason)
 
 
 def _made_up(name: str) -> bool:
@@ -178,16 +245,11 @@ def next_steps(opened: Run) -> list[str]:
     command = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
     lines = [f"plots    {opened.artifacts}/plots"]
     if uri.startswith(("http://", "https://")):
-        lines.append(f"compare  {_masked(uri).rstrip('/')}/{page}")
+        lines.append(f"compare  {masked(uri).rstrip('/')}/{page}")
     else:
-        lines.append(f"compare  {command} ui --backend-store-uri {shlex.quote(_masked(uri))}")
+        lines.append(f"compare  {command} ui --backend-store-uri {shlex.quote(masked(uri))}")
         lines.append(f"         then http://127.0.0.1:5000/{page}")
     if opened.model_uri:
-        store = f"MLFLOW_TRACKING_URI={shlex.quote(_masked(uri))}"
+        store = f"MLFLOW_TRACKING_URI={shlex.quote(masked(uri))}"
         lines.append(f"serve    {store} {command} models serve -m {opened.model_uri} --env-manager local")
     return lines
-
-
-def _masked(uri: str) -> str:
-    """A URI without the password that it may hold."""
-    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1@", uri)

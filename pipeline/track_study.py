@@ -3,16 +3,18 @@
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
+from pipeline import liveness, ownership
 from pipeline.jobs import Ended, Outcome, RunRef, ending_tags
+from pipeline.ownership import PARENT, TAG_CHARACTERS
+from pipeline.store_urls import unusable
 
-PARENT = "mlflow.parentRunId"
-TAG_CHARACTERS = 5000  # a tag may hold 8000
 STATUS = {Outcome.FINISHED: "FINISHED", Outcome.PRUNED: "KILLED", Outcome.STOPPED: "KILLED"}  # else FAILED
 
 
@@ -32,19 +34,33 @@ class StudyRun:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._client = mlflow.MlflowClient()
         self._study = study
-        given = os.environ.pop("MLFLOW_RUN_ID", None)
+        self._life = ExitStack()
+        given = os.environ.pop(ownership.OPENED, None)
         known = known if known and self._is_there(known) else None
-        active = mlflow.start_run(run_id=known or given, log_system_metrics=True)
+        try:
+            active = mlflow.start_run(run_id=known or given, log_system_metrics=True)
+        except Exception as error:  # noqa: BLE001 - each kind of store raises its own
+            raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
         self.id: str = active.info.run_id
         self._own = {self.id, given}
         self.experiment_id: str = active.info.experiment_id
         self.artifacts: str = active.info.artifact_uri
         self.tracking_uri: str = mlflow.get_tracking_uri()
         if given and known and given != known:
-            self._client.set_tag(given, PARENT, self.id)
-            self._client.set_tag(given, "role", "resume")
+            ownership.nest(self._client, given, parent=self.id, name=f"resumed after {trials} trials")
             self._client.set_tag(given, "study", study)
-            self._client.set_tag(given, "mlflow.runName", f"resumed after {trials} trials")
+
+    def own(self) -> list[str]:
+        """Say, from now to its close, that the study's own run is this process's.
+
+        Returns:
+            A line for each other run of the experiment that has lost its process: those of this host are closed.
+        """
+        ownership.claim(self._client, self.id)
+        # a second driver, which the study's lease knows of before
+        beating = ownership.beating(self._client, self.id, taken=lambda process: None)
+        self._life.enter_context(beating)
+        return liveness.lost(self._client, self.experiment_id)
 
     def name(self, name: str) -> None:
         mlflow.set_tag("mlflow.runName", name)
@@ -101,13 +117,10 @@ class StudyRun:
         self._client.set_terminated(run_id, STATUS.get(outcome, "FAILED"))
 
     def close_lost(self) -> int:
-        """Close as FAILED the runs of this study that a driver left open; returns how many."""
-        mine = f"tags.study = '{self._study}' and attributes.status = 'RUNNING'"
-        lost = [
-            run.info.run_id
-            for run in self._client.search_runs([self.experiment_id], filter_string=mine, max_results=1000)
-            if run.info.run_id not in self._own
-        ]
+        """Close as FAILED the runs below this one that a driver left open; returns how many."""
+        finals = self._below(self.id, "tags.role = 'final'")
+        lost = [run_id for parent in [self.id, *finals] for run_id in self._below(parent, "status = 'RUNNING'")]
+        lost = [run_id for run_id in lost if run_id not in self._own]
         for run_id in lost:
             self._client.set_tag(run_id, "trial.state", "lost")
             self._client.set_tag(run_id, "ended", "failed")
@@ -115,8 +128,15 @@ class StudyRun:
             self._client.set_terminated(run_id, "FAILED")
         return len(lost)
 
+    def _below(self, run_id: str, where: str) -> list[str]:
+        """Ids of a run's own children; the study's name would find those of another storage too."""
+        mine = f"tags.`{PARENT}` = '{run_id}' and {where}"
+        found = self._client.search_runs([self.experiment_id], filter_string=mine, max_results=1000)
+        return [run.info.run_id for run in found]
+
     def close(self, status: str, ended: str, reason: str) -> None:
         """Close the study's own run."""
+        self._life.close()
         mlflow.set_tags({"ended": ended, "ended.reason": reason[:TAG_CHARACTERS]})
         mlflow.end_run(status)
 

@@ -1,19 +1,31 @@
 """One run, from a recipe's name to a result in MLflow: `python -m pipeline.train digits --depth 6`.
 
-TensorFlow and MLflow take seconds to import, so they come after settings and data have been accepted.
+TensorFlow and MLflow take seconds to import, so they come after settings and data have been accepted; but where a run
+is to go on, or `mlflow run` has opened one, MLflow is asked before the data are read.
 """
 
+import errno
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from pipeline import config as settings
-from pipeline.errors import Diverged, UsageError
-from pipeline.interrupt import Stopped
+from pipeline.ancestors import watched
+from pipeline.cache import refuse_unwritable
+from pipeline.errors import Diverged, NothingToDo, UsageError
+from pipeline.interrupt import Stopped, stoppable
 from pipeline.loading import load_data
+from pipeline.printable import one_line
 from pipeline.processor import prefer_onednn
 from pipeline.quiet import quiet
+from pipeline.store_urls import hide_credentials
+
+if TYPE_CHECKING:
+    from pipeline.resume import Resumption
 
 PROGRAM = "python -m pipeline.train"
 
@@ -22,24 +34,54 @@ def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 for a run that failed, 2 for input that cannot be used."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines; its errors come as exceptions
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")  # once for each of a class's letters
     prefer_onednn()
     try:
-        recipe, config = settings.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
-        data = load_data(config)
-        settings.check(config, image_shape=data.image_shape, training_images=len(data.train))
-        with quiet():
-            from pipeline.run import train
-        train(recipe, config, data)
+        hide_credentials(os.environ)
+        with stoppable(), watched():
+            _train(settings.from_command_line(arguments, program=PROGRAM, description=str(__doc__)))
+    except NothingToDo as done:
+        print(done)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        print(f"error: the disk is full: {one_line(error)}", file=sys.stderr)
+        return 1
     except Stopped as stopped:
         print(f"stopped by {stopped}", file=sys.stderr)
         return 128 + stopped.signal
     return 0
+
+
+def _train(typed: settings.Typed) -> None:
+    with _opened(typed) as resumption:
+        config = resumption.config if resumption else typed.config
+        refuse_unwritable()
+        data = load_data(config)
+        settings.check(config, image_shape=data.image_shape, training_images=len(data.train))
+        if resumption:
+            resumption.check(data.fingerprint)
+        with quiet():
+            from pipeline.run import train
+        train(typed.recipe, config, data, resumption)
+
+
+@contextmanager
+def _opened(typed: settings.Typed) -> "Iterator[Resumption | None]":
+    """The run that is to go on, if one is; the run that `mlflow run` opened does not stay open if nothing begins."""
+    if typed.resume is None and "MLFLOW_RUN_ID" not in os.environ:
+        yield None
+        return
+    from pipeline import resume
+
+    with resume.opened(typed.resume, typed.given) as resumption:
+        yield resumption
 
 
 if __name__ == "__main__":

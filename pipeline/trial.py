@@ -25,8 +25,12 @@ def train_trial(job: Job, trial: Trial) -> None:
     """Train a job's configuration and leave its settings, metrics and end in its run.
 
     `trial.metrics` is kept up to date: epochs, best_val_accuracy, best_epoch, parameters, seconds, and tracing_seconds
-    (building the model, and the first step with all that is traced and compiled for it).
+    (building the model, and the first step with all that is traced and compiled for it); latency_ms where it is asked
+    for. Of a job that is only timed, step_seconds and tracing_seconds, or latency_ms.
     """
+    if job.role in ("step", "latency"):
+        _time(job, trial)
+        return
     os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
     os.environ["MLFLOW_RUN_ID"] = job.run.run_id
     from pipeline import track
@@ -57,6 +61,16 @@ def _prepared(config: Config, trial: Trial) -> "tuple[Config, Data, devices.Devi
     return resolved(config, data, device), data, device
 
 
+def _time(job: Job, trial: Trial) -> None:
+    from pipeline import timing
+
+    config, data, _ = _prepared(job.config, trial)
+    if job.role == "step":
+        trial.metrics.update(timing.step(config, data))
+    else:
+        trial.metrics["latency_ms"] = timing.latency_ms(config, data)
+
+
 def _measure(job: Job, trial: Trial, run: "track.Run") -> None:
     """Open the test set for the winner of a search, with the weights that its final training left."""
     from pipeline.run import crown
@@ -69,6 +83,7 @@ def _measure(job: Job, trial: Trial, run: "track.Run") -> None:
 def _train(job: Job, trial: Trial, run: "track.Run") -> None:
     from pipeline.fit import build, fit
     from pipeline.run import log_training
+    from pipeline.timing import latency_ms
 
     began = time.perf_counter()
     config, data, device = _prepared(job.config, trial)
@@ -93,7 +108,9 @@ def _train(job: Job, trial: Trial, run: "track.Run") -> None:
 
     fitting = time.perf_counter()
     figures["parameters"] = build(config, data).count_params()
-    fitted = fit(config, data, checkpoints=trial.folder, report=epoch, after_step=step, progress_bar=False)
+    fitted = fit(config, data, report=epoch, after_step=step, progress_bar=False)
+    if job.latency:
+        figures["latency_ms"] = latency_ms(config, data)
     if job.weights:
         log_training(run, config, fitted)
         fitted.model.save_weights(job.weights)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from pipeline import child, forkserver, out_of_memory
-from pipeline.cache import cache_folder
+from pipeline.cache import private_folder
 from pipeline.child import Began, Verdict, Work
 from pipeline.jobs import Ended, Job, Outcome, Report
 from pipeline.slots import Slot
@@ -150,9 +150,7 @@ class Local:
         self._kernel_kills = out_of_memory.kernel_kills()
 
     def __enter__(self) -> Self:
-        parent = cache_folder("trials")
-        parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(dir=parent))
+        self._folder = Path(tempfile.mkdtemp(dir=private_folder("trials")))
         self._start_server()
         return self
 

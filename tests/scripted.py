@@ -78,9 +78,9 @@ def ended(job, outcome=Outcome.FINISHED, reason="", *, can_pass=None, **metrics)
     return Ended(job.number, outcome, reason, passing, metrics, f"output of {job.number}", "cpu", 0.03)
 
 
-def trained(job, *accuracies, loss=1.0, parameters=100.0):
+def trained(job, *accuracies, loss=1.0, parameters=100.0, **more):
     """What comes of a trial that goes well: a report an epoch, and its end."""
-    figures = {"best_val_accuracy": max(accuracies), "best_val_loss": loss, "parameters": parameters}
+    figures = more | {"best_val_accuracy": max(accuracies), "best_val_loss": loss, "parameters": parameters}
     figures |= {"epochs": float(len(accuracies)), "seconds": 2.0 * len(accuracies)}
     reports = [report(job, epoch, accuracy, loss) for epoch, accuracy in enumerate(accuracies, start=1)]
     return [*reports, ended(job, **figures)]

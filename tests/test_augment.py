@@ -1,59 +1,52 @@
-"""Changes of training images: what they do, and that they can be done again."""
+"""The door to all changes of training images: that they can be done again, and for which images."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
+from changes import ALL, OFF, SEED, changes, noise, smooth
 
-from pipeline.augment import augmentation, mirrored, shifted
+from pipeline.augmentations.place import mirrored, shifted
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (64, 6, 5, 3), dtype=np.uint8)
-SEED = tf.constant([1, 2], tf.int64)
-
-
-def test_about_half_of_the_images_are_mirrored_and_the_rest_left_alone():
-    changed = mirrored(tf.constant(IMAGES), SEED).numpy()
-    flipped = [np.array_equal(one, image[:, ::-1]) for one, image in zip(changed, IMAGES, strict=True)]
-    kept = [np.array_equal(one, image) for one, image in zip(changed, IMAGES, strict=True)]
-    assert all(np.array(flipped) ^ np.array(kept))
-    assert 16 < sum(flipped) < 48
+IMAGES = noise(64, 6, 5, 3)
+LABELS = np.eye(10, dtype=np.float32)[np.arange(64) % 10]
 
 
-def windows(image, most):
-    """Every view that a shift by up to `most` pixels can give, by (down, across)."""
-    padded = np.pad(image, [(most, most), (most, most), (0, 0)], mode="reflect")
-    height, width = image.shape[:2]
-    steps = range(2 * most + 1)
-    return {(i, j): padded[i : i + height, j : j + width] for i in steps for j in steps}
+def changed(change, seed=SEED, images=IMAGES, labels=LABELS):
+    return [part.numpy() for part in change(tf.constant(images), tf.constant(labels), tf.constant(seed, tf.int64))]
 
 
-def test_training_images_are_shifted_both_ways_with_reflected_edges():
-    changed = shifted(tf.constant(IMAGES), SEED, most=2).numpy()
-    found = set()
-    for one, image in zip(changed, IMAGES, strict=True):
-        shifts = [shift for shift, view in windows(image, 2).items() if np.array_equal(view, one)]
-        assert len(shifts) == 1
-        found.update(shifts)
-    assert {down for down, _ in found} == {across for _, across in found} == set(range(5))
-    assert len(found) > 15  # down and across are drawn apart
+@pytest.mark.parametrize("on", [{name: value} for name, value in ALL.items()] + [ALL], ids=str)
+def test_the_same_seed_changes_the_same_images_alike_and_another_does_not(on):
+    first, again, other = (changed(changes(**on), seed) for seed in ([1, 2], [1, 2], [1, 3]))
+    for one, same in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(first[0], other[0])
 
 
-def test_the_same_seed_changes_the_same_images_alike_and_another_does_not():
-    change = augmentation(flip=True, translation=1)
-    first, again, other = (
-        change(tf.constant(IMAGES), tf.constant(seed, tf.int64)) for seed in ([1, 2], [1, 2], [1, 3])
-    )
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
+@pytest.mark.parametrize("shape", [(9, 8, 8, 1), (9, 12, 6, 3), (9, 6, 12, 4), (1, 8, 8, 3)], ids=str)
+def test_all_changes_together_keep_shape_and_type_of_gray_colour_and_see_through_images(shape):
+    images, labels = changed(changes(**ALL), images=smooth(*shape), labels=LABELS[: shape[0]])
+    assert images.shape == shape and images.dtype == np.uint8
+    assert labels.shape == (shape[0], 10) and labels.dtype == np.float32
+    np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
+    assert not np.array_equal(images, smooth(*shape))
 
 
 def test_each_kind_draws_for_itself():
-    changed = augmentation(flip=True, translation=1)(tf.constant(IMAGES), SEED)
+    images, _ = changed(changes(flip=True, translation=1))
     first, second = (tf.random.fold_in(SEED, number) for number in range(2))
-    apart = shifted(mirrored(tf.constant(IMAGES), first), second, most=1)
-    together = shifted(mirrored(tf.constant(IMAGES), first), first, most=1)
-    np.testing.assert_array_equal(changed, apart)
-    assert not np.array_equal(changed, together)
-    assert changed.shape == IMAGES.shape and changed.dtype == tf.uint8
+    np.testing.assert_array_equal(images, shifted(mirrored(tf.constant(IMAGES), first), second, most=1))
+    assert not np.array_equal(images, shifted(mirrored(tf.constant(IMAGES), first), first, most=1))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("mixup_alpha", "cutmix_alpha")])
+def test_a_change_of_images_alone_leaves_their_labels(name):
+    images, labels = changed(changes(**{name: ALL[name]}))
+    assert not np.array_equal(images, IMAGES)
+    np.testing.assert_array_equal(labels, LABELS)
 
 
 def test_nothing_on_changes_nothing():
-    np.testing.assert_array_equal(augmentation(flip=False, translation=0)(tf.constant(IMAGES), SEED), IMAGES)
+    images, labels = changed(changes(**OFF))
+    np.testing.assert_array_equal(images, IMAGES)
+    np.testing.assert_array_equal(labels, LABELS)

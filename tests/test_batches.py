@@ -1,10 +1,16 @@
 """Batches of tf.data: their order, their labels, and that any epoch can be made again alone."""
 
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from changes import ALL, changes, noise
 
-from pipeline.augment import augmentation
 from pipeline.batches import evaluation_batches, training_batches
 
 
@@ -18,7 +24,7 @@ class Numbered:
         return positions.astype(np.uint8).reshape(-1, 1, 1, 1), positions % 2
 
 
-def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=augmentation(flip=False, translation=0)):
+def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=changes(), after=0):
     made = training_batches(
         Numbered(),
         image_shape=(1, 1, 1),
@@ -28,6 +34,7 @@ def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=augmentation(flip=F
         seed=seed,
         change=change,
         label_smoothing=label_smoothing,
+        after=after,
     )
     return [(images.numpy(), labels.numpy()) for images, labels in made]
 
@@ -55,12 +62,20 @@ def test_a_longer_run_begins_with_the_same_batches():
     assert positions(batches(epochs=3))[:6] == positions(batches(epochs=2))
 
 
+def test_batches_after_some_epochs_are_those_of_a_row_that_began_at_the_first():
+    def change(images, labels, seed):  # which tells the seed of the step
+        return images * 0 + tf.cast(seed[1], tf.uint8), labels
+
+    assert positions(batches(epochs=3, after=2)) == positions(batches(epochs=3))[6:]
+    assert positions(batches(epochs=3, after=2, change=change)) == positions(batches(epochs=3, change=change))[6:]
+
+
 def test_every_step_changes_images_by_a_seed_of_its_own():
     seeds = []
 
-    def note(images, seed):
+    def note(images, labels, seed):
         tf.py_function(lambda value: seeds.append(tuple(value.numpy())), [seed], [])
-        return images
+        return images, labels
 
     batches(seed=7, change=note)
     assert sorted(seeds) == [(7, step) for step in range(6)]
@@ -83,3 +98,71 @@ def test_images_of_another_shape_than_promised_are_an_error():
     made = evaluation_batches(Numbered(), image_shape=(2, 1, 1), classes=2, batch_size=4)
     with pytest.raises(tf.errors.InvalidArgumentError):
         list(made)
+
+
+class Noise:
+    """Fifty small images of noise of five classes."""
+
+    images = noise(50, 8, 8, 3)
+
+    def __len__(self):
+        return 50
+
+    def take(self, positions):
+        return self.images[positions], positions % 5
+
+
+def changed_batches():
+    return training_batches(
+        Noise(),
+        image_shape=(8, 8, 3),
+        classes=5,
+        batch_size=16,
+        epochs=3,
+        seed=3,
+        change=changes(**ALL),
+        label_smoothing=0.1,
+    )
+
+
+def test_changed_batches_are_the_same_bits_made_again_and_from_the_middle_of_an_epoch_on():
+    made = changed_batches()
+    first, again, later = list(made), list(changed_batches()), list(made.skip(6))  # of 4 an epoch
+    for found, whole in ((again, first), (later, first[6:])):
+        for (images, labels), (same_images, same_labels) in zip(found, whole, strict=True):
+            np.testing.assert_array_equal(images, same_images)
+            np.testing.assert_array_equal(labels, same_labels)
+
+
+@pytest.mark.slow
+def test_changed_batches_are_the_same_bits_in_another_process():
+    program = "from test_batches import digest; print(digest())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(["tests", "."]), "TF_NUM_INTRAOP_THREADS": "1"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == digest()
+
+
+def digest():
+    return sha256(b"".join(part.numpy().tobytes() for batch in changed_batches() for part in batch)).hexdigest()
+
+
+def test_mixing_changes_labels_in_the_batches():
+    made = training_batches(
+        Noise(),
+        image_shape=(8, 8, 3),
+        classes=5,
+        batch_size=16,
+        epochs=1,
+        seed=3,
+        change=changes(mixup_alpha=5.0),
+        label_smoothing=0.0,
+    )
+    labels = np.concatenate([labels for _, labels in made])
+    assert (labels.max(axis=1) < 0.9).mean() > 0.5
+    np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)

@@ -9,7 +9,7 @@ from pipeline.errors import UsageError
 
 
 def resolve(*arguments):
-    return from_command_line(arguments, program="train", description="Train.")
+    return from_command_line(arguments, program="train", description="Train.")[:2]
 
 
 @pytest.fixture
@@ -64,6 +64,42 @@ def test_baseline_is_the_keras_example():
         "translation": 0,
     }
     assert config.model_dump(include=set(example)) == example
+
+
+def test_long_and_paper_are_the_authors_commands():
+    """github.com/locuslab/convmixer-cifar10, README.md and train.py."""
+    long, paper = (Config.build(read_recipe(name)) for name in ("long", "paper"))
+    command = {
+        "epochs": 25,
+        "batch_size": 512,
+        "learning_rate": 0.05,
+        "randaugment_layers": 2,
+        "randaugment_magnitude": 12,
+        "weight_decay": 0.005,
+        "color_jitter": 0.0,
+        "random_erasing": 0.0,
+        "flip": True,
+        "translation": 0,
+        "schedule": "one_cycle",
+        "warmup_fraction": 0.4,
+        "batch_norm_momentum": 0.9,
+        "adam_epsilon": 1e-8,
+        "decay_norm_and_bias": True,
+        "clip_norm": None,
+        "label_smoothing": 0.0,
+        "filters": 256,
+        "depth": 8,
+        "kernel_size": 5,
+        "patch_size": 2,
+    }
+    assert long.model_dump(include=set(command)) == command
+    assert paper == long.model_copy(update={"epochs": 100, "color_jitter": 0.2, "random_erasing": 0.2})
+
+
+def test_fast_keeps_the_examples_network_and_ten_epochs():
+    fast, example = (Config.build(read_recipe(name)) for name in ("fast", "baseline"))
+    kept = {"filters", "depth", "kernel_size", "patch_size", "epochs", "dataset", "validation_fraction"}
+    assert fast.model_dump(include=kept) == example.model_dump(include=kept)
 
 
 def test_a_run_can_be_had_again_from_its_config_file(recipe):
@@ -148,6 +184,7 @@ def fits(image_shape=(32, 32, 3), training_images=1000, **values):
             {"batch_size": 1001},
             "batch_size must not exceed the training images: 1000 here, got batch_size=1001; try 128",
         ),
+        ({"cutout": 32}, "cutout must be less than the image side: 32x32 pixels, got cutout=32; try 16"),
         ({"translation": 32}, "translation must be less than the image side: 32x32 pixels, got translation=32; try 4"),
     ],
 )
@@ -177,7 +214,21 @@ def test_batch_norm_that_outlasts_an_epoch_is_told_with_a_momentum_that_does_not
     assert 0.97**100 <= 0.05
     assert slow_batch_norm(Config(batch_norm_momentum=0.99), steps_per_epoch=352) is None
     assert slow_batch_norm(Config(batch_norm_momentum=0.9), steps_per_epoch=29) is None
+    assert slow_batch_norm(Config(batch_norm_momentum=0.99, ema_momentum=0.9), steps_per_epoch=100) is None
 
 
 def test_yaml_of_the_defaults_holds_every_setting():
     assert list(yaml.safe_load(to_yaml(Config()))) == list(settings.Config.model_fields)
+
+
+def test_a_run_to_go_on_with_is_named_by_flag_and_needs_no_recipe_of_its_own():
+    typed = from_command_line(["baseline", "--resume", "abc", "--epochs", "5"], program="train", description="")
+    assert (typed.resume, typed.given) == ("abc", {"epochs": "5"})
+    for arguments in (["--resume=latest"], ["no-such-recipe", "--resume", "latest"]):
+        assert from_command_line(arguments, program="train", description="").resume == "latest"
+
+
+def test_what_goes_on_is_told_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        resolve("baseline", "--help")
+    assert "--resume" in capsys.readouterr().out

@@ -6,8 +6,9 @@ from optuna.trial import TrialState
 from scripted import RANGE, SIX, Runs, Scripted, ended, made_search, mlflow_store, opened, report, trained
 
 from pipeline import driver as drivers
-from pipeline.driver import Driver, Failing, duration
+from pipeline.driver import Driver, Failing
 from pipeline.jobs import Outcome
+from pipeline.session import Session
 from pipeline.track_study import StudyRun
 
 
@@ -42,16 +43,17 @@ def drive(tmp_path):
         drive_it.runs = runs or Runs()
         drive_it.executor = Scripted(answer, slots)
         drive_it.said, drive_it.beats = [], []
-        driver = Driver(
-            search,
+        drive_it.shown = []
+        session = Session(
             drive_it.study,
             drive_it.runs,
             drive_it.executor,
             interrupts=interrupts,
             beat=lambda: drive_it.beats.append(1),
             say=drive_it.said.append,
+            progress=lambda *shown: drive_it.shown.append(shown),
         )
-        return driver.search()
+        return Driver(session).search()
 
     return drive_it
 
@@ -98,6 +100,13 @@ def test_a_line_a_trial_has_value_epochs_seconds_the_best_and_the_budget(drive):
     assert drive.said == [
         "t000 k5 d2                val_accuracy 0.5000  2 epochs  4.0 s  best 0.5000 (t000)  [1/1]",
     ]
+
+
+def test_the_bar_counts_the_epochs_of_running_trials_too(drive):
+    drive(lambda job: trained(job, 0.1, 0.2), RANGE, "--trials", "2", "--epochs", "2")
+    done, of, words = zip(*drive.shown, strict=True)
+    assert list(done) == [0.5, 1.0, 1.0, 1.5, 2.0, 2.0] and set(of) == {2}
+    assert words[0].startswith("0 of 2 trials, 1 running") and words[-1].startswith("2 of 2 trials, 0 running")
 
 
 def test_a_line_of_a_failed_trial_has_its_reason(drive):
@@ -315,11 +324,13 @@ def test_nothing_is_begun_after_an_interrupt(drive):
         ("val_accuracy,parameters", [0.5, 100.0]),
         ("parameters,val_loss", [100.0, 0.25]),
         ("epoch_seconds,val_accuracy", [2.0, 0.5]),
+        ("val_accuracy,latency_ms", [0.5, 7.0]),
         ("val_accuracy,val_loss", [0.5, 0.25]),
     ],
 )
 def test_a_trial_is_told_by_the_metrics_that_were_asked_for_in_their_order(drive, metric, values):
-    drive(lambda job: trained(job, 0.5, 0.4, loss=0.25), RANGE, "--trials", "1", "--metric", metric)
+    drive(lambda job: trained(job, 0.5, 0.4, loss=0.25, latency_ms=7.0), RANGE, "--trials", "1", "--metric", metric)
+    assert drive.executor.started[0].latency == ("latency_ms" in metric)
     assert drive.study.trials()[0].values == values
     curve = "val_accuracy 0.5000" if "val_accuracy" in metric else "val_loss 0.2500"
     assert curve in drive.said[0]
@@ -357,10 +368,3 @@ def test_children_in_a_real_store_show_what_became_of_them(drive, store):
     ]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {runs.id}
     assert [trial.user_attrs["run_id"] for trial in drive.study.trials()] == [run.info.run_id for run in children]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(40, "40 s"), (89.6, "90 s"), (720, "12 min"), (5399, "1 h 30 min"), (12_000, "3 h 20 min")]
-)
-def test_a_duration_is_short(seconds, text):
-    assert duration(seconds) == text

@@ -6,6 +6,7 @@ from scripted import SIX, Runs, Scripted, ended, made_search, mlflow_store, open
 
 from pipeline.final import NOTE, Final
 from pipeline.jobs import Outcome
+from pipeline.session import Session
 from pipeline.study import Study
 from pipeline.track_study import StudyRun
 
@@ -46,9 +47,10 @@ def final(tmp_path, monkeypatch):
         run.runs = runs or getattr(run, "runs", None) or Runs()
         run.executor = Scripted(answer, slots)
         run.said = []
-        return Final(
+        session = Session(
             run.study, run.runs, run.executor, interrupts=interrupts, beat=lambda: None, say=run.said.append
-        ).run()
+        )
+        return Final(session).run()
 
     return run
 
@@ -212,8 +214,8 @@ def test_of_two_metrics_the_one_of_validation_is_the_finals(final, metric):
 
 def test_a_study_without_a_value_has_no_final(final, tmp_path):
     study = opened(tmp_path, made_search(tmp_path, SIX))
-    nothing = Final(study, Runs(), Scripted(train), interrupts=lambda: 0, beat=lambda: None, say=lambda line: None)
-    assert nothing.run() is None
+    session = Session(study, Runs(), Scripted(train), lambda: 0, beat=lambda: None, say=lambda line: None)
+    assert Final(session).run() is None
 
 
 def test_in_a_real_store_a_failed_winner_leaves_no_run_open(final, store):
@@ -235,3 +237,20 @@ def test_in_a_real_store_a_failed_winner_leaves_no_run_open(final, store):
     assert states["final 1 d1"] == ("FAILED", "raised")
     assert states["final 2 d2"] == ("FINISHED", "finished")
     assert states["final 2 d2 seed 2"] == ("FAILED", "crashed")
+
+
+def test_a_studys_name_leads_to_no_folder_but_the_studys_own(final, tmp_path, monkeypatch):
+    precious = tmp_path / "cache" / "precious"
+    precious.mkdir(parents=True)
+    named = {"name": "../../precious"}
+    monkeypatch.setattr("scripted.Study", lambda search, **given: Study(search, **given | named))
+    assert final()["test_accuracy"] == 0.7
+    assert precious.is_dir()  # a final removes its weights' folder at the end
+
+
+def test_seeds_beyond_the_last_begin_anew(final):
+    def answer(job):
+        return [ended(job, test_accuracy=0.7)] if job.role == "winner" else trained(job, 0.5, loss=1.0)
+
+    final(answer, TWO, "--seed", str(2**32 - 2), "--final_top", "1")
+    assert [job.config.seed for job in final.executor.started[:3]] == [2**32 - 2, 2**32 - 1, 0]

@@ -6,8 +6,10 @@ import pytest
 
 from pipeline import data
 from pipeline.config import Config
-from pipeline.errors import Diverged
-from pipeline.fit import build, compile_model, evaluation_batches, fit, training_batches
+from pipeline.errors import Diverged, UsageError
+from pipeline.fit import build, compile_model, evaluation_batches, fit, initialize, training_batches
+from pipeline.initializer import initial_kernels
+from pipeline.model import depthwise_kernels
 from pipeline.schedule import LearningRate
 
 TINY = Config.build(
@@ -34,15 +36,14 @@ def digits():
 
 
 @pytest.fixture
-def fitted(digits, tmp_path):
+def fitted(digits):
     """Trains TINY with changes; returns the Fitted and what was reported."""
 
-    def run(**changes):
+    def run(*, start=None, save=lambda state: None, **changes):
         reported = []
         config = TINY.model_copy(update=changes)
-        result = fit(
-            config, digits, checkpoints=tmp_path, report=lambda *epoch: reported.append(epoch), progress_bar=False
-        )
+        report = lambda *epoch: reported.append(epoch)  # noqa: E731
+        result = fit(config, digits, report=report, progress_bar=False, start=start, save=save)
         return result, reported
 
     yield run
@@ -126,9 +127,99 @@ def test_clip_norm_bounds_the_gradients_of_all_variables_together(digits):
     assert np.asarray(second)[0] / np.asarray(first)[0] == pytest.approx(4 / 3)
 
 
+@pytest.mark.parametrize("depthwise_init", ["fan_in_uniform", "covariance"])
+def test_the_depthwise_kernels_begin_as_drawn_and_nothing_else_does(digits, depthwise_init):
+    config = TINY.model_copy(update={"depthwise_init": depthwise_init, "depth": 2, "seed": 5})
+    keras.utils.set_random_seed(0)
+    model = build(config, digits)
+    before = {weight.path: weight.numpy() for weight in model.weights}
+    initialize(model, config)
+    kernels = initial_kernels(depthwise_init, kernel_size=3, filters=8, depth=2, seed=5)
+    for block in (1, 2):
+        np.testing.assert_array_equal(depthwise_kernels(model, block), kernels[block - 1])
+    changed = {weight.path for weight in model.weights if not np.array_equal(before[weight.path], weight.numpy())}
+    assert changed == {model.get_layer(f"block{block}_depthwise").kernel.path for block in (1, 2)}
+
+
+def test_training_starts_from_the_kernels_drawn(fitted):
+    result, _ = fitted(epochs=1, depthwise_init="covariance", learning_rate=1e-9)
+    (drawn,) = initial_kernels("covariance", kernel_size=3, filters=8, depth=1, seed=TINY.seed)
+    np.testing.assert_allclose(depthwise_kernels(result.model, 1), drawn, atol=1e-6)
+
+
+def test_averaging_changes_what_is_validated_and_kept_but_not_how_training_goes(fitted, digits):
+    (raw, _), (averaged, _) = fitted(), fitted(ema_momentum=0.8)
+    for name in ("loss", "accuracy"):
+        assert raw.history[name] == averaged.history[name]
+    assert raw.history["val_loss"] != averaged.history["val_loss"]
+    kept = averaged.model.evaluate(evaluation_batches(digits, digits.validation), verbose=0, return_dict=True)
+    assert kept["loss"] == pytest.approx(averaged.history["val_loss"][averaged.best_epoch - 1])
+
+
+def test_adam_epsilon_reaches_the_optimizer(digits):
+    model = build(TINY, digits)
+    rate = LearningRate("constant", peak=0.1, steps=1, warmup_fraction=0)
+    compile_model(model, TINY.model_copy(update={"adam_epsilon": 0.01}), rate)
+    assert model.optimizer.epsilon == 0.01
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_float32_weights(fitted, precision):
     result, _ = fitted(precision=precision, epochs=1)
     assert {weight.dtype.name for weight in map(np.asarray, result.model.get_weights())} == {"float32"}
     assert np.isfinite(result.history["val_loss"][0])
     assert isinstance(result.model.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")
+
+
+def states(keep):
+    """A `save` that keeps every state."""
+    return lambda state: keep.append(state())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"precision": "mixed_float16"}, {"ema_momentum": 0.8}],  # with a loss scale, with averages
+    ids=["float32", "float16", "averaged"],
+)
+def test_training_that_goes_on_from_a_state_ends_as_if_it_had_never_been_interrupted(fitted, more):
+    settings = {"epochs": 4, "schedule": "one_cycle", "clip_norm": 1.0} | more
+    saved = []
+    whole, _ = fitted(save=states(saved), **settings)
+    rest, reported = fitted(start=saved[1], **settings)
+    assert [epoch for epoch, _ in reported] == [3, 4]
+    assert course(rest) == course(whole)
+    assert rest.history["epoch_seconds"][:2] == whole.history["epoch_seconds"][:2]
+    assert rest.best_epoch == whole.best_epoch
+    for weight, same in zip(whole.model.get_weights(), rest.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+    for variable, same in zip(whole.model.optimizer.variables, rest.model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(variable, same)
+
+
+def test_the_best_weights_from_before_an_interruption_are_not_forgotten(fitted):
+    saved = []
+    settings = {"epochs": 6, "learning_rate": 1.0}
+    whole, _ = fitted(save=states(saved), **settings)
+    assert whole.best_epoch < 6, "the case shows nothing if the last epoch is the best"
+    rest, _ = fitted(start=saved[whole.best_epoch], **settings)
+    assert rest.best_epoch == whole.best_epoch
+    for weight, same in zip(whole.model.get_weights(), rest.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
+def test_early_stopping_goes_on_counting_where_it_was(fitted):
+    saved = []
+    settings = {"learning_rate": 1e-9, "epochs": 20, "early_stopping_epochs": 3}
+    whole, _ = fitted(save=states(saved), **settings)
+    last = len(whole.history["loss"])
+    _, reported = fitted(start=saved[last - 2], **settings)
+    assert [epoch for epoch, _ in reported] == [last]
+    _, reported = fitted(start=saved[last - 1], **settings)
+    assert reported == [], "it had stopped"
+
+
+def test_a_state_of_another_model_is_refused(fitted):
+    saved = []
+    fitted(epochs=1, save=states(saved))
+    with pytest.raises(UsageError, match="^a checkpoint must fit the model"):
+        fitted(start=saved[0], filters=4)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in a real process."""
+"""Ctrl-C, SIGTERM and a closed terminal in a real process."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipeline import interrupt
-from pipeline.interrupt import ONCE_SECONDS, counted
+from pipeline.interrupt import ONCE_SECONDS, Stopped, counted, stop, stoppable
 
 PROGRAM = """
 import time
@@ -37,7 +37,7 @@ def start(clean_up):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_an_exception_that_can_be_cleaned_up_after(number):
     process = start(0)
     process.send_signal(number)
@@ -115,3 +115,43 @@ with counted() as interrupts:
     time.sleep(1.2)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=10)[0] == "2\n"
+
+
+def test_a_hang_up_that_is_ignored_as_under_nohup_stays_ignored():
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-c", PROGRAM.replace("CLEAN_UP", "0")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=10)[0] == "stopped by SIGTERM\ncleaned up\n"
+
+
+def test_one_stoppable_within_another_is_the_same_and_raises_once():
+    with stoppable() as outer:
+        with pytest.raises(Stopped), stoppable() as inner:
+            assert inner is outer
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # while the clean-up goes on
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_process_that_stops_itself_says_why():
+    with pytest.raises(Stopped, match="^SIGTERM, as nobody was left$"), stoppable():
+        stop("as nobody was left")
+    with pytest.raises(Stopped, match="^SIGTERM$"), stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_main_thread_that_never_hears_a_signal_has_its_last_words_said_and_the_process_ends():
+    program = """
+import hashlib, os, signal, threading
+from pipeline import interrupt
+interrupt.PATIENCE_SECONDS, interrupt.GRACE_SECONDS = 0.1, 0.5
+with interrupt.stoppable() as stopping:
+    stopping.last_words = lambda stopped: print(f"stopped by {stopped}", flush=True)
+    threading.Timer(1, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes in C, as compiling with XLA is
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("stopped by SIGTERM\n", 128 + signal.SIGTERM)

@@ -131,3 +131,15 @@ def test_a_lease_is_renewed_now_and_then_and_let_go(noted, monkeypatch):
     assert noted.value["beat"] > first and noted.written == 2
     lease.release()
     assert noted.value is None
+
+
+def test_a_driver_that_was_taken_for_gone_stops_and_leaves_the_lease_to_the_other(noted, sleeper, monkeypatch):
+    lease = Lease(noted.read, noted.write)
+    taken = noted.value = held_by(sleeper, host="elsewhere")
+    lease.beat()  # too soon after the last one to ask
+    now = time.time()
+    monkeypatch.setattr(leases.time, "time", lambda: now + 10 * SILENCE_SECONDS)
+    with pytest.raises(UsageError, match="another one went on"):
+        lease.beat()
+    lease.release()
+    assert noted.value == taken

@@ -120,6 +120,10 @@ def test_the_parent_holds_the_answer_and_the_evidence(searched):
     board = pd.read_csv(folder / "leaderboard.csv")
     assert board["value"].iloc[0] == study.best_value
     assert set(board["run_id"]) == {run.info.run_id for run in by_role(study, "trial")}
+    members = board[board["pareto"]]
+    assert len(members) and (members["latency_ms"] > 0).all() and board[~board["pareto"]]["latency_ms"].isna().all()
+    latencies = [mlflow.get_run(run_id).data.metrics["latency_ms"] for run_id in members["run_id"]]
+    assert latencies == members["latency_ms"].tolist()
 
 
 def test_finals_are_grandchildren_and_the_winner_alone_saw_the_test_images(searched):
@@ -145,6 +149,8 @@ def test_the_terminal_tells_of_each_trial_and_how_to_train_the_best_again(search
     done, study, _ = searched
     told = [line for line in done.stdout.splitlines() if line.startswith("t0")]
     assert [line.split()[0] for line in told] == [f"t{number:03d}" for number in range(4)]
+    (time_line,) = [line for line in done.stdout.splitlines() if line.startswith("time")]
+    assert time_line.startswith("time     very roughly ") and ": 4 trials of " in time_line
     (again,) = [line for line in done.stdout.splitlines() if line.startswith("again")]
     assert f"-P learning_rate={study.best_params['learning_rate']}" in again
     assert "-P epochs=1" in again
@@ -276,6 +282,7 @@ def test_a_search_that_cannot_write_its_evidence_is_a_failed_run(uri, storage):
         "from pipeline.search import main; main(sys.argv[1:])"
     )
     arguments = ["smoke", "--trials", "1", "--epochs", "1", "--final_top", "0", "--storage", storage]
+    arguments += ["--study", "without evidence"]
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(
         command, env=environment(uri, "searches"), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False

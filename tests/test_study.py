@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from scripted import RANGE, SIX, made_search, opened
 
 from pipeline import study as studies
+from pipeline.errors import UsageError
 from pipeline.study import ATTEMPT, DUPLICATE_OF, INFEASIBLE, TRAINABLE
 
 EVERY = [{"kernel_size": kernel, "depth": depth} for kernel, depth in product([1, 3, 5], [1, 2])]
@@ -52,6 +53,26 @@ def test_a_study_that_goes_on_enqueues_nothing_anew(study):
     assert finish(study(text))[0].params == {"learning_rate": 0.01}
     assert finish(study(text))[0].params != {"learning_rate": 0.01}
     assert states(study(text)) == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_kill_between_two_that_are_enqueued_loses_neither(study, monkeypatch):
+    text = SIX + "enqueue: [{kernel_size: 5, depth: 2}, {kernel_size: 3}, {kernel_size: 1, depth: 1}]"
+    enqueue, calls = optuna.Study.enqueue_trial, []
+
+    def killed_at_the_third(*given, **more):
+        calls.append(given)
+        return enqueue(*given, **more) if len(calls) < 3 else 1 / 0
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(optuna.Study, "enqueue_trial", killed_at_the_third)
+        study(text)
+    asked = finish(study(text), 3)
+    assert [one.params["kernel_size"] for one in asked] == [5, 3, 1]
+    assert [dict(asked[place].params) for place in (0, 2)] == [
+        {"kernel_size": 5, "depth": 2},
+        {"kernel_size": 1, "depth": 1},
+    ]
+    assert states(study(text)) == ["COMPLETE"] * 3
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -244,6 +265,17 @@ def test_a_failed_trial_is_queued_again_only_where_asked_for_and_its_attempts_ar
     assert [trial.user_attrs.get(ATTEMPT, 1) for trial in mine.trials()] == [1, 2, 3, 1]
 
 
+def test_a_trial_that_was_stopped_is_put_back_and_has_used_up_no_attempt(study):
+    mine = study()
+    first = mine.ask()
+    mine.fail(first.number, again=True)
+    second = mine.ask()
+    mine.put_back(second.number)
+    third = mine.ask()
+    assert (third.params, third.attempt) == (first.params, second.attempt) == (first.params, 2)
+    assert states(mine) == ["FAIL", "FAIL", "RUNNING"]
+
+
 @pytest.mark.parametrize("sampler", ["grid", "tpe"])
 def test_what_failed_for_good_is_not_asked_again_until_another_driver_comes(study, sampler):
     mine = study(SIX, "--sampler", sampler)
@@ -266,6 +298,17 @@ def test_a_trial_below_the_median_is_pruned_after_the_warm_up_and_one_above_is_n
     bad, good = mine.ask(), mine.ask()
     assert [mine.report(bad.number, epoch, 0.1) for epoch in (1, 2)] == [False, True]  # it has had its two epochs
     assert [mine.report(good.number, epoch, 0.9) for epoch in (1, 2)] == [False, False]
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(8, 4), (5, 2), (1, 1)])
+def test_unless_told_otherwise_every_trial_gets_half_its_epochs(study, epochs, first):
+    mine = study(RANGE, "--pruner_trials", "1", "--epochs", str(epochs))
+    good, bad = mine.ask(), mine.ask()
+    for epoch in range(1, epochs + 1):
+        mine.report(good.number, epoch, 0.9)
+    mine.complete(good.number, [0.9])
+    pruned = [epoch for epoch in range(1, epochs + 1) if mine.report(bad.number, epoch, 0.1)]
+    assert pruned[0] == first
 
 
 def test_without_a_pruner_none_is_pruned(study):
@@ -328,3 +371,21 @@ def test_a_space_too_large_to_write_out_is_left_to_the_sampler(study, monkeypatc
     monkeypatch.setattr(studies, "ENUMERATED", 5)
     mine = study(SIX)
     assert len({str(one.params) for one in finish(mine, 3)}) == 3
+
+
+def test_in_a_space_too_large_to_write_out_the_few_that_fit_are_found_and_then_no_more(study, monkeypatch):
+    monkeypatch.setattr(studies, "ENUMERATED", 5)
+    monkeypatch.setattr(studies, "RE_ASKS", 1)
+    mine = study("recipe: smoke\nspace: {patch_size: {low: 1, high: 200}, depth: [1, 2]}\n", "--sampler", "random")
+    asked = finish(mine, 6)
+    assert {(one.params["patch_size"], one.params["depth"]) for one in asked} == {
+        (p, d) for p in (1, 2, 4) for d in (1, 2)
+    }
+    assert mine.ask() is None
+
+
+@pytest.mark.parametrize("url", ["sqlite:////dev/null/x.db", "nonsense://me:secret@host/db"])
+def test_a_storage_that_cannot_be_opened_is_refused_in_one_line_without_its_password(tmp_path, url):
+    with pytest.raises(UsageError, match="^the study's storage must be there and writable: ") as refused:
+        studies.Study(made_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180)
+    assert "secret" not in str(refused.value)

@@ -28,7 +28,7 @@ def pictures(trials: pd.DataFrame, curves: dict[int, list[float]], **asked: Any)
     return {
         "history": study_plots.optimisation_history(trials, **asked),
         "curves": study_plots.intermediate_curves(curves, trials, **asked),
-        "front": study_plots.accuracy_against_parameters(trials, **asked),
+        "front": study_plots.value_against_cost(trials, **asked),
         "parallel": space_plots.parallel_coordinates(trials, log=log, **asked),
         "slices": space_plots.slices(trials, log=log, **asked),
         "grid": space_plots.heat_map(trials, rows="kernel_size", columns="patch_size", log=log, **asked),
@@ -123,7 +123,7 @@ def test_the_front_is_drawn_and_its_members_are_named_by_the_settings_that_diffe
         params_depth=[4, 8, 8, 12],
         parameters=[100_000, 300_000, 400_000, 1_000_000],
     )
-    axes = study_plots.accuracy_against_parameters(trials, **ASKED).axes[0]
+    axes = study_plots.value_against_cost(trials, **ASKED).axes[0]
     assert axes.get_xscale() == "log"
     assert points(axes, "Pareto front") == [
         [pytest.approx(size), value] for size, value in ((1e5, 0.5), (3e5, 0.7), (1e6, 0.8))
@@ -134,7 +134,7 @@ def test_the_front_is_drawn_and_its_members_are_named_by_the_settings_that_diffe
 def test_members_with_many_settings_are_named_by_their_trial() -> None:
     trials, _ = made_study(12, every_kind=True)
     front = pareto_front(trials, direction="maximize", cost="parameters")
-    axes = study_plots.accuracy_against_parameters(trials, **ASKED).axes[0]
+    axes = study_plots.value_against_cost(trials, **ASKED).axes[0]
     assert [text.get_text() for text in axes.texts] == [f"t{number:03d}" for number in front]
 
 
@@ -148,7 +148,7 @@ def test_names_along_the_front_cover_neither_each_other_nor_a_trial(direction: s
         trials.loc[:39, "parameters"] = np.arange(250_000, 250_040)
     if direction == "minimize":
         trials["value"] = 1 - trials["value"]
-    figure = study_plots.accuracy_against_parameters(trials, metric="x", direction=direction)  # type: ignore[arg-type]
+    figure = study_plots.value_against_cost(trials, metric="x", direction=direction)  # type: ignore[arg-type]
     drawn(figure)
     axes = figure.axes[0]
     boxes = [text.get_window_extent().padded(-1) for text in axes.texts]
@@ -163,7 +163,7 @@ def test_names_along_the_front_cover_neither_each_other_nor_a_trial(direction: s
 
 def test_a_study_that_never_counted_parameters_is_told_so() -> None:
     trials = table(("complete", 0.5), parameters=[np.nan])
-    assert "how many parameters" in title(study_plots.accuracy_against_parameters(trials, **ASKED))
+    assert "said its model size" in title(study_plots.value_against_cost(trials, **ASKED))
 
 
 # All of them

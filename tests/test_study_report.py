@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scripted import RANGE, SIX, made_search, opened
 
 from pipeline.config import from_command_line
-from pipeline.study_report import again, figures, leaderboard, summary, table
+from pipeline.study_report import WINNER, again, figures, leaderboard, summary, table
 
 
 @pytest.fixture
@@ -60,7 +60,8 @@ def test_what_cannot_be_built_is_infeasible_in_the_table(study):
 def test_the_leaderboard_has_the_best_first_the_earlier_of_equals_and_those_without_a_value_last(study, metric, order):
     ranked = leaderboard(of_every_kind(study(SIX, *GRID, "--metric", metric)))
     assert ranked["number"].tolist() == order
-    assert list(ranked.columns) == list(table(study(SIX, *GRID, "--metric", metric)).columns)
+    assert list(ranked.columns) == [*table(study(SIX, *GRID, "--metric", metric)).columns, "pareto"]
+    assert ranked["number"][ranked["pareto"]].tolist() == [order[0]], "all have the same number of parameters"
 
 
 def test_a_study_without_a_finished_trial_has_a_table_no_best_and_all_its_figures(study):
@@ -84,13 +85,22 @@ def test_a_summary_is_a_table_of_the_best_five_what_mattered_and_the_command_tha
     assert command == "again     mlflow run . --env-manager local -P recipe=smoke -P kernel_size=5 -P depth=2"
 
 
+def test_the_command_trains_the_winner_of_the_final_where_there_is_one(study):
+    mine = study(SIX, *GRID)
+    for value in (0.1, 0.2):
+        complete(mine, value)
+    assert summary(mine)[-1].endswith("-P kernel_size=1 -P depth=2")
+    mine.note(WINNER, {"params": {"kernel_size": 1, "depth": 1}, "test_accuracy": 0.7})
+    assert summary(mine)[-1].endswith("-P kernel_size=1 -P depth=1")
+
+
 def test_the_command_trains_the_very_configuration_with_all_that_the_search_held(study):
     mine = study(RANGE + "flip: true\n", "--epochs", "9")
     asked = complete(mine, 0.5)
     words = shlex.split(again(mine.search, {"learning_rate": mine.search.config(asked.params).text("learning_rate")}))
     assert words[:5] == ["mlflow", "run", ".", "--env-manager", "local"]
     given = dict(word.split("=", 1) for word in words[5:] if word != "-P")
-    recipe, config = from_command_line(
+    recipe, config, *_ = from_command_line(
         [given.pop("recipe"), *(part for name, value in given.items() for part in (f"--{name}", value))],
         program="train",
         description="Train.",

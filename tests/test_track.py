@@ -91,6 +91,51 @@ def test_metrics_of_an_epoch_stand_at_its_step(store):
     assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
 
 
+def test_a_run_that_goes_on_gets_no_second_point_and_no_second_model(store):
+    model = conv_mixer((8, 8, 1), 3, filters=4, depth=1, kernel_size=3, patch_size=2)
+    example = np.zeros((1, 8, 8, 1), np.float32)
+    with track.run(system_metrics=False) as run:
+        run.epoch(1, {"loss": 2.0})
+        run.epoch(2, {"loss": 1.0})
+        run.model(model, example=example, classes=["cat", "dog", "owl"])
+        run.results({"test_loss": 0.5})
+    with track.run(system_metrics=False, resumed=run.id) as again:
+        assert again.recall() == found(run.id).info.run_name
+        assert again.epoch(2, {"loss": 1.0, "val_loss": 3.0}) == set()
+        assert again.epoch(2, {"loss": 1.1}) == {"loss"}
+        assert again.epoch(3, {"loss": 0.5}) == set()
+        again.model(model, example=example, classes=["cat", "dog", "owl"])
+        again.results({"test_loss": 0.5, "test_accuracy": 1.0})
+    client = mlflow.MlflowClient()
+    history = {name: client.get_metric_history(run.id, name) for name in found(run.id).data.metrics}
+    assert {name: [(point.step, point.value) for point in points] for name, points in history.items()} == {
+        "loss": [(1, 2.0), (2, 1.0), (3, 0.5)],
+        "val_loss": [(2, 3.0)],
+        "test_loss": [(0, 0.5)],
+        "test_accuracy": [(0, 1.0)],
+    }
+    assert len(found(run.id).outputs.model_outputs) == 1
+    assert again.model_uri == run.model_uri
+
+
+def test_an_owned_run_takes_the_run_of_mlflow_run_with_it_to_its_end(opened_by_mlflow):
+    with track.run(system_metrics=False, resumed=mlflow.MlflowClient().create_run("1").info.run_id) as run:
+        with track.owned(run, below="resumed at epoch 7"):
+            assert {"host", "process", "beat"} <= found(run.id).data.tags.keys()
+        assert found(opened_by_mlflow).data.tags["mlflow.parentRunId"] == run.id
+    assert "MLFLOW_RUN_ID" not in os.environ
+    assert found(opened_by_mlflow).info.status == found(run.id).info.status == "FINISHED"
+
+
+def test_a_run_that_another_process_has_taken_over_is_not_closed(store):
+    with pytest.raises(Stopped), track.run(system_metrics=False) as run:
+        run.taken = True
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert found(run.id).info.status == "RUNNING"
+    assert "ended" not in found(run.id).data.tags
+    mlflow.MlflowClient().set_terminated(run.id)
+
+
 def test_a_table_is_kept_as_csv(store):
     with track.run(system_metrics=False) as run:
         run.table("table.csv", pd.DataFrame({"class": ["a, b"], "recall": [0.5]}))
@@ -143,11 +188,6 @@ def test_a_run_that_the_store_does_not_hold_is_explained(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=refusal), track.run(system_metrics=False):
         pass
     mlflow.set_tracking_uri(before)
-
-
-def test_a_password_in_the_tracking_uri_is_not_shown():
-    assert track._masked("https://ann:s3cret@host/x") == "https://ann@host/x"
-    assert track._masked("sqlite:////tmp/a:b@c.db") == "sqlite:////tmp/a:b@c.db"
 
 
 def test_made_up_names_are_mlflows_own_words(store):

@@ -85,6 +85,18 @@ def test_a_resumption_that_was_killed_with_its_mlflow_run_is_closed_by_the_next(
     assert found(killed).info.status == "FAILED"
 
 
+def test_what_another_driver_left_is_found_whatever_the_studys_name_holds(store):
+    def open_it(known=None):
+        return StudyRun("""it's "x" ; %""", known=known, trials=0)
+
+    lost = open_it()
+    trial = lost.child("t000", role="trial", tags={}).run_id
+    mlflow.end_run("FAILED")
+    assert open_it(known=lost.id).close_lost() == 1
+    assert found(trial).info.status == "FAILED"
+    mlflow.end_run()
+
+
 def test_the_same_run_given_again_is_no_child_of_its_own(opens):
     first = opened_by_mlflow()
     finish(opens(given=first))
@@ -165,17 +177,24 @@ def test_a_run_that_trained_nothing_itself_is_not_shown_as_running_after_its_end
     assert found(run_id).data.metrics == {"val_accuracy_mean": 0.5}
 
 
-def test_what_a_lost_driver_left_open_is_closed_and_nothing_else(opens, store):
+def test_what_a_lost_driver_left_open_is_closed_and_nothing_of_a_study_of_the_same_name(opens):
     runs = opens()
-    done, lost = (runs.child(name, role="trial", tags={}).run_id for name in ("done", "lost"))
+    final = runs.child("final 1", role="final", tags={}).run_id
+    done, *lost = (
+        runs.child(name, role="trial", tags={}, under=under).run_id
+        for name, under in [("done", None), ("lost", None), ("seed", final)]
+    )
     runs.close_child(done, how(Outcome.FINISHED))
-    other = mlflow.MlflowClient().create_run(runs.experiment_id, tags={"study": "another"}).info.run_id
-    assert runs.close_lost() == 1
-    tags = found(lost).data.tags
-    assert (found(lost).info.status, tags["trial.state"], tags["ended"]) == ("FAILED", "lost", "failed")
-    assert "driver was gone" in tags["ended.reason"]
-    assert [found(run_id).info.status for run_id in (done, other, runs.id)] == ["FINISHED", "RUNNING", "RUNNING"]
-    mlflow.MlflowClient().set_terminated(other)
+    runs.finish_child(final, Outcome.STOPPED)
+    mine = {"study": found(lost[0]).data.tags["study"], PARENT: "0" * 32}
+    others = mlflow.MlflowClient().create_run(runs.experiment_id, tags=mine).info.run_id
+    assert runs.close_lost() == 2
+    for run_id in lost:
+        tags = found(run_id).data.tags
+        assert (found(run_id).info.status, tags["trial.state"], tags["ended"]) == ("FAILED", "lost", "failed")
+        assert "driver was gone" in tags["ended.reason"]
+    assert [found(run_id).info.status for run_id in (done, others, runs.id)] == ["FINISHED", "RUNNING", "RUNNING"]
+    mlflow.MlflowClient().set_terminated(others)
 
 
 def test_settings_that_an_earlier_call_logged_are_left_alone(opens):

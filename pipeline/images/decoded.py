@@ -11,11 +11,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
+from math import prod
 from pathlib import Path
 
 import numpy as np
+import psutil
 
-from pipeline.cache import cache_folder
+from pipeline.cache import cache_folder, private_folder
+from pipeline.errors import UsageError
 from pipeline.printable import printable
 
 FORMAT = 1  # of the cached files, and of how pixels are made: raise it when either changes
@@ -52,6 +55,9 @@ def cached(key: str, decode: Callable[[Allocate], Decoded]) -> Decoded:
     """Open the data set cached under `key`, decoding it first where it is missing or damaged.
 
     Where the cache cannot be written (read-only, full disk) it is decoded into memory, and a warning is logged.
+
+    Raises:
+        UsageError: it fits in neither.
     """
     folder = cache_folder("data", key)
     if found := _opened(folder):
@@ -60,7 +66,7 @@ def cached(key: str, decode: Callable[[Allocate], Decoded]) -> Decoded:
         return _built(folder, decode)
     except OSError as error:
         log.warning("images are decoded into memory: the cache %s: %s", printable(folder.parent), printable(error))
-    return decode(partial(np.empty, dtype=np.uint8))
+    return decode(_in_memory)
 
 
 def _opened(folder: Path) -> Decoded | None:
@@ -72,14 +78,14 @@ def _opened(folder: Path) -> Decoded | None:
         )
         facts = json.loads((folder / "facts.json").read_text("utf-8"))
         decoded = Decoded(images, digests, labels, tuple(facts["classes"]), tuple(facts["sizes"]))
+        whole = images.ndim == 4 and len(images) == len(digests) == len(labels) == sum(decoded.sizes)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
-    whole = images.ndim == 4 and len(images) == len(digests) == len(labels) == sum(decoded.sizes)
     return decoded if whole else None
 
 
 def _built(folder: Path, decode: Callable[[Allocate], Decoded]) -> Decoded:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    private_folder("data")
     _remove_leftovers(folder.parent)
     with _lock(_lock_file(folder), wait=True):
         if found := _opened(folder):  # another process was faster
@@ -103,6 +109,17 @@ def _reserve(file: Path, shape: tuple[int, ...]) -> np.ndarray:
         with open(file, "r+b") as opened:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
     return array
+
+
+def _in_memory(shape: tuple[int, ...]) -> np.ndarray:
+    needed, free = prod(shape), psutil.virtual_memory().available
+    if needed > free:
+        raise UsageError(
+            f"decoded images must fit in the cache or in memory: they take {needed / 1e9:,.1f} GB, memory has "
+            f"{free / 1e9:,.1f} GB and the cache {cache_folder('data')} less; free some room, name another folder in "
+            "XDG_CACHE_HOME, or give a smaller image_size"
+        )
+    return np.empty(shape, np.uint8)
 
 
 def _save(folder: Path, decoded: Decoded) -> None:

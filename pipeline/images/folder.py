@@ -130,7 +130,11 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result:
     try:
         return entry.stat()
     except OSError:
+        pass
+    try:
         return entry.stat(follow_symlinks=False)
+    except OSError as error:
+        raise UsageError(f"files must stay while they are read: {entry.path}: {error.strerror}") from error
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -1,10 +1,9 @@
 """An .npz file with x_train, y_train, x_test and y_test -> arrays that fit each other."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from pipeline.errors import UsageError
 from pipeline.images.arrays import Part
@@ -35,12 +34,23 @@ def read_npz(file: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
 def _load(file: Path) -> dict[str, np.ndarray]:
     """Load the arrays that are used; pickled objects are not read, so a file cannot run code."""
     wanted = [f"{axis}_{end}" for axis in "xy" for end in ENDINGS.values()] + ["class_names"]
-    broken = (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            _refuse_bomb(file, sum(member.file_size for member in archive.zip.infolist()))
             return {name: archive[name] for name in wanted if name in archive.files}
-    except broken as error:
-        raise _refusal(file, "plain arrays", f"cannot be read ({error})", "save it with numpy.savez") from error
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged archive leads its reader into errors of any kind
+        # of pickled objects NumPy says how to read them all the same
+        why = "it holds Python objects, not numbers" if "pickle" in str(error) else error
+        raise _refusal(file, "plain arrays", f"cannot be read ({why})", "save it with numpy.savez") from error
+
+
+def _refuse_bomb(file: Path, needed: int) -> None:
+    free = psutil.virtual_memory().available
+    if needed > free:
+        came = f"unpacks to {needed / 1e9:,.1f} GB where {free / 1e9:,.1f} GB of memory are free"
+        raise _refusal(file, "memory for all of it", came, "free some, or give the images as files in class folders")
 
 
 def _part(file: Path, end: str, arrays: dict[str, np.ndarray]) -> Part:

@@ -1,5 +1,7 @@
 """Facts about .npz data sets."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,7 @@ def test_validation_and_class_names_are_taken_where_they_are_given(tmp_path):
         ({"y_train": Y * 0, "y_test": Y[:2] * 0}, "at least two classes"),
         ({"class_names": np.array(["cat", "cat"])}, "2 different strings in class_names"),
         ({"class_names": np.array(["cat"])}, "has cat; name each class"),
-        ({"x_train": np.array([{}, []], object)}, "Object arrays cannot be loaded when allow_pickle=False"),
+        ({"x_train": np.array([{}, []], object)}, "it holds Python objects, not numbers"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_on_one_line(tmp_path, changed, words):
@@ -67,6 +69,13 @@ def test_arrays_that_do_not_fit_are_refused_on_one_line(tmp_path, changed, words
 def test_file_that_is_no_npz_is_refused(tmp_path, content):
     (tmp_path / "data.npz").write_bytes(content)
     with pytest.raises(UsageError, match="cannot be read"):
+        read_npz(tmp_path / "data.npz")
+
+
+def test_an_archive_that_unpacks_to_more_than_memory_holds_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    np.savez_compressed(tmp_path / "data.npz", **GOOD | {"x_train": np.zeros((8, 600, 500), np.uint8)})
+    with pytest.raises(UsageError, match="needs memory for all of it: .*data.npz unpacks to 0.0 GB where 0.0 GB"):
         read_npz(tmp_path / "data.npz")
 
 

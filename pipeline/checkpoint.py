@@ -1,0 +1,139 @@
+"""What training goes on from, in one file: written whole or not at all, and known by its digest to be whole."""
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.cache import make_private
+
+KEPT = 2  # the newest, and the one before in case the newest is damaged
+DIGEST_BYTES = 64  # hexadecimal SHA-256 of what follows it in the file
+PATTERN = "epoch-*.checkpoint"
+
+
+@dataclass(frozen=True)
+class State:
+    """Training after a whole number of epochs."""
+
+    epoch: int  # the last one that is finished, counted from 1
+    history: Mapping[str, list[float]]  # a value an epoch
+    variables: list[npt.NDArray]  # the model's, then the optimizer's, in Keras' order
+    best_weights: list[npt.NDArray]  # the model's after its best epoch, in Keras' order
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state, and of which run it is."""
+
+    run_id: str
+    settings: Mapping[str, object]  # every setting, as YAML would hold it
+    data: str  # the images' fingerprint
+    state: State
+
+
+class Damaged(Exception):
+    """A file that is no whole checkpoint; its message is one line."""
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Put a checkpoint into a folder of the run's own, which is made, beside the one before; older ones go.
+
+    Raises:
+        OSError: it could not be written; those that were there still are.
+    """
+    make_private(folder)
+    path = folder / f"epoch-{checkpoint.state.epoch:06d}.checkpoint"
+    descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
+    try:
+        with open(descriptor, "w+b") as file:
+            _dump(file, checkpoint)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync(folder)
+    for old in [*files(folder)[KEPT:], *folder.glob("*.part")]:  # a kill in mid-write leaves such a part
+        old.unlink(missing_ok=True)
+    return path
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in a file.
+
+    Raises:
+        Damaged: the file was cut short or changed, or is none.
+        OSError: it could not be read.
+    """
+    with open(path, "rb") as file:
+        if file.read(DIGEST_BYTES) != _digest(file):
+            raise Damaged(f"{path} is damaged: its content does not have the digest that it bears")
+        file.seek(DIGEST_BYTES)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return _load(arrays)
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise Damaged(f"{path} is no checkpoint: {error}") from None
+
+
+def files(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest epoch first; none where there is no folder."""
+    return sorted(folder.glob(PATTERN), reverse=True)
+
+
+def _dump(file: BinaryIO, checkpoint: Checkpoint) -> None:
+    state = checkpoint.state
+    about = {
+        "run_id": checkpoint.run_id,
+        "settings": checkpoint.settings,
+        "data": checkpoint.data,
+        "epoch": state.epoch,
+        "history": state.history,
+    }
+    arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    arrays |= _numbered("variable", state.variables) | _numbered("best", state.best_weights)
+    file.write(bytes(DIGEST_BYTES))
+    np.savez(file, **arrays)  # type: ignore[arg-type] # its next parameter is a bool
+    file.seek(DIGEST_BYTES)
+    digest = _digest(file)
+    file.seek(0)
+    file.write(digest)
+
+
+def _load(arrays: Mapping[str, npt.NDArray]) -> Checkpoint:
+    about = json.loads(arrays["about"].tobytes())
+    variables, best = (
+        [arrays[name] for name in sorted(arrays) if name.startswith(kind)] for kind in ("variable", "best")
+    )
+    state = State(about["epoch"], about["history"], variables, best)
+    return Checkpoint(about["run_id"], about["settings"], about["data"], state)
+
+
+def _numbered(kind: str, arrays: list[npt.NDArray]) -> dict[str, npt.NDArray]:
+    return {f"{kind}{place:06d}": array for place, array in enumerate(arrays)}
+
+
+def _digest(file: BinaryIO) -> bytes:
+    """Of the rest of a file."""
+    return hashlib.file_digest(file, "sha256").hexdigest().encode()  # type: ignore[arg-type] # a typeshed protocol
+
+
+def _sync(folder: Path) -> None:
+    """Have the folder's entries, the new name among them, survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

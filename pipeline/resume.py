@@ -1,0 +1,218 @@
+"""Which run is to go on, and from what: by its id, as the latest, or as the one that `mlflow run --run-id` names."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.fluent import _get_experiment_id
+
+from pipeline import checkpoint, checkpoint_copies, liveness, ownership
+from pipeline.checkpoint import Checkpoint, Damaged
+from pipeline.checkpoints import folder_of
+from pipeline.config import CHANGE_NO_RESULT, Config
+from pipeline.errors import NothingToDo, UsageError
+from pipeline.settings import shown
+from pipeline.store_urls import unusable
+
+PAGE = 100  # runs at a time on the way to the latest that can go on
+CURES = {
+    "search": "it is a search, and the same search goes on with it",
+    "trial": "it is a trial, and its search goes on with it",
+    "final": "it is a final training of a search, and that goes on with it",
+}
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run that goes on."""
+
+    run_id: str
+    recipe: str
+    config: Config  # the run's own
+    checkpoint: Checkpoint
+
+    @property
+    def name(self) -> str:
+        """What the run is called that `mlflow run` opened for it."""
+        epoch = self.checkpoint.state.epoch
+        return f"resumed at epoch {epoch + 1}" if epoch < self.config.epochs else "resumed after the last epoch"
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} goes on after epoch {self.checkpoint.state.epoch} of {self.config.epochs}"
+
+    def check(self, data: str) -> None:
+        """Refuse images that have changed since; `data` is their fingerprint now."""
+        if data != self.checkpoint.data:
+            raise UsageError(
+                f"a run goes on with the images that it began with: {self.config.dataset} has changed since, its "
+                f"fingerprint from {self.checkpoint.data} to {data}; start a new run"
+            )
+
+
+@contextmanager
+def opened(asked: str | None, given: Mapping[str, str]) -> Iterator[Resumption | None]:
+    """The run to go on with, see `find`; the run that `mlflow run` opened does not stay open if nothing begins."""
+    try:
+        client = MlflowClient()
+        found = find(client, asked, given)
+    except (NothingToDo, UsageError):
+        raise
+    except Exception as error:  # noqa: BLE001 - each kind of store raises its own
+        raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
+    new = os.environ.get(ownership.OPENED)
+    with ownership.opening(client, None if found and found.run_id == new else new):
+        yield found
+
+
+def find(client: MlflowClient, asked: str | None, given: Mapping[str, str]) -> Resumption | None:
+    """The run to go on with; None where `mlflow run` has opened a new one and nobody asked for another.
+
+    Args:
+        asked: a run's id, latest, or None for the run that `mlflow run` names.
+        given: the settings that were given, as typed.
+
+    Raises:
+        NothingToDo: the run is finished.
+        UsageError: there is no such run, or none that can go on, or a setting would change its result.
+    """
+    opened = os.environ.get(ownership.OPENED)
+    run = _latest(client) if asked == "latest" else _run(client, asked)
+    if asked is None and "role" not in run.data.tags:
+        return None
+    try:
+        _refuse(run)
+    except NothingToDo:
+        shutil.rmtree(folder_of(run.info.run_id), ignore_errors=True)  # of which a kill at the very end left some
+        if opened and opened != run.info.run_id:
+            ownership.nest(client, opened, parent=run.info.run_id, name="nothing to resume")
+        raise
+    found = _newest(client, run)
+    if found is None:
+        raise UsageError(f"{_named(run)} has no checkpoint to go on from: start it again with its recipe and settings")
+    config = _config(found, given)
+    return Resumption(run.info.run_id, run.data.params.get("recipe", ""), config, found)
+
+
+def _latest(client: MlflowClient) -> Run:
+    """The newest run of the experiment that can go on."""
+    experiment = str(_get_experiment_id())
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment], "tags.role = 'run' and attributes.status != 'FINISHED'", max_results=PAGE, page_token=token
+        )
+        for run in page:
+            if _stands(run) and _has_checkpoint(client, run):
+                return run
+        if not (token := page.token):
+            name = client.get_experiment(experiment).name
+            raise UsageError(f"resume=latest must find a run to go on with: experiment {name} has none")
+
+
+def _stands(run: Run) -> bool:
+    """Whether a run is neither finished nor under way."""
+    try:
+        _refuse(run)
+    except (NothingToDo, UsageError):
+        return False
+    return True
+
+
+def _run(client: MlflowClient, asked: str | None) -> Run:
+    run_id = os.environ[ownership.OPENED] if asked is None else asked
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            raise
+        if asked is None:
+            ownership.refuse_relative_store()
+        name = ownership.OPENED if asked is None else "resume"
+        raise UsageError(f"{name} must be the id of a run in this tracking store, got {shown(run_id)}") from None
+    if run.info.lifecycle_stage != "active":
+        raise UsageError(f"{_named(run)} has been deleted: `mlflow runs restore --run-id {run_id}` brings it back")
+    return run
+
+
+def _refuse(run: Run) -> None:
+    """Refuse a run that cannot go on whatever its checkpoints say."""
+    tags = run.data.tags
+    role = tags.get("role")
+    if role == "resume":
+        raise UsageError(f"{_named(run)} resumed another run: resume {tags.get(ownership.PARENT)}")
+    if role in CURES:
+        raise UsageError(f"{_named(run)} cannot be resumed: {CURES[role]}")
+    if role != "run":
+        raise UsageError(f"{_named(run)} has no checkpoint to go on from: no training has begun in it")
+    if tags.get("ended") == "finished":
+        raise NothingToDo(f"{_named(run)} is finished: there is nothing to resume")
+    one = liveness.judged(run)
+    if run.info.status != "RUNNING" or one.fate == "gone":
+        return
+    if one.fate == "lives":
+        raise UsageError(f"{_named(run)} is under way as {one.process}: wait for it, or stop it first")
+    if one.silence() < liveness.SILENCE_SECONDS:
+        raise UsageError(
+            f"{_named(run)} is under way as {one.process}, as it said {one.silence():.0f} s ago: stop it first, "
+            f"or wait until it has been silent for {liveness.SILENCE_SECONDS:.0f} s"
+        )
+
+
+def _has_checkpoint(client: MlflowClient, run: Run) -> bool:
+    run_id = run.info.run_id
+    return bool(checkpoint.files(folder_of(run_id)) or checkpoint_copies.names(client, run_id))
+
+
+def _newest(client: MlflowClient, run: Run) -> Checkpoint | None:
+    """The checkpoint of the latest epoch that is whole, here or among the run's artifacts."""
+    folder = folder_of(run.info.run_id)
+    here = {path.name: path for path in checkpoint.files(folder)}
+    damaged = ""
+    for name in sorted({*here, *checkpoint_copies.names(client, run.info.run_id)}, reverse=True):
+        try:
+            path = here.get(name) or checkpoint_copies.fetch(client, run.info.run_id, name, folder)
+            found = checkpoint.read(path)
+        except (Damaged, OSError) as error:
+            damaged = str(error)
+        else:
+            if found.run_id == run.info.run_id:
+                return found
+            damaged = f"{path} is of another run, {shown(found.run_id)}"
+    if damaged:
+        raise UsageError(f"{_named(run)} has no checkpoint to go on from: {damaged}")
+    return None
+
+
+def _config(found: Checkpoint, given: Mapping[str, str]) -> Config:
+    """The run's own settings, and those of the given ones that change no result.
+
+    Raises:
+        UsageError: a given one would change it.
+    """
+    own = Config.build(found.settings)
+    said = Config.build(given)
+    others = [
+        f"{name}={own.text(name)} there, got {shown(given[name])}"
+        for name in given
+        if name not in CHANGE_NO_RESULT and not _equal(name, own, said)
+    ]
+    if others:
+        raise UsageError(f"a run goes on with its own settings: {'; '.join(others)}; leave out what differs")
+    return own.model_copy(update={name: getattr(said, name) for name in CHANGE_NO_RESULT & given.keys()})
+
+
+def _equal(name: str, own: Config, said: Config) -> bool:
+    """Whether a setting was given as the run has it, which has every auto decided and every path absolute."""
+    value = getattr(said, name)
+    paths = name == "dataset" and os.path.abspath(os.path.expanduser(value)) == own.dataset
+    return paths or value in (getattr(own, name), "auto")
+
+
+def _named(run: Run) -> str:
+    return f"run {run.info.run_id} ({run.info.run_name})"

@@ -1,0 +1,49 @@
+"""URLs of MLflow's and Optuna's stores: shown without their passwords, and refused where these are not escaped."""
+
+import re
+from collections.abc import MutableMapping
+from urllib.parse import unquote, urlsplit
+
+from pipeline.errors import UsageError
+
+IN_AUTHORITY = re.compile(r"(://[^:/]*:)(.+)@")  # to the last @, as passwords hold some that nobody has escaped
+IN_QUERY = re.compile(r"([?&][^=&]*(?:password|passwd|pwd)[^=&]*=)[^&]+", re.IGNORECASE)
+TO_ESCAPE = "@/:#?[]"  # in a password: what reads a URL takes the rest of it for a host, and names that in its errors
+TRACKING = "MLFLOW_TRACKING_URI"
+
+
+def masked(url: str) -> str:
+    """The URL with `***` for a password."""
+    return IN_QUERY.sub(r"\1***", IN_AUTHORITY.sub(r"\1***@", url))
+
+
+def refuse_unescaped(name: str, url: str) -> None:
+    """Raise UsageError, which repeats nothing of the URL, where a password in it is not percent-encoded."""
+    found = IN_AUTHORITY.search(url)
+    if found and set(found[2]) & set(TO_ESCAPE):
+        raise UsageError(f"{name} must have special characters of its password escaped: @ is %40, / is %2F, : is %3A")
+
+
+def hide_credentials(environ: MutableMapping[str, str]) -> None:
+    """Move user and password of an HTTP tracking server from its URI to where MLflow looks for them first.
+
+    MLflow prints that URI at the end of a run, and in its errors.
+
+    Raises:
+        UsageError: the password is not escaped.
+    """
+    uri = environ.get(TRACKING, "")
+    refuse_unescaped(TRACKING, uri)
+    parts = urlsplit(uri) if uri.startswith(("http://", "https://")) else None
+    if parts is None or parts.password is None:
+        return
+    environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
+    environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+    environ[TRACKING] = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def unusable(what: str, url: str, error: Exception) -> UsageError:
+    """What to raise for a store that cannot be opened, whatever its library raised."""
+    said = re.split(r" \[SQL: | \(Background on ", " ".join(str(error).split()))[0]  # of SQLAlchemy's, the statement
+    reason = f"{type(error).__name__}: {said}"
+    return UsageError(f"{what} must be there and writable: {masked(url)}: {reason.replace(url, masked(url))}")
