@@ -5,7 +5,7 @@ import sys
 from importlib.metadata import version
 
 import numpy as np
-from turns import take_turns
+from turns import SIDE, take_turns
 
 from pipeline.processor import prefer_onednn
 
@@ -38,14 +38,15 @@ def main(way: str, model: dict[str, int]) -> None:
     random = np.random.default_rng(0)
     images = tf.constant(random.integers(0, 256, (batch, 32, 32, 3)).astype(np.uint8))
     labels = tf.one_hot(random.integers(0, 10, batch), 10)
-    square = tf.ones((4096, 4096), keras.config.dtype_policy().compute_dtype)
+    precision = keras.config.dtype_policy().compute_dtype
+    square = tf.ones((SIDE, SIDE), precision)
     versions = f"TensorFlow {version('tensorflow')}, Keras {version('keras')}"
 
     def product() -> float:
         float(tf.matmul(square, square)[0, 0])  # a number on the host: the device is done
-        return 2.0 * 4096**3
+        return 2.0 * SIDE**3
 
-    told = {"device": str(device), "auto_precision": auto, "versions": versions}
+    told = {"device": str(device), "auto_precision": auto, "versions": versions, "precision": precision}
     take_turns(told, lambda: float(trained.train_on_batch(images, labels)), product)
 
 

@@ -1,11 +1,11 @@
-"""A side of step.py in PyTorch: eager, channels_last, compile, bfloat16 or both; channels_last but for eager."""
+"""In PyTorch: eager, channels_last, compile, bfloat16, compile bfloat16; all but eager channels_last."""
 
 import json
 import sys
 
 import torch
 from torch import nn
-from turns import take_turns
+from turns import SIDE, take_turns
 
 
 class Residual(nn.Module):
@@ -48,7 +48,7 @@ def main(way: str, model: dict[str, int]) -> None:
     labels = torch.randint(0, 10, (batch,), device=device)
     optimizer = torch.optim.AdamW(trained.parameters(), 1e-3, weight_decay=1e-4)
     called = torch.compile(trained) if "compile" in way else trained
-    square = torch.ones(4096, 4096, dtype=dtype, device=device)
+    square = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
 
     def step() -> float:
         with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -60,9 +60,10 @@ def main(way: str, model: dict[str, int]) -> None:
 
     def product() -> float:
         (square @ square)[0, 0].item()
-        return 2.0 * 4096**3
+        return 2.0 * SIDE**3
 
-    take_turns({"versions": f"PyTorch {torch.__version__}"}, step, product)
+    told = {"versions": f"PyTorch {torch.__version__}", "precision": str(dtype).removeprefix("torch.")}
+    take_turns(told, step, product)
 
 
 if __name__ == "__main__":
