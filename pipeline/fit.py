@@ -13,7 +13,7 @@ import tensorflow as tf
 from pipeline import batches
 from pipeline.augment import augmentation
 from pipeline.averaging import AveragedWeights
-from pipeline.checkpoint import State
+from pipeline.checkpoints.checkpoint import State
 from pipeline.config import Config
 from pipeline.data import Data
 from pipeline.errors import Diverged, UsageError

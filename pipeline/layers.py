@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from pipeline.processor import has_bfloat16
+from pipeline.machine.processor import has_bfloat16
 
 STRIDES = [1, 1, 1, 1]
 COLUMNS = 3  # of a kernel whose gradient is taken at a time

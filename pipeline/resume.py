@@ -12,11 +12,12 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.fluent import _get_experiment_id
 
-from pipeline import checkpoint, checkpoint_copies, liveness, ownership
-from pipeline.checkpoint import Checkpoint, Damaged
-from pipeline.checkpoints import folder_of
+from pipeline.checkpoints import checkpoint, checkpoint_copies
+from pipeline.checkpoints.checkpoint import Checkpoint, Damaged
+from pipeline.checkpoints.checkpoints import folder_of
 from pipeline.config import CHANGE_NO_RESULT, Config
 from pipeline.errors import NothingToDo, UsageError
+from pipeline.lifetime import liveness, ownership
 from pipeline.settings import shown
 from pipeline.store_urls import unusable
 

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from pipeline import device as devices
 from pipeline import evaluate, plots, track
-from pipeline.checkpoint import State
-from pipeline.checkpoints import Checkpoints
+from pipeline.checkpoints.checkpoint import State
+from pipeline.checkpoints.checkpoints import Checkpoints
 from pipeline.code_version import code_version
 from pipeline.config import Config, slow_batch_norm, to_yaml
 from pipeline.data import Data
 from pipeline.errors import Diverged
 from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit, stock
+from pipeline.machine import device as devices
 from pipeline.model import depthwise_kernels, patch_kernels
 from pipeline.resume import Resumption
 

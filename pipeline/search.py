@@ -12,7 +12,7 @@ from pipeline import space
 from pipeline.cache import refuse_unwritable
 from pipeline.errors import UsageError
 from pipeline.loading import load_data
-from pipeline.processor import prefer_onednn
+from pipeline.machine.processor import prefer_onednn
 from pipeline.store_urls import hide_credentials
 from pipeline.study_storage import check_environment
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         refuse_unwritable()
         data = load_data(search.base)
         space.check(search, image_shape=data.image_shape, training_images=len(data.train))
-        from pipeline.searching import carry_out
+        from pipeline.study.searching import carry_out
 
         return carry_out(search, data)
     except UsageError as error:

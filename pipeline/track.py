@@ -26,10 +26,10 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
-from pipeline import interrupt, liveness, ownership
-from pipeline.interrupt import Stopped, stoppable
-from pipeline.ownership import TAG_CHARACTERS
-from pipeline.process import Process
+from pipeline.lifetime import interrupt, liveness, ownership
+from pipeline.lifetime.interrupt import Stopped, stoppable
+from pipeline.lifetime.ownership import TAG_CHARACTERS
+from pipeline.lifetime.process import Process
 from pipeline.store_urls import masked, unusable
 
 PARAM_CHARACTERS = 6000  # MLflow refuses longer values

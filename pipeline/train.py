@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline import config as settings
-from pipeline.ancestors import watched
 from pipeline.cache import refuse_unwritable
 from pipeline.errors import Diverged, NothingToDo, UsageError
-from pipeline.interrupt import Stopped, stoppable
+from pipeline.lifetime.ancestors import watched
+from pipeline.lifetime.interrupt import Stopped, stoppable
 from pipeline.loading import load_data
+from pipeline.machine.processor import prefer_onednn
+from pipeline.machine.quiet import quiet
 from pipeline.printable import one_line
-from pipeline.processor import prefer_onednn
-from pipeline.quiet import quiet
 from pipeline.store_urls import hide_credentials
 
 if TYPE_CHECKING:

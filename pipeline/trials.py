@@ -13,12 +13,12 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Self
 
-from pipeline import child, forkserver, out_of_memory
 from pipeline.cache import private_folder
-from pipeline.child import Began, Verdict, Work
-from pipeline.jobs import Ended, Job, Outcome, Report
-from pipeline.slots import Slot
-from pipeline.trial import PRELOADED, train_trial
+from pipeline.workers import child, forkserver, out_of_memory
+from pipeline.workers.child import Began, Verdict, Work
+from pipeline.workers.jobs import Ended, Job, Outcome, Report
+from pipeline.workers.slots import Slot
+from pipeline.workers.trial import PRELOADED, train_trial
 
 # What a trial gets after it was asked to end and before it is made to: a step, and a loading or tracing in its midst
 SIGTERM_AFTER_SECONDS = 2.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.processor import prefer_onednn
+from pipeline.machine.processor import prefer_onednn
 
 CALLERS_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.trial import train_trial
+from pipeline.workers.trial import train_trial
 
 
 def by_run_id(job, trial):

@@ -10,9 +10,9 @@ import mlflow
 import optuna
 from sqlalchemy import event
 
-from pipeline.jobs import Ended, Outcome, Report, RunRef
 from pipeline.space import from_command_line
-from pipeline.study import Study
+from pipeline.study.study import Study
+from pipeline.workers.jobs import Ended, Outcome, Report, RunRef
 
 RANGE = "recipe: smoke\nspace: {learning_rate: {low: 0.0001, high: 0.1, log: true}}\n"  # without end
 SIX = "recipe: smoke\nspace: {kernel_size: [1, 3, 5], depth: [1, 2]}\n"

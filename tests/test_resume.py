@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from scripted import mlflow_store
 
-from pipeline import checkpoint, resume
-from pipeline.checkpoint import Checkpoint, State
-from pipeline.checkpoints import folder_of
+from pipeline import resume
+from pipeline.checkpoints import checkpoint
+from pipeline.checkpoints.checkpoint import Checkpoint, State
+from pipeline.checkpoints.checkpoints import folder_of
 from pipeline.config import Config
 from pipeline.errors import NothingToDo, UsageError
-from pipeline.process import this_process
+from pipeline.lifetime.process import this_process
 
 ROOT = Path(__file__).parent.parent
 CONFIG = Config(dataset="/data/flowers", depth=6, epochs=10, precision="float32", jit_compile=False)

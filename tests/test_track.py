@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import track
 from pipeline.errors import UsageError
-from pipeline.interrupt import Stopped
+from pipeline.lifetime.interrupt import Stopped
 from pipeline.model import conv_mixer
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from seams import environment, tracking_store
 
-from pipeline.checkpoints import folder_of
+from pipeline.checkpoints.checkpoints import folder_of
 from pipeline.fit import TIMINGS
 from pipeline.train import main
 

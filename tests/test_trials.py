@@ -12,11 +12,12 @@ import mlflow
 import psutil
 import pytest
 
-from pipeline import out_of_memory, trials
+from pipeline import trials
 from pipeline.config import Config
-from pipeline.jobs import Ended, Executor, Job, Outcome, RunRef
-from pipeline.slots import Gpu, slots
 from pipeline.trials import Local
+from pipeline.workers import out_of_memory
+from pipeline.workers.jobs import Ended, Executor, Job, Outcome, RunRef
+from pipeline.workers.slots import Gpu, slots
 
 TINY = Config.build(
     {
@@ -278,8 +279,8 @@ def test_asking_a_trial_that_has_ended_is_no_mistake(driver):
 DRIVER = """
 import sys, time
 from pipeline.config import Config
-from pipeline.jobs import Job, RunRef
-from pipeline.slots import slots
+from pipeline.workers.jobs import Job, RunRef
+from pipeline.workers.slots import slots
 from pipeline.trials import Local
 import misbehaving
 

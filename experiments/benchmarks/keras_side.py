@@ -7,7 +7,7 @@ from importlib.metadata import version
 import numpy as np
 from turns import SIDE, take_turns
 
-from pipeline.processor import prefer_onednn
+from pipeline.machine.processor import prefer_onednn
 
 
 def main(way: str, model: dict[str, int]) -> None:
@@ -17,7 +17,7 @@ def main(way: str, model: dict[str, int]) -> None:
     import keras
     import tensorflow as tf
 
-    from pipeline import device as devices
+    from pipeline.machine import device as devices
     from pipeline.model import conv_mixer
 
     if way == "plain":

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.jobs import Ended, Job, Outcome, Report, RunRef
+from pipeline.workers.jobs import Ended, Job, Outcome, Report, RunRef
 
 
 class Recorded:

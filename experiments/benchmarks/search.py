@@ -18,10 +18,10 @@ import pandas as pd
 from replay import Forgetful, Log, Played, Recorded
 
 from pipeline.distributions import values
-from pipeline.driver import Driver
-from pipeline.session import Session
 from pipeline.space import from_command_line
-from pipeline.study import Study
+from pipeline.study.driver import Driver
+from pipeline.study.session import Session
+from pipeline.study.study import Study
 
 CURVES = Path(__file__).parent / "kernel-patch-depth.csv"
 SETTINGS = ["kernel_size", "patch_size", "depth"]

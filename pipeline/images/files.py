@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.cores import cores
 from pipeline.errors import UsageError
 from pipeline.images.decoded import DIGEST, Allocate
 from pipeline.images.pixels import Batch, read_batch
 from pipeline.images.workers import Call, WorkerDied, workers
+from pipeline.machine.cores import cores
 from pipeline.printable import listed, printable
 
 BATCH_FILES, BATCH_BYTES = 256, 4 << 20  # at most so much a call: short, so that Ctrl-C is too

@@ -1,0 +1,54 @@
+"""Stops this process when the `mlflow run` that started it is gone, which nobody else would tell it."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from pipeline.lifetime import interrupt
+
+POLL_SECONDS = 0.5
+VARIABLE = "MLFLOW_RUN_ID"  # `mlflow run` gives it to what it starts, and has none itself
+GONE = "as `mlflow run`, which had started it, was gone"
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Within it this process is asked to stop when a process between it and `mlflow run`, or that, has ended."""
+    over = threading.Event()
+    chain = up_to_mlflow()
+
+    def work() -> None:
+        while not over.wait(POLL_SECONDS):
+            if not all(map(_lives, chain)):
+                interrupt.stop(GONE)
+                return
+
+    if chain:
+        threading.Thread(target=work, name="ancestors", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def up_to_mlflow() -> list[psutil.Process]:
+    """The processes from this one's parent, perhaps a shell, to the Python that opened the run; none without one."""
+    run = os.environ.get(VARIABLE)
+    chain: list[psutil.Process] = []
+    with suppress(psutil.Error):  # of another user, or gone this moment
+        for process in psutil.Process().parents() if run else []:
+            chain.append(process)
+            if process.environ().get(VARIABLE) != run:
+                return chain if "python" in Path(process.exe()).name else []
+    return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

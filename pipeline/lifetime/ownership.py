@@ -1,0 +1,112 @@
+"""Whose a run is: the process that works on it says so in it, beats, and leaves it to another that goes on with it."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from os import environ
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, RunTag
+
+from pipeline.errors import UsageError
+from pipeline.lifetime.heartbeat import BEAT_SECONDS, heartbeat
+from pipeline.lifetime.interrupt import Stopped
+from pipeline.lifetime.process import Process, this_process, told
+
+PARENT = "mlflow.parentRunId"
+OPENED = "MLFLOW_RUN_ID"  # the variable in which `mlflow run` names the run that it opened for a program
+TAG_CHARACTERS = 5000  # a tag may hold 8000
+STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+
+def claim(client: MlflowClient, run_id: str, tags: Mapping[str, str] | None = None) -> None:
+    """Say in a run that it is this process's from now on; how it ended before is forgotten."""
+    tell(client, run_id, this_process().tags() | {"beat": _now()} | dict(tags or {}))
+    _forget_end(client, client.get_run(run_id))
+
+
+@contextmanager
+def beating(
+    client: MlflowClient, run_id: str, *, taken: Callable[[Process], None], seconds: float = BEAT_SECONDS
+) -> Iterator[None]:
+    """Within it a run that was claimed says that its process lives, and opens again if somebody took it for dead.
+
+    Args:
+        taken: called, from another thread, with the process that has claimed the run since; it must be left to that.
+    """
+
+    def beat() -> None:
+        run = client.get_run(run_id)
+        if not this_process().tags().items() <= run.data.tags.items():
+            if process := told(run.data.tags):
+                taken(process)
+            return
+        client.set_tag(run_id, "beat", _now())
+        if run.info.status != "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+            _forget_end(client, run)
+
+    with heartbeat(beat, seconds=seconds):
+        yield
+
+
+@contextmanager
+def opening(client: MlflowClient, run_id: str | None) -> Iterator[None]:
+    """Within it the run that `mlflow run` opened is this process's; it is closed if nothing comes to begin in it.
+
+    Work has begun when the variable that names the run is gone.
+    """
+    if run_id is not None:
+        claim(client, run_id)
+    try:
+        yield
+    except BaseException as error:
+        if run_id is not None and environ.get(OPENED) == run_id:
+            stopped = isinstance(error, Stopped)
+            end(client, run_id, "stopped" if stopped else "failed", f"by {error}" if stopped else str(error))
+        raise
+
+
+def nest(client: MlflowClient, child: str, *, parent: str, name: str) -> None:
+    """Put the run that `mlflow run` opened below the one that goes on: `mlflow run` fails if its run is deleted."""
+    claim(client, child, {PARENT: parent, "role": "resume", "mlflow.runName": name})
+
+
+def refuse_relative_store() -> None:
+    """Refuse a tracking store that is another one for this process than for the one that opened the run.
+
+    Raises:
+        UsageError: with the address to use.
+    """
+    uri = environ.get("MLFLOW_TRACKING_URI", "")
+    if re.match(r"sqlite:///[^/]", uri):
+        raise UsageError(
+            "a sqlite path in MLFLOW_TRACKING_URI must be absolute, since the project runs in its own folder: "
+            f"got {uri}; try sqlite:///{Path.cwd()}/mlflow.db"
+        )
+
+
+def end(client: MlflowClient, run_id: str, ended: str, reason: str, *, at: float | None = None) -> None:
+    """Say how a run ended (finished, failed or stopped) and why, and give it the status that goes with it.
+
+    Args:
+        at: when, in seconds since the epoch; None: now.
+    """
+    tell(client, run_id, {"ended": ended} | ({"ended.reason": reason} if reason else {}))
+    client.set_terminated(run_id, STATUS[ended], end_time=int(1000 * at) if at else None)
+
+
+def tell(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags in one call."""
+    client.log_batch(run_id, tags=[RunTag(name, value[:TAG_CHARACTERS]) for name, value in tags.items()])
+
+
+def _forget_end(client: MlflowClient, run: Run) -> None:
+    for name in {"ended", "ended.reason"} & run.data.tags.keys():
+        client.delete_tag(run.info.run_id, name)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

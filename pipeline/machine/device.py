@@ -1,0 +1,95 @@
+"""The device of a run, and the precision and compilation that suit it."""
+
+import os
+from dataclasses import dataclass
+
+import psutil
+import pynvml
+import tensorflow as tf
+
+from pipeline.machine import processor
+from pipeline.machine.allocator import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Device:
+    """What TensorFlow computes on; `capability` is NVIDIA's compute capability, None for a CPU."""
+
+    kind: str  # CPU or GPU
+    name: str
+    capability: tuple[int, int] | None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+def find() -> Device:
+    """The first GPU that TensorFlow sees, which then takes memory as it needs it, or the CPU, which then keeps it.
+
+    Call before anything has touched a device.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        keep_freed_memory()
+        return Device("CPU", f"{processor.name()}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores", None)
+    tf.config.set_visible_devices(gpus[:1], "GPU")
+    tf.config.experimental.set_memory_growth(gpus[0], True)
+    details = tf.config.experimental.get_device_details(gpus[0])
+    return Device("GPU", details.get("device_name", gpus[0].name), details.get("compute_capability"))
+
+
+def precision_for(device: Device) -> str:
+    """The Keras dtype policy that `precision=auto` means here.
+
+    Matrix units take bfloat16 from compute capability 8.0 and float16 from 7.0 (NVIDIA, "Train With Mixed Precision");
+    a CPU is asked for its instructions, and one without bfloat16 among them would be slower with it.
+    """
+    if device.kind == "CPU":
+        return "mixed_bfloat16" if processor.has_bfloat16() else "float32"
+    if device.capability is None or device.capability < (7, 0):
+        return "float32"
+    return "mixed_bfloat16" if device.capability >= (8, 0) else "mixed_float16"
+
+
+def jit_compile_for(device: Device) -> bool:
+    """What `jit_compile=auto` means here: XLA's CPU compiler did not finish twelve steps of a ConvMixer in 140 s."""
+    return device.kind == "GPU"
+
+
+def fast_layers_for(device: Device) -> bool:
+    """What `fast_layers=auto` means here: `pipeline.layers` was made for the CPU, and measured there only."""
+    return device.kind == "CPU"
+
+
+def unused_gpu(device: Device) -> str | None:
+    """A warning with its cure, where the machine has an NVIDIA GPU that TensorFlow does not use; else None.
+
+    A GPU hidden on purpose, by an empty or negative CUDA_VISIBLE_DEVICES, is none.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device.kind == "GPU" or (hidden is not None and hidden.strip() in {"", "-1", "NoDevFiles"}):
+        return None
+    names = _nvidia_gpus()
+    if not names:
+        return None
+    cure = (
+        f'pip install "tensorflow[and-cuda]=={tf.__version__}" brings the CUDA libraries that match'
+        if tf.test.is_built_with_cuda()
+        else f"this TensorFlow was built without CUDA; on Linux pip install tensorflow[and-cuda]=={tf.__version__}"
+    )
+    return (
+        f"this machine has {', '.join(names)} but TensorFlow {tf.__version__} sees no GPU and trains on the CPU: {cure}"
+    )
+
+
+def _nvidia_gpus() -> list[str]:
+    """Names of the GPUs that NVIDIA's driver knows; none where there is no driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [pynvml.nvmlDeviceGetName(handle) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()

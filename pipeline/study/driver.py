@@ -1,0 +1,186 @@
+"""The loop of a search: ask the study, start trials in free slots, heed what comes back, until the budget is spent."""
+
+import time
+from dataclasses import dataclass, field
+
+from pipeline.study.session import Session
+from pipeline.study.study import Asked
+from pipeline.study.terminal import duration
+from pipeline.study.trial_name import short_settings, trial_name
+from pipeline.workers.jobs import Ended, Job, Outcome, Report, RunRef
+
+ATTEMPTS = 3  # of a configuration whose process died: once and two retries
+SAME_CAUSE = 3  # failures in a row with one cause, after which it is not the configuration's fault
+KEPT = ("parameters", "epochs", "seconds", "latency_ms")  # of a trial's figures, for the tables
+USED_UP = "every configuration that fits the images has been tried"
+FOUND_NO_MORE = "no further configuration that fits the images was found"
+
+
+class Failing(RuntimeError):
+    """Trial after trial failed for the same reason."""
+
+
+@dataclass
+class _Running:
+    """A trial on its way."""
+
+    asked: Asked
+    run: RunRef
+    name: str
+    epochs: int
+    values: list[float] = field(default_factory=list)  # validation accuracy or loss, one an epoch
+    pruned: bool = False
+
+
+class Driver:
+    """Runs the trials of a study; holds no device and no TensorFlow."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._study, self._search = session, session.study, session.study.search
+        self._running: dict[int, _Running] = {}
+        self._causes: dict[str, str] = {}  # by configuration, of the failures since the last trial that did not fail
+        self._used_up = False  # the space, as far as is known while trials run
+        self._curve = next(
+            name for name in self._search.settings.metric if name.startswith("val_")
+        )  # known at every epoch
+        self._failing: str | None = None
+        self._began = time.monotonic()
+        self._searched = float(self._study.noted("searched_seconds") or 0)
+
+    def search(self) -> str:
+        """Run trials until nothing is left to do; returns why: the budget, the space or the person.
+
+        Raises:
+            Failing: so many trials in a row failed for one reason; running ones have ended.
+        """
+        while True:
+            ending = self._fill()
+            if not self._running:
+                if self._failing:
+                    raise Failing(self._failing)
+                return ending
+            for event in self._session.events():
+                if isinstance(event, Report):
+                    self._heed(event)
+                else:
+                    self._end(event)
+            self._show_progress()
+
+    def _fill(self) -> str:
+        """Start trials in free slots; returns why no further one began, which a running one that dies may change."""
+        while (ending := self._ending()) is None and self._session.executor.free():
+            asked = self._study.ask()
+            if asked is None:
+                self._used_up = True
+            else:
+                self._start(asked)
+        return ending or "every slot is taken"
+
+    def _ending(self) -> str | None:
+        """Why no further trial should begin, or None."""
+        settings = self._search.settings
+        if self._failing or self._session.interrupts():
+            return self._failing or "it was asked to stop"
+        if self._study.spent() + len(self._running) >= settings.trials:
+            return f"its {settings.trials} trials are done"
+        if settings.hours is not None and self.searched_seconds() >= 3600 * settings.hours:
+            return f"its {settings.hours:g} hours are over"
+        if self._used_up:
+            return USED_UP if self._study.counted() else FOUND_NO_MORE
+        return None
+
+    def searched_seconds(self) -> float:
+        """How long the study has been searched, by this driver and those before it."""
+        return self._searched + time.monotonic() - self._began
+
+    def _start(self, asked: Asked) -> None:
+        name = trial_name(asked.number, asked.params)
+        run = self._session.runs.child(name, role="trial", tags={"trial.number": str(asked.number)})
+        self._study.annotate(asked.number, {"run_id": run.run_id})
+        config = self._search.config(asked.params)
+        self._running[asked.number] = _Running(asked, run, name, config.epochs)
+        latency = "latency_ms" in self._search.settings.metric
+        job = Job(asked.number, config, run, "trial", latency=latency)
+        self._session.executor.start(job, minutes=self._search.settings.trial_minutes)
+
+    def _heed(self, report: Report) -> None:
+        trial = self._running[report.number]
+        trial.values.append(report.metrics[self._curve])
+        if not trial.pruned and self._study.report(report.number, report.epoch, trial.values[-1]):
+            trial.pruned = True
+            self._session.executor.prune(report.number)
+
+    def _end(self, ended: Ended) -> None:
+        trial = self._running.pop(ended.number)
+        self._used_up = False
+        self._session.runs.close_child(trial.run.run_id, ended)
+        figures = {name: ended.metrics[name] for name in KEPT if name in ended.metrics}
+        self._study.annotate(ended.number, figures | {"outcome": str(ended.outcome)})
+        self._tell(trial, ended)
+        self._study.note("searched_seconds", self.searched_seconds())
+        self._session.say(self._line(trial, ended))
+        if ended.outcome in {Outcome.RAISED, Outcome.CRASHED} or _foreign(ended):
+            self._causes[short_settings(trial.asked.params)] = ended.reason  # retries say nothing new
+            last = list(self._causes.values())[-SAME_CAUSE:]
+            if len(last) == SAME_CAUSE and len(set(last)) == 1:
+                self._failing = f"{SAME_CAUSE} trials in a row failed with the same cause: {ended.reason}"
+        elif ended.outcome is not Outcome.STOPPED:
+            self._causes.clear()
+
+    def _tell(self, trial: _Running, ended: Ended) -> None:
+        number = ended.number
+        match ended.outcome:
+            case Outcome.FINISHED:
+                self._study.complete(number, self._values(ended))
+            case Outcome.PRUNED | Outcome.DIVERGED:
+                self._study.prune(number)
+            case Outcome.OOM | Outcome.TIMEOUT:  # the like of it would not do better
+                self._study.prune(number, violation=True)
+            case Outcome.STOPPED if not _foreign(ended):
+                self._study.put_back(number)
+            case _:
+                self._study.fail(number, again=ended.can_pass and trial.asked.attempt < ATTEMPTS)
+
+    def _values(self, ended: Ended) -> list[float]:
+        """What the study is about: the best epoch's value, and the cost where that is a second metric."""
+        metrics = ended.metrics
+        found = {f"best_{name}": metrics[f"best_{name}"] for name in ("val_accuracy", "val_loss")}
+        found = {name.removeprefix("best_"): value for name, value in found.items()} | dict(metrics)
+        found["epoch_seconds"] = metrics["seconds"] / metrics["epochs"]
+        return [found[metric] for metric in self._search.settings.metric]
+
+    def _line(self, trial: _Running, ended: Ended) -> str:
+        """What became of a trial, for the terminal."""
+        metric = self._curve
+        pick = max if metric == "val_accuracy" else min
+        epochs, seconds = len(trial.values), ended.metrics.get("seconds")
+        parts = [f"{trial.name:<24}"]
+        parts.append(f"{metric} {pick(trial.values):.4f}" if trial.values else f"no {metric}")
+        parts.append(f"{epochs} epoch{'s' * (epochs != 1)}")
+        parts += [f"{seconds:.1f} s"] if seconds is not None else []
+        if ended.outcome is not Outcome.FINISHED:
+            told = "" if ended.outcome in {Outcome.PRUNED, Outcome.STOPPED} else ended.reason  # which we asked for
+            parts.append(f"{ended.outcome}{': ' * bool(told)}{told}")
+        if best := self._study.best():
+            parts.append(f"best {best.values[0]:.4f} (t{best.number:03d})")
+        spent, trials = self._study.spent(), self._search.settings.trials
+        return "  ".join([*parts, f"[{', '.join([f'{spent}/{trials}', *self._left(spent)])}]"])
+
+    def _show_progress(self) -> None:
+        """Move the bar: trials that are done, and what the running ones have of theirs."""
+        spent, trials = self._study.spent(), self._search.settings.trials
+        done = spent + sum(len(trial.values) / trial.epochs for trial in self._running.values())
+        parts = [f"{spent} of {trials} trials", f"{len(self._running)} running", *self._left(done)]
+        self._session.progress(done, trials, ", ".join(parts))
+
+    def _left(self, done: float) -> list[str]:
+        """About how long it will go on, in words, where anything is done and anything left."""
+        if not done or self._session.interrupts():
+            return []
+        seconds = self.searched_seconds() / done * max(0, self._search.settings.trials - done)
+        return [f"about {duration(seconds)} left"] if seconds >= 1 else []
+
+
+def _foreign(ended: Ended) -> bool:
+    """Whether a trial was stopped by a signal that did not come from its driver."""
+    return ended.outcome is Outcome.STOPPED and ended.can_pass

@@ -1,0 +1,160 @@
+"""The end of a search: the best configurations again with several seeds, and one look at the test images."""
+
+import shutil
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from statistics import mean, stdev
+
+from pipeline.cache import cache_folder, private_folder
+from pipeline.config import SEEDS, Config
+from pipeline.study.session import Session
+from pipeline.study.study_report import WINNER
+from pipeline.study.trial_name import short_settings
+from pipeline.workers.jobs import Ended, Job, Outcome, RunRef
+
+NOTE = "final"  # the study's note of what is done: a resumed search does not train it again
+
+
+@dataclass
+class _Finalist:
+    """A configuration and its training with each seed."""
+
+    rank: int  # among the trials, from 1
+    params: dict[str, object]
+    run_id: str
+    values: dict[str, float]  # best validation accuracy or loss by seed, as text: JSON has no other keys
+    runs: dict[str, str]  # run ids by seed
+
+
+class Final:
+    """Retrains the best configurations of a study under one run each, and measures the one with the best mean."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._study, self._runs = session, session.study, session.runs
+        name = blake2b(self._study.name.encode(), digest_size=16).hexdigest()  # a study's own may be `../..`
+        self._weights = cache_folder("finals", name)
+        self._numbers = 0
+        self._metric = next(name for name in self._study.search.settings.metric if name.startswith("val_"))
+        self._best = max if self._metric == "val_accuracy" else min
+
+    def run(self) -> dict[str, float] | None:
+        """Train what is left to train and measure the winner; None if it was asked to stop or nothing went well."""
+        finalists = self._finalists()
+        if not finalists:
+            return None
+        private_folder("finals", self._weights.name)
+        self._train(finalists)
+        for finalist in finalists:
+            self._close(finalist)
+        whole = [finalist for finalist in finalists if finalist.values]
+        if self._session.interrupts() or not whole:
+            return None
+        return self._measure(self._best(whole, key=lambda finalist: mean(finalist.values.values())))
+
+    def _close(self, finalist: _Finalist) -> None:
+        trained = Outcome.FINISHED if finalist.values else Outcome.RAISED
+        outcome = Outcome.STOPPED if self._session.interrupts() else trained
+        if outcome is Outcome.FINISHED:
+            self._runs.measure(finalist.run_id, _spread(self._metric, finalist))
+        self._runs.finish_child(finalist.run_id, outcome)
+
+    def _finalists(self) -> list[_Finalist]:
+        noted = self._study.noted(NOTE)
+        if noted:
+            return [_Finalist(**finalist) for finalist in noted]
+        top = self._study.ranked()[: self._study.search.settings.final_top]
+        finalists = []
+        for rank, trial in enumerate(top, start=1):
+            params = self._study.search.exact(trial.params)
+            tags = {"trial.number": str(trial.number)}
+            run = self._runs.child(f"final {rank} {short_settings(params)}", role="final", tags=tags)
+            finalists.append(_Finalist(rank, params, run.run_id, {}, {}))
+        self._note(finalists)
+        return finalists
+
+    def _train(self, finalists: list[_Finalist]) -> None:
+        todo = [
+            (finalist, seed)
+            for finalist in finalists
+            for seed in self._seeds()
+            if str(seed) not in finalist.values or not self._file(finalist, seed).exists()
+        ]
+        running: dict[int, tuple[_Finalist, int, RunRef]] = {}
+        many = len(todo)
+        if todo:
+            self._session.say(
+                f"\nfinal     the best {len(finalists)}, {len(self._seeds())} seed(s) each: {len(todo)} to train"
+            )
+        while running or (todo and not self._session.interrupts()):
+            while todo and self._session.executor.free() and not self._session.interrupts():
+                finalist, seed = todo.pop(0)
+                finalist.values.pop(str(seed), None)  # it has lost its weights
+                job, run = self._job(finalist, seed)
+                running[job.number] = (finalist, seed, run)
+                self._session.executor.start(job, minutes=None)
+            for event in self._session.events():
+                if isinstance(event, Ended):
+                    self._end(*running.pop(event.number), event, finalists)
+            done = many - len(todo) - len(running)
+            self._session.progress(done, many, f"final: {done} of {many} trainings, {len(running)} running")
+
+    def _seeds(self) -> list[int]:
+        first = self._study.search.base.seed
+        return [(first + number) % SEEDS for number in range(self._study.search.settings.final_seeds)]
+
+    def _job(self, finalist: _Finalist, seed: int) -> tuple[Job, RunRef]:
+        config = self._config(finalist, seed)
+        name = f"final {finalist.rank} {short_settings(finalist.params)} seed {seed}"
+        run = self._runs.child(name, role="final", tags={"final.rank": str(finalist.rank)}, under=finalist.run_id)
+        self._numbers -= 1  # apart from the trials' own
+        return Job(self._numbers, config, run, "final", weights=self._file(finalist, seed)), run
+
+    def _end(self, finalist: _Finalist, seed: int, run: RunRef, ended: Ended, finalists: list[_Finalist]) -> None:
+        self._runs.close_child(run.run_id, ended)
+        name = f"final {finalist.rank} seed {seed}  {short_settings(finalist.params)}"
+        if ended.outcome is not Outcome.FINISHED:
+            self._session.say(f"{name}  {ended.outcome}: {ended.reason}")
+            return
+        value = ended.metrics[f"best_{self._metric}"]
+        finalist.values[str(seed)], finalist.runs[str(seed)] = value, run.run_id
+        self._note(finalists)
+        self._session.say(f"{name}  {self._metric} {value:.4f}  {ended.metrics['seconds']:.1f} s")
+
+    def _measure(self, winner: _Finalist) -> dict[str, float] | None:
+        """Open the test set for the winner's best seed, once, in the run that trained it."""
+        seed = self._best(winner.values, key=lambda seed: winner.values[seed])
+        run = RunRef(self._runs.tracking_uri, winner.runs[seed])
+        self._numbers -= 1
+        job = Job(self._numbers, self._config(winner, int(seed)), run, "winner", weights=self._file(winner, int(seed)))
+        return self._result(winner, seed, self._session.alone(job))
+
+    def _result(self, winner: _Finalist, seed: str, ended: Ended) -> dict[str, float] | None:
+        self._runs.close_child(winner.runs[seed], ended)
+        if ended.outcome is not Outcome.FINISHED:
+            self._session.say(f"the winner could not be measured: {ended.outcome}: {ended.reason}")
+            return None
+        figures = dict(ended.metrics) | _spread(self._metric, winner)
+        self._study.note(WINNER, {"rank": winner.rank, "params": winner.params, "seed": int(seed), **figures})
+        shutil.rmtree(self._weights, ignore_errors=True)  # after the note: without both, all would be trained again
+        self._session.say(
+            f"winner    {short_settings(winner.params)}: {self._metric} {mean(winner.values.values()):.4f} over "
+            f"{len(winner.values)} seed(s); test accuracy {figures['test_accuracy']:.2%} of seed {seed}, "
+            f"run {winner.runs[seed]}"
+        )
+        return figures
+
+    def _config(self, finalist: _Finalist, seed: int) -> Config:
+        return self._study.search.config(finalist.params).model_copy(update={"seed": seed})
+
+    def _file(self, finalist: _Finalist, seed: int) -> Path:
+        return self._weights / f"{finalist.rank}-{seed}.weights.h5"
+
+    def _note(self, finalists: list[_Finalist]) -> None:
+        self._study.note(NOTE, [vars(finalist) for finalist in finalists])
+
+
+def _spread(metric: str, finalist: _Finalist) -> dict[str, float]:
+    """Mean and, of two or more seeds, standard deviation."""
+    values = list(finalist.values.values())
+    return {f"{metric}_mean": mean(values)} | ({f"{metric}_sd": stdev(values)} if len(values) > 1 else {})

@@ -1,0 +1,173 @@
+"""One search: open or go on with its study, drive it, leave tables and figures in MLflow, crown a winner."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from pipeline.code_version import code_version
+from pipeline.config import to_yaml
+from pipeline.data import Data
+from pipeline.lifetime.ancestors import watched
+from pipeline.lifetime.interrupt import counted
+from pipeline.machine.cores import cores
+from pipeline.space import Search
+from pipeline.store_urls import masked
+from pipeline.study import pace, study_report
+from pipeline.study.driver import Driver, Failing
+from pipeline.study.final import NOTE, Final
+from pipeline.study.latencies import measure_latencies
+from pipeline.study.lease import Lease
+from pipeline.study.session import Session
+from pipeline.study.study import Study
+from pipeline.study.terminal import Terminal
+from pipeline.study.track_study import StudyRun
+from pipeline.study_storage import storage_url
+from pipeline.trials import Local
+from pipeline.workers.slots import Slot, find_gpus, slots
+
+CORES_A_WORKER = 4  # a trial's small operations do not feed more
+
+
+def carry_out(search: Search, data: Data) -> int:
+    """Run a search to its end, or until it is asked to stop; returns the exit code.
+
+    Raises:
+        UsageError: another driver holds the study, or the slots that were asked for do not exist.
+    """
+    places = _slots(search)
+    url = storage_url(search.settings.storage, os.environ)
+    study = Study(
+        search,
+        url=url,
+        name=search.study(data.fingerprint),
+        image_shape=data.image_shape,
+        training_images=len(data.train),
+    )
+    lease = Lease(lambda: study.noted("lease"), lambda value: study.note("lease", value))
+    try:
+        with counted() as interrupts, watched(), Terminal() as terminal:
+            runs = StudyRun(study.name, known=study.noted("run_id"), trials=study.spent())
+            study.note("run_id", runs.id)
+            try:
+                with Local(places) as executor:
+                    session = Session(
+                        study, runs, executor, interrupts, lease.beat, say=terminal.say, progress=terminal.progress
+                    )
+                    _introduce(session, data, places, url)
+                    return _search(session, data)
+            except BaseException as error:  # else MLflow would close the run as FINISHED when this process ends
+                runs.close("FAILED", "failed", f"{type(error).__name__}: {error}")
+                raise
+    finally:
+        lease.release()
+
+
+def _search(session: Session, data: Data) -> int:
+    """Trials, the final and what is left of them in MLflow; returns the exit code."""
+    code, ending = 0, ("FINISHED", "finished", "")
+    try:
+        if line := pace.expected(session, data):
+            session.say(f"time     {line}")
+        _drive(session)
+        if not session.interrupts():
+            _finish(session)
+        if session.interrupts():
+            code, ending = 130, ("KILLED", "stopped", "by a signal; the same command goes on")
+    except Failing as failing:
+        code, ending = 1, ("FAILED", "failed", str(failing))
+        sys.stderr.write(f"error: {failing}\n")
+    _report(session)
+    for line in [*study_report.summary(session.study), *_where(session.study, session.runs)]:
+        session.say(line)
+    if session.interrupts():
+        session.say("stopped: the same command goes on where it was")
+    session.runs.close(*ending)
+    return code
+
+
+def _drive(session: Session) -> None:
+    """Run trials. A winner among fewer of them is none any more, also for whoever goes on from here."""
+    before = session.study.spent()
+    try:
+        session.say(f"\nthe search ends: {Driver(session).search()}")
+    finally:
+        if session.study.spent() > before:
+            session.study.note(NOTE, None)
+            session.study.note(study_report.WINNER, None)
+
+
+def _finish(session: Session) -> None:
+    """Crown a winner, where there is none yet; then, while nothing else runs, measure latencies."""
+    study = session.study
+    if study.noted(study_report.WINNER) is None and study.search.settings.final_top and study.ranked():
+        _report(session)  # before the final, which may take as long
+        Final(session).run()
+    if not session.interrupts():
+        measure_latencies(session)
+
+
+def _slots(search: Search) -> list[Slot]:
+    settings = search.settings
+    gpus = find_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    workers = settings.workers or max(1, cores() // CORES_A_WORKER)
+    return slots(gpus, trials_per_gpu=settings.trials_per_gpu, workers=workers, cores=cores())
+
+
+def _introduce(session: Session, data: Data, places: list[Slot], url: str) -> None:
+    """Close what a lost driver left, log what the study is, and say what is about to happen."""
+    study, runs = session.study, session.runs
+    search = study.search
+    lost = study.requeue_lost()
+    runs.close_lost()
+    for line in runs.own():
+        session.say(line)
+    runs.name(f"search {search.name}")
+    runs.tags(
+        code_version()
+        | {
+            "role": "search",
+            "study": study.name,
+            "storage": masked(url),
+            "data": data.name,
+            "data.fingerprint": data.fingerprint,
+        }
+    )
+    settings = {name: search.settings.text(name) for name in type(search.settings).model_fields if name != "storage"}
+    runs.params({"search": search.name, **settings, **search.differences()})
+    runs.text("config.yaml", to_yaml(search.base))
+    many, done = search.configurations(), study.spent()
+    session.say(
+        f"study    {study.name} in {masked(url)}\n"
+        f"data     {data.name}: {len(data.train):,} training and {len(data.validation):,} validation images\n"
+        f"space    {', '.join(search.space)}: {'any number of' if many is None else f'{many:,}'} configurations\n"
+        f"budget   {search.settings.trials} trials, {len(places)} at a time: {', '.join(slot.name for slot in places)}"
+        + (f"; {done} are done" if done else "")
+        + (f", {len(lost)} were lost with their driver and are queued again" if lost else "")
+    )
+    if len(search.settings.metric) > 1:
+        session.say("pruner   none: two metrics give an unfinished trial no rank")
+
+
+def _report(session: Session) -> None:
+    """Log the state of the study."""
+    study, runs = session.study, session.runs
+    runs.table("leaderboard.csv", study_report.leaderboard(study))
+    for path, figure in study_report.figures(study):
+        runs.figure(path, figure)
+    figures: dict[str, float] = {"trials": study.spent(), "searched_seconds": study.noted("searched_seconds") or 0.0}
+    if best := study.best():
+        figures |= {
+            f"best_{metric}": value for metric, value in zip(study.search.settings.metric, best.values, strict=True)
+        }
+    winner = study.noted(study_report.WINNER) or {}
+    runs.metrics(figures | {name: value for name, value in winner.items() if isinstance(value, int | float)})
+
+
+def _where(study: Study, runs: StudyRun) -> list[str]:
+    command = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
+    return [
+        f"run       {runs.id}, study {study.name}",
+        f"figures   {runs.artifacts}/plots",
+        f"compare   {command} ui --backend-store-uri {shlex.quote(masked(runs.tracking_uri))}",
+    ]

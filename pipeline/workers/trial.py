@@ -1,0 +1,124 @@
+"""The training of one trial, in an MLflow run that its driver has opened; the test images have no part in it."""
+
+import math
+import os
+import time
+from typing import TYPE_CHECKING
+
+from pipeline.config import Config, check
+from pipeline.data import Data
+from pipeline.errors import UsageError
+from pipeline.loading import load_data
+from pipeline.workers.child import Trial
+from pipeline.workers.jobs import Job, Outcome, ending_tags
+
+if TYPE_CHECKING:
+    from pipeline import track
+    from pipeline.machine import device as devices
+
+# Imported by the fork server for all trials. Here they come within functions only: a driver, which names train_trial
+# and holds no device, is spared TensorFlow. Optuna is what a search's own module imports, and a process imports that.
+PRELOADED = ("pipeline.run", "mlflow.store.tracking.sqlalchemy_store", "optuna")
+
+
+def train_trial(job: Job, trial: Trial) -> None:
+    """Train a job's configuration and leave its settings, metrics and end in its run.
+
+    `trial.metrics` is kept up to date: epochs, best_val_accuracy, best_epoch, parameters, seconds, and tracing_seconds
+    (building the model, and the first step with all that is traced and compiled for it); latency_ms where it is asked
+    for. Of a job that is only timed, step_seconds and tracing_seconds, or latency_ms.
+    """
+    if job.role in ("step", "latency"):
+        _time(job, trial)
+        return
+    os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
+    os.environ["MLFLOW_RUN_ID"] = job.run.run_id
+    from pipeline import track
+
+    with track.run(system_metrics=False) as run:  # it shares the machine with others, and the driver watches that
+        outcome = Outcome.FINISHED
+        try:
+            (_measure if job.role == "winner" else _train)(job, trial, run)
+        except BaseException as error:
+            outcome, _ = trial.judge(error)
+            raise
+        finally:
+            run.results(trial.metrics)
+            run.tags(ending_tags(outcome))
+
+
+def _prepared(config: Config, trial: Trial) -> "tuple[Config, Data, devices.Device]":
+    """The resolved settings, the data and the device of a trial."""
+    from pipeline.machine import device as devices
+    from pipeline.run import resolved
+
+    data = load_data(config)
+    check(config, image_shape=data.image_shape, training_images=len(data.train))
+    device = devices.find()
+    if unused := devices.unused_gpu(device):  # hours on a CPU that nobody looks at
+        raise UsageError(f"{unused}; or hide it with CUDA_VISIBLE_DEVICES=-1")
+    _limit_memory(trial.slot.memory_mib)
+    return resolved(config, data, device), data, device
+
+
+def _time(job: Job, trial: Trial) -> None:
+    from pipeline import timing
+
+    config, data, _ = _prepared(job.config, trial)
+    if job.role == "step":
+        trial.metrics.update(timing.step(config, data))
+    else:
+        trial.metrics["latency_ms"] = timing.latency_ms(config, data)
+
+
+def _measure(job: Job, trial: Trial, run: "track.Run") -> None:
+    """Open the test set for the winner of a search, with the weights that its final training left."""
+    from pipeline.run import crown
+
+    config, data, _ = _prepared(job.config, trial)
+    assert job.weights
+    trial.metrics.update(crown(run, config, data, job.weights))
+
+
+def _train(job: Job, trial: Trial, run: "track.Run") -> None:
+    from pipeline.fit import build, fit
+    from pipeline.run import log_training
+    from pipeline.timing import latency_ms
+
+    began = time.perf_counter()
+    config, data, device = _prepared(job.config, trial)
+    run.params({setting: config.text(setting) for setting in Config.model_fields})
+    run.tags({"device": str(device), "precision": config.precision})
+    figures = trial.metrics
+    best = {"val_accuracy": -math.inf, "val_loss": math.inf}
+
+    def step() -> None:
+        figures.setdefault("tracing_seconds", time.perf_counter() - fitting)
+        trial.heed()
+
+    def epoch(number: int, metrics: dict[str, float]) -> None:
+        trial.report(number, metrics)  # first, so that the driver can think while MLflow writes
+        run.epoch(number, metrics)
+        figures.update(epochs=number, seconds=time.perf_counter() - began)
+        if metrics["val_accuracy"] > best["val_accuracy"]:
+            best["val_accuracy"] = figures["best_val_accuracy"] = metrics["val_accuracy"]
+            figures["best_epoch"] = number
+        best["val_loss"] = figures["best_val_loss"] = min(best["val_loss"], metrics["val_loss"])
+        trial.heed()
+
+    fitting = time.perf_counter()
+    figures["parameters"] = build(config, data).count_params()
+    fitted = fit(config, data, report=epoch, after_step=step, progress_bar=False)
+    if job.latency:
+        figures["latency_ms"] = latency_ms(config, data)
+    if job.weights:
+        log_training(run, config, fitted)
+        fitted.model.save_weights(job.weights)
+
+
+def _limit_memory(mib: int | None) -> None:
+    """Take a fixed part of the GPU's memory, or none where TensorFlow sees no GPU; None leaves it to growth."""
+    import tensorflow as tf
+
+    for gpu in tf.config.get_visible_devices("GPU") if mib else ():
+        tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=mib)])

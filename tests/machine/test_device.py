@@ -1,0 +1,90 @@
+"""What a device means for precision and compilation, and the warning for a GPU left unused; no GPU is needed."""
+
+import pynvml
+import pytest
+import tensorflow as tf
+
+from pipeline.machine import device as devices
+from pipeline.machine import processor
+from pipeline.machine.device import Device, fast_layers_for, jit_compile_for, precision_for, unused_gpu
+
+CPU = Device("CPU", "some processor", None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [
+        ((6, 1), "float32"),
+        ((7, 0), "mixed_float16"),
+        ((7, 5), "mixed_float16"),
+        ((8, 0), "mixed_bfloat16"),
+        ((9, 0), "mixed_bfloat16"),
+        ((10, 0), "mixed_bfloat16"),
+    ],
+)
+def test_auto_precision_follows_the_compute_capability(capability, precision):
+    assert precision_for(Device("GPU", "some", capability)) == precision
+
+
+@pytest.mark.parametrize(("able", "precision"), [(False, "float32"), (True, "mixed_bfloat16")])
+def test_auto_precision_of_a_cpu_follows_its_instructions(able, precision, monkeypatch):
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: able)
+    assert precision_for(CPU) == precision
+
+
+def test_auto_layers_are_the_fast_ones_on_a_cpu_only():
+    assert fast_layers_for(CPU)
+    assert not fast_layers_for(Device("GPU", "some", (8, 0)))
+
+
+def test_auto_compilation_is_on_for_a_gpu_and_off_for_a_cpu():
+    assert jit_compile_for(Device("GPU", "some", (8, 0)))
+    assert not jit_compile_for(CPU)
+
+
+def test_a_gpu_is_taken_with_memory_growth_and_its_capability(monkeypatch):
+    calls = []
+    gpus = [
+        tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU"),
+        tf.config.PhysicalDevice("/physical_device:GPU:1", "GPU"),
+    ]
+    details = {"device_name": "NVIDIA A100", "compute_capability": (8, 0)}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus if kind == "GPU" else [])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: calls.append(("visible", *given)))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *given: calls.append(("growth", *given)))
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details if gpu is gpus[0] else {})
+    assert devices.find() == Device("GPU", "NVIDIA A100", (8, 0))
+    assert calls == [("visible", gpus[:1], "GPU"), ("growth", gpus[0], True)]
+
+
+def test_without_a_gpu_the_device_is_the_processor_by_name(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert devices.find().kind == "CPU"
+    assert "cores" in devices.find().name
+
+
+def test_an_nvidia_gpu_that_tensorflow_does_not_see_is_told_with_the_cure(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "_nvidia_gpus", lambda: ["NVIDIA H200"])
+    said = unused_gpu(CPU)
+    assert said is not None
+    assert "NVIDIA H200" in said and f"tensorflow[and-cuda]=={tf.__version__}" in said
+
+
+def test_a_gpu_hidden_on_purpose_or_in_use_is_not_warned_about(monkeypatch):
+    monkeypatch.setattr(devices, "_nvidia_gpus", lambda: ["NVIDIA H200"])
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert unused_gpu(CPU) is None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert unused_gpu(Device("GPU", "NVIDIA H200", (9, 0))) is None
+
+
+def test_without_nvidias_driver_there_is_nothing_to_warn_about(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def no_driver():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
+    assert unused_gpu(CPU) is None
