@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TRAINER = """
 import sys, time
 from pipeline.lifetime.ancestors import up_to_mlflow, watched

@@ -31,7 +31,7 @@ def test_a_log_has_the_lines_and_no_bar(capsys):
 def test_a_terminal_has_a_bar_below_the_lines_with_what_is_left_and_loses_it_at_the_end():
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
-    subprocess.run([sys.executable, "-c", SHOW], stdout=theirs, check=True, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", SHOW], stdout=theirs, check=True, cwd=Path(__file__).parents[2])
     os.close(theirs)
     shown = os.read(ours, 65536).decode()
     os.close(ours)
