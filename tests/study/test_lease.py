@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -65,7 +66,7 @@ def sleeper():
 def test_a_second_driver_is_refused_in_one_line_while_the_first_lives_and_not_after_a_kill(tmp_path):
     search = made_search(tmp_path)
     study = opened(tmp_path, search)
-    paths = [str(leases.__file__).rsplit("/pipeline/", 1)[0], str(__file__).rsplit("/", 1)[0], str(tmp_path)]
+    paths = [str(leases.__file__).rsplit("/pipeline/", 1)[0], str(Path(__file__).parents[1]), str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
