@@ -15,15 +15,15 @@ def parse(
     *,
     program: str,
     description: str,
-    positional: tuple[str, str],
     settings: Settings,
     of: str,
+    positional: tuple[str, str] | None = None,
     others: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, str]:
     """What was typed, by name, as text: only what was given, not yet checked. `--help` prints and exits with 0.
 
     Args:
-        positional: name and help of the one word that is no flag; it may be absent.
+        positional: name and help of the one word that is no flag, if there is such a one; it need not be given.
         settings: the values that hold where no flag is given, shown in the help.
         of: whose values they are, as a word for the help.
         others: flags that are no settings: the kind of value and the help of each, by name.
@@ -31,8 +31,10 @@ def parse(
     Raises:
         UsageError: an unknown flag or a second word.
     """
-    name, help_text = positional
-    flags = {name: Annotated[_text(1, name.upper(), help_text, ""), tyro.conf.Positional]}
+    flags = {}
+    if positional:
+        name, help_text = positional
+        flags[name] = Annotated[_text(1, name.upper(), help_text, ""), tyro.conf.Positional]
     for flag, (kind, text) in (others or {}).items():
         flags[flag] = _text((0, 1), kind, text, "")
     for flag, field in type(settings).model_fields.items():

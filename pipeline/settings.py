@@ -119,6 +119,8 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
 
 def _choices(kind: Any, field: FieldInfo) -> list[str]:
     """What a value of this kind may be, a phrase each."""
+    if get_origin(kind) is tuple and _any_length(kind) and get_args(kind)[0] is str:
+        return ["one or more with commas between, each once"]
     if get_origin(kind) is tuple and _any_length(kind):
         names = ", ".join(_choices(get_args(kind)[0], field))
         most = "".join(

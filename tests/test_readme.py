@@ -19,12 +19,20 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
     for line in block.splitlines()
 ]
-SEARCHING = [words for words in COMMANDS if "pipeline.search" in words or {"-e", "search"} <= set(words)]
-TRAINING = [
-    words
-    for words in COMMANDS
-    if words not in SEARCHING and ("pipeline.train" in words or words[:2] == ["mlflow", "run"])
-]
+
+
+def program_of(words):
+    """The module of pipeline/ that a command of the README starts, if it starts one."""
+    if "-m" in words and words[words.index("-m") + 1].startswith("pipeline."):
+        return words[words.index("-m") + 1].removeprefix("pipeline.")
+    if words[:2] == ["mlflow", "run"]:
+        return words[words.index("-e") + 1] if "-e" in words else "train"
+    return None
+
+
+TRAINING = [words for words in COMMANDS if program_of(words) == "train"]
+SEARCHING = [words for words in COMMANDS if program_of(words) == "search"]
+OTHERS = [words for words in COMMANDS if program_of(words) not in {"train", "search", None}]
 
 
 def settings_of(words):
@@ -32,8 +40,11 @@ def settings_of(words):
     if "-m" in words:
         return words[words.index("-m") + 2 :]
     given = dict(words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "-P")
-    first = given.pop("search") if words in SEARCHING else given.pop("recipe", "baseline")  # as MLproject has it
-    return [first, *(word for name, value in given.items() for word in (f"--{name}", value))]
+    first = {"train": ["recipe", "baseline"], "search": ["search"]}.get(program_of(words))  # as MLproject has it
+    return [
+        *([given.pop(*first)] if first else []),
+        *(word for name, value in given.items() for word in (f"--{name}", value)),
+    ]
 
 
 @pytest.mark.parametrize("words", [words for words in TRAINING if "--help" not in words], ids=" ".join)
@@ -47,6 +58,13 @@ def test_every_training_command_holds_recipes_and_settings_that_exist(words):
 def test_every_searching_command_holds_searches_and_settings_that_exist(words):
     search = space.from_command_line(settings_of(words), program="search", description="")
     assert (ROOT / "experiments" / "searches" / f"{search.name}.yaml").is_file()
+
+
+@pytest.mark.parametrize("words", [words for words in OTHERS if "--help" not in words], ids=" ".join)
+def test_every_other_command_holds_settings_that_its_help_names(words):
+    command = [sys.executable, "-m", f"pipeline.{program_of(words)}", "--help"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {word for word in settings_of(words) if word.startswith("--")} <= set(re.findall(r"--[a-z_]+", told))
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z-]+)`?", README)) - {"alone"}))

@@ -57,25 +57,31 @@ def silent(client: MlflowClient, experiment_id: str) -> list[str]:
     found = [one for one in _open(client, experiment_id) if one.fate == "elsewhere"]
     return [
         f"silent   run {one.run.info.run_id} ({one.run.info.run_name}): no sign of "
-        f"{one.process or 'the process that was to begin it'} for {one.silence() / 60:.0f} min"
+        f"{one.process or 'the process that was to begin it'} for {one.silence() / 60:.0f} min; if that is dead, "
+        f"`mlflow run . -e doctor -P close={one.run.info.run_id}` closes it"
         for one in found
         if one.silence() > SILENCE_SECONDS and one.run.data.tags.get("role") != "resume"
     ]
 
 
-def close(client: MlflowClient, lost: Open) -> str:
-    """Close a run whose process is gone, and what is open below it; returns what is said of it."""
+def close(client: MlflowClient, lost: Open, because: str = "") -> str:
+    """Close a run whose process is gone, and what is open below it; returns what is said of it.
+
+    Args:
+        because: how that is known; empty: it was looked for on this host.
+    """
     run_id, tags = lost.run.info.run_id, lost.run.data.tags
     ended, why = tags.get("ended", ""), tags.get("ended.reason", "")
     if ended not in STATUS:  # else it came to write this, and no farther
         ended = "failed"
-        why = f"{lost.process or 'its process'} was gone, after a kill, a crash or a restart; {_cure(run_id, tags)}"
+        because = because or f"{lost.process or 'its process'} was gone, after a kill, a crash or a restart"
+        why = f"{because}; {_cure(run_id, tags)}"
     end(client, run_id, ended, why, at=lost.heard)
     below = f"tags.`{PARENT}` = '{run_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs([lost.run.info.experiment_id], filter_string=below, max_results=1000):
         if run.data.tags.get("role") in {"trial", "final"}:
             client.set_tag(run.info.run_id, "trial.state", "lost")
-        close(client, judged(run))
+        close(client, judged(run), because)
     return why or ended
 
 

@@ -80,7 +80,8 @@ def test_a_run_of_another_host_is_spoken_of_when_it_has_been_silent_for_long_and
 ):
     silent, _ = opened(ELSEWHERE, minutes=12), opened(ELSEWHERE, minutes=4)
     (line,) = liveness.lost(client, experiment)
-    assert line.startswith(f"silent   run {silent} (") and line.endswith("on another for 12 min")
+    assert line.startswith(f"silent   run {silent} (") and "on another for 12 min" in line
+    assert line.endswith(f"if that is dead, `mlflow run . -e doctor -P close={silent}` closes it")
     assert status(silent) == "RUNNING"
 
 
@@ -135,8 +136,9 @@ def test_a_run_that_was_killed_between_saying_how_it_ended_and_its_status_gets_t
 
 def test_a_silent_run_of_another_host_can_be_closed_by_whoever_knows_better(client, opened):
     run_id = opened(ELSEWHERE, minutes=12)
-    liveness.close(client, liveness.judged(mlflow.get_run(run_id)))
+    liveness.close(client, liveness.judged(mlflow.get_run(run_id)), "closed by hand")
     assert status(run_id) == "FAILED"
+    assert mlflow.get_run(run_id).data.tags["ended.reason"].startswith("closed by hand; mlflow run . -P resume=")
 
 
 def test_a_sign_that_cannot_be_read_counts_from_the_start(client, opened):

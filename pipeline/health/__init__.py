@@ -1,0 +1,1 @@
+"""What can be wrong with an installation, each as a function from nothing to findings; `pipeline.doctor` asks them."""

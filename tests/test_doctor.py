@@ -1,0 +1,70 @@
+"""The doctor's command line, started as people start it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+from seams import environment, tracking_store
+
+from pipeline import doctor
+from pipeline.health import computing, disk, installation, store
+from pipeline.health.finding import Finding
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def well(monkeypatch):
+    """Everything that is checked is well."""
+    for module, name in ((installation, "packages"), (disk, "cache"), (store, "store"), (computing, "computing")):
+        monkeypatch.setattr(module, name, lambda name=name: [Finding("ok", name)])
+    monkeypatch.setattr(store, "open_runs", list)
+    for name in store.PATIENCE:
+        monkeypatch.setenv(name, "1")
+
+
+def test_each_finding_is_a_line(well, capsys):
+    assert doctor.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["ok"] * 5 and lines[0].startswith("ok       Python 3.11")
+
+
+def test_what_is_broken_is_the_exit_code_and_stops_no_other_check(well, monkeypatch, capsys):
+    monkeypatch.setattr(disk, "cache", lambda: [Finding("broken", "no room: make some"), Finding("look", "old")])
+    assert doctor.main([]) == 1
+    assert "broken   no room: make some\nlook     old\nok       store" in capsys.readouterr().out
+
+
+def test_what_is_only_to_be_looked_at_is_no_failure(well, monkeypatch):
+    monkeypatch.setattr(disk, "cache", lambda: [Finding("look", "little room")])
+    assert doctor.main([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--clsoe", "x"], "unknown setting 'clsoe'; did you mean close?"),
+        (["close=x"], "settings are given as --name value, got 'close=x'"),
+        (["--close", "a,a"], "close must be one or more with commas between, each once or none, got 'a,a'"),
+    ],
+)
+def test_a_flag_that_cannot_be_used_is_refused_before_mlflow_is_imported(words, said):
+    code = f"import sys; from pipeline.doctor import main; code = main({words}); print('mlflow' in sys.modules, code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "False 2\n"
+    assert done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1
+
+
+def test_mlflow_run_leaves_a_run_that_is_named_and_finished(tmp_path):
+    with tracking_store(tmp_path, "doctor") as uri:
+        command = ["mlflow", "run", str(ROOT), "-e", "doctor", "--env-manager", "local"]
+        environ = environment(uri, "doctor") | {"CUDA_VISIBLE_DEVICES": "-1"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environ, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "ok       TensorFlow " in done.stdout and "broken" not in done.stdout
+        (run,) = mlflow.search_runs(experiment_names=["doctor"], output_format="list")
+        assert (run.info.run_name, run.info.status, run.data.tags["role"]) == ("doctor", "FINISHED", "doctor")
+        assert os.listdir(tmp_path / "artifacts")
