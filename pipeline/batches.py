@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from pipeline.machine.cores import cores
+
 
 class Images(Protocol):
     """Labelled images that can be gathered by position."""
@@ -60,7 +62,8 @@ def training_batches(
 
     plain = tf.autograph.experimental.do_not_convert(batch)  # it has no `if` on a tensor, and looking takes up to 12 s
     left = tf.data.Dataset.range(after * steps, epochs * steps)
-    return left.map(plain, num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
+    at_once = max(2, cores() // 2)  # what a GPU needs has many cores; on a CPU the training step needs them more
+    return left.map(plain, num_parallel_calls=at_once).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(

@@ -57,7 +57,7 @@ def train(recipe: str, config: Config, data: Data, resumption: Resumption | None
         fitted = fit(config, data, report=report, progress_bar=bar, save=checkpoints.save, start=start)
         log_training(run, config, fitted)
         log_model(run, fitted.model, config, data)
-        figures = open_test_set(run, fitted.model, data, with_mirrored=config.test_time_flip) | {
+        figures = open_test_set(run, fitted.model, config, data) | {
             "best_epoch": fitted.best_epoch,
             "best_val_accuracy": fitted.history["val_accuracy"][fitted.best_epoch - 1],
             "parameters": fitted.model.count_params(),
@@ -134,7 +134,7 @@ def crown(run: track.Run, config: Config, data: Data, weights: Path) -> dict[str
     model = build(config, data)
     model.load_weights(weights)
     log_model(run, model, config, data)
-    figures = open_test_set(run, model, data, with_mirrored=config.test_time_flip)
+    figures = open_test_set(run, model, config, data)
     run.results(figures)
     return figures
 
@@ -164,12 +164,12 @@ def served(model: keras.Model, config: Config, data: Data) -> keras.Model:
     return plain
 
 
-def open_test_set(run: track.Run, model: keras.Model, data: Data, *, with_mirrored: bool) -> dict[str, float]:
+def open_test_set(run: track.Run, model: keras.Model, config: Config, data: Data) -> dict[str, float]:
     """Predict the test images, once; log what is right and wrong, and return test_loss and test_accuracy.
 
-    `with_mirrored` adds test_accuracy_flip, of the mean of each image's probabilities and its mirror image's.
+    `test_time_flip` adds test_accuracy_flip, of the mean of each image's probabilities and its mirror image's.
     """
-    batches = evaluation_batches(data, data.test)
+    batches = evaluation_batches(config, data, data.test)
     probabilities = model.predict(batches, verbose=0)
     labels = data.test.labels[data.test.rows]
     counts = evaluate.confusion(probabilities, labels)
@@ -190,7 +190,7 @@ def open_test_set(run: track.Run, model: keras.Model, data: Data, *, with_mirror
         "test_loss": evaluate.cross_entropy(probabilities, labels),
         "test_accuracy": evaluate.accuracy(probabilities, labels),
     }
-    if with_mirrored:
+    if config.test_time_flip:
         mirrored = model.predict(batches.map(lambda images, of: (images[:, :, ::-1], of)), verbose=0)
         figures["test_accuracy_flip"] = evaluate.accuracy((probabilities + mirrored) / 2, labels)
     return figures

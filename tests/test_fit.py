@@ -55,8 +55,9 @@ def course(result):
     return {name: values for name, values in result.history.items() if "second" not in name}
 
 
-def test_one_seed_gives_one_history_and_the_same_weights(fitted):
-    (one, _), (again, _), (other, _) = fitted(seed=3), fitted(seed=3), fitted(seed=4)
+@pytest.mark.parametrize("fast_layers", [False, True])
+def test_one_seed_gives_one_history_and_the_same_weights(fitted, fast_layers):
+    (one, _), (again, _), (other, _) = (fitted(seed=seed, fast_layers=fast_layers) for seed in (3, 3, 4))
     assert course(one) == course(again) != course(other)
     for weight, same in zip(one.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
@@ -67,7 +68,7 @@ def test_the_weights_returned_are_those_of_the_best_validation_accuracy(fitted, 
     accuracies = result.history["val_accuracy"]
     assert accuracies[-1] < max(accuracies), "the case shows nothing if the last epoch is the best"
     assert accuracies[result.best_epoch - 1] == max(accuracies)
-    batches = evaluation_batches(digits, digits.validation)
+    batches = evaluation_batches(TINY, digits, digits.validation)
     assert result.model.evaluate(batches, verbose=0, return_dict=True)["accuracy"] == pytest.approx(max(accuracies))
 
 
@@ -86,6 +87,14 @@ def test_each_epoch_is_reported_once_counted_from_one_with_the_rate_of_its_last_
     rate = LearningRate("cosine", peak=0.02, steps=8, warmup_fraction=0.25)
     assert result.history["learning_rate"] == pytest.approx([float(rate(3)), float(rate(7))])
     assert result.history["epoch_seconds"][1] > 200 / result.history["images_per_second"][1] > 0
+
+
+@pytest.mark.parametrize(("batch_size", "at_once"), [(2, 8), (200, 500)])
+def test_evaluation_takes_more_images_at_once_than_training_but_not_any_number(batch_size, at_once):
+    whole = data.load("digits", image_size=None, validation_fraction=0.1, train_examples=None, seed=0)
+    config = TINY.model_copy(update={"batch_size": batch_size})
+    images, _ = next(iter(evaluation_batches(config, whole, whole.train)))
+    assert len(images) == at_once < len(whole.train)
 
 
 def test_a_loss_that_overflows_stops_the_run_with_epoch_and_step(fitted):
@@ -152,7 +161,7 @@ def test_averaging_changes_what_is_validated_and_kept_but_not_how_training_goes(
     for name in ("loss", "accuracy"):
         assert raw.history[name] == averaged.history[name]
     assert raw.history["val_loss"] != averaged.history["val_loss"]
-    kept = averaged.model.evaluate(evaluation_batches(digits, digits.validation), verbose=0, return_dict=True)
+    kept = averaged.model.evaluate(evaluation_batches(TINY, digits, digits.validation), verbose=0, return_dict=True)
     assert kept["loss"] == pytest.approx(averaged.history["val_loss"][averaged.best_epoch - 1])
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline import data
+from pipeline.config import Config
 from pipeline.run import open_test_set
 
 
@@ -31,8 +32,9 @@ def model():
 
 
 def test_with_mirrored_images_the_mean_probabilities_are_measured_apart(digits, model):
-    plain = open_test_set(Unlogged(), model, digits, with_mirrored=False)
-    both = open_test_set(Unlogged(), model, digits, with_mirrored=True)
+    plain, both = (
+        open_test_set(Unlogged(), model, Config.build({"test_time_flip": flip}), digits) for flip in (False, True)
+    )
     images, labels = digits.test.take(np.arange(len(digits.test)))
     one, other = (model.predict(each, verbose=0) for each in (images, images[:, :, ::-1]))
     assert both.pop("test_accuracy_flip") == pytest.approx(np.mean((one + other).argmax(axis=1) == labels))
