@@ -63,7 +63,9 @@ def training_batches(
     plain = tf.autograph.experimental.do_not_convert(batch)  # it has no `if` on a tensor, and looking takes up to 12 s
     left = tf.data.Dataset.range(after * steps, epochs * steps)
     at_once = max(2, cores() // 2)  # what a GPU needs has many cores; on a CPU the training step needs them more
-    return left.map(plain, num_parallel_calls=at_once).prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = at_once  # the step's own threads are busy with the step
+    return left.map(plain, num_parallel_calls=at_once).prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def evaluation_batches(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.machine.processor import prefer_onednn
+from pipeline.machine.processor import one_operation_at_a_time, prefer_onednn
 
 CALLERS_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
@@ -17,6 +17,7 @@ def pytest_configure() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     prefer_onednn()  # as the entry points do: with other kernels a test's own run would have other last digits
+    one_operation_at_a_time()
 
 
 @pytest.fixture(scope="session", autouse=True)

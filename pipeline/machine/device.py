@@ -31,6 +31,7 @@ def find() -> Device:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         keep_freed_memory()
+        processor.one_operation_at_a_time()
         return Device("CPU", f"{processor.name()}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores", None)
     tf.config.set_visible_devices(gpus[:1], "GPU")
     tf.config.experimental.set_memory_growth(gpus[0], True)

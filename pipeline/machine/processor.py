@@ -27,6 +27,15 @@ def prefer_onednn() -> None:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
+def one_operation_at_a_time() -> None:
+    """Have TensorFlow run operations one after the other, each on all cores, unless TF_NUM_INTEROP_THREADS is set.
+
+    It is as fast as several at once. XLA's CPU compiler, which TensorFlow would else run several times at once where a
+    model's first step needs several programs, has crashed in that (TensorFlow 2.21). Call before a device is touched.
+    """
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+
 def _line(start: str) -> str:
     """What Linux says of the first processor under this name, or nothing."""
     try:

@@ -35,7 +35,7 @@ class Slot:
         return {
             "CUDA_VISIBLE_DEVICES": "-1" if self.gpu is None else self.gpu,
             "TF_NUM_INTRAOP_THREADS": str(self.threads),
-            "TF_NUM_INTEROP_THREADS": str(self.threads),
+            "TF_NUM_INTEROP_THREADS": "1" if self.gpu is None else str(self.threads),  # see pipeline.machine.processor
         }
 
 

@@ -1,5 +1,7 @@
 """What a device means for precision and compilation, and the warning for a GPU left unused; no GPU is needed."""
 
+import os
+
 import pynvml
 import pytest
 import tensorflow as tf
@@ -59,8 +61,10 @@ def test_a_gpu_is_taken_with_memory_growth_and_its_capability(monkeypatch):
 
 def test_without_a_gpu_the_device_is_the_processor_by_name(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert devices.find().kind == "CPU"
-    assert "cores" in devices.find().name
+    monkeypatch.delenv("TF_NUM_INTEROP_THREADS", raising=False)
+    found = devices.find()
+    assert found.kind == "CPU" and "cores" in found.name
+    assert os.environ["TF_NUM_INTEROP_THREADS"] == "1"
 
 
 def test_an_nvidia_gpu_that_tensorflow_does_not_see_is_told_with_the_cure(monkeypatch):
