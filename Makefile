@@ -57,7 +57,7 @@ lock: $(BIN)/uv  ## pin what pyproject.toml asks for, and all that it needs in t
 	conda.write_text(re.sub(r"(-c requirements\.lock).*", rf"\1  # sha256 {digest}", conda.read_text()))'
 
 clean:  ## remove the environment and the caches; runs (mlflow.db, mlruns) stay
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .grimp_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A whole new environment at every change, as a half-made or patched one is not what the lock says. uv takes a third of pip's time

@@ -9,6 +9,8 @@ import tyro
 from pipeline.errors import UsageError
 from pipeline.settings import Settings, metavar, shown
 
+ALONE = "\0"  # what stands for the value of a flag that was given none; no command line can hold it
+
 
 def parse(
     arguments: Sequence[str],
@@ -49,11 +51,31 @@ def parse(
         use_underscores=True,
         return_unknown_args=True,
     )
+    _refuse_twice(arguments)
     for word in [*unknown, *_strays(arguments)]:
         if word.startswith("-"):
             settings.refuse_unknown([word.lstrip("-").split("=")[0].replace("-", "_")])
         raise UsageError(f"settings are given as --name value, got {shown(word)}")
-    return given
+    return {flag: _given(flag, value, settings) for flag, value in given.items()}
+
+
+def _refuse_twice(arguments: Sequence[str]) -> None:
+    """Raise UsageError for a flag that is given more than once: which of the two was meant?"""
+    flags = [word.split("=")[0] for word in arguments if word.startswith("--")]
+    for flag in flags:
+        if flags.count(flag) > 1:
+            raise UsageError(f"a setting is given once, got {flag} {flags.count(flag)} times")
+
+
+def _given(flag: str, value: str, settings: Settings) -> str:
+    """A flag alone means true where that is a value, and is refused where it is none."""
+    if value != ALONE:
+        return value
+    field = type(settings).model_fields.get(flag)
+    if field is not None and metavar(field) == "BOOL":
+        return "true"
+    rule = f": {settings.rule(flag)}" if field is not None else ""
+    raise UsageError(f"--{flag} needs a value{rule}")
 
 
 def _strays(arguments: Sequence[str]) -> Iterator[str]:
@@ -64,11 +86,11 @@ def _strays(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _text(words: int | tuple[int, ...], metavar: str, help_text: str, hint: str) -> Any:
-    """A flag taken as it was typed; alone it means `true`. tyro's own reading refuses `true`, `none` and commas."""
+    """A flag taken as it was typed. tyro's own reading refuses `true`, `none` and commas."""
     spec = tyro.constructors.PrimitiveConstructorSpec(
         nargs=words,
         metavar=metavar,
-        instance_from_str=lambda typed: typed[0] if typed else "true",
+        instance_from_str=lambda typed: typed[0] if typed else ALONE,
         is_instance=lambda value: isinstance(value, str),
         str_from_instance=lambda value: [value],
     )

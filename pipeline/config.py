@@ -228,7 +228,7 @@ def slow_batch_norm(config: Config, *, steps_per_epoch: int) -> str | None:
         return None
     enough = math.floor(100 * 0.05 ** (1 / steps_per_epoch)) / 100
     return (
-        f"batch_norm_momentum={config.batch_norm_momentum} needs more than the {steps_per_epoch} steps of an epoch "
-        f"here: {left:.0%} of the moving averages is still their starting value after one, so validation lags behind; "
+        f"validation will lag behind in the first epochs: with batch_norm_momentum={config.batch_norm_momentum} and "
+        f"{steps_per_epoch} steps an epoch, batch norm's averages are {left:.0%} their starting values after one; "
         f"try {enough} or less"
     )

@@ -44,7 +44,11 @@ def main(arguments: Sequence[str]) -> int:
             print(finding, flush=True)
             broken |= finding.state == "broken"
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if "MLFLOW_RUN_ID" in os.environ:
+            from pipeline.lifetime.ownership import refused
+
+            refused(str(error))
         return 2
     return int(broken)
 

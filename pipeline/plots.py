@@ -59,7 +59,7 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int) -> Figure
         _log_scale(loss)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     for panel, name in ((loss, "val_loss"), (accuracy, "val_accuracy")):
-        panel.plot(best_epoch, best[name], "o", markersize=10, color=VALIDATION, markerfacecolor="none")
+        panel.plot(best_epoch, best[name], "o", ms=10, color=VALIDATION, markerfacecolor="none", clip_on=False)
     for panel in (loss, accuracy, rate):
         panel.axvline(best_epoch, color=QUIET, linewidth=1, linestyle=":", label=f"best epoch {best_epoch}")
         panel.spines[["top", "right"]].set_visible(False)
@@ -152,18 +152,25 @@ def confusion_matrix(counts: NDArray[np.integer], *, classes: Sequence[str]) -> 
 
 
 def mistakes(
-    images: NDArray[np.uint8], *, true: Sequence[str], predicted: Sequence[str], confidence: Sequence[float]
+    images: NDArray[np.uint8],
+    *,
+    true: Sequence[str],
+    predicted: Sequence[str],
+    confidence: Sequence[float],
+    wrong: int,
+    of: int,
 ) -> Figure:
     """Images in the order given, the predicted class and its confidence (0 to 1) above, the true class below.
 
-    `images` is (n, h, w, c) of 1, 3 or 4 channels; n may be 0. Raises ValueError if the lengths differ.
+    `images` is (n, h, w, c) of 1, 3 or 4 channels, the most confident of the `wrong` ones among `of`; n may be 0.
+    Raises ValueError if the lengths differ.
     """
     lengths = [len(images), len(true), len(predicted), len(confidence)]
     if len(set(lengths)) > 1:
         raise ValueError(f"images, true, predicted and confidence must be equally long: got {lengths}")
-    number, height, width, channels = images.shape
+    number, height, width = images.shape[:3]
     if not number:
-        return sentence("No mistakes")
+        return sentence(f"No mistakes in {count(of, 'image')}")
 
     columns = ceil(sqrt(number))
     rows = ceil(number / columns)
@@ -175,8 +182,10 @@ def mistakes(
     )
     heading(
         figure,
-        f"Mistakes: {count(number, 'image')} of {height} × {width} × {channels} (height × width × channels)",
-        "above: predicted class and its confidence; below: true class",
+        f"The {number:,} most confident of {count(wrong, 'mistake')} in {count(of, 'image')}"
+        if number < wrong
+        else f"All {count(wrong, 'mistake')} in {count(of, 'image')}, the most confident first",
+        f"{height} × {width} pixels; above: predicted class and its confidence; below: true class",
     )
     grid = iter(figure.subplots(rows, columns, squeeze=False).flat)
     for image, is_, said, sure in zip(images, true, predicted, confidence, strict=True):

@@ -25,6 +25,7 @@ from pipeline.model import depthwise_kernels, patch_kernels
 from pipeline.resume import Resumption
 
 MISTAKES = 25
+CONFIG_FILE = "config.yaml"
 
 
 def train(recipe: str, config: Config, data: Data, resumption: Resumption | None = None) -> None:
@@ -72,9 +73,10 @@ def train(recipe: str, config: Config, data: Data, resumption: Resumption | None
 
 def _introduce(run: track.Run, recipe: str, config: Config, data: Data, device: devices.Device) -> str:
     """Log what the run is before it begins; returns its name."""
-    name = run.name(f"{Path(recipe).stem} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}")
+    of = data.name if Path(recipe).name == CONFIG_FILE else Path(recipe).stem
+    name = run.name(f"{of} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}")
     run.params({"recipe": recipe} | {setting: config.text(setting) for setting in Config.model_fields})
-    run.text("config.yaml", to_yaml(config))
+    run.text(CONFIG_FILE, to_yaml(config))
     _log_origin(run, config, data, device)
     return name
 
@@ -184,6 +186,8 @@ def open_test_set(run: track.Run, model: keras.Model, config: Config, data: Data
             true=list(names[worst.true]),
             predicted=list(names[worst.predicted]),
             confidence=list(worst.confidence),
+            wrong=int(counts.sum() - np.trace(counts)),
+            of=len(labels),
         ),
     )
     figures = {
@@ -229,7 +233,8 @@ def _announce(config: Config, data: Data, device: devices.Device) -> None:
         f"{len(data.test):,} test images of {height}x{width}x{channels}, {len(data.classes)} classes"
     )
     if data.duplicates:
-        print(f"warning: {data.duplicates:,} images of one split stand, pixel for pixel, in another one too")
+        said = f"warning: {data.duplicates:,} images of one split stand, pixel for pixel, in another one too"
+        print(said, file=sys.stderr, flush=True)
     print(
         f"model    ConvMixer-{config.filters}/{config.depth}, kernel {config.kernel_size}, patch {config.patch_size}: "
         f"{build(config, data).count_params():,} parameters"

@@ -35,7 +35,11 @@ def main(arguments: Sequence[str]) -> int:
 
         return carry_out(search, data)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if "MLFLOW_RUN_ID" in os.environ:
+            from pipeline.lifetime.ownership import refused
+
+            refused(str(error))
         return 2
 
 

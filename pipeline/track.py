@@ -243,7 +243,7 @@ def next_steps(opened: Run) -> list[str]:
     page = f"#/experiments/{opened.experiment_id}/runs/{opened.id}"
     # beside this Python, as the person's shell need not have it on PATH
     command = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
-    lines = [f"plots    {opened.artifacts}/plots"]
+    lines = [] if opened.artifacts.startswith("mlflow-artifacts:") else [f"plots    {opened.artifacts}/plots"]
     if uri.startswith(("http://", "https://")):
         lines.append(f"compare  {masked(uri).rstrip('/')}/{page}")
     else:

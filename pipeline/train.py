@@ -43,7 +43,11 @@ def main(arguments: Sequence[str]) -> int:
     except NothingToDo as done:
         print(done)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if "MLFLOW_RUN_ID" in os.environ:
+            from pipeline.lifetime.ownership import refused
+
+            refused(str(error))
         return 2
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)

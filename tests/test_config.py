@@ -143,7 +143,9 @@ def test_an_unknown_recipe_gets_the_list_and_its_nearest():
         (["smoke", "--lerning_rate", "3"], "unknown setting 'lerning_rate'; did you mean learning_rate?"),
         (["smoke", "--learning-rat=3"], "unknown setting 'learning_rat'; did you mean learning_rate?"),
         (["smoke", "more"], "settings are given as --name value, got 'more'"),
-        (["smoke", "--epochs"], "epochs must be a whole number from 1 to 100000, got 'true'"),
+        (["smoke", "--epochs"], "--epochs needs a value: a whole number from 1 to 100000"),
+        (["smoke", "--depth", "2", "--depth=3"], "a setting is given once, got --depth 2 times"),
+        (["smoke", "--resume"], "--resume needs a value"),
         (["smoke", "--epochs", "-1"], "epochs must be a whole number from 1 to 100000, got '-1'"),
     ],
 )

@@ -13,6 +13,7 @@ from pictures import drawn, ink, title
 from pipeline import plots
 
 TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+SO_MANY = {"wrong": 7, "of": 180}  # mistakes and images
 
 
 def history(epochs: int) -> dict[str, list[float]]:
@@ -212,7 +213,7 @@ def test_any_class_name_can_be_drawn_and_is_not_cut_off(name: str) -> None:
     counts = np.full((2, 2), 1_000_000)
     assert min(ink(plots.confusion_matrix(counts, classes=[name, "b"]))) > 5
     image = np.zeros((1, 8, 8, 1), np.uint8)
-    assert min(ink(plots.mistakes(image, true=[name], predicted=[name], confidence=[1.0]))) > 5
+    assert min(ink(plots.mistakes(image, true=[name], predicted=[name], confidence=[1.0], **SO_MANY))) > 5
 
 
 def test_a_long_name_keeps_its_start_and_end() -> None:
@@ -228,22 +229,22 @@ def test_a_long_name_keeps_its_start_and_end() -> None:
 
 def test_each_mistake_has_what_was_said_and_how_surely_above_and_the_truth_below() -> None:
     images = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
-    figure = plots.mistakes(images, true=["cat", "dog"], predicted=["frog", "ship"], confidence=[0.987, 0.5])
+    figure = plots.mistakes(images, true=["cat", "dog"], predicted=["frog", "ship"], confidence=[0.987, 0.5], **SO_MANY)
     assert [axes.get_title() for axes in figure.axes] == ["frog (99 %)", "ship (50 %)"]
     assert [axes.get_xlabel() for axes in figure.axes] == ["cat", "dog"]
     assert np.array_equal([np.asarray(axes.images[0].get_array()) for axes in figure.axes], images[..., 0])
-    assert "2 images of 8 × 8 × 1" in title(figure)
+    assert "8 × 8 pixels" in title(figure)
 
 
 def test_gray_images_are_not_stretched_to_full_contrast() -> None:
     dim = np.full((1, 8, 8, 1), 100, np.uint8)
-    image = plots.mistakes(dim, true=["a"], predicted=["b"], confidence=[1.0]).axes[0].images[0]
+    image = plots.mistakes(dim, true=["a"], predicted=["b"], confidence=[1.0], **SO_MANY).axes[0].images[0]
     assert image.norm(np.array([100])) == pytest.approx(100 / 255)
 
 
 def test_transparent_pixels_show_grey_rather_than_their_hidden_colour() -> None:
     clear = np.zeros((1, 8, 8, 4), np.uint8)
-    figure = plots.mistakes(clear, true=["a"], predicted=["b"], confidence=[1.0])
+    figure = plots.mistakes(clear, true=["a"], predicted=["b"], confidence=[1.0], **SO_MANY)
     area = figure.axes[0].get_window_extent()
     pixels = drawn(figure)
     assert pixels[
@@ -252,18 +253,35 @@ def test_transparent_pixels_show_grey_rather_than_their_hidden_colour() -> None:
 
 
 def test_places_in_the_last_row_that_no_mistake_fills_are_empty() -> None:
-    figure = plots.mistakes(np.zeros((7, 8, 8, 3), np.uint8), true=TEN[:7], predicted=TEN[1:8], confidence=[0.9] * 7)
+    figure = plots.mistakes(
+        np.zeros((7, 8, 8, 3), np.uint8), true=TEN[:7], predicted=TEN[1:8], confidence=[0.9] * 7, **SO_MANY
+    )
     assert [axes.axison for axes in figure.axes] == [True] * 7 + [False] * 2
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (1406, "The 2 most confident of 1,406 mistakes in 10,000 images"),
+        (2, "All 2 mistakes in 10,000 images, the most confident first"),
+    ],
+)
+def test_it_is_said_of_how_many_mistakes_these_are(wrong, said) -> None:
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    figure = plots.mistakes(images, true=["a"] * 2, predicted=["b"] * 2, confidence=[1.0] * 2, wrong=wrong, of=10_000)
+    assert said in title(figure)
+
+
 def test_no_mistakes_is_said_in_words() -> None:
-    figure = plots.mistakes(np.zeros((0, 32, 32, 3), np.uint8), true=[], predicted=[], confidence=[])
-    assert "No mistakes" in title(figure)
+    figure = plots.mistakes(np.zeros((0, 32, 32, 3), np.uint8), true=[], predicted=[], confidence=[], wrong=0, of=180)
+    assert "No mistakes in 180 images" in title(figure)
 
 
 def test_mistakes_of_unequal_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"equally long: got \[2, 2, 1, 2\]"):
-        plots.mistakes(np.zeros((2, 8, 8, 1), np.uint8), true=["a", "b"], predicted=["b"], confidence=[1.0, 1.0])
+        plots.mistakes(
+            np.zeros((2, 8, 8, 1), np.uint8), true=["a", "b"], predicted=["b"], confidence=[1.0, 1.0], **SO_MANY
+        )
 
 
 # All of them
@@ -284,7 +302,11 @@ def test_the_extremes_are_drawn_without_a_warning() -> None:  # pytest makes war
         plots.depthwise_kernels(random(11, 11, 1536, 1), block=0),
         plots.confusion_matrix(np.zeros((2, 2), int), classes=["a", "b"]),
         plots.mistakes(
-            np.zeros((25, 224, 112, 4), np.uint8), true=["a"] * 25, predicted=["b"] * 25, confidence=[np.nan] * 25
+            np.zeros((25, 224, 112, 4), np.uint8),
+            true=["a"] * 25,
+            predicted=["b"] * 25,
+            confidence=[np.nan] * 25,
+            **SO_MANY,
         ),
     ]:
         drawn(figure)

@@ -130,7 +130,7 @@ def test_the_terminal_tells_what_came_of_it_and_what_to_do_next(finished):
     assert found.info.run_id in done.stdout
     assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
     ours = [line for line in done.stderr.splitlines() if " INFO mlflow." not in line]
-    assert all(line.startswith("warning: batch_norm_momentum=0.9") for line in ours), done.stderr
+    assert all(line.startswith("warning: validation will lag behind") for line in ours), done.stderr
 
 
 def test_the_config_file_runs_the_run_again(finished, uri, tmp_path):
@@ -140,7 +140,7 @@ def test_the_config_file_runs_the_run_again(finished, uri, tmp_path):
     columns = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
     first, second = (pd.read_csv(artifact(one, "history.csv"))[columns] for one in (found, newest()))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
-    assert newest().info.run_name == "config 8/1 k3 p2"
+    assert newest().info.run_name == "digits 8/1 k3 p2", "of what it is, as config says nothing"
 
 
 def test_the_logged_model_is_the_one_that_was_tested(finished):
@@ -315,9 +315,26 @@ def test_a_refused_setting_under_mlflow_run_leaves_nothing_running(uri):
     assert "error: unknown setting 'depht'; did you mean depth?" in done.stderr
     assert newest().info.start_time / 1000 > before
     assert newest().info.status == "FAILED"
+    assert newest().data.tags["ended"] == "failed"
+    assert "did you mean depth?" in newest().data.tags["ended.reason"]
 
 
-def test_settings_of_a_recipe_file_are_read_from_where_the_person_is(tmp_path, capsys):
+def test_a_data_set_that_cannot_be_downloaded_is_told_without_tensorflows_chatter(tmp_path):
+    alone = ["env", "https_proxy=http://127.0.0.1:1", f"KERAS_HOME={tmp_path}", f"XDG_CACHE_HOME={tmp_path}"]
+    done = run([*alone, sys.executable, "-m", "pipeline.train", "baseline"], "unused:", cwd=ROOT)
+    assert (done.returncode, done.stdout) == (2, "")
+    reads, fetches, error = done.stderr.splitlines()
+    assert reads == "cifar10 is read by Keras, and downloaded if it has not been: once"
+    assert fetches.startswith("Downloading data from https://")
+    assert error.startswith("error: cifar10 must be downloaded once by Keras, and that failed: ")
+
+
+def test_a_recipe_file_that_is_not_there_is_named_whole(capsys):
+    assert main(["mine.yaml"]) == 2
+    assert capsys.readouterr().err == f"error: recipe must be a file that exists: got {Path.cwd()}/mine.yaml\n"
+
+
+def test_settings_of_a_recipe_file_are_checked_against_the_data(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"dataset": "digits", "patch_size": 3}))
     assert main([str(tmp_path / "mine.yaml")]) == 2
     assert (

@@ -1,9 +1,12 @@
 """Data sets that are known by name: scikit-learn's digits, and those that Keras downloads."""
 
 import importlib
+import logging
+import os
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 
 import numpy as np
@@ -11,6 +14,7 @@ import numpy as np
 from pipeline.errors import UsageError
 from pipeline.images.arrays import Part, gather
 from pipeline.images.decoded import Decoded, cache_key, cached
+from pipeline.machine.quiet import quiet
 from pipeline.printable import printable
 
 TEN = tuple("0123456789")
@@ -26,7 +30,17 @@ CIFAR100 = tuple(  # the fine labels
     tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()
 )
 CLASSES = {"digits": TEN, "cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": TEN, "fashion_mnist": FASHION}
+FASHION_FILES = {  # MD5, as the data set's authors publish them: Keras looks up no digest of these
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+FASHION_FOLDER = os.path.join("datasets", "fashion-mnist")  # as keras.datasets.fashion_mnist has it, and the address
+FASHION_ADDRESS = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
 SILENCE_SECONDS = 30  # of a server, after which the download has failed; Keras itself would wait for ever
+
+log = logging.getLogger(__name__)
 
 
 def open_named(name: str, image_size: tuple[int, int] | None) -> Decoded:
@@ -48,9 +62,13 @@ def _digits() -> dict[str, Part]:
 
 
 def _downloaded(name: str) -> dict[str, Part]:
-    datasets = importlib.import_module(f"keras.datasets.{name}")
+    with quiet():
+        datasets = importlib.import_module(f"keras.datasets.{name}")
+    log.warning("%s is read by Keras, and downloaded if it has not been: once", name)
     try:
-        with _impatient():
+        with _impatient(), redirect_stdout(sys.stderr):
+            if name == "fashion_mnist":
+                _fetch_fashion()
             train, test = datasets.load_data()
     except Exception as error:  # Keras raises Exception itself for what it cannot fetch
         raise UsageError(
@@ -58,6 +76,13 @@ def _downloaded(name: str) -> dict[str, Part]:
             "try again, or give a folder of class folders or an .npz file instead of the name"
         ) from error
     return {part: (images, labels.reshape(-1)) for part, (images, labels) in (("train", train), ("test", test))}
+
+
+def _fetch_fashion() -> None:
+    """Download what Keras is to read, again where it is damaged."""
+    get_file = importlib.import_module("keras.utils").get_file
+    for file, digest in FASHION_FILES.items():
+        get_file(file, FASHION_ADDRESS + file, cache_subdir=FASHION_FOLDER, file_hash=digest, hash_algorithm="md5")
 
 
 @contextmanager

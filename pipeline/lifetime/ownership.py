@@ -69,6 +69,18 @@ def opening(client: MlflowClient, run_id: str | None) -> Iterator[None]:
         raise
 
 
+def refused(reason: str) -> None:
+    """Say in the run that `mlflow run` opened, where nothing has begun in it, why nothing will."""
+    if (run_id := environ.get(OPENED)) is None:
+        return
+    try:
+        client = MlflowClient()
+        if client.get_run(run_id).data.tags.keys().isdisjoint({"role", "ended"}):
+            end(client, run_id, "failed", reason)
+    except Exception:  # noqa: BLE001 - the store may be what was refused, and each kind raises its own
+        return
+
+
 def nest(client: MlflowClient, child: str, *, parent: str, name: str) -> None:
     """Put the run that `mlflow run` opened below the one that goes on: `mlflow run` fails if its run is deleted."""
     claim(client, child, {PARENT: parent, "role": "resume", "mlflow.runName": name})

@@ -90,7 +90,13 @@ def _nvidia_gpus() -> list[str]:
     except pynvml.NVMLError:
         return []
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [pynvml.nvmlDeviceGetName(handle) for handle in handles]
+        return [_nvidia_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
     finally:
         pynvml.nvmlShutdown()
+
+
+def _nvidia_gpu(index: int) -> str:
+    try:
+        return pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
+    except pynvml.NVMLError as error:  # fallen off the bus, say
+        return f"GPU {index} (which does not answer: {error})"

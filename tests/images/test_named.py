@@ -11,6 +11,8 @@ from pipeline.errors import UsageError
 from pipeline.images import named
 from pipeline.images.named import CLASSES, open_named
 
+PARTS = [("train-images", 3), ("train-labels", 1), ("t10k-images", 3), ("t10k-labels", 1)]
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -52,6 +54,20 @@ def test_failed_download_is_one_line_with_the_reason_and_a_way_out(monkeypatch):
     message = str(caught.value)
     assert message.startswith("cifar10 must be downloaded once by Keras") and "no route" in message
     assert message.isprintable() and "a folder of class folders" in message
+
+
+def test_fashion_mnist_is_fetched_with_the_digests_that_keras_leaves_out(monkeypatch):
+    fetched = []
+    part = np.zeros((3, 28, 28), np.uint8), np.arange(3)
+    stand_in(monkeypatch, "fashion_mnist", lambda: (part, part))
+
+    def get_file(file, address, *, cache_subdir, file_hash, hash_algorithm):
+        assert address.endswith(f"/{file}") and cache_subdir.endswith("fashion-mnist") and hash_algorithm == "md5"
+        fetched.append((file, len(file_hash)))
+
+    monkeypatch.setitem(sys.modules, "keras.utils", types.SimpleNamespace(get_file=get_file))
+    open_named("fashion_mnist", None)
+    assert fetched == [(f"{part}-idx{n}-ubyte.gz", 32) for part, n in PARTS]
 
 
 def test_image_size_stretches_named_data_too(monkeypatch):

@@ -46,6 +46,30 @@ def beating(client, run_id, taken=lambda process: None):
     return ownership.beating(client, run_id, taken=taken, seconds=0.01)
 
 
+def test_what_was_refused_is_said_in_the_run_that_mlflow_run_opened(monkeypatch, run_id):
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    ownership.refused("depth must be more")
+    assert found(run_id).info.status == "FAILED"
+    assert (found(run_id).data.tags["ended"], found(run_id).data.tags["ended.reason"]) == (
+        "failed",
+        "depth must be more",
+    )
+
+
+def test_a_run_in_which_work_has_begun_is_not_refused(monkeypatch, client, run_id):
+    client.set_tag(run_id, "role", "run")
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    ownership.refused("depth must be more")
+    assert found(run_id).info.status == "RUNNING"
+
+
+def test_nobody_is_told_where_no_mlflow_run_or_no_such_run_is(monkeypatch, store):
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    ownership.refused("depth must be more")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    ownership.refused("depth must be more")
+
+
 def test_a_claimed_run_names_this_process_and_forgets_how_it_ended(client, run_id):
     ownership.end(client, run_id, "stopped", "by SIGTERM")
     ownership.claim(client, run_id, {"role": "run"})

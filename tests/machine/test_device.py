@@ -75,6 +75,22 @@ def test_an_nvidia_gpu_that_tensorflow_does_not_see_is_told_with_the_cure(monkey
     assert "NVIDIA H200" in said and f"tensorflow[and-cuda]=={tf.__version__}" in said
 
 
+def test_a_gpu_that_does_not_answer_is_named_too(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: handle)
+
+    def handle(index):
+        if index:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return "NVIDIA H200"
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
+    assert "this machine has NVIDIA H200, GPU 1 (which does not answer: " in unused_gpu(CPU)
+
+
 def test_a_gpu_hidden_on_purpose_or_in_use_is_not_warned_about(monkeypatch):
     monkeypatch.setattr(devices, "_nvidia_gpus", lambda: ["NVIDIA H200"])
     for hidden in ("", "-1"):
