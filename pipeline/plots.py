@@ -184,7 +184,7 @@ def mistakes(
         figure,
         f"The {number:,} most confident of {count(wrong, 'mistake')} in {count(of, 'image')}"
         if number < wrong
-        else f"All {count(wrong, 'mistake')} in {count(of, 'image')}, the most confident first",
+        else f"{'The only mistake' if wrong == 1 else f'All {wrong} mistakes'} in {count(of, 'image')}",
         f"{height} × {width} pixels; above: predicted class and its confidence; below: true class",
     )
     grid = iter(figure.subplots(rows, columns, squeeze=False).flat)

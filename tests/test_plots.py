@@ -263,7 +263,7 @@ def test_places_in_the_last_row_that_no_mistake_fills_are_empty() -> None:
     ("wrong", "said"),
     [
         (1406, "The 2 most confident of 1,406 mistakes in 10,000 images"),
-        (2, "All 2 mistakes in 10,000 images, the most confident first"),
+        (2, "All 2 mistakes in 10,000 images"),
     ],
 )
 def test_it_is_said_of_how_many_mistakes_these_are(wrong, said) -> None:
