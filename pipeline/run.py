@@ -175,6 +175,8 @@ def open_test_set(run: track.Run, model: keras.Model, data: Data, *, with_mirror
     counts = evaluate.confusion(probabilities, labels)
     worst = evaluate.mistakes(probabilities, labels, most=MISTAKES)
     run.table("per_class.csv", evaluate.per_class(counts, classes=data.classes))
+    digests = data.test.image_digests[data.test.rows]
+    run.table("test_predictions.csv", evaluate.predictions(probabilities, labels, images=digests))
     run.figure("plots/confusion_matrix.png", plots.confusion_matrix(counts, classes=data.classes))
     names = np.array(data.classes, dtype=object)
     run.figure(
