@@ -20,10 +20,11 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 SEARCHING = [words for words in COMMANDS if "pipeline.search" in words or {"-e", "search"} <= set(words)]
+REPORTING = [words for words in COMMANDS if "pipeline.report" in words or {"-e", "report"} <= set(words)]
 TRAINING = [
     words
     for words in COMMANDS
-    if words not in SEARCHING and ("pipeline.train" in words or words[:2] == ["mlflow", "run"])
+    if words not in SEARCHING + REPORTING and ("pipeline.train" in words or words[:2] == ["mlflow", "run"])
 ]
 
 
