@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t
+from scipy.special import stdtrit  # quantiles of Student's t; scipy.stats takes a second to import
 
 LEVEL = 0.95
 
@@ -121,4 +121,4 @@ def _half_width(parts: Sequence[Spread]) -> float:
     if variance == 0:
         return 0.0
     df = variance**2 / sum(part.variance**2 / part.df for part in parts)
-    return float(t.ppf((1 + LEVEL) / 2, df)) * sqrt(variance)
+    return float(stdtrit(df, (1 + LEVEL) / 2)) * sqrt(variance)

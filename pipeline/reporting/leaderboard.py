@@ -68,7 +68,7 @@ def as_markdown(board: pd.DataFrame) -> str:
     for name in told.select_dtypes("number").columns:
         shape = "{:.2%}" if name in SHARES else "{:,.6g}"
         told[name] = [shape.format(value) if value == value else "" for value in told[name]]
-    lines = [list(told), ["---"] * told.shape[1], *told.astype(str).to_numpy().tolist()]
+    lines: list[list[str]] = [told.columns.tolist(), ["---"] * told.shape[1], *told.astype(str).to_numpy().tolist()]
     return "".join(f"| {' | '.join(_cell(value) for value in line)} |\n" for line in lines)
 
 

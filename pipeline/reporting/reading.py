@@ -1,11 +1,13 @@
 """Runs from MLflow, page by page; of each no more is kept than a report needs."""
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 
 from pipeline.config import Config
 from pipeline.lifetime.ownership import PARENT
@@ -42,13 +44,23 @@ def pages(client: MlflowClient, experiments: Sequence[str], where: str) -> Itera
     """The runs of some experiments that match an MLflow filter, the newest first; deleted ones are passed over."""
     token, seen = None, set()
     while True:
-        page = client.search_runs(list(experiments), where, ViewType.ACTIVE_ONLY, max_results=PAGE, page_token=token)
+        page = _page(client, experiments, where, token)
         for run in page:
             if run.info.run_id not in seen:  # of runs that began meanwhile, each moves one to the next page
                 seen.add(run.info.run_id)
                 yield row(run)
         if not (token := page.token):
             return
+
+
+def _page(client: MlflowClient, experiments: Sequence[str], where: str, token: str | None) -> PagedList[Run]:
+    """One page. A run is some sixty objects, and Python's looking through all of them took half the time."""
+    usual = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 50)
+    try:
+        return client.search_runs(list(experiments), where, ViewType.ACTIVE_ONLY, max_results=PAGE, page_token=token)
+    finally:
+        gc.set_threshold(*usual)
 
 
 def row(run: Run) -> Row:
