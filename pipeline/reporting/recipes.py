@@ -80,18 +80,21 @@ def usual_metric(rows: Sequence[Row]) -> Metric:
 def recipes(rows: Iterable[Row], settings: Mapping[str, Settings], metric: Metric) -> list[Recipe]:
     """The recipes of some runs: those with the best mean first, those that have not finished last.
 
+    Of several finished runs with one seed the first counts: the others repeat it, and are no further seeds.
+
     Args:
         settings: of every run, by its id.
     """
-    groups: dict[tuple, list[Row]] = {}
+    groups: dict[tuple, dict[str, Row]] = {}
     for one in rows:
         state = one.state if one.state == "finished" else "not finished"
         told = {name: value for name, value in settings[one.id].items() if name not in NOT_COMPARED}
         if one.fingerprint:
             told.pop("dataset", None)  # the same images may lie elsewhere
         key = (one.fingerprint or one.data, state, tuple(sorted(told.items())))
-        groups.setdefault(key, []).append(one)
-    found = [_recipe(key[0], runs, settings) for key, runs in groups.items()]
+        which = settings[one.id].get("seed", "") if state == "finished" else one.id
+        groups.setdefault(key, {}).setdefault(which, one)
+    found = [_recipe(key[0], list(runs.values()), settings) for key, runs in groups.items()]
     return sorted(found, key=lambda recipe: (not recipe.finished, -recipe.values(metric).mean(), recipe.name))
 
 

@@ -23,6 +23,7 @@ from pipeline.reporting.leaderboard import Standing
 from pipeline.reporting.reading import Row
 from pipeline.reporting.recipes import Metric, Recipe, accuracy, recipes, settings_of, spelled, usual_metric
 from pipeline.store_urls import masked, unusable
+from pipeline.style import count
 
 READ_CONFIGS = 2000  # config.yaml files at most, the best runs' first: a server takes a minute for them
 CURVES = 5  # runs of a recipe whose curve is drawn
@@ -55,12 +56,14 @@ def _ranked(chosen: Chosen, asked: Asked) -> tuple[Metric, list[str], list[Recip
         raise UsageError(f"metric must be one that runs have, got {metric}, which none of {chosen.title} has; try auto")
     left_out = list(chosen.left_out)
     if without := len(chosen.rows) - len(rows):
-        left_out.append(f"without {metric}: {without:,} runs")
-    rows.sort(key=lambda one: -accuracy(one, metric))
+        left_out.append(f"without {metric}: {count(without, 'run')}")
     settings = {one.id: settings_of(one) for one in rows}
-    typed = [one for one in rows if one.typed][:READ_CONFIGS]
+    typed = sorted((one for one in rows if one.typed), key=lambda one: -accuracy(one, metric))[:READ_CONFIGS]
     settings |= {run_id: spelled(config) for run_id, config in files.configs(typed).items()}
-    return metric, left_out, recipes(rows, settings, metric)
+    found = recipes(rows, settings, metric)
+    if repeats := len(rows) - sum(len(recipe.runs) for recipe in found):
+        left_out.append(f"finished again with the settings and the seed of a newer run: {count(repeats, 'run')}")
+    return metric, left_out, found
 
 
 def _leave(
