@@ -104,6 +104,7 @@ def test_the_artifacts_are_all_there_and_hold_what_they_say(finished):
         f"plots/{name}.png"
         for name in ("curves", "patch_embeddings", "depthwise_kernels", "confusion_matrix", "mistakes")
     }
+    plots.add("plots/depthwise_kernels/block_1.png")
     assert there == {"config.yaml", "history.csv", "per_class.csv", "test_predictions.csv"} | plots
     history = pd.read_csv(artifact(found, "history.csv"))
     assert history["epoch"].tolist() == [1, 2]

@@ -1,6 +1,6 @@
 """How long a report takes on a tracking store of many runs: fills one that is new, then writes the report.
 
-`python experiments/benchmarks/report.py --runs 10000 --folder /tmp/many`; a folder that has a store is not filled again.
+`python experiments/benchmarks/report.py --runs 10000 --folder /tmp/many`; a folder with a store is not filled again.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from pipeline.reporting import figures, tables
 from pipeline.reporting.leaderboard import Standing
 from pipeline.reporting.markup import definitions, picture, text
 from pipeline.reporting.recipes import Metric
+from pipeline.style import count
 
 ACCURACY = {"test_accuracy": "test accuracy", "best_val_accuracy": "best validation accuracy"}
 COSTS = {
@@ -99,6 +100,8 @@ def answer(section: Section, metric: Metric) -> str:
     others = ", ".join(f"{number} {'is' if number == 1 else 'are'} {phrase}" for number, phrase in counted if number)
     if not others:
         return f"{said} There is no other recipe to compare it with."
+    if len(verdicts) == 1:
+        return f"{said} The other {others.removeprefix('1 ')}."
     which = f"the next {len(verdicts)}" if section.others else "the others"
     return f"{said} Of {which}, {others}."
 
@@ -121,12 +124,14 @@ def _curves(section: Section) -> str:
     if not drawn:
         return ""
     first = section.found[: len(figures.COLOURS)]  # so that each keeps its colour
-    caption = f"Validation accuracy of the first {len(drawn)} recipes. A line a run; dashed: not finished."
+    caption = f"Validation accuracy of {count(len(drawn), 'recipe')}. A line a run; dashed: not finished."
     content = figures.svg(figures.validation_curves(first, section.curves))
     return f"<h3>Curves</h3>\n{picture(content, 'svg+xml', caption=caption)}"
 
 
 def _settings(section: Section) -> str:
+    if len(section.found) < 2:
+        return ""
     same = '<p class="note">These recipes differ in no setting.</p>\n'
     return f"<h3>What differs</h3>\n{tables.settings(section.found) or same}"
 
@@ -165,9 +170,7 @@ def _counted(sections: Sequence[Section], metric: Metric) -> str:
     recipes = sum(len(section.found) + section.others for section in sections)
     runs = sum(len(one.recipe.runs) for section in sections for one in section.found)
     more = " and more" if any(section.others for section in sections) else ""
-    return (
-        f"{recipes:,} recipe{'s' * (recipes > 1)}, {runs:,} run{'s' * (runs > 1)}{more}, ranked by {ACCURACY[metric]}"
-    )
+    return f"{count(recipes, 'recipe')}, {count(runs, 'run')}{more}, ranked by {ACCURACY[metric]}"
 
 
 def _several(sections: Sequence[Section]) -> str:

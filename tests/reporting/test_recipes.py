@@ -42,7 +42,7 @@ def test_a_recipe_is_all_settings_but_the_seed_and_what_changes_no_result():
 
 
 def test_runs_on_different_data_are_different_recipes_and_the_same_data_may_lie_elsewhere():
-    runs = [run("1", fingerprint="d0"), run("2", fingerprint="d1"), run("3", fingerprint="d0", dataset="/else/where")]
+    runs = [run("1", fingerprint="d0"), run("2", fingerprint="d1"), run("3", dataset="/else/where", seed="1")]
     assert sorted(ids(grouped(*runs))) == [["1", "3"], ["2"]]
 
 
@@ -51,6 +51,12 @@ def test_what_has_not_finished_is_apart_and_last():
     found = grouped(run("1", accuracy=0.4), *better)
     assert ids(found) == [["1"], ["2", "3"]]
     assert [recipe.state for recipe in found] == ["finished", "running, failed"]
+
+
+def test_a_run_again_with_the_same_seed_is_no_further_seed():
+    runs = [run("newest", seed="1"), run("before", seed="1"), run("other", seed="2")]
+    assert ids(grouped(*runs)) == [["newest", "other"]]
+    assert ids(grouped(*[one._replace(state="running") for one in runs])) == [["before", "newest", "other"]]
 
 
 def test_the_best_mean_is_first():
