@@ -1,4 +1,4 @@
-"""A headless Chromium that is driven as WebDriver says (https://www.w3.org/TR/webdriver2/), without a package for it."""
+"""A headless Chromium, driven as WebDriver says (https://www.w3.org/TR/webdriver2/), without a package for it."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-FLAGS = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --no-first-run"
+FLAGS = "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
 MISSING = next((name for name in ("chromium", "chromedriver") if shutil.which(name) is None), None)
 
 
@@ -67,21 +67,20 @@ class Browser:
         return wait_until(found, seconds=seconds, what=lambda: f"{words} not in: {self.text()[:3000]}")
 
     def click(self, selector, *, holding=""):
-        """Wait for an element with a text in it, and click it."""
+        """Wait for an element with a text or a label, and click it as a mouse does."""
         script = (
-            "const found = [...document.querySelectorAll(arguments[0])].find(e => "
-            "(e.innerText + ' ' + e.ariaLabel).includes(arguments[1]));"
-            "if (!found) return false;"
-            "for (const kind of ['pointerdown', 'mousedown', 'pointerup', 'mouseup', 'click'])"
-            " found.dispatchEvent(new (kind[0] == 'p' ? PointerEvent : MouseEvent)(kind, {bubbles: true, button: 0}));"
-            "return true"
+            "return [...document.querySelectorAll(arguments[0])].find(e => "
+            "`${e.innerText} ${e.ariaLabel} ${e.title}`.includes(arguments[1]))"
         )
-        wait_until(lambda: self.run(script, selector, holding), seconds=60, what=f"nothing to click: {selector} {holding}")
+        missing = f"nothing to click: {selector} {holding}"
+        (element,) = wait_until(lambda: self.run(script, selector, holding), seconds=90, what=missing).values()
+        call(f"{self._at}/element/{element}/click", {})
 
     def pictures(self):
         """Width and height in pixels of the pictures that have been loaded."""
         return self.run(
-            "return [...document.images].filter(i => i.complete && i.naturalWidth).map(i => [i.naturalWidth, i.naturalHeight])"
+            "return [...document.images].filter(i => i.complete && i.naturalWidth)"
+            ".map(i => [i.naturalWidth, i.naturalHeight])"
         )
 
     def screenshot(self, path):

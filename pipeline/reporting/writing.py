@@ -99,8 +99,9 @@ def _leave(
     client.log_artifacts(run_id, str(folder))
     answers = [page.answer(section, metric) for section in sections]
     client.set_tag(run_id, "mlflow.note.content", "\n\n".join(answers)[: ownership.TAG_CHARACTERS])
+    runs = count(sum(len(recipe.runs) for recipe in found), "run")
     return [
-        f"compared {len(board):,} recipes of {sum(len(recipe.runs) for recipe in found):,} runs: {chosen.title}",
+        f"compared {count(len(board), 'recipe')} of {runs}: {chosen.title}",
         *(f"left out {phrase}" for phrase in left_out),
         *(f"data     {len(sections)} different data sets: each is ranked by itself" for _ in sections[1:2]),
         *(f"answer   {said}" for said in answers),

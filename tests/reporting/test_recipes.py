@@ -3,12 +3,10 @@
 from math import isnan
 
 import pytest
+from made_rows import NOTHING
 
 from pipeline.reporting.changed import changed_settings
-from pipeline.reporting.reading import Row
 from pipeline.reporting.recipes import recipes, settings_of, usual_metric
-
-NOTHING = Row("", "", "1", "", "finished", "run", "", "", False, "", {}, {}, "digits", "d0", None)
 
 
 def run(run_id, name="a", *, accuracy=0.5, state="finished", fingerprint="d0", recipe="", **params):
