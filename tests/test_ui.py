@@ -73,8 +73,14 @@ def test_the_runs_table_nests_the_trials_under_their_search(window, pages):
     before = window.shows("search smoke", "smoke 8/1 k5 p2")
     assert "t000" not in before
     window.click("[role=row] button[type=button]:not([aria-label])")  # the plus before its name
-    after = window.shows("t000 lr", "t002 lr", "final 1 lr")
-    assert after.index("search smoke") < after.index("t000 lr") < after.index("smoke 8/1 k5 p2")
+    window.shows("t000 lr", "t002 lr", "final 1 lr")
+    tops = (
+        "return [...document.querySelectorAll('[role=row] a')].map(e => [e.innerText, e.getBoundingClientRect().top])"
+    )
+    order = [name for name, _ in sorted(window.run(tops), key=lambda row: row[1])]
+    place = order.index("search smoke")
+    assert {name.split()[0] for name in order[place + 1 : place + 5]} == {"final", "t000", "t001", "t002"}
+    assert "smoke 8/1 k5 p2" in order[place + 5 :]
 
 
 def test_the_runs_table_shows_our_settings_and_results_as_columns(window, pages):
@@ -92,10 +98,8 @@ def test_the_runs_table_shows_our_settings_and_results_as_columns(window, pages)
 def test_the_chart_view_lays_the_curves_of_runs_over_each_other(window, pages, made):
     window.open(f"{pages}/runs?compareRunsMode=CHART")
     window.shows("val_accuracy", *(f"{run.info.run_name} (accuracy)" for run in made.values()))
-    lines = (
-        "return Math.max(...[...document.querySelectorAll('.plot')].map(e => e.querySelectorAll('.js-line').length))"
-    )
-    wait_until(lambda: window.run(lines) >= 2, seconds=60, what="no chart holds two lines")
+    lines = "return [...document.querySelectorAll('.js-plotly-plot')].map(e => e.querySelectorAll('.js-line').length)"
+    wait_until(lambda: max(window.run(lines), default=0) >= 2, seconds=60, what=lambda: str(window.run(lines)))
 
 
 def test_comparing_two_runs_shows_parallel_coordinates_and_what_differs(window, pages, made):
