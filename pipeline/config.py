@@ -15,7 +15,8 @@ from pipeline.settings import Settings
 
 SEEDS = 2**32  # NumPy's and TensorFlow's lie below it
 RECIPES = Path(__file__).parent.parent / "experiments" / "recipes"
-CHANGE_NO_RESULT = frozenset({"checkpoint_minutes"})  # settings that a run which goes on may be told anew
+# settings that a run which goes on may be told anew
+CHANGE_NO_RESULT = frozenset({"checkpoint_minutes", "filter_steps"})
 RESUME = "a run's id, or latest: go on with it after its last finished epoch, with its own settings"
 
 
@@ -106,6 +107,10 @@ class Config(Settings):
 
     test_time_flip: bool = Field(
         False, description="measure the test images once more, each averaged with its mirror image: test_accuracy_flip"
+    )
+
+    filter_steps: int = Field(
+        0, ge=0, le=24, description="draw the middle block's kernels at so many epochs, the early ones closer; 0: off"
     )
 
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(

@@ -14,6 +14,7 @@ from pydantic import Field
 from pipeline import command_line
 from pipeline.errors import UsageError
 from pipeline.health.finding import Finding
+from pipeline.refusal import refuse
 from pipeline.settings import Settings
 from pipeline.store_urls import hide_credentials
 
@@ -44,12 +45,7 @@ def main(arguments: Sequence[str]) -> int:
             print(finding, flush=True)
             broken |= finding.state == "broken"
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        if "MLFLOW_RUN_ID" in os.environ:
-            from pipeline.lifetime.ownership import refused
-
-            refused(str(error))
-        return 2
+        return refuse(error)
     return int(broken)
 
 

@@ -51,6 +51,22 @@ def per_class(counts: npt.NDArray[np.int64], *, classes: Sequence[str]) -> pd.Da
     )
 
 
+def predictions(probabilities: Probabilities, labels: Labels, *, images: npt.NDArray[np.bytes_]) -> pd.DataFrame:
+    """A row an image, in the order given: what lets two models be compared image by image.
+
+    Columns: image (16 hexadecimal digits of its pixels, whose digests (n,) are given), label and predicted (positions
+    among the classes), probability (that the label was given).
+    """
+    return pd.DataFrame(
+        {
+            "image": [digest.hex()[:16] for digest in images.tolist()],
+            "label": labels,
+            "predicted": probabilities.argmax(axis=1),
+            "probability": probabilities[np.arange(len(labels)), labels].round(6),
+        }
+    )
+
+
 @dataclass(frozen=True)
 class Mistakes:
     """Wrong predictions, the most confident first: positions in the split, labels and the probability given."""

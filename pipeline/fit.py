@@ -28,6 +28,7 @@ BATCH_NORM_BATCHES = 20  # 2,560 images at batch 128, and less than 2 % of an ep
 Report = Callable[[int, dict[str, float]], None]
 Step = Callable[[], None]
 Save = Callable[[Callable[[], State]], None]
+Watch = Callable[[int, keras.Model], None]
 
 TIMINGS = ("epoch_seconds", "images_per_second")  # metrics that no seed makes the same again
 
@@ -49,6 +50,7 @@ def fit(
     progress_bar: bool,
     after_step: Step = lambda: None,
     save: Save = lambda state: None,
+    watch: Watch = lambda epoch, model: None,
     start: State | None = None,
 ) -> Fitted:
     """Train a ConvMixer and return it with the weights of the epoch whose validation accuracy was best.
@@ -58,6 +60,7 @@ def fit(
         report: called after each epoch, counted from 1, with its metrics.
         after_step: called after each training step; training ends with what it raises.
         save: called after each epoch, before report, with what gives the state to go on from.
+        watch: called after each epoch, before save, with the model as training goes on with it.
         start: go on from this state of the same settings and data, as if training had never been interrupted: batches
             are a function of seed, epoch and position, and nothing else in training is random.
 
@@ -83,6 +86,7 @@ def fit(
         report,
         after_step,
         save,
+        watch,
         patience=config.early_stopping_epochs,
     )
     if start:
@@ -214,6 +218,7 @@ class _Epochs(keras.callbacks.Callback):
         report: Report,
         after_step: Step,
         save: Save,
+        watch: Watch,
         *,
         patience: int | None,
     ) -> None:
@@ -223,6 +228,7 @@ class _Epochs(keras.callbacks.Callback):
         self.report = report
         self.after_step = after_step
         self.save = save
+        self.watch = watch
         self.patience = patience
         self.history: dict[str, list[float]] = {}
         self.best_weights: list[npt.NDArray] = []
@@ -271,7 +277,8 @@ class _Epochs(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def hand_over(self) -> None:
-        """Save and report the epoch that has ended."""
+        """Show, save and report the epoch that has ended."""
+        self.watch(self.epoch, self.model)
         self.save(self.state)
         self.report(self.epoch, self.metrics)
 

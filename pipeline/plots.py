@@ -26,6 +26,7 @@ from pipeline.style import (
     width_of,
 )
 
+FILTERS_OVER_EPOCHS = 10  # rows: as many as are told apart at a glance
 TRAINING = PREDICTED = VERMILLION
 VALIDATION = TRUE = BLUE
 
@@ -111,6 +112,40 @@ def depthwise_kernels(kernels: NDArray[np.floating], *, block: int) -> Figure:
         colours="coolwarm",  # zero is grey: told from a blank
         scale=Normalize(-1, 1),
     )
+
+
+def filters_over_epochs(kernels: Mapping[int, NDArray[np.floating]], *, block: int) -> Figure:
+    """The same kernels of one block at several epochs: a row a kernel, a column an epoch.
+
+    `kernels` holds (k, k, filters, 1) by epoch. Drawn are the kernels that are largest at the end, each on one scale
+    from its first epoch to its last, so that a weight which grows is seen to grow.
+    """
+    epochs = sorted(kernels)
+    weights = finite_or_nan(np.stack([kernels[epoch][..., 0] for epoch in epochs]))  # (epochs, k, k, filters)
+    last = np.nan_to_num(np.abs(weights[-1])).max(axis=(0, 1))
+    chosen = np.argsort(-last, kind="stable")[:FILTERS_OVER_EPOCHS]
+    cell, beside = 0.62, 0.7  # inches
+    across, down = max(beside + cell * len(epochs) + 0.3, 6.4), cell * len(chosen) + 1.5
+    figure = Figure(figsize=(across, down), dpi=DPI)
+    heading(
+        figure,
+        f"Depthwise kernels of block {block} after {count(len(epochs), 'epoch')}",
+        f"the {len(chosen)} of {weights.shape[-1]} that are largest at the end, each row on its own scale",
+    )
+    left = (across - cell * len(epochs)) / 2
+    for row, kernel in enumerate(chosen):
+        largest = np.nanmax(np.abs(np.nan_to_num(weights[..., kernel]))) or 1.0
+        for column, epoch in enumerate(epochs):
+            place = left + cell * column, cell * (len(chosen) - 1 - row) + 0.6
+            axes = axes_at(figure, *place, 0.92 * cell, 0.92 * cell)
+            scale = Normalize(-largest, largest)
+            axes.imshow(weights[column, :, :, kernel], cmap="coolwarm", norm=scale, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if row == len(chosen) - 1:
+                axes.set_xlabel(str(epoch), fontsize=9)
+    figure.text(0.5, 0.14 / down, "epoch", ha="center", fontsize=9)
+    return figure
 
 
 def confusion_matrix(counts: NDArray[np.integer], *, classes: Sequence[str]) -> Figure:

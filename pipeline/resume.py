@@ -26,6 +26,7 @@ CURES = {
     "search": "it is a search, and the same search goes on with it",
     "trial": "it is a trial, and its search goes on with it",
     "final": "it is a final training of a search, and that goes on with it",
+    "report": "it is a report, and the same command makes another",
 }
 
 

@@ -14,11 +14,12 @@ import tensorflow as tf
 
 from pipeline import evaluate, plots, track
 from pipeline.checkpoints.checkpoint import State
-from pipeline.checkpoints.checkpoints import Checkpoints
+from pipeline.checkpoints.checkpoints import Checkpoints, folder_of
 from pipeline.code_version import code_version
 from pipeline.config import Config, slow_batch_norm, to_yaml
 from pipeline.data import Data
 from pipeline.errors import Diverged
+from pipeline.filter_steps import FilterSteps
 from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit, stock
 from pipeline.machine import device as devices
 from pipeline.model import depthwise_kernels, patch_kernels
@@ -55,8 +56,17 @@ def train(recipe: str, config: Config, data: Data, resumption: Resumption | None
             if not bar:
                 print(_epoch_line(config.epochs, epoch, metrics), flush=True)
 
-        fitted = fit(config, data, report=report, progress_bar=bar, save=checkpoints.save, start=start)
+        steps = FilterSteps(folder_of(run.id), epochs=config.epochs, steps=config.filter_steps)
+        middle = middle_block(config)
+
+        def watch(epoch: int, model: keras.Model) -> None:
+            if steps.wants(epoch):
+                steps.keep(epoch, depthwise_kernels(model, middle))
+
+        fitted = fit(config, data, report=report, progress_bar=bar, save=checkpoints.save, watch=watch, start=start)
         log_training(run, config, fitted)
+        if kept := steps.kept():
+            run.figure("plots/filters_over_epochs.png", plots.filters_over_epochs(kept, block=middle))
         log_model(run, fitted.model, config, data)
         figures = open_test_set(run, fitted.model, config, data) | {
             "best_epoch": fitted.best_epoch,
@@ -148,9 +158,16 @@ def log_training(run: track.Run, config: Config, fitted: Fitted) -> None:
     run.table("history.csv", history)
     run.figure("plots/curves.png", plots.curves(fitted.history, best_epoch=fitted.best_epoch))
     run.figure("plots/patch_embeddings.png", plots.patch_embeddings(patch_kernels(fitted.model)))
-    middle = (config.depth + 1) // 2
-    kernels = depthwise_kernels(fitted.model, middle)
-    run.figure("plots/depthwise_kernels.png", plots.depthwise_kernels(kernels, block=middle))
+    for block in range(1, config.depth + 1):
+        figure = plots.depthwise_kernels(depthwise_kernels(fitted.model, block), block=block)
+        run.figure(f"plots/depthwise_kernels/block_{block}.png", figure)
+        if block == middle_block(config):
+            run.figure("plots/depthwise_kernels.png", figure)
+
+
+def middle_block(config: Config) -> int:
+    """The block whose kernels are looked at first, counted from 1."""
+    return (config.depth + 1) // 2
 
 
 def log_model(run: track.Run, model: keras.Model, config: Config, data: Data) -> None:
@@ -177,6 +194,8 @@ def open_test_set(run: track.Run, model: keras.Model, config: Config, data: Data
     counts = evaluate.confusion(probabilities, labels)
     worst = evaluate.mistakes(probabilities, labels, most=MISTAKES)
     run.table("per_class.csv", evaluate.per_class(counts, classes=data.classes))
+    digests = data.test.image_digests[data.test.rows]
+    run.table("test_predictions.csv", evaluate.predictions(probabilities, labels, images=digests))
     run.figure("plots/confusion_matrix.png", plots.confusion_matrix(counts, classes=data.classes))
     names = np.array(data.classes, dtype=object)
     run.figure(

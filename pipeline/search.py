@@ -13,6 +13,7 @@ from pipeline.cache import refuse_unwritable
 from pipeline.errors import UsageError
 from pipeline.loading import load_data
 from pipeline.machine.processor import prefer_onednn
+from pipeline.refusal import refuse
 from pipeline.store_urls import hide_credentials
 from pipeline.study_storage import check_environment
 
@@ -35,12 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
         return carry_out(search, data)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        if "MLFLOW_RUN_ID" in os.environ:
-            from pipeline.lifetime.ownership import refused
-
-            refused(str(error))
-        return 2
+        return refuse(error)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pipeline.loading import load_data
 from pipeline.machine.processor import prefer_onednn
 from pipeline.machine.quiet import quiet
 from pipeline.printable import one_line
+from pipeline.refusal import refuse
 from pipeline.store_urls import hide_credentials
 
 if TYPE_CHECKING:
@@ -43,12 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     except NothingToDo as done:
         print(done)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        if "MLFLOW_RUN_ID" in os.environ:
-            from pipeline.lifetime.ownership import refused
-
-            refused(str(error))
-        return 2
+        return refuse(error)
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

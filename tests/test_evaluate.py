@@ -40,3 +40,12 @@ def test_mistakes_come_most_confident_first():
     assert worst.predicted.tolist() == [1, 0]
     np.testing.assert_allclose(worst.confidence, [0.7, 0.6])
     assert evaluate.mistakes(PROBABILITIES, LABELS, most=1).positions.tolist() == [1]
+
+
+def test_predictions_tell_of_each_image_which_it_is_and_how_likely_its_label_was_thought():
+    images = np.array([bytes([number]) * 16 for number in (1, 1, 2, 3, 255)], "S16")
+    table = evaluate.predictions(PROBABILITIES, LABELS, images=images)
+    assert table["image"].tolist() == ["01" * 8, "01" * 8, "02" * 8, "03" * 8, "ff" * 8]
+    assert table["label"].tolist() == LABELS.tolist()
+    assert table["predicted"].tolist() == [0, 1, 1, 0, 2]
+    np.testing.assert_allclose(table["probability"], [0.8, 0.2, 0.9, 0.3, 0.5])

@@ -174,6 +174,17 @@ def test_every_cell_of_a_mosaic_is_drawn_with_the_same_whole_number_of_pixels(fi
     assert f"block 4: {filters:,} filters of 5 × 5" in title(figure)
 
 
+def test_filters_over_epochs_show_the_largest_at_the_end_an_epoch_a_column_on_one_scale_a_row() -> None:
+    last = np.zeros((3, 3, 20, 1))
+    last[1, 1, :, 0] = np.arange(20)
+    figure = plots.filters_over_epochs({1: last / 2, 10: last}, block=4)
+    assert "block 4 after 2 epochs" in title(figure) and "the 10 of 20" in title(figure)
+    centres = [np.asarray(axes.images[0].get_array())[1, 1] for axes in figure.axes]
+    assert centres[:4] == [9.5, 19, 9, 18]
+    assert {axes.images[0].norm.vmax for axes in figure.axes[:2]} == {19}
+    assert [axes.get_xlabel() for axes in figure.axes[-2:]] == ["1", "10"]
+
+
 # Confusion matrix
 
 

@@ -100,7 +100,7 @@ def test_latest_is_the_newest_that_can_go_on(client, made):
     made(status="FINISHED", ended="finished")
     made(epoch=0)
     made(status="RUNNING", **this_process().tags())
-    for role in ("resume", "trial", "search", "final"):
+    for role in ("resume", "trial", "search", "final", "report"):
         made(role=role)
     assert resume.find(client, "latest", {}).run_id == wanted
 
@@ -139,6 +139,7 @@ def test_a_deleted_run_is_refused_with_how_to_bring_it_back(client, made):
         ("search", "it is a search, and the same search goes on with it"),
         ("trial", "it is a trial, and its search goes on with it"),
         ("final", "it is a final training of a search"),
+        ("report", "it is a report, and the same command makes another"),
         ("resume", "resumed another run: resume abc"),
     ],
 )

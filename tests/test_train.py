@@ -104,12 +104,18 @@ def test_the_artifacts_are_all_there_and_hold_what_they_say(finished):
         f"plots/{name}.png"
         for name in ("curves", "patch_embeddings", "depthwise_kernels", "confusion_matrix", "mistakes")
     }
-    assert there == {"config.yaml", "history.csv", "per_class.csv"} | plots
+    plots.add("plots/depthwise_kernels/block_1.png")
+    assert there == {"config.yaml", "history.csv", "per_class.csv", "test_predictions.csv"} | plots
     history = pd.read_csv(artifact(found, "history.csv"))
     assert history["epoch"].tolist() == [1, 2]
     per_class = pd.read_csv(artifact(found, "per_class.csv"))
     right = (per_class["images"] * per_class["recall"]).sum()
     assert right / per_class["images"].sum() == pytest.approx(found.data.metrics["test_accuracy"])
+    predictions = pd.read_csv(artifact(found, "test_predictions.csv"), dtype={"image": str})
+    right = predictions["label"] == predictions["predicted"]
+    assert right.mean() == pytest.approx(found.data.metrics["test_accuracy"])
+    assert predictions["image"].nunique() == len(predictions), "digits has no picture twice"
+    assert predictions.groupby("label").size().tolist() == per_class["images"].tolist()
 
 
 def test_origin_is_told_in_tags_and_data_sets(finished):

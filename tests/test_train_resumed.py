@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 # some seconds an epoch, so that a kill after the first one's line falls into the second
 SETTINGS = {"train_examples": "none", "batch_size": 8, "epochs": 4, "schedule": "one_cycle", "translation": 1}
-SETTINGS |= {"learning_rate": "1e-3", "early_stopping_epochs": 3, "clip_norm": 1}
+SETTINGS |= {"learning_rate": "1e-3", "early_stopping_epochs": 3, "clip_norm": 1, "filter_steps": 4}
 LONG = SETTINGS | {"epochs": 1000, "early_stopping_epochs": "none"}
 
 
@@ -138,6 +138,14 @@ def test_the_weights_equal_those_of_an_uninterrupted_run_bit_for_bit(whole, resu
     for weight, same in zip(one, other, strict=True):
         assert weight.tobytes() == same.tobytes()
     assert len(resumed[0].outputs.model_outputs) == 1
+
+
+def test_the_filters_of_epochs_before_the_kill_are_in_the_picture(whole, resumed):
+    one, other = (
+        Path(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/plots/filters_over_epochs.png"))
+        for run in (whole, resumed[0])
+    )
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_the_same_run_is_finished_and_the_second_command_s_run_lies_below_it(resumed):

@@ -170,4 +170,12 @@ def _where(study: Study, runs: StudyRun) -> list[str]:
         f"run       {runs.id}, study {study.name}",
         f"figures   {runs.artifacts}/plots",
         f"compare   {command} ui --backend-store-uri {shlex.quote(masked(runs.tracking_uri))}",
+        f"report    mlflow run . -e report --env-manager local -P runs={shlex.quote(study.name)}",
+        f"dashboard {dashboard(storage_url(study.search.settings.storage, os.environ))}",
     ]
+
+
+def dashboard(url: str) -> str:
+    """The command that shows a study in Optuna's own pages, which are no dependency: uv fetches them."""
+    driver = "--with 'psycopg[binary]' " if url.startswith("postgresql") else ""
+    return f"uvx {driver}optuna-dashboard {shlex.quote(masked(url))}"

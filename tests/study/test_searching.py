@@ -5,7 +5,7 @@ from scripted import RANGE, Runs, Scripted, ended, made_search, opened, trained
 
 from pipeline.study.driver import Failing
 from pipeline.study.final import NOTE
-from pipeline.study.searching import _drive
+from pipeline.study.searching import _drive, dashboard
 from pipeline.study.session import Session
 from pipeline.study.study_report import WINNER
 from pipeline.workers.jobs import Outcome
@@ -43,3 +43,17 @@ def test_nor_is_it_where_the_trials_that_were_added_end_in_failures(go_on, tmp_p
         go_on(9, lambda job: trained(job, 0.9) if next(answers) else [ended(job, Outcome.RAISED, "no such thing")])
     study = opened(tmp_path, made_search(tmp_path, RANGE, "--trials", "9"))
     assert (study.noted(WINNER), study.noted(NOTE)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("url", "command"),
+    [
+        ("sqlite:////my runs/optuna.db", "uvx optuna-dashboard 'sqlite:////my runs/optuna.db'"),
+        (
+            "postgresql://me:secret@host/studies",
+            "uvx --with 'psycopg[binary]' optuna-dashboard 'postgresql://me:***@host/studies'",
+        ),
+    ],
+)
+def test_the_command_of_optuna_s_own_pages_holds_no_password(url, command):
+    assert dashboard(url) == command

@@ -1,0 +1,104 @@
+"""How long a report takes on a tracking store of many runs: fills one that is new, then writes the report.
+
+`python experiments/benchmarks/report.py --runs 10000 --folder /tmp/many`; a folder with a store is not filled again.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+from pipeline.config import Config, to_yaml
+
+EPOCHS, IMAGES, CLASSES = 10, 2_000, 10
+EXPERIMENT = "many"
+ROOT = Path(__file__).parent.parent.parent
+
+
+def fill(store: SqlAlchemyStore, artifacts: Path, runs: int) -> None:
+    """Runs as this project leaves them: one in ten a run with its artifacts, the others trials of a search."""
+    random = np.random.default_rng(0)
+    experiment = store.create_experiment(EXPERIMENT, artifact_location=str(artifacts), tags=[])
+    for number in range(runs):
+        config = _config(random)
+        trial = number % 10 != 0
+        accuracies = np.sort(random.uniform(0.2, 0.9, EPOCHS))
+        created = store.create_run(experiment, "bench", number, [], f"run {number}")
+        run_id = created.info.run_id
+        store.log_batch(
+            run_id, _metrics(accuracies, trial), _params(config), _tags("trial" if trial else "run", number)
+        )
+        store.update_run_info(run_id, RunStatus.FINISHED, number + 60_000, None)
+        if not trial:
+            _leave(artifacts / run_id / "artifacts", config, accuracies, random)
+
+
+def _config(random: np.random.Generator) -> Config:
+    return Config(
+        dataset="digits",
+        learning_rate=float(10 ** random.uniform(-4, -1)),
+        depth=int(random.integers(2, 12)),
+        kernel_size=int(random.choice([3, 5, 7])),
+        seed=int(random.integers(3)),
+    )
+
+
+def _metrics(accuracies: np.ndarray, trial: bool) -> list[Metric]:
+    points = [Metric("val_accuracy", float(value), 0, step) for step, value in enumerate(accuracies, start=1)]
+    once = {"best_val_accuracy": float(accuracies[-1]), "parameters": 100_000.0, "best_epoch": float(EPOCHS)}
+    once |= {"loss": 1.0, "accuracy": 0.9, "val_loss": 1.1, "epoch_seconds": 3.0, "images_per_second": 1e3}
+    once |= {"latency_ms": 2.0, "seconds": 60.0} if trial else {"test_accuracy": float(accuracies[-1])}
+    return points + [Metric(name, value, 0, 0) for name, value in once.items()]
+
+
+def _params(config: Config) -> list[Param]:
+    return [Param(name, config.text(name)) for name in Config.model_fields]
+
+
+def _tags(role: str, number: int) -> list[RunTag]:
+    told = {"role": role, "data.fingerprint": "0" * 16, "data": "digits", "ended": "finished", "device": "CPU"}
+    told |= {f"version.{name}": "1.2.3" for name in ("git", "keras", "mlflow", "numpy", "tensorflow")}
+    told |= {"study": f"study {number // 1000}", "trial.number": str(number)} if role == "trial" else {}
+    return [RunTag(name, value) for name, value in told.items()]
+
+
+def _leave(folder: Path, config: Config, accuracies: np.ndarray, random: np.random.Generator) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    labels = np.arange(IMAGES) % CLASSES
+    right = random.random(IMAGES) < accuracies[-1]
+    lines = [
+        f"{position:016x},{label},{label if hit else (label + 1) % CLASSES},0.5"
+        for position, (label, hit) in enumerate(zip(labels, right, strict=True))
+    ]
+    (folder / "test_predictions.csv").write_text("\n".join(["image,label,predicted,probability", *lines]) + "\n")
+
+
+def main() -> None:
+    """Fill where nothing is, then report, and say both times."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--folder", type=Path, required=True)
+    options = parser.parse_args()
+    folder = options.folder.absolute()
+    uri = f"sqlite:///{folder}/mlflow.db"
+    if not (folder / "mlflow.db").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.perf_counter()
+        fill(SqlAlchemyStore(uri, str(folder / "artifacts")), folder / "artifacts", options.runs)
+        print(f"filled with {options.runs:,} runs in {time.perf_counter() - began:.0f} s", flush=True)
+    began = time.perf_counter()
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri}
+    command = [sys.executable, "-m", "pipeline.report", EXPERIMENT, "--folder", str(folder / "reports")]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    print(f"report on {options.runs:,} runs in {time.perf_counter() - began:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

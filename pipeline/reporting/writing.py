@@ -1,0 +1,178 @@
+"""From what was asked to a report in a folder and in an MLflow run of its own."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+
+from pipeline.code_version import code_version
+from pipeline.errors import UsageError
+from pipeline.lifetime import ownership
+from pipeline.lifetime.interrupt import Stopped
+from pipeline.reporting import files, leaderboard, page
+from pipeline.reporting.asked import Asked
+from pipeline.reporting.chosen import Chosen, choose
+from pipeline.reporting.figures import COLOURS
+from pipeline.reporting.leaderboard import Standing
+from pipeline.reporting.reading import Row
+from pipeline.reporting.recipes import Metric, Recipe, accuracy, recipes, settings_of, spelled, usual_metric
+from pipeline.store_urls import masked, unusable
+from pipeline.style import count
+
+READ_CONFIGS = 2000  # config.yaml files at most, the best runs' first: a server takes a minute for them
+CURVES = 5  # runs of a recipe whose curve is drawn
+
+
+def write(asked: Asked) -> list[str]:
+    """Write the report; returns lines for the terminal.
+
+    Raises:
+        UsageError: nothing that could be compared was named, or the store or the folder cannot be used.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        client = MlflowClient()
+        client.search_experiments(max_results=1)
+    except Exception as error:  # noqa: BLE001 - each kind of store raises its own
+        raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
+    with ownership.opening(client, os.environ.get(ownership.OPENED)):
+        chosen = choose(client, asked.runs)
+        metric, left_out, found = _ranked(chosen, asked)
+        with _own_run(client, chosen, asked) as run_id:
+            return _leave(client, run_id, chosen, metric, found, left_out, asked)
+
+
+def _ranked(chosen: Chosen, asked: Asked) -> tuple[Metric, list[str], list[Recipe]]:
+    """By what is ranked, what is not compared and why, and the recipes of all data sets."""
+    metric = usual_metric(chosen.rows) if asked.settings.metric == "auto" else asked.settings.metric
+    rows = [one for one in chosen.rows if accuracy(one, metric) == accuracy(one, metric)]  # NaN: it has none
+    if not rows:
+        raise UsageError(f"metric must be one that runs have, got {metric}, which none of {chosen.title} has; try auto")
+    left_out = list(chosen.left_out)
+    if without := len(chosen.rows) - len(rows):
+        left_out.append(f"without {metric}: {count(without, 'run')}")
+    settings = {one.id: settings_of(one) for one in rows}
+    typed = sorted((one for one in rows if one.typed), key=lambda one: -accuracy(one, metric))[:READ_CONFIGS]
+    settings |= {run_id: spelled(config) for run_id, config in files.configs(typed).items()}
+    found = recipes(rows, settings, metric)
+    if repeats := len(rows) - sum(len(recipe.runs) for recipe in found):
+        left_out.append(f"finished again with the settings and the seed of a newer run: {count(repeats, 'run')}")
+    return metric, left_out, found
+
+
+def _leave(
+    client: MlflowClient,
+    run_id: str,
+    chosen: Chosen,
+    metric: Metric,
+    found: Sequence[Recipe],
+    left_out: Sequence[str],
+    asked: Asked,
+) -> list[str]:
+    """Write the report's files into a folder and into its run."""
+    sections: list[page.Section] = []
+    standings: list[Standing] = []
+    many = Counter(recipe.data for recipe in found)
+    ordered = sorted(found, key=lambda recipe: (-many[recipe.data], recipe.data))
+    for _, same_data in groupby(ordered, key=lambda recipe: recipe.data):
+        section, places = _section(client, list(same_data), metric, len(standings) + 1, asked.settings.rows)
+        sections.append(section)
+        standings += places
+    board = leaderboard.table(standings, metric)
+    title = f"Comparison of {chosen.title}"
+    notes = [f"Not compared: {phrase}." for phrase in left_out]
+    html = page.page(title, sections, metric, notes=notes, facts=_facts(run_id, asked))
+    folder = _written(
+        Path(asked.settings.folder).expanduser() / run_id,
+        {
+            "report.html": html,
+            "leaderboard.csv": board.to_csv(index=False),
+            "leaderboard.md": leaderboard.as_markdown(board),
+        },
+    )
+    client.log_artifacts(run_id, str(folder))
+    answers = [page.answer(section, metric) for section in sections]
+    client.set_tag(run_id, "mlflow.note.content", "\n\n".join(answers)[: ownership.TAG_CHARACTERS])
+    runs = count(sum(len(recipe.runs) for recipe in found), "run")
+    return [
+        f"compared {count(len(board), 'recipe')} of {runs}: {chosen.title}",
+        *(f"left out {phrase}" for phrase in left_out),
+        *(f"data     {len(sections)} different data sets: each is ranked by itself" for _ in sections[1:2]),
+        *(f"answer   {said}" for said in answers),
+        f"report   {folder / 'report.html'}",
+        f"run      {run_id}",
+    ]
+
+
+def _section(
+    client: MlflowClient, same_data: Sequence[Recipe], metric: Metric, place: int, rows: int
+) -> tuple[page.Section, list[Standing]]:
+    """What is shown of the recipes of one data set, and the places of all of them."""
+    shown = same_data[:rows]
+    runs = [run for recipe in shown if recipe.finished for run in recipe.runs]
+    predictions = files.predictions(runs) if metric == "test_accuracy" else {}
+    places = leaderboard.standings(same_data, metric, predictions, first=place)
+    first = places[: len(COLOURS)]
+    drawn = [run for one in first for run in one.recipe.runs]
+    pictures = files.kernels(one.recipe.runs[0] for one in first)
+    kernels = [(one, pictures[one.recipe.runs[0].id]) for one in first if one.recipe.runs[0].id in pictures]
+    section = page.Section(
+        data=same_data[0].data_name,
+        fingerprint=same_data[0].data,
+        found=places[:rows],
+        others=len(places) - len(shown),
+        curves={run.id: _curve(client, run) for one in first for run in one.recipe.runs[:CURVES]},
+        recalls=files.recalls(drawn),
+        kernels=kernels[:2],
+    )
+    return section, places
+
+
+def _curve(client: MlflowClient, run: Row) -> list[tuple[int, float]]:
+    """(epoch, validation accuracy) of a run."""
+    points = client.get_metric_history(run.id, "val_accuracy")
+    return sorted((point.step, point.value) for point in points)
+
+
+@contextmanager
+def _own_run(client: MlflowClient, chosen: Chosen, asked: Asked) -> Iterator[str]:
+    """The report's run: the one that `mlflow run` opened, else one beside the runs that are compared."""
+    opened = os.environ.pop(ownership.OPENED, None)
+    run_id = opened or client.create_run(chosen.rows[0].experiment_id).info.run_id
+    tags = {"role": "report", "mlflow.runName": f"report on {chosen.title}"[:200], "report.runs": asked.runs}
+    ownership.claim(client, run_id, tags | code_version())
+    try:
+        yield run_id
+    except BaseException as error:
+        stopped = isinstance(error, Stopped)
+        ownership.end(client, run_id, "stopped" if stopped else "failed", f"by {error}" if stopped else str(error))
+        raise
+    ownership.end(client, run_id, "finished", "")
+
+
+def _written(folder: Path, contents: dict[str, str]) -> Path:
+    """Files in a folder that is made for them; returns its absolute path."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            (folder / name).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"folder must be writable, got {folder}: {error.strerror}; name another") from None
+    return folder.absolute()
+
+
+def _facts(run_id: str, asked: Asked) -> dict[str, str]:
+    commit = code_version().get("git.commit", "")
+    return {
+        "asked for": asked.runs,
+        "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, as run {run_id}",
+        "tracking store": masked(mlflow.get_tracking_uri()),
+        "settings": "from config.yaml of runs that `mlflow run` opened, else from the parameters",
+        "code": f"commit {commit}" if commit else "not known",
+    }
