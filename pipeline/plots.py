@@ -129,7 +129,7 @@ def filters_over_epochs(kernels: Mapping[int, NDArray[np.floating]], *, block: i
     figure = Figure(figsize=(across, down), dpi=DPI)
     heading(
         figure,
-        f"Depthwise kernels of block {block} after {count(len(epochs), 'epoch')}",
+        f"Depthwise kernels of block {block} at {count(len(epochs), 'epoch')}",
         f"the {len(chosen)} of {weights.shape[-1]} that are largest at the end, each row on its own scale",
     )
     left = (across - cell * len(epochs)) / 2

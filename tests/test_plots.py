@@ -178,7 +178,7 @@ def test_filters_over_epochs_show_the_largest_at_the_end_an_epoch_a_column_on_on
     last = np.zeros((3, 3, 20, 1))
     last[1, 1, :, 0] = np.arange(20)
     figure = plots.filters_over_epochs({1: last / 2, 10: last}, block=4)
-    assert "block 4 after 2 epochs" in title(figure) and "the 10 of 20" in title(figure)
+    assert "block 4 at 2 epochs" in title(figure) and "the 10 of 20" in title(figure)
     centres = [np.asarray(axes.images[0].get_array())[1, 1] for axes in figure.axes]
     assert centres[:4] == [9.5, 19, 9, 18]
     assert {axes.images[0].norm.vmax for axes in figure.axes[:2]} == {19}

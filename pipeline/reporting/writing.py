@@ -75,15 +75,8 @@ def _leave(
     left_out: Sequence[str],
     asked: Asked,
 ) -> list[str]:
-    """Write the report's files into a folder and into its run."""
-    sections: list[page.Section] = []
-    standings: list[Standing] = []
-    many = Counter(recipe.data for recipe in found)
-    ordered = sorted(found, key=lambda recipe: (-many[recipe.data], recipe.data))
-    for _, same_data in groupby(ordered, key=lambda recipe: recipe.data):
-        section, places = _section(client, list(same_data), metric, len(standings) + 1, asked.settings.rows)
-        sections.append(section)
-        standings += places
+    """Write the report's files into a folder and into its run; returns lines for the terminal."""
+    sections, standings = _sections(client, found, metric, asked.settings.rows)
     board = leaderboard.table(standings, metric)
     title = f"Comparison of {chosen.title}"
     notes = [f"Not compared: {phrase}." for phrase in left_out]
@@ -103,11 +96,26 @@ def _leave(
     return [
         f"compared {count(len(board), 'recipe')} of {runs}: {chosen.title}",
         *(f"left out {phrase}" for phrase in left_out),
-        *(f"data     {len(sections)} different data sets: each is ranked by itself" for _ in sections[1:2]),
+        *[f"data     {len(sections)} different data sets: each is ranked by itself"] * (len(sections) > 1),
         *(f"answer   {said}" for said in answers),
         f"report   {folder / 'report.html'}",
         f"run      {run_id}",
     ]
+
+
+def _sections(
+    client: MlflowClient, found: Sequence[Recipe], metric: Metric, rows: int
+) -> tuple[list[page.Section], list[Standing]]:
+    """What is shown of each data set, that of most recipes first, and the places of all recipes."""
+    sections: list[page.Section] = []
+    standings: list[Standing] = []
+    many = Counter(recipe.data for recipe in found)
+    ordered = sorted(found, key=lambda recipe: (-many[recipe.data], recipe.data))
+    for _, same_data in groupby(ordered, key=lambda recipe: recipe.data):
+        section, places = _section(client, list(same_data), metric, len(standings) + 1, rows)
+        sections.append(section)
+        standings += places
+    return sections, standings
 
 
 def _section(
