@@ -278,7 +278,7 @@ def test_a_refused_search_needs_neither_tensorflow_nor_mlflow():
 
 def test_a_search_that_cannot_write_its_evidence_is_a_failed_run(uri, storage):
     code = (
-        "import sys; from pipeline import study_report; study_report.leaderboard = None;"
+        "import sys; from pipeline.study import study_report; study_report.leaderboard = None;"
         "from pipeline.search import main; main(sys.argv[1:])"
     )
     arguments = ["smoke", "--trials", "1", "--epochs", "1", "--final_top", "0", "--storage", storage]
