@@ -32,10 +32,9 @@ def train_trial(job: Job, trial: Trial) -> None:
         _time(job, trial)
         return
     os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
-    os.environ["MLFLOW_RUN_ID"] = job.run.run_id
     from pipeline import track
 
-    with track.run(system_metrics=False) as run:  # it shares the machine with others, and the driver watches that
+    with track.trial(job.run.run_id) as run:
         outcome = Outcome.FINISHED
         try:
             (_measure if job.role == "winner" else _train)(job, trial, run)
