@@ -135,7 +135,8 @@ class StudyRun:
         tags = ending_tags(ended.outcome)
         if ended.reason:
             tags["ended.reason"] = ended.reason[:TAG_CHARACTERS]
-        self._end(run_id, STATUS.get(ended.outcome, "FAILED"), tags, if_open=True)
+        if_open = ended.outcome is not Outcome.CRASHED  # a final that was closed may crash as it is measured
+        self._end(run_id, STATUS.get(ended.outcome, "FAILED"), tags, if_open=if_open)
 
     def measure(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Log figures of the study's own run or of one below it."""

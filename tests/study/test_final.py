@@ -223,7 +223,6 @@ def test_in_a_real_store_a_failed_winner_leaves_no_run_open(final, store):
 
     def answer(job):
         if job.role == "winner":
-            mlflow.MlflowClient().update_run(job.run.run_id, status="RUNNING")  # as the trial does, and dies
             return [ended(job, Outcome.CRASHED, "killed by SIGKILL")]
         if job.config.depth == 1:
             return [ended(job, Outcome.OOM, "no memory")]
