@@ -37,6 +37,34 @@ def make_private(folder: Path) -> Path:
     return folder
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file, for this user alone, in its place whole or not at all; it survives a power cut.
+
+    Raises:
+        OSError: it could not be written, the disk being full, say; what was there before still is.
+    """
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    synced(path.parent)
+
+
+def synced(path: Path) -> None:
+    """Have a file, or a folder's entries, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def refuse_unwritable() -> None:
     """Raise UsageError where no file can be written to the cache."""
     try:

@@ -23,6 +23,7 @@ from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit, stock
 from pipeline.machine import device as devices
 from pipeline.model import depthwise_kernels, patch_kernels
 from pipeline.resume import Resumption
+from pipeline.weights import read
 
 MISTAKES = 25
 
@@ -132,7 +133,7 @@ def crown(run: track.Run, config: Config, data: Data, weights: Path) -> dict[str
     """Log the model of a search's winner, whose training left its weights in a file, and open the test set for it."""
     keras.config.set_dtype_policy(config.precision)
     model = build(config, data)
-    model.load_weights(weights)
+    model.set_weights(read(weights))
     log_model(run, model, config, data)
     figures = open_test_set(run, model, data, with_mirrored=config.test_time_flip)
     run.results(figures)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import cache_folder, make_private
+from pipeline.cache import cache_folder, make_private, synced, write_whole
 from pipeline.outbox.record import Fill, Kind, Record
 
 FOLDER = "outbox"
@@ -88,7 +88,7 @@ class Spool:
         record = Record(kind, run_id, body, files)
         with suppress(OSError):
             self._prepare()
-            _write(path, {"kind": kind, "run_id": run_id, "body": body})
+            write_whole(path, json.dumps({"kind": kind, "run_id": run_id, "body": body}).encode())
             record.path = path
         return record
 
@@ -102,7 +102,7 @@ class Spool:
     def _prepare(self) -> None:
         make_private(self.folder)
         if not (self.folder / ABOUT).exists():
-            _write(self.folder / ABOUT, {"tracking_uri": self._to})
+            write_whole(self.folder / ABOUT, json.dumps({"tracking_uri": self._to}).encode())
 
     def _files(self, folder: Path, fill: Fill) -> Path:
         shutil.rmtree(folder, ignore_errors=True)  # which a kill in mid-write left
@@ -120,31 +120,8 @@ def _filled(folder: Path, fill: Fill) -> Path:
     try:
         fill(folder)
         for path in folder.rglob("*"):
-            _sync(path)
+            synced(path)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
-
-
-def _write(path: Path, said: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".part")
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(said, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Have a file or a folder's entries survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -155,7 +155,7 @@ class Final:
         return self._study.search.config(finalist.params).model_copy(update={"seed": seed})
 
     def _file(self, finalist: _Finalist, seed: int) -> Path:
-        return self._weights / f"{finalist.rank}-{seed}.weights.h5"
+        return self._weights / f"{finalist.rank}-{seed}.weights.npz"
 
     def _note(self, finalists: list[_Finalist]) -> None:
         self._study.note(NOTE, [vars(finalist) for finalist in finalists])

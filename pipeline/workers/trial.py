@@ -80,6 +80,7 @@ def _measure(job: Job, trial: Trial, run: "track.Run") -> None:
 
 
 def _train(job: Job, trial: Trial, run: "track.Run") -> None:
+    from pipeline import weights
     from pipeline.fit import build, fit
     from pipeline.run import log_training
     from pipeline.timing import latency_ms
@@ -112,7 +113,7 @@ def _train(job: Job, trial: Trial, run: "track.Run") -> None:
         figures["latency_ms"] = latency_ms(config, data)
     if job.weights:
         log_training(run, config, fitted)
-        fitted.model.save_weights(job.weights)
+        weights.write(job.weights, fitted.model.get_weights())
 
 
 def _limit_memory(mib: int | None) -> None:

@@ -1,4 +1,4 @@
-"""A run loses nothing and doubles nothing while a real MLflow server is away, answers 500, is slow, or loses answers."""
+"""A run loses nothing and doubles nothing while a real MLflow server is away, errs, is slow or loses answers."""
 
 import stat
 import threading
@@ -225,7 +225,7 @@ def test_on_a_full_disk_what_is_told_goes_by_memory(proxy, run_id, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(spool, "_write", full)
+    monkeypatch.setattr(spool, "write_whole", full)
     monkeypatch.setattr(spool, "make_private", full)
     box = Outbox(run_id)
     point(box, 1)

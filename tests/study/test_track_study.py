@@ -10,7 +10,6 @@ from scripted import mlflow_store
 from pipeline.study.track_study import PARENT, StudyRun
 from pipeline.workers.jobs import Ended, Outcome
 
-
 OPENED = []  # by the test that runs
 
 
