@@ -28,6 +28,7 @@ PROJECT = Path(__file__).parent.parent.parent
 MARK = "SOAK"  # the variable by which all processes of a soak are known
 RUN = "smoke --epochs 12 --train_examples none --batch_size 16 --checkpoint_minutes none".split()
 SEARCH = "smoke --trials 5 --epochs 3 --workers 1 --final_top 1 --final_seeds 1".split()
+KILL_SECONDS = 30  # after the first line at the latest
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
 GROWTH_MIB, GROWTH_HANDLES = 64, 20  # of a driver, from the middle of its life to its end
 READY_SECONDS = 180
@@ -109,7 +110,7 @@ class Hand:
     def work(self, until: float) -> None:
         while time.monotonic() < until:
             kill = self.random.random() < 0.6
-            self.once(self.random.choice(SIGNALS) if kill else None, after=self.random.uniform(8, 40))
+            self.once(self.random.choice(SIGNALS) if kill else None, after=self.random.uniform(0, KILL_SECONDS))
 
     def once(self, number: signal.Signals | None = None, *, after: float = 0.0) -> bool:
         """Start what is next, or go on with what was killed; returns whether it ended well."""
@@ -118,6 +119,7 @@ class Hand:
         watch = threading.Thread(target=self._watch, args=(psutil.Process(process.pid),))
         watch.start()
         began = time.monotonic()
+        process.stdout.readline()  # imports are behind it; before that nothing is at stake
         try:
             out, said = process.communicate(timeout=after if number else None)
         except subprocess.TimeoutExpired:
