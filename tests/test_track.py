@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
-from pipeline import track
+from pipeline import track, tracked_run
 from pipeline.errors import UsageError
 from pipeline.lifetime.interrupt import Stopped
 from pipeline.model import conv_mixer
@@ -230,9 +230,9 @@ def test_a_run_that_the_store_does_not_hold_is_explained(tmp_path, monkeypatch):
 
 def test_made_up_names_are_mlflows_own_words(store):
     run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("test").experiment_id)
-    assert track._made_up(run.info.run_name)
+    assert tracked_run._made_up(run.info.run_name)
     for name in ("bold-plan-x", "my-run-12", "baseline", "bold-ant"):
-        assert not track._made_up(name)
+        assert not tracked_run._made_up(name)
 
 
 def test_every_run_of_this_file_was_closed(store):

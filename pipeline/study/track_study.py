@@ -23,6 +23,7 @@ from pipeline.system_metrics import system_metrics
 from pipeline.workers.jobs import Ended, Outcome, RunRef, ending_tags
 
 STATUS = {Outcome.FINISHED: "FINISHED", Outcome.PRUNED: "KILLED", Outcome.STOPPED: "KILLED"}  # else FAILED
+STOP_SECONDS = 2.0  # for a server that does not answer, where somebody waits for the end
 
 
 class Away(Exception):
@@ -114,7 +115,9 @@ class StudyRun:
 
         Raises:
             Away: the tracking server does not answer.
+            MlflowException: it has refused something: the study's run has been deleted, say.
         """
+        self._outbox.check()
         try:
             run = self._client.create_run(
                 self.experiment_id,
@@ -162,9 +165,10 @@ class StudyRun:
             self._end(run_id, "FAILED", {"trial.state": "lost", "ended": "failed", "ended.reason": why})
         return len(lost)
 
-    def close(self, status: str, ended: str, reason: str, *, away_seconds: float = PATIENCE_SECONDS) -> str | None:
+    def close(self, status: str, ended: str, reason: str) -> str | None:
         """Close the study's own run; returns a line on what could not be told, if any."""
         self._life.close()
+        away_seconds = STOP_SECONDS if ended == "stopped" else PATIENCE_SECONDS
         tags = {"ended": ended, "ended.reason": reason[:TAG_CHARACTERS]}
         self._end(self.id, status, tags, process=this_process().tags())
         if not self._outbox.flush(away_seconds=away_seconds):
