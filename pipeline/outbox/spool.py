@@ -1,16 +1,14 @@
 """The records of one run on this machine, a file each, in order; private, and held by one process at a time."""
 
-import fcntl
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import cache_folder, make_private, synced, write_whole
+from pipeline.cache import cache_folder, held, make_private, synced, write_whole
 from pipeline.outbox.record import Fill, Kind, Record
 
 FOLDER = "outbox"
@@ -36,24 +34,14 @@ class Spool:
     @contextmanager
     def held(self) -> Iterator[bool]:
         """Within it no other process sends these records; False where one does already."""
-        try:
-            make_private(self.folder)
-            descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError:  # a full disk: then nobody else can keep anything here either
-            yield True
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            yield False
-            return
-        try:
-            yield True
-            if not self._paths():
+        with ExitStack() as stack:
+            try:
+                mine = stack.enter_context(held(make_private(self.folder) / LOCK))
+            except OSError:  # a full disk: then nobody else can keep anything here either
+                mine = True
+            yield mine
+            if mine and not self._paths():
                 shutil.rmtree(self.folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)  # and with it the lock
 
     def goes_to(self) -> str:
         """The server for which the records are kept."""
