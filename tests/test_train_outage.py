@@ -99,9 +99,10 @@ def own_store():
     mlflow.set_tracking_uri(before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_that_is_killed_or_stopped_and_started_again_costs_no_point(served, number):
-    with training(served.uri, epochs=60) as process:
+    with training(served.uri, epochs=25) as process:
         after_epoch(1, process)
         served.end(number)
         after_epoch(3, process)
@@ -109,7 +110,7 @@ def test_a_server_that_is_killed_or_stopped_and_started_again_costs_no_point(ser
         out, said = finish(process)
     assert "the tracking server does not answer; training goes on" in said
     assert "kept     " not in out
-    is_whole(served.uri, epochs=60)
+    is_whole(served.uri, epochs=25)
 
 
 @pytest.mark.slow
