@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check bench bench-search audit ui lock clean
+.PHONY: help demo test test-long check bench bench-search soak audit ui lock clean
 
 # An environment that happens to be activated, or installed packages elsewhere, must not leak in. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -36,6 +36,9 @@ bench: $(READY)  ## the training step beside the stock example's and PyTorch's; 
 
 bench-search: $(READY)  ## ways of searching on recorded curves: two minutes
 	@$(BIN)/python experiments/benchmarks/search.py
+
+soak: $(READY)  ## five minutes of random kills, then every promise is checked; SOAK_MINUTES=30 SOAK_SEED=1 make soak
+	@$(BIN)/python experiments/benchmarks/soak.py
 
 # --strict: a package that the service does not know is a failure too, since then nothing was looked up.
 audit: $(BIN)/uv  ## look up what requirements.lock pins among the known vulnerabilities (asks pypi.org)

@@ -1,7 +1,10 @@
 """Where files live that can be made again: the user's cache folder, which nobody else may look into."""
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import UsageError
@@ -35,6 +38,53 @@ def make_private(folder: Path) -> Path:
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)  # with parents=True these would be open to all
     return folder
+
+
+@contextmanager
+def held(file: Path) -> Iterator[bool]:
+    """Within it no other process holds this file, which is made; False where one does. It ends with the process.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file, for this user alone, in its place whole or not at all; it survives a power cut.
+
+    Raises:
+        OSError: it could not be written, the disk being full, say; what was there before still is.
+    """
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    synced(path.parent)
+
+
+def synced(path: Path) -> None:
+    """Have a file, or a folder's entries, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def refuse_unwritable() -> None:

@@ -1,12 +1,12 @@
 """Which run is to go on, and from what: by its id, as the latest, or as the one that `mlflow run --run-id` names."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -18,8 +18,10 @@ from pipeline.checkpoints.checkpoints import folder_of
 from pipeline.config import CHANGE_NO_RESULT, Config
 from pipeline.errors import NothingToDo, UsageError
 from pipeline.lifetime import liveness, ownership
+from pipeline.outbox.delivery import deliver
 from pipeline.settings import shown
-from pipeline.store_urls import unusable
+
+log = logging.getLogger(__name__)
 
 PAGE = 100  # runs at a time on the way to the latest that can go on
 CURES = {
@@ -60,13 +62,11 @@ class Resumption:
 @contextmanager
 def opened(asked: str | None, given: Mapping[str, str]) -> Iterator[Resumption | None]:
     """The run to go on with, see `find`; the run that `mlflow run` opened does not stay open if nothing begins."""
-    try:
-        client = MlflowClient()
+    client = MlflowClient()
+    with ownership.answering():
+        for line in deliver():  # a run may have ended, and had nobody to tell it
+            log.warning("%s", line)
         found = find(client, asked, given)
-    except (NothingToDo, UsageError):
-        raise
-    except Exception as error:  # noqa: BLE001 - each kind of store raises its own
-        raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
     new = os.environ.get(ownership.OPENED)
     with ownership.opening(client, None if found and found.run_id == new else new):
         yield found

@@ -24,6 +24,8 @@ from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit, stock
 from pipeline.machine import device as devices
 from pipeline.model import depthwise_kernels, patch_kernels
 from pipeline.resume import Resumption
+from pipeline.tracked_run import Run
+from pipeline.weights import read
 
 MISTAKES = 25
 CONFIG_FILE = "config.yaml"
@@ -81,7 +83,7 @@ def train(recipe: str, config: Config, data: Data, resumption: Resumption | None
     print("", said, f"run      {name}  {run.id}", *track.next_steps(run), sep="\n", flush=True)
 
 
-def _introduce(run: track.Run, recipe: str, config: Config, data: Data, device: devices.Device) -> str:
+def _introduce(run: Run, recipe: str, config: Config, data: Data, device: devices.Device) -> str:
     """Log what the run is before it begins; returns its name."""
     of = data.name if Path(recipe).name == CONFIG_FILE else Path(recipe).stem
     name = run.name(f"{of} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}")
@@ -91,7 +93,7 @@ def _introduce(run: track.Run, recipe: str, config: Config, data: Data, device: 
     return name
 
 
-def _go_on(run: track.Run, start: State) -> str:
+def _go_on(run: Run, start: State) -> str:
     """Log what an interrupted run had finished and could not log any more; returns its name."""
     name = run.recall()
     for epoch in range(1, start.epoch + 1):
@@ -111,7 +113,7 @@ def _warn_of_others(epoch: int, names: set[str]) -> None:
 
 
 @contextmanager
-def _handed_over(run: track.Run, checkpoints: Checkpoints) -> Iterator[Checkpoints]:
+def _handed_over(run: Run, checkpoints: Checkpoints) -> Iterator[Checkpoints]:
     """What is left for whoever goes on, if this process does not come to the end."""
     try:
         yield checkpoints
@@ -140,18 +142,18 @@ def resolved(config: Config, data: Data, device: devices.Device) -> Config:
     return config.model_copy(update=changes)
 
 
-def crown(run: track.Run, config: Config, data: Data, weights: Path) -> dict[str, float]:
+def crown(run: Run, config: Config, data: Data, weights: Path) -> dict[str, float]:
     """Log the model of a search's winner, whose training left its weights in a file, and open the test set for it."""
     keras.config.set_dtype_policy(config.precision)
     model = build(config, data)
-    model.load_weights(weights)
+    model.set_weights(read(weights))
     log_model(run, model, config, data)
     figures = open_test_set(run, model, config, data)
     run.results(figures)
     return figures
 
 
-def log_training(run: track.Run, config: Config, fitted: Fitted) -> None:
+def log_training(run: Run, config: Config, fitted: Fitted) -> None:
     """The history, and what the filters have become."""
     history = pd.DataFrame(fitted.history)
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
@@ -170,7 +172,7 @@ def middle_block(config: Config) -> int:
     return (config.depth + 1) // 2
 
 
-def log_model(run: track.Run, model: keras.Model, config: Config, data: Data) -> None:
+def log_model(run: Run, model: keras.Model, config: Config, data: Data) -> None:
     """Log the model that is served."""
     example = data.validation.take(np.arange(1))[0].astype(np.float32)
     run.model(served(model, config, data), example=example, classes=data.classes)
@@ -183,7 +185,7 @@ def served(model: keras.Model, config: Config, data: Data) -> keras.Model:
     return plain
 
 
-def open_test_set(run: track.Run, model: keras.Model, config: Config, data: Data) -> dict[str, float]:
+def open_test_set(run: Run, model: keras.Model, config: Config, data: Data) -> dict[str, float]:
     """Predict the test images, once; log what is right and wrong, and return test_loss and test_accuracy.
 
     `test_time_flip` adds test_accuracy_flip, of the mean of each image's probabilities and its mirror image's.
@@ -219,7 +221,7 @@ def open_test_set(run: track.Run, model: keras.Model, config: Config, data: Data
     return figures
 
 
-def _log_origin(run: track.Run, config: Config, data: Data, device: devices.Device) -> None:
+def _log_origin(run: Run, config: Config, data: Data, device: devices.Device) -> None:
     """What the result depends on besides the settings: code, libraries, device and data."""
     run.tags(
         code_version()

@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.loading import load_data
 from pipeline.machine.processor import prefer_onednn
 from pipeline.refusal import refuse
-from pipeline.store_urls import hide_credentials
+from pipeline.store_urls import bound_waiting, hide_credentials
 from pipeline.study_storage import check_environment
 
 PROGRAM = "python -m pipeline.search"
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     prefer_onednn()
     try:
         hide_credentials(os.environ)
+        bound_waiting(os.environ)
         check_environment(os.environ)
         search = space.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
         refuse_unwritable()

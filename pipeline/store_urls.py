@@ -10,6 +10,11 @@ IN_AUTHORITY = re.compile(r"(://[^:/]*:)(.+)@")  # to the last @, as passwords h
 IN_QUERY = re.compile(r"([?&][^=&]*(?:password|passwd|pwd)[^=&]*=)[^&]+", re.IGNORECASE)
 TO_ESCAPE = "@/:#?[]"  # in a password: what reads a URL takes the rest of it for a host, and names that in its errors
 TRACKING = "MLFLOW_TRACKING_URI"
+WAITING = {  # retries after about 0, 1 and 2 s; seconds without a byte
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
 
 
 def masked(url: str) -> str:
@@ -40,6 +45,15 @@ def hide_credentials(environ: MutableMapping[str, str]) -> None:
     environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
     environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
     environ[TRACKING] = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def bound_waiting(environ: MutableMapping[str, str]) -> None:
+    """Have MLflow's client wait seconds, not the minutes that are its default, for a server that does not answer.
+
+    What is set already stays. Runs keep what they cannot send and try again by themselves.
+    """
+    for name, value in WAITING.items():
+        environ.setdefault(name, value)
 
 
 def unusable(what: str, url: str, error: Exception) -> UsageError:

@@ -23,7 +23,7 @@ from pipeline.machine.processor import prefer_onednn
 from pipeline.machine.quiet import quiet
 from pipeline.printable import one_line
 from pipeline.refusal import refuse
-from pipeline.store_urls import hide_credentials
+from pipeline.store_urls import bound_waiting, hide_credentials
 
 if TYPE_CHECKING:
     from pipeline.resume import Resumption
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     prefer_onednn()
     try:
         hide_credentials(os.environ)
+        bound_waiting(os.environ)
         with stoppable(), watched():
             _train(settings.from_command_line(arguments, program=PROGRAM, description=str(__doc__)))
     except NothingToDo as done:

@@ -7,16 +7,17 @@ import signal
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Self
 
-from pipeline.cache import private_folder
 from pipeline.workers import child, forkserver, out_of_memory
 from pipeline.workers.child import Began, Verdict, Work
 from pipeline.workers.jobs import Ended, Job, Outcome, Report
+from pipeline.workers.scratch import scratch
 from pipeline.workers.slots import Slot
 from pipeline.workers.trial import PRELOADED, train_trial
 
@@ -148,9 +149,10 @@ class Local:
         self._running: dict[int, _Running] = {}
         self._stillborn: list[Report | Ended] = []
         self._kernel_kills = out_of_memory.kernel_kills()
+        self._life = ExitStack()
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(dir=private_folder("trials")))
+        self._folder = self._life.enter_context(scratch())
         self._start_server()
         return self
 
@@ -162,7 +164,7 @@ class Local:
             running.line.close()
         self._running.clear()
         forkserver.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._life.close()
 
     def free(self) -> int:
         return len(self._free)

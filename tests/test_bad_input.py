@@ -641,13 +641,14 @@ def test_a_cache_of_somebody_else_is_refused(cache):
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_in_training_ends_the_run_as_failed_in_one_line(mounts, tmp_path, cache):
+def test_a_cache_that_fills_up_in_training_costs_the_checkpoint_and_not_the_run(mounts, tmp_path, cache):
     cache.mkdir()
     database = tmp_path / "mlflow.db"
     train_it = '"$3" -m pipeline.train smoke --filters 64 --depth 4'
     script = f'mount -t tmpfs -o size=200k none "$1"; export MLFLOW_TRACKING_URI="$2"; {train_it}'
     done = mounts(script, cache, f"sqlite:///{database}")
-    assert done.returncode == 1, done.stderr
-    assert "error: the disk is full: " in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "the checkpoint could not be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
     with sqlite3.connect(database) as store:
-        assert store.execute("select status from runs").fetchall() == [("FAILED",)]
+        assert store.execute("select status from runs").fetchall() == [("FINISHED",)]

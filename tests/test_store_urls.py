@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.store_urls import hide_credentials, masked, refuse_unescaped, unusable
+from pipeline.store_urls import bound_waiting, hide_credentials, masked, refuse_unescaped, unusable
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,10 @@ def test_what_a_library_says_of_a_url_is_told_without_the_password_and_on_one_li
         "the store must be there and writable: postgresql://me:***@host/db: "
         "ValueError: cannot open postgresql://me:***@host/db"
     )
+
+
+def test_mlflows_client_waits_seconds_for_a_server_unless_it_was_told_otherwise():
+    environ = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}
+    bound_waiting(environ)
+    assert environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
+    assert int(environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) < 7, "MLflow's default, which takes minutes"

@@ -8,11 +8,13 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 
-from pipeline import track
+from pipeline import track, tracked_run
 from pipeline.errors import UsageError
 from pipeline.lifetime.interrupt import Stopped
 from pipeline.model import conv_mixer
+from pipeline.outbox import delivery
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,42 @@ def test_a_run_that_another_process_has_taken_over_is_not_closed(store):
     mlflow.MlflowClient().set_terminated(run.id)
 
 
+def test_a_trial_asks_no_server_and_what_it_leaves_is_told_by_its_driver(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(track, "STOP_SECONDS", 0.1)
+    run_id = mlflow.MlflowClient().create_run("1").info.run_id
+    mlflow.set_tracking_uri("http://127.0.0.1:1")
+    try:
+        with track.trial(run_id) as run:
+            run.params({"depth": "3"})
+            run.epoch(1, {"loss": 2.0})
+    finally:
+        mlflow.set_tracking_uri(store)
+    about = run.outbox._spool.folder / "about.json"
+    about.write_text(about.read_text().replace("http://127.0.0.1:1", store))
+    assert delivery.deliver([run_id])[0].startswith("sent     ")
+    told = found(run_id)
+    assert (told.info.status, told.data.params, told.data.metrics) == ("FINISHED", {"depth": "3"}, {"loss": 2.0})
+
+
+def test_figures_that_are_told_twice_stand_once(store):
+    with track.run(system_metrics=False) as run:
+        run.results({"test_accuracy": 0.5})
+        run.results({"test_accuracy": 0.5, "parameters": 7})
+    assert len(mlflow.MlflowClient().get_metric_history(run.id, "test_accuracy")) == 1
+    assert found(run.id).data.metrics["parameters"] == 7
+
+
+def test_a_run_that_mlflow_refuses_fails_with_its_reason(store):
+    with pytest.raises(MlflowException, match="deleted"), track.run(system_metrics=False) as run:
+        mlflow.delete_run(run.id)
+        run.epoch(1, {"loss": 2.0})
+        run.outbox.flush()
+        run.epoch(2, {"loss": 1.0})
+    mlflow.MlflowClient().restore_run(run.id)
+    mlflow.MlflowClient().set_terminated(run.id)
+
+
 def test_a_table_is_kept_as_csv(store):
     with track.run(system_metrics=False) as run:
         run.table("table.csv", pd.DataFrame({"class": ["a, b"], "recall": [0.5]}))
@@ -192,9 +230,9 @@ def test_a_run_that_the_store_does_not_hold_is_explained(tmp_path, monkeypatch):
 
 def test_made_up_names_are_mlflows_own_words(store):
     run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("test").experiment_id)
-    assert track._made_up(run.info.run_name)
+    assert tracked_run._made_up(run.info.run_name)
     for name in ("bold-plan-x", "my-run-12", "baseline", "bold-ant"):
-        assert not track._made_up(name)
+        assert not tracked_run._made_up(name)
 
 
 def test_every_run_of_this_file_was_closed(store):

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cache import make_private
+from pipeline.cache import make_private, synced
 
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 DIGEST_BYTES = 64  # hexadecimal SHA-256 of what follows it in the file
@@ -64,7 +64,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync(folder)
+    synced(folder)
     for old in [*files(folder)[KEPT:], *folder.glob("*.part")]:  # a kill in mid-write leaves such a part
         old.unlink(missing_ok=True)
     return path
@@ -128,12 +128,3 @@ def _numbered(kind: str, arrays: list[npt.NDArray]) -> dict[str, npt.NDArray]:
 def _digest(file: BinaryIO) -> bytes:
     """Of the rest of a file."""
     return hashlib.file_digest(file, "sha256").hexdigest().encode()  # type: ignore[arg-type] # a typeshed protocol
-
-
-def _sync(folder: Path) -> None:
-    """Have the folder's entries, the new name among them, survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

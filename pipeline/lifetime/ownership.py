@@ -7,18 +7,35 @@ from datetime import UTC, datetime
 from os import environ
 from pathlib import Path
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.tracking.fluent import _get_experiment_id
 
-from pipeline.errors import UsageError
+from pipeline.errors import NothingToDo, UsageError
 from pipeline.lifetime.heartbeat import BEAT_SECONDS, heartbeat
 from pipeline.lifetime.interrupt import Stopped
 from pipeline.lifetime.process import Process, this_process, told
+from pipeline.store_urls import unusable
 
 PARENT = "mlflow.parentRunId"
 OPENED = "MLFLOW_RUN_ID"  # the variable in which `mlflow run` names the run that it opened for a program
 TAG_CHARACTERS = 5000  # a tag may hold 8000
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+
+def begin(client: MlflowClient, run_id: str | None = None) -> Run:
+    """The run of this id, or that `mlflow run` opened, or else a new one; as RUNNING.
+
+    Unlike `mlflow.start_run` it leaves nothing behind that would ask a server when this process ends.
+    """
+    run_id = run_id or environ.pop(OPENED, None)
+    if run_id is None:
+        return client.create_run(str(_get_experiment_id()), tags=resolve_tags())
+    client.update_run(run_id, status="RUNNING")
+    return client.get_run(run_id)
 
 
 def claim(client: MlflowClient, run_id: str, tags: Mapping[str, str] | None = None) -> None:
@@ -84,6 +101,23 @@ def refused(reason: str) -> None:
 def nest(client: MlflowClient, child: str, *, parent: str, name: str) -> None:
     """Put the run that `mlflow run` opened below the one that goes on: `mlflow run` fails if its run is deleted."""
     claim(client, child, {PARENT: parent, "role": "resume", "mlflow.runName": name})
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Within it MLflow has to answer.
+
+    Raises:
+        UsageError: it does not.
+    """
+    try:
+        yield
+    except (NothingToDo, UsageError):
+        raise
+    except Exception as error:  # noqa: BLE001 - each kind of store raises its own
+        if isinstance(error, MlflowException):
+            refuse_relative_store()
+        raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
 
 
 def refuse_relative_store() -> None:

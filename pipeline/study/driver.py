@@ -95,7 +95,10 @@ class Driver:
 
     def _start(self, asked: Asked) -> None:
         name = trial_name(asked.number, asked.params)
-        run = self._session.runs.child(name, role="trial", tags={"trial.number": str(asked.number)})
+        run = self._session.child(name, role="trial", tags={"trial.number": str(asked.number)})
+        if run is None:
+            self._study.put_back(asked.number)
+            return
         self._study.annotate(asked.number, {"run_id": run.run_id})
         config = self._search.config(asked.params)
         self._running[asked.number] = _Running(asked, run, name, config.epochs)

@@ -68,7 +68,9 @@ class Final:
         for rank, trial in enumerate(top, start=1):
             params = self._study.search.exact(trial.params)
             tags = {"trial.number": str(trial.number)}
-            run = self._runs.child(f"final {rank} {short_settings(params)}", role="final", tags=tags)
+            run = self._session.child(f"final {rank} {short_settings(params)}", role="final", tags=tags)
+            if run is None:
+                return []
             finalists.append(_Finalist(rank, params, run.run_id, {}, {}))
         self._note(finalists)
         return finalists
@@ -88,9 +90,13 @@ class Final:
             )
         while running or (todo and not self._session.interrupts()):
             while todo and self._session.executor.free() and not self._session.interrupts():
-                finalist, seed = todo.pop(0)
+                finalist, seed = todo[0]
+                run = self._run(finalist, seed)
+                if run is None:
+                    break
+                del todo[0]
                 finalist.values.pop(str(seed), None)  # it has lost its weights
-                job, run = self._job(finalist, seed)
+                job = self._job(finalist, seed, run)
                 running[job.number] = (finalist, seed, run)
                 self._session.executor.start(job, minutes=None)
             for event in self._session.events():
@@ -103,12 +109,13 @@ class Final:
         first = self._study.search.base.seed
         return [(first + number) % SEEDS for number in range(self._study.search.settings.final_seeds)]
 
-    def _job(self, finalist: _Finalist, seed: int) -> tuple[Job, RunRef]:
-        config = self._config(finalist, seed)
+    def _run(self, finalist: _Finalist, seed: int) -> RunRef | None:
         name = f"final {finalist.rank} {short_settings(finalist.params)} seed {seed}"
-        run = self._runs.child(name, role="final", tags={"final.rank": str(finalist.rank)}, under=finalist.run_id)
+        return self._session.child(name, role="final", tags={"final.rank": str(finalist.rank)}, under=finalist.run_id)
+
+    def _job(self, finalist: _Finalist, seed: int, run: RunRef) -> Job:
         self._numbers -= 1  # apart from the trials' own
-        return Job(self._numbers, config, run, "final", weights=self._file(finalist, seed)), run
+        return Job(self._numbers, self._config(finalist, seed), run, "final", weights=self._file(finalist, seed))
 
     def _end(self, finalist: _Finalist, seed: int, run: RunRef, ended: Ended, finalists: list[_Finalist]) -> None:
         self._runs.close_child(run.run_id, ended)
@@ -148,7 +155,7 @@ class Final:
         return self._study.search.config(finalist.params).model_copy(update={"seed": seed})
 
     def _file(self, finalist: _Finalist, seed: int) -> Path:
-        return self._weights / f"{finalist.rank}-{seed}.weights.h5"
+        return self._weights / f"{finalist.rank}-{seed}.weights.npz"
 
     def _note(self, finalists: list[_Finalist]) -> None:
         self._study.note(NOTE, [vars(finalist) for finalist in finalists])

@@ -82,7 +82,8 @@ def _search(session: Session, data: Data) -> int:
         session.say(line)
     if session.interrupts():
         session.say("stopped: the same command goes on where it was")
-    session.runs.close(*ending)
+    if kept := session.runs.close(*ending):
+        session.say(kept)
     return code
 
 

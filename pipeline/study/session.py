@@ -1,11 +1,12 @@
 """What the parts of a search share: its study, its runs, where trials run, and how to be stopped and to speak."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pipeline.study.study import Study
-from pipeline.study.track_study import StudyRun
-from pipeline.workers.jobs import Ended, Executor, Job, Report
+from pipeline.study.track_study import Away, StudyRun
+from pipeline.workers.jobs import Ended, Executor, Job, Report, RunRef
 
 WAIT_SECONDS = 1.0
 
@@ -29,6 +30,20 @@ class Session:
         happened = self.executor.events(WAIT_SECONDS)
         self.beat()
         return happened
+
+    def child(self, name: str, *, role: str, tags: Mapping[str, str], under: str | None = None) -> RunRef | None:
+        """Open a run below the study's, as soon as the tracking server answers; None if asked to stop before.
+
+        Running trials go on meanwhile, but nobody listens to them.
+        """
+        while True:
+            try:
+                return self.runs.child(name, role=role, tags=tags, under=under)
+            except Away:
+                if self.interrupts():
+                    return None
+                self.beat()
+                time.sleep(WAIT_SECONDS)
 
     def alone(self, job: Job) -> Ended:
         """Carry out one job, while nothing else runs."""

@@ -2,24 +2,39 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
+from pipeline.errors import UsageError
 from pipeline.lifetime import liveness, ownership
 from pipeline.lifetime.ownership import PARENT, TAG_CHARACTERS
-from pipeline.store_urls import unusable
+from pipeline.lifetime.process import this_process
+from pipeline.outbox import files
+from pipeline.outbox.delivery import deliver, reason
+from pipeline.outbox.outbox import PATIENCE_SECONDS, Outbox
+from pipeline.outbox.sending import refused
+from pipeline.system_metrics import system_metrics
 from pipeline.workers.jobs import Ended, Outcome, RunRef, ending_tags
 
 STATUS = {Outcome.FINISHED: "FINISHED", Outcome.PRUNED: "KILLED", Outcome.STOPPED: "KILLED"}  # else FAILED
+STOP_SECONDS = 2.0  # for a server that does not answer, where somebody waits for the end
+
+
+class Away(Exception):
+    """The tracking server does not answer; its message is one line."""
 
 
 class StudyRun:
-    """The one run of a study, whether it is begun or gone on with, and the runs under it."""
+    """The one run of a study, whether it is begun or gone on with, and the runs under it.
+
+    What it is told goes through an outbox, which no outage of the tracking server stops.
+    """
 
     def __init__(self, study: str, *, known: str | None, trials: int) -> None:
         """Open the study's run.
@@ -30,103 +45,155 @@ class StudyRun:
         Args:
             known: id of the run that the study has had so far.
             trials: how many it has finished, for the name of such a child.
+
+        Raises:
+            UsageError: the tracking store does not answer.
         """
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._client = mlflow.MlflowClient()
         self._study = study
         self._life = ExitStack()
-        given = os.environ.pop(ownership.OPENED, None)
-        known = known if known and self._is_there(known) else None
-        try:
-            active = mlflow.start_run(run_id=known or given, log_system_metrics=True)
-        except Exception as error:  # noqa: BLE001 - each kind of store raises its own
-            raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
-        self.id: str = active.info.run_id
-        self._own = {self.id, given}
-        self.experiment_id: str = active.info.experiment_id
-        self.artifacts: str = active.info.artifact_uri
+        with ownership.answering():
+            given = os.environ.pop(ownership.OPENED, None)
+            known = known if known and self._is_there(known) else None
+            self._found = ownership.begin(self._client, known or given)
+            self.id: str = self._found.info.run_id
+            self._own = {self.id, given}
+            if given and known and given != known:
+                ownership.nest(self._client, given, parent=self.id, name=f"resumed after {trials} trials")
+                self._client.set_tag(given, "study", study)
+        self.experiment_id: str = self._found.info.experiment_id
+        self.artifacts: str = self._found.info.artifact_uri
         self.tracking_uri: str = mlflow.get_tracking_uri()
-        if given and known and given != known:
-            ownership.nest(self._client, given, parent=self.id, name=f"resumed after {trials} trials")
-            self._client.set_tag(given, "study", study)
+        self._outbox = Outbox(self.id)
+        self._life.enter_context(system_metrics(self.id, lambda figures, step: self.metrics(figures, step=step)))
 
     def own(self) -> list[str]:
         """Say, from now to its close, that the study's own run is this process's.
 
         Returns:
-            A line for each other run of the experiment that has lost its process: those of this host are closed.
+            A line for each other run that left something to be told, and for each other run of the experiment that has
+            lost its process: those of this host are closed.
+
+        Raises:
+            UsageError: the tracking store does not answer.
         """
-        ownership.claim(self._client, self.id)
+        with ownership.answering():
+            ownership.claim(self._client, self.id)
+            lines = [*deliver(), *liveness.lost(self._client, self.experiment_id)]
         # a second driver, which the study's lease knows of before
         beating = ownership.beating(self._client, self.id, taken=lambda process: None)
         self._life.enter_context(beating)
-        return liveness.lost(self._client, self.experiment_id)
+        return lines
 
     def name(self, name: str) -> None:
-        mlflow.set_tag("mlflow.runName", name)
+        self.tags({"mlflow.runName": name})
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        mlflow.set_tags({name: value[:TAG_CHARACTERS] for name, value in tags.items()})
+        self._tags(self.id, tags)
 
     def params(self, settings: Mapping[str, str]) -> None:
         """Log the settings that no earlier call, and not `mlflow run`, has logged."""
-        there = mlflow.get_run(self.id).data.params
-        mlflow.log_params({name: value[:TAG_CHARACTERS] for name, value in settings.items() if name not in there})
+        there = self._found.data.params
+        new = {name: value[:TAG_CHARACTERS] for name, value in settings.items() if name not in there}
+        self._outbox.put("batch", {"params": new})
 
     def metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
-        mlflow.log_metrics(dict(metrics), step=step, synchronous=True)
+        self.measure(self.id, metrics, step=step or 0)
 
     def figure(self, path: str, figure: Figure) -> None:
-        mlflow.log_figure(figure, path)
+        self._outbox.put("files", fill=files.figure(path, figure))
 
     def table(self, path: str, table: pd.DataFrame) -> None:
-        mlflow.log_text(table.to_csv(index=False), path)
+        self.text(path, table.to_csv(index=False))
 
     def text(self, path: str, text: str) -> None:
-        mlflow.log_text(text, path)
+        self._outbox.put("files", fill=files.text(path, text))
 
     def child(self, name: str, *, role: str, tags: Mapping[str, str], under: str | None = None) -> RunRef:
-        """Open a run below the study's own, or below another of its runs."""
-        run = self._client.create_run(
-            self.experiment_id,
-            run_name=name,
-            tags={PARENT: under or self.id, "study": self._study, "role": role, "trial.state": "running", **tags},
-        )
+        """Open a run below the study's own, or below another of its runs.
+
+        Raises:
+            Away: the tracking server does not answer.
+            MlflowException: it has refused something: the study's run has been deleted, say.
+        """
+        self._outbox.check()
+        try:
+            run = self._client.create_run(
+                self.experiment_id,
+                run_name=name,
+                tags={PARENT: under or self.id, "study": self._study, "role": role, "trial.state": "running", **tags},
+            )
+        except Exception as error:
+            if refused(error):
+                raise
+            raise Away(reason(error)) from None
         return RunRef(self.tracking_uri, run.info.run_id)
 
     def close_child(self, run_id: str, ended: Ended) -> None:
         """Close a trial's run as it ended; it may have done so itself, if it lived to."""
-        if self._client.get_run(run_id).info.status == "RUNNING":
-            self._client.set_terminated(run_id, STATUS.get(ended.outcome, "FAILED"))
-        for name, value in ending_tags(ended.outcome).items():
-            self._client.set_tag(run_id, name, value)
-        if ended.reason:
-            self._client.set_tag(run_id, "ended.reason", ended.reason[:TAG_CHARACTERS])
         if ended.output_tail and ended.outcome not in STATUS:
-            self._client.log_text(run_id, ended.output_tail, "output.txt")
+            self._outbox.put("files", run_id=run_id, fill=files.text("output.txt", ended.output_tail))
+        self._outbox.put("others", run_id=run_id)
+        tags = ending_tags(ended.outcome)
+        if ended.reason:
+            tags["ended.reason"] = ended.reason[:TAG_CHARACTERS]
+        if_open = ended.outcome is not Outcome.CRASHED  # a final that was closed may crash as it is measured
+        self._end(run_id, STATUS.get(ended.outcome, "FAILED"), tags, if_open=if_open)
 
-    def measure(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Log figures of a run below the study's own."""
-        for name, value in metrics.items():
-            self._client.log_metric(run_id, name, value)
+    def measure(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Log figures of the study's own run or of one below it."""
+        now = int(1000 * time.time())
+        points = [[name, float(value), now, step] for name, value in metrics.items()]
+        self._outbox.put("batch", {"metrics": points}, run_id=run_id)
 
     def finish_child(self, run_id: str, outcome: Outcome) -> None:
         """Close a run that trained nothing itself."""
-        for name, value in ending_tags(outcome).items():
-            self._client.set_tag(run_id, name, value)
-        self._client.set_terminated(run_id, STATUS.get(outcome, "FAILED"))
+        self._end(run_id, STATUS.get(outcome, "FAILED"), ending_tags(outcome))
 
-    def close_lost(self) -> int:
-        """Close as FAILED the runs below this one that a driver left open; returns how many."""
-        finals = self._below(self.id, "tags.role = 'final'")
-        lost = [run_id for parent in [self.id, *finals] for run_id in self._below(parent, "status = 'RUNNING'")]
+    def close_lost(self, why: str = "the search's driver was gone") -> int:
+        """Close as FAILED the runs below this one that a driver left open; returns how many.
+
+        Raises:
+            UsageError: the tracking store does not answer.
+        """
+        with ownership.answering():
+            finals = self._below(self.id, "tags.role = 'final'")
+            lost = [run_id for parent in [self.id, *finals] for run_id in self._below(parent, "status = 'RUNNING'")]
         lost = [run_id for run_id in lost if run_id not in self._own]
         for run_id in lost:
-            self._client.set_tag(run_id, "trial.state", "lost")
-            self._client.set_tag(run_id, "ended", "failed")
-            self._client.set_tag(run_id, "ended.reason", "the search's driver was gone")
-            self._client.set_terminated(run_id, "FAILED")
+            self._end(run_id, "FAILED", {"trial.state": "lost", "ended": "failed", "ended.reason": why})
         return len(lost)
+
+    def close(self, status: str, ended: str, reason: str) -> str | None:
+        """Close the study's own run; returns a line on what could not be told, if any."""
+        self._life.close()
+        away_seconds = STOP_SECONDS if ended == "stopped" else PATIENCE_SECONDS
+        tags = {"ended": ended, "ended.reason": reason[:TAG_CHARACTERS]}
+        self._end(self.id, status, tags, process=this_process().tags())
+        if not self._outbox.flush(away_seconds=away_seconds):
+            with suppress(UsageError):
+                self.close_lost("the tracking server began it, and its answer was lost")
+                self._outbox.flush(away_seconds=away_seconds)
+        left = self._outbox.left()
+        self._outbox.close()
+        return left
+
+    def _tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        shortened = {name: value[:TAG_CHARACTERS] for name, value in tags.items()}
+        self._outbox.put("batch", {"tags": shortened}, run_id=run_id)
+
+    def _end(
+        self,
+        run_id: str,
+        status: str,
+        tags: Mapping[str, str],
+        *,
+        if_open: bool = False,
+        process: Mapping[str, str] | None = None,
+    ) -> None:
+        said = {"tags": dict(tags), "status": status, "end_time": int(1000 * time.time())}
+        self._outbox.put("end", {**said, "if_open": if_open, "process": process}, run_id=run_id)
 
     def _below(self, run_id: str, where: str) -> list[str]:
         """Ids of a run's own children; the study's name would find those of another storage too."""
@@ -134,14 +201,10 @@ class StudyRun:
         found = self._client.search_runs([self.experiment_id], filter_string=mine, max_results=1000)
         return [run.info.run_id for run in found]
 
-    def close(self, status: str, ended: str, reason: str) -> None:
-        """Close the study's own run."""
-        self._life.close()
-        mlflow.set_tags({"ended": ended, "ended.reason": reason[:TAG_CHARACTERS]})
-        mlflow.end_run(status)
-
     def _is_there(self, run_id: str) -> bool:
         try:
             return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException:
+        except MlflowException as error:
+            if not refused(error):
+                raise
             return False

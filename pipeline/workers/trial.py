@@ -13,8 +13,8 @@ from pipeline.workers.child import Trial
 from pipeline.workers.jobs import Job, Outcome, ending_tags
 
 if TYPE_CHECKING:
-    from pipeline import track
     from pipeline.machine import device as devices
+    from pipeline.tracked_run import Run
 
 # Imported by the fork server for all trials. Here they come within functions only: a driver, which names train_trial
 # and holds no device, is spared TensorFlow. Optuna is what a search's own module imports, and a process imports that.
@@ -32,10 +32,9 @@ def train_trial(job: Job, trial: Trial) -> None:
         _time(job, trial)
         return
     os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
-    os.environ["MLFLOW_RUN_ID"] = job.run.run_id
     from pipeline import track
 
-    with track.run(system_metrics=False) as run:  # it shares the machine with others, and the driver watches that
+    with track.trial(job.run.run_id) as run:
         outcome = Outcome.FINISHED
         try:
             (_measure if job.role == "winner" else _train)(job, trial, run)
@@ -71,7 +70,7 @@ def _time(job: Job, trial: Trial) -> None:
         trial.metrics["latency_ms"] = timing.latency_ms(config, data)
 
 
-def _measure(job: Job, trial: Trial, run: "track.Run") -> None:
+def _measure(job: Job, trial: Trial, run: "Run") -> None:
     """Open the test set for the winner of a search, with the weights that its final training left."""
     from pipeline.run import crown
 
@@ -80,7 +79,8 @@ def _measure(job: Job, trial: Trial, run: "track.Run") -> None:
     trial.metrics.update(crown(run, config, data, job.weights))
 
 
-def _train(job: Job, trial: Trial, run: "track.Run") -> None:
+def _train(job: Job, trial: Trial, run: "Run") -> None:
+    from pipeline import weights
     from pipeline.fit import build, fit
     from pipeline.run import log_training
     from pipeline.timing import latency_ms
@@ -113,7 +113,7 @@ def _train(job: Job, trial: Trial, run: "track.Run") -> None:
         figures["latency_ms"] = latency_ms(config, data)
     if job.weights:
         log_training(run, config, fitted)
-        fitted.model.save_weights(job.weights)
+        weights.write(job.weights, fitted.model.get_weights())
 
 
 def _limit_memory(mib: int | None) -> None:

@@ -123,7 +123,7 @@ def test_after_a_kill_in_the_middle_only_what_is_missing_is_trained(final):
 
 def test_a_training_whose_weights_are_gone_is_done_again(final, tmp_path):
     final(lambda job: [ended(job, Outcome.CRASHED, "gone")] if job.role == "winner" else train(job))
-    next((tmp_path / "cache").rglob("2-1.weights.h5")).unlink()
+    next((tmp_path / "cache").rglob("2-1.weights.npz")).unlink()
     final()
     assert [(job.role, job.config.depth, job.config.seed) for job in final.executor.started] == [
         ("final", 2, 1),
@@ -143,7 +143,7 @@ def test_a_kill_between_the_look_and_its_note_costs_another_look_and_no_training
 
 def test_weights_are_let_go_when_the_winner_is_known(final, tmp_path):
     final()
-    assert not list((tmp_path / "cache").rglob("*.weights.h5"))
+    assert not list((tmp_path / "cache").rglob("*.weights.npz"))
 
 
 def test_a_failed_seed_does_not_sink_the_final(final):
@@ -223,7 +223,6 @@ def test_in_a_real_store_a_failed_winner_leaves_no_run_open(final, store):
 
     def answer(job):
         if job.role == "winner":
-            mlflow.MlflowClient().update_run(job.run.run_id, status="RUNNING")  # as the trial does, and dies
             return [ended(job, Outcome.CRASHED, "killed by SIGKILL")]
         if job.config.depth == 1:
             return [ended(job, Outcome.OOM, "no memory")]

@@ -10,6 +10,8 @@ from scripted import mlflow_store
 from pipeline.study.track_study import PARENT, StudyRun
 from pipeline.workers.jobs import Ended, Outcome
 
+OPENED = []  # by the test that runs
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
@@ -25,10 +27,12 @@ def opens(store, monkeypatch, request):
     def open_it(*, known=None, trials=0, given=None):
         if given:
             monkeypatch.setenv("MLFLOW_RUN_ID", given)
-        return StudyRun(request.node.name, known=known, trials=trials)
+        OPENED.append(StudyRun(request.node.name, known=known, trials=trials))
+        return OPENED[-1]
 
     yield open_it
-    mlflow.end_run()
+    while OPENED:
+        finish(OPENED.pop())
 
 
 def opened_by_mlflow():
@@ -36,6 +40,10 @@ def opened_by_mlflow():
 
 
 def found(run_id):
+    """What MLflow holds of a run, when it has been told all."""
+    for runs in OPENED:
+        runs._outbox.flush()
+        runs._outbox.check()
     return mlflow.get_run(run_id)
 
 
@@ -44,11 +52,13 @@ def how(outcome, reason="", tail="what it wrote"):
 
 
 def finish(runs):
-    runs.close("FINISHED", "finished", "")
+    if not runs._outbox._over:
+        runs.close("FINISHED", "finished", "")
     return runs.id
 
 
 def files(run_id):
+    found(run_id)
     return [file.path for file in mlflow.MlflowClient().list_artifacts(run_id)]
 
 
@@ -91,10 +101,10 @@ def test_what_another_driver_left_is_found_whatever_the_studys_name_holds(store)
 
     lost = open_it()
     trial = lost.child("t000", role="trial", tags={}).run_id
-    mlflow.end_run("FAILED")
-    assert open_it(known=lost.id).close_lost() == 1
+    OPENED.append(open_it(known=lost.id))
+    assert OPENED[-1].close_lost() == 1
     assert found(trial).info.status == "FAILED"
-    mlflow.end_run()
+    OPENED.pop().close("FINISHED", "finished", "")
 
 
 def test_the_same_run_given_again_is_no_child_of_its_own(opens):

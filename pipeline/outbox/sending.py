@@ -1,0 +1,150 @@
+"""How records reach MLflow, each once, even where an earlier try has arrived and its answer was lost."""
+
+import errno
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModel,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.models import Model
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from pipeline.outbox.record import Record
+
+MODEL = "model"  # the name of a run's model
+MOST = 200  # records in one call
+LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}  # of local artifact stores
+PASSING = {401, 403, 408, 429}  # of HTTP's answers from 400 to 499: a password that has run out can be renewed
+
+
+def refused(error: Exception) -> bool:
+    """Whether MLflow has answered, and will not answer otherwise when it is asked again."""
+    if isinstance(error, MlflowException):
+        answered = isinstance(error, RestException) or not mlflow.get_tracking_uri().startswith("http")
+        status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+        return answered and 400 <= status < 500 and status not in PASSING
+    return isinstance(error, OSError) and error.errno in LASTING
+
+
+def together(records: Sequence[Record]) -> list[Record]:
+    """The first of the records, with those after it that can be sent in the same call."""
+    found = [records[0]]
+    for record in records[1:MOST]:
+        if not record.joins(found[0]):
+            break
+        found.append(record)
+    return found
+
+
+def send(client: MlflowClient, records: Sequence[Record]) -> None:
+    """Send records that go together; raises what MLflow's client raises."""
+    if records[0].kind == "batch":
+        _batch(client, records)
+    else:
+        _SENDERS[records[0].kind](client, records[0])
+
+
+def model_of(client: MlflowClient, run: Run) -> LoggedModel | None:
+    """The model that a run has logged or begun to log."""
+    asked = f"source_run_id = '{run.info.run_id}'"
+    found = client.search_logged_models([run.info.experiment_id], filter_string=asked)
+    return next((model for model in found if model.name == MODEL), None)
+
+
+def _batch(client: MlflowClient, records: Sequence[Record]) -> None:
+    run_id, first = records[0].run_id, records[0].body
+    points: list[list[Any]] = [point for record in records for point in record.body.get("metrics", ())]
+    if points and any(record.tried for record in records):
+        points = _missing(client, run_id, points, once=first.get("once", False))
+    model = model_of(client, client.get_run(run_id)) if first.get("of_model") else None
+    model_id = model.model_id if model else None
+    client.log_batch(
+        run_id,
+        metrics=[
+            Metric(name, value, time, step, model_id=model_id, run_id=run_id) for name, value, time, step in points
+        ],
+        params=[Param(name, value) for name, value in _merged(records, "params").items()],
+        tags=[RunTag(name, value) for name, value in _merged(records, "tags").items()],
+        synchronous=True,
+    )
+
+
+def _merged(records: Sequence[Record], part: str) -> dict[str, str]:
+    return {name: value for record in records for name, value in record.body.get(part, {}).items()}
+
+
+def _missing(client: MlflowClient, run_id: str, points: list[list[Any]], *, once: bool) -> list[list[Any]]:
+    """Those of the points that the run does not have."""
+    there = client.get_run(run_id).data.metrics
+    known: set[tuple[object, ...]] = set()
+    for name in {point[0] for point in points} & there.keys():
+        for point in client.get_metric_history(run_id, name):
+            known |= {(name, point.step), (name, point.step, point.timestamp)}
+    return [
+        point for point in points if ((point[0], point[3]) if once else (point[0], point[3], point[2])) not in known
+    ]
+
+
+def _dataset(client: MlflowClient, record: Record) -> None:
+    said = dict(record.body)
+    context = InputTag(MLFLOW_DATASET_CONTEXT, said.pop("context"))
+    client.log_inputs(record.run_id, datasets=[DatasetInput(Dataset(**said), [context])])
+
+
+def _files(client: MlflowClient, record: Record) -> None:
+    client.log_artifacts(record.run_id, str(record.files))
+
+
+def _model(client: MlflowClient, record: Record) -> None:
+    """What `log_model` does, in steps that can be taken again."""
+    assert record.files
+    run = client.get_run(record.run_id)
+    model = model_of(client, run)
+    if model is None:
+        model = client.create_logged_model(
+            run.info.experiment_id, name=MODEL, source_run_id=record.run_id, params=run.data.params
+        )
+    if model.status != LoggedModelStatus.READY:
+        about = Model.load(str(record.files / "MLmodel"))
+        about.run_id, about.artifact_path = record.run_id, model.artifact_location
+        about.model_id = about.model_uuid = model.model_id
+        about.save(str(record.files / "MLmodel.part"))
+        os.replace(record.files / "MLmodel.part", record.files / "MLmodel")
+        client.log_model_artifacts(model.model_id, str(record.files))
+        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if model.model_id not in {output.model_id for output in outputs}:
+        client.log_outputs(record.run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+def _end(client: MlflowClient, record: Record) -> None:
+    said = record.body
+    run = client.get_run(record.run_id)
+    mine: Mapping[str, str] = said.get("process") or {}
+    if any(run.data.tags.get(name, value) != value for name, value in mine.items()):
+        return  # another process has gone on with the run since
+    client.log_batch(record.run_id, tags=[RunTag(name, value) for name, value in said["tags"].items()])
+    if not (said.get("if_open") and run.info.status != "RUNNING"):
+        client.set_terminated(record.run_id, said["status"], end_time=said["end_time"])
+
+
+_SENDERS: dict[str, Callable[[MlflowClient, Record], None]] = {
+    "dataset": _dataset,
+    "files": _files,
+    "model": _model,
+    "end": _end,
+}
