@@ -1,7 +1,8 @@
 """Whether all is well: `mlflow run . -e doctor`, or `python -m pipeline.doctor`; a line each, with what would cure it.
 
 It looks at Python and its packages, the tracking store, the cache and the disks, and what TensorFlow computes on, and
-closes the runs that have lost their process on this host. The exit code is 1 where something is broken.
+sends what runs could not tell while the tracking server was away, and closes the runs that have lost their process on
+this host. The exit code is 1 where something is broken.
 """
 
 import logging
@@ -16,7 +17,7 @@ from pipeline.errors import UsageError
 from pipeline.health.finding import Finding
 from pipeline.refusal import refuse
 from pipeline.settings import Settings
-from pipeline.store_urls import hide_credentials
+from pipeline.store_urls import bound_waiting, hide_credentials
 
 PROGRAM = "python -m pipeline.doctor"
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         hide_credentials(os.environ)
+        bound_waiting(os.environ)
         visit = Visit.build(
             command_line.parse(
                 arguments, program=PROGRAM, description=str(__doc__), settings=Visit.build({}), of="by default"
@@ -53,7 +55,6 @@ def _findings(visit: Visit) -> Iterator[Finding]:
     """From what is quickly told to what takes long; MLflow takes seconds to import."""
     from pipeline.health import computing, disk, installation, store
 
-    os.environ.update({name: value for name, value in store.PATIENCE.items() if name not in os.environ})
     if visit.close:
         yield from store.close(visit.close)
     checks: list[Callable[[], Iterator[Finding]]] = [
@@ -61,6 +62,7 @@ def _findings(visit: Visit) -> Iterator[Finding]:
         installation.packages,
         disk.cache,
         store.store,
+        store.outbox,
         store.open_runs,
         computing.computing,
     ]

@@ -12,6 +12,7 @@ from seams import environment, tracking_store
 from pipeline import doctor
 from pipeline.health import computing, disk, installation, store
 from pipeline.health.finding import Finding
+from pipeline.store_urls import WAITING
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,7 +23,8 @@ def well(monkeypatch):
     for module, name in ((installation, "packages"), (disk, "cache"), (store, "store"), (computing, "computing")):
         monkeypatch.setattr(module, name, lambda name=name: [Finding("ok", name)])
     monkeypatch.setattr(store, "open_runs", list)
-    for name in store.PATIENCE:
+    monkeypatch.setattr(store, "outbox", list)
+    for name in WAITING:  # which are set in this process
         monkeypatch.setenv(name, "1")
 
 

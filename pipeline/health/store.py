@@ -15,10 +15,10 @@ from pipeline.errors import UsageError
 from pipeline.health.disk import space
 from pipeline.health.finding import Finding
 from pipeline.lifetime import liveness, ownership
+from pipeline.outbox.delivery import deliver
 from pipeline.settings import shown
 from pipeline.store_urls import masked, unusable
 
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}  # MLflow's own is minutes
 TEXT = "doctor.txt"
 
 
@@ -59,6 +59,12 @@ def open_runs() -> Iterator[Finding]:
             yield Finding("look", line)
         for line in liveness.silent(client, experiment_id):
             yield Finding("look", line)
+
+
+def outbox() -> Iterator[Finding]:
+    """Send what runs of this machine could not tell while the tracking server was away."""
+    for line in deliver():
+        yield Finding("ok" if line.startswith("sent") else "look", line)
 
 
 def close(run_ids: tuple[str, ...]) -> Iterator[Finding]:

@@ -15,6 +15,8 @@ from scripted import mlflow_store
 from pipeline.errors import UsageError
 from pipeline.health import store as health
 from pipeline.lifetime.process import this_process
+from pipeline.outbox.delivery import address
+from pipeline.outbox.spool import Spool
 
 ELSEWHERE = replace(this_process(), host="another")
 
@@ -67,8 +69,7 @@ def test_the_run_that_mlflow_run_opened_is_used_and_named(monkeypatch, client, o
 
 
 def test_a_store_that_does_not_answer_is_broken(monkeypatch):
-    for name, value in health.PATIENCE.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow.set_tracking_uri("http://someone:secret@127.0.0.1:1")
     (finding,) = health.store()
     assert finding.state == "broken"
@@ -83,6 +84,23 @@ def test_a_store_that_no_run_has_made_yet_is_not_made_by_looking(tmp_path):
     with pytest.raises(UsageError, match="there is none in"):
         list(health.close(("x",)))
     assert not (tmp_path / "none.db").exists()
+
+
+def test_what_a_run_could_not_tell_is_sent(monkeypatch, tmp_path, client, opened):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run_id = opened(this_process(), minutes=0)
+    Spool(run_id, to=address()).put("batch", run_id, {"tags": {"late": "told"}}, None)
+    (finding,) = health.outbox()
+    assert finding.state == "ok" and run_id in finding.text
+    assert client.get_run(run_id).data.tags["late"] == "told"
+    assert list(health.outbox()) == []
+
+
+def test_what_cannot_be_sent_yet_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    Spool("0" * 32, to="http://elsewhere").put("batch", "0" * 32, {"tags": {"late": "told"}}, None)
+    (finding,) = health.outbox()
+    assert finding.state == "look" and "it goes to http://elsewhere" in finding.text
 
 
 def test_runs_of_every_experiment_that_lost_their_process_are_closed_and_silent_ones_named(opened):
