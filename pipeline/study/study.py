@@ -12,13 +12,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.distributions import values
 from pipeline.space import Search, infeasible
-from pipeline.store_urls import unusable
+from pipeline.study.storage import open_storage
 
 RE_ASKS = 30  # draws in a row that have been tried before, until one that has not is taken at random
 ENUMERATED = 10_000  # a space with more configurations is not written out: each is checked, a second for all
 DRAWS = 10_000  # at random from such a space, until those that fit the images count as used up
 
 DUPLICATE_OF, INFEASIBLE, ATTEMPT = "duplicate_of", "infeasible", "attempt"  # user attributes of a trial
+QUEUED = "fixed_params"  # Optuna's own, of a trial that was enqueued
 TRAINABLE = "trainable"  # the constraint: 0 where a configuration can be trained here, 1 where it cannot
 
 
@@ -48,19 +49,14 @@ class Study:
             image_shape: (height, width, channels), in pixels.
             training_images: how many there are after the split.
         """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search = search
         self.name = name
         self._fits: Callable[[Mapping[str, object]], str | None] = lambda params: infeasible(
             search, params, image_shape=image_shape, training_images=training_images
         )
-        try:
-            storage = optuna.storages.RDBStorage(url) if url else optuna.storages.InMemoryStorage()
-            self._study = optuna.create_study(
-                study_name=name, storage=storage, directions=search.directions, load_if_exists=True
-            )
-        except Exception as error:  # noqa: BLE001 - each kind of database raises its own
-            raise unusable("the study's storage", url or "memory", error) from None
+        self._study = optuna.create_study(
+            study_name=name, storage=open_storage(url), directions=search.directions, load_if_exists=True
+        )
         seed = np.random.SeedSequence([search.base.seed, len(self.trials())]).generate_state(1)[0]
         self._random = np.random.default_rng(int(seed))
         self._study.sampler = _sampler(search, int(seed))
@@ -89,15 +85,19 @@ class Study:
         return sum(trial.state in done and not _free(trial) for trial in self.trials())
 
     def requeue_lost(self) -> list[FrozenTrial]:
-        """Give up the trials that a driver left running and queue their configurations again; returns them."""
-        lost = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+        """Give up the trials that run for no driver and queue their configurations again; returns them."""
+        lost = [
+            trial for trial in self.trials() if trial.state == TrialState.RUNNING and trial.number not in self._asked
+        ]
         for trial in lost:  # queued first: a kill between the two repeats a configuration rather than lose it
-            self._enqueue(trial.params, attempt=trial.user_attrs.get(ATTEMPT, 1))
+            params = trial.system_attrs.get(QUEUED, {}) | trial.params  # which it may not have been given all yet
+            self._enqueue(params, attempt=trial.user_attrs.get(ATTEMPT, 1))
             self._study.tell(trial.number, state=TrialState.FAIL)
         return lost
 
     def ask(self) -> Asked | None:
         """The next configuration to train; None where no further one that fits the images is known."""
+        self.requeue_lost()  # a storage that went away may have begun one without telling
         untried = self._untried()
         if untried == []:
             return None
