@@ -51,6 +51,9 @@ class SearchSettings(Settings):
     storage: str | None = Field(
         None, min_length=1, description="Optuna URL without a password; none: OPTUNA_STORAGE, or else a file here"
     )
+    drivers: Literal["one", "shared"] = Field(
+        "one", description="shared: this command may run many times at once, on PostgreSQL, and all share the budget"
+    )
     study: str | None = Field(
         None, min_length=1, max_length=200, description="the study's name; none: the search's, and what it depends on"
     )

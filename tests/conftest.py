@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from postgres import Postgres, running_postgres
 
 from pipeline.machine.processor import prefer_onednn
@@ -35,3 +36,19 @@ def postgres() -> Iterator[Postgres]:
     with pytest.MonkeyPatch.context() as patch, running_postgres() as server:
         patch.setenv("PGPASSWORD", server.environment["PGPASSWORD"])
         yield server
+
+
+@pytest.fixture
+def closing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closes the connections of the databases that a test opens, which a process leaves to its end."""
+    engines = []
+    create = sqlalchemy.engine.create_engine
+
+    def noted(*given: object, **more: object) -> sqlalchemy.Engine:
+        engines.append(create(*given, **more))
+        return engines[-1]
+
+    monkeypatch.setattr(sqlalchemy.engine, "create_engine", noted)
+    yield
+    for engine in engines:
+        engine.dispose()

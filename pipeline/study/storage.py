@@ -4,20 +4,23 @@ import logging
 import time
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.storages import InMemoryStorage, RDBStorage
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
 from pipeline.errors import UsageError
 from pipeline.store_urls import masked, unusable
+from pipeline.study.known_trials import KnownTrials
 
 PATIENCE_SECONDS = 300.0  # with a database server that is away: a restart, a fail-over
 PAUSE_SECONDS = 1.0
 OPENINGS = 10  # where others create the same tables at this moment
+
+T = TypeVar("T")
 
 # All that Optuna's cache asks of what it caches
 CALLS = """create_new_study get_study_id_from_name get_study_name_from_id get_study_directions get_study_user_attrs
@@ -26,7 +29,7 @@ set_trial_state_values set_trial_intermediate_value set_trial_user_attr set_tria
 get_trial_id_from_study_id_trial_number _get_best_trial_id""".split()
 
 
-def open_storage(url: str | None) -> BaseStorage:
+def open_storage(url: str | None) -> KnownTrials | InMemoryStorage:
     """The storage at a URL; None: one in memory.
 
     Raises:
@@ -34,7 +37,13 @@ def open_storage(url: str | None) -> BaseStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return InMemoryStorage() if url is None else _opened(url)
+        if url is None:
+            return InMemoryStorage()
+        storage = _opened(url)
+        known = KnownTrials(storage)
+        if isinstance(storage, _Patient):
+            storage.came_back = known.refresh
+        return known
     except ImportError:
         raise UsageError(
             f"a storage such as {masked(url or '')} needs its driver: "
@@ -62,42 +71,64 @@ class _Patient(RDBStorage):
     stays as it ended; but one that was created or taken from the queue may be left running with nobody to train it.
     """
 
-
-def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(call)
-    def again(self: _Patient, *given: Any, **more: Any) -> Any:
-        until: float | None = None
-        while True:
-            try:
-                return call(self, *given, **more)
-            except UpdateFinishedTrialError:
-                if until is None:
-                    raise
-                return True  # the first call has ended it
-            except (InterfaceError, OperationalError, StorageInternalError) as error:
-                until = _wait(self, error, until)
-
-    return again
+    came_back: Callable[[], None]  # called when a call had to be made again
 
 
-def _wait(storage: _Patient, error: Exception, until: float | None) -> float:
-    """Wait a little for a server that is away; returns until when, on time.monotonic().
+def patiently(work: Callable[[], T], url: str, *, ended: T | None = None) -> T:
+    """What a piece of work on the database server returns, made again while that is away.
+
+    Args:
+        work: may be made twice.
+        url: of the database, for messages.
+        ended: returned where a trial turns out to have been ended by the first attempt.
 
     Raises:
         UsageError: it has been away for too long.
     """
+    until: float | None = None
+    while True:
+        try:
+            return work()
+        except UpdateFinishedTrialError:
+            if until is None or ended is None:
+                raise
+            return ended
+        except (InterfaceError, OperationalError, StorageInternalError) as error:
+            until = _wait(url, error, until)
+
+
+def _wait(url: str, error: Exception, until: float | None) -> float:
+    """Wait a little for a server that is away; returns until when, on time.monotonic()."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if not isinstance(cause, InterfaceError | OperationalError):
         raise error
     if until is None:
         logging.getLogger(__name__).warning(
-            "the study's storage is away, for %.0f s it is tried again: %s", PATIENCE_SECONDS, masked(storage.url)
+            "the study's storage is away, for %.0f s it is tried again: %s", PATIENCE_SECONDS, masked(url)
         )
         until = time.monotonic() + PATIENCE_SECONDS
     if time.monotonic() >= until:
-        raise unusable("the study's storage", storage.url, cause) from None
+        raise unusable("the study's storage", url, cause) from None
     time.sleep(PAUSE_SECONDS)
     return until
+
+
+def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def again(self: _Patient, *given: Any, **more: Any) -> Any:
+        calls = 0
+
+        def work() -> Any:
+            nonlocal calls
+            calls += 1
+            return call(self, *given, **more)
+
+        done = patiently(work, self.url, ended=True)
+        if calls > 1:
+            self.came_back()
+        return done
+
+    return again
 
 
 for _name in CALLS:

@@ -2,12 +2,14 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from pipeline.lifetime import liveness, ownership
@@ -43,6 +45,7 @@ class StudyRun:
             raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
         self.id: str = active.info.run_id
         self._own = {self.id, given}
+        self._of: dict[str, str] = {}  # tags of all that it opens
         self.experiment_id: str = active.info.experiment_id
         self.artifacts: str = active.info.artifact_uri
         self.tracking_uri: str = mlflow.get_tracking_uri()
@@ -63,34 +66,43 @@ class StudyRun:
         return liveness.lost(self._client, self.experiment_id)
 
     def name(self, name: str) -> None:
-        mlflow.set_tag("mlflow.runName", name)
+        self._client.set_tag(self.id, "mlflow.runName", name)
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        mlflow.set_tags({name: value[:TAG_CHARACTERS] for name, value in tags.items()})
+        ownership.tell(self._client, self.id, tags)
 
     def params(self, settings: Mapping[str, str]) -> None:
         """Log the settings that no earlier call, and not `mlflow run`, has logged."""
-        there = mlflow.get_run(self.id).data.params
-        mlflow.log_params({name: value[:TAG_CHARACTERS] for name, value in settings.items() if name not in there})
+        there = self._client.get_run(self.id).data.params
+        new = [Param(name, value[:TAG_CHARACTERS]) for name, value in settings.items() if name not in there]
+        self._client.log_batch(self.id, params=new)
 
-    def metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
-        mlflow.log_metrics(dict(metrics), step=step, synchronous=True)
+    def metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        now = int(1000 * time.time())
+        self._client.log_batch(self.id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
 
     def figure(self, path: str, figure: Figure) -> None:
-        mlflow.log_figure(figure, path)
+        self._client.log_figure(self.id, figure, path)
 
     def table(self, path: str, table: pd.DataFrame) -> None:
-        mlflow.log_text(table.to_csv(index=False), path)
+        self._client.log_text(self.id, table.to_csv(index=False), path)
 
     def text(self, path: str, text: str) -> None:
-        mlflow.log_text(text, path)
+        self._client.log_text(self.id, text, path)
 
     def child(self, name: str, *, role: str, tags: Mapping[str, str], under: str | None = None) -> RunRef:
         """Open a run below the study's own, or below another of its runs."""
         run = self._client.create_run(
             self.experiment_id,
             run_name=name,
-            tags={PARENT: under or self.id, "study": self._study, "role": role, "trial.state": "running", **tags},
+            tags={
+                PARENT: under or self.id,
+                "study": self._study,
+                "role": role,
+                "trial.state": "running",
+                **self._of,
+                **tags,
+            },
         )
         return RunRef(self.tracking_uri, run.info.run_id)
 
@@ -122,11 +134,12 @@ class StudyRun:
         lost = [run_id for parent in [self.id, *finals] for run_id in self._below(parent, "status = 'RUNNING'")]
         lost = [run_id for run_id in lost if run_id not in self._own]
         for run_id in lost:
-            self._client.set_tag(run_id, "trial.state", "lost")
-            self._client.set_tag(run_id, "ended", "failed")
-            self._client.set_tag(run_id, "ended.reason", "the search's driver was gone")
-            self._client.set_terminated(run_id, "FAILED")
+            self._close_lost(run_id)
         return len(lost)
+
+    def _close_lost(self, run_id: str) -> None:
+        self._client.set_tag(run_id, "trial.state", "lost")
+        ownership.end(self._client, run_id, "failed", "the search's driver was gone")
 
     def _below(self, run_id: str, where: str) -> list[str]:
         """Ids of a run's own children; the study's name would find those of another storage too."""
@@ -137,7 +150,7 @@ class StudyRun:
     def close(self, status: str, ended: str, reason: str) -> None:
         """Close the study's own run."""
         self._life.close()
-        mlflow.set_tags({"ended": ended, "ended.reason": reason[:TAG_CHARACTERS]})
+        ownership.tell(self._client, self.id, {"ended": ended, "ended.reason": reason})
         mlflow.end_run(status)
 
     def _is_there(self, run_id: str) -> bool:

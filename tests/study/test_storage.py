@@ -25,23 +25,7 @@ def url(postgres, request):
 
 
 @pytest.fixture
-def close(monkeypatch):
-    """Closes the connections of storages that were opened, which a process leaves to its end."""
-    opened = []
-    make = storages._Patient.__init__
-
-    def noted(self, *given, **more):
-        opened.append(self)  # first, as one that fails in the middle has connected too
-        make(self, *given, **more)
-
-    monkeypatch.setattr(storages._Patient, "__init__", noted)
-    yield
-    for storage in opened:
-        storage.engine.dispose()
-
-
-@pytest.fixture
-def study(url, tmp_path, close):
+def study(url, tmp_path, closing):
     return lambda text=RANGE, *flags: Study(
         made_search(tmp_path, text, *flags), url=url, name="mine", image_shape=(8, 8, 1), training_images=180
     )
@@ -75,9 +59,8 @@ def test_a_call_waits_for_a_database_that_comes_back_and_says_so_once(postgres, 
     mine = study()
     postgres.stop()
     threading.Timer(0.5, postgres.start).start()
-    asked = mine.ask()
-    mine.complete(asked.number, [0.5])
-    assert states(mine) == ["COMPLETE"]
+    mine.note("key", 1)
+    assert study().noted("key") == 1
     (said,) = [line for line in caplog.messages if "away" in line]
     assert said.startswith("the study's storage is away, for 300 s it is tried again: postgresql+psycopg://pipeline@")
 
@@ -133,7 +116,7 @@ def test_a_queued_configuration_that_was_taken_without_answer_is_trained_all_the
     assert 0.01 in [one.params["learning_rate"] for one in asked]
 
 
-def test_several_may_open_an_empty_database_at_once(url, close):
+def test_several_may_open_an_empty_database_at_once(url, closing):
     with ThreadPoolExecutor(4) as pool:
         opened = list(pool.map(open_storage, [url] * 4))
     assert all(one.get_all_studies() == [] for one in opened)
@@ -145,7 +128,7 @@ def test_a_database_without_its_driver_is_refused_with_what_brings_it(monkeypatc
         open_storage("postgresql+psycopg://me@host/db")
 
 
-def test_a_wrong_password_is_refused_at_once_and_not_repeated(url, close):
+def test_a_wrong_password_is_refused_at_once_and_not_repeated(url, closing):
     began = time.monotonic()
     with pytest.raises(UsageError, match="password authentication failed") as refused:
         open_storage(url.replace("@", ":wr0ng-secret@"))
