@@ -48,6 +48,11 @@ class SearchSettings(Settings):
         None, ge=1, le=4096, description="trials at a time where there is no GPU; none: as many as the cores can feed"
     )
     trials_per_gpu: int = Field(1, ge=1, le=64, description="trials at a time on each GPU")
+    cluster: str | None = Field(
+        None,
+        pattern=r"^(auto|local|ray://.+)$",
+        description="train on Ray: auto (the cluster of this node), ray://host:port, or local; none: without Ray",
+    )
     storage: str | None = Field(
         None, min_length=1, description="Optuna URL without a password; none: OPTUNA_STORAGE, or else a file here"
     )

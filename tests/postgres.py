@@ -15,7 +15,7 @@ import pytest
 
 PASSWORD = "P0stgres-pass"  # noqa: S105 - of a server that lives for a test
 USER = "pipeline"
-PROGRAMS = ("postgres", "initdb", "pg_dump", "psql")
+PROGRAMS = ("postgres", "initdb", "pg_dump", "pg_restore")
 
 
 def programs():

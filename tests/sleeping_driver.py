@@ -25,6 +25,9 @@ class Sleeping:
     def __exit__(self, *error):
         pass
 
+    def __str__(self):
+        return "1 at a time, asleep"
+
     def free(self):
         return not self._left
 
@@ -61,7 +64,7 @@ class Sleeping:
 
 def main(folder, seconds, arguments):
     search = space.from_command_line(arguments, program="search", description="Search.")
-    searching.Local = lambda places: Sleeping(folder, float(seconds))
+    searching.Local = lambda slots: Sleeping(folder, float(seconds))
     return searching.carry_out(search, load_data(search.base))
 
 

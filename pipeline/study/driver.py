@@ -148,7 +148,7 @@ class Driver:
             last = list(self._causes.values())[-SAME_CAUSE:]
             if len(last) == SAME_CAUSE and len(set(last)) == 1:
                 self._failing = f"{SAME_CAUSE} trials in a row failed with the same cause: {ended.reason}"
-        elif ended.outcome is not Outcome.STOPPED:
+        elif ended.outcome not in {Outcome.STOPPED, Outcome.LOST}:
             self._causes.clear()
 
     def _tell(self, trial: _Running, ended: Ended) -> None:
@@ -160,6 +160,8 @@ class Driver:
                 self._study.prune(number)
             case Outcome.OOM | Outcome.TIMEOUT:  # the like of it would not do better
                 self._study.prune(number, violation=True)
+            case Outcome.LOST:
+                self._study.put_back(number)
             case Outcome.STOPPED if not _foreign(ended):
                 self._study.put_back(number)
             case _:

@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from pipeline.cluster import Cluster
 from pipeline.code_version import code_version
 from pipeline.config import to_yaml
 from pipeline.data import Data
@@ -24,7 +25,7 @@ from pipeline.study.terminal import Terminal
 from pipeline.study.track_study import StudyRun
 from pipeline.study_storage import storage_url
 from pipeline.trials import Local
-from pipeline.workers.slots import Slot, find_gpus, slots
+from pipeline.workers.slots import find_gpus, slots
 
 CORES_A_WORKER = 4  # a trial's small operations do not feed more
 
@@ -35,7 +36,7 @@ def carry_out(search: Search, data: Data) -> int:
     Raises:
         UsageError: another driver holds the study, or the slots that were asked for do not exist.
     """
-    places = _slots(search)
+    executor = _executor(search, data)
     url = storage_url(search.settings.storage, os.environ)
     study = Study(
         search,
@@ -49,11 +50,11 @@ def carry_out(search: Search, data: Data) -> int:
         with counted() as interrupts, watched(), Terminal() as terminal:
             runs = hold.open_run()
             try:
-                with Local(places) as executor:
+                with executor:
                     session = Session(
                         study, runs, executor, interrupts, hold.beat, say=terminal.say, progress=terminal.progress
                     )
-                    _introduce(session, hold, data, places, url)
+                    _introduce(session, hold, data, f"{executor}", url)
                     return _search(session, hold, data)
             except BaseException as error:  # else MLflow would close the run as FINISHED when this process ends
                 hold.close("FAILED", "failed", f"{type(error).__name__}: {error}")
@@ -109,14 +110,22 @@ def _finish(session: Session) -> None:
         measure_latencies(session)
 
 
-def _slots(search: Search) -> list[Slot]:
+def _executor(search: Search, data: Data) -> Local | Cluster:
+    """Where trials run: on this machine, or on Ray's."""
     settings = search.settings
+    if settings.cluster is not None:
+        return Cluster(
+            settings.cluster,
+            fingerprint=data.fingerprint,
+            trials_per_gpu=settings.trials_per_gpu,
+            trials=settings.workers,
+        )
     gpus = find_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     workers = settings.workers or max(1, cores() // CORES_A_WORKER)
-    return slots(gpus, trials_per_gpu=settings.trials_per_gpu, workers=workers, cores=cores())
+    return Local(slots(gpus, trials_per_gpu=settings.trials_per_gpu, workers=workers, cores=cores()))
 
 
-def _introduce(session: Session, hold: Hold, data: Data, places: list[Slot], url: str) -> None:
+def _introduce(session: Session, hold: Hold, data: Data, places: str, url: str) -> None:
     """Close what a lost driver left, log what the study is, and say what is about to happen."""
     study, runs = session.study, session.runs
     search = study.search
@@ -142,7 +151,7 @@ def _introduce(session: Session, hold: Hold, data: Data, places: list[Slot], url
         f"study    {study.name} in {masked(url)}\n"
         f"data     {data.name}: {len(data.train):,} training and {len(data.validation):,} validation images\n"
         f"space    {', '.join(search.space)}: {'any number of' if many is None else f'{many:,}'} configurations\n"
-        f"budget   {search.settings.trials} trials, {len(places)} at a time: {', '.join(slot.name for slot in places)}"
+        f"budget   {search.settings.trials} trials, {places}"
         + (f"; {done} are done" if done else "")
         + (f", {lost} were lost with their driver and are queued again" if lost else "")
     )

@@ -2,26 +2,21 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from pathlib import Path
 
 import mlflow
 import optuna
+import psutil
 import pytest
 from optuna.trial import TrialState
 from scripted import SIX, made_search, mlflow_store, opened
-from seams import environment
+from sleepers import finish, noted, start_sleeper, wait_for
 
 from pipeline.errors import UsageError
 from pipeline.study import drivers as some_drivers
 from pipeline.study.drivers import Drivers
 from pipeline.study.hold import Alone, Together
 from pipeline.study.study import Study
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -39,46 +34,18 @@ def study(url, tmp_path, closing):
 @pytest.fixture
 def start(url, tmp_path):
     """Starts a driver process on one study; its trials have two epochs of so many seconds."""
-    (tmp_path / "mine.yaml").write_text(SIX)
     started = []
 
     def start_it(seconds, *flags):
-        words = [str(tmp_path / "mine.yaml"), "--storage", url, "--drivers", "shared", "--study", "mine", *flags]
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "sleeping_driver.py"), str(tmp_path), str(seconds), "--", *words],
-            cwd=ROOT,
-            env=environment(mlflow.get_tracking_uri(), "mine") | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+        uri = mlflow.get_tracking_uri()
+        started.append(start_sleeper(tmp_path, seconds, *flags, text=SIX, uri=uri, storage=url))
+        return started[-1]
 
     with mlflow_store(tmp_path):
         yield start_it
         for process in started:
             process.kill()
             process.communicate()
-
-
-def noted(folder, kind):
-    """What drivers noted of their trials: (process, what, number, role, settings, time)."""
-    lines = [(file.stem, *line.split()) for file in folder.glob("*.txt") for line in file.read_text().splitlines()]
-    return [line for line in lines if line[3] == kind]
-
-
-def wait_for(condition, seconds=60):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
-def finish(process):
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, out + err
-    return out
 
 
 def trials_of(url):
@@ -206,7 +173,7 @@ def test_sharing_and_holding_alone_refuse_each_other(study, closing):
     together.release()
     alone = Alone(study())
     held = {**study().noted("lease"), "process": os.getppid()}  # a process does not refuse itself
-    alone._lease._write({**held, "started": __import__("psutil").Process(os.getppid()).create_time()})
+    alone._lease._write({**held, "started": psutil.Process(os.getppid()).create_time()})
     with pytest.raises(UsageError, match="drivers must all be shared"):
         Together(study())
 
