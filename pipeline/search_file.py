@@ -48,8 +48,16 @@ class SearchSettings(Settings):
         None, ge=1, le=4096, description="trials at a time where there is no GPU; none: as many as the cores can feed"
     )
     trials_per_gpu: int = Field(1, ge=1, le=64, description="trials at a time on each GPU")
+    cluster: str | None = Field(
+        None,
+        pattern=r"^(auto|local|ray://.+)$",
+        description="train on Ray: auto (the cluster of this node), ray://host:port, or local; none: without Ray",
+    )
     storage: str | None = Field(
         None, min_length=1, description="Optuna URL without a password; none: OPTUNA_STORAGE, or else a file here"
+    )
+    drivers: Literal["one", "shared"] = Field(
+        "one", description="shared: this command may run many times at once, on PostgreSQL, and all share the budget"
     )
     study: str | None = Field(
         None, min_length=1, max_length=200, description="the study's name; none: the search's, and what it depends on"

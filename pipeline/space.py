@@ -22,7 +22,7 @@ from pipeline.search_file import Flags, SearchSettings
 
 # A study goes on where one of these has changed. Any other change makes it a new one.
 BUDGETS_AND_PLACES = frozenset(
-    "trials hours trial_minutes final_top final_seeds workers trials_per_gpu storage study".split()
+    "trials hours trial_minutes final_top final_seeds workers trials_per_gpu cluster storage drivers study".split()
 )
 OF_THE_FIT = (
     "patch_size",

@@ -166,8 +166,19 @@ class Local:
         forkserver.stop()
         self._life.close()
 
+    def __str__(self) -> str:
+        """What there is at this moment."""
+        slots = [*self._free, *(running.slot for running in self._running.values())]
+        return f"{len(slots)} at a time: {', '.join(slot.name for slot in slots)}"
+
     def free(self) -> int:
         return len(self._free)
+
+    def place(self, slots: Sequence[Slot]) -> None:
+        """Train in these slots from now on; nothing may run."""
+        assert not self._running
+        self._free = list(slots)
+        self._kernel_kills = out_of_memory.kernel_kills()
 
     def start(self, job: Job, *, minutes: float | None) -> None:
         """Train a job in a free slot; it is stopped when it takes more than `minutes`.

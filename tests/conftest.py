@@ -1,9 +1,12 @@
 """What every test gets: no MLFLOW_* variable of the caller's, no call home, a cache folder of its own."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
+from postgres import Postgres, running_postgres
 
 from pipeline.machine.processor import one_operation_at_a_time, prefer_onednn
 
@@ -26,3 +29,27 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("MPLCONFIGDIR", str(CALLERS_CACHE / "matplotlib"))
     os.environ.setdefault("UV_CACHE_DIR", str(CALLERS_CACHE / "uv"))
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that tests share; each makes a database of its own."""
+    with pytest.MonkeyPatch.context() as patch, running_postgres() as server:
+        patch.setenv("PGPASSWORD", server.environment["PGPASSWORD"])
+        yield server
+
+
+@pytest.fixture
+def closing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closes the connections of the databases that a test opens, which a process leaves to its end."""
+    engines = []
+    create = sqlalchemy.engine.create_engine
+
+    def noted(*given: object, **more: object) -> sqlalchemy.Engine:
+        engines.append(create(*given, **more))
+        return engines[-1]
+
+    monkeypatch.setattr(sqlalchemy.engine, "create_engine", noted)
+    yield
+    for engine in engines:
+        engine.dispose()

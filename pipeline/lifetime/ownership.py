@@ -61,12 +61,17 @@ def beating(
                 taken(process)
             return
         client.set_tag(run_id, "beat", _now())
-        if run.info.status != "RUNNING":
-            client.update_run(run_id, status="RUNNING")
-            _forget_end(client, run)
+        reopen(client, run)
 
     with heartbeat(beat, seconds=seconds):
         yield
+
+
+def reopen(client: MlflowClient, run: Run) -> None:
+    """Open a run again that has ended, and forget how; nothing where it is open."""
+    if run.info.status != "RUNNING":
+        client.update_run(run.info.run_id, status="RUNNING")
+        _forget_end(client, run)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pipeline.workers.jobs import Ended, Job, Outcome, Report, RunRef
 
 ATTEMPTS = 3  # of a configuration whose process died: once and two retries
 SAME_CAUSE = 3  # failures in a row with one cause, after which it is not the configuration's fault
+PAUSE_SECONDS = 3.0  # between two looks of a driver that waits for others: each takes the lock that all share
 KEPT = ("parameters", "epochs", "seconds", "latency_ms")  # of a trial's figures, for the tables
 USED_UP = "every configuration that fits the images has been tried"
 FOUND_NO_MORE = "no further configuration that fits the images was found"
@@ -40,6 +41,8 @@ class Driver:
         self._running: dict[int, _Running] = {}
         self._causes: dict[str, str] = {}  # by configuration, of the failures since the last trial that did not fail
         self._used_up = False  # the space, as far as is known while trials run
+        self._ending: str | None = None  # why the last claim was none
+        self._pause_until = 0.0  # with claims, on time.monotonic()
         self._curve = next(
             name for name in self._search.settings.metric if name.startswith("val_")
         )  # known at every epoch
@@ -55,7 +58,7 @@ class Driver:
         """
         while True:
             ending = self._fill()
-            if not self._running:
+            if ending and not self._running and not self._waits():
                 if self._failing:
                     raise Failing(self._failing)
                 return ending
@@ -66,22 +69,43 @@ class Driver:
                     self._end(event)
             self._show_progress()
 
-    def _fill(self) -> str:
-        """Start trials in free slots; returns why no further one began, which a running one that dies may change."""
-        while (ending := self._ending()) is None and self._session.executor.free():
-            asked = self._study.ask()
+    def _fill(self) -> str | None:
+        """Start trials in free slots; returns why no further one may begin, None where there is only no slot."""
+        while (ending := self._why_stop()) is None and self._session.executor.free():
+            asked = self._claim() if time.monotonic() >= self._pause_until else None
             if asked is None:
-                self._used_up = True
-            else:
-                self._start(asked)
-        return ending or "every slot is taken"
+                return self._ending
+            self._start(asked)
+        return ending
 
-    def _ending(self) -> str | None:
-        """Why no further trial should begin, or None."""
+    def _claim(self) -> Asked | None:
+        """A configuration within the budget that nobody else trains; None, and why, where there is none."""
+        with self._study.alone() as held:
+            self._used_up &= not self._study.shared  # unless a trial of another driver has died meanwhile
+            self._ending = self._why_end()
+            asked = None if self._ending else self._study.ask()
+            if asked is None and not self._ending:
+                self._used_up = True
+                self._ending = self._why_end()
+        if asked is None:
+            self._pause_until = time.monotonic() + PAUSE_SECONDS * self._study.shared
+        elif held.lost:  # then another driver may have had it at the same time
+            self._study.put_back(asked.number)
+            return self._claim()
+        return asked
+
+    def _waits(self) -> bool:
+        """Whether a trial of another driver is on its way, which may die and be this one's to train again."""
+        return self._study.shared and self._why_stop() is None and self._study.running() > 0
+
+    def _why_stop(self) -> str | None:
+        """Why this driver should begin nothing more, or None."""
+        return self._failing or ("it was asked to stop" if self._session.interrupts() else None)
+
+    def _why_end(self) -> str | None:
+        """Why the search should begin no further trial, or None."""
         settings = self._search.settings
-        if self._failing or self._session.interrupts():
-            return self._failing or "it was asked to stop"
-        if self._study.spent() + len(self._running) >= settings.trials:
+        if self._study.spent() + self._study.running() >= settings.trials:
             return f"its {settings.trials} trials are done"
         if settings.hours is not None and self.searched_seconds() >= 3600 * settings.hours:
             return f"its {settings.hours:g} hours are over"
@@ -120,14 +144,14 @@ class Driver:
         figures = {name: ended.metrics[name] for name in KEPT if name in ended.metrics}
         self._study.annotate(ended.number, figures | {"outcome": str(ended.outcome)})
         self._tell(trial, ended)
-        self._study.note("searched_seconds", self.searched_seconds())
+        self._study.note("searched_seconds", max(self.searched_seconds(), self._study.noted("searched_seconds") or 0))
         self._session.say(self._line(trial, ended))
         if ended.outcome in {Outcome.RAISED, Outcome.CRASHED} or _foreign(ended):
             self._causes[short_settings(trial.asked.params)] = ended.reason  # retries say nothing new
             last = list(self._causes.values())[-SAME_CAUSE:]
             if len(last) == SAME_CAUSE and len(set(last)) == 1:
                 self._failing = f"{SAME_CAUSE} trials in a row failed with the same cause: {ended.reason}"
-        elif ended.outcome is not Outcome.STOPPED:
+        elif ended.outcome not in {Outcome.STOPPED, Outcome.LOST}:
             self._causes.clear()
 
     def _tell(self, trial: _Running, ended: Ended) -> None:
@@ -139,6 +163,8 @@ class Driver:
                 self._study.prune(number)
             case Outcome.OOM | Outcome.TIMEOUT:  # the like of it would not do better
                 self._study.prune(number, violation=True)
+            case Outcome.LOST:
+                self._study.put_back(number)
             case Outcome.STOPPED if not _foreign(ended):
                 self._study.put_back(number)
             case _:

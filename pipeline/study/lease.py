@@ -33,7 +33,7 @@ class Lease:
         me = psutil.Process()
         self._mine = {"host": socket.gethostname(), "process": me.pid, "started": me.create_time()}
         held = read()
-        if held and _lives(held):
+        if held and lives(held):
             raise UsageError(
                 f"a study has one driver at a time: process {held['process']} on {held['host']} holds this one; "
                 "wait for it, stop it, or name another study"
@@ -73,7 +73,8 @@ class Lease:
         return all(held.get(key) == value for key, value in self._mine.items())
 
 
-def _lives(held: dict[str, Any]) -> bool:
+def lives(held: dict[str, Any]) -> bool:
+    """Whether the driver that a lease names may still be there."""
     if held["host"] != socket.gethostname():
         return bool(time.time() - held["beat"] < SILENCE_SECONDS)
     try:

@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from pipeline.cluster import Cluster
 from pipeline.code_version import code_version
 from pipeline.config import to_yaml
 from pipeline.data import Data
@@ -16,15 +17,15 @@ from pipeline.store_urls import masked
 from pipeline.study import pace, study_report
 from pipeline.study.driver import Driver, Failing
 from pipeline.study.final import NOTE, Final
+from pipeline.study.hold import Alone, Hold, Together
 from pipeline.study.latencies import measure_latencies
-from pipeline.study.lease import Lease
 from pipeline.study.session import Session
 from pipeline.study.study import Study
 from pipeline.study.terminal import Terminal
 from pipeline.study.track_study import StudyRun
 from pipeline.study_storage import storage_url
 from pipeline.trials import Local
-from pipeline.workers.slots import Slot, find_gpus, slots
+from pipeline.workers.slots import find_gpus, slots
 
 CORES_A_WORKER = 4  # a trial's small operations do not feed more
 
@@ -35,7 +36,7 @@ def carry_out(search: Search, data: Data) -> int:
     Raises:
         UsageError: another driver holds the study, or the slots that were asked for do not exist.
     """
-    places = _slots(search)
+    executor = _executor(search, data)
     url = storage_url(search.settings.storage, os.environ)
     study = Study(
         search,
@@ -44,45 +45,47 @@ def carry_out(search: Search, data: Data) -> int:
         image_shape=data.image_shape,
         training_images=len(data.train),
     )
-    lease = Lease(lambda: study.noted("lease"), lambda value: study.note("lease", value))
+    hold: Hold = Together(study) if search.settings.drivers == "shared" else Alone(study)
     try:
         with counted() as interrupts, watched(), Terminal() as terminal:
-            runs = StudyRun(study.name, known=study.noted("run_id"), trials=study.spent())
-            study.note("run_id", runs.id)
+            runs = hold.open_run()
             try:
-                with Local(places) as executor:
+                with executor:
                     session = Session(
-                        study, runs, executor, interrupts, lease.beat, say=terminal.say, progress=terminal.progress
+                        study, runs, executor, interrupts, hold.beat, say=terminal.say, progress=terminal.progress
                     )
-                    _introduce(session, data, places, url)
-                    return _search(session, data)
+                    _introduce(session, hold, data, f"{executor}", url)
+                    return _search(session, hold, data)
             except BaseException as error:  # else MLflow would close the run as FINISHED when this process ends
-                runs.close("FAILED", "failed", f"{type(error).__name__}: {error}")
+                hold.close("FAILED", "failed", f"{type(error).__name__}: {error}")
                 raise
     finally:
-        lease.release()
+        hold.release()
 
 
-def _search(session: Session, data: Data) -> int:
+def _search(session: Session, hold: Hold, data: Data) -> int:
     """Trials, the final and what is left of them in MLflow; returns the exit code."""
     code, ending = 0, ("FINISHED", "finished", "")
+    finishes = False
     try:
         if line := pace.expected(session, data):
             session.say(f"time     {line}")
         _drive(session)
-        if not session.interrupts():
+        finishes = not session.interrupts() and hold.finishes()
+        if finishes:
             _finish(session)
         if session.interrupts():
             code, ending = 130, ("KILLED", "stopped", "by a signal; the same command goes on")
     except Failing as failing:
         code, ending = 1, ("FAILED", "failed", str(failing))
         sys.stderr.write(f"error: {failing}\n")
-    _report(session)
+    if finishes or not session.study.shared:
+        _report(session)
     for line in [*study_report.summary(session.study), *_where(session.study, session.runs)]:
         session.say(line)
     if session.interrupts():
         session.say("stopped: the same command goes on where it was")
-    if kept := session.runs.close(*ending):
+    if kept := hold.close(*ending):
         session.say(kept)
     return code
 
@@ -93,7 +96,7 @@ def _drive(session: Session) -> None:
     try:
         session.say(f"\nthe search ends: {Driver(session).search()}")
     finally:
-        if session.study.spent() > before:
+        if session.study.spent() > before and not session.study.shared:
             session.study.note(NOTE, None)
             session.study.note(study_report.WINNER, None)
 
@@ -108,19 +111,26 @@ def _finish(session: Session) -> None:
         measure_latencies(session)
 
 
-def _slots(search: Search) -> list[Slot]:
+def _executor(search: Search, data: Data) -> Local | Cluster:
+    """Where trials run: on this machine, or on Ray's."""
     settings = search.settings
+    if settings.cluster is not None:
+        return Cluster(
+            settings.cluster,
+            fingerprint=data.fingerprint,
+            trials_per_gpu=settings.trials_per_gpu,
+            trials=settings.workers,
+        )
     gpus = find_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     workers = settings.workers or max(1, cores() // CORES_A_WORKER)
-    return slots(gpus, trials_per_gpu=settings.trials_per_gpu, workers=workers, cores=cores())
+    return Local(slots(gpus, trials_per_gpu=settings.trials_per_gpu, workers=workers, cores=cores()))
 
 
-def _introduce(session: Session, data: Data, places: list[Slot], url: str) -> None:
+def _introduce(session: Session, hold: Hold, data: Data, places: str, url: str) -> None:
     """Close what a lost driver left, log what the study is, and say what is about to happen."""
     study, runs = session.study, session.runs
     search = study.search
-    lost = study.requeue_lost()
-    runs.close_lost()
+    lost = hold.take_over()
     for line in runs.own():
         session.say(line)
     runs.name(f"search {search.name}")
@@ -142,9 +152,9 @@ def _introduce(session: Session, data: Data, places: list[Slot], url: str) -> No
         f"study    {study.name} in {masked(url)}\n"
         f"data     {data.name}: {len(data.train):,} training and {len(data.validation):,} validation images\n"
         f"space    {', '.join(search.space)}: {'any number of' if many is None else f'{many:,}'} configurations\n"
-        f"budget   {search.settings.trials} trials, {len(places)} at a time: {', '.join(slot.name for slot in places)}"
+        f"budget   {search.settings.trials} trials, {places}"
         + (f"; {done} are done" if done else "")
-        + (f", {len(lost)} were lost with their driver and are queued again" if lost else "")
+        + (f", {lost} were lost with their driver and are queued again" if lost else "")
     )
     if len(search.settings.metric) > 1:
         session.say("pruner   none: two metrics give an unfinished trial no rank")

@@ -1,7 +1,8 @@
-"""An Optuna study that one driver holds: what to try next, what came of it, and how far the budget goes."""
+"""An Optuna study that a driver holds: what to try next, what came of it, and how far the budget goes."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
@@ -11,14 +12,20 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.distributions import values
+from pipeline.errors import UsageError
 from pipeline.space import Search, infeasible
-from pipeline.store_urls import unusable
+from pipeline.study.drivers import Drivers
+from pipeline.study.known_trials import KnownTrials
+from pipeline.study.lock import Held, Lock
+from pipeline.study.storage import open_storage
 
 RE_ASKS = 30  # draws in a row that have been tried before, until one that has not is taken at random
 ENUMERATED = 10_000  # a space with more configurations is not written out: each is checked, a second for all
 DRAWS = 10_000  # at random from such a space, until those that fit the images count as used up
 
 DUPLICATE_OF, INFEASIBLE, ATTEMPT = "duplicate_of", "infeasible", "attempt"  # user attributes of a trial
+DRIVER, GIVEN_UP = "driver", "given_up"  # of several: whose a trial is, and that this one will not try it again
+QUEUED = "fixed_params"  # Optuna's own, of a trial that was enqueued
 TRAINABLE = "trainable"  # the constraint: 0 where a configuration can be trained here, 1 where it cannot
 
 
@@ -48,28 +55,68 @@ class Study:
             image_shape: (height, width, channels), in pixels.
             training_images: how many there are after the split.
         """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search = search
         self.name = name
         self._fits: Callable[[Mapping[str, object]], str | None] = lambda params: infeasible(
             search, params, image_shape=image_shape, training_images=training_images
         )
-        try:
-            storage = optuna.storages.RDBStorage(url) if url else optuna.storages.InMemoryStorage()
-            self._study = optuna.create_study(
-                study_name=name, storage=storage, directions=search.directions, load_if_exists=True
-            )
-        except Exception as error:  # noqa: BLE001 - each kind of database raises its own
-            raise unusable("the study's storage", url or "memory", error) from None
-        seed = np.random.SeedSequence([search.base.seed, len(self.trials())]).generate_state(1)[0]
-        self._random = np.random.default_rng(int(seed))
-        self._study.sampler = _sampler(search, int(seed))
+        self._storage = open_storage(url)
+        self._study = optuna.create_study(
+            study_name=name, storage=self._storage, directions=search.directions, load_if_exists=True
+        )
+        self._drivers: Drivers | None = None
+        self._seed(search.base.seed, len(self.trials()))
         self._study.pruner = _pruner(search)
         for params in search.enqueue:  # skipped where they are there: a kill may have come between two of them
             self._study.enqueue_trial(dict(params), skip_if_exists=True)
         self._asked: dict[int, optuna.Trial] = {}
         self._given_up: set[str] = set()  # configurations that failed for good; the next driver tries them again
         self._fitting: dict[str, dict[str, Any]] | None = None
+
+    def _seed(self, *seeds: int) -> None:
+        seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+        self._random = np.random.default_rng(seed)
+        self._study.sampler = _sampler(self.search, seed)
+
+    def share(self) -> Drivers:
+        """Hold the study together with other drivers from now on; returns this one among them.
+
+        Raises:
+            UsageError: it lies where they cannot have a lock.
+        """
+        engine = self._storage.backend.engine if isinstance(self._storage, KnownTrials) else None
+        if engine is None or engine.dialect.name != "postgresql":
+            raise UsageError("drivers=shared must have its study on PostgreSQL: storage=postgresql://me@host/studies")
+        self._lock = Lock(engine, self.name)
+        self._drivers = Drivers(self.notes, self.note)
+        self._seed(self.search.base.seed, len(self.trials()), int(self._drivers.id, 16))  # else all drew the same
+        return self._drivers
+
+    @property
+    def shared(self) -> bool:
+        return self._drivers is not None
+
+    @contextmanager
+    def alone(self) -> Iterator[Held]:
+        """Within it no other driver asks or takes over, and what they have written is known."""
+        if self._drivers is None:
+            yield Held()
+            return
+        with self._lock.held() as held:
+            self.refresh()
+            self._drivers.look()
+            yield held
+
+    def refresh(self) -> None:
+        """See what other drivers have written."""
+        if isinstance(self._storage, KnownTrials):
+            self._storage.refresh()
+
+    def running(self) -> int:
+        """Trials on their way, those of other drivers too."""
+        if not self.shared:
+            return len(self._asked)
+        return sum(trial.state == TrialState.RUNNING for trial in self.trials())
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, by number; not to be changed."""
@@ -81,7 +128,11 @@ class Study:
 
     def noted(self, key: str) -> Any:
         """What was kept, or None; read from the storage, where another process may have written."""
-        return self._study._storage.get_study_user_attrs(self._study._study_id).get(key)
+        return self.notes().get(key)
+
+    def notes(self) -> Mapping[str, Any]:
+        """All that was kept."""
+        return self._storage.get_study_user_attrs(self._study._study_id)
 
     def spent(self) -> int:
         """Trials that count: completed or pruned, neither duplicates nor infeasible."""
@@ -89,15 +140,24 @@ class Study:
         return sum(trial.state in done and not _free(trial) for trial in self.trials())
 
     def requeue_lost(self) -> list[FrozenTrial]:
-        """Give up the trials that a driver left running and queue their configurations again; returns them."""
-        lost = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+        """Give up the trials that run for no driver and queue their configurations again; returns them."""
+        living = self._living()
+        lost = [
+            trial
+            for trial in self.trials()
+            if trial.state == TrialState.RUNNING
+            and trial.number not in self._asked
+            and trial.user_attrs.get(DRIVER) not in living
+        ]
         for trial in lost:  # queued first: a kill between the two repeats a configuration rather than lose it
-            self._enqueue(trial.params, attempt=trial.user_attrs.get(ATTEMPT, 1))
+            params = trial.system_attrs.get(QUEUED, {}) | trial.params  # which it may not have been given all yet
+            self._enqueue(params, attempt=trial.user_attrs.get(ATTEMPT, 1))
             self._study.tell(trial.number, state=TrialState.FAIL)
         return lost
 
     def ask(self) -> Asked | None:
         """The next configuration to train; None where no further one that fits the images is known."""
+        self.requeue_lost()  # a storage that went away may have begun one without telling
         untried = self._untried()
         if untried == []:
             return None
@@ -141,6 +201,8 @@ class Study:
             self._enqueue(trial.params, attempt=1 + trial.user_attrs.get(ATTEMPT, 1))
         else:
             self._given_up.add(_key(self.search.exact(trial.params)))
+            if self._drivers:
+                trial.set_user_attr(GIVEN_UP, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
     def put_back(self, number: int) -> None:
@@ -187,6 +249,8 @@ class Study:
     def _draw(self) -> Asked | None:
         """One draw of the sampler; None if it was answered from the record or cannot be trained."""
         trial = self._study.ask(dict(self.search.space))
+        if self._drivers:
+            trial.set_user_attr(DRIVER, self._drivers.id)
         params = self.search.exact(trial.params)
         same = next((old for old in self.trials() if old.number < trial.number and self._covers(old, params)), None)
         if same is not None:
@@ -208,8 +272,13 @@ class Study:
         return self._settled(old, key)
 
     def _settled(self, trial: FrozenTrial, key: str) -> bool:
-        died = trial.state == TrialState.FAIL and key not in self._given_up
-        return trial.state != TrialState.WAITING and not died
+        for_good = key in self._given_up or (
+            GIVEN_UP in trial.user_attrs and trial.user_attrs[DRIVER] in self._living()
+        )
+        return trial.state != TrialState.WAITING and (trial.state != TrialState.FAIL or for_good)
+
+    def _living(self) -> frozenset[str]:
+        return self._drivers.living() if self._drivers else frozenset()
 
     def _repeat(self, trial: optuna.Trial, same: FrozenTrial) -> None:
         if same.state == TrialState.COMPLETE:

@@ -23,6 +23,7 @@ from pipeline.system_metrics import system_metrics
 from pipeline.workers.jobs import Ended, Outcome, RunRef, ending_tags
 
 STATUS = {Outcome.FINISHED: "FINISHED", Outcome.PRUNED: "KILLED", Outcome.STOPPED: "KILLED"}  # else FAILED
+DRIVER_GONE = "the search's driver was gone"
 STOP_SECONDS = 2.0  # for a server that does not answer, where somebody waits for the end
 
 
@@ -59,6 +60,7 @@ class StudyRun:
             self._found = ownership.begin(self._client, known or given)
             self.id: str = self._found.info.run_id
             self._own = {self.id, given}
+            self._of: dict[str, str] = {}  # tags of all that it opens
             if given and known and given != known:
                 ownership.nest(self._client, given, parent=self.id, name=f"resumed after {trials} trials")
                 self._client.set_tag(given, "study", study)
@@ -96,19 +98,19 @@ class StudyRun:
         """Log the settings that no earlier call, and not `mlflow run`, has logged."""
         there = self._found.data.params
         new = {name: value[:TAG_CHARACTERS] for name, value in settings.items() if name not in there}
-        self._outbox.put("batch", {"params": new})
+        self._outbox.put("batch", {"params": new}, run_id=self.id)
 
     def metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
         self.measure(self.id, metrics, step=step or 0)
 
     def figure(self, path: str, figure: Figure) -> None:
-        self._outbox.put("files", fill=files.figure(path, figure))
+        self._outbox.put("files", run_id=self.id, fill=files.figure(path, figure))
 
     def table(self, path: str, table: pd.DataFrame) -> None:
         self.text(path, table.to_csv(index=False))
 
     def text(self, path: str, text: str) -> None:
-        self._outbox.put("files", fill=files.text(path, text))
+        self._outbox.put("files", run_id=self.id, fill=files.text(path, text))
 
     def child(self, name: str, *, role: str, tags: Mapping[str, str], under: str | None = None) -> RunRef:
         """Open a run below the study's own, or below another of its runs.
@@ -122,7 +124,14 @@ class StudyRun:
             run = self._client.create_run(
                 self.experiment_id,
                 run_name=name,
-                tags={PARENT: under or self.id, "study": self._study, "role": role, "trial.state": "running", **tags},
+                tags={
+                    PARENT: under or self.id,
+                    "study": self._study,
+                    "role": role,
+                    "trial.state": "running",
+                    **self._of,
+                    **tags,
+                },
             )
         except Exception as error:
             if refused(error):
@@ -151,7 +160,7 @@ class StudyRun:
         """Close a run that trained nothing itself."""
         self._end(run_id, STATUS.get(outcome, "FAILED"), ending_tags(outcome))
 
-    def close_lost(self, why: str = "the search's driver was gone") -> int:
+    def close_lost(self, why: str = DRIVER_GONE) -> int:
         """Close as FAILED the runs below this one that a driver left open; returns how many.
 
         Raises:
@@ -162,19 +171,24 @@ class StudyRun:
             lost = [run_id for parent in [self.id, *finals] for run_id in self._below(parent, "status = 'RUNNING'")]
         lost = [run_id for run_id in lost if run_id not in self._own]
         for run_id in lost:
-            self._end(run_id, "FAILED", {"trial.state": "lost", "ended": "failed", "ended.reason": why})
+            self._close_lost(run_id, why)
         return len(lost)
+
+    def _close_lost(self, run_id: str, why: str) -> None:
+        self._end(run_id, "FAILED", {"trial.state": "lost", "ended": "failed", "ended.reason": why})
 
     def close(self, status: str, ended: str, reason: str) -> str | None:
         """Close the study's own run; returns a line on what could not be told, if any."""
         self._life.close()
-        away_seconds = STOP_SECONDS if ended == "stopped" else PATIENCE_SECONDS
-        tags = {"ended": ended, "ended.reason": reason[:TAG_CHARACTERS]}
-        self._end(self.id, status, tags, process=this_process().tags())
+        self._end(self.id, status, ending(ended, reason), process=this_process().tags())
+        away_seconds = patience(ended)
         if not self._outbox.flush(away_seconds=away_seconds):
             with suppress(UsageError):
                 self.close_lost("the tracking server began it, and its answer was lost")
                 self._outbox.flush(away_seconds=away_seconds)
+        return self._closed_outbox()
+
+    def _closed_outbox(self) -> str | None:
         left = self._outbox.left()
         self._outbox.close()
         return left
@@ -208,3 +222,13 @@ class StudyRun:
             if not refused(error):
                 raise
             return False
+
+
+def ending(ended: str, reason: str) -> dict[str, str]:
+    """The tags of how a run ended: finished, failed or stopped, and why."""
+    return {"ended": ended, "ended.reason": reason[:TAG_CHARACTERS]}
+
+
+def patience(ended: str) -> float:
+    """Seconds to wait at an end like this for a tracking server that does not answer."""
+    return STOP_SECONDS if ended == "stopped" else PATIENCE_SECONDS

@@ -20,6 +20,7 @@ class Outcome(StrEnum):
     OOM = "oom"  # wanted more memory than there was, on the GPU or the host
     RAISED = "raised"  # a Python exception
     CRASHED = "crashed"  # the process ended without a word
+    LOST = "node lost"  # the machine that it ran on, or the way there
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def drive(tmp_path):
         drive_it.study = opened(tmp_path, search)
         drive_it.study.requeue_lost()
         drive_it.runs = runs or Runs()
-        drive_it.executor = Scripted(answer, slots)
+        drive_it.executor = drive_it.executor_of(answer, slots)
         drive_it.said, drive_it.beats = [], []
         drive_it.shown = []
         session = Session(
@@ -55,6 +55,7 @@ def drive(tmp_path):
         )
         return Driver(session).search()
 
+    drive_it.executor_of = Scripted
     return drive_it
 
 
@@ -233,6 +234,30 @@ def test_a_trial_that_a_stranger_terminates_again_and_again_is_given_up(drive):
     assert len(set(rates[:3])) == 1 and rates[3] != rates[0]
     with pytest.raises(Failing, match="by SIGTERM"):
         drive(stranger, RANGE, "--trials", "9")
+
+
+def test_a_trial_that_lost_its_node_is_trained_again_as_often_as_it_takes_and_is_nobodys_failure(drive):
+    lost = lambda job: [report(job, 1, 0.4), ended(job, Outcome.LOST, "its node was lost", can_pass=True)]  # noqa: E731
+    assert drive(in_turn(lost, lost, lost, lost, well), RANGE, "--trials", "1") == "its 1 trials are done"
+    assert len({str(job.config) for job in drive.executor.started}) == 1
+    assert states(drive.study) == ["FAIL"] * 4 + ["COMPLETE"]
+    assert next(iter(drive.runs.closed.values())) is Outcome.LOST
+
+
+def test_a_search_without_a_free_slot_waits_for_one(drive):
+    waits = []
+
+    class Joining(Scripted):
+        def free(self):
+            return 0 if len(waits) < 3 else super().free()
+
+        def events(self, timeout):
+            waits.append(timeout)
+            return super().events(timeout)
+
+    drive.executor_of = Joining
+    assert drive(well, RANGE, "--trials", "1") == "its 1 trials are done"
+    assert len(waits) >= 3
 
 
 # failing

@@ -1,0 +1,269 @@
+"""Trials on a Ray cluster: a task a trial, on whichever node has room for it; what becomes of a node that is lost."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import pipeline
+from pipeline.errors import UsageError
+from pipeline.node import KILL, Order, Placed, carry_out
+from pipeline.workers.child import Work
+from pipeline.workers.jobs import Ended, Job, Outcome, Report
+from pipeline.workers.trial import PRELOADED, train_trial
+
+CORES_A_TRIAL = 4  # where there is no GPU: a trial's small operations do not feed more
+LOOK_SECONDS = 1.0  # between two looks at which nodes there are
+CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+HEAD = "node:__internal_head__"  # a resource that Ray gives to the head node alone
+
+
+class Mailbox:
+    """What trials tell their driver, and what it asks of them; an actor of Ray's."""
+
+    def __init__(self) -> None:
+        self._told: list[Report | Placed] = []
+        self._stirred = asyncio.Event()
+        self._asked: dict[int, asyncio.Queue[str]] = {}
+
+    async def tell(self, what: Report | Placed) -> None:
+        self._told.append(what)
+        self._stirred.set()
+
+    async def stirred(self) -> None:
+        """Wait until there is something to take."""
+        await self._stirred.wait()
+
+    async def take(self) -> list[Report | Placed]:
+        taken, self._told = self._told, []
+        self._stirred.clear()
+        return taken
+
+    async def ask(self, number: int, what: str) -> None:
+        await self._queue(number).put(what)
+
+    async def asked(self, number: int) -> str:
+        """Wait until something is asked of a trial."""
+        return await self._queue(number).get()
+
+    def _queue(self, number: int) -> "asyncio.Queue[str]":
+        return self._asked.setdefault(number, asyncio.Queue())
+
+
+@dataclass(eq=False)
+class _Running:
+    """A trial's task as its driver sees it."""
+
+    job: Job
+    task: Any  # reference to its result
+    placed: bool = False
+
+
+class Cluster:
+    """An executor on a Ray cluster, as many trials at a time as it has GPUs (or shares of CPUs) at that moment.
+
+    A trial that loses its node ends as LOST. Leaving the context kills what still runs.
+
+    Args:
+        address: `auto` for the cluster that this machine belongs to, `ray://host:port`, or `local` for one of its own.
+        fingerprint: of the driver's data, which every node must have; None: not checked.
+        trials_per_gpu: a task asks for the inverse of it.
+        trials: at most so many at a time, where there is no GPU; None: as many as the cores can feed.
+        work: what a trial does, as a function of a module that the nodes can import.
+        preloaded: modules that a node imports once.
+
+    Raises:
+        UsageError: Ray is not installed, or there is no such cluster.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        fingerprint: str | None,
+        trials_per_gpu: int,
+        trials: int | None,
+        work: Work = train_trial,
+        preloaded: Sequence[str] = PRELOADED,
+    ) -> None:
+        self._address, self._fingerprint = address, fingerprint
+        self._trials_per_gpu, self._most = trials_per_gpu, trials
+        self._work, self._preloaded = work, preloaded
+        self._running: dict[int, _Running] = {}
+        self._looked = -LOOK_SECONDS
+
+    def __enter__(self) -> Self:
+        self._ray = _connected(self._address)
+        mailbox = self._ray.remote(Mailbox).options(num_cpus=0, resources={HEAD: 0.001}, max_concurrency=10_000)
+        self._mailbox = mailbox.remote()
+        self._stirred = self._mailbox.stirred.remote()
+        self._task = self._ray.remote(carry_out)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop_all(now=True)
+        self._running.clear()
+        self._ray.shutdown()  # which ends the tasks, and with them their trials
+
+    def __str__(self) -> str:
+        """What there is at this moment."""
+        nodes, places = len(self._nodes()), self.free() + len(self._running)
+        return f"{places} at a time on {nodes} node{'s' * (nodes != 1)} of Ray"
+
+    def free(self) -> int:
+        places = sum(min(self._places(node).values()) for node in self._nodes())
+        most = places if self._gpus() or self._most is None else min(places, self._most)
+        return max(0, most - len(self._running))
+
+    def start(self, job: Job, *, minutes: float | None) -> None:
+        credentials = {name: os.environ[name] for name in CREDENTIALS if name in os.environ}
+        weights = job.weights.read_bytes() if job.role == "winner" and job.weights else None
+        order = Order(
+            job,
+            minutes,
+            self._cpus(),
+            self._trials_per_gpu,
+            credentials,
+            self._fingerprint,
+            weights,
+            self._work,
+            self._preloaded,
+        )
+        gpus = 1 / self._trials_per_gpu if self._gpus() else 0
+        task = self._task.options(num_cpus=self._cpus(), num_gpus=gpus, max_retries=0)
+        self._running[job.number] = _Running(job, task.remote(order, self._mailbox))
+
+    def events(self, timeout: float) -> list[Report | Ended]:
+        """As Executor's.
+
+        Raises:
+            UsageError: the head of the cluster is gone, and with it all.
+        """
+        try:
+            return self._events(timeout)
+        except self._ray.exceptions.RayError as error:
+            raise UsageError(f"cluster must keep its head node: {type(error).__name__}: {_last_line(error)}") from None
+
+    def _events(self, timeout: float) -> list[Report | Ended]:
+        waited = [self._stirred, *(running.task for running in self._running.values())]
+        ready, _ = self._ray.wait(waited, num_returns=1, timeout=timeout)
+        ready, _ = self._ray.wait(waited, num_returns=len(waited), timeout=0) if ready else ([], [])
+        found: list[Report | Ended] = []
+        if ready:  # what was told before a task ended is in the mailbox by now
+            for told in self._ray.get(self._mailbox.take.remote()):
+                if isinstance(told, Report):
+                    found.append(told)
+                elif told.number in self._running:
+                    self._running[told.number].placed = True
+        if self._stirred in ready:
+            self._stirred = self._mailbox.stirred.remote()
+        ended = [running for running in self._running.values() if running.task in ready]
+        return [*found, *map(self._end, ended)]
+
+    def prune(self, number: int) -> None:
+        self._ask(number, Outcome.PRUNED)
+
+    def stop(self, number: int) -> None:
+        self._ask(number, Outcome.STOPPED)
+
+    def stop_all(self, *, now: bool) -> None:
+        for number, running in self._running.items():
+            self._ask(number, KILL if now else Outcome.STOPPED)
+            if not running.placed:  # it may wait for a place for ever
+                self._ray.cancel(running.task)
+
+    def _ask(self, number: int, what: str) -> None:
+        self._mailbox.ask.remote(number, what)
+
+    def _end(self, running: _Running) -> Ended:
+        """Take leave of a trial whose task is over."""
+        errors = self._ray.exceptions
+        job = running.job
+        del self._running[job.number]
+        try:
+            ended, weights = self._ray.get(running.task)
+        except errors.TaskCancelledError:
+            return _without_words(job, Outcome.STOPPED, "by the driver, before it began")
+        except errors.RayTaskError as error:
+            return replace(_without_words(job, Outcome.RAISED, _last_line(error)), output_tail=str(error))
+        except errors.OutOfMemoryError as error:
+            return _without_words(job, Outcome.OOM, _last_line(error))
+        except errors.RayError as error:
+            return _without_words(job, Outcome.LOST, f"its node was lost: {type(error).__name__}")
+        if weights is not None and job.weights:
+            job.weights.write_bytes(weights)
+        return ended
+
+    def _nodes(self) -> list[dict[str, float]]:
+        """The resources of each node that lives."""
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            self._alive = [node for node in self._alive if node.get("CPU")]  # a head may be there to lead only
+            self._looked = time.monotonic()
+        return self._alive
+
+    def _gpus(self) -> bool:
+        return any(node.get("GPU") for node in self._nodes())
+
+    def _cpus(self) -> int:
+        """CPUs for each trial: as many as the node that is poorest in them has for each of its places."""
+        if not self._gpus():
+            return int(min([CORES_A_TRIAL, *(node["CPU"] for node in self._nodes())]))
+        each = [node["CPU"] // (node["GPU"] * self._trials_per_gpu) for node in self._nodes() if node.get("GPU")]
+        return int(max(1, min(each)))
+
+    def _places(self, node: dict[str, float]) -> dict[str, int]:
+        """How many trials each resource of a node is enough for."""
+        places = {"CPU": int(node["CPU"] // self._cpus())}
+        return places | ({"GPU": int(node.get("GPU", 0) * self._trials_per_gpu)} if self._gpus() else {})
+
+
+def _connected(address: str) -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster that starts here: Ray would say 15
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without a GPU sees what its node sees
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("cluster needs Ray: pip install -c requirements.lock -e '.[ray]' brings it") from None
+    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    code = {"py_modules": [str(Path(pipeline.__path__[0]))]}  # the nodes need its packages, but no checkout
+    try:
+        with _handlers_kept():
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level="error",
+                **(own if address == "local" else {"runtime_env": code}),
+            )
+    except Exception as error:  # noqa: BLE001 - Ray raises many kinds
+        raise UsageError(
+            f"cluster must be auto (on a node of a running Ray cluster), ray://host:port or local, got {address}: "
+            f"{type(error).__name__}: {_last_line(error)}"
+        ) from None
+    return ray
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Within it Ray may set handlers of signals, which a driver counts."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _without_words(job: Job, outcome: Outcome, reason: str) -> Ended:
+    """The end of a trial of which nothing is known but this."""
+    return Ended(job.number, outcome, reason, outcome is Outcome.LOST, {}, "", "Ray", None)
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[-1][:500]

@@ -1,0 +1,155 @@
+"""A trial on a node of a Ray cluster: the node's data are checked, then it runs there as it would on this machine."""
+
+import atexit
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import private_folder
+from pipeline.config import Config
+from pipeline.errors import UsageError
+from pipeline.loading import load_data
+from pipeline.trials import Local
+from pipeline.workers.child import Work
+from pipeline.workers.jobs import Ended, Job, Outcome
+from pipeline.workers.slots import Slot, find_gpus, slots
+
+POLL_SECONDS = 0.2  # until a trial hears what it was asked
+KILL = "kill"  # beside the outcomes that a trial can be asked for: at once, in the middle of whatever it does
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that a node needs to train a job."""
+
+    job: Job
+    minutes: float | None
+    cpus: int  # for this trial
+    trials_per_gpu: int
+    environment: Mapping[str, str]  # how to reach the tracking server: a user, a password
+    fingerprint: str | None  # of the driver's data; None: not checked
+    weights: bytes | None  # what a winner is measured with
+    work: Work
+    preloaded: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A trial has found its node."""
+
+    number: int
+
+
+def carry_out(order: Order, mailbox: Any) -> tuple[Ended, bytes | None]:
+    """Train an order's job in this process's slot, and tell the mailbox of it; returns its end, and a final's weights.
+
+    Args:
+        mailbox: handle of a `pipeline.cluster.Mailbox`.
+    """
+    mailbox.tell.remote(Placed(order.job.number))
+    os.environ.update(order.environment)
+    try:
+        _check_data(order)
+    except UsageError as error:
+        return _refused(order.job, error), None
+    with _weights(order) as job:
+        ended = _train(replace(order, job=job), mailbox)
+        trained = job.role == "final" and job.weights and job.weights.exists()
+        return ended, job.weights.read_bytes() if job.weights and trained else None
+
+
+def _train(order: Order, mailbox: Any) -> Ended:
+    import ray
+
+    number, local = order.job.number, _local(order.work, tuple(order.preloaded))
+    slot = _slot(order, ray.get_gpu_ids())
+    local.place([slot])
+    local.start(order.job, minutes=order.minutes)
+    told: list[Any] = []
+    asked = mailbox.asked.remote(number)
+    try:
+        while True:
+            for event in local.events(POLL_SECONDS):
+                if isinstance(event, Ended):
+                    ray.get(told)  # the driver must hear the reports first
+                    return event
+                told = [*told, mailbox.tell.remote(event)]
+            if ray.wait([asked], timeout=0)[0]:
+                _ask(local, number, ray.get(asked))
+                asked = mailbox.asked.remote(number)
+    finally:  # where Ray breaks off the task
+        while not local.free():
+            local.stop_all(now=True)
+            local.events(POLL_SECONDS)
+
+
+def _ask(local: Local, number: int, what: str) -> None:
+    if what == Outcome.PRUNED:
+        local.prune(number)
+    elif what == KILL:
+        local.stop_all(now=True)
+    else:
+        local.stop(number)
+
+
+@cache
+def _local(work: Work, preloaded: tuple[str, ...]) -> Local:
+    """One executor for as long as Ray keeps this process: its fork server takes seconds to start."""
+    local = Local([], work=work, preloaded=preloaded).__enter__()
+    atexit.register(local.__exit__)
+    return local
+
+
+def _slot(order: Order, gpus: Sequence[object]) -> Slot:
+    """The GPU, or share of one, that Ray gave this task, or its CPUs."""
+    devices = find_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")) if gpus else []
+    shares = order.trials_per_gpu if devices else 1
+    first, *_ = slots(devices, trials_per_gpu=shares, workers=1, cores=order.cpus * shares)
+    return replace(first, name=f"{socket.gethostname()} {first.name}")
+
+
+def _check_data(order: Order) -> None:
+    """Refuse to train on other images than the driver's.
+
+    Raises:
+        UsageError: they are missing or others on this node.
+    """
+    if order.fingerprint is not None and (found := _fingerprint(order.job.config)) != order.fingerprint:
+        raise UsageError(
+            f"dataset must hold the same images on every node: {order.job.config.dataset} is {order.fingerprint} for "
+            f"the driver, got {found}"
+        )
+
+
+_known: dict[tuple[object, ...], str] = {}
+
+
+def _fingerprint(config: Config) -> str:
+    key = (config.dataset, config.image_size, config.validation_fraction, config.train_examples, config.seed)
+    if key not in _known:
+        _known[key] = load_data(config).fingerprint
+    return _known[key]
+
+
+def _refused(job: Job, error: UsageError) -> Ended:
+    host = socket.gethostname()
+    return Ended(job.number, Outcome.RAISED, f"UsageError on {host}: {error}", False, {}, "", host, None)
+
+
+@contextmanager
+def _weights(order: Order) -> Iterator[Job]:
+    """The job with a file of this node's in place of the driver's."""
+    if order.job.weights is None:
+        yield order.job
+        return
+    with tempfile.TemporaryDirectory(dir=private_folder("finals")) as folder:
+        file = Path(folder) / order.job.weights.name
+        if order.weights is not None:
+            file.write_bytes(order.weights)
+        yield replace(order.job, weights=file)

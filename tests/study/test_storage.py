@@ -1,0 +1,136 @@
+"""A study on a real PostgreSQL that restarts under it, and what a call does whose answer was lost."""
+
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from scripted import RANGE, SIX, Runs, Scripted, made_search, trained
+from sqlalchemy.exc import OperationalError
+
+from pipeline.errors import UsageError
+from pipeline.study import storage as storages
+from pipeline.study.driver import Driver
+from pipeline.study.session import Session
+from pipeline.study.storage import open_storage
+from pipeline.study.study import Study
+
+
+@pytest.fixture
+def url(postgres, request):
+    return postgres.database(request.node.name[:60])
+
+
+@pytest.fixture
+def study(url, tmp_path, closing):
+    return lambda text=RANGE, *flags: Study(
+        made_search(tmp_path, text, *flags), url=url, name="mine", image_shape=(8, 8, 1), training_images=180
+    )
+
+
+def states(study):
+    return [trial.state.name for trial in study.trials()]
+
+
+def test_a_search_goes_on_over_a_restart_of_its_database_and_loses_and_doubles_nothing(postgres, study):
+    mine = study(SIX, "--trials", "6")
+
+    def answer(job):
+        if job.number in (1, 3):
+            postgres.restart()
+        return trained(job, 0.3, 0.5)
+
+    executor = Scripted(answer, slots=2)
+    session = Session(mine, Runs(), executor, lambda: 0, beat=lambda: None, say=lambda line: None)
+    assert Driver(session).search() == "its 6 trials are done"
+    assert len({str(job.config) for job in executor.started}) == len(executor.started) == 6
+    kept = study(SIX).trials()
+    assert {trial.state for trial in kept} == {TrialState.COMPLETE}
+    assert [trial.intermediate_values for trial in kept if "duplicate_of" not in trial.user_attrs] == [
+        {1: 0.3, 2: 0.5}
+    ] * 6
+
+
+def test_a_call_waits_for_a_database_that_comes_back_and_says_so_once(postgres, study, caplog, monkeypatch):
+    monkeypatch.setattr(storages, "PAUSE_SECONDS", 0.05)
+    mine = study()
+    postgres.stop()
+    threading.Timer(0.5, postgres.start).start()
+    mine.note("key", 1)
+    assert study().noted("key") == 1
+    (said,) = [line for line in caplog.messages if "away" in line]
+    assert said.startswith("the study's storage is away, for 300 s it is tried again: postgresql+psycopg://pipeline@")
+
+
+def test_patience_with_a_database_that_stays_away_ends(postgres, study, monkeypatch):
+    monkeypatch.setattr(storages, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(storages, "PAUSE_SECONDS", 0.05)
+    mine = study()
+    postgres.stop()
+    try:
+        with pytest.raises(UsageError, match="^the study's storage must be there and writable: postgresql"):
+            mine.note("key", 1)
+    finally:
+        postgres.start()
+
+
+def lost_answer(monkeypatch, name):
+    """The next call of this name does its work, but its answer never comes."""
+    call, left = getattr(RDBStorage, name), [True]
+
+    def once(self, *given, **more):
+        done = call(self, *given, **more)
+        if left and left.pop():
+            raise OperationalError("COMMIT", {}, Exception("the server closed the connection"))
+        return done
+
+    monkeypatch.setattr(storages, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(storages._Patient, name, storages._patient(once))
+
+
+def test_a_trial_whose_end_was_written_but_not_answered_ends_once(study, monkeypatch):
+    mine = study()
+    asked = mine.ask()
+    lost_answer(monkeypatch, "set_trial_state_values")
+    mine.complete(asked.number, [0.5])
+    assert [(trial.state.name, trial.values) for trial in mine.trials()] == [("COMPLETE", [0.5])]
+
+
+def test_a_trial_that_was_created_without_answer_is_not_left_running(study, monkeypatch):
+    mine = study()
+    lost_answer(monkeypatch, "_create_new_trial")
+    first = mine.ask()
+    second = mine.ask()
+    mine.complete(first.number, [0.5])
+    mine.complete(second.number, [0.5])
+    assert sorted(states(mine)) == ["COMPLETE", "COMPLETE", "FAIL"]
+
+
+def test_a_queued_configuration_that_was_taken_without_answer_is_trained_all_the_same(study, monkeypatch):
+    mine = study(RANGE + "enqueue: [{learning_rate: 0.01}]")
+    lost_answer(monkeypatch, "set_trial_state_values")
+    asked = [mine.ask(), mine.ask()]
+    assert 0.01 in [one.params["learning_rate"] for one in asked]
+
+
+def test_several_may_open_an_empty_database_at_once(url, closing):
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(open_storage, [url] * 4))
+    assert all(one.get_all_studies() == [] for one in opened)
+
+
+def test_a_database_without_its_driver_is_refused_with_what_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as where it is not installed
+    with pytest.raises(UsageError, match=r"storage such as postgresql\+psycopg://me@host/db needs its driver: pip"):
+        open_storage("postgresql+psycopg://me@host/db")
+
+
+def test_a_wrong_password_is_refused_at_once_and_not_repeated(url, closing):
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="password authentication failed") as refused:
+        open_storage(url.replace("@", ":wr0ng-secret@"))
+    assert "wr0ng" not in str(refused.value)
+    assert time.monotonic() - began < storages.PATIENCE_SECONDS / 2

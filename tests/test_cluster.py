@@ -1,0 +1,94 @@
+"""A search on a real Ray cluster whose nodes are lost and join, in a network of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cluster import Cluster
+from pipeline.config import Config
+from pipeline.errors import UsageError
+from pipeline.node import Order, carry_out
+from pipeline.workers.jobs import Job, Outcome, RunRef
+
+HERE = Path(__file__).parent
+
+
+def apart(command):
+    """The command in a network namespace of its own, of which the loopback device is all there is."""
+    inside = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command]
+    return ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"]), *inside]
+
+
+@pytest.mark.slow
+def test_trials_of_lost_nodes_are_trained_again_and_a_node_that_joins_is_used(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
+    if subprocess.run(apart(["true"]), capture_output=True, check=False).returncode:
+        pytest.skip("network namespaces are not allowed here, and such a cluster listens on all addresses")
+    path = os.pathsep.join([str(HERE), str(HERE.parent)])
+    done = subprocess.run(
+        apart([sys.executable, str(HERE / "ray_nodes.py"), str(tmp_path)]),
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["left"] == 0, "both of the first two nodes were killed, so the third trained the rest"
+    assert told["before"] == "2 at a time on 2 nodes of Ray"
+    assert told["ending"] == "its 6 trials are done"
+    complete = [rate for rate, state in zip(told["params"], told["states"], strict=True) if state == "COMPLETE"]
+    lost = [rate for rate, state in zip(told["params"], told["states"], strict=True) if state == "FAIL"]
+    assert len(complete) == len(set(complete)) == 6
+    assert len(lost) == 2 and set(lost) <= set(complete), "each is trained again"
+    assert told["runs"] == [["FAILED", "node lost"]] * 2 + [["FINISHED", ""]] * 6
+    assert sum("node lost: its node was lost" in line for line in told["said"]) == 2
+
+
+class Mailbox:
+    """Stands in for Ray's."""
+
+    def __init__(self):
+        self.tell = self
+        self.told = []
+
+    def remote(self, what):
+        self.told.append(what)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "dataset must hold the same images on every node: digits is another for the driver, got "),
+        ({"dataset": "/no/such/folder"}, "dataset"),
+    ],
+)
+def test_a_node_refuses_to_train_on_other_images_than_the_drivers_and_says_which_node(settings, reason):
+    config = Config.build({"dataset": "digits"} | settings)
+    job = Job(7, config, RunRef("", ""), "trial")
+    order = Order(job, None, 1, 1, {}, "another", None, print, ())
+    ended, weights = carry_out(order, Mailbox())
+    assert (ended.number, ended.outcome, weights) == (7, Outcome.RAISED, None)
+    assert ended.reason.startswith("UsageError on ") and reason in ended.reason
+
+
+def test_a_cluster_that_is_not_there_is_refused_in_one_line(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cluster = Cluster("auto", fingerprint=None, trials_per_gpu=1, trials=None)
+    with pytest.raises(UsageError, match=r"^cluster must be auto .* got auto: ") as refused, cluster:
+        pass
+    assert "\n" not in str(refused.value)
+
+
+def test_without_ray_it_is_said_what_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    cluster = Cluster("local", fingerprint=None, trials_per_gpu=1, trials=None)
+    with pytest.raises(UsageError, match=r"cluster needs Ray: pip install .*\.\[ray\]"), cluster:
+        pass
