@@ -30,7 +30,7 @@ RUN = "smoke --epochs 12 --train_examples none --batch_size 16 --checkpoint_minu
 SEARCH = "smoke --trials 5 --epochs 3 --workers 1 --final_top 1 --final_seeds 1".split()
 KILL_SECONDS = 30  # after the first line at the latest
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
-GROWTH_MIB, GROWTH_HANDLES = 64, 20  # of a driver, from the middle of its life to its end
+GROWTH_MIB, GROWTH_HANDLES = 128, 20  # of a driver, from the middle of its life, with its figures at the end: about 75
 READY_SECONDS = 180
 
 

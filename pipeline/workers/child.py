@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -102,6 +103,7 @@ def run(job: Job, slot: Slot, folder: Path, driver: Connection, work: Work) -> N
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, forkserver.NOT_HEARD)
     os.environ.update(slot.environment())
+    tempfile.tempdir = str(folder)  # TensorFlow writes a file a traced function, and this process takes no leave
     _write_to(folder / OUTPUT)
     trial = Trial(job, slot, folder, driver)
     try:
