@@ -23,6 +23,7 @@ from pipeline.machine.processor import prefer_onednn
 from pipeline.machine.quiet import quiet
 from pipeline.printable import one_line
 from pipeline.refusal import refuse
+from pipeline.scratch import temporary_files
 from pipeline.store_urls import bound_waiting, hide_credentials
 
 if TYPE_CHECKING:
@@ -68,9 +69,10 @@ def _train(typed: settings.Typed) -> None:
         settings.check(config, image_shape=data.image_shape, training_images=len(data.train))
         if resumption:
             resumption.check(data.fingerprint)
-        with quiet():
-            from pipeline.run import train
-        train(typed.recipe, config, data, resumption)
+        with temporary_files("runs"):
+            with quiet():
+                from pipeline.run import train
+            train(typed.recipe, config, data, resumption)
 
 
 @contextmanager

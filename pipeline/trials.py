@@ -14,10 +14,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Self
 
+from pipeline.scratch import scratch
 from pipeline.workers import child, forkserver, out_of_memory
 from pipeline.workers.child import Began, Verdict, Work
 from pipeline.workers.jobs import Ended, Job, Outcome, Report
-from pipeline.workers.scratch import scratch
 from pipeline.workers.slots import Slot
 from pipeline.workers.trial import PRELOADED, train_trial
 
@@ -152,7 +152,7 @@ class Local:
         self._life = ExitStack()
 
     def __enter__(self) -> Self:
-        self._folder = self._life.enter_context(scratch())
+        self._folder = self._life.enter_context(scratch("trials"))
         self._start_server()
         return self
 

@@ -82,8 +82,9 @@ def test_an_outage_in_the_middle_costs_no_point_and_doubles_none(proxy, box, run
         point(box, step)
         assert time.monotonic() - began < 5, "training waits for no server"
         box.flush(at_most=0.2)
-    assert box.left()
-    assert not box.answers()
+    if fault != "lost":  # whose points have arrived, as is found out by asking
+        assert box.left()
+        assert not box.answers()
     proxy.fault = lambda method, path: None
     assert box.flush() == 0
     assert curve(run_id) == STEPS

@@ -1,4 +1,4 @@
-"""A folder for what a driver's trials write, gone with the driver, whatever ended it."""
+"""A folder for what a process writes that is of no use after it, gone with the process, whatever ended it."""
 
 import shutil
 import tempfile
@@ -13,9 +13,9 @@ NEW = "new-"  # is not held yet
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder of this process's own within the cache; those of processes that were killed are removed."""
-    home = private_folder("trials")
+def scratch(kind: str) -> Iterator[Path]:
+    """A folder of this process's own within the cache; those of its kind whose processes were killed are removed."""
+    home = private_folder(kind)
     for left in home.iterdir():
         with suppress(OSError):
             _remove_unless_held(left)
@@ -26,6 +26,18 @@ def scratch() -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def temporary_files(kind: str) -> Iterator[None]:
+    """Within it temporary files lie in such a folder: TensorFlow writes one for each function that it traces."""
+    before = tempfile.tempdir
+    with scratch(kind) as folder:
+        tempfile.tempdir = str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def _remove_unless_held(folder: Path) -> None:
