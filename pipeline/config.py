@@ -116,8 +116,11 @@ class Config(Settings):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "auto", description="number format of the arithmetic; auto asks the device"
     )
+    devices: Literal["one", "all"] = Field(
+        "one", description="train on one GPU, or on all that this machine has, each on its share of every batch"
+    )
     jit_compile: bool | Literal["auto"] = Field(
-        "auto", description="compile the training step with XLA; auto: on a GPU, not on a CPU"
+        "auto", description="compile the training step with XLA; auto: on one GPU, not on several, not on a CPU"
     )
     fast_layers: bool | Literal["auto"] = Field(
         "auto", description="train with layers that are faster than Keras' own; auto: on a CPU, not on a GPU"

@@ -52,6 +52,7 @@ def fit(
     save: Save = lambda state: None,
     watch: Watch = lambda epoch, model: None,
     start: State | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Fitted:
     """Train a ConvMixer and return it with the weights of the epoch whose validation accuracy was best.
 
@@ -63,6 +64,7 @@ def fit(
         watch: called after each epoch, before save, with the model as training goes on with it.
         start: go on from this state of the same settings and data, as if training had never been interrupted: batches
             are a function of seed, epoch and position, and nothing else in training is random.
+        strategy: how each batch is shared among devices; None: one device takes it all.
 
     Raises:
         Diverged: with the epoch and the step of the first loss that was NaN or infinite.
@@ -70,16 +72,20 @@ def fit(
     """
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
-    model = build(config, data)
-    initialize(model, config)
-    steps = math.ceil(len(data.train) / config.batch_size)
+    strategy = strategy or tf.distribute.get_strategy()
+    steps = batches.steps(len(data.train), batch_size=config.batch_size, shares=strategy.num_replicas_in_sync)
     rate = LearningRate(
         config.schedule,
         peak=config.learning_rate,
         steps=config.epochs * steps,
         warmup_fraction=config.warmup_fraction,
     )
-    compile_model(model, config, rate)
+    with strategy.scope():
+        model = build(config, data)
+        initialize(model, config)
+        compile_model(model, config, rate)
+        if start:
+            _restore(model, start)
     epochs = _Epochs(
         len(data.train),
         lambda epoch: float(rate(epoch * steps - 1)),
@@ -90,16 +96,18 @@ def fit(
         patience=config.early_stopping_epochs,
     )
     if start:
-        _restore(model, start)
         epochs.restore(start)
     if len(epochs.history.get("loss", ())) < config.epochs and not epochs.out_of_patience():
+        with strategy.scope():
+            batches_left = training_batches(config, data, after=start.epoch if start else 0)
+            callbacks = _callbacks(epochs, config, data)
         model.fit(
-            training_batches(config, data, after=start.epoch if start else 0),
+            batches_left,
             validation_data=evaluation_batches(config, data, data.validation),
             initial_epoch=start.epoch if start else 0,
             epochs=config.epochs,
             steps_per_epoch=steps,
-            callbacks=_callbacks(epochs, config, data),
+            callbacks=callbacks,
             shuffle=False,  # the batches come shuffled
             verbose=1 if progress_bar else 0,
         )
@@ -116,7 +124,7 @@ def _callbacks(epochs: "_Epochs", config: Config, data: Data) -> list[keras.call
 
 
 def build(config: Config, data: Data) -> keras.Model:
-    """The ConvMixer of these settings, under Keras' global dtype policy."""
+    """The ConvMixer of these settings, under Keras' global dtype policy and TensorFlow's present strategy."""
     return conv_mixer(
         data.image_shape,
         len(data.classes),
@@ -126,6 +134,7 @@ def build(config: Config, data: Data) -> keras.Model:
         patch_size=config.patch_size,
         batch_norm_momentum=config.batch_norm_momentum,
         fast_layers=config.fast_layers is True,
+        synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
     )
 
 
@@ -175,7 +184,7 @@ def compile_model(model: keras.Model, config: Config, rate: LearningRate) -> Non
 
 
 def training_batches(config: Config, data: Data, *, after: int = 0) -> tf.data.Dataset:
-    """The changed and shuffled training images of all epochs but the first so many."""
+    """The changed and shuffled training images of all epochs but the first so many, for the present strategy."""
     return batches.training_batches(
         data.train,
         image_shape=data.image_shape,
@@ -197,6 +206,7 @@ def training_batches(config: Config, data: Data, *, after: int = 0) -> tf.data.D
         ),
         label_smoothing=config.label_smoothing,
         after=after,
+        shares=tf.distribute.get_strategy().num_replicas_in_sync,
     )
 
 

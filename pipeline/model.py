@@ -19,6 +19,7 @@ def conv_mixer(
     patch_size: int,
     batch_norm_momentum: float = 0.99,
     fast_layers: bool = False,
+    synchronized: bool = False,
 ) -> keras.Model:
     """A ConvMixer: raw pixels (b, height, width, channels), 0 to 255 -> probabilities (b, classes), float32.
 
@@ -29,8 +30,9 @@ def conv_mixer(
     Args:
         image_shape: (height, width, channels) in pixels; patch_size divides height and width.
         fast_layers: compute with `pipeline.layers`; get_weights and set_weights are the same either way.
+        synchronized: batch norms see the whole batch where several devices share it; Keras' own layers only.
     """
-    part = _Fast(batch_norm_momentum) if fast_layers else _Stock(batch_norm_momentum)
+    part = _Fast(batch_norm_momentum) if fast_layers else _Stock(batch_norm_momentum, synchronized)
     images = keras.Input(tuple(image_shape), name="images")  # (b, height, width, c)
     x = layers.Rescaling(1 / 255, name="rescaling")(images)
     x = part.patches(x, filters, patch_size, name="patch_embedding")  # (b, height/p, width/p, h)
@@ -46,6 +48,7 @@ class _Stock:
     """The example's layers."""
 
     momentum: float
+    synchronized: bool
 
     def patches(self, x: keras.KerasTensor, filters: int, patch_size: int, *, name: str) -> keras.KerasTensor:
         return self._activated(layers.Conv2D(filters, patch_size, strides=patch_size, name=name)(x), name)
@@ -56,7 +59,8 @@ class _Stock:
 
     def _activated(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         x = layers.Activation("gelu", name=f"{name}_gelu")(x)  # Keras' default is the exact erf form
-        return layers.BatchNormalization(momentum=self.momentum, name=f"{name}_norm")(x)
+        norm = layers.BatchNormalization(momentum=self.momentum, synchronized=self.synchronized, name=f"{name}_norm")
+        return norm(x)
 
 
 @dataclass(frozen=True)

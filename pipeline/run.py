@@ -18,7 +18,7 @@ from pipeline.checkpoints.checkpoints import Checkpoints, folder_of
 from pipeline.code_version import code_version
 from pipeline.config import Config, slow_batch_norm, to_yaml
 from pipeline.data import Data
-from pipeline.errors import Diverged
+from pipeline.errors import Diverged, UsageError
 from pipeline.filter_steps import FilterSteps
 from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit, stock
 from pipeline.machine import device as devices
@@ -39,7 +39,7 @@ def train(recipe: str, config: Config, data: Data, resumption: Resumption | None
         Stopped: Ctrl-C, SIGTERM or SIGHUP; the run is closed as KILLED.
     """
     began = time.perf_counter()
-    device = devices.find()
+    device = devices.find(config.devices)
     config = resolved(config, data, device)
     start = resumption.checkpoint.state if resumption else None
     with (
@@ -65,7 +65,16 @@ def train(recipe: str, config: Config, data: Data, resumption: Resumption | None
             if steps.wants(epoch):
                 steps.keep(epoch, depthwise_kernels(model, middle))
 
-        fitted = fit(config, data, report=report, progress_bar=bar, save=checkpoints.save, watch=watch, start=start)
+        fitted = fit(
+            config,
+            data,
+            report=report,
+            progress_bar=bar,
+            save=checkpoints.save,
+            watch=watch,
+            start=start,
+            strategy=device.strategy(),
+        )
         log_training(run, config, fitted)
         if kept := steps.kept():
             run.figure("plots/filters_over_epochs.png", plots.filters_over_epochs(kept, block=middle))
@@ -129,7 +138,17 @@ def _handed_over(run: Run, checkpoints: Checkpoints) -> Iterator[Checkpoints]:
 
 
 def resolved(config: Config, data: Data, device: devices.Device) -> Config:
-    """The settings with every `auto` decided and a path made absolute, so that they say what was done."""
+    """The settings with every `auto` decided and a path made absolute, so that they say what was done.
+
+    Raises:
+        UsageError: settings that these devices cannot have together.
+    """
+    if device.count > 1 and config.fast_layers is True:
+        raise UsageError("fast_layers must be false or auto with devices=all, as they see one device's share: got true")
+    if config.batch_size % device.count:
+        raise UsageError(
+            f"batch_size must be a multiple of the {device.count} devices that share it: got {config.batch_size}"
+        )
     changes: dict[str, object] = {}
     if config.precision == "auto":
         changes["precision"] = devices.precision_for(device)

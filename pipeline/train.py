@@ -19,6 +19,7 @@ from pipeline.errors import Diverged, NothingToDo, UsageError
 from pipeline.lifetime.ancestors import watched
 from pipeline.lifetime.interrupt import Stopped, stoppable
 from pipeline.loading import load_data
+from pipeline.machine.hosts import refuse_several
 from pipeline.machine.processor import prefer_onednn
 from pipeline.machine.quiet import quiet
 from pipeline.printable import one_line
@@ -65,6 +66,7 @@ def _train(typed: settings.Typed) -> None:
     with _opened(typed) as resumption:
         config = resumption.config if resumption else typed.config
         refuse_unwritable()
+        refuse_several(os.environ)
         data = load_data(config)
         settings.check(config, image_shape=data.image_shape, training_images=len(data.train))
         if resumption:

@@ -67,7 +67,7 @@ def parts() -> Iterator[tuple[str, float]]:
     config = settings.Config.build(settings.read_recipe(RECIPE)).model_copy(
         update={"translation": 4, "batch_size": BATCH}
     )
-    found = device.find()
+    found = device.find("one")
     config = config.model_copy(update={"fast_layers": device.fast_layers_for(found), "jit_compile": False})
     keras.utils.set_random_seed(0)
     model = build(config, data)

@@ -22,7 +22,7 @@ def main(way: str, model: dict[str, int]) -> None:
 
     if way == "plain":
         devices.keep_freed_memory = lambda: False
-    device = devices.find()
+    device = devices.find("one")
     auto = devices.precision_for(device)
     ours = way not in {"plain", "stock"}
     keras.utils.set_random_seed(0)

@@ -19,7 +19,7 @@ from pipeline.machine.processor import prefer_onednn
 prefer_onednn()
 import tensorflow as tf
 from pipeline.machine import device
-found = device.find()
+found = device.find("all")
 assert float(tf.reduce_sum(tf.matmul(tf.ones((8, 8)), tf.ones((8, 8))))) == 512.0
 precision = device.precision_for(found)
 print(json.dumps({"version": tf.__version__, "device": str(found), "precision": precision,

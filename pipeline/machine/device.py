@@ -13,30 +13,42 @@ from pipeline.machine.allocator import keep_freed_memory
 
 @dataclass(frozen=True)
 class Device:
-    """What TensorFlow computes on; `capability` is NVIDIA's compute capability, None for a CPU."""
+    """What TensorFlow computes on; `capability` is NVIDIA's compute capability, of several the least."""
 
     kind: str  # CPU or GPU
     name: str
-    capability: tuple[int, int] | None
+    capability: tuple[int, int] | None  # None: a CPU
+    count: int = 1  # GPUs, each with its share of every batch
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name}"
+        return f"{self.kind} {f'{self.count} x ' if self.count > 1 else ''}{self.name}"
+
+    def strategy(self) -> tf.distribute.Strategy:
+        """How the steps of training are shared among them."""
+        return tf.distribute.MirroredStrategy() if self.count > 1 else tf.distribute.get_strategy()
 
 
-def find() -> Device:
-    """The first GPU that TensorFlow sees, which then takes memory as it needs it, or the CPU, which then keeps it.
+def find(devices: str) -> Device:
+    """The first GPU that TensorFlow sees, or all of them, which then take memory as they need it; or the CPU.
 
     Call before anything has touched a device.
+
+    Args:
+        devices: one or all.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         keep_freed_memory()
         processor.one_operation_at_a_time()
         return Device("CPU", f"{processor.name()}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores", None)
-    tf.config.set_visible_devices(gpus[:1], "GPU")
-    tf.config.experimental.set_memory_growth(gpus[0], True)
-    details = tf.config.experimental.get_device_details(gpus[0])
-    return Device("GPU", details.get("device_name", gpus[0].name), details.get("compute_capability"))
+    used = gpus if devices == "all" else gpus[:1]
+    tf.config.set_visible_devices(used, "GPU")
+    for gpu in used:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in used]
+    capabilities = [one.get("compute_capability") for one in details]
+    least = None if None in capabilities else min(capabilities)
+    return Device("GPU", details[0].get("device_name", used[0].name), least, len(used))
 
 
 def precision_for(device: Device) -> str:
@@ -53,8 +65,11 @@ def precision_for(device: Device) -> str:
 
 
 def jit_compile_for(device: Device) -> bool:
-    """What `jit_compile=auto` means here: XLA's CPU compiler did not finish twelve steps of a ConvMixer in 140 s."""
-    return device.kind == "GPU"
+    """What `jit_compile=auto` means here: XLA's CPU compiler did not finish twelve steps of a ConvMixer in 140 s.
+
+    Several GPUs exchange what batch norm sees in the midst of a step, which XLA cannot hold.
+    """
+    return device.kind == "GPU" and device.count == 1
 
 
 def fast_layers_for(device: Device) -> bool:

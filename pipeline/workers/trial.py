@@ -53,7 +53,7 @@ def _prepared(config: Config, trial: Trial) -> "tuple[Config, Data, devices.Devi
 
     data = load_data(config)
     check(config, image_shape=data.image_shape, training_images=len(data.train))
-    device = devices.find()
+    device = devices.find(config.devices)
     if unused := devices.unused_gpu(device):  # hours on a CPU that nobody looks at
         raise UsageError(f"{unused}; or hide it with CUDA_VISIBLE_DEVICES=-1")
     _limit_memory(trial.slot.memory_mib)

@@ -55,14 +55,37 @@ def test_a_gpu_is_taken_with_memory_growth_and_its_capability(monkeypatch):
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: calls.append(("visible", *given)))
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *given: calls.append(("growth", *given)))
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details if gpu is gpus[0] else {})
-    assert devices.find() == Device("GPU", "NVIDIA A100", (8, 0))
+    assert devices.find("one") == Device("GPU", "NVIDIA A100", (8, 0))
     assert calls == [("visible", gpus[:1], "GPU"), ("growth", gpus[0], True)]
+
+
+def test_all_gpus_are_taken_where_asked_with_the_least_of_their_capabilities(monkeypatch):
+    calls = []
+    gpus = [tf.config.PhysicalDevice(f"/physical_device:GPU:{index}", "GPU") for index in range(2)]
+    capabilities = dict(zip(gpus, [(9, 0), (7, 5)], strict=True))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus if kind == "GPU" else [])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: calls.append(("visible", *given)))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *given: calls.append(("growth", *given)))
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "get_device_details",
+        lambda gpu: {"device_name": "NVIDIA", "compute_capability": capabilities[gpu]},
+    )
+    found = devices.find("all")
+    assert found == Device("GPU", "NVIDIA", (7, 5), 2)
+    assert str(found) == "GPU 2 x NVIDIA"
+    assert calls == [("visible", gpus, "GPU"), ("growth", gpus[0], True), ("growth", gpus[1], True)]
+    assert (precision_for(found), jit_compile_for(found), fast_layers_for(found)) == ("mixed_float16", False, False)
+
+
+def test_one_device_shares_its_steps_with_nobody():
+    assert Device("CPU", "some", None).strategy().num_replicas_in_sync == 1
 
 
 def test_without_a_gpu_the_device_is_the_processor_by_name(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     monkeypatch.delenv("TF_NUM_INTEROP_THREADS", raising=False)
-    found = devices.find()
+    found = devices.find("all")
     assert found.kind == "CPU" and "cores" in found.name
     assert os.environ["TF_NUM_INTEROP_THREADS"] == "1"
 

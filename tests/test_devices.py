@@ -1,0 +1,63 @@
+"""One run on several devices: what it computes is what one device computes from the same batches.
+
+TensorFlow divides a process's processor only before it has touched it, so the trainings are a process of their own.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TRAIN = """
+import json, sys
+import keras, numpy as np, tensorflow as tf
+processor, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+from pipeline import data
+from pipeline.config import Config
+from pipeline.fit import fit
+from pipeline.run import served
+
+digits = data.load("digits", image_size=None, validation_fraction=0.1, train_examples=212, seed=0)
+settings = {
+    "dataset": "digits", "filters": 8, "depth": 2, "kernel_size": 3, "epochs": 3, "batch_size": 50, "translation": 1,
+    "learning_rate": 0.01, "batch_norm_momentum": 0.5, "precision": "float32", "jit_compile": False,
+    "fast_layers": False,
+}
+config = Config.build(settings | json.loads(sys.argv[1]))
+
+def trained(strategy, start=None):
+    states = []
+    fitted = fit(
+        config, digits, report=lambda *epoch: None, progress_bar=False, strategy=strategy, start=start,
+        save=lambda state: states.append(state()),
+    )
+    images = digits.test.take(np.arange(40))[0].astype(np.float32)
+    return fitted, states, served(fitted.model, config, digits)(images)
+
+# Keras' default way between logical processors crashes in synchronized batch norms
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+alone, _, alone_says = trained(None)
+shared, states, shared_says = trained(two)
+resumed, _, resumed_says = trained(two, states[0])
+print(json.dumps({
+    "history": [[one.history[name] for name in ("loss", "accuracy", "val_loss")] for one in (alone, shared, resumed)],
+    "apart": [float(np.abs(says - alone_says).max()) for says in (shared_says, resumed_says)],
+}))
+"""
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_momentum": 0.8}], ids=["plain", "averaged"])
+def test_two_devices_train_as_one_does_with_the_same_batches(changes):
+    command = [sys.executable, "-c", TRAIN, json.dumps(changes)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    alone, shared, resumed = told["history"]
+    for name, one, two, again in zip(("loss", "accuracy", "val_loss"), alone, shared, resumed, strict=True):
+        assert two == pytest.approx(one, rel=1e-3), name
+        assert again == pytest.approx(two, rel=1e-5), name
+    assert max(told["apart"]) < 1e-3
