@@ -28,7 +28,7 @@ def find(name: str, *, folder: Path, kind: str) -> Path:
     if os.path.isfile(path):  # which, unlike Path's own, is False for a name that no file can have
         return path
     if name.endswith((".yaml", ".yml")):
-        raise UsageError(f"{kind} must be a file that exists: got {path.absolute()}")
+        raise UsageError(f"{kind} must be one of {listing(folder)}: there is no {path.absolute()}")
     raise UsageError(f"{kind} must be one of {listing(folder)}, got {shown(name)}{nearest(name, names(folder))}")
 
 

@@ -125,7 +125,7 @@ def trained(tmp_path_factory):
 def test_a_run_leaves_no_secret_anywhere(trained):
     folder, printed, *_ = trained
     assert places_of_secrets(folder, printed) == []
-    assert len(list((folder / "artifacts").rglob("*.png"))) == 5  # what was searched is what a run leaves
+    assert len(list((folder / "artifacts").rglob("*.png"))) == 6  # what was searched is what a run leaves
 
 
 def test_a_run_tells_the_servers_address_without_its_password(trained):

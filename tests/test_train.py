@@ -337,7 +337,7 @@ def test_a_data_set_that_cannot_be_downloaded_is_told_without_tensorflows_chatte
 
 def test_a_recipe_file_that_is_not_there_is_named_whole(capsys):
     assert main(["mine.yaml"]) == 2
-    assert capsys.readouterr().err == f"error: recipe must be a file that exists: got {Path.cwd()}/mine.yaml\n"
+    assert capsys.readouterr().err.endswith(f"or the path of a .yaml file: there is no {Path.cwd()}/mine.yaml\n")
 
 
 def test_settings_of_a_recipe_file_are_checked_against_the_data(tmp_path, capsys):

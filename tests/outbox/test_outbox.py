@@ -17,6 +17,12 @@ from pipeline.outbox.outbox import Outbox
 STEPS = list(range(1, 6))
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """What a test leaves waiting is no later run's to send."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def through(tmp_path_factory):
     """A proxy before a server."""
