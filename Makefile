@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check bench bench-search soak audit ui lock clean
+.PHONY: help demo test test-long check bench bench-around bench-search soak audit ui lock clean
 
 # An environment that happens to be activated, or installed packages elsewhere, must not leak in. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -33,6 +33,9 @@ check: $(READY)  ## ruff, types and import rules
 
 bench: $(READY)  ## the training step beside the stock example's and PyTorch's; make bench TORCH=python if that has it
 	@$(BIN)/python experiments/benchmarks/step.py --torch_python "$(or $(TORCH),$(BIN)/python)"
+
+bench-around: $(READY)  ## what a run costs besides its training steps: starting, input, validation, tracking
+	@PYTHONPATH=. $(BIN)/python experiments/benchmarks/around.py
 
 bench-search: $(READY)  ## ways of searching on recorded curves: two minutes
 	@$(BIN)/python experiments/benchmarks/search.py
