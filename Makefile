@@ -35,7 +35,7 @@ bench: $(READY)  ## the training step beside the stock example's and PyTorch's; 
 	@$(BIN)/python experiments/benchmarks/step.py --torch_python "$(or $(TORCH),$(BIN)/python)"
 
 bench-around: $(READY)  ## what a run costs besides its training steps: starting, input, validation, tracking
-	@PYTHONPATH=. $(BIN)/python experiments/benchmarks/around.py
+	@$(BIN)/python experiments/benchmarks/around.py
 
 bench-search: $(READY)  ## ways of searching on recorded curves: two minutes
 	@$(BIN)/python experiments/benchmarks/search.py
