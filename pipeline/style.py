@@ -1,11 +1,12 @@
 """What all figures share: colours, resolution, text that fits, places in inches."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
@@ -24,13 +25,20 @@ def finite_or_nan(values: Sequence[float] | NDArray) -> NDArray:
 
 def fitted(name: str, inches: float, size: float) -> str:
     """The name in the width there is at `size` points: a long one loses its middle, as the ends tell names apart."""
-    name = " ".join(name.split())
+    name = "".join(map(_drawable, " ".join(name.split()))).rstrip()
     keep = min(len(name), int(72 * inches / (0.25 * size)))  # an i is a quarter as wide as high
     fitted = name
     while width_of(fitted, size) > inches and keep > 2:
         keep -= 1
         fitted = f"{name[: keep - keep // 2]}…{name[-(keep // 2) :]}"
     return fitted
+
+
+@cache
+def _drawable(character: str) -> str:
+    """The character, or its code point where the default font would draw the same empty box for every such one."""
+    here = get_font(findfont(FontProperties())).get_char_index(ord(character))
+    return character if here else f"U+{ord(character):04X} "
 
 
 def width_of(text: str, size: float) -> float:

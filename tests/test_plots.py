@@ -227,6 +227,12 @@ def test_any_class_name_can_be_drawn_and_is_not_cut_off(name: str) -> None:
     assert min(ink(plots.mistakes(image, true=[name], predicted=[name], confidence=[1.0], **SO_MANY))) > 5
 
 
+def test_names_that_no_font_here_can_draw_are_told_apart() -> None:  # pytest makes a warning an error
+    figure = plots.confusion_matrix(np.eye(2, dtype=int), classes=["日本", "中国"])
+    drawn(figure)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["U+65E5 U+672C", "U+4E2D U+56FD"]
+
+
 def test_a_long_name_keeps_its_start_and_end() -> None:
     names = [f"a very very very very very long name that ends in {end}" for end in "xy"]
     axes = plots.confusion_matrix(np.eye(2, dtype=int), classes=names).axes[0]
