@@ -1,4 +1,7 @@
-"""A driver process whose trials sleep: `python sleeping_driver.py FOLDER SECONDS -- SEARCH --flags`."""
+"""A driver process whose trials sleep: `python sleeping_driver.py FOLDER SECONDS -- SEARCH --flags`.
+
+With the variable TOGETHER no trial goes on before so many drivers have begun one each.
+"""
 
 import os
 import sys
@@ -42,6 +45,9 @@ class Sleeping:
         self._note("began")
 
     def events(self, timeout):
+        if self._said.startswith("trial") and self._others_are_awaited():
+            time.sleep(min(timeout, 0.1))
+            return []
         time.sleep(self._seconds if self._left else timeout)
         happened, self._left = self._left[:1], self._left[1:]
         if happened and not self._left:
@@ -56,6 +62,10 @@ class Sleeping:
 
     def stop_all(self, *, now):
         self._left = []
+
+    def _others_are_awaited(self):
+        began = [file for file in self._log.parent.glob("*.txt") if " trial " in file.read_text(encoding="ascii")]
+        return len(began) < int(os.environ.get("TOGETHER", "1"))
 
     def _note(self, what):
         with open(self._log, "a", encoding="ascii") as log:

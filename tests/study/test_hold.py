@@ -36,9 +36,9 @@ def start(url, tmp_path):
     """Starts a driver process on one study; its trials have two epochs of so many seconds."""
     started = []
 
-    def start_it(seconds, *flags):
-        uri = mlflow.get_tracking_uri()
-        started.append(start_sleeper(tmp_path, seconds, *flags, text=SIX, uri=uri, storage=url))
+    def start_it(seconds, *flags, together=1):
+        uri, variables = mlflow.get_tracking_uri(), {"TOGETHER": str(together)}
+        started.append(start_sleeper(tmp_path, seconds, *flags, text=SIX, uri=uri, storage=url, variables=variables))
         return started[-1]
 
     with mlflow_store(tmp_path):
@@ -63,7 +63,7 @@ def all_runs():
 
 def test_two_drivers_share_the_budget_and_one_takes_over_from_one_that_was_killed(start, tmp_path, url, closing):
     flags = ["--trials", "5", "--final_top", "1", "--final_seeds", "1"]
-    first, second = start(0.4, *flags), start(0.4, *flags)
+    first, second = start(0.4, *flags, together=2), start(0.4, *flags, together=2)
     wait_for(lambda: len({line[0] for line in noted(tmp_path, "trial") if line[1] == "ended"}) == 2)
     wait_for(lambda: Counter(line[1] for line in noted(tmp_path, "trial") if line[0] == str(first.pid))["began"] >= 2)
     os.kill(first.pid, signal.SIGKILL)
