@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import pipeline
+from pipeline.cache import write_whole
 from pipeline.errors import UsageError
 from pipeline.node import KILL, Order, Placed, carry_out
 from pipeline.workers.child import Work
 from pipeline.workers.jobs import Ended, Job, Outcome, Report
+from pipeline.workers.slots import CORES_A_TRIAL
 from pipeline.workers.trial import PRELOADED, train_trial
 
-CORES_A_TRIAL = 4  # where there is no GPU: a trial's small operations do not feed more
 LOOK_SECONDS = 1.0  # between two looks at which nodes there are
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 HEAD = "node:__internal_head__"  # a resource that Ray gives to the head node alone
@@ -196,7 +197,7 @@ class Cluster:
         except errors.RayError as error:
             return _without_words(job, Outcome.LOST, f"its node was lost: {type(error).__name__}")
         if weights is not None and job.weights:
-            job.weights.write_bytes(weights)
+            write_whole(job.weights, weights)
         return ended
 
     def _nodes(self) -> list[dict[str, float]]:

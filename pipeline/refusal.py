@@ -4,6 +4,7 @@ import os
 import sys
 
 from pipeline.errors import UsageError
+from pipeline.lifetime.ancestors import OPENED
 
 REFUSED = 2  # the exit code
 
@@ -11,7 +12,7 @@ REFUSED = 2  # the exit code
 def refuse(error: UsageError) -> int:
     """Say why, in the run that `mlflow run` opened too; returns the exit code."""
     print(f"error: {error}", file=sys.stderr, flush=True)
-    if "MLFLOW_RUN_ID" in os.environ:
+    if OPENED in os.environ:
         from pipeline.lifetime.ownership import refused
 
         refused(str(error))

@@ -18,6 +18,7 @@ from pipeline.checkpoints.checkpoints import folder_of
 from pipeline.config import CHANGE_NO_RESULT, Config
 from pipeline.errors import NothingToDo, UsageError
 from pipeline.lifetime import liveness, ownership
+from pipeline.lifetime.ancestors import OPENED
 from pipeline.outbox.delivery import deliver
 from pipeline.settings import shown
 
@@ -67,7 +68,7 @@ def opened(asked: str | None, given: Mapping[str, str]) -> Iterator[Resumption |
         for line in deliver():  # a run may have ended, and had nobody to tell it
             log.warning("%s", line)
         found = find(client, asked, given)
-    new = os.environ.get(ownership.OPENED)
+    new = os.environ.get(OPENED)
     with ownership.opening(client, None if found and found.run_id == new else new):
         yield found
 
@@ -83,7 +84,7 @@ def find(client: MlflowClient, asked: str | None, given: Mapping[str, str]) -> R
         NothingToDo: the run is finished.
         UsageError: there is no such run, or none that can go on, or a setting would change its result.
     """
-    opened = os.environ.get(ownership.OPENED)
+    opened = os.environ.get(OPENED)
     run = _latest(client) if asked == "latest" else _run(client, asked)
     if asked is None and "role" not in run.data.tags:
         return None
@@ -127,7 +128,7 @@ def _stands(run: Run) -> bool:
 
 
 def _run(client: MlflowClient, asked: str | None) -> Run:
-    run_id = os.environ[ownership.OPENED] if asked is None else asked
+    run_id = os.environ[OPENED] if asked is None else asked
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
@@ -135,7 +136,7 @@ def _run(client: MlflowClient, asked: str | None) -> Run:
             raise
         if asked is None:
             ownership.refuse_relative_store()
-        name = ownership.OPENED if asked is None else "resume"
+        name = OPENED if asked is None else "resume"
         raise UsageError(f"{name} must be the id of a run in this tracking store, got {shown(run_id)}") from None
     if run.info.lifecycle_stage != "active":
         raise UsageError(f"{_named(run)} has been deleted: `mlflow runs restore --run-id {run_id}` brings it back")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from pipeline import evaluate, plots, track
+from pipeline import batches, evaluate, plots, track
 from pipeline.checkpoints.checkpoint import State
 from pipeline.checkpoints.checkpoints import Checkpoints, folder_of
 from pipeline.code_version import code_version
@@ -209,8 +209,8 @@ def open_test_set(run: Run, model: keras.Model, config: Config, data: Data) -> d
 
     `test_time_flip` adds test_accuracy_flip, of the mean of each image's probabilities and its mirror image's.
     """
-    batches = evaluation_batches(config, data, data.test)
-    probabilities = model.predict(batches, verbose=0)
+    test_batches = evaluation_batches(config, data, data.test)
+    probabilities = model.predict(test_batches, verbose=0)
     labels = data.test.labels[data.test.rows]
     counts = evaluate.confusion(probabilities, labels)
     worst = evaluate.mistakes(probabilities, labels, most=MISTAKES)
@@ -235,7 +235,7 @@ def open_test_set(run: Run, model: keras.Model, config: Config, data: Data) -> d
         "test_accuracy": evaluate.accuracy(probabilities, labels),
     }
     if config.test_time_flip:
-        mirrored = model.predict(batches.map(lambda images, of: (images[:, :, ::-1], of)), verbose=0)
+        mirrored = model.predict(test_batches.map(lambda images, of: (images[:, :, ::-1], of)), verbose=0)
         figures["test_accuracy_flip"] = evaluate.accuracy((probabilities + mirrored) / 2, labels)
     return figures
 
@@ -285,7 +285,7 @@ def _announce(config: Config, data: Data, device: devices.Device) -> None:
         *["compiled with XLA"] * bool(config.jit_compile),
     ]
     print(f"device   {', '.join([str(device), *ways])}", flush=True)
-    steps = -(-len(data.train) // config.batch_size)
+    steps = batches.steps(len(data.train), batch_size=config.batch_size, shares=device.count)
     for warning in (devices.unused_gpu(device), slow_batch_norm(config, steps_per_epoch=steps)):
         if warning:
             print(f"warning: {warning}", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import UsageError
+from pipeline.lifetime.ancestors import OPENED
 from pipeline.store_urls import masked, refuse_unescaped
 
 VARIABLE = "OPTUNA_STORAGE"
@@ -44,7 +45,7 @@ def check(storage: str, environ: Mapping[str, str]) -> None:
         raise UsageError("storage must be a URL such as sqlite:////home/me/studies.db or postgresql://me@host/studies")
     if masked(storage) == storage:
         return
-    run = environ.get("MLFLOW_RUN_ID")
+    run = environ.get(OPENED)
     recorded = (
         f"; `mlflow run` has already recorded this one in run {run}: remove it with "
         f"`mlflow runs delete --run-id {run}` and `mlflow gc --run-ids {run}`, and change the password"

@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow
 
 from pipeline.lifetime import interrupt, liveness, ownership
+from pipeline.lifetime.ancestors import OPENED
 from pipeline.lifetime.interrupt import Stopped, stoppable
 from pipeline.lifetime.ownership import answering
 from pipeline.lifetime.process import Process
@@ -94,7 +95,7 @@ def owned(opened: Run, *, below: str) -> Iterator[list[str]]:
     with stoppable() as stopping:
         with answering():
             ownership.claim(client, opened.id, {"role": "run"})
-            child = os.environ.pop(ownership.OPENED, opened.id)
+            child = os.environ.pop(OPENED, opened.id)
             if child != opened.id:
                 ownership.nest(client, child, parent=opened.id, name=below)
                 opened.below = child

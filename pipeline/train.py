@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline import config as settings
 from pipeline.cache import refuse_unwritable
 from pipeline.errors import Diverged, NothingToDo, UsageError
-from pipeline.lifetime.ancestors import watched
+from pipeline.lifetime.ancestors import OPENED, watched
 from pipeline.lifetime.interrupt import Stopped, stoppable
 from pipeline.loading import load_data
 from pipeline.machine.hosts import refuse_several
@@ -78,7 +78,7 @@ def _train(typed: settings.Typed) -> None:
 @contextmanager
 def _opened(typed: settings.Typed) -> "Iterator[Resumption | None]":
     """The run that is to go on, if one is; the run that `mlflow run` opened does not stay open if nothing begins."""
-    if typed.resume is None and "MLFLOW_RUN_ID" not in os.environ:
+    if typed.resume is None and OPENED not in os.environ:
         yield None
         return
     from pipeline import resume

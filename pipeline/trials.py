@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Self
 
+from pipeline.lifetime.ancestors import OPENED
 from pipeline.scratch import scratch
 from pipeline.workers import child, forkserver, out_of_memory
 from pipeline.workers.child import Began, Verdict, Work
@@ -31,7 +32,7 @@ LOG = "forkserver.txt"  # holds what a process says before it has an output of i
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "-1",  # until a trial is given its own
     "MLFLOW_DISABLE_TELEMETRY": "true",  # it is a thread, and threads do not survive a fork
-    "MLFLOW_RUN_ID": None,  # the driver's own run
+    OPENED: None,  # the driver's own run
     "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's start-up lines; its errors come as exceptions
 }
 

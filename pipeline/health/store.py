@@ -15,6 +15,7 @@ from pipeline.errors import UsageError
 from pipeline.health.disk import space
 from pipeline.health.finding import Finding
 from pipeline.lifetime import liveness, ownership
+from pipeline.lifetime.ancestors import OPENED
 from pipeline.outbox.delivery import deliver
 from pipeline.settings import shown
 from pipeline.store_urls import masked, unusable
@@ -31,7 +32,7 @@ def store() -> Iterator[Finding]:
     began = time.monotonic()
     try:
         client = MlflowClient()
-        own = os.environ.get(ownership.OPENED)
+        own = os.environ.get(OPENED)
         run = client.get_run(own) if own else client.create_run(_experiment(client), run_name="doctor")
         try:
             ownership.claim(client, run.info.run_id, {"role": "doctor", "mlflow.runName": "doctor"})

@@ -11,7 +11,8 @@ import psutil
 from pipeline.lifetime import interrupt
 
 POLL_SECONDS = 0.5
-VARIABLE = "MLFLOW_RUN_ID"  # `mlflow run` gives it to what it starts, and has none itself
+# in which `mlflow run` names the run that it opened for a program; it has none itself
+OPENED = "MLFLOW_RUN_ID"
 GONE = "as `mlflow run`, which had started it, was gone"
 
 
@@ -37,12 +38,12 @@ def watched() -> Iterator[None]:
 
 def up_to_mlflow() -> list[psutil.Process]:
     """The processes from this one's parent, perhaps a shell, to the Python that opened the run; none without one."""
-    run = os.environ.get(VARIABLE)
+    run = os.environ.get(OPENED)
     chain: list[psutil.Process] = []
     with suppress(psutil.Error):  # of another user, or gone this moment
         for process in psutil.Process().parents() if run else []:
             chain.append(process)
-            if process.environ().get(VARIABLE) != run:
+            if process.environ().get(OPENED) != run:
                 return chain if "python" in Path(process.exe()).name else []
     return []
 

@@ -15,13 +15,13 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.tracking.fluent import _get_experiment_id
 
 from pipeline.errors import NothingToDo, UsageError
+from pipeline.lifetime.ancestors import OPENED
 from pipeline.lifetime.heartbeat import BEAT_SECONDS, heartbeat
 from pipeline.lifetime.interrupt import Stopped
 from pipeline.lifetime.process import Process, this_process, told
 from pipeline.store_urls import unusable
 
 PARENT = "mlflow.parentRunId"
-OPENED = "MLFLOW_RUN_ID"  # the variable in which `mlflow run` names the run that it opened for a program
 TAG_CHARACTERS = 5000  # a tag may hold 8000
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from pipeline.code_version import code_version
 from pipeline.errors import UsageError
 from pipeline.lifetime import ownership
+from pipeline.lifetime.ancestors import OPENED
 from pipeline.lifetime.interrupt import Stopped
 from pipeline.reporting import files, leaderboard, page
 from pipeline.reporting.asked import Asked
@@ -41,7 +42,7 @@ def write(asked: Asked) -> list[str]:
         client.search_experiments(max_results=1)
     except Exception as error:  # noqa: BLE001 - each kind of store raises its own
         raise unusable("the tracking store", mlflow.get_tracking_uri(), error) from None
-    with ownership.opening(client, os.environ.get(ownership.OPENED)):
+    with ownership.opening(client, os.environ.get(OPENED)):
         chosen = choose(client, asked.runs)
         metric, left_out, found = _ranked(chosen, asked)
         with _own_run(client, chosen, asked) as run_id:
@@ -151,7 +152,7 @@ def _curve(client: MlflowClient, run: Row) -> list[tuple[int, float]]:
 @contextmanager
 def _own_run(client: MlflowClient, chosen: Chosen, asked: Asked) -> Iterator[str]:
     """The report's run: the one that `mlflow run` opened, else one beside the runs that are compared."""
-    opened = os.environ.pop(ownership.OPENED, None)
+    opened = os.environ.pop(OPENED, None)
     run_id = opened or client.create_run(chosen.rows[0].experiment_id).info.run_id
     tags = {"role": "report", "mlflow.runName": f"report on {chosen.title}"[:200], "report.runs": asked.runs}
     ownership.claim(client, run_id, tags | code_version())

@@ -25,9 +25,7 @@ from pipeline.study.terminal import Terminal
 from pipeline.study.track_study import StudyRun
 from pipeline.study_storage import storage_url
 from pipeline.trials import Local
-from pipeline.workers.slots import find_gpus, slots
-
-CORES_A_WORKER = 4  # a trial's small operations do not feed more
+from pipeline.workers.slots import CORES_A_TRIAL, find_gpus, slots
 
 
 def carry_out(search: Search, data: Data) -> int:
@@ -122,7 +120,7 @@ def _executor(search: Search, data: Data) -> Local | Cluster:
             trials=settings.workers,
         )
     gpus = find_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    workers = settings.workers or max(1, cores() // CORES_A_WORKER)
+    workers = settings.workers or max(1, cores() // CORES_A_TRIAL)
     return Local(slots(gpus, trials_per_gpu=settings.trials_per_gpu, workers=workers, cores=cores()))
 
 

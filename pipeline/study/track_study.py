@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UsageError
 from pipeline.lifetime import liveness, ownership
+from pipeline.lifetime.ancestors import OPENED
 from pipeline.lifetime.ownership import PARENT, TAG_CHARACTERS
 from pipeline.lifetime.process import this_process
 from pipeline.outbox import files
@@ -55,7 +56,7 @@ class StudyRun:
         self._study = study
         self._life = ExitStack()
         with ownership.answering():
-            given = os.environ.pop(ownership.OPENED, None)
+            given = os.environ.pop(OPENED, None)
             known = known if known and self._is_there(known) else None
             self._found = ownership.begin(self._client, known or given)
             self.id: str = self._found.info.run_id
@@ -64,14 +65,19 @@ class StudyRun:
             if given and known and given != known:
                 ownership.nest(self._client, given, parent=self.id, name=f"resumed after {trials} trials")
                 self._client.set_tag(given, "study", study)
+        self._begin(self.id)
+
+    def _begin(self, mine: str) -> None:
+        """The rest of opening; `mine` is the id of the run that is this process's."""
+        self._mine = mine
         self.experiment_id: str = self._found.info.experiment_id
         self.artifacts: str = self._found.info.artifact_uri
         self.tracking_uri: str = mlflow.get_tracking_uri()
-        self._outbox = Outbox(self.id)
-        self._life.enter_context(system_metrics(self.id, lambda figures, step: self.metrics(figures, step=step)))
+        self._outbox = Outbox(mine)
+        self._life.enter_context(system_metrics(mine, lambda figures, step: self.measure(mine, figures, step=step)))
 
     def own(self) -> list[str]:
-        """Say, from now to its close, that the study's own run is this process's.
+        """Say, from now to its close, that the run that is this process's is so.
 
         Returns:
             A line for each other run that left something to be told, and for each other run of the experiment that has
@@ -81,10 +87,10 @@ class StudyRun:
             UsageError: the tracking store does not answer.
         """
         with ownership.answering():
-            ownership.claim(self._client, self.id)
+            ownership.claim(self._client, self._mine)
             lines = [*deliver(), *liveness.lost(self._client, self.experiment_id)]
         # a second driver, which the study's lease knows of before
-        beating = ownership.beating(self._client, self.id, taken=lambda process: None)
+        beating = ownership.beating(self._client, self._mine, taken=lambda process: None)
         self._life.enter_context(beating)
         return lines
 

@@ -6,13 +6,11 @@ from contextlib import ExitStack
 
 import mlflow
 
-from pipeline.lifetime import liveness, ownership
+from pipeline.lifetime import ownership
+from pipeline.lifetime.ancestors import OPENED
 from pipeline.lifetime.ownership import PARENT
 from pipeline.lifetime.process import this_process
-from pipeline.outbox.delivery import deliver
-from pipeline.outbox.outbox import Outbox
 from pipeline.study.track_study import DRIVER_GONE, StudyRun, ending, patience
-from pipeline.system_metrics import system_metrics
 
 
 class JoinedRun(StudyRun):
@@ -34,30 +32,15 @@ class JoinedRun(StudyRun):
         self._life = ExitStack()
         self._of = {"driver": driver}
         with ownership.answering():
-            mine = ownership.begin(self._client, os.environ.pop(ownership.OPENED, None))
+            mine = ownership.begin(self._client, os.environ.pop(OPENED, None))
             known = known if known and self._is_there(known) else None
             self._found = self._client.get_run(known or self._client.create_run(mine.info.experiment_id).info.run_id)
             self.id: str = self._found.info.run_id
-            self._mine: str = mine.info.run_id
             tags = {PARENT: self.id, "role": "driver", "study": study, "mlflow.runName": f"driver {driver}", **self._of}
-            ownership.tell(self._client, self._mine, tags)
+            ownership.tell(self._client, mine.info.run_id, tags)
             ownership.reopen(self._client, self._found)
-        self._own = {self.id, self._mine}
-        self.experiment_id: str = self._found.info.experiment_id
-        self.artifacts: str = self._found.info.artifact_uri
-        self.tracking_uri: str = mlflow.get_tracking_uri()
-        self._outbox = Outbox(self._mine)
-        log = lambda figures, step: self.measure(self._mine, figures, step=step)  # noqa: E731
-        self._life.enter_context(system_metrics(self._mine, log))
-
-    def own(self) -> list[str]:
-        """Say, from now to its close, that this driver's run is this process's; returns as StudyRun's does."""
-        with ownership.answering():
-            ownership.claim(self._client, self._mine)
-            lines = [*deliver(), *liveness.lost(self._client, self.experiment_id)]
-        beating = ownership.beating(self._client, self._mine, taken=lambda process: None)
-        self._life.enter_context(beating)
-        return lines
+        self._own = {self.id, mine.info.run_id}
+        self._begin(mine.info.run_id)
 
     def close_driver(self, driver: str) -> None:
         """Close what a driver that is gone left open."""

@@ -11,6 +11,7 @@ from pipeline.errors import UsageError
 HIDDEN = {"", "-1", "NoDevFiles"}  # CUDA ignores these and every name after them
 CONTEXT_MIB = 1024  # what a process takes on a GPU before its first tensor: CUDA's context, cuBLAS and cuDNN
 LEAST_MIB = 1024
+CORES_A_TRIAL = 4  # where there is no GPU: a trial's small operations do not feed more
 
 
 @dataclass(frozen=True)
