@@ -12,12 +12,13 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from pipeline.gelu import gelu, slope
 from pipeline.machine.processor import has_bfloat16
 
 STRIDES = [1, 1, 1, 1]
 COLUMNS = 3  # of a kernel whose gradient is taken at a time
 LARGEST_WHOLE = 5  # side of a kernel whose gradient is faster in one; measured on two cores with AVX2
-FOLD = 4  # parts of each image that are added up before they are summed over
+FOLD = {tf.float32: 4, tf.bfloat16: 8}  # parts of each image that are added up before they are summed over
 
 
 class Conv2D(layers.Conv2D):
@@ -99,17 +100,22 @@ def _normalized(
 @tf.function(jit_compile=True)
 def _moments(x: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Mean and variance (c,) of gelu(x + bias)."""
-    y = _gelu(_rows(x) + _float(bias))
-    count = _count(y)
-    mean = tf.reduce_sum(y, axis=0) / count
-    return mean, tf.maximum(tf.reduce_sum(y * y, axis=0) / count - mean * mean, 0)
+    exact = _is_exact(x)
+
+    def moments(x: tf.Tensor) -> list[tf.Tensor]:
+        y = gelu(x + _float(bias), exact=exact)
+        return [y, y * y]
+
+    total, squares = _sums(moments, x, parts=1 if exact else _parts(x))  # erf gets a pass over memory of its own anyway
+    mean = total / _count(x)
+    return mean, tf.maximum(squares / _count(x) - mean * mean, 0)
 
 
 @tf.function(jit_compile=True)
 def _scaled(
     x: tf.Tensor, bias: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, residual: tf.Tensor | None = None
 ) -> tf.Tensor:
-    y = _gelu(_float(x) + _float(bias)) * scale + shift
+    y = gelu(_float(x) + _float(bias), exact=_is_exact(x)) * scale + shift
     return tf.cast(y if residual is None else y + _float(residual), x.dtype)
 
 
@@ -118,46 +124,52 @@ def _normalized_gradient(
     x: tf.Tensor, bias: tf.Tensor, mean: tf.Tensor, inverse: tf.Tensor, gamma: tf.Tensor, upstream: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """By x, gamma and beta (Ioffe & Szegedy 2015, arXiv 1502.03167, section 3, and the derivative of GELU)."""
+    exact = _is_exact(x)
+
+    def products(x: tf.Tensor, above: tf.Tensor) -> list[tf.Tensor]:
+        return [above, above * gelu(x + _float(bias), exact=exact)]
+
+    by_beta, product = _sums(products, x, upstream, parts=_parts(x))
+    by_gamma = (product - mean * by_beta) * inverse
+    share = by_gamma * inverse / _count(x)
     z, above = _float(x) + _float(bias), _float(upstream)
-    above_sum = product_sum = 0.0  # (b, h / parts, w, c): sums over parts need no pass over memory of their own
-    parts = math.gcd(x.shape[1], FOLD)
-    for part, above_part in zip(tf.split(z, parts, axis=1), tf.split(above, parts, axis=1), strict=True):
-        above_sum += above_part
-        product_sum += above_part * _gelu(part)
-    by_beta = tf.reduce_sum(_rows(above_sum), axis=0)
-    by_gamma = (tf.reduce_sum(_rows(product_sum), axis=0) - mean * by_beta) * inverse
-    count = _count(_rows(x))
-    slope = by_gamma * inverse / count
-    by_y = (above - _gelu(z) * slope - (by_beta / count - mean * slope)) * (gamma * inverse)
-    density = tf.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return tf.cast(by_y * (_cdf(z) + z * density), x.dtype), by_gamma, by_beta
+    by_y = (above - gelu(z, exact=exact) * share - (by_beta / _count(x) - mean * share)) * (gamma * inverse)
+    return tf.cast(by_y * slope(z, exact=exact), x.dtype), by_gamma, by_beta
 
 
 @tf.function(jit_compile=True)
 def _channel_sums(x: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(_rows(x), axis=0)
+    [total] = _sums(lambda x: [x], x, parts=_parts(x))
+    return total
 
 
-def _rows(x: tf.Tensor) -> tf.Tensor:
-    """(b, h, w, c) -> (bhw, c) float32: XLA vectorizes sums over one axis, over three it does not."""
-    return _float(tf.reshape(x, [-1, x.shape[-1]]))
+def _sums(terms: Callable[..., list[tf.Tensor]], *arrays: tf.Tensor, parts: int) -> list[tf.Tensor]:
+    """Sums (c,) of terms over all but the channels of arrays (b, h, w, c), which `terms` gets as rows (n, c), float32.
+
+    The terms of each part of the images are added up on the way, so that what is left to sum over is small; and XLA
+    vectorizes sums over one axis, which over three it does not.
+    """
+    split = zip(*(tf.split(array, parts, axis=1) for array in arrays), strict=True)
+    of_parts = [terms(*(_float(tf.reshape(part, [-1, part.shape[-1]])) for part in some)) for some in split]
+    return [tf.reduce_sum(sum(some), axis=0) for some in zip(*of_parts, strict=True)]
 
 
-def _count(rows: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.shape(rows)[0], tf.float32)
+def _parts(x: tf.Tensor) -> int:
+    return math.gcd(x.shape[1], FOLD[x.dtype])
+
+
+def _is_exact(x: tf.Tensor) -> bool:
+    """Whether what is computed of x keeps more digits than the polynomials of `pipeline.gelu` have."""
+    return x.dtype != tf.bfloat16
+
+
+def _count(x: tf.Tensor) -> tf.Tensor:
+    """Of the values of a channel in (b, h, w, c)."""
+    return tf.cast(tf.size(x) // x.shape[-1], tf.float32)
 
 
 def _float(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(x, tf.float32)
-
-
-def _cdf(x: tf.Tensor) -> tf.Tensor:
-    return 0.5 * (1 + tf.math.erf(x * math.sqrt(0.5)))
-
-
-def _gelu(x: tf.Tensor) -> tf.Tensor:
-    """The exact form (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
-    return x * _cdf(x)
 
 
 @tf.custom_gradient
@@ -165,13 +177,7 @@ def _depthwise(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tuple[tf.Tensor, t
     """The convolution, and the images as they are, whose gradient is added to the convolution's."""
 
     def gradient(by_mixed: tf.Tensor, by_images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        through = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
-            input_sizes=tf.shape(images),
-            filter=_exact(kernel),
-            out_backprop=_exact(by_mixed),
-            strides=STRIDES,
-            padding="SAME",
-        )
+        through = _images_gradient(_exact(by_mixed), _exact(kernel), tf.shape(images))
         by_kernel = _kernel_gradient(_exact(images), kernel.shape[0], _exact(by_mixed))
         return tf.cast(through, images.dtype) + by_images, tf.cast(by_kernel, kernel.dtype)
 
@@ -184,6 +190,17 @@ def _depthwise(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tuple[tf.Tensor, t
 def _exact(x: tf.Tensor) -> tf.Tensor:
     """In float32 where there are no 16-bit instructions: TensorFlow's own kernel would round each partial sum."""
     return x if has_bfloat16() else _float(x)
+
+
+def _images_gradient(upstream: tf.Tensor, kernel: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """(b, h, w, c), as the convolution with the turned kernel, which is faster, where that has the same padding."""
+    if kernel.shape[0] % 2:
+        return tf.raw_ops.DepthwiseConv2dNative(
+            input=upstream, filter=tf.reverse(kernel, [0, 1]), strides=STRIDES, padding="SAME"
+        )
+    return tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+        input_sizes=shape, filter=kernel, out_backprop=upstream, strides=STRIDES, padding="SAME"
+    )
 
 
 def _kernel_gradient(images: tf.Tensor, size: int, upstream: tf.Tensor) -> tf.Tensor:
