@@ -9,7 +9,8 @@ Study and MLflow are real, each in a sqlite file of its own, or where --storage 
 --postgres on servers that are started for it: PostgreSQL, and MLflow's with its runs there. With --study what is named
 is gone on with, so that slots can be watched after a thousand trials. In the second form nothing sleeps: 64 trials are
 always on their way, and the time from one end to the next is all of it the driver's: asking, pruning, telling, and
-opening and closing a run in MLflow.
+opening and closing a run in MLflow. With --figures 50 it draws the study's figures every fifty trials, as searches do
+at their end, and says how its memory grows by the trial after the first few.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import pandas as pd
 import psutil
 
 from pipeline.space import from_command_line
+from pipeline.study import study_report
 from pipeline.study.driver import Driver
 from pipeline.study.session import Session
 from pipeline.study.study import Study
@@ -39,6 +41,7 @@ SETTINGS = ["kernel_size", "patch_size", "depth"]
 SEARCH = "recipe: smoke\nspace: {learning_rate: {low: 0.0001, high: 0.1, log: true}, depth: {low: 1, high: 12}}\n"
 TRACKING = os.environ.get("MLFLOW_TRACKING_URI")  # which MLflow sets too
 EVERY, WINDOW = 100, 40  # which trials' costs are printed, and how many around one are meant
+FIRST = 3  # times that figures are drawn until memory is taken for what it stays at
 
 
 class Asleep:
@@ -106,15 +109,30 @@ def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: flo
         url, name = given.storage or f"sqlite:///{folder}/optuna.db", given.study or f"asleep-{time.time_ns()}"
         study = Study(search, url=url, name=name, image_shape=(32, 32, 3), training_images=50_000)
         runs, executor = StudyRun(name, known=None, trials=0), Asleep(slots, epoch_seconds)
+        drawn = []
 
         def say(line: str) -> None:
+            if given.figures and len(executor.ends) % given.figures == 0:
+                draw(study, runs)
+                drawn.append(_memory())
+                print(f"  trial {len(executor.ends):5}: {drawn[-1]:.0f} MiB after its figures", flush=True)
             trial = len(executor.ends) - WINDOW // 2
             if not epoch_seconds and trial > 0 and trial % EVERY == 0:
                 _print_cost(trial, executor.ends)
 
         Driver(Session(study, runs, executor, lambda: 0, beat=lambda: None, say=say)).search()
         runs.close("FINISHED", "finished", "")
+        if len(drawn) > FIRST:
+            grown = (drawn[-1] - drawn[FIRST - 1]) / (given.figures * (len(drawn) - FIRST))
+            print(f"  {grown:.3f} MiB a trial since the figures were drawn {FIRST} times")
         return executor
+
+
+def draw(study: Study, runs: StudyRun) -> None:
+    """Leave the study's table and figures in MLflow."""
+    runs.table("leaderboard.csv", study_report.leaderboard(study))
+    for path, figure in study_report.figures(study):
+        runs.figure(path, figure)
 
 
 def _print_cost(trial: int, ends: list[tuple[float, float]]) -> None:
@@ -157,6 +175,7 @@ def main() -> None:
     parser.add_argument("--pruner", default="median")
     parser.add_argument("--storage")
     parser.add_argument("--study")
+    parser.add_argument("--figures", type=int)
     parser.add_argument("--postgres", action="store_true")
     given = parser.parse_args()
     given.tracking = TRACKING
