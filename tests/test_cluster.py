@@ -47,9 +47,10 @@ def test_trials_of_lost_nodes_are_trained_again_and_a_node_that_joins_is_used(tm
     complete = [rate for rate, state in zip(told["params"], told["states"], strict=True) if state == "COMPLETE"]
     lost = [rate for rate, state in zip(told["params"], told["states"], strict=True) if state == "FAIL"]
     assert len(complete) == len(set(complete)) == 6
-    assert len(lost) == 2 and set(lost) <= set(complete), "each is trained again"
-    assert told["runs"] == [["FAILED", "node lost"]] * 2 + [["FINISHED", ""]] * 6
-    assert sum("node lost: its node was lost" in line for line in told["said"]) == 2
+    assert 2 <= len(lost) <= 4, "a task may be sent once more to a node before that is known to be lost"
+    assert set(lost) <= set(complete), "each is trained again"
+    assert told["runs"] == [["FAILED", "node lost"]] * len(lost) + [["FINISHED", ""]] * 6
+    assert sum("node lost: its node was lost" in line for line in told["said"]) == len(lost)
 
 
 class Mailbox:
