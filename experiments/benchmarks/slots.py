@@ -14,6 +14,7 @@ at their end, and says how its memory grows by the trial after the first few.
 """
 
 import argparse
+import gc
 import heapq
 import os
 import sys
@@ -114,6 +115,7 @@ def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: flo
         def say(line: str) -> None:
             if given.figures and len(executor.ends) % given.figures == 0:
                 draw(study, runs)
+                gc.collect()  # figures are circles of references, which Python finds when it likes: no leak
                 drawn.append(_memory())
                 print(f"  trial {len(executor.ends):5}: {drawn[-1]:.0f} MiB after its figures", flush=True)
             trial = len(executor.ends) - WINDOW // 2
