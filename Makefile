@@ -11,9 +11,9 @@ unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_
 BIN := .venv/bin
 READY := .venv/.ready
 UV := $(BIN)/uv --quiet --system-certs
-# Two files of tests at a time: each mostly waits for one process that computes. In the order of their names, as xdist would else
-# leave to the end those with few tests, which are the longest.
-TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Two files of tests at a time: most wait for one process that computes. In the order of their names, as xdist would else leave to
+# the end those with few tests, which are the longest. A worker that crashes fails all at once: replaced, it crashes again for ever.
+TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 MLFLOW := MLFLOW_DISABLE_TELEMETRY=true PATH="$(CURDIR)/$(BIN):$$PATH" python -m mlflow
 
 help:  ## list the targets
