@@ -123,10 +123,11 @@ class Hand:
         told_to = self.place.folder / f"{self.module}.txt"
         with told_to.open("w") as file:
             process = self.place.begin([self.module, *words], stdout=file, stderr=subprocess.PIPE, text=True)
+        watched = psutil.Process(process.pid)  # now, as one that has ended is none any more
         began = time.monotonic()
         while "\n" not in told_to.read_text() and process.poll() is None:
             time.sleep(0.05)  # imports are behind its first line; before that nothing is at stake
-        watch = threading.Thread(target=self._watch, args=(psutil.Process(process.pid), told_to))
+        watch = threading.Thread(target=self._watch, args=(watched, told_to))
         watch.start()
         try:
             _, said = process.communicate(timeout=after if number else None)
