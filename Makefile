@@ -11,6 +11,9 @@ unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_
 BIN := .venv/bin
 READY := .venv/.ready
 UV := $(BIN)/uv --quiet --system-certs
+# Two files of tests at a time: most wait for one process that computes. In the order of their names, as xdist would else leave to
+# the end those with few tests, which are the longest. A worker that crashes fails all at once: replaced, it crashes again for ever.
+TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 MLFLOW := MLFLOW_DISABLE_TELEMETRY=true PATH="$(CURDIR)/$(BIN):$$PATH" python -m mlflow
 
 help:  ## list the targets
@@ -20,10 +23,10 @@ demo: $(READY)  ## train on scikit-learn's digits, tracked in MLflow: about a mi
 	@$(MLFLOW) run . --env-manager local -P recipe=digits
 
 test: check  ## check, then the quick tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(TWO)
 
 test-long: check  ## check, then all tests, those that install whole environments too
-	@$(BIN)/python -m pytest -m ''
+	@$(BIN)/python -m pytest $(TWO) -m ''
 
 check: $(READY)  ## ruff, types and import rules
 	@$(BIN)/ruff check

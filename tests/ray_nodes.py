@@ -1,6 +1,6 @@
 """A search on a cluster of a head and two nodes, which are killed in mid-trial, while a third joins: says what came.
 
-To be run in a network namespace of its own, since such a cluster listens on all addresses.
+`python ray_nodes.py FOLDER ADDRESS`, in a network namespace of its own, since such a cluster listens on all addresses.
 """
 
 import json
@@ -42,11 +42,12 @@ class Watched(Cluster):
         return happened
 
 
-def main(folder):
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": SOON})
+def main(folder, address):
+    head = {"num_cpus": 0, "ray_client_server_port": 10001, "_system_config": SOON}
+    nodes = Nodes(initialize_head=True, head_node_args=head)
     os.environ["RAY_ADDRESS"] = nodes.address
     cluster = Watched(
-        "auto", fingerprint=None, trials_per_gpu=1, trials=None, work=misbehaving.slow_epochs, preloaded=()
+        address, fingerprint=None, trials_per_gpu=1, trials=None, work=misbehaving.slow_epochs, preloaded=()
     )
     cluster.nodes, cluster.places = nodes, []
     cluster.first = [nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)]
@@ -75,4 +76,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -24,18 +24,19 @@ def free_port():
 
 
 class Server:
-    """`mlflow server` on 127.0.0.1 with sqlite and its artifacts in a folder."""
+    """`mlflow server` on 127.0.0.1 with its artifacts in a folder, and its runs there too or where `store` says."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, store=None):
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._folder = folder
+        self._store = store or f"sqlite:///{folder}/server.db"
         self._process = None
 
     def start(self):
         mine = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self._folder}/server.db", "--workers", "1"]
+        command += ["--backend-store-uri", self._store, "--workers", "1"]
         command += ["--artifacts-destination", f"{self._folder}/served"]
         self._process = subprocess.Popen(
             command,
@@ -68,9 +69,9 @@ class Server:
 
 
 @contextmanager
-def server(folder):
+def server(folder, *, store=None):
     """A server that runs."""
-    one = Server(folder)
+    one = Server(folder, store=store)
     try:
         one.start()
         yield one

@@ -24,13 +24,14 @@ def apart(command):
 
 
 @pytest.mark.slow
-def test_trials_of_lost_nodes_are_trained_again_and_a_node_that_joins_is_used(tmp_path):
+@pytest.mark.parametrize("address", ["auto", "ray://127.0.0.1:10001"])
+def test_trials_of_lost_nodes_are_trained_again_and_a_node_that_joins_is_used(tmp_path, address):
     pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
     if subprocess.run(apart(["true"]), capture_output=True, check=False).returncode:
         pytest.skip("network namespaces are not allowed here, and such a cluster listens on all addresses")
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     done = subprocess.run(
-        apart([sys.executable, str(HERE / "ray_nodes.py"), str(tmp_path)]),
+        apart([sys.executable, str(HERE / "ray_nodes.py"), str(tmp_path), address]),
         env=os.environ | {"PYTHONPATH": path},
         cwd=HERE.parent,
         capture_output=True,
@@ -46,9 +47,10 @@ def test_trials_of_lost_nodes_are_trained_again_and_a_node_that_joins_is_used(tm
     complete = [rate for rate, state in zip(told["params"], told["states"], strict=True) if state == "COMPLETE"]
     lost = [rate for rate, state in zip(told["params"], told["states"], strict=True) if state == "FAIL"]
     assert len(complete) == len(set(complete)) == 6
-    assert len(lost) == 2 and set(lost) <= set(complete), "each is trained again"
-    assert told["runs"] == [["FAILED", "node lost"]] * 2 + [["FINISHED", ""]] * 6
-    assert sum("node lost: its node was lost" in line for line in told["said"]) == 2
+    assert 2 <= len(lost) <= 4, "a task may be sent once more to a node before that is known to be lost"
+    assert set(lost) <= set(complete), "each is trained again"
+    assert told["runs"] == [["FAILED", "node lost"]] * len(lost) + [["FINISHED", ""]] * 6
+    assert sum("node lost: its node was lost" in line for line in told["said"]) == len(lost)
 
 
 class Mailbox:

@@ -17,6 +17,7 @@ from seams import environment, tracking_store
 
 from pipeline import data
 from pipeline.config import Config
+from pipeline.machine.processor import has_bfloat16
 from pipeline.train import main
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +79,8 @@ def test_every_setting_is_a_parameter_in_the_spelling_of_whoever_logged_it_first
     assert set(found.data.params) == {"recipe", *Config.model_fields}
     given = {"learning_rate": "1e-3", "flip": "false", "clip_norm": "none", "image_size": "12,8"}
     assert {name: found.data.params[name] for name in given} == given
-    assert (found.data.params["precision"], found.data.params["jit_compile"]) == ("float32", "false")
+    resolved = ("mixed_bfloat16" if has_bfloat16() else "float32", "false")
+    assert (found.data.params["precision"], found.data.params["jit_compile"]) == resolved
 
 
 def test_metrics_have_a_point_an_epoch_from_step_one(finished):

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline import trials
 from pipeline.config import Config
+from pipeline.machine.processor import has_bfloat16
 from pipeline.trials import Local
 from pipeline.workers import out_of_memory
 from pipeline.workers.jobs import Ended, Executor, Job, Outcome, RunRef
@@ -123,7 +124,8 @@ def test_a_trial_leaves_settings_metrics_and_its_end_in_the_run_that_the_driver_
     run = store[0].get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["trial.state"] == "finished"
-    assert run.data.params["precision"] == "float32", "auto is resolved where the device is known"
+    resolved = "mixed_bfloat16" if has_bfloat16() else "float32"
+    assert run.data.params["precision"] == resolved, "auto is resolved where the device is known"
     reported = [event for event in driver.heard if event is not ended]
     assert [(report.number, report.epoch) for report in reported] == [(number, 1), (number, 2)]
     history = store[0].get_metric_history(run_id, "val_accuracy")

@@ -1,18 +1,27 @@
 """What a search's driver costs: trials that sleep along recorded curves, in many slots at once.
 
 python experiments/benchmarks/slots.py                            trials a minute with 1, 2, 4, 8 and 16 slots
-python experiments/benchmarks/slots.py --trials 1000 --slots 64   what one trial costs the driver, early and late
+python experiments/benchmarks/slots.py --trials 1100 --slots 64   what one trial costs the driver, early and late
+python experiments/benchmarks/slots.py --trials 320 --slots 64 --epoch_seconds 7.5 --pruner none
+                                                                  how busy it keeps slots with trials of a minute
 
-Study and MLflow are real, each in a sqlite file of its own, or where --storage and MLFLOW_TRACKING_URI say. In the
-second form nothing sleeps: 64 trials are always on their way, and the time from one end to the next is all of it the
-driver's: asking, pruning, telling, and opening and closing a run in MLflow.
+Study and MLflow are real, each in a sqlite file of its own, or where --storage and MLFLOW_TRACKING_URI say, or with
+--postgres on servers that are started for it: PostgreSQL, and MLflow's with its runs there. With --study what is named
+is gone on with, so that slots can be watched after a thousand trials. In the second form nothing sleeps: 64 trials are
+always on their way, and the time from one end to the next is all of it the driver's: asking, pruning, telling, and
+opening and closing a run in MLflow. With --figures 50 it draws the study's figures every fifty trials, as searches do
+at their end, and says how its memory grows by the trial after the first few.
 """
 
 import argparse
+import gc
 import heapq
 import os
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -20,17 +29,20 @@ import pandas as pd
 import psutil
 
 from pipeline.space import from_command_line
+from pipeline.study import study_report
 from pipeline.study.driver import Driver
 from pipeline.study.session import Session
 from pipeline.study.study import Study
 from pipeline.study.track_study import StudyRun
 from pipeline.workers.jobs import Ended, Job, Outcome, Report
 
-CURVES = Path(__file__).parent / "kernel-patch-depth.csv"
+HERE = Path(__file__).parent
+CURVES = HERE / "kernel-patch-depth.csv"
 SETTINGS = ["kernel_size", "patch_size", "depth"]
 SEARCH = "recipe: smoke\nspace: {learning_rate: {low: 0.0001, high: 0.1, log: true}, depth: {low: 1, high: 12}}\n"
 TRACKING = os.environ.get("MLFLOW_TRACKING_URI")  # which MLflow sets too
-WINDOW = 20  # trials whose mean cost stands for the one in their middle
+EVERY, WINDOW = 100, 40  # which trials' costs are printed, and how many around one are meant
+FIRST = 3  # times that figures are drawn until memory is taken for what it stays at
 
 
 class Asleep:
@@ -44,12 +56,15 @@ class Asleep:
         self._jobs: dict[int, Job] = {}
         self._pruned: set[int] = set()
         self.ends: list[tuple[float, float]] = []  # on time.perf_counter() and time.process_time()
+        self.spans: list[tuple[float, float]] = []  # of trials, from their start to when they were over, heard or not
+        self._began: dict[int, float] = {}
 
     def free(self) -> int:
         return self._slots - len(self._jobs)
 
     def start(self, job: Job, *, minutes: float | None) -> None:
         self._jobs[job.number] = job
+        self._began[job.number] = time.monotonic()
         heapq.heappush(self._due, (time.monotonic() + self._seconds, job.number, 1))
 
     def events(self, timeout: float) -> list[Report | Ended]:
@@ -62,8 +77,9 @@ class Asleep:
         heapq.heappop(self._due)
         curve = self._curves[number % len(self._curves)]
         if epoch > len(curve) or number in self._pruned:
+            self.spans.append((self._began.pop(number), when))
             return [self._end(number, curve[: epoch - 1])]
-        heapq.heappush(self._due, (when + self._seconds, number, epoch + 1))
+        heapq.heappush(self._due, (when + self._seconds * (epoch < len(curve)), number, epoch + 1))
         return [Report(number, epoch, {"val_accuracy": curve[epoch - 1], "val_loss": 1.0})]
 
     def prune(self, number: int) -> None:
@@ -83,28 +99,73 @@ class Asleep:
         return Ended(number, outcome, "", False, figures | {"epochs": float(len(curve))}, "", "asleep", None)
 
 
-def drive(slots: int, trials: int, epoch_seconds: float, storage: str | None, *, costs: bool) -> None:
-    """Run a search of so many trials; `costs` prints what one takes, every hundred."""
+def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: float) -> Asleep:
+    """Run a search of so many trials; where nothing sleeps, what one takes is printed every hundred."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "asleep.yaml"
         file.write_text(SEARCH)
-        search = from_command_line([str(file), "--trials", str(trials)], program="slots", description="")
-        mlflow.set_tracking_uri(TRACKING or f"sqlite:///{folder}/mlflow.db")
-        url, name = storage or f"sqlite:///{folder}/optuna.db", f"asleep-{time.time_ns()}"
+        flags = ["--trials", str(trials), "--pruner", given.pruner]
+        search = from_command_line([str(file), *flags], program="slots", description="")
+        mlflow.set_tracking_uri(given.tracking or f"sqlite:///{folder}/mlflow.db")
+        url, name = given.storage or f"sqlite:///{folder}/optuna.db", given.study or f"asleep-{time.time_ns()}"
         study = Study(search, url=url, name=name, image_shape=(32, 32, 3), training_images=50_000)
         runs, executor = StudyRun(name, known=None, trials=0), Asleep(slots, epoch_seconds)
+        drawn = []
 
         def say(line: str) -> None:
-            if costs and len(executor.ends) % 100 == 0:
-                _print_cost(executor.ends)
+            if given.figures and len(executor.ends) % given.figures == 0:
+                draw(study, runs)
+                gc.collect()  # figures are circles of references, which Python finds when it likes: no leak
+                drawn.append(_memory())
+                print(f"  trial {len(executor.ends):5}: {drawn[-1]:.0f} MiB after its figures", flush=True)
+            trial = len(executor.ends) - WINDOW // 2
+            if not epoch_seconds and trial > 0 and trial % EVERY == 0:
+                _print_cost(trial, executor.ends)
 
         Driver(Session(study, runs, executor, lambda: 0, beat=lambda: None, say=say)).search()
         runs.close("FINISHED", "finished", "")
+        if len(drawn) > FIRST:
+            grown = (drawn[-1] - drawn[FIRST - 1]) / (given.figures * (len(drawn) - FIRST))
+            print(f"  {grown:.3f} MiB a trial since the figures were drawn {FIRST} times")
+        return executor
 
 
-def _print_cost(ends: list[tuple[float, float]]) -> None:
+def draw(study: Study, runs: StudyRun) -> None:
+    """Leave the study's table and figures in MLflow."""
+    runs.table("leaderboard.csv", study_report.leaderboard(study))
+    for path, figure in study_report.figures(study):
+        runs.figure(path, figure)
+
+
+def _print_cost(trial: int, ends: list[tuple[float, float]]) -> None:
     (began, used), (ended, then) = ends[-1 - WINDOW], ends[-1]
-    print(f"  trial {len(ends):5}: {(ended - began) / WINDOW:.3f} s, {(then - used) / WINDOW:.3f} s of CPU", flush=True)
+    seconds, cpu = (ended - began) / WINDOW, (then - used) / WINDOW
+    print(f"  trial {trial:5}: {seconds:.3f} s, {cpu:.3f} s of CPU, {_memory():.0f} MiB", flush=True)
+
+
+def _memory() -> float:
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def busy(spans: list[tuple[float, float]], slots: int) -> float:
+    """Share of the slots' time in which a trial was in them, from when all had one to when the last trial began."""
+    starts = sorted(began for began, _ in spans)
+    first, last = starts[slots - 1], starts[-1]
+    used = sum(max(0.0, min(ended, last) - max(began, first)) for began, ended in spans)
+    return used / (slots * (last - first))
+
+
+@contextmanager
+def servers() -> Iterator[tuple[str, str]]:
+    """PostgreSQL, and MLflow's server with its runs there; the URLs of an empty storage and of the server."""
+    sys.path.insert(0, str(HERE.parent.parent / "tests"))
+    from postgres import running_postgres
+    from servers import server
+
+    with tempfile.TemporaryDirectory() as folder, running_postgres() as postgres:
+        os.environ |= postgres.environment
+        with server(folder, store=postgres.database("mlflow")) as one:
+            yield postgres.database("optuna"), one.uri
 
 
 def main() -> None:
@@ -112,19 +173,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int)
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--epoch_seconds", type=float, default=1.0)
+    parser.add_argument("--epoch_seconds", type=float)
+    parser.add_argument("--pruner", default="median")
     parser.add_argument("--storage")
+    parser.add_argument("--study")
+    parser.add_argument("--figures", type=int)
+    parser.add_argument("--postgres", action="store_true")
     given = parser.parse_args()
+    given.tracking = TRACKING
+    if given.postgres:
+        with servers() as (given.storage, given.tracking):
+            measure(given)
+    else:
+        measure(given)
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Print a line for each number of slots."""
+    epoch_seconds = given.epoch_seconds
+    if epoch_seconds is None:
+        epoch_seconds = 0.0 if given.trials else 1.0
     me = psutil.Process()
     for slots in given.slots:
         began, used = time.perf_counter(), sum(me.cpu_times()[:2])
-        trials = given.trials or 3 * slots
-        drive(slots, trials, 0.0 if given.trials else given.epoch_seconds, given.storage, costs=bool(given.trials))
+        executor = drive(given, slots, given.trials or 3 * slots, epoch_seconds)
         seconds, cpu = time.perf_counter() - began, sum(me.cpu_times()[:2]) - used
-        memory = me.memory_info().rss / 2**20
+        trials = len(executor.ends)
+        asleep = f"{busy(executor.spans, slots):6.1%} busy  " if epoch_seconds and trials > slots else ""
         print(
-            f"{slots:3} slots  {trials:5} trials  {60 * trials / seconds:7.1f} a minute  "
-            f"{cpu / trials:6.3f} s of CPU each  {memory:5.0f} MiB",
+            f"{slots:3} slots  {trials:5} trials  {60 * trials / seconds:7.1f} a minute  {asleep}"
+            f"{cpu / trials:6.3f} s of CPU each  {_memory():5.0f} MiB",
             flush=True,
         )
 

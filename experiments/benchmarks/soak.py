@@ -2,7 +2,8 @@
 
 Two hands work side by side for SOAK_MINUTES, one training runs, one searching; each is killed now and then and told to
 go on. A third stops, kills and starts the tracking server. What is done to whom comes from SOAK_SEED. In the end all is
-told once more to go on, in peace, and then every promise is checked. Exit code 1: one was broken.
+told once more to go on, in peace, and then every promise is checked, and that a driver's memory does not grow with its
+trials. Exit code 1: one was broken.
 """
 
 import os
@@ -30,7 +31,11 @@ RUN = "smoke --epochs 12 --train_examples none --batch_size 16 --checkpoint_minu
 SEARCH = "smoke --trials 5 --epochs 3 --workers 1 --final_top 1 --final_seeds 1".split()
 KILL_SECONDS = 30  # after the first line at the latest
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
-GROWTH_MIB, GROWTH_HANDLES = 128, 20  # of a driver, from the middle of its life, with its figures at the end: about 75
+GROWTH_HANDLES = 20  # of a driver, from the middle of its life
+GROWTH_MIB = 32  # while trials run, after half of them; the first figures cost some 90 MiB once, for their libraries
+# A driver that draws its figures again and again keeps some 30 KiB of each trial; a figure that stayed has megabytes.
+STEADY, STEADY_MIB = "--trials 240 --slots 4 --figures 30".split(), 0.1
+DRAWS = "the search ends"  # a driver says so, then draws
 READY_SECONDS = 180
 
 
@@ -115,18 +120,22 @@ class Hand:
     def once(self, number: signal.Signals | None = None, *, after: float = 0.0) -> bool:
         """Start what is next, or go on with what was killed; returns whether it ended well."""
         words = self._open or self._next()
-        process = self.place.begin([self.module, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        watch = threading.Thread(target=self._watch, args=(psutil.Process(process.pid),))
-        watch.start()
+        told_to = self.place.folder / f"{self.module}.txt"
+        with told_to.open("w") as file:
+            process = self.place.begin([self.module, *words], stdout=file, stderr=subprocess.PIPE, text=True)
+        watched = psutil.Process(process.pid)  # now, as one that has ended is none any more
         began = time.monotonic()
-        process.stdout.readline()  # imports are behind it; before that nothing is at stake
+        while "\n" not in told_to.read_text() and process.poll() is None:
+            time.sleep(0.05)  # imports are behind its first line; before that nothing is at stake
+        watch = threading.Thread(target=self._watch, args=(watched, told_to))
+        watch.start()
         try:
-            out, said = process.communicate(timeout=after if number else None)
+            _, said = process.communicate(timeout=after if number else None)
         except subprocess.TimeoutExpired:
             process.send_signal(number)
             self.counts[f"killed by {number.name}"] += 1
             told = time.monotonic()
-            out, said = process.communicate()
+            _, said = process.communicate()
             if time.monotonic() - told > 40 or (self.module == "pipeline.train" and time.monotonic() - told > 10):
                 self.faults.append(f"{self.module} took {time.monotonic() - told:.0f} s to end by {number.name}")
         watch.join()
@@ -134,7 +143,7 @@ class Hand:
         self.counts["ended well" if well else f"exit code {process.returncode}"] += 1
         if "Traceback" in said:
             self.faults.append(f"{self.module} {' '.join(words)}, after {began:.0f}: {said[-2000:]}")
-        self._open = None if well else self._again(words, out, said)
+        self._open = None if well else self._again(words, told_to.read_text(), said)
         return well
 
     def recover(self) -> bool:
@@ -152,16 +161,24 @@ class Hand:
             return words
         return ["--resume", "latest"] if re.search("^epoch", out, re.MULTILINE) else None
 
-    def _watch(self, process: psutil.Process) -> None:
-        """Follow the memory and the handles of a process."""
-        seen = []
+    def _watch(self, process: psutil.Process, told_to: Path) -> None:
+        """Follow the memory of a process, until it draws, and its handles."""
+        memory, handles = [], []
         with suppress(psutil.Error):
             while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                seen.append((process.memory_info().rss / 2**20, process.num_fds()))
+                handles.append(process.num_fds())
+                if DRAWS not in told_to.read_text():
+                    memory.append(process.memory_info().rss / 2**20)
                 time.sleep(0.5)
-        if self.module == "pipeline.search" and len(seen) > 40:
-            middle, end = seen[len(seen) // 2], seen[-3]
-            self.growth.append((end[0] - middle[0], end[1] - middle[1]))
+        if self.module == "pipeline.search" and len(memory) > 20:
+            self.growth.append((memory[-1] - memory[len(memory) // 2], handles[-3] - handles[len(handles) // 2]))
+
+
+def steady(place: Place) -> float:
+    """How much the memory of a driver grows a trial, in MiB, once it has drawn its figures a few times."""
+    script = [sys.executable, str(PROJECT / "experiments" / "benchmarks" / "slots.py"), *STEADY]
+    done = subprocess.run(script, env=place.environment, capture_output=True, text=True, check=True)
+    return float(re.search(r"(\S+) MiB a trial", done.stdout)[1])
 
 
 def harass(place: Place, until: float, chance: random.Random, counts: Counter[str]) -> None:
@@ -258,6 +275,8 @@ def main() -> int:
         print("recovery  in peace", flush=True)
         faults = [f"{hand.module} did not end well in peace" for hand in (driver, trainer) if not hand.recover()]
         faults += check(place) + trainer.faults + driver.faults
+        if (grown := steady(place)) > STEADY_MIB:
+            faults.append(f"a driver that draws its figures grew by {grown:.2f} MiB a trial")
     finally:
         place.end_server(signal.SIGTERM)
     time.sleep(2)
@@ -276,6 +295,7 @@ def main() -> int:
         print(
             f"growth    of {len(driver.growth)} drivers' second halves: at most {mib:.0f} MiB, {handles} file handles"
         )
+    print(f"steady    {grown:.3f} MiB a trial")
     for fault in faults:
         print(f"BROKEN    {fault}")
     print("all promises kept" if not faults else f"{len(faults)} promises broken; see {place.folder}")

@@ -1,7 +1,7 @@
 """The loop of a search: ask the study, start trials in free slots, heed what comes back, until the budget is spent."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.study.session import Session
 from pipeline.study.study import Asked
@@ -10,6 +10,7 @@ from pipeline.study.trial_name import short_settings, trial_name
 from pipeline.workers.jobs import Ended, Job, Outcome, Report, RunRef
 
 ATTEMPTS = 3  # of a configuration whose process died: once and two retries
+LOSSES = 5  # of a node under one configuration: a spot machine taken away is no fault of it, but so many hardly are
 SAME_CAUSE = 3  # failures in a row with one cause, after which it is not the configuration's fault
 PAUSE_SECONDS = 3.0  # between two looks of a driver that waits for others: each takes the lock that all share
 KEPT = ("parameters", "epochs", "seconds", "latency_ms")  # of a trial's figures, for the tables
@@ -140,13 +141,16 @@ class Driver:
     def _end(self, ended: Ended) -> None:
         trial = self._running.pop(ended.number)
         self._used_up = False
+        if ended.outcome is Outcome.LOST and trial.asked.losses + 1 >= LOSSES:
+            reason = f"{ended.reason}; this configuration has lost {LOSSES} and is not tried again"
+            ended = replace(ended, can_pass=False, reason=reason)
         self._session.runs.close_child(trial.run.run_id, ended)
         figures = {name: ended.metrics[name] for name in KEPT if name in ended.metrics}
         self._study.annotate(ended.number, figures | {"outcome": str(ended.outcome)})
         self._tell(trial, ended)
         self._study.note("searched_seconds", max(self.searched_seconds(), self._study.noted("searched_seconds") or 0))
         self._session.say(self._line(trial, ended))
-        if ended.outcome in {Outcome.RAISED, Outcome.CRASHED} or _foreign(ended):
+        if ended.outcome in {Outcome.RAISED, Outcome.CRASHED} or _foreign(ended) or _given_up(ended):
             self._causes[short_settings(trial.asked.params)] = ended.reason  # retries say nothing new
             last = list(self._causes.values())[-SAME_CAUSE:]
             if len(last) == SAME_CAUSE and len(set(last)) == 1:
@@ -163,8 +167,8 @@ class Driver:
                 self._study.prune(number)
             case Outcome.OOM | Outcome.TIMEOUT:  # the like of it would not do better
                 self._study.prune(number, violation=True)
-            case Outcome.LOST:
-                self._study.put_back(number)
+            case Outcome.LOST if not _given_up(ended):
+                self._study.put_back(number, lost=True)
             case Outcome.STOPPED if not _foreign(ended):
                 self._study.put_back(number)
             case _:
@@ -213,3 +217,8 @@ class Driver:
 def _foreign(ended: Ended) -> bool:
     """Whether a trial was stopped by a signal that did not come from its driver."""
     return ended.outcome is Outcome.STOPPED and ended.can_pass
+
+
+def _given_up(ended: Ended) -> bool:
+    """Whether a trial has lost a node, and its configuration so many before that it is to blame."""
+    return ended.outcome is Outcome.LOST and not ended.can_pass

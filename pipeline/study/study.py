@@ -24,6 +24,7 @@ ENUMERATED = 10_000  # a space with more configurations is not written out: each
 DRAWS = 10_000  # at random from such a space, until those that fit the images count as used up
 
 DUPLICATE_OF, INFEASIBLE, ATTEMPT = "duplicate_of", "infeasible", "attempt"  # user attributes of a trial
+LOSSES = "losses"  # and how often its configuration has lost its node
 DRIVER, GIVEN_UP = "driver", "given_up"  # of several: whose a trial is, and that this one will not try it again
 QUEUED = "fixed_params"  # Optuna's own, of a trial that was enqueued
 TRAINABLE = "trainable"  # the constraint: 0 where a configuration can be trained here, 1 where it cannot
@@ -35,7 +36,8 @@ class Asked:
 
     number: int
     params: Mapping[str, Any]
-    attempt: int  # counted from 1; more where a process or a driver died under it
+    attempt: int  # counted from 1; more where a process died under it
+    losses: int  # how often it has lost its node
 
 
 class Study:
@@ -151,7 +153,7 @@ class Study:
         ]
         for trial in lost:  # queued first: a kill between the two repeats a configuration rather than lose it
             params = trial.system_attrs.get(QUEUED, {}) | trial.params  # which it may not have been given all yet
-            self._enqueue(params, attempt=trial.user_attrs.get(ATTEMPT, 1))
+            self._enqueue(params, **_history(trial))
             self._study.tell(trial.number, state=TrialState.FAIL)
         return lost
 
@@ -198,17 +200,23 @@ class Study:
         """Tell of a trial that died; `again` queues its configuration once more."""
         trial = self._asked.pop(number)
         if again:
-            self._enqueue(trial.params, attempt=1 + trial.user_attrs.get(ATTEMPT, 1))
+            history = _history(trial)
+            self._enqueue(trial.params, **history | {ATTEMPT: history[ATTEMPT] + 1})
         else:
             self._given_up.add(_key(self.search.exact(trial.params)))
             if self._drivers:
                 trial.set_user_attr(GIVEN_UP, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def put_back(self, number: int) -> None:
-        """Tell of a trial that was stopped through no fault of its own: it is queued as if it had not begun."""
+    def put_back(self, number: int, *, lost: bool = False) -> None:
+        """Tell of a trial that was stopped through no fault of its own: it is queued as if it had not begun.
+
+        Args:
+            lost: with its node, which may have been its fault: that is counted.
+        """
         trial = self._asked.pop(number)
-        self._enqueue(trial.params, attempt=trial.user_attrs.get(ATTEMPT, 1))
+        history = _history(trial)
+        self._enqueue(trial.params, **history | {LOSSES: history[LOSSES] + lost})
         self._study.tell(trial, state=TrialState.FAIL)
 
     def annotate(self, number: int, figures: Mapping[str, object]) -> None:
@@ -262,7 +270,7 @@ class Study:
             self._tell_pruned(trial, violation=True)
             return None
         self._asked[trial.number] = trial
-        return Asked(trial.number, params, attempt=trial.user_attrs.get(ATTEMPT, 1))
+        return Asked(trial.number, params, **_history(trial))
 
     def _covers(self, old: FrozenTrial, params: Mapping[str, object]) -> bool:
         """Whether an older trial answers for these settings, or is about to: one that waits or runs again does not."""
@@ -298,8 +306,8 @@ class Study:
         trial.set_constraint(TRAINABLE, float(violation))
         self._study.tell(trial, state=TrialState.PRUNED)
 
-    def _enqueue(self, params: Mapping[str, Any], *, attempt: int = 1) -> None:
-        self._study.enqueue_trial(dict(params), user_attrs={ATTEMPT: attempt})
+    def _enqueue(self, params: Mapping[str, Any], *, attempt: int = 1, losses: int = 0) -> None:
+        self._study.enqueue_trial(dict(params), user_attrs={ATTEMPT: attempt, LOSSES: losses})
 
     def _waiting(self) -> bool:
         return any(trial.state == TrialState.WAITING for trial in self.trials())
@@ -323,6 +331,11 @@ class Study:
 
 def _key(params: Mapping[str, object]) -> str:
     return json.dumps(params, sort_keys=True, default=str)
+
+
+def _history(trial: optuna.Trial | FrozenTrial) -> dict[str, int]:
+    """What a trial's configuration has been through, as `Asked` has it."""
+    return {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1), LOSSES: trial.user_attrs.get(LOSSES, 0)}
 
 
 def _free(trial: FrozenTrial) -> bool:

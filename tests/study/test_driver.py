@@ -236,12 +236,43 @@ def test_a_trial_that_a_stranger_terminates_again_and_again_is_given_up(drive):
         drive(stranger, RANGE, "--trials", "9")
 
 
-def test_a_trial_that_lost_its_node_is_trained_again_as_often_as_it_takes_and_is_nobodys_failure(drive):
-    lost = lambda job: [report(job, 1, 0.4), ended(job, Outcome.LOST, "its node was lost", can_pass=True)]  # noqa: E731
+def lost(job):
+    return [report(job, 1, 0.4), ended(job, Outcome.LOST, "its node was lost", can_pass=True)]
+
+
+def test_a_trial_that_lost_its_node_is_trained_again_four_times_and_is_nobodys_failure(drive):
     assert drive(in_turn(lost, lost, lost, lost, well), RANGE, "--trials", "1") == "its 1 trials are done"
     assert len({str(job.config) for job in drive.executor.started}) == 1
     assert states(drive.study) == ["FAIL"] * 4 + ["COMPLETE"]
     assert next(iter(drive.runs.closed.values())) is Outcome.LOST
+
+
+def test_a_configuration_that_loses_every_node_is_given_up_with_the_reason_and_the_search_goes_on(drive):
+    def answer(job):
+        return lost(job) if (job.config.kernel_size, job.config.depth) == (5, 2) else well(job)
+
+    text = SIX + "enqueue: [{kernel_size: 5, depth: 2}]"
+    assert drive(answer, text, "--trials", "50") == "every configuration that fits the images has been tried"
+    assert states(drive.study)[:5] == ["FAIL"] * 5 and drive.study.spent() == 5
+    assert sum("node lost: its node was lost  " in line for line in drive.said) == 4
+    assert "its node was lost; this configuration has lost 5 and is not tried again" in drive.said[4]
+
+
+def test_losses_of_nodes_are_counted_over_restarts_of_the_driver_and_apart_from_crashes(drive):
+    def answer(job):
+        return [] if job.number == 4 else crash(job) if job.number == 2 else lost(job)
+
+    presses = lambda: int(len(drive.executor.started) == 5)  # noqa: E731
+    drive(answer, RANGE, "--trials", "1", interrupts=presses)  # lost, lost, crashed, lost, stopped
+    drive(in_turn(lost, lost, well), RANGE, "--trials", "1")
+    rates = [job.config.learning_rate for job in drive.executor.started]
+    assert rates[0] == rates[1] != rates[2], "its fifth loss is the last"
+
+
+def test_a_cluster_whose_nodes_are_lost_under_every_configuration_ends_the_search(drive):
+    with pytest.raises(Failing, match="3 trials in a row failed with the same cause: its node was lost"):
+        drive(lost, RANGE, "--trials", "50")
+    assert len(drive.executor.started) == 3 * 5
 
 
 def test_a_search_without_a_free_slot_waits_for_one(drive):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections import Counter
 
 import mlflow
@@ -45,7 +46,7 @@ def start(url, tmp_path):
         yield start_it
         for process in started:
             process.kill()
-            process.communicate()
+            sys.stderr.write(process.communicate()[1][-3000:])  # shown where the test fails
 
 
 def trials_of(url):
