@@ -21,8 +21,8 @@ import pipeline.images.decoding
 HERE = Path(__file__).parent
 PACKAGES = ("mlflow", "tensorflow", "keras", "numpy")  # that loading a model needs
 SIGNATURE = ModelSignature(
-    # an array or a file: MLflow has no one type for both
-    Schema([ColSpec(AnyType(), "image")]),  # type: ignore[no-untyped-call]
+    # an array or a file, for which MLflow has no one type; not required, as what we say of a missing one is clearer
+    Schema([ColSpec(AnyType(), "image", required=False)]),  # type: ignore[no-untyped-call]
     Schema(
         [
             ColSpec(DataType.string, "class"),
