@@ -100,7 +100,9 @@ def compared(mine: pd.DataFrame, theirs: pd.DataFrame, *, than: str) -> Verdict:
         theirs: those of the champion.
         than: who that is, in words.
     """
-    both = _numbered(mine).merge(_numbered(theirs), on=["image", "copy", "label"], suffixes=("_mine", "_theirs"))
+    which = ["image", "label"]  # once each: a network answers all copies of an image alike
+    mine, theirs = mine.drop_duplicates(which), theirs.drop_duplicates(which)
+    both = mine.merge(theirs, on=which, suffixes=("_mine", "_theirs"))
     if both.empty:
         return Verdict(CHALLENGER, f"not comparable with {than}: they have no test images in common")
     mine_right, theirs_right = both["predicted_mine"] == both["label"], both["predicted_theirs"] == both["label"]
@@ -113,11 +115,6 @@ def compared(mine: pd.DataFrame, theirs: pd.DataFrame, *, than: str) -> Verdict:
         f"{gained:,}, the champion alone {lost:,} (McNemar's exact test, p = {p:.2g})"
     )
     return Verdict(CHAMPION if better else CHALLENGER, f"{said} {than}: {counted}")
-
-
-def _numbered(table: pd.DataFrame) -> pd.DataFrame:
-    """With a number for each copy of an image that stands in the table more than once."""
-    return table.assign(copy=table.groupby("image").cumcount())
 
 
 def _predictions(client: MlflowClient, run_id: str | None) -> pd.DataFrame | None:
