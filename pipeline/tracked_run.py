@@ -198,13 +198,15 @@ class Run:
         """
         if self._version is None:
             return None
+        if self.outbox.left():
+            return "not registered yet: it will be when what is kept here has been sent"
         try:
             self.outbox.check()
             tags = mlflow.MlflowClient().get_run(self.id).data.tags
         except Exception as error:  # noqa: BLE001 - each kind of store raises its own
             return f"not registered: {reason(error)}"
         self.model_uri = tags.get(registration.URI, self.model_uri)
-        return registration.told(tags) or "not registered yet: it will be when what is kept here has been sent"
+        return registration.told(tags)
 
     def settle(self, away_seconds: float) -> None:
         """Wait until MLflow has what it was told, or has not answered for so long.

@@ -214,6 +214,10 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(search, tmp_path, text,
         ("trials: [1]", "space must name settings of a run, got 'trials'"),
         ("1: [1]", "space must name settings of a run, got 1"),
         ("seed: [1, 2]", "space must leave the images and their split alone"),
+        (
+            "register_as: [a, b]",
+            "space must name settings that change a result, got register_as: say it beside the space",
+        ),
         ("image_size: [16, 32]", "space must leave the images and their split alone"),
         ("depth: 3", "depth must have a [list, of, values] or a range {low: , high: }, got 3"),
         ("depth: []", "depth must have one value or more, got an empty list"),
@@ -351,6 +355,7 @@ def test_a_combination_that_does_not_fit_is_left_to_be_told_apart(search):
         ["--storage", "sqlite:////elsewhere.db"],
         ["--dataset", "another/path/to/the/same/images"],
         ["--checkpoint_minutes", "none"],
+        ["--register_as", "digits"],
     ],
 )
 def test_a_study_goes_on_under_another_budget_or_in_another_place(search, flags):
