@@ -57,7 +57,12 @@ def test_the_first_version_is_the_champion_and_bears_what_its_run_knows():
     record = version("first", table(EASY))
     found = mlflow.MlflowClient().get_model_version_by_alias("first", "champion")
     assert (found.version, found.run_id) in {(1, record.run_id), ("1", record.run_id)}
-    assert {"data.fingerprint": "d0", "test_accuracy": "0.5", "latency_ms": "1.5"}.items() <= found.tags.items()
+    assert {
+        "run": record.run_id,
+        "data.fingerprint": "d0",
+        "test_accuracy": "0.5",
+        "latency_ms": "1.5",
+    }.items() <= found.tags.items()
     tags = mlflow.MlflowClient().get_run(record.run_id).data.tags
     assert told(tags) == "models:/first/1 is the champion: there was no champion"
 
