@@ -1,5 +1,6 @@
 """An open MLflow run: each method leaves one kind of thing in it, through an outbox that no outage stops."""
 
+import hashlib
 import json
 import os
 import time
@@ -189,7 +190,8 @@ class Run:
         """
         save = partial(saving.save, model=model, example=example, classes=classes)
         self.outbox.put("model", {"name": SERVED}, fill=save)
-        self._version = {"register_as": name, "tags": {**tags, registration.CLASSES: json.dumps(list(classes))}}
+        names = hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()
+        self._version = {"register_as": name, "tags": {**tags, registration.CLASSES: names}}
 
     def registered(self) -> str | None:
         """What became of the registration that was asked for, after the run's end; None if none was.

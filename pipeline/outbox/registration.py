@@ -22,7 +22,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"  # aliases
 ALPHA = 0.05  # a champion goes if so great a difference is rarer than this between equals
 URI, ALIAS, WHY = "registered", "registered.alias", "registered.reason"  # tags of the run
 REASON = "reason"  # tag of the version: why it became the champion or not
-CLASSES = "classes"  # tag of the version: their names, as JSON
+CLASSES = "classes.sha256"  # tag of the version: digest of their names, in order
 PREDICTIONS = "test_predictions.csv"
 
 
