@@ -71,8 +71,9 @@ def _version(client: MlflowClient, run: Run, name: str, tags: dict[str, str]) ->
     there = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     if there:
         return there[0]
+    tags = {"run": run_id, **tags}
     return client.create_model_version(
-        name, f"models:/{model.model_id}", run_id, tags={"run": run_id, **tags}, model_id=model.model_id
+        name, f"models:/{model.model_id}", run_id, tags=tags, model_id=model.model_id, await_creation_for=0
     )
 
 
