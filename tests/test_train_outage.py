@@ -84,7 +84,7 @@ def is_whole(uri, epochs=EPOCHS):
             assert steps == list(range(1, epochs + 1)), name
     assert {"test_accuracy", "best_epoch", "parameters"} <= run.data.metrics.keys()
     assert sorted(item.path for item in client.list_artifacts(run.info.run_id)) == ARTIFACTS
-    assert len(client.list_artifacts(run.info.run_id, "plots")) == 5
+    assert len(client.list_artifacts(run.info.run_id, "plots")) == 6
     model = model_of(client, run)
     assert model.model_id in {output.model_id for output in run.outputs.model_outputs}
     assert mlflow.pyfunc.load_model(model.model_uri).metadata.run_id == run.info.run_id
