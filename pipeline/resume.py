@@ -30,6 +30,7 @@ CURES = {
     "trial": "it is a trial, and its search goes on with it",
     "final": "it is a final training of a search, and that goes on with it",
     "report": "it is a report, and the same command makes another",
+    "predict": "it is a prediction, and the same command makes another",
 }
 
 

@@ -1,12 +1,14 @@
 """An open MLflow run: each method leaves one kind of thing in it, through an outbox that no outage stops."""
 
+import hashlib
+import json
 import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
+from pathlib import Path
 
 import keras
 import mlflow
@@ -25,9 +27,12 @@ from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 from pipeline.lifetime import ownership
 from pipeline.lifetime.ownership import TAG_CHARACTERS
 from pipeline.lifetime.process import this_process
-from pipeline.outbox import files
+from pipeline.outbox import files, registration
+from pipeline.outbox.delivery import reason
+from pipeline.outbox.logged import MODEL, SERVED, model_of
 from pipeline.outbox.outbox import Outbox
-from pipeline.outbox.sending import model_of
+from pipeline.serving import saving
+from pipeline.serving.saving import requirements
 
 PARAM_CHARACTERS = 6000  # MLflow refuses longer values
 
@@ -46,6 +51,7 @@ class Run:
         self.outbox = Outbox(run_id)
         self._found = found
         self._has_model = False
+        self._version: dict[str, object] | None = None  # what it is to become in the registry
         self._known: dict[tuple[str, int], float] = {}  # points that the run has
 
     def recall(self) -> str:
@@ -62,7 +68,7 @@ class Run:
                 self._known |= {(name, point.step): point.value for point in points}
         for output in found.outputs.model_outputs if found.outputs else ():
             model = client.get_logged_model(output.model_id)
-            if model.status == LoggedModelStatus.READY:
+            if model.status == LoggedModelStatus.READY and model.name == MODEL:
                 self._has_model, self.model_uri = True, model.model_uri
         return found.info.run_name
 
@@ -136,6 +142,9 @@ class Run:
     def text(self, path: str, text: str) -> None:
         self.outbox.put("files", fill=files.text(path, text))
 
+    def file(self, path: str, source: Path) -> None:
+        self.outbox.put("files", fill=files.copy(path, source))
+
     def table(self, path: str, table: pd.DataFrame) -> None:
         self.text(path, table.to_csv(index=False))
 
@@ -156,14 +165,50 @@ class Run:
                 Schema([TensorSpec(np.dtype(np.float32), (-1, len(classes)))]),
             ),
             input_example=example,
-            # named here because finding them out by running the model takes MLflow half a minute
-            pip_requirements=[
-                f"{package}=={version(package)}" for package in ("mlflow", "tensorflow", "keras", "numpy")
-            ],
+            pip_requirements=requirements(),
             metadata={"classes": list(classes)},
         )
-        self.outbox.put("model", fill=save)
+        self.outbox.put("model", {"name": MODEL}, fill=save)
         self._has_model = True
+
+    def register(
+        self,
+        name: str,
+        model: keras.Model,
+        *,
+        example: npt.NDArray[np.uint8],
+        classes: Sequence[str],
+        tags: Mapping[str, str],
+    ) -> None:
+        """Log a Keras model of stock layers as it is served; once the run has ended well it is registered.
+
+        Args:
+            name: of the registered model; this becomes a version of it.
+            example: raw pixels (height, width, channels).
+            classes: names in the order of the model's probabilities.
+            tags: of the version.
+        """
+        save = partial(saving.save, model=model, example=example, classes=classes)
+        self.outbox.put("model", {"name": SERVED}, fill=save)
+        names = hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()
+        self._version = {"register_as": name, "tags": {**tags, registration.CLASSES: names}}
+
+    def registered(self) -> str | None:
+        """What became of the registration that was asked for, after the run's end; None if none was.
+
+        `model_uri` is the version's from then on.
+        """
+        if self._version is None:
+            return None
+        if self.outbox.left():
+            return "not registered yet: it will be when what is kept here has been sent"
+        try:
+            self.outbox.check()
+            tags = mlflow.MlflowClient().get_run(self.id).data.tags
+        except Exception as error:  # noqa: BLE001 - each kind of store raises its own
+            return f"not registered: {reason(error)}"
+        self.model_uri = tags.get(registration.URI, self.model_uri)
+        return registration.told(tags)
 
     def settle(self, away_seconds: float) -> None:
         """Wait until MLflow has what it was told, or has not answered for so long.
@@ -188,6 +233,8 @@ class Run:
         process = this_process().tags() if self._found else None
         for run_id in filter(None, (self.id, self.below)):
             self.outbox.put("end", {**said, "process": process}, run_id=run_id)
+        if self._version and ended == "finished":
+            self.outbox.put("version", self._version)
 
 
 def _made_up(name: str) -> bool:

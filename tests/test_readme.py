@@ -40,7 +40,7 @@ def settings_of(words):
     if "-m" in words:
         return words[words.index("-m") + 2 :]
     given = dict(words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "-P")
-    first = {"train": ["recipe", "baseline"], "search": ["search"], "report": ["runs"]}.get(
+    first = {"train": ["recipe", "baseline"], "search": ["search"], "report": ["runs"], "predict": ["model"]}.get(
         program_of(words)
     )  # as MLproject has it
     return [

@@ -14,11 +14,12 @@ from servers import Proxy, server
 
 from pipeline.checkpoints.checkpoints import folder_of
 from pipeline.outbox import delivery, spool
+from pipeline.outbox.logged import model_of
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 8  # of some tenths of a second
 CURVES = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"}
-ARTIFACTS = ["config.yaml", "history.csv", "per_class.csv", "plots"]
+ARTIFACTS = ["config.yaml", "history.csv", "per_class.csv", "plots", "test_predictions.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +84,11 @@ def is_whole(uri, epochs=EPOCHS):
             assert steps == list(range(1, epochs + 1)), name
     assert {"test_accuracy", "best_epoch", "parameters"} <= run.data.metrics.keys()
     assert sorted(item.path for item in client.list_artifacts(run.info.run_id)) == ARTIFACTS
-    assert len(client.list_artifacts(run.info.run_id, "plots")) == 5
-    (output,) = run.outputs.model_outputs
-    assert mlflow.pyfunc.load_model(f"models:/{output.model_id}").metadata.run_id == run.info.run_id
-    assert client.get_logged_model(output.model_id).metrics[0].run_id == run.info.run_id
+    assert len(client.list_artifacts(run.info.run_id, "plots")) == 6
+    model = model_of(client, run)
+    assert model.model_id in {output.model_id for output in run.outputs.model_outputs}
+    assert mlflow.pyfunc.load_model(model.model_uri).metadata.run_id == run.info.run_id
+    assert client.get_logged_model(model.model_id).metrics[0].run_id == run.info.run_id
     assert len(run.inputs.dataset_inputs) == 3
     assert not [folder for folder in spool.folders() if folder.name == run.info.run_id]
     return run
@@ -114,20 +116,24 @@ def test_a_server_that_is_killed_or_stopped_and_started_again_costs_no_point(ser
 
 
 @pytest.mark.slow
-def test_what_a_server_that_stays_away_missed_is_delivered_later(served):
-    with training(served.uri) as process:
+def test_what_a_server_that_stays_away_missed_is_delivered_and_registered_later(served):
+    with training(served.uri, register_as="outage") as process:
         after_epoch(1, process)
         served.end(signal.SIGKILL)
         out, _ = finish(process)
     assert re.findall(r"test accuracy [\d.]+%", out)
     (line,) = [line for line in out.splitlines() if line.startswith("kept     ")]
     assert "-e doctor" in line
+    assert "registry not registered yet: it will be when what is kept here has been sent" in out.splitlines()
     served.start()
     mlflow.set_tracking_uri(served.uri)
     assert last_run(served.uri).info.status == "RUNNING"
     assert delivery.deliver()[0].startswith("sent     ")
     run = is_whole(served.uri)
     assert not folder_of(run.info.run_id).exists()
+    version = mlflow.MlflowClient().get_model_version_by_alias("outage", "champion")
+    assert version.run_id == run.info.run_id
+    assert mlflow.pyfunc.load_model("models:/outage@champion").metadata.run_id == run.info.run_id
 
 
 @pytest.mark.slow
