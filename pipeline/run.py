@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from pipeline import batches, evaluate, plots, track
+from pipeline import batches, plots, scoring, track
 from pipeline.checkpoints.checkpoint import State
 from pipeline.checkpoints.checkpoints import Checkpoints, folder_of
 from pipeline.code_version import code_version
@@ -212,11 +212,11 @@ def open_test_set(run: Run, model: keras.Model, config: Config, data: Data) -> d
     test_batches = evaluation_batches(config, data, data.test)
     probabilities = model.predict(test_batches, verbose=0)
     labels = data.test.labels[data.test.rows]
-    counts = evaluate.confusion(probabilities, labels)
-    worst = evaluate.mistakes(probabilities, labels, most=MISTAKES)
-    run.table("per_class.csv", evaluate.per_class(counts, classes=data.classes))
+    counts = scoring.confusion(probabilities, labels)
+    worst = scoring.mistakes(probabilities, labels, most=MISTAKES)
+    run.table("per_class.csv", scoring.per_class(counts, classes=data.classes))
     digests = data.test.image_digests[data.test.rows]
-    run.table("test_predictions.csv", evaluate.predictions(probabilities, labels, images=digests))
+    run.table("test_predictions.csv", scoring.predictions(probabilities, labels, images=digests))
     run.figure("plots/confusion_matrix.png", plots.confusion_matrix(counts, classes=data.classes))
     names = np.array(data.classes, dtype=object)
     run.figure(
@@ -231,12 +231,12 @@ def open_test_set(run: Run, model: keras.Model, config: Config, data: Data) -> d
         ),
     )
     figures = {
-        "test_loss": evaluate.cross_entropy(probabilities, labels),
-        "test_accuracy": evaluate.accuracy(probabilities, labels),
+        "test_loss": scoring.cross_entropy(probabilities, labels),
+        "test_accuracy": scoring.accuracy(probabilities, labels),
     }
     if config.test_time_flip:
         mirrored = model.predict(test_batches.map(lambda images, of: (images[:, :, ::-1], of)), verbose=0)
-        figures["test_accuracy_flip"] = evaluate.accuracy((probabilities + mirrored) / 2, labels)
+        figures["test_accuracy_flip"] = scoring.accuracy((probabilities + mirrored) / 2, labels)
     return figures
 
 
