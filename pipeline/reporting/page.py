@@ -10,7 +10,7 @@ from pipeline.reporting import figures, tables
 from pipeline.reporting.leaderboard import Standing
 from pipeline.reporting.markup import definitions, picture, text
 from pipeline.reporting.recipes import Metric
-from pipeline.style import count
+from pipeline.style import COLOURS, count
 
 ACCURACY = {"test_accuracy": "test accuracy", "best_val_accuracy": "best validation accuracy"}
 COSTS = {
@@ -118,12 +118,10 @@ def _section(section: Section, metric: Metric, *, headed: bool) -> str:
 
 
 def _curves(section: Section) -> str:
-    drawn = [
-        one for one in section.found[: len(figures.COLOURS)] if any(section.curves.get(r.id) for r in one.recipe.runs)
-    ]
+    drawn = [one for one in section.found[: len(COLOURS)] if any(section.curves.get(r.id) for r in one.recipe.runs)]
     if not drawn:
         return ""
-    first = section.found[: len(figures.COLOURS)]  # so that each keeps its colour
+    first = section.found[: len(COLOURS)]  # so that each keeps its colour
     caption = f"Validation accuracy of {count(len(drawn), 'recipe')}. A line a run; dashed: not finished."
     content = figures.svg(figures.validation_curves(first, section.curves))
     return f"<h3>Curves</h3>\n{picture(content, 'svg+xml', caption=caption)}"
@@ -148,7 +146,7 @@ def _costs(section: Section, accuracy: str) -> str:
 
 
 def _classes(section: Section) -> str:
-    table, hidden = tables.classes(section.found[: len(figures.COLOURS)], section.recalls)
+    table, hidden = tables.classes(section.found[: len(COLOURS)], section.recalls)
     if not table:
         return ""
     note = f"The {tables.CLASSES} classes on which they differ most; {hidden:,} more." if hidden else ""

@@ -19,12 +19,11 @@ from pipeline.lifetime.interrupt import Stopped
 from pipeline.reporting import files, leaderboard, page
 from pipeline.reporting.asked import Asked
 from pipeline.reporting.chosen import Chosen, choose
-from pipeline.reporting.figures import COLOURS
 from pipeline.reporting.leaderboard import Standing
 from pipeline.reporting.reading import Row
 from pipeline.reporting.recipes import Metric, Recipe, accuracy, recipes, settings_of, spelled, usual_metric
 from pipeline.store_urls import masked, unusable
-from pipeline.style import count
+from pipeline.style import COLOURS, count
 
 READ_CONFIGS = 2000  # config.yaml files at most, the best runs' first: a server takes a minute for them
 CURVES = 5  # runs of a recipe whose curve is drawn
