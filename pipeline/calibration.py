@@ -7,8 +7,6 @@ import pandas as pd
 Probabilities = npt.NDArray[np.floating]  # (n, classes), rows sum to 1
 Labels = npt.NDArray[np.int64]  # (n,)
 
-BINS = 15  # as in Guo et al. 2017, tables 1 and 2
-
 
 def reliability(probabilities: Probabilities, labels: Labels, *, bins: int) -> pd.DataFrame:
     """A row a bin of equal width, after Guo et al. 2017 (arXiv 1706.04599), section 2.

@@ -27,7 +27,7 @@ def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Fi
     figure = Figure(figsize=(6.4, 7), dpi=DPI)
     heading(
         figure,
-        f"Calibration: {fitted(subject, 4.5, 11)}, {count(images, 'image')}",
+        f"Calibration: {fitted(subject, 4, 11)}, {count(images, 'image')}",
         f"expected calibration error {percent(error)} over {len(bins)} bins",
     )
     figure.subplots_adjust(left=0.13, right=0.96, bottom=0.08, top=0.9, hspace=0.08)
@@ -61,7 +61,7 @@ def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> 
     figure = Figure(figsize=(8, 4.6), dpi=DPI)
     heading(
         figure,
-        f"Accuracy under corruption: {fitted(subject, 5.5, 11)}",
+        f"Accuracy under corruption: {fitted(subject, 5, 11)}",
         f"clean {percent(clean)}, mean over corruptions and strengths {percent(table['accuracy'].mean())}",
     )
     figure.subplots_adjust(left=0.1, right=0.73, bottom=0.12, top=0.86)

@@ -23,6 +23,7 @@ from pipeline.filter_steps import FilterSteps
 from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit, stock
 from pipeline.machine import device as devices
 from pipeline.model import depthwise_kernels, patch_kernels
+from pipeline.openings import opening
 from pipeline.resume import Resumption
 from pipeline.tracked_run import Run
 from pipeline.weights import read
@@ -205,10 +206,11 @@ def served(model: keras.Model, config: Config, data: Data) -> keras.Model:
 
 
 def open_test_set(run: Run, model: keras.Model, config: Config, data: Data) -> dict[str, float]:
-    """Predict the test images, once; log what is right and wrong, and return test_loss and test_accuracy.
+    """Predict the test images, once, and count that; log what is right and wrong; return test_loss and test_accuracy.
 
     `test_time_flip` adds test_accuracy_flip, of the mean of each image's probabilities and its mirror image's.
     """
+    run.tags(opening({}, by=run.id, run_id=run.id, tested=False))
     test_batches = evaluation_batches(config, data, data.test)
     probabilities = model.predict(test_batches, verbose=0)
     labels = data.test.labels[data.test.rows]

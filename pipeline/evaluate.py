@@ -1,0 +1,52 @@
+"""A logged model, understood: `python -m pipeline.evaluate runs:/<id>/model`.
+
+It says how well the model's probabilities are calibrated, and how much accuracy noise, blur, lost contrast and JPEG
+cost, on the test images of its own data set or on any other with the same classes. The results lie in the MLflow run
+that trained the model, under evaluation/<dataset>-<split>; evaluating the same again replaces them. Each look at the
+test images of the training data is counted there, and told in reports. TensorFlow and MLflow take seconds to import,
+so they come after the command line has been accepted.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from pipeline.errors import UsageError
+from pipeline.evaluation import asked
+from pipeline.lifetime.ancestors import watched
+from pipeline.lifetime.interrupt import Stopped, stoppable
+from pipeline.machine.processor import prefer_onednn
+from pipeline.machine.quiet import quiet
+from pipeline.refusal import refuse
+from pipeline.scratch import temporary_files
+from pipeline.store_urls import bound_waiting, hide_credentials
+
+PROGRAM = "python -m pipeline.evaluate"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; returns the exit code: 0, or 2 for input that cannot be used."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    prefer_onednn()
+    try:
+        hide_credentials(os.environ)
+        bound_waiting(os.environ)
+        what = asked.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
+        with stoppable(), watched(), temporary_files("evaluations"):
+            with quiet():
+                from pipeline.evaluation.evaluating import evaluate
+            for line in evaluate(what, report=partial(print, flush=True)):
+                print(line)
+    except UsageError as error:
+        return refuse(error)
+    except Stopped as stopped:
+        print(f"stopped by {stopped}", file=sys.stderr)
+        return 128 + stopped.signal
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
