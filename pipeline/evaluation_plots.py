@@ -1,14 +1,18 @@
 """Pictures of an evaluation: tables in, matplotlib Figure out; no files, no pyplot, no state."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
 
 from pipeline.style import BLUE, COLOURS, DPI, QUIET, VERMILLION, count, fitted, heading, percent
 
 CONFIDENT, RIGHT = VERMILLION, BLUE
+PALE = "#8FBEDD"  # blue, on which the hatching shows
 
 
 def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Figure:
@@ -30,7 +34,7 @@ def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Fi
         f"Calibration: {fitted(subject, 4, 11)}, {count(images, 'image')}",
         f"expected calibration error {percent(error)} over {len(bins)} bins",
     )
-    figure.subplots_adjust(left=0.13, right=0.96, bottom=0.08, top=0.9, hspace=0.08)
+    figure.subplots_adjust(left=0.13, right=0.96, bottom=0.08, top=0.87, hspace=0.08)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _bars(upper, bins)
     lower.bar(bins["low"], share, _widths(bins), align="edge", color="0.75", edgecolor="white", linewidth=0.5)
@@ -80,11 +84,37 @@ def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> 
     return figure
 
 
+def corrupted_examples(images: NDArray[np.uint8], *, corruptions: Sequence[str], strengths: Sequence[int]) -> Figure:
+    """One image under each corruption (a row) at each strength (a column), clean at the left.
+
+    `images` is (corruptions, 1 + strengths, h, w, c) of 1, 3 or 4 channels.
+    """
+    rows, columns, height, width = images.shape[:4]
+    tall = 1.3 * min(max(height / width, 0.25), 4)  # inches
+    across, down = 1.4 * columns + 1.6, (tall + 0.1) * rows + 0.8
+    figure = Figure(figsize=(across, down), dpi=DPI)
+    heading(figure, "The same image, clean and corrupted")
+    figure.subplots_adjust(
+        left=1.5 / across, right=1 - 0.1 / across, bottom=0.1 / down, top=1 - 0.7 / down, wspace=0.08, hspace=0.08
+    )
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for row, name in enumerate(corruptions):
+        for column in range(columns):
+            axes = grid[row, column]
+            axes.imshow(images[row, column], cmap="gray", vmin=0, vmax=255, interpolation="auto")
+            axes.set(xticks=[], yticks=[], facecolor="0.85")  # grey shows through transparent pixels
+        label = str(name).replace("_", " ")
+        grid[row, 0].set_ylabel(label, fontsize=9, rotation=0, ha="right", va="center", labelpad=6)
+    for axes, title in zip(grid[0], ["clean", *(f"strength {strength}" for strength in strengths)], strict=True):
+        axes.set_title(title, fontsize=9, pad=4)
+    return figure
+
+
 def _bars(panel: Axes, bins: pd.DataFrame) -> None:
     """Accuracy as bars, what is missing to the confidence or beyond it hatched, the diagonal of the well calibrated."""
     known = bins[bins["images"] > 0]
     widths = _widths(known)
-    panel.bar(known["low"], known["accuracy"], widths, align="edge", color=RIGHT, edgecolor="white", linewidth=0.5)
+    panel.bar(known["low"], known["accuracy"], widths, align="edge", color=PALE, edgecolor="white", linewidth=0.5)
     gap = known["confidence"] - known["accuracy"]
     panel.bar(
         known["low"],
@@ -100,7 +130,7 @@ def _bars(panel: Axes, bins: pd.DataFrame) -> None:
     )
     panel.plot([0, 1], [0, 1], color=QUIET, linestyle="--", linewidth=1, label="well calibrated")
     panel.set(ylabel="accuracy", ylim=(0, 1))
-    panel.legend(loc="upper left", frameon=False, fontsize=9)
+    panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.3)
 
 
 def _widths(bins: pd.DataFrame) -> pd.Series:

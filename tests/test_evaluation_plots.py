@@ -6,7 +6,7 @@ import pytest
 from pictures import ink, title
 
 from pipeline.calibration import expected_calibration_error, reliability
-from pipeline.evaluation_plots import accuracy_by_strength, reliability_diagram
+from pipeline.evaluation_plots import accuracy_by_strength, corrupted_examples, reliability_diagram
 
 SUBJECT = "digits, test split"
 
@@ -51,6 +51,16 @@ def test_each_corruption_is_a_line_over_its_strengths_beside_the_clean_accuracy(
     np.testing.assert_allclose(lines["contrast"].get_ydata(), [0.78, 0.68, 0.58])
     np.testing.assert_allclose(lines["clean"].get_ydata(), 0.95)
     assert "clean 95.0 %, mean over corruptions and strengths 69.0 %" in title(figure)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 48, 3), (9, 4, 4)])
+def test_examples_have_a_row_a_corruption_and_the_clean_image_first(shape):
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, *shape), np.uint8)
+    figure = corrupted_examples(images, corruptions=["gaussian_noise", "contrast"], strengths=(1, 2, 3))
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["clean", "strength 1", "strength 2", "strength 3"]
+    assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["gaussian noise", "contrast"]
+    np.testing.assert_array_equal(np.squeeze(figure.axes[6].images[0].get_array()), np.squeeze(images[1, 2]))
+    assert min(ink(figure)) > 5
 
 
 @pytest.mark.parametrize("subject", [SUBJECT, "a data set of many words " * 6, "$x_1^{$", "犬"])

@@ -5,6 +5,7 @@ import time
 from mlflow import MlflowClient
 
 from pipeline import evaluation_plots, plots, scoring
+from pipeline.corruptions import CORRUPTIONS, STRENGTHS
 from pipeline.evaluation.measuring import Measured
 from pipeline.evaluation.subject import Subject
 from pipeline.outbox import files
@@ -38,6 +39,9 @@ def leave(own: Run, run_id: str, measured: Measured, subject: Subject, classes: 
     figures = {
         "calibration.png": evaluation_plots.reliability_diagram(measured.bins, error=error, subject=named),
         "corruptions.png": evaluation_plots.accuracy_by_strength(spoilt, clean=accuracy.iloc[0], subject=named),
+        "corrupted_examples.png": evaluation_plots.corrupted_examples(
+            measured.examples, corruptions=list(CORRUPTIONS), strengths=STRENGTHS
+        ),
         "confusion_matrix.png": plots.confusion_matrix(measured.confusion, classes=classes),
     }
     for name, table in tables.items():

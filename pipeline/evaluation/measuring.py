@@ -29,6 +29,7 @@ class Measured:
     corruptions: pd.DataFrame  # columns corruption, strength and accuracy; the first row, none and 0, is clean
     predictions: pd.DataFrame  # see `scoring.predictions`
     confusion: npt.NDArray[np.int64]  # (classes, classes)
+    examples: Images  # (corruptions, 1 + strengths, h, w, c): one image, clean and as each corruption leaves it
 
 
 def measure(
@@ -68,6 +69,7 @@ def measure(
         table,
         scoring.predictions(probabilities, labels, images=split.image_digests[split.rows]),
         scoring.confusion(probabilities, labels),
+        _examples(split),
     )
 
 
@@ -81,6 +83,12 @@ def _corrupted(
                 predict, split, positions, lambda images, seed, of=corrupt, by=strength: of(images, by, seed)
             )
             yield name, strength, scoring.accuracy(probabilities, labels[positions])
+
+
+def _examples(split: Split) -> Images:
+    clean = split.take(np.array([len(split) // 2]))[0]  # (1, h, w, c)
+    rows = [[clean, *(corrupt(clean, by, [SEED, 0]) for by in STRENGTHS)] for corrupt in CORRUPTIONS.values()]
+    return np.concatenate([np.stack(row, axis=1) for row in rows])
 
 
 def _probabilities(

@@ -45,6 +45,7 @@ def test_figures_are_of_clean_images_and_every_corruption_has_every_strength(spl
     assert found.figures["mean_corruption_accuracy"] == pytest.approx(np.mean([row[2] for row in spoilt]))
     assert spoilt[2][2] == pytest.approx(zeros), "noise leaves no image as it was"
     assert len(lines) == len(spoilt) and "gaussian_noise    strength 3: accuracy " in lines[2]
+    assert found.examples.shape == (len(CORRUPTIONS), 4, 8, 8, 1)
     assert found.bins["images"].sum() == len(found.predictions) == found.confusion.trace() == len(split)
 
 
