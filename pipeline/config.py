@@ -16,7 +16,7 @@ from pipeline.settings import Settings
 SEEDS = 2**32  # NumPy's and TensorFlow's lie below it
 RECIPES = Path(__file__).parent.parent / "experiments" / "recipes"
 # settings that a run which goes on may be told anew
-CHANGE_NO_RESULT = frozenset({"checkpoint_minutes", "filter_steps"})
+CHANGE_NO_RESULT = frozenset({"checkpoint_minutes", "filter_steps", "register_as"})
 RESUME = "a run's id, or latest: go on with it after its last finished epoch, with its own settings"
 
 
@@ -131,6 +131,12 @@ class Config(Settings):
         ge=0,
         le=100_000,
         description="copy the last checkpoint to the run's artifacts at most so often, for other machines; none: never",
+    )
+    register_as: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        title="a name of up to 100 letters, digits, _, . and -, the first a letter or digit",
+        description="make the model a version under this name in MLflow's registry after the run has ended well",
     )
 
 

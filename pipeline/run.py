@@ -25,10 +25,12 @@ from pipeline.machine import device as devices
 from pipeline.model import depthwise_kernels, patch_kernels
 from pipeline.openings import opening
 from pipeline.resume import Resumption
+from pipeline.timing import latency_ms
 from pipeline.tracked_run import Run
 from pipeline.weights import read
 
 MISTAKES = 25
+TOLD_OF_VERSION = ("test_accuracy", "latency_ms", "parameters")  # figures
 CONFIG_FILE = "config.yaml"
 
 
@@ -85,6 +87,8 @@ def train(recipe: str, config: Config, data: Data, resumption: Resumption | None
             "best_val_accuracy": fitted.history["val_accuracy"][fitted.best_epoch - 1],
             "parameters": fitted.model.count_params(),
         }
+        if config.register_as:
+            figures |= register(run, fitted.model, config, data, figures)
         run.results(figures)
         seconds = time.perf_counter() - began + (sum(start.history["epoch_seconds"]) if start else 0)
         said = _result(fitted, figures, config, data, seconds=seconds)
@@ -169,6 +173,8 @@ def crown(run: Run, config: Config, data: Data, weights: Path) -> dict[str, floa
     model.set_weights(read(weights))
     log_model(run, model, config, data)
     figures = open_test_set(run, model, config, data)
+    if config.register_as:
+        figures |= register(run, model, config, data, figures)
     run.results(figures)
     return figures
 
@@ -196,6 +202,18 @@ def log_model(run: Run, model: keras.Model, config: Config, data: Data) -> None:
     """Log the model that is served."""
     example = data.validation.take(np.arange(1))[0].astype(np.float32)
     run.model(served(model, config, data), example=example, classes=data.classes)
+
+
+def register(run: Run, model: keras.Model, config: Config, data: Data, figures: dict[str, float]) -> dict[str, float]:
+    """Have the model registered when the run has ended well; returns latency_ms, which its version tells too."""
+    assert config.register_as
+    measured = {"latency_ms": latency_ms(config, data)}
+    tags = {"data": data.name, "data.fingerprint": data.fingerprint}
+    tags |= {name: f"{value:.6g}" for name, value in (figures | measured).items() if name in TOLD_OF_VERSION}
+    example = data.validation.take(np.arange(1))[0][0]
+    plain = served(model, config, data)
+    run.register(config.register_as, plain, example=example, classes=data.classes, tags=tags)
+    return measured
 
 
 def served(model: keras.Model, config: Config, data: Data) -> keras.Model:

@@ -23,6 +23,7 @@ PROGRAM = "python -m pipeline.search"
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 for a failed search, 2 for bad input, 130 for a stopped one."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is a thread, and forks come after it
     prefer_onednn()
     try:

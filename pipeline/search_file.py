@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution
 from pydantic import Field
 
 from pipeline import settings_file, study_storage
-from pipeline.config import Config, read_recipe
+from pipeline.config import CHANGE_NO_RESULT, Config, read_recipe
 from pipeline.distributions import contains, distribution, held, phrase
 from pipeline.errors import UsageError
 from pipeline.settings import Settings, nearest, shown
@@ -126,6 +126,8 @@ def _space(said: object) -> dict[str, BaseDistribution]:
         if setting in OF_THE_DATA:
             names = ", ".join(OF_THE_DATA)
             raise UsageError(f"space must leave the images and their split alone ({names}), got {setting}")
+        if setting in CHANGE_NO_RESULT:
+            raise UsageError(f"space must name settings that change a result, got {setting}: say it beside the space")
         if setting not in Config.model_fields:
             near = nearest(str(setting), Config.model_fields)
             raise UsageError(f"space must name settings of a run, got {shown(setting)}{near}")

@@ -135,7 +135,7 @@ def _choices(kind: Any, field: FieldInfo) -> list[str]:
     plain = {type(None): ["none"], bool: ["true", "false"]}
     numbers = {int: "a whole number", float: "a number"}
     if kind is str:
-        return [f"UTF-8 text{_lengths(field)}"]
+        return [field.title or f"UTF-8 text{_lengths(field)}"]
     return plain[kind] if kind in plain else [numbers[kind] + _bounds(field)]
 
 

@@ -132,6 +132,8 @@ def next_steps(opened: Run) -> list[str]:
     else:
         lines.append(f"compare  {command} ui --backend-store-uri {shlex.quote(masked(uri))}")
         lines.append(f"         then http://127.0.0.1:5000/{page}")
+    if said := opened.registered():
+        lines.append(f"registry {said}")
     if opened.model_uri:
         store = f"MLFLOW_TRACKING_URI={shlex.quote(masked(uri))}"
         lines.append(f"serve    {store} {command} models serve -m {opened.model_uri} --env-manager local")

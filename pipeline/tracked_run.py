@@ -1,12 +1,12 @@
 """An open MLflow run: each method leaves one kind of thing in it, through an outbox that no outage stops."""
 
+import json
 import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
 
 import keras
 import mlflow
@@ -26,8 +26,12 @@ from pipeline.lifetime import ownership
 from pipeline.lifetime.ownership import TAG_CHARACTERS
 from pipeline.lifetime.process import this_process
 from pipeline.outbox import files
+from pipeline.outbox.delivery import reason
+from pipeline.outbox.logged import MODEL, SERVED, model_of
 from pipeline.outbox.outbox import Outbox
-from pipeline.outbox.sending import model_of
+from pipeline.outbox.registration import CLASSES, REGISTERED
+from pipeline.serving import saving
+from pipeline.serving.saving import requirements
 
 PARAM_CHARACTERS = 6000  # MLflow refuses longer values
 
@@ -46,6 +50,7 @@ class Run:
         self.outbox = Outbox(run_id)
         self._found = found
         self._has_model = False
+        self._version: dict[str, object] | None = None  # what it is to become in the registry
         self._known: dict[tuple[str, int], float] = {}  # points that the run has
 
     def recall(self) -> str:
@@ -62,7 +67,7 @@ class Run:
                 self._known |= {(name, point.step): point.value for point in points}
         for output in found.outputs.model_outputs if found.outputs else ():
             model = client.get_logged_model(output.model_id)
-            if model.status == LoggedModelStatus.READY:
+            if model.status == LoggedModelStatus.READY and model.name == MODEL:
                 self._has_model, self.model_uri = True, model.model_uri
         return found.info.run_name
 
@@ -156,14 +161,44 @@ class Run:
                 Schema([TensorSpec(np.dtype(np.float32), (-1, len(classes)))]),
             ),
             input_example=example,
-            # named here because finding them out by running the model takes MLflow half a minute
-            pip_requirements=[
-                f"{package}=={version(package)}" for package in ("mlflow", "tensorflow", "keras", "numpy")
-            ],
+            pip_requirements=requirements(),
             metadata={"classes": list(classes)},
         )
-        self.outbox.put("model", fill=save)
+        self.outbox.put("model", {"name": MODEL}, fill=save)
         self._has_model = True
+
+    def register(
+        self,
+        name: str,
+        model: keras.Model,
+        *,
+        example: npt.NDArray[np.uint8],
+        classes: Sequence[str],
+        tags: Mapping[str, str],
+    ) -> None:
+        """Log a Keras model of stock layers as it is served; once the run has ended well it is registered.
+
+        Args:
+            name: of the registered model; this becomes a version of it.
+            example: raw pixels (height, width, channels).
+            classes: names in the order of the model's probabilities.
+            tags: of the version.
+        """
+        save = partial(saving.save, model=model, example=example, classes=classes)
+        self.outbox.put("model", {"name": SERVED}, fill=save)
+        self._version = {"register_as": name, "tags": {**tags, CLASSES: json.dumps(list(classes))}}
+
+    def registered(self) -> str | None:
+        """What became of the registration that was asked for, after the run's end; None if none was."""
+        if self._version is None:
+            return None
+        name = self._version["register_as"]
+        try:
+            self.outbox.check()
+            told = mlflow.MlflowClient().get_run(self.id).data.tags
+        except Exception as error:  # noqa: BLE001 - each kind of store raises its own
+            return f"not registered as {name}: {reason(error)}"
+        return told.get(REGISTERED, f"not yet registered as {name}: it is when what is kept here has been sent")
 
     def settle(self, away_seconds: float) -> None:
         """Wait until MLflow has what it was told, or has not answered for so long.
@@ -188,6 +223,8 @@ class Run:
         process = this_process().tags() if self._found else None
         for run_id in filter(None, (self.id, self.below)):
             self.outbox.put("end", {**said, "process": process}, run_id=run_id)
+        if self._version and ended == "finished":
+            self.outbox.put("version", self._version)
 
 
 def _made_up(name: str) -> bool:

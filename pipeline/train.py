@@ -35,6 +35,7 @@ PROGRAM = "python -m pipeline.train"
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 for a run that failed, 2 for input that cannot be used."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines; its errors come as exceptions
     prefer_onednn()
     try:

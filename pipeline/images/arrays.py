@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.images.decoded import DIGEST, Allocate, Decoded, image_digest
-from pipeline.images.pixels import fitted
+from pipeline.images.decoding import fitted
 
 Part = tuple[np.ndarray, np.ndarray]  # images (n, h, w) or (n, h, w, c) uint8, labels (n,)
 PARTS = ("train", "validation", "test")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["batch", "dataset", "files", "model", "end", "others"]
+Kind = Literal["batch", "dataset", "files", "model", "end", "version", "others"]
 Fill = Callable[[Path], None]  # puts files into a folder
 
 
@@ -15,7 +15,8 @@ class Record:
 
     The body of a `batch` holds metrics, as [name, value, milliseconds since the epoch, step], params and tags; `once`:
     a metric has one point a step; `of_model`: the metrics are the logged model's too. A `dataset` is an MLflow data set
-    with its context. `files` and `model` have their files in a folder. An `end` holds status, end_time in milliseconds,
+    with its context. `files` and `model` have their files in a folder; a model has a name. A `version` is the served
+    model's in the registry, under the name `register_as`, with tags. An `end` holds status, end_time in milliseconds,
     tags, and `process`, the tags of the process whose end it is, or none; `if_open` leaves the status of a run that is
     closed. `others` are the records that another process has left of this run.
     """

@@ -1,6 +1,7 @@
 """How records reach MLflow, each once, even where an earlier try has arrived and its answer was lost."""
 
 import errno
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,21 +12,21 @@ from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
-    LoggedModel,
     LoggedModelOutput,
     LoggedModelStatus,
     Metric,
     Param,
-    Run,
     RunTag,
 )
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from pipeline.digests import digests
+from pipeline.outbox.logged import DIGESTS, model_of
 from pipeline.outbox.record import Record
+from pipeline.outbox.registration import register
 
-MODEL = "model"  # the name of a run's model
 MOST = 200  # records in one call
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}  # of local artifact stores
 PASSING = {401, 403, 408, 429}  # of HTTP's answers from 400 to 499: a password that has run out can be renewed
@@ -56,13 +57,6 @@ def send(client: MlflowClient, records: Sequence[Record]) -> None:
         _batch(client, records)
     else:
         _SENDERS[records[0].kind](client, records[0])
-
-
-def model_of(client: MlflowClient, run: Run) -> LoggedModel | None:
-    """The model that a run has logged or begun to log."""
-    asked = f"source_run_id = '{run.info.run_id}'"
-    found = client.search_logged_models([run.info.experiment_id], filter_string=asked)
-    return next((model for model in found if model.name == MODEL), None)
 
 
 def _batch(client: MlflowClient, records: Sequence[Record]) -> None:
@@ -112,11 +106,11 @@ def _files(client: MlflowClient, record: Record) -> None:
 def _model(client: MlflowClient, record: Record) -> None:
     """What `log_model` does, in steps that can be taken again."""
     assert record.files
-    run = client.get_run(record.run_id)
-    model = model_of(client, run)
+    run, name = client.get_run(record.run_id), record.body["name"]
+    model = model_of(client, run, name)
     if model is None:
         model = client.create_logged_model(
-            run.info.experiment_id, name=MODEL, source_run_id=record.run_id, params=run.data.params
+            run.info.experiment_id, name=name, source_run_id=record.run_id, params=run.data.params
         )
     if model.status != LoggedModelStatus.READY:
         about = Model.load(str(record.files / "MLmodel"))
@@ -124,6 +118,7 @@ def _model(client: MlflowClient, record: Record) -> None:
         about.model_id = about.model_uuid = model.model_id
         about.save(str(record.files / "MLmodel.part"))
         os.replace(record.files / "MLmodel.part", record.files / "MLmodel")
+        client.set_logged_model_tags(model.model_id, {DIGESTS: json.dumps(digests(record.files))})
         client.log_model_artifacts(model.model_id, str(record.files))
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     outputs = run.outputs.model_outputs if run.outputs else []
@@ -147,4 +142,5 @@ _SENDERS: dict[str, Callable[[MlflowClient, Record], None]] = {
     "files": _files,
     "model": _model,
     "end": _end,
+    "version": register,
 }

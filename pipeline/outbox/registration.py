@@ -1,0 +1,123 @@
+"""Makes the model of a run a version in MLflow's registry, and decides whether it becomes the champion."""
+
+import errno
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from pipeline.mcnemar import p_value
+from pipeline.outbox.logged import SERVED, model_of
+from pipeline.outbox.record import Record
+
+CHAMPION, CHALLENGER = "champion", "challenger"  # aliases
+ALPHA = 0.05  # a champion goes if so great a difference is rarer than this between equals
+REGISTERED = "registered"  # tag of the run: which version it has become, and why the champion or not
+REASON = "reason"  # tag of the version
+CLASSES = "classes"  # tag of the version: their names, as JSON
+PREDICTIONS = "test_predictions.csv"
+
+
+class Verdict(NamedTuple):
+    """What a version becomes."""
+
+    alias: str
+    reason: str
+
+
+def register(client: MlflowClient, record: Record) -> None:
+    """Register the served model of the record's run, once; a version that is there already is judged again.
+
+    Whoever registers under the same name at the same moment may judge by the same champion: the registry cannot
+    compare and set.
+    """
+    name, run = record.body["register_as"], client.get_run(record.run_id)
+    version = _version(client, run, name, record.body["tags"])
+    champion = _champion(client, name)
+    if champion and champion.version == version.version:  # an earlier try came so far
+        verdict = Verdict(CHAMPION, version.tags.get(REASON, ""))
+    else:
+        verdict = _judge(client, run, version, champion)
+        client.set_model_version_tag(name, version.version, REASON, verdict.reason)
+        client.set_registered_model_alias(name, verdict.alias, version.version)
+    client.set_tag(record.run_id, REGISTERED, f"{name} version {version.version}, {verdict.alias}: {verdict.reason}")
+
+
+def _version(client: MlflowClient, run: Run, name: str, tags: dict[str, str]) -> ModelVersion:
+    """The run's version, made where there is none yet."""
+    run_id = run.info.run_id
+    model = model_of(client, run, SERVED)
+    if model is None:
+        raise FileNotFoundError(errno.ENOENT, f"run {run_id} has no model to register")
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    there = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    if there:
+        return there[0]
+    return client.create_model_version(name, f"models:/{model.model_id}", run_id, tags=tags, model_id=model.model_id)
+
+
+def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    if CHAMPION not in client.get_registered_model(name).aliases:
+        return None
+    return client.get_model_version_by_alias(name, CHAMPION)
+
+
+def _judge(client: MlflowClient, run: Run, version: ModelVersion, champion: ModelVersion | None) -> Verdict:
+    if champion is None:
+        return Verdict(CHAMPION, "there was no champion")
+    than = f"version {champion.version}, the champion"
+    if version.tags.get(CLASSES) != champion.tags.get(CLASSES):
+        return Verdict(CHALLENGER, f"not comparable with {than}: it has other classes")
+    mine, theirs = _predictions(client, run.info.run_id), _predictions(client, champion.run_id)
+    if mine is None or theirs is None:
+        return Verdict(CHALLENGER, f"not comparable with {than}: a run has left no {PREDICTIONS}")
+    return compared(mine, theirs, than=than)
+
+
+def compared(mine: pd.DataFrame, theirs: pd.DataFrame, *, than: str) -> Verdict:
+    """What the newer of two models becomes, by McNemar's test over the test images that both have seen.
+
+    Args:
+        mine: columns image, label and predicted, a row a test image; those of the newer.
+        theirs: those of the champion.
+        than: who that is, in words.
+    """
+    both = _numbered(mine).merge(_numbered(theirs), on=["image", "copy", "label"], suffixes=("_mine", "_theirs"))
+    if both.empty:
+        return Verdict(CHALLENGER, f"not comparable with {than}: they have no test images in common")
+    mine_right, theirs_right = both["predicted_mine"] == both["label"], both["predicted_theirs"] == both["label"]
+    gained, lost = int((mine_right & ~theirs_right).sum()), int((~mine_right & theirs_right).sum())
+    p = p_value(gained, lost)
+    better = gained > lost and p < ALPHA
+    said = "better than" if better else "worse than" if p < ALPHA else "within noise of"
+    return Verdict(
+        CHAMPION if better else CHALLENGER,
+        f"{said} {than}: of {len(both):,} common test images it alone recognizes {gained:,}, the champion alone "
+        f"{lost:,} (McNemar's exact test, p = {p:.2g})",
+    )
+
+
+def _numbered(table: pd.DataFrame) -> pd.DataFrame:
+    """With a number for each copy of an image that stands in the table more than once."""
+    return table.assign(copy=table.groupby("image").cumcount())
+
+
+def _predictions(client: MlflowClient, run_id: str | None) -> pd.DataFrame | None:
+    """What a run has predicted for its test images; None where it has not left that."""
+    if not run_id or PREDICTIONS not in {file.path for file in client.list_artifacts(run_id)}:
+        return None
+    kinds = {"image": str, "label": np.int64, "predicted": np.int64}
+    with TemporaryDirectory() as folder:
+        path = download_artifacts(run_id=run_id, artifact_path=PREDICTIONS, dst_path=folder)
+        return pd.read_csv(Path(path), usecols=list(kinds), dtype=kinds)
