@@ -36,16 +36,23 @@ def main(arguments: Sequence[str]) -> int:
         bound_waiting(os.environ)
         what = asked.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
         with stoppable(), watched(), temporary_files("evaluations"):
-            with quiet():
-                from pipeline.evaluation.evaluating import evaluate
-            for line in evaluate(what, report=partial(print, flush=True)):
-                print(line)
+            _evaluate(what)
     except UsageError as error:
         return refuse(error)
     except Stopped as stopped:
         print(f"stopped by {stopped}", file=sys.stderr)
         return 128 + stopped.signal
     return 0
+
+
+def _evaluate(what: asked.Asked) -> None:
+    from pipeline.evaluation.preparing import prepared
+
+    with prepared(what) as ready:
+        with quiet():
+            from pipeline.evaluation.evaluating import evaluate
+        for line in evaluate(ready, report=partial(print, flush=True)):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import keras
 import mlflow
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
@@ -27,6 +27,9 @@ from pipeline.outbox.logged import DIGESTS, model_of
 from pipeline.printable import listed, one_line
 from pipeline.store_urls import unusable
 
+if TYPE_CHECKING:
+    import keras
+
 ARCHIVE = ".keras"  # ends the name of the one file that is loaded
 
 
@@ -34,7 +37,7 @@ ARCHIVE = ".keras"  # ends the name of the one file that is loaded
 class LoggedModel:
     """A model, and what it was made with."""
 
-    model: keras.Model  # raw pixels (b, height, width, channels), 0 to 255 -> probabilities (b, classes)
+    model: "keras.Model"  # raw pixels (b, height, width, channels), 0 to 255 -> probabilities (b, classes)
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # (height, width, channels)
     run_id: str  # of the run that trained it
@@ -48,6 +51,8 @@ def load(uri: str) -> LoggedModel:
         UsageError: there is no such model, it was not logged by a run here, or its files are not those that were
             logged.
     """
+    import keras  # whoever only looks for a model is spared TensorFlow
+
     client = MlflowClient()
     found = find(client, uri)
     kept = _kept(found, uri)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline import calibration, scoring
-from pipeline.corruptions import CORRUPTIONS, STRENGTHS, Images
+from pipeline.corruptions import CORRUPTIONS, STRENGTHS, Corruption, Images
 from pipeline.data import Split
 
 BINS = 15  # of confidence, as in Guo et al. 2017
@@ -79,10 +79,12 @@ def _corrupted(
     """(corruption, strength, accuracy) of every corruption at every strength."""
     for name, corrupt in CORRUPTIONS.items():
         for strength in STRENGTHS:
-            probabilities = _probabilities(
-                predict, split, positions, lambda images, seed, of=corrupt, by=strength: of(images, by, seed)
-            )
+            probabilities = _probabilities(predict, split, positions, _at(corrupt, strength))
             yield name, strength, scoring.accuracy(probabilities, labels[positions])
+
+
+def _at(corrupt: Corruption, strength: int) -> Change:
+    return lambda images, seed: corrupt(images, strength, seed)
 
 
 def _examples(split: Split) -> Images:

@@ -31,28 +31,37 @@ class Subject:
         return f"{self.data.name}, {self.which} split"
 
 
-def subject(
-    config: Config, asked: EvaluationSettings, *, classes: Sequence[str], image_shape: tuple[int, int, int]
-) -> Subject:
-    """Load the images that are asked for; what is not asked is as the model's run had it.
+def load(config: Config, asked: EvaluationSettings) -> Data:
+    """The data that are asked for; what is not asked is as the model's run had it.
 
     Args:
         config: of the run that trained the model.
+
+    Raises:
+        UsageError: the data cannot be read.
+    """
+    changes = {"dataset": asked.dataset, "image_size": asked.image_size}
+    given = {name: value for name, value in changes.items() if value is not None}
+    # how many of the training images the run used is nothing to the other splits
+    return load_data(config.model_copy(update={"train_examples": None, **given}))
+
+
+def subject(data: Data, which: str, *, classes: Sequence[str], image_shape: tuple[int, int, int]) -> Subject:
+    """A split of the data for a model.
+
+    Args:
+        which: test or validation.
         classes: of the model, in its order.
         image_shape: (height, width, channels) that it takes.
 
     Raises:
-        UsageError: the data cannot be read, or have other classes or another shape than the model.
+        UsageError: the data have other classes or another shape than the model.
     """
-    changes = {"dataset": asked.dataset, "image_size": asked.image_size}
-    given = {name: value for name, value in changes.items() if value is not None}
-    # all training images stay where they are: how many of them the run used is nothing to the other splits
-    data = load_data(config.model_copy(update={"train_examples": None, **given}))
-    _refuse_other_classes(data, classes)
+    refuse_other_classes(data, classes)
     _refuse_other_shape(data, image_shape)
-    split = data.test if asked.split == "test" else data.validation
+    split = data.test if which == "test" else data.validation
     places = np.array([classes.index(name) for name in data.classes])
-    return Subject(data, split, asked.split, places[split.labels[split.rows]])
+    return Subject(data, split, which, places[split.labels[split.rows]])
 
 
 def plain_place(data: str, which: str) -> str:
@@ -71,7 +80,8 @@ def place(subject: Subject, *, taken: Mapping[str, str]) -> str:
     return plain if taken.get(plain, fingerprint) == fingerprint else f"{plain}-{fingerprint[:8]}"
 
 
-def _refuse_other_classes(data: Data, classes: Sequence[str]) -> None:
+def refuse_other_classes(data: Data, classes: Sequence[str]) -> None:
+    """Raise UsageError where the data have other classes than the model, in whatever order."""
     missing = [name for name in classes if name not in data.classes]
     besides = [name for name in data.classes if name not in classes]
     if missing or besides:

@@ -6,7 +6,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.errors import UsageError
 from pipeline.evaluation.asked import EvaluationSettings
-from pipeline.evaluation.subject import place, subject
+from pipeline.evaluation.subject import load, place, subject
 
 MODEL = {"classes": ("cat", "dog", "owl"), "image_shape": (4, 4, 1)}
 
@@ -28,7 +28,7 @@ def npz(tmp_path):
 
 def found(dataset=None, config=None, **asked):
     given = EvaluationSettings.build({"dataset": dataset, **asked})
-    return subject(Config.build(config or {}), given, **MODEL)
+    return subject(load(Config.build(config or {}), given), given.split, **MODEL)
 
 
 def test_labels_are_positions_among_the_model_s_classes_whatever_their_order_in_the_data(npz):
