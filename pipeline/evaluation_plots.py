@@ -1,12 +1,12 @@
 """Pictures of an evaluation: tables in, matplotlib Figure out; no files, no pyplot, no state."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pipeline.style import BLUE, COLOURS, DPI, QUIET, VERMILLION, count, fitted, heading, percent
@@ -37,14 +37,7 @@ def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Fi
     figure.subplots_adjust(left=0.13, right=0.96, bottom=0.08, top=0.87, hspace=0.08)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _bars(upper, bins)
-    lower.bar(bins["low"], share, _widths(bins), align="edge", color="0.75", edgecolor="white", linewidth=0.5)
-    lines = (("mean confidence", confidence, CONFIDENT, "--"), ("accuracy", accuracy, RIGHT, "-"))
-    for name, at, colour, style in lines:
-        label = f"{name} {percent(at)}"
-        lower.axvline(at, color=colour, linestyle=style, linewidth=1.5, label=label)
-    lower.set(xlabel="confidence: the highest of an image's probabilities", ylabel="share of images")
-    lower.set_xlim(0, 1)
-    lower.legend(loc="upper left", frameon=False, fontsize=9)
+    _histogram(lower, bins, {"mean confidence": (confidence, CONFIDENT, "--"), "accuracy": (accuracy, RIGHT, "-")})
     for panel in (upper, lower):
         panel.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         panel.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
@@ -131,6 +124,21 @@ def _bars(panel: Axes, bins: pd.DataFrame) -> None:
     panel.plot([0, 1], [0, 1], color=QUIET, linestyle="--", linewidth=1, label="well calibrated")
     panel.set(ylabel="accuracy", ylim=(0, 1))
     panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.3)
+
+
+def _histogram(panel: Axes, bins: pd.DataFrame, means: Mapping[str, tuple[float, str, str]]) -> None:
+    """The share of images in each bin, their number above; means as upright lines: value, colour and style by name."""
+    share = bins["images"] / bins["images"].sum()
+    bars = panel.bar(bins["low"], share, _widths(bins), align="edge", color="0.8", edgecolor="white", linewidth=0.5)
+    numbers = [f"{images:,}" if images else "" for images in bins["images"]]
+    panel.bar_label(bars, numbers, fontsize=7, padding=1)
+    for name, (at, colour, style) in means.items():
+        panel.axvline(at, ymax=0.7, color=colour, linestyle=style, linewidth=1.5, label=f"{name} {percent(at)}")
+    panel.set(xlabel="confidence: the highest of an image's probabilities", ylabel="share of images", xlim=(0, 1))
+    top = share.max()
+    panel.set_ylim(0, 1.5 * top)  # room for the numbers and the legend
+    panel.set_yticks([tick for tick in MaxNLocator(3).tick_values(0, top) if tick <= top])
+    panel.legend(loc="upper left", ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
 
 
 def _widths(bins: pd.DataFrame) -> pd.Series:
