@@ -4,23 +4,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 from mlflow import MlflowClient
 
 from pipeline import logged_model, track
 from pipeline.evaluation.leaving import FOLDER, leave
-from pipeline.evaluation.measuring import Measured, Predict, measure
+from pipeline.evaluation.measuring import Measured, measure
+from pipeline.evaluation.predicting import predictor
 from pipeline.evaluation.preparing import Prepared
 from pipeline.evaluation.subject import Subject, place, plain_place, subject
 from pipeline.evaluation.trained import Trained
 from pipeline.lifetime import ownership
 from pipeline.lifetime.ancestors import OPENED
-from pipeline.logged_model import LoggedModel
 from pipeline.openings import opening
 from pipeline.style import count
 from pipeline.tracked_run import Run
 
-BATCH = 256  # images: more are no faster
 Report = Callable[[str], None]
 
 
@@ -47,7 +45,7 @@ def evaluate(ready: Prepared, *, report: Report) -> list[str]:
         where = place(images, taken=_taken(ready.source))
         opened = _say_what_is_opened(client, own, ready.source, images, where)
         measured = measure(
-            _predict(model),
+            predictor(model),
             images.split,
             images.labels,
             corrupted_images=ready.settings.corrupted_images,
@@ -99,10 +97,6 @@ def _taken(source: Trained) -> dict[str, str]:
     earlier = {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
     own = {plain_place(tags.get("data", ""), which): source.fingerprint for which in ("test", "validation")}
     return earlier | (own if source.fingerprint else {})
-
-
-def _predict(model: LoggedModel) -> Predict:
-    return lambda images: model.model.predict(images.astype(np.float32), batch_size=BATCH, verbose=0)
 
 
 def _said(measured: Measured, images: Subject) -> str:
