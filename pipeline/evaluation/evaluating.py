@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from mlflow import MlflowClient
 
 from pipeline import logged_model, track
-from pipeline.evaluation.leaving import FOLDER, leave
+from pipeline.evaluation.leaving import FOLDER, leave, next_step
 from pipeline.evaluation.measuring import Measured, measure
 from pipeline.evaluation.predicting import predictor
 from pipeline.evaluation.preparing import Prepared
@@ -44,6 +44,7 @@ def evaluate(ready: Prepared, *, report: Report) -> list[str]:
     with _own_run(client, ready, images) as own:
         where = place(images, taken=_taken(ready.source))
         opened = _say_what_is_opened(client, own, ready.source, images, where)
+        step = next_step(client, model.run_id, where)
         measured = measure(
             predictor(model),
             images.split,
@@ -51,10 +52,11 @@ def evaluate(ready: Prepared, *, report: Report) -> list[str]:
             corrupted_images=ready.settings.corrupted_images,
             report=report,
         )
-        leave(own, model.run_id, measured, images, model.classes, where=where)
+        leave(own, model.run_id, measured, images, model.classes, where=where, step=step)
         said = _said(measured, images)
         own.describe(said)
-    return ["", said, *opened, f"run      {model.run_id}: {FOLDER}/{where} among its metrics and artifacts"]
+    kept = [line] if (line := own.outbox.left()) else []
+    return ["", said, *opened, *kept, f"run      {model.run_id}: {FOLDER}/{where} among its metrics and artifacts"]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What an evaluation leaves: figures, tables and pictures in the run that trained the model."""
 
 import time
+from collections.abc import Sequence
 
 from mlflow import MlflowClient
 
@@ -20,12 +21,15 @@ def next_step(client: MlflowClient, run_id: str, where: str) -> int:
     return 1 + max((point.step for point in points), default=0)
 
 
-def leave(own: Run, run_id: str, measured: Measured, subject: Subject, classes: tuple[str, ...], *, where: str) -> None:
+def leave(
+    own: Run, run_id: str, measured: Measured, subject: Subject, classes: Sequence[str], *, where: str, step: int
+) -> None:
     """Send an evaluation to the run that trained the model, over what an earlier one left at the same place.
 
     Args:
         own: the evaluation's own run, which keeps what the tracking server does not take at once.
         where: see `subject.place`.
+        step: of the metrics, see `next_step`.
     """
     named, folder = str(subject), f"{FOLDER}/{where}"
     tables = {
@@ -49,6 +53,6 @@ def leave(own: Run, run_id: str, measured: Measured, subject: Subject, classes: 
         own.outbox.put("files", run_id=run_id, fill=files.text(f"{folder}/{name}", text))
     for name, figure in figures.items():
         own.outbox.put("files", run_id=run_id, fill=files.figure(f"{folder}/{name}", figure))
-    step, now = next_step(MlflowClient(), run_id, where), int(1000 * time.time())
+    now = int(1000 * time.time())
     points = [[f"{folder}/{name}", value, now, step] for name, value in measured.figures.items()]
     own.outbox.put("batch", {"metrics": points, "once": True, "of_model": True}, run_id=run_id)
