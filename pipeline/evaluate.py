@@ -7,6 +7,7 @@ test images of the training data is counted there, and told in reports. TensorFl
 so they come after the command line has been accepted.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from pipeline.lifetime.ancestors import watched
 from pipeline.lifetime.interrupt import Stopped, stoppable
 from pipeline.machine.processor import prefer_onednn
 from pipeline.machine.quiet import quiet
+from pipeline.printable import one_line
 from pipeline.refusal import refuse
 from pipeline.scratch import temporary_files
 from pipeline.store_urls import bound_waiting, hide_credentials
@@ -27,7 +29,7 @@ PROGRAM = "python -m pipeline.evaluate"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; returns the exit code: 0, or 2 for input that cannot be used."""
+    """The command line; returns the exit code: 0, 1 for a full disk, 2 for input that cannot be used."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     prefer_onednn()
@@ -39,6 +41,11 @@ def main(arguments: Sequence[str]) -> int:
             _evaluate(what)
     except UsageError as error:
         return refuse(error)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        print(f"error: the disk is full: {one_line(error)}", file=sys.stderr)
+        return 1
     except Stopped as stopped:
         print(f"stopped by {stopped}", file=sys.stderr)
         return 128 + stopped.signal

@@ -69,6 +69,11 @@ def load(uri: str) -> LoggedModel:
     return LoggedModel(model, classes, tuple(model.input_shape[1:]), str(found.source_run_id), found.model_id)
 
 
+def refuse_missing(uri: str) -> None:
+    """Raise UsageError where a URI names no logged model, before TensorFlow is imported."""
+    find(MlflowClient(), uri)
+
+
 def find(client: MlflowClient, uri: str) -> Entity:
     """The logged model that a URI names.
 

@@ -31,6 +31,7 @@ CURES = {
     "final": "it is a final training of a search, and that goes on with it",
     "report": "it is a report, and the same command makes another",
     "evaluate": "it is an evaluation, and the same command makes another",
+    "predict": "it is a prediction, and the same command makes another",
 }
 
 

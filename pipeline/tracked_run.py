@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import keras
 import mlflow
@@ -25,11 +26,10 @@ from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 from pipeline.lifetime import ownership
 from pipeline.lifetime.ownership import TAG_CHARACTERS
 from pipeline.lifetime.process import this_process
-from pipeline.outbox import files
+from pipeline.outbox import files, registration
 from pipeline.outbox.delivery import reason
 from pipeline.outbox.logged import MODEL, SERVED, model_of
 from pipeline.outbox.outbox import Outbox
-from pipeline.outbox.registration import CLASSES, REGISTERED
 from pipeline.serving import saving
 from pipeline.serving.saving import requirements
 
@@ -141,6 +141,9 @@ class Run:
     def text(self, path: str, text: str) -> None:
         self.outbox.put("files", fill=files.text(path, text))
 
+    def file(self, path: str, source: Path) -> None:
+        self.outbox.put("files", fill=files.copy(path, source))
+
     def table(self, path: str, table: pd.DataFrame) -> None:
         self.text(path, table.to_csv(index=False))
 
@@ -186,19 +189,22 @@ class Run:
         """
         save = partial(saving.save, model=model, example=example, classes=classes)
         self.outbox.put("model", {"name": SERVED}, fill=save)
-        self._version = {"register_as": name, "tags": {**tags, CLASSES: json.dumps(list(classes))}}
+        self._version = {"register_as": name, "tags": {**tags, registration.CLASSES: json.dumps(list(classes))}}
 
     def registered(self) -> str | None:
-        """What became of the registration that was asked for, after the run's end; None if none was."""
+        """What became of the registration that was asked for, after the run's end; None if none was.
+
+        `model_uri` is the version's from then on.
+        """
         if self._version is None:
             return None
-        name = self._version["register_as"]
         try:
             self.outbox.check()
-            told = mlflow.MlflowClient().get_run(self.id).data.tags
+            tags = mlflow.MlflowClient().get_run(self.id).data.tags
         except Exception as error:  # noqa: BLE001 - each kind of store raises its own
-            return f"not registered as {name}: {reason(error)}"
-        return told.get(REGISTERED, f"not yet registered as {name}: it is when what is kept here has been sent")
+            return f"not registered: {reason(error)}"
+        self.model_uri = tags.get(registration.URI, self.model_uri)
+        return registration.told(tags) or "not registered yet: it will be when what is kept here has been sent"
 
     def settle(self, away_seconds: float) -> None:
         """Wait until MLflow has what it was told, or has not answered for so long.

@@ -3,12 +3,16 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy
 from postgres import Postgres, running_postgres
 
 from pipeline.machine.processor import one_operation_at_a_time, prefer_onednn
+
+if TYPE_CHECKING:
+    from registered import Registered
 
 CALLERS_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
@@ -37,6 +41,25 @@ def postgres() -> Iterator[Postgres]:
     with pytest.MonkeyPatch.context() as patch, running_postgres() as server:
         patch.setenv("PGPASSWORD", server.environment["PGPASSWORD"])
         yield server
+
+
+@pytest.fixture(scope="session")
+def registered_once(tmp_path_factory: pytest.TempPathFactory) -> "Registered":
+    """A registered model that tests share."""
+    from registered import registered  # which imports TensorFlow
+
+    return registered(tmp_path_factory.mktemp("registered"))
+
+
+@pytest.fixture
+def registered_model(registered_once: "Registered") -> Iterator["Registered"]:
+    """The same, with its tracking store as MLflow's."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(registered_once.uri)
+    yield registered_once
+    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture

@@ -64,6 +64,14 @@ def list_folder(root: Path) -> Listing:
     return Listing(root, tuple(printable(name) for name in classes), parts)
 
 
+def image_files(root: Path) -> list[str]:
+    """Paths of all images below a folder, at any depth and through links, in the order of their bytes.
+
+    Hidden files and folders and files of other suffixes are passed over.
+    """
+    return sorted((file.path for file in _images(root, 0)), key=os.fsencode)
+
+
 def _parts(root: Path) -> dict[str, Path]:
     """Folder of each split; the root itself is the training folder where the class folders are at its top.
 

@@ -1,5 +1,6 @@
 """What puts the files of a record into its folder."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,15 @@ def text(path: str, content: str) -> Fill:
 
     def fill(folder: Path) -> None:
         _place(folder, path).write_text(content, encoding="utf-8")
+
+    return fill
+
+
+def copy(path: str, source: Path) -> Fill:
+    """A file as another one is now."""
+
+    def fill(folder: Path) -> None:
+        shutil.copyfile(source, _place(folder, path))
 
     return fill
 

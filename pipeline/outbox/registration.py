@@ -1,6 +1,7 @@
 """Makes the model of a run a version in MLflow's registry, and decides whether it becomes the champion."""
 
 import errno
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import Run
+from mlflow.entities import Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
@@ -19,8 +20,8 @@ from pipeline.outbox.record import Record
 
 CHAMPION, CHALLENGER = "champion", "challenger"  # aliases
 ALPHA = 0.05  # a champion goes if so great a difference is rarer than this between equals
-REGISTERED = "registered"  # tag of the run: which version it has become, and why the champion or not
-REASON = "reason"  # tag of the version
+URI, ALIAS, WHY = "registered", "registered.alias", "registered.reason"  # tags of the run
+REASON = "reason"  # tag of the version: why it became the champion or not
 CLASSES = "classes"  # tag of the version: their names, as JSON
 PREDICTIONS = "test_predictions.csv"
 
@@ -47,7 +48,13 @@ def register(client: MlflowClient, record: Record) -> None:
         verdict = _judge(client, run, version, champion)
         client.set_model_version_tag(name, version.version, REASON, verdict.reason)
         client.set_registered_model_alias(name, verdict.alias, version.version)
-    client.set_tag(record.run_id, REGISTERED, f"{name} version {version.version}, {verdict.alias}: {verdict.reason}")
+    tags = {URI: f"models:/{name}/{version.version}", ALIAS: verdict.alias, WHY: verdict.reason}
+    client.log_batch(record.run_id, tags=[RunTag(tag, value) for tag, value in tags.items()])
+
+
+def told(tags: Mapping[str, str]) -> str | None:
+    """What a run's tags tell of its version, in words; None: it has none."""
+    return f"{tags[URI]} is the {tags[ALIAS]}: {tags[WHY]}" if URI in tags else None
 
 
 def _version(client: MlflowClient, run: Run, name: str, tags: dict[str, str]) -> ModelVersion:
@@ -93,7 +100,9 @@ def compared(mine: pd.DataFrame, theirs: pd.DataFrame, *, than: str) -> Verdict:
         theirs: those of the champion.
         than: who that is, in words.
     """
-    both = _numbered(mine).merge(_numbered(theirs), on=["image", "copy", "label"], suffixes=("_mine", "_theirs"))
+    which = ["image", "label"]  # once each: a network answers all copies of an image alike
+    mine, theirs = mine.drop_duplicates(which), theirs.drop_duplicates(which)
+    both = mine.merge(theirs, on=which, suffixes=("_mine", "_theirs"))
     if both.empty:
         return Verdict(CHALLENGER, f"not comparable with {than}: they have no test images in common")
     mine_right, theirs_right = both["predicted_mine"] == both["label"], both["predicted_theirs"] == both["label"]
@@ -101,16 +110,11 @@ def compared(mine: pd.DataFrame, theirs: pd.DataFrame, *, than: str) -> Verdict:
     p = p_value(gained, lost)
     better = gained > lost and p < ALPHA
     said = "better than" if better else "worse than" if p < ALPHA else "within noise of"
-    return Verdict(
-        CHAMPION if better else CHALLENGER,
-        f"{said} {than}: of {len(both):,} common test images it alone recognizes {gained:,}, the champion alone "
-        f"{lost:,} (McNemar's exact test, p = {p:.2g})",
+    counted = (
+        f"of the {len(both):,} of its {len(mine):,} test images that both were tested on it alone recognizes "
+        f"{gained:,}, the champion alone {lost:,} (McNemar's exact test, p = {p:.2g})"
     )
-
-
-def _numbered(table: pd.DataFrame) -> pd.DataFrame:
-    """With a number for each copy of an image that stands in the table more than once."""
-    return table.assign(copy=table.groupby("image").cumcount())
+    return Verdict(CHAMPION if better else CHALLENGER, f"{said} {than}: {counted}")
 
 
 def _predictions(client: MlflowClient, run_id: str | None) -> pd.DataFrame | None:

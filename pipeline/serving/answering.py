@@ -44,9 +44,10 @@ class Classifier(PythonModel):
         Raises:
             MlflowException: it cannot be answered; MLflow's server makes it an answer of status 400.
         """
-        images = _rows(model_input[COLUMN].tolist())
+        images = _rows(model_input[COLUMN].tolist()) if COLUMN in model_input else []
         if not 1 <= len(images) <= MOST_IMAGES:
-            raise _refused(f"a request must hold 1 to {MOST_IMAGES} images, got {len(images):,}")
+            got = f"{len(images):,}"
+            raise _refused(f"a request must hold 1 to {MOST_IMAGES} images, in a column named {COLUMN}, got {got}")
         starts = range(0, len(images), AT_ONCE)
         return [answer for start in starts for answer in self._answers(images[start : start + AT_ONCE], start + 1)]
 

@@ -10,7 +10,6 @@ import keras
 import mlflow
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import tensorflow as tf
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
@@ -21,8 +20,8 @@ import pipeline.images.decoding
 HERE = Path(__file__).parent
 PACKAGES = ("mlflow", "tensorflow", "keras", "numpy")  # that loading a model needs
 SIGNATURE = ModelSignature(
-    # an array or a file: MLflow has no one type for both
-    Schema([ColSpec(AnyType(), "image")]),  # type: ignore[no-untyped-call]
+    # an array or a file, for which MLflow has no one type; not required, as what we say of a missing one is clearer
+    Schema([ColSpec(AnyType(), "image", required=False)]),  # type: ignore[no-untyped-call]
     Schema(
         [
             ColSpec(DataType.string, "class"),
@@ -57,7 +56,7 @@ def save(folder: Path, model: keras.Model, *, example: npt.NDArray[np.uint8], cl
             artifacts={"model": str(archive)},
             model_config={"classes": list(classes)},
             signature=SIGNATURE,
-            input_example=pd.DataFrame({"image": [base64.b64encode(tf.io.encode_png(example).numpy()).decode()]}),
+            input_example={"image": [base64.b64encode(tf.io.encode_png(example).numpy()).decode()]},
             pip_requirements=requirements("pandas", "pillow"),
             metadata={"classes": list(classes)},
         )

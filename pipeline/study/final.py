@@ -149,6 +149,8 @@ class Final:
             f"{len(winner.values)} seed(s); test accuracy {figures['test_accuracy']:.2%} of seed {seed}, "
             f"run {winner.runs[seed]}"
         )
+        if self._study.search.base.register_as:
+            self._session.say(f"registry  {self._runs.registered(winner.runs[seed])}")
         return figures
 
     def _config(self, finalist: _Finalist, seed: int) -> Config:

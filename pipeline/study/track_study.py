@@ -16,7 +16,7 @@ from pipeline.lifetime import liveness, ownership
 from pipeline.lifetime.ancestors import OPENED
 from pipeline.lifetime.ownership import PARENT, TAG_CHARACTERS
 from pipeline.lifetime.process import this_process
-from pipeline.outbox import files
+from pipeline.outbox import files, registration
 from pipeline.outbox.delivery import deliver, reason
 from pipeline.outbox.outbox import PATIENCE_SECONDS, Outbox
 from pipeline.outbox.sending import refused
@@ -157,6 +157,13 @@ class StudyRun:
             tags["ended.reason"] = ended.reason[:TAG_CHARACTERS]
         if_open = ended.outcome is not Outcome.CRASHED  # a final that was closed may crash as it is measured
         self._end(run_id, STATUS.get(ended.outcome, "FAILED"), tags, if_open=if_open)
+
+    def registered(self, run_id: str) -> str:
+        """What became of the registration of a run's model."""
+        with suppress(Exception):  # it is only shown
+            if told := registration.told(self._client.get_run(run_id).data.tags):
+                return told
+        return "not registered: the tracking server has not taken it yet, or has refused it"
 
     def measure(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Log figures of the study's own run or of one below it."""

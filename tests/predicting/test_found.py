@@ -1,0 +1,51 @@
+"""Facts about which files are predicted, and whose folders tell the truth."""
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.predicting.found import find
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_images_at_any_depth_are_found_in_order_and_nothing_else(tmp_path):
+    touch(tmp_path, "b.PNG", "a/deep/er.jpg", "note.txt", ".hidden.png", ".hidden/c.png")
+    found = find(tmp_path)
+    assert [found.name(file) for file in found.files] == ["a/deep/er.jpg", "b.PNG"]
+
+
+def test_a_file_is_taken_whatever_its_suffix(tmp_path):
+    touch(tmp_path, "picture.dat")
+    found = find(tmp_path / "picture.dat")
+    assert [found.name(file) for file in found.files] == ["picture.dat"] and found.truth(["picture.dat"]) == [0]
+
+
+def test_a_name_that_cannot_be_printed_is_escaped(tmp_path):
+    touch(tmp_path, "a\nb.png")
+    found = find(tmp_path)
+    assert [found.name(file) for file in found.files] == [r"a\nb.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "truth"),
+    [
+        (["cat/a.png", "dog/b.png", "dog/more/c.png"], [0, 1, 1]),
+        (["cat/a.png"], None),
+        (["cat/a.png", "dog/b.png", "owl/c.png"], None),
+        (["cat/a.png", "dog/b.png", "c.png"], None),
+        (["test/cat/a.png", "test/dog/b.png"], None),
+    ],
+)
+def test_folders_tell_the_truth_only_if_they_are_the_classes_one_to_one(tmp_path, names, truth):
+    touch(tmp_path, *names)
+    assert find(tmp_path).truth(["cat", "dog"]) == truth
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="^images must be a folder with JPEG, PNG, BMP or WebP files, .* has none$"):
+        find(touch(tmp_path, "note.txt"))
