@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from pipeline.data import refuse_missing
 from pipeline.errors import UsageError
 from pipeline.evaluation import asked
 from pipeline.lifetime.ancestors import watched
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str]) -> int:
         hide_credentials(os.environ)
         bound_waiting(os.environ)
         what = asked.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
+        if what.settings.dataset is not None:
+            refuse_missing(what.settings.dataset)
         with stoppable(), watched(), temporary_files("evaluations"):
             _evaluate(what)
     except UsageError as error:

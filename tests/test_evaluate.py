@@ -194,13 +194,14 @@ def test_what_cannot_be_evaluated_is_one_line_and_exit_code_2(run_id, tmp_path, 
     assert mlflow.search_runs(experiment_names=["evaluated"], filter_string="attributes.status = 'RUNNING'").empty
 
 
-def test_models_and_images_are_refused_without_tensorflow(uri, run_id):
+def test_what_is_typed_is_refused_without_mlflow_and_models_without_tensorflow(uri, run_id):
     code = (
-        "import sys; from pipeline.evaluate import main; print(main(sys.argv[1:]));"
-        "print({'tensorflow', 'keras'} & sys.modules.keys() or 'none')"
+        "import sys; from pipeline.evaluate import main\n"
+        "for words in ('model.keras', '{0} --dataset no/such', '{1}'):\n"
+        "    print(main(words.format(*sys.argv[1:]).split()), *{'tensorflow', 'keras', 'mlflow'} & sys.modules.keys())"
     )
-    command = [sys.executable, "-c", code, run_id, "--dataset", "no/such"]
+    command = [sys.executable, "-c", code, run_id, "0" * 32]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(uri, "evaluated"), capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines() == ["2", "none"], done.stderr
+    assert done.stdout.splitlines() == ["2", "2", "2 mlflow"], done.stderr

@@ -1,5 +1,6 @@
 """What is to be evaluated, as typed: which model, on which images."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
@@ -7,8 +8,11 @@ from pydantic import Field
 
 from pipeline import command_line
 from pipeline.errors import UsageError
+from pipeline.model_uri import parts
 from pipeline.settings import Settings
 
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+LATEST = "latest"
 MODEL = "models:/NAME@ALIAS, models:/m-ID, runs:/RUN_ID/model, a run's id, or latest"
 
 
@@ -38,7 +42,7 @@ def from_command_line(arguments: Sequence[str], *, program: str, description: st
     """What to evaluate, and on what.
 
     Raises:
-        UsageError: no model is named, or a setting is unknown or breaks its rule.
+        UsageError: no model is named, or in no way that MLflow knows, or a setting is unknown or breaks its rule.
     """
     given = command_line.parse(
         arguments,
@@ -51,4 +55,6 @@ def from_command_line(arguments: Sequence[str], *, program: str, description: st
     model = given.pop("model", "").strip()
     if not model or model.startswith("--"):
         raise UsageError(f"name first the model: {MODEL}")
+    if not RUN_ID.fullmatch(model) and model != LATEST:
+        parts(model)
     return Asked(model, EvaluationSettings.build(given))

@@ -1,7 +1,6 @@
 """What is asked for, found and accepted before TensorFlow is imported: the model, its run and the images."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +12,13 @@ from mlflow.tracking.fluent import _get_experiment_id
 
 from pipeline.data import Data
 from pipeline.errors import UsageError
-from pipeline.evaluation.asked import Asked, EvaluationSettings
+from pipeline.evaluation.asked import LATEST, RUN_ID, Asked, EvaluationSettings
 from pipeline.evaluation.subject import load, refuse_other_classes
 from pipeline.evaluation.trained import Trained, trained
 from pipeline.lifetime import ownership
 from pipeline.lifetime.ancestors import OPENED
 from pipeline.logged_model import find
 from pipeline.outbox.logged import MODEL
-
-RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +54,7 @@ def _uri(client: MlflowClient, text: str) -> str:
     """What MLflow calls the model that a person names."""
     if RUN_ID.fullmatch(text):
         return f"runs:/{text}/{MODEL}"
-    if text != "latest":
+    if text != LATEST:
         return text
     experiment = str(_get_experiment_id())
     newest = [{"field_name": "creation_timestamp", "ascending": False}]
