@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check bench bench-around bench-search soak audit ui lock clean
+.PHONY: help demo test test-long check bench bench-around bench-search bench-serving soak audit ui lock clean
 
 # An environment that happens to be activated, or installed packages elsewhere, must not leak in. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -39,6 +39,9 @@ bench-around: $(READY)  ## what a run costs besides its training steps: starting
 
 bench-search: $(READY)  ## ways of searching on recorded curves: two minutes
 	@$(BIN)/python experiments/benchmarks/search.py
+
+bench-serving: $(READY)  ## a served model's start, memory, latency and throughput: two minutes
+	@$(BIN)/python experiments/benchmarks/serving.py
 
 soak: $(READY)  ## five minutes of random kills, then every promise is checked; SOAK_MINUTES=30 SOAK_SEED=1 make soak
 	@$(BIN)/python experiments/benchmarks/soak.py

@@ -135,7 +135,7 @@ class Config(Settings):
     register_as: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
-        title="a name of up to 100 letters, digits, _, . and -, the first a letter or digit",
+        title="a name (up to 100 letters, digits, _, . and -, the first a letter or digit)",
         description="make the model a version under this name in MLflow's registry after the run has ended well",
     )
 

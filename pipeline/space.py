@@ -197,6 +197,10 @@ def _check_method(search: Search) -> None:
             f"pruner must be none where there are two metrics, which give an unfinished trial no rank, "
             f"got {search.settings.pruner} with {','.join(metric)}"
         )
+    if search.base.register_as and not search.settings.final_top:
+        raise UsageError(
+            "final_top must be at least 1 with register_as, as the winner of the final is registered: got 0"
+        )
     if search.settings.sampler == "grid" and (many is None or many > GRID):
         continuous = ", ".join(setting for setting, of in search.space.items() if values(of) is None)
         got = f"a continuous {continuous}" if continuous else f"{many:,}"

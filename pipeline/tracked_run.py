@@ -1,5 +1,6 @@
 """An open MLflow run: each method leaves one kind of thing in it, through an outbox that no outage stops."""
 
+import hashlib
 import json
 import os
 import time
@@ -189,7 +190,8 @@ class Run:
         """
         save = partial(saving.save, model=model, example=example, classes=classes)
         self.outbox.put("model", {"name": SERVED}, fill=save)
-        self._version = {"register_as": name, "tags": {**tags, registration.CLASSES: json.dumps(list(classes))}}
+        names = hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()
+        self._version = {"register_as": name, "tags": {**tags, registration.CLASSES: names}}
 
     def registered(self) -> str | None:
         """What became of the registration that was asked for, after the run's end; None if none was.
@@ -198,13 +200,15 @@ class Run:
         """
         if self._version is None:
             return None
+        if self.outbox.left():
+            return "not registered yet: it will be when what is kept here has been sent"
         try:
             self.outbox.check()
             tags = mlflow.MlflowClient().get_run(self.id).data.tags
         except Exception as error:  # noqa: BLE001 - each kind of store raises its own
             return f"not registered: {reason(error)}"
         self.model_uri = tags.get(registration.URI, self.model_uri)
-        return registration.told(tags) or "not registered yet: it will be when what is kept here has been sent"
+        return registration.told(tags)
 
     def settle(self, away_seconds: float) -> None:
         """Wait until MLflow has what it was told, or has not answered for so long.

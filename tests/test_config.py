@@ -12,6 +12,9 @@ def resolve(*arguments):
     return from_command_line(arguments, program="train", description="Train.")[:2]
 
 
+A_NAME = "a name (up to 100 letters, digits, _, . and -, the first a letter or digit)"
+
+
 @pytest.fixture
 def recipe(tmp_path):
     """Writes a recipe's text and returns its path."""
@@ -146,6 +149,10 @@ def test_an_unknown_recipe_gets_the_list_and_its_nearest():
         (["smoke", "--epochs"], "--epochs needs a value: a whole number from 1 to 100000"),
         (["smoke", "--depth", "2", "--depth=3"], "a setting is given once, got --depth 2 times"),
         (["smoke", "--resume"], "--resume needs a value"),
+        *[
+            (["smoke", "--register_as", name], f"register_as must be {A_NAME} or none, got {name[:70]!r}"[:-1])
+            for name in ("a/b", "a:1", "a@b", "..", "_a", "a b", "a\nb", "a" * 101, "日本")
+        ],
         (["smoke", "--epochs", "-1"], "epochs must be a whole number from 1 to 100000, got '-1'"),
     ],
 )

@@ -121,7 +121,7 @@ def test_where_no_file_is_an_image_the_run_has_failed(registered_model, tmp_path
     (tmp_path / "a.png").write_text("hello")
     assert main([CHAMPION, "--images", str(tmp_path), "--folder", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
-        "error: at least one file must be an image, got 1 file: not a JPEG, PNG, BMP or WebP image\\n"
+        "error: at least one file must be an image, got 1 file: not a JPEG, PNG, BMP or WebP image\n"
     )
     assert newest().info.status == "FAILED"
 
@@ -136,7 +136,7 @@ def test_where_no_file_is_an_image_the_run_has_failed(registered_model, tmp_path
         ),
         ([CHAMPION], "images must name an image or a folder of images, got none"),
         ([CHAMPION, "--images", "nowhere"], "images must be an existing file or folder, got "),
-        ([CHAMPION, "--images", "a\\0b"], "images must be an existing file or folder, got "),
+        ([CHAMPION, "--images", "a\0b"], "images must be an existing file or folder, got "),
         ([CHAMPION, "--images", str(ROOT / "pipeline")], "images must be a folder with JPEG, PNG, BMP or WebP files"),
         (
             ["models:/nothing@champion", "--images", str(ROOT / "README.md")],

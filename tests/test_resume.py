@@ -84,8 +84,8 @@ def test_a_run_that_was_interrupted_after_its_last_epoch_has_the_rest_to_do(clie
 def test_settings_that_are_equal_or_change_no_result_may_be_given(client, made, monkeypatch):
     monkeypatch.chdir("/")
     given = {"depth": "6", "precision": "auto", "dataset": "data/flowers", "learning_rate": "1e-3"}
-    found = resume.find(client, made(), given | {"checkpoint_minutes": "none"})
-    assert found.config == CONFIG.model_copy(update={"checkpoint_minutes": None})
+    found = resume.find(client, made(), given | {"checkpoint_minutes": "none", "register_as": "flowers"})
+    assert found.config == CONFIG.model_copy(update={"checkpoint_minutes": None, "register_as": "flowers"})
 
 
 def test_settings_that_would_change_the_result_are_all_refused_in_one_line(client, made):
@@ -100,7 +100,7 @@ def test_latest_is_the_newest_that_can_go_on(client, made):
     made(status="FINISHED", ended="finished")
     made(epoch=0)
     made(status="RUNNING", **this_process().tags())
-    for role in ("resume", "trial", "search", "final", "report"):
+    for role in ("resume", "trial", "search", "final", "report", "predict"):
         made(role=role)
     assert resume.find(client, "latest", {}).run_id == wanted
 

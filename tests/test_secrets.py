@@ -159,10 +159,13 @@ def test_what_a_run_keeps_for_itself_is_for_its_user_alone(trained):
 def test_a_search_leaves_no_secret_anywhere_and_listens_on_no_network(tmp_path):
     storage = f"sqlite:///file:{tmp_path}/optuna.db?uri=true&password={SECRET}-storage"
     words = ["smoke", "--trials", "2", "--epochs", "1", "--final_top", "1", "--final_seeds", "1"]
+    words += ["--register_as", "winner"]
     with server(tmp_path) as address:
         uri = f"http://me:{SECRET}@{address}"
         printed, heard = run(tmp_path, "pipeline.search", *words, MLFLOW_TRACKING_URI=uri, OPTUNA_STORAGE=storage)
     assert (tmp_path / "optuna.db").stat().st_size > 0
     assert re.search(r"^study .*optuna\.db\?uri=true&password=\*\*\*$", printed, re.MULTILINE)
     assert "winner " in printed and heard == []
+    assert "registry  models:/winner/1 is the champion: there was no champion" in printed
+    assert [file.name for file in (tmp_path / "artifacts").rglob("answering.py")] == ["answering.py"]
     assert places_of_secrets(tmp_path, printed) == []

@@ -214,6 +214,10 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(search, tmp_path, text,
         ("trials: [1]", "space must name settings of a run, got 'trials'"),
         ("1: [1]", "space must name settings of a run, got 1"),
         ("seed: [1, 2]", "space must leave the images and their split alone"),
+        (
+            "register_as: [a, b]",
+            "space must name settings that change a result, got register_as: say it beside the space",
+        ),
         ("image_size: [16, 32]", "space must leave the images and their split alone"),
         ("depth: 3", "depth must have a [list, of, values] or a range {low: , high: }, got 3"),
         ("depth: []", "depth must have one value or more, got an empty list"),
@@ -255,6 +259,7 @@ def test_what_no_run_could_hold_is_refused_before_any_trial(search, line, messag
             ["--metric", "val_accuracy,parameters", "--pruner", "median"],
             "pruner must be none where there are two metrics",
         ),
+        (["--register_as", "best", "--final_top", "0"], "final_top must be at least 1 with register_as"),
     ],
 )
 def test_a_bad_flag_is_refused_in_one_line(search, flags, message):
@@ -351,6 +356,7 @@ def test_a_combination_that_does_not_fit_is_left_to_be_told_apart(search):
         ["--storage", "sqlite:////elsewhere.db"],
         ["--dataset", "another/path/to/the/same/images"],
         ["--checkpoint_minutes", "none"],
+        ["--register_as", "digits"],
     ],
 )
 def test_a_study_goes_on_under_another_budget_or_in_another_place(search, flags):

@@ -60,6 +60,7 @@ def newest():
 def finished(uri, tmp_path_factory):
     """A run by `mlflow run` from another folder, named by a person: what was printed, and what MLflow holds."""
     settings = ["-P", "learning_rate=1e-3", "-P", "flip=false", "-P", "clip_norm=none", "-P", "image_size=12,8"]
+    settings += ["-P", "register_as=smoke"]
     command = mlflow_run("--run-name", "my own", "-P", "recipe=smoke", *settings)
     done = run(command, uri, cwd=tmp_path_factory.mktemp("elsewhere"))
     assert done.returncode == 0, done.stderr
@@ -141,7 +142,8 @@ def test_the_terminal_tells_what_came_of_it_and_what_to_do_next(finished):
 
 def test_the_config_file_runs_the_run_again(finished, uri, tmp_path):
     _, found = finished
-    again = run([sys.executable, "-m", "pipeline.train", artifact(found, "config.yaml")], uri, cwd=ROOT)
+    same = [sys.executable, "-m", "pipeline.train", artifact(found, "config.yaml"), "--register_as", "none"]
+    again = run(same, uri, cwd=ROOT)
     assert again.returncode == 0, again.stderr
     columns = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
     first, second = (pd.read_csv(artifact(one, "history.csv"))[columns] for one in (found, newest()))
@@ -151,12 +153,24 @@ def test_the_config_file_runs_the_run_again(finished, uri, tmp_path):
 
 def test_the_logged_model_is_the_one_that_was_tested(finished):
     _, found = finished
-    (output,) = found.outputs.model_outputs
-    model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    model = mlflow.pyfunc.load_model(f"runs:/{found.info.run_id}/model")
     digits = data.load("digits", image_size=(12, 8), validation_fraction=0.1, train_examples=200, seed=0)
     images, labels = digits.test.take(slice(None))
     accuracy = np.mean(model.predict(images.astype(np.float32)).argmax(axis=1) == labels)
     assert accuracy == pytest.approx(found.data.metrics["test_accuracy"])
+
+
+def test_the_model_is_registered_with_what_its_run_measured_and_the_terminal_says_how_to_serve_it(finished):
+    done, found = finished
+    version = mlflow.MlflowClient().get_model_version_by_alias("smoke", "champion")
+    assert version.run_id == found.info.run_id
+    assert float(version.tags["test_accuracy"]) == pytest.approx(found.data.metrics["test_accuracy"], rel=1e-5)
+    assert float(version.tags["latency_ms"]) == pytest.approx(found.data.metrics["latency_ms"], rel=1e-5)
+    assert version.tags["data.fingerprint"] == found.data.tags["data.fingerprint"]
+    assert found.data.tags["registered.reason"] == version.tags["reason"] == "there was no champion"
+    lines = done.stdout.splitlines()
+    assert "registry models:/smoke/1 is the champion: there was no champion" in lines
+    assert any("models serve -m models:/smoke/1 --env-manager local" in line for line in lines)
 
 
 def test_no_checkpoint_is_left(finished):

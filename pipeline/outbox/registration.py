@@ -22,7 +22,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"  # aliases
 ALPHA = 0.05  # a champion goes if so great a difference is rarer than this between equals
 URI, ALIAS, WHY = "registered", "registered.alias", "registered.reason"  # tags of the run
 REASON = "reason"  # tag of the version: why it became the champion or not
-CLASSES = "classes"  # tag of the version: their names, as JSON
+CLASSES = "classes.sha256"  # tag of the version: digest of their names, in order
 PREDICTIONS = "test_predictions.csv"
 
 
@@ -71,7 +71,9 @@ def _version(client: MlflowClient, run: Run, name: str, tags: dict[str, str]) ->
     there = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     if there:
         return there[0]
-    return client.create_model_version(name, f"models:/{model.model_id}", run_id, tags=tags, model_id=model.model_id)
+    return client.create_model_version(
+        name, f"models:/{model.model_id}", run_id, tags={"run": run_id, **tags}, model_id=model.model_id
+    )
 
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:

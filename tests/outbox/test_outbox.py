@@ -254,3 +254,39 @@ def test_no_thread_and_no_file_handle_is_left(proxy, run_id):
         if thread.name == "outbox":
             thread.join(timeout=10)
             assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("fault", [pytest.param("away", marks=pytest.mark.slow), "lost"])
+def test_a_version_is_registered_once_and_judged_whatever_becomes_of_the_calls(proxy, box, run_id, fault):
+    client = mlflow.MlflowClient()
+    model = client.create_logged_model("0", name="served", source_run_id=run_id)
+    client.finalize_logged_model(model.model_id, "READY")
+    failed = set()
+
+    def first_time(method, path):
+        call = (method, path.partition("?")[0])
+        of_the_registry = "registered-models" in path or "model-versions" in path
+        if not of_the_registry or call in failed:
+            return None
+        failed.add(call)
+        return fault
+
+    proxy.fault = first_time
+    box.put("version", {"register_as": f"once-{fault}", "tags": {"data": "digits"}})
+    assert box.flush() == 0
+    box.check()
+    proxy.fault = lambda method, path: None
+    assert len(failed) >= 6
+    (version,) = client.search_model_versions(f"name = 'once-{fault}'")
+    assert version.run_id == run_id and version.tags["data"] == "digits"
+    assert client.get_model_version_by_alias(f"once-{fault}", "champion").version == version.version
+    assert client.get_run(run_id).data.tags["registered"] == f"models:/once-{fault}/1"
+
+
+def test_what_kept_a_registry_from_taking_a_version_is_told_and_the_run_has_ended_all_the_same(proxy, box, run_id):
+    box.put("end", end())
+    box.put("version", {"register_as": "unmade", "tags": {}})
+    assert box.flush() == 0
+    with pytest.raises(FileNotFoundError, match="has no model to register"):
+        box.check()
+    assert mlflow.MlflowClient().get_run(run_id).info.status == "FINISHED"

@@ -1,7 +1,5 @@
 """Facts about what becomes of a version in the registry: champion by proof alone, and each run once."""
 
-import json
-
 import mlflow
 import numpy as np
 import pandas as pd
@@ -11,7 +9,7 @@ from seams import tracking_store
 
 from pipeline.outbox.logged import SERVED
 from pipeline.outbox.record import Record
-from pipeline.outbox.registration import PREDICTIONS, compared, register, told
+from pipeline.outbox.registration import CLASSES, PREDICTIONS, compared, register, told
 
 IMAGES = 200
 EASY = np.arange(IMAGES) < 100
@@ -39,7 +37,7 @@ def version(name, predictions, *, classes=("a", "b")):
     client.finalize_logged_model(model.model_id, "READY")
     if predictions is not None:
         client.log_text(run_id, predictions.to_csv(index=False), PREDICTIONS)
-    tags = {"data.fingerprint": "d0", "test_accuracy": "0.5", "latency_ms": "1.5", "classes": json.dumps(classes)}
+    tags = {"data.fingerprint": "d0", "test_accuracy": "0.5", "latency_ms": "1.5", CLASSES: " ".join(classes)}
     record = Record("version", run_id, {"register_as": name, "tags": tags})
     register(client, record)
     return record
@@ -57,7 +55,12 @@ def test_the_first_version_is_the_champion_and_bears_what_its_run_knows():
     record = version("first", table(EASY))
     found = mlflow.MlflowClient().get_model_version_by_alias("first", "champion")
     assert (found.version, found.run_id) in {(1, record.run_id), ("1", record.run_id)}
-    assert {"data.fingerprint": "d0", "test_accuracy": "0.5", "latency_ms": "1.5"}.items() <= found.tags.items()
+    assert {
+        "run": record.run_id,
+        "data.fingerprint": "d0",
+        "test_accuracy": "0.5",
+        "latency_ms": "1.5",
+    }.items() <= found.tags.items()
     tags = mlflow.MlflowClient().get_run(record.run_id).data.tags
     assert told(tags) == "models:/first/1 is the champion: there was no champion"
 

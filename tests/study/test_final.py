@@ -75,6 +75,13 @@ def test_the_best_are_trained_with_each_seed_and_only_the_winner_by_mean_sees_th
     assert final.said[-1].startswith("winner    d2: val_accuracy 0.8200 over 3 seed(s); test accuracy 70.00% of seed 2")
 
 
+def test_the_winner_alone_is_told_to_be_registered_and_the_terminal_says_what_became_of_it(final):
+    final(train, TWO, "--register_as", "best")
+    winner = final.executor.started[-1]
+    assert winner.config.register_as == "best"
+    assert final.said[-1] == f"registry  the model of {winner.run.run_id}"
+
+
 def test_only_so_many_of_the_best_are_trained(final):
     final(train, TWO, "--final_top", "1", "--final_seeds", "2")
     assert [job.config.depth for job in final.executor.started] == [1, 1, 1]
