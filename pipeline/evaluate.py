@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from pipeline.cache import refuse_unwritable
 from pipeline.data import refuse_missing
 from pipeline.errors import UsageError
 from pipeline.evaluation import asked
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         what = asked.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
         if what.settings.dataset is not None:
             refuse_missing(what.settings.dataset)
+        refuse_unwritable()
         with stoppable(), watched(), temporary_files("evaluations"):
             _evaluate(what)
     except UsageError as error:
