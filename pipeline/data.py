@@ -109,15 +109,29 @@ def load(
     )
 
 
+def refuse_missing(dataset: str) -> None:
+    """Raise UsageError where a name or path leads to no data set; nothing is read yet."""
+    if dataset not in NAMES:
+        _path(dataset)
+
+
 def _find(dataset: str, image_size: tuple[int, int] | None) -> _Found:
     if dataset in NAMES:
         return _Found(dataset, source_of(dataset), open_named(dataset, image_size))
+    path = _path(dataset)
+    if os.path.isdir(path):
+        return _Found(_name(path), str(path), _open_folder(path, image_size))
+    return _Found(_name(path.with_suffix("")), str(path), _open_npz(path, image_size))
+
+
+def _path(dataset: str) -> Path:
+    """The folder or .npz file that is meant."""
     path = Path(os.path.abspath(os.path.expanduser(dataset)))
     _refuse_undecodable(path)
     if dataset and os.path.isdir(path):  # which, unlike Path's own, is False for a name that no file can have
-        return _Found(_name(path), str(path), _open_folder(path, image_size))
+        return path
     if path.suffix.lower() == ".npz" and os.path.isfile(path):
-        return _Found(_name(path.with_suffix("")), str(path), _open_npz(path, image_size))
+        return path
     close = get_close_matches(dataset.lower(), NAMES, n=1)
     cure = f"did you mean {close[0]}?" if close else "check the spelling of the path"
     if os.path.exists(path):

@@ -1,86 +1,71 @@
-"""Probabilities and true labels -> what a classifier gets right, what it takes for what, and its worst mistakes."""
+"""A logged model, understood: `python -m pipeline.evaluate runs:/<id>/model`.
 
+It says how well the model's probabilities are calibrated, and how much accuracy noise, blur, lost contrast and JPEG
+cost, on the test images of its own data set or on any other with the same classes. The results lie in the MLflow run
+that trained the model, under evaluation/<dataset>-<split>; evaluating the same again replaces them. Each look at the
+test images of the training data is counted there, and told in reports. TensorFlow and MLflow take seconds to import,
+so they come after the command line has been accepted.
+"""
+
+import errno
+import logging
+import os
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
+from pipeline.cache import refuse_unwritable
+from pipeline.data import refuse_missing
+from pipeline.errors import UsageError
+from pipeline.evaluation import asked
+from pipeline.lifetime.ancestors import watched
+from pipeline.lifetime.interrupt import Stopped, stoppable
+from pipeline.machine.processor import prefer_onednn
+from pipeline.machine.quiet import quiet
+from pipeline.printable import one_line
+from pipeline.refusal import refuse
+from pipeline.scratch import temporary_files
+from pipeline.store_urls import bound_waiting, hide_credentials
 
-Probabilities = npt.NDArray[np.float32]  # (n, classes), rows sum to 1
-Labels = npt.NDArray[np.int64]  # (n,)
-
-
-def cross_entropy(probabilities: Probabilities, labels: Labels) -> float:
-    """Mean negative log probability of the truth, in nats; clipped at 1e-7 as Keras does."""
-    truth = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.clip(truth, 1e-7, 1.0)).mean())
-
-
-def accuracy(probabilities: Probabilities, labels: Labels) -> float:
-    """Share of images whose most probable class is the truth."""
-    return float((probabilities.argmax(axis=1) == labels).mean())
+PROGRAM = "python -m pipeline.evaluate"
 
 
-def confusion(probabilities: Probabilities, labels: Labels) -> npt.NDArray[np.int64]:
-    """Counts (classes, classes): row the truth, column the prediction."""
-    classes = probabilities.shape[1]
-    return np.bincount(labels * classes + probabilities.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
+def main(arguments: Sequence[str]) -> int:
+    """The command line; returns the exit code: 0, 1 for a full disk, 2 for input that cannot be used."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    prefer_onednn()
+    try:
+        hide_credentials(os.environ)
+        bound_waiting(os.environ)
+        what = asked.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
+        if what.settings.dataset is not None:
+            refuse_missing(what.settings.dataset)
+        refuse_unwritable()
+        with stoppable(), watched(), temporary_files("evaluations"):
+            _evaluate(what)
+    except UsageError as error:
+        return refuse(error)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        print(f"error: the disk is full: {one_line(error)}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(f"stopped by {stopped}", file=sys.stderr)
+        return 128 + stopped.signal
+    return 0
 
 
-def per_class(counts: npt.NDArray[np.int64], *, classes: Sequence[str]) -> pd.DataFrame:
-    """A row a class of a confusion matrix: images, recall, precision, F1 and what it is most often taken for.
+def _evaluate(what: asked.Asked) -> None:
+    from pipeline.evaluation.preparing import prepared
 
-    A ratio over no image is NaN; `mistaken_for` is empty where nothing was mistaken.
-    """
-    right = counts.diagonal().astype(float)
-    wrong = counts - np.diag(counts.diagonal())
-    with np.errstate(invalid="ignore"):
-        recall, precision = right / counts.sum(axis=1), right / counts.sum(axis=0)
-        f1 = 2 * right / (counts.sum(axis=1) + counts.sum(axis=0))
-    names = np.array(classes, dtype=object)
-    return pd.DataFrame(
-        {
-            "class": names,
-            "images": counts.sum(axis=1),
-            "recall": recall,
-            "precision": precision,
-            "f1": f1,
-            "mistaken_for": np.where(wrong.any(axis=1), names[wrong.argmax(axis=1)], ""),
-        }
-    )
+    with prepared(what) as ready:
+        with quiet():
+            from pipeline.evaluation.evaluating import evaluate
+        for line in evaluate(ready, report=partial(print, flush=True)):
+            print(line, flush=True)
 
 
-def predictions(probabilities: Probabilities, labels: Labels, *, images: npt.NDArray[np.bytes_]) -> pd.DataFrame:
-    """A row an image, in the order given: what lets two models be compared image by image.
-
-    Columns: image (16 hexadecimal digits of its pixels, whose digests (n,) are given), label and predicted (positions
-    among the classes), probability (that the label was given).
-    """
-    return pd.DataFrame(
-        {
-            "image": [digest.hex()[:16] for digest in images.tolist()],
-            "label": labels,
-            "predicted": probabilities.argmax(axis=1),
-            "probability": probabilities[np.arange(len(labels)), labels].round(6),
-        }
-    )
-
-
-@dataclass(frozen=True)
-class Mistakes:
-    """Wrong predictions, the most confident first: positions in the split, labels and the probability given."""
-
-    positions: npt.NDArray[np.int64]
-    true: Labels
-    predicted: Labels
-    confidence: npt.NDArray[np.float32]
-
-
-def mistakes(probabilities: Probabilities, labels: Labels, *, most: int) -> Mistakes:
-    """At most so many of the wrong predictions, the most confident first."""
-    predicted = probabilities.argmax(axis=1)
-    confidence = probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
-    return Mistakes(worst, labels[worst], predicted[worst], confidence[worst])
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -30,6 +30,7 @@ CURES = {
     "trial": "it is a trial, and its search goes on with it",
     "final": "it is a final training of a search, and that goes on with it",
     "report": "it is a report, and the same command makes another",
+    "evaluate": "it is an evaluation, and the same command makes another",
     "predict": "it is a prediction, and the same command makes another",
 }
 
@@ -94,7 +95,7 @@ def find(client: MlflowClient, asked: str | None, given: Mapping[str, str]) -> R
     except NothingToDo:
         shutil.rmtree(folder_of(run.info.run_id), ignore_errors=True)  # of which a kill at the very end left some
         if opened and opened != run.info.run_id:
-            ownership.nest(client, opened, parent=run.info.run_id, name="nothing to resume")
+            ownership.nest(client, opened, parent=run.info.run_id, name="nothing to resume", role="resume")
         raise
     found = _newest(client, run)
     if found is None:

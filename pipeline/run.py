@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from pipeline import batches, evaluate, plots, track
+from pipeline import batches, plots, scoring, track
 from pipeline.checkpoints.checkpoint import State
 from pipeline.checkpoints.checkpoints import Checkpoints, folder_of
 from pipeline.code_version import code_version
@@ -23,6 +23,7 @@ from pipeline.filter_steps import FilterSteps
 from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit, stock
 from pipeline.machine import device as devices
 from pipeline.model import depthwise_kernels, patch_kernels
+from pipeline.openings import opening
 from pipeline.resume import Resumption
 from pipeline.timing import latency_ms
 from pipeline.tracked_run import Run
@@ -223,18 +224,19 @@ def served(model: keras.Model, config: Config, data: Data) -> keras.Model:
 
 
 def open_test_set(run: Run, model: keras.Model, config: Config, data: Data) -> dict[str, float]:
-    """Predict the test images, once; log what is right and wrong, and return test_loss and test_accuracy.
+    """Predict the test images, once, and count that; log what is right and wrong; return test_loss and test_accuracy.
 
     `test_time_flip` adds test_accuracy_flip, of the mean of each image's probabilities and its mirror image's.
     """
+    run.tags(opening({}, by=run.id, run_id=run.id, tested=False))
     test_batches = evaluation_batches(config, data, data.test)
     probabilities = model.predict(test_batches, verbose=0)
     labels = data.test.labels[data.test.rows]
-    counts = evaluate.confusion(probabilities, labels)
-    worst = evaluate.mistakes(probabilities, labels, most=MISTAKES)
-    run.table("per_class.csv", evaluate.per_class(counts, classes=data.classes))
+    counts = scoring.confusion(probabilities, labels)
+    worst = scoring.mistakes(probabilities, labels, most=MISTAKES)
+    run.table("per_class.csv", scoring.per_class(counts, classes=data.classes))
     digests = data.test.image_digests[data.test.rows]
-    run.table("test_predictions.csv", evaluate.predictions(probabilities, labels, images=digests))
+    run.table("test_predictions.csv", scoring.predictions(probabilities, labels, images=digests))
     run.figure("plots/confusion_matrix.png", plots.confusion_matrix(counts, classes=data.classes))
     names = np.array(data.classes, dtype=object)
     run.figure(
@@ -249,12 +251,12 @@ def open_test_set(run: Run, model: keras.Model, config: Config, data: Data) -> d
         ),
     )
     figures = {
-        "test_loss": evaluate.cross_entropy(probabilities, labels),
-        "test_accuracy": evaluate.accuracy(probabilities, labels),
+        "test_loss": scoring.cross_entropy(probabilities, labels),
+        "test_accuracy": scoring.accuracy(probabilities, labels),
     }
     if config.test_time_flip:
         mirrored = model.predict(test_batches.map(lambda images, of: (images[:, :, ::-1], of)), verbose=0)
-        figures["test_accuracy_flip"] = evaluate.accuracy((probabilities + mirrored) / 2, labels)
+        figures["test_accuracy_flip"] = scoring.accuracy((probabilities + mirrored) / 2, labels)
     return figures
 
 

@@ -14,6 +14,7 @@ DPI = 150
 # Okabe and Ito (2008), "Color Universal Design": told apart by colour-blind readers, and in grey
 VERMILLION = "#D55E00"
 BLUE = "#0072B2"
+COLOURS = (VERMILLION, BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # yellow does not show on white
 QUIET = "0.45"  # grey, for what should not draw the eye
 
 

@@ -97,7 +97,7 @@ def owned(opened: Run, *, below: str) -> Iterator[list[str]]:
             ownership.claim(client, opened.id, {"role": "run"})
             child = os.environ.pop(OPENED, opened.id)
             if child != opened.id:
-                ownership.nest(client, child, parent=opened.id, name=below)
+                ownership.nest(client, child, parent=opened.id, name=below, role="resume")
                 opened.below = child
             lines = [*deliver(), *liveness.lost(client, opened.experiment_id)]
         with ownership.beating(client, opened.id, taken=take):

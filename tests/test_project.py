@@ -103,6 +103,7 @@ def test_mlproject_declares_the_name_of_a_file_and_no_setting():
         "search": {"search"},
         "report": {"runs"},
         "doctor": set(),
+        "evaluate": {"model"},
         "predict": {"model", "images"},
     }
     assert mlproject["name"] == "convmixer"

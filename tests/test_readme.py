@@ -40,9 +40,9 @@ def settings_of(words):
     if "-m" in words:
         return words[words.index("-m") + 2 :]
     given = dict(words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "-P")
-    first = {"train": ["recipe", "baseline"], "search": ["search"], "report": ["runs"], "predict": ["model"]}.get(
-        program_of(words)
-    )  # as MLproject has it
+    declared = {"train": ["recipe", "baseline"], "search": ["search"], "report": ["runs"]}
+    declared |= {"evaluate": ["model"], "predict": ["model"]}
+    first = declared.get(program_of(words))  # as MLproject has it
     return [
         *([given.pop(*first)] if first else []),
         *(word for name, value in given.items() for word in (f"--{name}", value)),

@@ -103,9 +103,9 @@ def refused(reason: str) -> None:
         return
 
 
-def nest(client: MlflowClient, child: str, *, parent: str, name: str) -> None:
-    """Put the run that `mlflow run` opened below the one that goes on: `mlflow run` fails if its run is deleted."""
-    claim(client, child, {PARENT: parent, "role": "resume", "mlflow.runName": name})
+def nest(client: MlflowClient, child: str, *, parent: str, name: str, role: str) -> None:
+    """Put the run that `mlflow run` opened below the one that is meant: `mlflow run` fails if its run is deleted."""
+    claim(client, child, {PARENT: parent, "role": role, "mlflow.runName": name})
 
 
 @contextmanager

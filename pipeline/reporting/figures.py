@@ -13,10 +13,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from pipeline.reporting.leaderboard import Standing
 from pipeline.study.standings import pareto_front
-from pipeline.style import QUIET
+from pipeline.style import COLOURS, QUIET
 
-# Okabe and Ito (2008), as in pipeline.style; yellow left out, which does not show on white
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TEXT: dict[Any, Any] = {"font.family": "sans-serif", "font.size": 10, "svg.fonttype": "path", "axes.linewidth": 0.8}
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]  # (epoch, accuracy) by the id of the run

@@ -102,6 +102,7 @@ def _row(one: Standing, metric: Metric) -> dict[str, object]:
         "parameters": recipe.figure("parameters"),
         "seconds": recipe.seconds(),
         "latency_ms": recipe.figure("latency_ms"),
+        "test_opened": recipe.test_opened,
     }
 
 

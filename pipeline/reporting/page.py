@@ -10,7 +10,7 @@ from pipeline.reporting import figures, tables
 from pipeline.reporting.leaderboard import Standing
 from pipeline.reporting.markup import definitions, picture, text
 from pipeline.reporting.recipes import Metric
-from pipeline.style import count
+from pipeline.style import COLOURS, count
 
 ACCURACY = {"test_accuracy": "test accuracy", "best_val_accuracy": "best validation accuracy"}
 COSTS = {
@@ -35,6 +35,10 @@ WORDS = {
     "worse": "the interval lies on one side of zero. Each is one of 95 % by itself: of twenty rows one errs by chance",
     "not known": "too few runs for any interval: train each recipe with several seeds",
     "minutes": "wall time from start to end of a run, whatever else the machine did",
+    "test set opened": (
+        "how often these runs' models have been shown the test images: once in each training that was tested, and once "
+        "in each evaluation since. Whoever chooses by what came of it has no untouched images left to measure with"
+    ),
     "latency": "of one image at a time, as searches measure it; runs apart from a search have none",
 }
 
@@ -53,6 +57,7 @@ class Section:
     fingerprint: str
     found: Sequence[Standing]  # the best, as many as there is room for
     others: int  # recipes beyond these
+    test_opened: int  # how often the test images have been looked at, by all runs
     curves: figures.Curves = field(default_factory=dict)
     recalls: "Mapping[str, pd.Series[float]]" = field(default_factory=dict)
     kernels: Sequence[tuple[Standing, bytes]] = ()  # PNG of two recipes' filters
@@ -106,6 +111,14 @@ def answer(section: Section, metric: Metric) -> str:
     return f"{said} Of {which}, {others}."
 
 
+def opened(section: Section) -> str:
+    """How often the test images of a data set have been looked at, in one sentence."""
+    if not section.test_opened:
+        return f"None of these runs has opened the test images of {section.data}."
+    times = count(section.test_opened, "time")
+    return f"These runs and their evaluations have opened the test images of {section.data} {times}."
+
+
 def _section(section: Section, metric: Metric, *, headed: bool) -> str:
     found, accuracy = section.found, ACCURACY[metric]
     head = f"<h2>Data: {text(section.data)} {text(section.fingerprint)}</h2>\n" if headed else ""
@@ -113,17 +126,16 @@ def _section(section: Section, metric: Metric, *, headed: bool) -> str:
     return (
         f'{head}<div class="answer"><p>{text(answer(section, metric))}</p></div>\n'
         f"<h3>Leaderboard</h3>\n{tables.leaderboard(found, accuracy)}{more}"
+        f'<p class="note">{text(opened(section))}</p>\n'
         f"{_curves(section)}{_settings(section)}{_costs(section, accuracy)}{_classes(section)}{_kernels(section)}"
     )
 
 
 def _curves(section: Section) -> str:
-    drawn = [
-        one for one in section.found[: len(figures.COLOURS)] if any(section.curves.get(r.id) for r in one.recipe.runs)
-    ]
+    drawn = [one for one in section.found[: len(COLOURS)] if any(section.curves.get(r.id) for r in one.recipe.runs)]
     if not drawn:
         return ""
-    first = section.found[: len(figures.COLOURS)]  # so that each keeps its colour
+    first = section.found[: len(COLOURS)]  # so that each keeps its colour
     caption = f"Validation accuracy of {count(len(drawn), 'recipe')}. A line a run; dashed: not finished."
     content = figures.svg(figures.validation_curves(first, section.curves))
     return f"<h3>Curves</h3>\n{picture(content, 'svg+xml', caption=caption)}"
@@ -148,7 +160,7 @@ def _costs(section: Section, accuracy: str) -> str:
 
 
 def _classes(section: Section) -> str:
-    table, hidden = tables.classes(section.found[: len(figures.COLOURS)], section.recalls)
+    table, hidden = tables.classes(section.found[: len(COLOURS)], section.recalls)
     if not table:
         return ""
     note = f"The {tables.CLASSES} classes on which they differ most; {hidden:,} more." if hidden else ""

@@ -11,6 +11,7 @@ from mlflow.store.entities import PagedList
 
 from pipeline.config import Config
 from pipeline.lifetime.ownership import PARENT
+from pipeline.openings import openings
 
 PAGE = 1000  # runs at a time: 40 MB of Python objects, of which a tenth is kept
 SETTINGS = frozenset(Config.model_fields)
@@ -38,6 +39,7 @@ class Row(NamedTuple):
     data: str  # name, as a person gave it
     fingerprint: str  # of the data; empty where nobody has said it
     seconds: float | None  # of wall time, where it has ended
+    test_opened: int  # how often its test images have been looked at, by its training and by evaluations
 
 
 def pages(client: MlflowClient, experiments: Sequence[str], where: str) -> Iterator[Row]:
@@ -83,6 +85,7 @@ def row(run: Run) -> Row:
         data=tags.get("data", params.get("dataset", "")),
         fingerprint=tags.get("data.fingerprint", ""),
         seconds=metrics.get("seconds", ended),
+        test_opened=openings(tags, run_id=run.info.run_id, tested="test_accuracy" in metrics),
     )
 
 

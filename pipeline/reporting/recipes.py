@@ -44,6 +44,11 @@ class Recipe:
         """Mean over the runs that have this figure; NaN where none has."""
         return _mean(one.figures.get(name) for one in self.runs)
 
+    @property
+    def test_opened(self) -> int:
+        """How often the test images have been looked at, by all its runs together."""
+        return sum(one.test_opened for one in self.runs)
+
     def seconds(self) -> float:
         """Mean wall time of the runs."""
         return _mean(one.seconds for one in self.runs)

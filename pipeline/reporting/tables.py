@@ -22,6 +22,7 @@ def leaderboard(found: Sequence[Standing], accuracy: str) -> str:
         "parameters": [_number(one.recipe.figure("parameters"), "{:,.0f}") for one in found],
         "minutes": [_number(one.recipe.seconds() / 60, "{:,.1f}") for one in found],
         "latency, ms": [_number(one.recipe.figure("latency_ms"), "{:,.2f}") for one in found],
+        "test set opened": [f"{one.recipe.test_opened:,}" if one.recipe.test_opened else "" for one in found],
     }
     costs = {name: values for name, values in columns.items() if any(values)}
     heads = [Cell("#"), Cell("recipe", "text"), Cell("runs"), Cell(text(accuracy)), Cell("± sd")]

@@ -19,12 +19,11 @@ from pipeline.lifetime.interrupt import Stopped
 from pipeline.reporting import files, leaderboard, page
 from pipeline.reporting.asked import Asked
 from pipeline.reporting.chosen import Chosen, choose
-from pipeline.reporting.figures import COLOURS
 from pipeline.reporting.leaderboard import Standing
 from pipeline.reporting.reading import Row
 from pipeline.reporting.recipes import Metric, Recipe, accuracy, recipes, settings_of, spelled, usual_metric
 from pipeline.store_urls import masked, unusable
-from pipeline.style import count
+from pipeline.style import COLOURS, count
 
 READ_CONFIGS = 2000  # config.yaml files at most, the best runs' first: a server takes a minute for them
 CURVES = 5  # runs of a recipe whose curve is drawn
@@ -77,7 +76,7 @@ def _leave(
     asked: Asked,
 ) -> list[str]:
     """Write the report's files into a folder and into its run; returns lines for the terminal."""
-    sections, standings = _sections(client, found, metric, asked.settings.rows)
+    sections, standings = _sections(client, found, metric, _openings(chosen.rows), asked.settings.rows)
     board = leaderboard.table(standings, metric)
     title = f"Comparison of {chosen.title}"
     notes = [f"Not compared: {phrase}." for phrase in left_out]
@@ -99,13 +98,22 @@ def _leave(
         *(f"left out {phrase}" for phrase in left_out),
         *[f"data     {len(sections)} different data sets: each is ranked by itself"] * (len(sections) > 1),
         *(f"answer   {said}" for said in answers),
+        *(f"opened   {page.opened(section)}" for section in sections),
         f"report   {folder / 'report.html'}",
         f"run      {run_id}",
     ]
 
 
+def _openings(rows: Sequence[Row]) -> Counter[str]:
+    """How often the test images of each data set have been looked at, by runs too that are not compared."""
+    opened: Counter[str] = Counter()
+    for one in rows:
+        opened[one.fingerprint or one.data] += one.test_opened
+    return opened
+
+
 def _sections(
-    client: MlflowClient, found: Sequence[Recipe], metric: Metric, rows: int
+    client: MlflowClient, found: Sequence[Recipe], metric: Metric, opened: Counter[str], rows: int
 ) -> tuple[list[page.Section], list[Standing]]:
     """What is shown of each data set, that of most recipes first, and the places of all recipes."""
     sections: list[page.Section] = []
@@ -113,14 +121,14 @@ def _sections(
     many = Counter(recipe.data for recipe in found)
     ordered = sorted(found, key=lambda recipe: (-many[recipe.data], recipe.data))
     for _, same_data in groupby(ordered, key=lambda recipe: recipe.data):
-        section, places = _section(client, list(same_data), metric, len(standings) + 1, rows)
+        section, places = _section(client, list(same_data), metric, opened, len(standings) + 1, rows)
         sections.append(section)
         standings += places
     return sections, standings
 
 
 def _section(
-    client: MlflowClient, same_data: Sequence[Recipe], metric: Metric, place: int, rows: int
+    client: MlflowClient, same_data: Sequence[Recipe], metric: Metric, opened: Counter[str], place: int, rows: int
 ) -> tuple[page.Section, list[Standing]]:
     """What is shown of the recipes of one data set, and the places of all of them."""
     shown = same_data[:rows]
@@ -136,6 +144,7 @@ def _section(
         fingerprint=same_data[0].data,
         found=places[:rows],
         others=len(places) - len(shown),
+        test_opened=opened[same_data[0].data],
         curves={run.id: _curve(client, run) for one in first for run in one.recipe.runs[:CURVES]},
         recalls=files.recalls(drawn),
         kernels=kernels[:2],

@@ -63,7 +63,9 @@ class StudyRun:
             self._own = {self.id, given}
             self._of: dict[str, str] = {}  # tags of all that it opens
             if given and known and given != known:
-                ownership.nest(self._client, given, parent=self.id, name=f"resumed after {trials} trials")
+                ownership.nest(
+                    self._client, given, parent=self.id, name=f"resumed after {trials} trials", role="resume"
+                )
                 self._client.set_tag(given, "study", study)
         self._begin(self.id)
 

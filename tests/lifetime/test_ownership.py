@@ -135,7 +135,7 @@ def test_a_run_that_has_begun_is_closed_by_those_who_began_it(client, run_id, mo
 
 
 def test_a_nested_run_is_below_the_other_with_a_name_and_role_of_its_own(client, run_id):
-    ownership.nest(client, run_id, parent="abc", name="resumed at epoch 7")
+    ownership.nest(client, run_id, parent="abc", name="resumed at epoch 7", role="resume")
     tags = found(run_id).data.tags
     assert (tags["mlflow.parentRunId"], tags["role"]) == ("abc", "resume")
     assert found(run_id).info.run_name == "resumed at epoch 7"

@@ -1,6 +1,7 @@
 """What is read of runs to compare them."""
 
 import mlflow
+import pandas as pd
 from made_runs import made
 
 from pipeline.report import main
@@ -32,3 +33,23 @@ def test_a_report_lies_beside_the_runs_that_it_compares(experiment, tmp_path):
     assert main([run, "--folder", str(tmp_path)]) == 0
     (found,) = mlflow.search_runs([store.experiment_id], "tags.role = 'report'", output_format="list")
     assert found.data.tags["report.runs"] == run
+
+
+def test_it_is_told_how_often_test_images_have_been_opened_by_runs_too_that_are_not_compared(
+    experiment, tmp_path, capsys
+):
+    store, name = experiment
+    made(store, "older, of the same seed", figures={"test_accuracy": 0.5})
+    looked = {"test_opened": "2", "test_opened.a": "at noon", "test_opened.b": "at one"}
+    run = made(store, "tested and evaluated twice", figures={"test_accuracy": 0.75}, tags=looked)
+    made(store, "not tested", settings={"depth": 3}, figures={"best_val_accuracy": 0.5})
+    assert main([name, "--folder", str(tmp_path), "--metric", "best_val_accuracy"]) == 0
+    said = "These runs and their evaluations have opened the test images of digits 4 times."
+    assert f"opened   {said}" in capsys.readouterr().out
+    (page,) = tmp_path.glob("*/report.html")
+    assert said in page.read_text()
+    board = pd.read_csv(page.parent / "leaderboard.csv").set_index("run_ids")["test_opened"]
+    assert board[run] == 3 and sorted(board) == [0, 3]
+    untested = made(store, "alone", settings={"depth": 4}, figures={})
+    assert main([untested, "--folder", str(tmp_path)]) == 0
+    assert "opened   None of these runs has opened the test images of digits." in capsys.readouterr().out

@@ -1,0 +1,60 @@
+"""What is to be evaluated, as typed: which model, on which images."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+from pipeline import command_line
+from pipeline.errors import UsageError
+from pipeline.model_uri import parts
+from pipeline.settings import Settings
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+LATEST = "latest"
+MODEL = "models:/NAME@ALIAS, models:/m-ID, runs:/RUN_ID/model, a run's id, or latest"
+
+
+class EvaluationSettings(Settings):
+    """The settings of an evaluation."""
+
+    dataset: str | None = Field(
+        None, min_length=1, max_length=4096, description="name or path of images of the same classes; none: the run's"
+    )
+    split: Literal["test", "validation"] = Field("test", description="which of its images")
+    image_size: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]] | None = Field(
+        None, description="resize every image to height,width pixels; none: as the run did"
+    )
+    corrupted_images: int | None = Field(
+        None, ge=1, le=10**9, description="corrupt at most so many of the images, evenly chosen; none: all"
+    )
+
+
+class Asked(NamedTuple):
+    """What was typed."""
+
+    model: str
+    settings: EvaluationSettings
+
+
+def from_command_line(arguments: Sequence[str], *, program: str, description: str) -> Asked:
+    """What to evaluate, and on what.
+
+    Raises:
+        UsageError: no model is named, or in no way that MLflow knows, or a setting is unknown or breaks its rule.
+    """
+    given = command_line.parse(
+        arguments,
+        program=program,
+        description=description,
+        positional=("model", MODEL),
+        settings=EvaluationSettings.build({}),
+        of="default",
+    )
+    model = given.pop("model", "").strip()
+    if not model or model.startswith("--"):
+        raise UsageError(f"name first the model: {MODEL}")
+    if not RUN_ID.fullmatch(model) and model != LATEST:
+        parts(model)
+    return Asked(model, EvaluationSettings.build(given))
