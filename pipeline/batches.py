@@ -33,12 +33,12 @@ def training_batches(
     change: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
     label_smoothing: float,
     after: int = 0,
-    shares: int = 1,
+    multiple: int = 1,
 ) -> tf.data.Dataset:
     """All batches of all epochs in one row, `steps` an epoch, the last of each the smaller.
 
-    With `after` the first so many epochs are left out, and the others are as if they had not been. With `shares`, the
-    devices that share each batch, an epoch leaves out as many images as its last batch has too many for equal shares.
+    With `after` the first so many epochs are left out, and the others are as if they had not been. The size of each
+    batch is a multiple of `multiple`: an epoch leaves out what its last batch has beyond that.
 
     A batch is a function of seed, epoch and position alone: the order is a new permutation every epoch, and `change`
     (images, labels, seed) -> images, labels gets a seed of its own for each step.
@@ -47,8 +47,8 @@ def training_batches(
         Images (b, h, w, c) uint8 and soft labels (b, classes) float32. Before the change, 1 - label_smoothing of each
         is on the truth and the rest spread over all classes (Szegedy et al. 2016, arXiv 1512.00567, section 7).
     """
-    used = _used(len(images), batch_size, shares)
-    steps_per_epoch = steps(len(images), batch_size=batch_size, shares=shares)
+    used = _used(len(images), batch_size, multiple)
+    steps_per_epoch = steps(len(images), batch_size=batch_size, multiple=multiple)
 
     @functools.lru_cache(maxsize=2)  # the end of one epoch is read while the next begins
     def order(epoch: int) -> npt.NDArray[np.int64]:
@@ -71,14 +71,14 @@ def training_batches(
     return left.map(plain, num_parallel_calls=at_once).prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def steps(images: int, *, batch_size: int, shares: int = 1) -> int:
+def steps(images: int, *, batch_size: int, multiple: int) -> int:
     """Training batches an epoch."""
-    return math.ceil(_used(images, batch_size, shares) / batch_size)
+    return math.ceil(_used(images, batch_size, multiple) / batch_size)
 
 
-def _used(images: int, batch_size: int, shares: int) -> int:
-    """Images that an epoch trains on: all, but for what its last batch has beyond equal shares."""
-    return images - images % batch_size % shares
+def _used(images: int, batch_size: int, multiple: int) -> int:
+    """Images that an epoch trains on."""
+    return images - images % batch_size % multiple
 
 
 def evaluation_batches(

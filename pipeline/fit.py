@@ -73,7 +73,7 @@ def fit(
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     strategy = strategy or tf.distribute.get_strategy()
-    steps = batches.steps(len(data.train), batch_size=config.batch_size, shares=strategy.num_replicas_in_sync)
+    steps = steps_per_epoch(config, len(data.train), devices=strategy.num_replicas_in_sync)
     rate = LearningRate(
         config.schedule,
         peak=config.learning_rate,
@@ -206,8 +206,21 @@ def training_batches(config: Config, data: Data, *, after: int = 0) -> tf.data.D
         ),
         label_smoothing=config.label_smoothing,
         after=after,
-        shares=tf.distribute.get_strategy().num_replicas_in_sync,
+        multiple=_multiple(config, tf.distribute.get_strategy().num_replicas_in_sync),
     )
+
+
+def steps_per_epoch(config: Config, images: int, *, devices: int) -> int:
+    """Training steps that so many images make."""
+    return batches.steps(images, batch_size=config.batch_size, multiple=_multiple(config, devices))
+
+
+def _multiple(config: Config, devices: int) -> int:
+    """What the size of every training batch is a multiple of: devices take equal shares.
+
+    XLA compiles a step for each size of batch, which took 35 s more on an H100: there all are of one size.
+    """
+    return config.batch_size if config.jit_compile is True else devices
 
 
 def evaluation_batches(config: Config, data: Data, split: batches.Images) -> tf.data.Dataset:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from pipeline import batches, plots, scoring, track
+from pipeline import plots, scoring, track
 from pipeline.checkpoints.checkpoint import State
 from pipeline.checkpoints.checkpoints import Checkpoints, folder_of
 from pipeline.code_version import code_version
@@ -20,7 +20,7 @@ from pipeline.config import Config, slow_batch_norm, to_yaml
 from pipeline.data import Data
 from pipeline.errors import Diverged, UsageError
 from pipeline.filter_steps import FilterSteps
-from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit, stock
+from pipeline.fit import TIMINGS, Fitted, build, evaluation_batches, fit, steps_per_epoch, stock
 from pipeline.machine import device as devices
 from pipeline.model import depthwise_kernels, patch_kernels
 from pipeline.openings import opening
@@ -305,7 +305,7 @@ def _announce(config: Config, data: Data, device: devices.Device) -> None:
         *["compiled with XLA"] * bool(config.jit_compile),
     ]
     print(f"device   {', '.join([str(device), *ways])}", flush=True)
-    steps = batches.steps(len(data.train), batch_size=config.batch_size, shares=device.count)
+    steps = steps_per_epoch(config, len(data.train), devices=device.count)
     for warning in (devices.unused_gpu(device), slow_batch_norm(config, steps_per_epoch=steps)):
         if warning:
             print(f"warning: {warning}", file=sys.stderr, flush=True)

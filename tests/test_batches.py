@@ -24,7 +24,7 @@ class Numbered:
         return positions.astype(np.uint8).reshape(-1, 1, 1, 1), positions % 2
 
 
-def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=changes(), after=0, shares=1):
+def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=changes(), after=0, multiple=1):
     made = training_batches(
         Numbered(),
         image_shape=(1, 1, 1),
@@ -35,7 +35,7 @@ def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=changes(), after=0,
         change=change,
         label_smoothing=label_smoothing,
         after=after,
-        shares=shares,
+        multiple=multiple,
     )
     return [(images.numpy(), labels.numpy()) for images, labels in made]
 
@@ -89,11 +89,11 @@ def test_label_smoothing_is_spread_over_all_classes():
     np.testing.assert_allclose(labels.sum(axis=1), 1)
 
 
-def test_devices_that_share_a_batch_get_equal_shares_and_other_images_are_left_out_each_epoch():
+def test_the_size_of_every_batch_is_a_multiple_and_other_images_are_left_out_each_epoch():
     alone = positions(batches())
     assert [len(batch) for batch in alone] == [4, 4, 2, 4, 4, 2]
-    assert positions(batches(shares=2)) == alone
-    assert positions(batches(shares=4)) == alone[:2] + alone[3:5]
+    assert positions(batches(multiple=2)) == alone
+    assert positions(batches(multiple=4)) == alone[:2] + alone[3:5]
 
 
 def test_evaluation_sees_every_image_once_in_its_own_order_with_hard_labels():

@@ -7,7 +7,15 @@ import pytest
 from pipeline import data
 from pipeline.config import Config
 from pipeline.errors import Diverged, UsageError
-from pipeline.fit import build, compile_model, evaluation_batches, fit, initialize, training_batches
+from pipeline.fit import (
+    build,
+    compile_model,
+    evaluation_batches,
+    fit,
+    initialize,
+    steps_per_epoch,
+    training_batches,
+)
 from pipeline.initializer import initial_kernels
 from pipeline.model import depthwise_kernels
 from pipeline.schedule import LearningRate
@@ -87,6 +95,13 @@ def test_each_epoch_is_reported_once_counted_from_one_with_the_rate_of_its_last_
     rate = LearningRate("cosine", peak=0.02, steps=8, warmup_fraction=0.25)
     assert result.history["learning_rate"] == pytest.approx([float(rate(3)), float(rate(7))])
     assert result.history["epoch_seconds"][1] > 200 / result.history["images_per_second"][1] > 0
+
+
+@pytest.mark.parametrize(("jit_compile", "sizes"), [(False, [60, 60, 60, 20]), (True, [60, 60, 60])])
+def test_a_step_that_xla_compiles_sees_batches_of_one_size(digits, jit_compile, sizes):
+    config = TINY.model_copy(update={"batch_size": 60, "jit_compile": jit_compile})
+    steps = steps_per_epoch(config, len(digits.train), devices=1)
+    assert [len(images) for images, _ in training_batches(config, digits).take(steps)] == sizes
 
 
 @pytest.mark.parametrize(("batch_size", "at_once"), [(2, 8), (200, 485)])  # 485: three equal parts
