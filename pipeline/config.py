@@ -120,7 +120,7 @@ class Config(Settings):
         "one", description="train on one GPU, or on all that this machine has, each on its share of every batch"
     )
     jit_compile: bool | Literal["auto"] = Field(
-        "auto", description="compile a training step with XLA, all batches of one size; auto: on one GPU, not on several or a CPU"
+        "auto", description="compile with XLA, in batches of one size; auto: on one GPU, not on several or a CPU"
     )
     fast_layers: bool | Literal["auto"] = Field(
         "auto", description="train with layers that are faster than Keras' own; auto: on a CPU, not on a GPU"

@@ -138,6 +138,16 @@ def test_validation_images_and_other_data_are_not_the_test_set(evaluated, run_id
     assert told["label"].tolist() == [9 - label for label in labels], "as positions among the model's classes"
 
 
+def test_a_model_s_own_run_is_not_taken_for_the_evaluation_s_where_mlflow_run_was_told_to(
+    evaluated, run_id, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    assert main([run_id, *FEW]) == 0
+    own, after = newest("evaluate"), found(run_id)
+    assert own.info.run_id != run_id == own.data.tags["mlflow.parentRunId"]
+    assert after.data.tags["role"] == "run" and "mlflow.parentRunId" not in after.data.tags
+
+
 def test_an_evaluation_that_breaks_off_counts_and_leaves_the_model_s_run_finished(evaluated, run_id, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("out of paper")
@@ -162,7 +172,7 @@ def test_after_a_kill_the_model_s_run_is_finished_and_the_evaluation_is_closed_b
     process.communicate()
     own = newest("evaluate")
     assert (own.info.status, found(run_id).info.status) == ("RUNNING", "FINISHED")
-    assert train.main(["smoke"]) == 0
+    assert main([run_id, *FEW]) == 0
     assert (found(own.info.run_id).info.status, found(run_id).info.status) == ("FAILED", "FINISHED")
 
 

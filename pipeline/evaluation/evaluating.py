@@ -13,7 +13,7 @@ from pipeline.evaluation.predicting import predictor
 from pipeline.evaluation.preparing import Prepared
 from pipeline.evaluation.subject import Subject, place, plain_place, subject
 from pipeline.evaluation.trained import Trained
-from pipeline.lifetime import ownership
+from pipeline.lifetime import liveness, ownership
 from pipeline.lifetime.ancestors import OPENED
 from pipeline.openings import opening
 from pipeline.style import count
@@ -42,6 +42,8 @@ def evaluate(ready: Prepared, *, report: Report) -> list[str]:
     if ready.settings.dataset is None and ready.source.fingerprint not in {"", ready.data.fingerprint}:
         report(f"warning: {ready.data.name} is not what it was when the run was trained on it")
     with _own_run(client, ready, images) as own:
+        for lost in liveness.lost(client, own.experiment_id):
+            report(lost)
         where = place(images, taken=_taken(ready.source))
         opened = _say_what_is_opened(client, own, ready.source, images, where)
         step = next_step(client, model.run_id, where)

@@ -39,12 +39,14 @@ def prepared(asked: Asked) -> Iterator[Prepared]:
         UsageError: the model, its run or the images cannot be had, or have other classes.
     """
     client = MlflowClient()
+    with ownership.answering():
+        uri = _uri(client, asked.model)
+        found = find(client, uri)
+        source = trained(client, str(found.source_run_id))
+        said = get_model_info(found.model_uri).metadata or {}
+    if os.environ.get(OPENED) == source.run.info.run_id:  # `mlflow run --run-id`: a training's run is no evaluation's
+        del os.environ[OPENED]
     with ownership.opening(client, os.environ.get(OPENED)):
-        with ownership.answering():
-            uri = _uri(client, asked.model)
-            found = find(client, uri)
-            source = trained(client, str(found.source_run_id))
-            said = get_model_info(found.model_uri).metadata or {}
         data = load(source.config, asked.settings)
         refuse_other_classes(data, said.get("classes", data.classes))
         yield Prepared(uri, source, data, asked.settings)

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from pipeline import logged_model, plots, track
 from pipeline.code_version import code_version
 from pipeline.errors import UsageError
-from pipeline.lifetime import ownership
+from pipeline.lifetime import liveness, ownership
 from pipeline.lifetime.ancestors import OPENED
 from pipeline.logged_model import LoggedModel
 from pipeline.predicting.answers import TOP, Answer, answers
@@ -57,7 +57,7 @@ def predict(asked: Asked, found: Found) -> list[str]:
     with ownership.opening(MlflowClient(), os.environ.get(OPENED)):
         model = logged_model.load(asked.model)
         with _own_run(asked, model) as run:
-            return _leave(run, asked, model, found)
+            return [*liveness.lost(MlflowClient(), run.experiment_id), *_leave(run, asked, model, found)]
 
 
 def _leave(run: Run, asked: Asked, model: LoggedModel, found: Found) -> list[str]:

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from pipeline.code_version import code_version
 from pipeline.errors import UsageError
-from pipeline.lifetime import ownership
+from pipeline.lifetime import liveness, ownership
 from pipeline.lifetime.ancestors import OPENED
 from pipeline.lifetime.interrupt import Stopped
 from pipeline.reporting import files, leaderboard, page
@@ -45,7 +45,8 @@ def write(asked: Asked) -> list[str]:
         chosen = choose(client, asked.runs)
         metric, left_out, found = _ranked(chosen, asked)
         with _own_run(client, chosen, asked) as run_id:
-            return _leave(client, run_id, chosen, metric, found, left_out, asked)
+            lost = liveness.lost(client, chosen.rows[0].experiment_id)
+            return [*lost, *_leave(client, run_id, chosen, metric, found, left_out, asked)]
 
 
 def _ranked(chosen: Chosen, asked: Asked) -> tuple[Metric, list[str], list[Recipe]]:
