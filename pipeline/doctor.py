@@ -5,7 +5,6 @@ sends what runs could not tell while the tracking server was away, and closes th
 this host. The exit code is 1 where something is broken.
 """
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pydantic import Field
 
 from pipeline import command_line
-from pipeline.errors import UsageError
+from pipeline.door import exit_code
 from pipeline.health.finding import Finding
-from pipeline.refusal import refuse
 from pipeline.settings import Settings
-from pipeline.store_urls import bound_waiting, hide_credentials
 
 PROGRAM = "python -m pipeline.doctor"
 
@@ -32,22 +29,20 @@ class Visit(Settings):
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 where something is broken, 2 for input that cannot be used."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    try:
-        hide_credentials(os.environ)
-        bound_waiting(os.environ)
-        visit = Visit.build(
-            command_line.parse(
-                arguments, program=PROGRAM, description=str(__doc__), settings=Visit.build({}), of="by default"
-            )
+    return exit_code(lambda: _visit(arguments))
+
+
+def _visit(arguments: Sequence[str]) -> int:
+    visit = Visit.build(
+        command_line.parse(
+            arguments, program=PROGRAM, description=str(__doc__), settings=Visit.build({}), of="by default"
         )
-        broken = False
-        for finding in _findings(visit):
-            print(finding, flush=True)
-            broken |= finding.state == "broken"
-    except UsageError as error:
-        return refuse(error)
+    )
+    broken = False
+    for finding in _findings(visit):
+        print(finding, flush=True)
+        broken |= finding.state == "broken"
     return int(broken)
 
 

@@ -7,8 +7,6 @@ test images of the training data is counted there, and told in reports. TensorFl
 so they come after the command line has been accepted.
 """
 
-import errno
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,55 +14,37 @@ from functools import partial
 
 from pipeline.cache import refuse_unwritable
 from pipeline.data import refuse_missing
-from pipeline.errors import UsageError
+from pipeline.door import exit_code
 from pipeline.evaluation import asked
 from pipeline.lifetime.ancestors import watched
-from pipeline.lifetime.interrupt import Stopped, stoppable
+from pipeline.lifetime.interrupt import stoppable
 from pipeline.machine.processor import prefer_onednn
 from pipeline.machine.quiet import quiet
-from pipeline.printable import one_line
-from pipeline.refusal import refuse
 from pipeline.scratch import temporary_files
-from pipeline.store_urls import bound_waiting, hide_credentials
 
 PROGRAM = "python -m pipeline.evaluate"
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 for a full disk, 2 for input that cannot be used."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     prefer_onednn()
-    try:
-        hide_credentials(os.environ)
-        bound_waiting(os.environ)
-        what = asked.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
-        if what.settings.dataset is not None:
-            refuse_missing(what.settings.dataset)
-        refuse_unwritable()
-        with stoppable(), watched(), temporary_files("evaluations"):
-            _evaluate(what)
-    except UsageError as error:
-        return refuse(error)
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        print(f"error: the disk is full: {one_line(error)}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(f"stopped by {stopped}", file=sys.stderr)
-        return 128 + stopped.signal
-    return 0
+    return exit_code(lambda: _evaluate(arguments))
 
 
-def _evaluate(what: asked.Asked) -> None:
-    from pipeline.evaluation.preparing import prepared
+def _evaluate(arguments: Sequence[str]) -> None:
+    what = asked.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
+    if what.settings.dataset is not None:
+        refuse_missing(what.settings.dataset)
+    refuse_unwritable()
+    with stoppable(), watched(), temporary_files("evaluations"):
+        from pipeline.evaluation.preparing import prepared
 
-    with prepared(what) as ready:
-        with quiet():
-            from pipeline.evaluation.evaluating import evaluate
-        for line in evaluate(ready, report=partial(print, flush=True)):
-            print(line, flush=True)
+        with prepared(what) as ready:
+            with quiet():
+                from pipeline.evaluation.evaluating import evaluate
+            for line in evaluate(ready, report=partial(print, flush=True)):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,15 @@
 MLflow takes seconds to import, so it comes after search and data have been accepted.
 """
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from pipeline import space
 from pipeline.cache import refuse_unwritable
-from pipeline.errors import UsageError
+from pipeline.door import exit_code
 from pipeline.loading import load_data
 from pipeline.machine.processor import prefer_onednn
-from pipeline.refusal import refuse
-from pipeline.store_urls import bound_waiting, hide_credentials
 from pipeline.study_storage import check_environment
 
 PROGRAM = "python -m pipeline.search"
@@ -22,23 +19,21 @@ PROGRAM = "python -m pipeline.search"
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 for a failed search, 2 for bad input, 130 for a stopped one."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is a thread, and forks come after it
     prefer_onednn()
-    try:
-        hide_credentials(os.environ)
-        bound_waiting(os.environ)
-        check_environment(os.environ)
-        search = space.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
-        refuse_unwritable()
-        data = load_data(search.base)
-        space.check(search, image_shape=data.image_shape, training_images=len(data.train))
-        from pipeline.study.searching import carry_out
+    return exit_code(lambda: _search(arguments))
 
-        return carry_out(search, data)
-    except UsageError as error:
-        return refuse(error)
+
+def _search(arguments: Sequence[str]) -> int:
+    check_environment(os.environ)
+    search = space.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
+    refuse_unwritable()
+    data = load_data(search.base)
+    space.check(search, image_shape=data.image_shape, training_images=len(data.train))
+    from pipeline.study.searching import carry_out
+
+    return carry_out(search, data)
 
 
 if __name__ == "__main__":

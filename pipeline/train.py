@@ -4,8 +4,6 @@ TensorFlow and MLflow take seconds to import, so they come after settings and da
 is to go on, or `mlflow run` has opened one, MLflow is asked before the data are read.
 """
 
-import errno
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,17 +12,14 @@ from typing import TYPE_CHECKING
 
 from pipeline import config as settings
 from pipeline.cache import refuse_unwritable
-from pipeline.errors import Diverged, NothingToDo, UsageError
+from pipeline.door import exit_code
 from pipeline.lifetime.ancestors import OPENED, watched
-from pipeline.lifetime.interrupt import Stopped, stoppable
+from pipeline.lifetime.interrupt import stoppable
 from pipeline.loading import load_data
 from pipeline.machine.hosts import refuse_several
 from pipeline.machine.processor import prefer_onednn
 from pipeline.machine.quiet import quiet
-from pipeline.printable import one_line
-from pipeline.refusal import refuse
 from pipeline.scratch import temporary_files
-from pipeline.store_urls import bound_waiting, hide_credentials
 
 if TYPE_CHECKING:
     from pipeline.resume import Resumption
@@ -34,46 +29,31 @@ PROGRAM = "python -m pipeline.train"
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code: 0, 1 for a run that failed, 2 for input that cannot be used."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines; its errors come as exceptions
     prefer_onednn()
-    try:
-        hide_credentials(os.environ)
-        bound_waiting(os.environ)
-        with stoppable(), watched():
-            _train(settings.from_command_line(arguments, program=PROGRAM, description=str(__doc__)))
-    except NothingToDo as done:
-        print(done)
-    except UsageError as error:
-        return refuse(error)
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        print(f"error: the disk is full: {one_line(error)}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(f"stopped by {stopped}", file=sys.stderr)
-        return 128 + stopped.signal
-    return 0
+    return exit_code(lambda: _train(arguments))
 
 
-def _train(typed: settings.Typed) -> None:
-    with _opened(typed) as resumption:
-        config = resumption.config if resumption else typed.config
-        refuse_unwritable()
-        refuse_several(os.environ)
-        data = load_data(config)
-        settings.check(config, image_shape=data.image_shape, training_images=len(data.train))
-        if resumption:
-            resumption.check(data.fingerprint)
-        with temporary_files("runs"):
-            with quiet():
-                from pipeline.run import train
-            train(typed.recipe, config, data, resumption)
+def _train(arguments: Sequence[str]) -> None:
+    with stoppable(), watched():
+        typed = settings.from_command_line(arguments, program=PROGRAM, description=str(__doc__))
+        with _opened(typed) as resumption:
+            _begin(typed, resumption)
+
+
+def _begin(typed: settings.Typed, resumption: "Resumption | None") -> None:
+    config = resumption.config if resumption else typed.config
+    refuse_unwritable()
+    refuse_several(os.environ)
+    data = load_data(config)
+    settings.check(config, image_shape=data.image_shape, training_images=len(data.train))
+    if resumption:
+        resumption.check(data.fingerprint)
+    with temporary_files("runs"):
+        with quiet():
+            from pipeline.run import train
+        train(typed.recipe, config, data, resumption)
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""What every command makes of how its work ended."""
+
+import errno
+import signal
+
+import mlflow
+import pytest
+from scripted import mlflow_store
+
+from pipeline.door import exit_code
+from pipeline.errors import Diverged, NothingToDo, UsageError
+from pipeline.lifetime.interrupt import Stopped
+
+
+@pytest.fixture
+def run_id(tmp_path):
+    with mlflow_store(tmp_path):
+        yield mlflow.MlflowClient().create_run("0").info.run_id
+
+
+def ends(error):
+    def work():
+        raise error
+
+    return exit_code(work)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "out", "err"),
+    [
+        (UsageError("depth must be more"), 2, "", "error: depth must be more\n"),
+        (Diverged("loss became nan"), 1, "", "error: loss became nan\n"),
+        (NothingToDo("it is finished"), 0, "it is finished\n", ""),
+        (OSError(errno.ENOSPC, "No space left"), 1, "", "error: the disk is full: [Errno 28] No space left\n"),
+        (Stopped(signal.SIGTERM), 143, "", "stopped by SIGTERM\n"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_end_has_one_line_and_an_exit_code(error, code, out, err, monkeypatch, capsys):
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    assert ends(error) == code
+    assert capsys.readouterr() == (out, err)
+
+
+def test_a_fault_of_the_program_is_not_hidden():
+    with pytest.raises(PermissionError):
+        ends(PermissionError(errno.EACCES, "not yours"))
+
+
+def test_work_that_says_how_it_ended_is_believed():
+    assert (exit_code(lambda: None), exit_code(lambda: 1)) == (0, 1)
+
+
+def test_a_refusal_is_said_in_the_run_that_mlflow_run_opened(monkeypatch, run_id):
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    assert ends(UsageError("depth must be more")) == 2
+    assert mlflow.get_run(run_id).data.tags["ended.reason"] == "depth must be more"
