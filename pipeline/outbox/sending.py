@@ -66,15 +66,23 @@ def _batch(client: MlflowClient, records: Sequence[Record]) -> None:
         points = _missing(client, run_id, points, once=first.get("once", False))
     model = model_of(client, client.get_run(run_id)) if first.get("of_model") else None
     model_id = model.model_id if model else None
-    client.log_batch(
-        run_id,
-        metrics=[
-            Metric(name, value, time, step, model_id=model_id, run_id=run_id) for name, value, time, step in points
-        ],
-        params=[Param(name, value) for name, value in _merged(records, "params").items()],
-        tags=[RunTag(name, value) for name, value in _merged(records, "tags").items()],
-        synchronous=True,
-    )
+    metrics = [Metric(name, value, time, step, model_id=model_id, run_id=run_id) for name, value, time, step in points]
+    tags = [RunTag(name, value) for name, value in _merged(records, "tags").items()]
+
+    def log(params: Mapping[str, str]) -> None:
+        client.log_batch(
+            run_id, metrics, [Param(name, value) for name, value in params.items()], tags, synchronous=True
+        )
+
+    params = _merged(records, "params")
+    try:
+        log(params)
+    except MlflowException:  # another driver logs the same: MLflow looks, then writes, and does not hold on between
+        there = client.get_run(run_id).data.params
+        missing = {name: value for name, value in params.items() if there.get(name) != value}
+        if missing == params:
+            raise
+        log(missing)
 
 
 def _merged(records: Sequence[Record], part: str) -> dict[str, str]:
