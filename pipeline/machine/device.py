@@ -65,9 +65,10 @@ def precision_for(device: Device) -> str:
 
 
 def jit_compile_for(device: Device) -> bool:
-    """What `jit_compile=auto` means here: XLA's CPU compiler did not finish twelve steps of a ConvMixer in 140 s.
+    """What `jit_compile=auto` means here.
 
-    Several GPUs exchange what batch norm sees in the midst of a step, which XLA cannot hold.
+    On an H100 ConvMixer-256/8 trains six times as fast with it, once it is compiled; XLA's CPU compiler did not finish
+    twelve steps in 140 s. Several GPUs exchange what batch norm sees in the midst of a step, which XLA cannot hold.
     """
     return device.kind == "GPU" and device.count == 1
 
