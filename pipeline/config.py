@@ -81,7 +81,10 @@ class Config(Settings):
 
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=1, le=1_000_000, description="training images a step")
-    learning_rate: float = Field(1e-3, gt=0, le=10, description="peak step size of AdamW")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="AdamW; or Muon for the convolutions over channels, and AdamW for the rest"
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="peak step size")
     schedule: Literal["constant", "one_cycle", "cosine"] = Field(
         "constant", description="course of the learning rate: at its peak throughout, up and down, or down a cosine"
     )
@@ -89,7 +92,7 @@ class Config(Settings):
         0.05, ge=0, le=0.5, description="share of all steps on the way up to the peak (one_cycle and cosine)"
     )
     adam_epsilon: float = Field(1e-7, gt=0, le=1, description="AdamW's term against division by zero")
-    weight_decay: float = Field(1e-4, ge=0, le=10, description="decoupled weight decay of AdamW")
+    weight_decay: float = Field(1e-4, ge=0, le=10, description="decoupled weight decay")
     decay_norm_and_bias: bool = Field(
         False, description="decay batch norm's scales and shifts and all biases as well as the kernels"
     )

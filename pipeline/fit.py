@@ -19,6 +19,7 @@ from pipeline.data import Data
 from pipeline.errors import Diverged, UsageError
 from pipeline.initializer import initial_kernels
 from pipeline.model import conv_mixer
+from pipeline.optimizer import optimizer
 from pipeline.schedule import LearningRate
 
 EVALUATION_BATCH = 500  # images, at the most: more are no faster
@@ -164,19 +165,18 @@ def initialize(model: keras.Model, config: Config) -> None:
 
 
 def compile_model(model: keras.Model, config: Config, rate: LearningRate) -> None:
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) on cross-entropy; float16 gets Keras' loss scaling."""
-    optimizer = keras.optimizers.AdamW(
+    """Cross-entropy, and the optimizer of these settings; float16 gets Keras' loss scaling."""
+    steps = optimizer(
+        config.optimizer,
         rate,
         weight_decay=config.weight_decay,
         epsilon=config.adam_epsilon,
-        global_clipnorm=config.clip_norm,
-        use_ema=config.ema_momentum is not None,
-        ema_momentum=config.ema_momentum or 0.0,
+        clip_norm=config.clip_norm,
+        ema_momentum=config.ema_momentum,
+        decay_norm_and_bias=config.decay_norm_and_bias,
     )
-    if not config.decay_norm_and_bias:
-        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     model.compile(
-        optimizer,
+        steps,
         loss=keras.losses.CategoricalCrossentropy(),
         metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         jit_compile=config.jit_compile is True,

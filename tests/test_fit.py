@@ -202,8 +202,12 @@ def states(keep):
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"precision": "mixed_float16"}, {"ema_momentum": 0.8}],  # with a loss scale, with averages
-    ids=["float32", "float16", "averaged"],
+    [
+        {},
+        {"precision": "mixed_float16"},
+        {"ema_momentum": 0.8, "optimizer": "muon"},
+    ],  # with a loss scale, with averages
+    ids=["float32", "float16", "averaged muon"],
 )
 def test_training_that_goes_on_from_a_state_ends_as_if_it_had_never_been_interrupted(fitted, more):
     settings = {"epochs": 4, "schedule": "one_cycle", "clip_norm": 1.0} | more
