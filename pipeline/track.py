@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlflow
 
+from pipeline.checkpoints.leftovers import clear_finished
 from pipeline.lifetime import interrupt, liveness, ownership
 from pipeline.lifetime.ancestors import OPENED
 from pipeline.lifetime.interrupt import Stopped, stoppable
@@ -100,6 +101,7 @@ def owned(opened: Run, *, below: str) -> Iterator[list[str]]:
                 ownership.nest(client, child, parent=opened.id, name=below, role="resume")
                 opened.below = child
             lines = [*deliver(), *liveness.lost(client, opened.experiment_id)]
+            clear_finished(client)
         with ownership.beating(client, opened.id, taken=take):
             stopping.last_words = lambda stopped: _last_words(opened, stopped)
             yield lines

@@ -60,6 +60,7 @@ class Run:
         Returns:
             The run's name.
         """
+        self.outbox.flush()  # what the interrupted process has left may still be on its way
         client = mlflow.MlflowClient()
         found = client.get_run(self.id)
         for name in found.data.metrics:

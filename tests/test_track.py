@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+import time
 
 import mlflow
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline import track, tracked_run
 from pipeline.errors import UsageError
 from pipeline.lifetime.interrupt import Stopped
 from pipeline.model import conv_mixer
-from pipeline.outbox import delivery
+from pipeline.outbox import delivery, sending
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +240,30 @@ def test_every_run_of_this_file_was_closed(store):
     with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
         (still_open,) = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
     assert still_open == 1  # the one that the test of made-up names opened by hand
+
+
+def test_figures_that_a_killed_process_left_unsent_are_not_logged_again_by_the_one_that_goes_on(store, monkeypatch):
+    client, send = mlflow.MlflowClient(), sending.send
+    run_id = client.create_run(mlflow.get_experiment_by_name("test").experiment_id).info.run_id
+
+    def away(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr(sending, "send", away)
+    killed = tracked_run.Run(run_id, client.get_run(run_id))
+    killed.results({"test_accuracy": 0.5})
+    killed.outbox.close()
+
+    def slow(*arguments):
+        time.sleep(0.5)
+        send(*arguments)
+
+    monkeypatch.setattr(sending, "send", slow)
+    resumed = tracked_run.Run(run_id, client.get_run(run_id))
+    resumed.recall()
+    resumed.results({"test_accuracy": 0.5, "test_loss": 2.0})
+    assert resumed.outbox.flush() == 0
+    resumed.outbox.close()
+    client.set_terminated(run_id)
+    histories = {name: client.get_metric_history(run_id, name) for name in ("test_accuracy", "test_loss")}
+    assert {name: len(points) for name, points in histories.items()} == {"test_accuracy": 1, "test_loss": 1}

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
+from pipeline.checkpoints.leftovers import clear_finished
 from pipeline.errors import UsageError
 from pipeline.lifetime import liveness, ownership
 from pipeline.lifetime.ancestors import OPENED
@@ -91,6 +92,7 @@ class StudyRun:
         with ownership.answering():
             ownership.claim(self._client, self._mine)
             lines = [*deliver(), *liveness.lost(self._client, self.experiment_id)]
+            clear_finished(self._client)
         # a second driver, which the study's lease knows of before
         beating = ownership.beating(self._client, self._mine, taken=lambda process: None)
         self._life.enter_context(beating)
@@ -181,6 +183,7 @@ class StudyRun:
         Raises:
             UsageError: the tracking store does not answer.
         """
+        self._outbox.flush()  # the driver that left them may also have left how they ended
         with ownership.answering():
             finals = self._below(self.id, "tags.role = 'final'")
             lost = [run_id for parent in [self.id, *finals] for run_id in self._below(parent, "status = 'RUNNING'")]

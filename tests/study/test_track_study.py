@@ -1,12 +1,14 @@
 """What a study leaves in a real MLflow store, over several drivers."""
 
 import sqlite3
+import time
 
 import mlflow
 import pandas as pd
 import pytest
 from scripted import mlflow_store
 
+from pipeline.outbox import sending
 from pipeline.study.track_study import PARENT, StudyRun
 from pipeline.workers.jobs import Ended, Outcome
 
@@ -242,3 +244,23 @@ def test_no_run_is_deleted(store):
     with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
         (deleted,) = database.execute("select count(*) from runs where lifecycle_stage = 'deleted'").fetchone()
     assert deleted == 1  # by the test of a run that is gone
+
+
+def test_how_a_killed_driver_has_said_that_a_trial_ended_comes_before_what_it_left_is_called_lost(opens, monkeypatch):
+    runs, send = opens(), sending.send
+    child = runs.child("t000", role="trial", tags={}).run_id
+
+    def away(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr(sending, "send", away)
+    runs.close_child(child, how(Outcome.PRUNED))
+    runs._life.close(), runs._outbox.close()  # as a kill does
+
+    def slow(*arguments):
+        time.sleep(0.5)
+        send(*arguments)
+
+    monkeypatch.setattr(sending, "send", slow)
+    opens(known=runs.id).close_lost()
+    assert found(child).data.tags["trial.state"] == "pruned"
