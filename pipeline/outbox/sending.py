@@ -28,6 +28,7 @@ from pipeline.outbox.record import Record
 from pipeline.outbox.registration import register
 
 MOST = 200  # records in one call
+FIGURE = 0  # the step of what is said of a whole run
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}  # of local artifact stores
 PASSING = {401, 403, 408, 429}  # of HTTP's answers from 400 to 499: a password that has run out can be renewed
 
@@ -62,7 +63,7 @@ def send(client: MlflowClient, records: Sequence[Record]) -> None:
 def _batch(client: MlflowClient, records: Sequence[Record]) -> None:
     run_id, first = records[0].run_id, records[0].body
     points: list[list[Any]] = [point for record in records for point in record.body.get("metrics", ())]
-    if points and any(record.tried for record in records):
+    if any(point[3] == FIGURE for point in points) or (points and any(record.tried for record in records)):
         points = _missing(client, run_id, points, once=first.get("once", False))
     model = model_of(client, client.get_run(run_id)) if first.get("of_model") else None
     model_id = model.model_id if model else None
@@ -90,15 +91,22 @@ def _merged(records: Sequence[Record], part: str) -> dict[str, str]:
 
 
 def _missing(client: MlflowClient, run_id: str, points: list[list[Any]], *, once: bool) -> list[list[Any]]:
-    """Those of the points that the run does not have."""
+    """Those of the points that the run does not have, and of its figures those that say something new.
+
+    A figure may come again from whoever goes on after a kill, which fell between its telling and what it stands for.
+    """
     there = client.get_run(run_id).data.metrics
     known: set[tuple[object, ...]] = set()
     for name in {point[0] for point in points} & there.keys():
         for point in client.get_metric_history(run_id, name):
             known |= {(name, point.step), (name, point.step, point.timestamp)}
-    return [
-        point for point in points if ((point[0], point[3]) if once else (point[0], point[3], point[2])) not in known
-    ]
+
+    def is_there(name: str, value: float, time: int, step: int) -> bool:
+        if once:
+            return (name, step) in known
+        return (name, step, time) in known or (step == FIGURE and there.get(name) == value)
+
+    return [point for point in points if not is_there(*point)]
 
 
 def _dataset(client: MlflowClient, record: Record) -> None:

@@ -45,3 +45,15 @@ def test_params_that_another_process_logs_at_the_same_moment_are_sent_all_the_sa
 def test_params_that_another_process_logs_otherwise_are_refused(run_id):
     with pytest.raises(MlflowException, match="UNIQUE constraint failed"):
         sending.send(Overtaken(("trials", "6")), [batch(run_id, trials="5")])
+
+
+@pytest.mark.parametrize(
+    ("once", "values", "kept"),
+    [(True, (0.5, 0.5), [0.5]), (True, (0.5, 0.6), [0.5]), (False, (0.5, 0.5), [0.5]), (False, (0.5, 0.6), [0.5, 0.6])],
+)
+def test_a_figure_that_is_told_again_by_whoever_goes_on_is_kept_once(run_id, once, values, kept):
+    client = mlflow.MlflowClient()
+    for time, value in enumerate(values):
+        body = {"metrics": [["test_accuracy", value, time, 0]], "once": once}
+        sending.send(client, [Record("batch", run_id, body)])
+    assert [point.value for point in client.get_metric_history(run_id, "test_accuracy")] == kept
