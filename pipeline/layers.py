@@ -18,7 +18,7 @@ from pipeline.machine.processor import has_bfloat16
 STRIDES = [1, 1, 1, 1]
 COLUMNS = 3  # of a kernel whose gradient is taken at a time
 LARGEST_WHOLE = 5  # side of a kernel whose gradient is faster in one; measured on two cores with AVX2
-FOLD = {tf.float32: 4, tf.bfloat16: 8}  # parts of each image that are added up before they are summed over
+FOLD, FOLD_BFLOAT16 = 4, 8  # parts of each image that are added up before they are summed over
 
 
 class Conv2D(layers.Conv2D):
@@ -155,7 +155,7 @@ def _sums(terms: Callable[..., list[tf.Tensor]], *arrays: tf.Tensor, parts: int)
 
 
 def _parts(x: tf.Tensor) -> int:
-    return math.gcd(x.shape[1], FOLD[x.dtype])
+    return math.gcd(x.shape[1], FOLD if _is_exact(x) else FOLD_BFLOAT16)
 
 
 def _is_exact(x: tf.Tensor) -> bool:

@@ -134,3 +134,18 @@ def test_gelu_norms_bias_takes_the_gradient_that_a_bias_before_it_takes():
             total = tf.reduce_sum(function() * random(2, 4, 4, 6, seed=2))
         found.append(tape.gradient(total, bias))
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
+
+
+def test_gelu_norm_takes_float16_too():
+    layer, x, bias = fast.GeluNorm(momentum=0.9, name="norm"), random(2, 4, 4, 6), random(6, seed=1)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        half = layer(tf.cast(x, tf.float16), tf.cast(bias, tf.float16), training=True)
+        total = tf.reduce_sum(tf.cast(half, tf.float32) * random(2, 4, 4, 6, seed=2))
+    gradient = tape.gradient(total, x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        whole = layer(x, bias, training=True)
+        total = tf.reduce_sum(whole * random(2, 4, 4, 6, seed=2))
+    np.testing.assert_allclose(tf.cast(half, tf.float32), whole, atol=2e-2)
+    np.testing.assert_allclose(gradient, tape.gradient(total, x), atol=5e-2)
