@@ -5,6 +5,7 @@ is the most that its processes held at once for themselves (RssAnon of /proc, so
 that are mapped into memory are the system's, which takes them back when it needs them.
 """
 
+import argparse
 import os
 import re
 import subprocess
@@ -34,9 +35,12 @@ ROWS = (  # images, side in pixels, what differs from SMALL
 
 def main() -> None:
     """Print a line a run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", choices=range(1, len(ROWS) + 1), help="only these of the table")
+    rows = parser.parse_args().rows or range(1, len(ROWS) + 1)
     print("| images | pixels | filters | decoded, GB | reading them first, s | training, images/s | memory held, GB |")
     print("|---|---|---|---|---|---|---|")
-    for images, side, changes in ROWS:
+    for images, side, changes in (ROWS[row - 1] for row in rows):
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder) / "images", images, side)
             reading, speed, held = run(Path(folder), SMALL | changes)
