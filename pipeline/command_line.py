@@ -59,6 +59,28 @@ def parse(
     return {flag: _given(flag, value, settings) for flag, value in given.items()}
 
 
+def parse_after(
+    name: str, what: str, arguments: Sequence[str], *, program: str, description: str, settings: Settings
+) -> tuple[str, dict[str, str]]:
+    """A first word that must be given, and what was typed after it, as by `parse`.
+
+    Args:
+        name: the word's, as the help shows it.
+        what: what the word says.
+        settings: the defaults.
+
+    Raises:
+        UsageError: the word is missing or no first one, or as `parse` does.
+    """
+    given = parse(
+        arguments, program=program, description=description, positional=(name, what), settings=settings, of="default"
+    )
+    word = given.pop(name, "").strip()
+    if not word or word.startswith("--"):
+        raise UsageError(f"name first the {name}: {what}")
+    return word, given
+
+
 def _refuse_twice(arguments: Sequence[str]) -> None:
     """Raise UsageError for a flag that is given more than once: which of the two was meant?"""
     flags = [word.split("=")[0] for word in arguments if word.startswith("--")]

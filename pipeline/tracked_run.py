@@ -28,6 +28,7 @@ from pipeline.lifetime import ownership
 from pipeline.lifetime.ownership import TAG_CHARACTERS
 from pipeline.lifetime.process import this_process
 from pipeline.outbox import files, registration
+from pipeline.outbox.asking import patiently
 from pipeline.outbox.delivery import reason
 from pipeline.outbox.logged import MODEL, SERVED, model_of
 from pipeline.outbox.outbox import Outbox
@@ -59,8 +60,15 @@ class Run:
 
         Returns:
             The run's name.
+
+        Raises:
+            UsageError: MLflow does not answer, and not a while later either.
         """
         self.outbox.flush()  # what the interrupted process has left may still be on its way
+        with ownership.answering():
+            return patiently(self._recall)
+
+    def _recall(self) -> str:
         client = mlflow.MlflowClient()
         found = client.get_run(self.id)
         for name in found.data.metrics:

@@ -4,6 +4,7 @@ import os
 import signal
 import sqlite3
 import time
+from functools import partial
 
 import mlflow
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline import track, tracked_run
 from pipeline.errors import UsageError
 from pipeline.lifetime.interrupt import Stopped
 from pipeline.model import conv_mixer
-from pipeline.outbox import delivery, sending
+from pipeline.outbox import asking, delivery, sending
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +268,46 @@ def test_figures_that_a_killed_process_left_unsent_are_not_logged_again_by_the_o
     client.set_terminated(run_id)
     histories = {name: client.get_metric_history(run_id, name) for name in ("test_accuracy", "test_loss")}
     assert {name: len(points) for name, points in histories.items()} == {"test_accuracy": 1, "test_loss": 1}
+
+
+@pytest.fixture
+def unanswered(monkeypatch):
+    """Has MLflow's next so many answers about figures fail as they do where its server is being restarted."""
+
+    def fail(times):
+        left, ask = [None] * times, mlflow.MlflowClient.get_metric_history
+
+        def answer(*arguments):
+            if left:
+                left.pop()
+                raise MlflowException("API request to http://127.0.0.1:5000 failed: Connection refused")
+            return ask(*arguments)
+
+        monkeypatch.setattr(mlflow.MlflowClient, "get_metric_history", answer)
+
+    monkeypatch.setattr(asking, "PAUSES", (0.01,))
+    return fail
+
+
+def test_a_run_goes_on_though_its_server_restarts_while_it_asks_what_is_known(store, unanswered):
+    with track.run(system_metrics=False) as run:
+        run.epoch(1, {"loss": 2.0})
+    unanswered(3)
+    with track.run(system_metrics=False, resumed=run.id) as again:
+        again.recall()
+        assert again.epoch(1, {"loss": 2.5}) == {"loss"}
+    assert found(run.id).info.status == "FINISHED"
+
+
+def test_a_run_does_not_go_on_where_its_server_stays_away_and_says_so_in_a_line(store, unanswered, monkeypatch):
+    with track.run(system_metrics=False) as run:
+        run.epoch(1, {"loss": 2.0})
+    unanswered(10**6)
+    monkeypatch.setattr(tracked_run, "patiently", partial(asking.patiently, seconds=0.1))
+    with (
+        pytest.raises(UsageError, match="the tracking store must be there and writable.*Connection refused"),
+        track.run(system_metrics=False, resumed=run.id) as again,
+    ):
+        again.recall()
+    monkeypatch.undo()
+    assert found(run.id).info.status == "FAILED"

@@ -6,8 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from pipeline import command_line
-from pipeline.errors import UsageError
+from pipeline.command_line import parse_after
 from pipeline.model_uri import parts
 from pipeline.settings import Settings
 
@@ -44,17 +43,9 @@ def from_command_line(arguments: Sequence[str], *, program: str, description: st
     Raises:
         UsageError: no model is named, or in no way that MLflow knows, or a setting is unknown or breaks its rule.
     """
-    given = command_line.parse(
-        arguments,
-        program=program,
-        description=description,
-        positional=("model", MODEL),
-        settings=EvaluationSettings.build({}),
-        of="default",
+    model, given = parse_after(
+        "model", MODEL, arguments, program=program, description=description, settings=EvaluationSettings.build({})
     )
-    model = given.pop("model", "").strip()
-    if not model or model.startswith("--"):
-        raise UsageError(f"name first the model: {MODEL}")
     if not RUN_ID.fullmatch(model) and model != LATEST:
         parts(model)
     return Asked(model, EvaluationSettings.build(given))

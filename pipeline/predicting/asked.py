@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from pipeline import command_line
+from pipeline.command_line import parse_after
 from pipeline.errors import UsageError
 from pipeline.model_uri import RULE, parts
 from pipeline.printable import one_line
@@ -40,17 +40,9 @@ def from_command_line(arguments: Sequence[str], *, program: str, description: st
         UsageError: no model or no images are named, a setting is unknown or breaks its rule, or the images are not
             there.
     """
-    given = command_line.parse(
-        arguments,
-        program=program,
-        description=description,
-        positional=("model", RULE),
-        settings=PredictSettings.build({}),
-        of="default",
+    model, given = parse_after(
+        "model", RULE, arguments, program=program, description=description, settings=PredictSettings.build({})
     )
-    model = given.pop("model", "").strip()
-    if not model or model.startswith("--"):
-        raise UsageError(f"name a model first: {RULE}")
     parts(model)
     settings = PredictSettings.build(given)
     if settings.images is None:

@@ -5,8 +5,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from pipeline import command_line
-from pipeline.errors import UsageError
+from pipeline.command_line import parse_after
 from pipeline.settings import Settings
 
 RUNS = "an experiment, a study, run ids with commas between, or an MLflow filter"
@@ -37,15 +36,7 @@ def from_command_line(arguments: Sequence[str], *, program: str, description: st
     Raises:
         UsageError: nothing is named, or a setting is unknown or breaks its rule.
     """
-    given = command_line.parse(
-        arguments,
-        program=program,
-        description=description,
-        positional=("runs", RUNS),
-        settings=ReportSettings.build({}),
-        of="default",
+    runs, given = parse_after(
+        "runs", RUNS, arguments, program=program, description=description, settings=ReportSettings.build({})
     )
-    runs = given.pop("runs", "").strip()
-    if not runs or runs.startswith("--"):
-        raise UsageError(f"name first what to compare: {RUNS}")
     return Asked(runs, ReportSettings.build(given))

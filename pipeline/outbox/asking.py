@@ -1,0 +1,30 @@
+"""Asks the tracking server, and asks again while it does not answer."""
+
+import time
+from collections.abc import Callable
+from itertools import chain, repeat
+from typing import TypeVar
+
+from mlflow.exceptions import MlflowException
+
+from pipeline.outbox.outbox import PATIENCE_SECONDS, PAUSES
+from pipeline.outbox.sending import refused
+
+Answer = TypeVar("Answer")
+
+
+def patiently(ask: Callable[[], Answer], *, seconds: float = PATIENCE_SECONDS) -> Answer:
+    """What `ask` returns; asked again where MLflow did not answer, for so many seconds.
+
+    Raises:
+        MlflowException: it refused, or still does not answer; or what else `ask` raises.
+    """
+    end = time.monotonic() + seconds
+    for pause in chain(PAUSES, repeat(PAUSES[-1])):
+        try:
+            return ask()
+        except MlflowException as error:
+            if refused(error) or time.monotonic() + pause > end:
+                raise
+        time.sleep(pause)
+    raise AssertionError("an endless loop has ended")
