@@ -22,14 +22,23 @@ HERE = Path(__file__).parent
 PROXY = {"filters": 64, "depth": 6, "train_examples": 20_000}  # what differs from the recipe, to fit two cores
 VARIANTS: dict[str, dict[str, object]] = {
     "fast": {},
-    "muon": {"optimizer": "muon"},
-    "muon 0.04": {"optimizer": "muon", "learning_rate": 0.04},
-    "muon 0.01": {"optimizer": "muon", "learning_rate": 0.01},
-    "muon batch 64": {"optimizer": "muon", "batch_size": 64},
-    "muon plain": {"optimizer": "muon", "randaugment_layers": 0, "cutout": 0},
-    "muon fan_in": {"optimizer": "muon", "depthwise_init": "fan_in_uniform"},
-    "muon ema": {"optimizer": "muon", "ema_momentum": 0.99},
-    "muon wd 0.1": {"optimizer": "muon", "weight_decay": 0.1},
+    # each ingredient removed alone
+    "adamw": {"optimizer": "adamw"},
+    "constant learning rate": {"schedule": "constant"},
+    "no flip": {"flip": False},
+    "no translation": {"translation": 0},
+    "no randaugment": {"randaugment_layers": 0},
+    "no cutout": {"cutout": 0},
+    "glorot_uniform": {"depthwise_init": "glorot_uniform"},
+    "no label smoothing": {"label_smoothing": 0.0},
+    "weight_decay 1e-4": {"weight_decay": 1e-4},
+    # other values
+    "learning_rate 0.01": {"learning_rate": 0.01},
+    "learning_rate 0.04": {"learning_rate": 0.04},
+    "batch_size 64": {"batch_size": 64},
+    "no randaugment, no cutout": {"randaugment_layers": 0, "cutout": 0},
+    "weight_decay 0.1": {"weight_decay": 0.1},
+    "ema_momentum 0.99": {"ema_momentum": 0.99},
 }
 
 
