@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pydantic import Field
 
 from pipeline import command_line
-from pipeline.door import exit_code
+from pipeline.door import exit_code, leave
 from pipeline.health.finding import Finding
 from pipeline.settings import Settings
 
@@ -66,4 +66,4 @@ def _findings(visit: Visit) -> Iterator[Finding]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ from functools import partial
 
 from pipeline.cache import refuse_unwritable
 from pipeline.data import refuse_missing
-from pipeline.door import exit_code
+from pipeline.door import exit_code, leave
 from pipeline.evaluation import asked
 from pipeline.lifetime.ancestors import watched
 from pipeline.lifetime.interrupt import stoppable
@@ -48,4 +48,4 @@ def _evaluate(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pipeline.door import exit_code
+from pipeline.door import exit_code, leave
 from pipeline.lifetime.ancestors import watched
 from pipeline.lifetime.interrupt import stoppable
 from pipeline.machine.processor import prefer_onednn
@@ -40,4 +40,4 @@ def _predict(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

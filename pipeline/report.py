@@ -9,7 +9,7 @@ comes after the command line has been accepted; TensorFlow is not needed.
 import sys
 from collections.abc import Sequence
 
-from pipeline.door import exit_code
+from pipeline.door import exit_code, leave
 from pipeline.lifetime.ancestors import watched
 from pipeline.lifetime.interrupt import stoppable
 from pipeline.reporting import asked
@@ -32,4 +32,4 @@ def _report(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

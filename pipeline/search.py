@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pipeline import space
 from pipeline.cache import refuse_unwritable
-from pipeline.door import exit_code
+from pipeline.door import exit_code, leave
 from pipeline.loading import load_data
 from pipeline.machine.processor import prefer_onednn
 from pipeline.study_storage import check_environment
@@ -37,4 +37,4 @@ def _search(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

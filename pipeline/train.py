@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import config as settings
 from pipeline.cache import refuse_unwritable
-from pipeline.door import exit_code
+from pipeline.door import exit_code, leave
 from pipeline.lifetime.ancestors import OPENED, watched
 from pipeline.lifetime.interrupt import stoppable
 from pipeline.loading import load_data
@@ -69,4 +69,4 @@ def _opened(typed: settings.Typed) -> "Iterator[Resumption | None]":
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -2,6 +2,8 @@
 
 import errno
 import signal
+import subprocess
+import sys
 
 import mlflow
 import pytest
@@ -40,6 +42,24 @@ def test_each_end_has_one_line_and_an_exit_code(error, code, out, err, monkeypat
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     assert ends(error) == code
     assert capsys.readouterr() == (out, err)
+
+
+LEAVES = """
+import atexit, sys
+from pipeline.door import leave
+
+atexit.register(print, " waited for")
+print("said", end="")
+leave(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "out"), [(143, "said"), (130, "said"), (0, "said waited for\n"), (2, "said waited for\n")]
+)
+def test_a_stopped_process_says_what_it_has_to_and_waits_for_nothing_more(code, out):
+    ended = subprocess.run([sys.executable, "-c", LEAVES, str(code)], stdout=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stdout) == (code, out)
 
 
 def test_a_fault_of_the_program_is_not_hidden():
