@@ -89,7 +89,15 @@ def test_the_signals_of_one_ctrl_c_under_mlflow_run_are_counted_once(clock):
         assert interrupts() == 1
 
 
-def test_after_counting_a_ctrl_c_is_what_it_was_before():
+@pytest.fixture
+def heeded():
+    """Ctrl-C as Python takes it, also where the tests run in a shell's background, which has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_after_counting_a_ctrl_c_is_what_it_was_before(heeded):
     with counted() as interrupts:
         pass
     with pytest.raises(KeyboardInterrupt):
