@@ -48,7 +48,7 @@ def exit_code(work: Callable[[], int | None]) -> int:
 def leave(code: int) -> NoReturn:
     """End the process with this code; after a signal at once: Python's own way out waits for TensorFlow's threads.
 
-    That took 2 to 6 s of the ten in which a stopped process has to be gone.
+    That took 2 s on busy cores, of the ten in which a stopped process has to be gone.
     """
     if code <= STOPPED:
         sys.exit(code)
