@@ -25,6 +25,7 @@ def exit_code(work: Callable[[], int | None]) -> int:
         128 and the signal where one stopped it.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each try to reach a server; what comes of them is said once
     try:
         hide_credentials(os.environ)
         bound_waiting(os.environ)

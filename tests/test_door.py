@@ -1,6 +1,7 @@
 """What every command makes of how its work ended."""
 
 import errno
+import logging
 import signal
 import subprocess
 import sys
@@ -42,6 +43,11 @@ def test_each_end_has_one_line_and_an_exit_code(error, code, out, err, monkeypat
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     assert ends(error) == code
     assert capsys.readouterr() == (out, err)
+
+
+def test_the_tries_to_reach_a_server_are_not_told_one_by_one(caplog):
+    assert exit_code(lambda: logging.getLogger("urllib3.connectionpool").warning("Retrying after ...")) == 0
+    assert not caplog.records
 
 
 LEAVES = """
