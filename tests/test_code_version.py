@@ -1,5 +1,6 @@
 """Which commit runs, in a real git checkout."""
 
+import os
 import shutil
 import subprocess
 
@@ -29,6 +30,15 @@ def test_a_commit_is_clean_until_a_file_changes(tmp_path, monkeypatch):
     assert clean["git.dirty"] == "false"
     file.write_text("changed")
     assert code_version() == clean | {"git.dirty": "true"}
+
+
+def test_asking_writes_nothing_into_the_checkout_so_that_a_commit_meanwhile_goes_through(tmp_path, monkeypatch):
+    file = checkout(tmp_path, monkeypatch)
+    index = file.parent / ".git" / "index"
+    os.utime(file, (1, 1))  # git's status would note that it is the same all the same
+    before = index.read_bytes(), index.stat().st_ino
+    assert code_version()["git.dirty"] == "false"
+    assert (index.read_bytes(), index.stat().st_ino) == before
 
 
 def test_outside_a_checkout_nothing_is_said(tmp_path, monkeypatch):
