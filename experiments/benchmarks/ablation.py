@@ -13,8 +13,8 @@ import keras
 import pandas as pd
 
 from pipeline.config import Config, read_recipe
-from pipeline.data import load
 from pipeline.fit import fit
+from pipeline.loading import load_data
 from pipeline.machine import device as devices
 from pipeline.run import resolved
 
@@ -68,13 +68,7 @@ def train(variant: str, seed: int, dataset: str, device: devices.Device) -> pd.D
     config = Config.build(
         read_recipe("fast") | {"test_time_flip": False, "dataset": dataset} | PROXY | VARIANTS[variant] | {"seed": seed}
     )
-    data = load(
-        config.dataset,
-        image_size=config.image_size,
-        validation_fraction=config.validation_fraction,
-        train_examples=config.train_examples,
-        seed=config.seed,
-    )
+    data = load_data(config)
     history = fit(resolved(config, data, device), data, report=lambda epoch, metrics: None, progress_bar=False).history
     keras.backend.clear_session()
     gc.collect()

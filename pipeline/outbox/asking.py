@@ -20,11 +20,12 @@ def patiently(ask: Callable[[], Answer], *, seconds: float = PATIENCE_SECONDS) -
         MlflowException: it refused, or still does not answer; or what else `ask` raises.
     """
     end = time.monotonic() + seconds
-    for pause in chain(PAUSES, repeat(PAUSES[-1])):
+    pauses = chain(PAUSES, repeat(PAUSES[-1]))
+    while True:
         try:
             return ask()
         except MlflowException as error:
+            pause = next(pauses)
             if refused(error) or time.monotonic() + pause > end:
                 raise
         time.sleep(pause)
-    raise AssertionError("an endless loop has ended")
