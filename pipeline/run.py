@@ -89,9 +89,10 @@ def train(recipe: str, config: Config, data: Data, resumption: Resumption | None
         }
         if config.register_as:
             figures |= register(run, fitted.model, config, data, figures)
+        before = sum(start.history["epoch_seconds"]) if start else 0  # of a run that was interrupted
+        figures["seconds"] = time.perf_counter() - began + before
         run.results(figures)
-        seconds = time.perf_counter() - began + (sum(start.history["epoch_seconds"]) if start else 0)
-        said = _result(fitted, figures, config, data, seconds=seconds)
+        said = _result(fitted, figures, config, data)
         run.describe(said)
     checkpoints.clear()
     print("", said, f"run      {name}  {run.id}", *track.next_steps(run), sep="\n", flush=True)
@@ -319,9 +320,9 @@ def _epoch_line(epochs: int, epoch: int, metrics: dict[str, float]) -> str:
     )
 
 
-def _result(fitted: Fitted, figures: dict[str, float], config: Config, data: Data, *, seconds: float) -> str:
+def _result(fitted: Fitted, figures: dict[str, float], config: Config, data: Data) -> str:
     return (
         f"test accuracy {figures['test_accuracy']:.2%} (loss {figures['test_loss']:.4f}, {len(data.test):,} images), "
         f"validation accuracy {figures['best_val_accuracy']:.2%} at epoch {fitted.best_epoch} of {config.epochs}; "
-        f"{figures['parameters']:,} parameters, {seconds:.0f} s"
+        f"{figures['parameters']:,} parameters, {figures['seconds']:.0f} s"
     )

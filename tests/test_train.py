@@ -89,7 +89,7 @@ def test_metrics_have_a_point_an_epoch_from_step_one(finished):
     client = mlflow.MlflowClient()
     for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"):
         assert [point.step for point in client.get_metric_history(found.info.run_id, name)] == [1, 2]
-    once = {"test_loss", "test_accuracy", "best_epoch", "best_val_accuracy", "parameters"}
+    once = {"test_loss", "test_accuracy", "best_epoch", "best_val_accuracy", "parameters", "seconds"}
     assert once <= set(found.data.metrics)
     assert found.data.metrics["best_val_accuracy"] == max(
         point.value for point in client.get_metric_history(found.info.run_id, "val_accuracy")

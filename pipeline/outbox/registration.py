@@ -91,7 +91,7 @@ def _judge(client: MlflowClient, run: Run, version: ModelVersion, champion: Mode
         return Verdict(CHALLENGER, f"not comparable with {than}: it has other classes")
     mine, theirs = _predictions(client, run.info.run_id), _predictions(client, champion.run_id)
     if mine is None or theirs is None:
-        return Verdict(CHALLENGER, f"not comparable with {than}: a run has left no {PREDICTIONS}")
+        return Verdict(CHALLENGER, f"not comparable with {than}: a run has left no {PREDICTIONS}, or is gone")
     return compared(mine, theirs, than=than)
 
 
@@ -121,8 +121,14 @@ def compared(mine: pd.DataFrame, theirs: pd.DataFrame, *, than: str) -> Verdict:
 
 
 def _predictions(client: MlflowClient, run_id: str | None) -> pd.DataFrame | None:
-    """What a run has predicted for its test images; None where it has not left that."""
-    if not run_id or PREDICTIONS not in {file.path for file in client.list_artifacts(run_id)}:
+    """What a run has predicted for its test images; None where it has not left that, or has been deleted for good."""
+    try:
+        left = {file.path for file in client.list_artifacts(run_id)} if run_id else set()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        left = set()
+    if PREDICTIONS not in left:
         return None
     kinds = {"image": str, "label": np.int64, "predicted": np.int64}
     with TemporaryDirectory() as folder:

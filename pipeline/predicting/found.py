@@ -1,4 +1,4 @@
-"""The image files that were named and, where their folders are called as the model's classes, their true classes."""
+"""The image files that were named and, where their folders are called as classes of the model, their true classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +20,24 @@ class Found:
         """What a file is called in the table."""
         return printable(Path(file).relative_to(self.root).as_posix())
 
-    def truth(self, classes: Sequence[str]) -> list[int] | None:
-        """The position of each file's class; None unless the folders are, one to one, called as the classes."""
-        folders = [printable(Path(file).relative_to(self.root).parts[0]) for file in self.files]
-        if set(folders) != set(classes):
-            return None
-        places = {name: place for place, name in enumerate(classes)}
-        return [places[folder] for folder in folders]
+    def truth(self, classes: Sequence[str]) -> list[int | None]:
+        """The position of each file's class: that which its folder is called as.
+
+        None of a file that lies in no folder; and of all, where a folder is called as none of the classes.
+        """
+        if self.other_folders(classes):
+            return [None] * len(self.files)
+        places: dict[str, int | None] = {name: place for place, name in enumerate(classes)}
+        return [places.get(self._folder(file)) for file in self.files]
+
+    def other_folders(self, classes: Sequence[str]) -> list[str]:
+        """The folders that are called as none of the classes, in order."""
+        return sorted({self._folder(file) for file in self.files} - {"", *classes})
+
+    def _folder(self, file: str) -> str:
+        """The folder right below the root that a file lies in; empty where it lies in the root itself."""
+        first, *further = Path(file).relative_to(self.root).parts
+        return printable(first) if further else ""
 
 
 def find(images: Path) -> Found:

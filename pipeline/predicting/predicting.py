@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +19,7 @@ from pipeline.logged_model import LoggedModel
 from pipeline.predicting.answers import TOP, Answer, answers
 from pipeline.predicting.asked import Asked
 from pipeline.predicting.found import Found
+from pipeline.printable import listed
 from pipeline.style import count
 from pipeline.tracked_run import Run
 
@@ -41,9 +42,14 @@ class Tally:
             self.counts[truth, answer.best[0][0]] += 1
 
     @property
+    def told(self) -> int:
+        """How many images have a truth."""
+        return int(self.counts.sum())
+
+    @property
     def accuracy(self) -> float:
-        """Share of the images whose most probable class is the truth."""
-        return float(np.trace(self.counts) / self.counts.sum())
+        """Share of these whose most probable class is the truth."""
+        return float(np.trace(self.counts) / self.told)
 
 
 def predict(asked: Asked, found: Found) -> list[str]:
@@ -70,14 +76,17 @@ def _leave(run: Run, asked: Asked, model: LoggedModel, found: Found) -> list[str
     run.file(TABLE, table)
     figures: dict[str, float] = {"images": tally.read, "unreadable": tally.unread}
     said = f"{count(tally.read, 'image')} predicted"
-    if tally.counts.any():
+    if tally.told:
         figures["accuracy"] = tally.accuracy
-        said += f", accuracy {tally.accuracy:.2%} by the names of their folders"
+        of = f" of the {tally.told:,} in folders" if tally.told < tally.read else ""
+        said += f", accuracy {tally.accuracy:.2%}{of} by the names of their folders"
         run.figure("plots/confusion_matrix.png", plots.confusion_matrix(tally.counts, classes=model.classes))
     if tally.unread:
         said += f"; {count(tally.unread, 'file')} could not be read: their rows say why"
     run.results(figures)
     run.describe(said)
+    if others := found.other_folders(model.classes):
+        said += f"\nno accuracy, as folders are not called as classes of the model: {listed(others)}"
     return [said, f"model    {model.model_id} of run {model.run_id}", f"table    {table}", f"run      {run.id}"]
 
 
@@ -87,8 +96,7 @@ def _written(file: TextIO, rows: Iterable[Answer], model: LoggedModel, found: Fo
     writer = csv.writer(file)
     others = [column for place in range(2, TOP + 1) for column in (f"class_{place}", f"probability_{place}")]
     writer.writerow(["file", "class", "probability", *others, "truth", "error"])
-    truths: Sequence[int | None] = found.truth(model.classes) or [None] * len(found.files)
-    for answer, truth in zip(rows, truths, strict=True):
+    for answer, truth in zip(rows, found.truth(model.classes), strict=True):
         tally.add(answer, truth)
         best = [cell for place, share in answer.best for cell in (model.classes[place], f"{share:.6f}")]
         best += [""] * (2 * TOP - len(best))  # of a file that is no image, or a model of two classes

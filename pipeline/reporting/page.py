@@ -39,7 +39,9 @@ WORDS = {
         "how often these runs' models have been shown the test images: once in each training that was tested, and once "
         "in each evaluation since. Whoever chooses by what came of it has no untouched images left to measure with"
     ),
-    "latency": "of one image at a time, as searches measure it; runs apart from a search have none",
+    "latency": (
+        "of one image at a time; measured of the best trials of a search, and of runs whose model was registered"
+    ),
 }
 
 AGAINST_THE_BEST = {

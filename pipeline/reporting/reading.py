@@ -38,6 +38,7 @@ class Row(NamedTuple):
     figures: Mapping[str, float]
     data: str  # name, as a person gave it
     fingerprint: str  # of the data; empty where nobody has said it
+    began: int  # ms since 1970
     seconds: float | None  # of wall time, where it has ended
     test_opened: int  # how often its test images have been looked at, by its training and by evaluations
 
@@ -84,6 +85,7 @@ def row(run: Run) -> Row:
         figures={name: value for name, value in metrics.items() if name in FIGURES},
         data=tags.get("data", params.get("dataset", "")),
         fingerprint=tags.get("data.fingerprint", ""),
+        began=run.info.start_time,
         seconds=metrics.get("seconds", ended),
         test_opened=openings(tags, run_id=run.info.run_id, tested="test_accuracy" in metrics),
     )

@@ -31,6 +31,7 @@ class Recipe:
     data: str  # fingerprint of the data, or its name where that is not known
     data_name: str
     state: str  # finished, or what its runs are instead
+    repeats: tuple[Row, ...] = ()  # older runs of the same seeds
 
     @property
     def finished(self) -> bool:
@@ -41,8 +42,11 @@ class Recipe:
         return np.array([accuracy(one, metric) for one in self.runs], dtype=np.float64)
 
     def figure(self, name: str) -> float:
-        """Mean over the runs that have this figure; NaN where none has."""
-        return _mean(one.figures.get(name) for one in self.runs)
+        """Mean over the runs that have this figure, of what no seed changes; NaN where none has.
+
+        A search times its trials, and the best of them are trained again with the same seed: so a repeat counts too.
+        """
+        return _mean(one.figures.get(name) for one in (*self.runs, *self.repeats))
 
     @property
     def test_opened(self) -> int:
@@ -85,25 +89,26 @@ def usual_metric(rows: Sequence[Row]) -> Metric:
 def recipes(rows: Iterable[Row], settings: Mapping[str, Settings], metric: Metric) -> list[Recipe]:
     """The recipes of some runs: those with the best mean first, those that have not finished last.
 
-    Of several finished runs with one seed the first counts: the others repeat it, and are no further seeds.
+    Of several finished runs with one seed the newest counts: the others repeat it, and are no further seeds.
 
     Args:
         settings: of every run, by its id.
     """
-    groups: dict[tuple, dict[str, Row]] = {}
-    for one in rows:
+    groups: dict[tuple, dict[str, list[Row]]] = {}
+    for one in sorted(rows, key=lambda one: -one.began):
         state = one.state if one.state == "finished" else "not finished"
         told = {name: value for name, value in settings[one.id].items() if name not in NOT_COMPARED}
         if one.fingerprint:
             told.pop("dataset", None)  # the same images may lie elsewhere
         key = (one.fingerprint or one.data, state, tuple(sorted(told.items())))
         which = settings[one.id].get("seed", "") if state == "finished" else one.id
-        groups.setdefault(key, {}).setdefault(which, one)
+        groups.setdefault(key, {}).setdefault(which, []).append(one)
     found = [_recipe(key[0], list(runs.values()), settings) for key, runs in groups.items()]
     return sorted(found, key=lambda recipe: (not recipe.finished, -recipe.values(metric).mean(), recipe.name))
 
 
-def _recipe(data: str, runs: Sequence[Row], settings: Mapping[str, Settings]) -> Recipe:
+def _recipe(data: str, by_seed: Sequence[Sequence[Row]], settings: Mapping[str, Settings]) -> Recipe:
+    runs = [newest for newest, *_ in by_seed]
     told = settings[runs[0].id]
     states = Counter(one.state for one in runs)
     return Recipe(
@@ -113,6 +118,7 @@ def _recipe(data: str, runs: Sequence[Row], settings: Mapping[str, Settings]) ->
         data=data,
         data_name=runs[0].data,
         state=", ".join(states),
+        repeats=tuple(older for _, *others in by_seed for older in others),
     )
 
 

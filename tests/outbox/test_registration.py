@@ -90,7 +90,7 @@ def test_a_better_one_becomes_the_champion_and_one_within_noise_or_worse_the_cha
     [
         (table(EASY, first=IMAGES), ("a", "b"), "they have no test images in common"),
         (table(np.ones(IMAGES, bool)), ("a", "c"), "it has other classes"),
-        (None, ("a", "b"), "a run has left no test_predictions.csv"),
+        (None, ("a", "b"), "a run has left no test_predictions.csv, or is gone"),
     ],
 )
 def test_what_cannot_be_compared_becomes_the_challenger_and_says_why(predictions, classes, because):
@@ -99,6 +99,16 @@ def test_what_cannot_be_compared_becomes_the_challenger_and_says_why(predictions
     version(name, predictions, classes=classes)
     assert aliases(name) == {"champion": 1, "challenger": 2}
     assert reason(name, 2) == f"not comparable with version 1, the champion: {because}"
+
+
+def test_a_champion_whose_run_is_gone_for_good_stays_until_a_person_says_otherwise():
+    champion = version("orphaned", table(EASY))
+    store = mlflow.tracking._tracking_service.utils._get_store()
+    store.delete_run(champion.run_id)
+    store._hard_delete_run(champion.run_id)  # as `mlflow gc` does
+    version("orphaned", table(np.ones(IMAGES, bool)))
+    assert aliases("orphaned") == {"champion": 1, "challenger": 2}
+    assert reason("orphaned", 2).endswith("a run has left no test_predictions.csv, or is gone")
 
 
 def test_only_images_that_both_were_tested_on_are_compared_and_each_once():

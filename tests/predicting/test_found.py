@@ -22,7 +22,7 @@ def test_images_at_any_depth_are_found_in_order_and_nothing_else(tmp_path):
 def test_a_file_is_taken_whatever_its_suffix(tmp_path):
     touch(tmp_path, "picture.dat")
     found = find(tmp_path / "picture.dat")
-    assert [found.name(file) for file in found.files] == ["picture.dat"] and found.truth(["picture.dat"]) == [0]
+    assert [found.name(file) for file in found.files] == ["picture.dat"] and found.truth(["picture.dat"]) == [None]
 
 
 def test_a_name_that_cannot_be_printed_is_escaped(tmp_path):
@@ -35,15 +35,20 @@ def test_a_name_that_cannot_be_printed_is_escaped(tmp_path):
     ("names", "truth"),
     [
         (["cat/a.png", "dog/b.png", "dog/more/c.png"], [0, 1, 1]),
-        (["cat/a.png"], None),
-        (["cat/a.png", "dog/b.png", "owl/c.png"], None),
-        (["cat/a.png", "dog/b.png", "c.png"], None),
-        (["test/cat/a.png", "test/dog/b.png"], None),
+        (["cat/a.png"], [0]),
+        (["c.png", "dog/b.png"], [None, 1]),
+        (["cat/a.png", "dog/b.png", "owl/c.png"], [None, None, None]),
+        (["test/cat/a.png", "test/dog/b.png"], [None, None]),
     ],
 )
-def test_folders_tell_the_truth_only_if_they_are_the_classes_one_to_one(tmp_path, names, truth):
+def test_folders_tell_the_truth_if_all_are_called_as_classes(tmp_path, names, truth):
     touch(tmp_path, *names)
     assert find(tmp_path).truth(["cat", "dog"]) == truth
+
+
+def test_folders_that_are_called_as_no_class_are_named(tmp_path):
+    touch(tmp_path, "owl/a.png", "cat/b.png", "ant/c.png", "d.png")
+    assert find(tmp_path).other_folders(["cat", "dog"]) == ["ant", "owl"]
 
 
 def test_a_folder_without_images_is_refused(tmp_path):

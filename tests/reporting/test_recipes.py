@@ -57,6 +57,19 @@ def test_a_run_again_with_the_same_seed_is_no_further_seed():
     assert ids(grouped(*[one._replace(state="running") for one in runs])) == [["before", "newest", "other"]]
 
 
+def test_the_newest_counts_in_whatever_order_they_are_named():
+    old, new = run("old", accuracy=0.5), run("new", accuracy=0.4)
+    found = grouped(old._replace(began=1), new._replace(began=2))
+    assert ids(found) == [["new"]] and [one.id for one in found[0].repeats] == ["old"]
+    assert found[0].values("test_accuracy").tolist() == [0.4]
+
+
+def test_a_finalist_has_the_latency_of_its_trial():
+    trial, final = run("trial"), run("final")
+    found = grouped(final._replace(began=2), trial._replace(began=1, figures=trial.figures | {"latency_ms": 3.0}))
+    assert ids(found) == [["final"]] and found[0].figure("latency_ms") == 3.0
+
+
 def test_the_best_mean_is_first():
     found = grouped(run("1", accuracy=0.9), run("2", accuracy=0.5, seed="1"), run("3", accuracy=0.8, depth="2"))
     assert ids(found) == [["3"], ["1", "2"]]
