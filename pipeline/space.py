@@ -201,6 +201,11 @@ def _check_method(search: Search) -> None:
         raise UsageError(
             "final_top must be at least 1 with register_as, as the winner of the final is registered: got 0"
         )
+    if search.base.filter_steps:
+        raise UsageError(
+            f"filter_steps must be 0 in a search, whose trials draw nothing: got {search.base.filter_steps}; train the "
+            "winner with it"
+        )
     if search.settings.sampler == "grid" and (many is None or many > GRID):
         continuous = ", ".join(setting for setting, of in search.space.items() if values(of) is None)
         got = f"a continuous {continuous}" if continuous else f"{many:,}"

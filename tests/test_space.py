@@ -260,6 +260,7 @@ def test_what_no_run_could_hold_is_refused_before_any_trial(search, line, messag
             "pruner must be none where there are two metrics",
         ),
         (["--register_as", "best", "--final_top", "0"], "final_top must be at least 1 with register_as"),
+        (["--filter_steps", "8"], "filter_steps must be 0 in a search, whose trials draw nothing: got 8; train"),
     ],
 )
 def test_a_bad_flag_is_refused_in_one_line(search, flags, message):

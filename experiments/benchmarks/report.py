@@ -1,6 +1,7 @@
 """How long a report takes on a tracking store of many runs: fills one that is new, then writes the report.
 
 `python experiments/benchmarks/report.py --runs 10000 --folder /tmp/many`; a folder with a store is not filled again.
+The store is a file; with --served the report asks an MLflow server that is started on it, for artifacts too.
 """
 
 import argparse
@@ -8,6 +9,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +24,14 @@ EXPERIMENT = "many"
 ROOT = Path(__file__).parent.parent.parent
 
 
-def fill(store: SqlAlchemyStore, artifacts: Path, runs: int) -> None:
-    """Runs as this project leaves them: one in ten a run with its artifacts, the others trials of a search."""
+def fill(store: SqlAlchemyStore, artifacts: Path, runs: int, *, location: str) -> None:
+    """Runs as this project leaves them: one in ten from `mlflow run` with its artifacts, the others a search's trials.
+
+    Args:
+        location: what MLflow calls the folder `artifacts`.
+    """
     random = np.random.default_rng(0)
-    experiment = store.create_experiment(EXPERIMENT, artifact_location=str(artifacts), tags=[])
+    experiment = store.create_experiment(EXPERIMENT, artifact_location=location, tags=[])
     for number in range(runs):
         config = _config(random)
         trial = number % 10 != 0
@@ -64,7 +71,8 @@ def _params(config: Config) -> list[Param]:
 def _tags(role: str, number: int) -> list[RunTag]:
     told = {"role": role, "data.fingerprint": "0" * 16, "data": "digits", "ended": "finished", "device": "CPU"}
     told |= {f"version.{name}": "1.2.3" for name in ("git", "keras", "mlflow", "numpy", "tensorflow")}
-    told |= {"study": f"study {number // 1000}", "trial.number": str(number)} if role == "trial" else {}
+    trial = {"study": f"study {number // 1000}", "trial.number": str(number)}
+    told |= trial if role == "trial" else {"mlflow.project.entryPoint": "main"}  # whose config.yaml is read
     return [RunTag(name, value) for name, value in told.items()]
 
 
@@ -85,19 +93,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--served", action="store_true")
     options = parser.parse_args()
     folder = options.folder.absolute()
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri, artifacts = f"sqlite:///{folder}/mlflow.db", folder / "served"
     if not (folder / "mlflow.db").exists():
         folder.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
-        fill(SqlAlchemyStore(uri, str(folder / "artifacts")), folder / "artifacts", options.runs)
+        location = "mlflow-artifacts:/" if options.served else str(artifacts)
+        fill(SqlAlchemyStore(uri, str(artifacts)), artifacts, options.runs, location=location)
         print(f"filled with {options.runs:,} runs in {time.perf_counter() - began:.0f} s", flush=True)
-    began = time.perf_counter()
-    environment = os.environ | {"MLFLOW_TRACKING_URI": uri}
-    command = [sys.executable, "-m", "pipeline.report", EXPERIMENT, "--folder", str(folder / "reports")]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    print(f"report on {options.runs:,} runs in {time.perf_counter() - began:.1f} s")
+    with served(folder, uri) if options.served else nullcontext(uri) as tracking:
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "pipeline.report", EXPERIMENT, "--folder", str(folder / "reports")]
+        subprocess.run(command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": tracking}, check=True)
+        print(f"report on {options.runs:,} runs in {time.perf_counter() - began:.1f} s")
+
+
+@contextmanager
+def served(folder: Path, store: str) -> Iterator[str]:
+    """The URL of an MLflow server on a store, with its artifacts in the folder `served`."""
+    sys.path.append(str(ROOT / "tests"))
+    from servers import server
+
+    with server(folder, store=store) as one:
+        yield one.uri
 
 
 if __name__ == "__main__":

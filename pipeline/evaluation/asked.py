@@ -21,7 +21,9 @@ class EvaluationSettings(Settings):
     dataset: str | None = Field(
         None, min_length=1, max_length=4096, description="name or path of images of the same classes; none: the run's"
     )
-    split: Literal["test", "validation"] = Field("test", description="which of its images")
+    split: Literal["test", "validation", "all"] = Field(
+        "test", description="which of its images; all: those of data that the model was not trained on"
+    )
     image_size: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]] | None = Field(
         None, description="resize every image to height,width pixels; none: as the run did"
     )

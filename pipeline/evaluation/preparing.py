@@ -13,7 +13,7 @@ from mlflow.tracking.fluent import _get_experiment_id
 from pipeline.data import Data
 from pipeline.errors import UsageError
 from pipeline.evaluation.asked import LATEST, RUN_ID, Asked, EvaluationSettings
-from pipeline.evaluation.subject import load, refuse_other_classes
+from pipeline.evaluation.subject import load, refuse_other_classes, refuse_trained_on
 from pipeline.evaluation.trained import Trained, trained
 from pipeline.lifetime import ownership
 from pipeline.lifetime.ancestors import OPENED
@@ -48,6 +48,7 @@ def prepared(asked: Asked) -> Iterator[Prepared]:
         del os.environ[OPENED]
     with ownership.opening(client, os.environ.get(OPENED)):
         data = load(source.config, asked.settings)
+        refuse_trained_on(data, asked.settings.split, fingerprint=source.fingerprint)
         refuse_other_classes(data, said.get("classes", data.classes))
         yield Prepared(uri, source, data, asked.settings)
 

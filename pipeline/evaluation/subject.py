@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,11 +24,11 @@ class Subject:
 
     data: Data
     split: Split
-    which: str  # test or validation
+    which: str  # test, validation or all
     labels: Labels  # (n,)
 
     def __str__(self) -> str:
-        return f"{self.data.name}, {self.which} split"
+        return f"{self.data.name}, {'all images' if self.which == 'all' else f'{self.which} split'}"
 
 
 def load(config: Config, asked: EvaluationSettings) -> Data:
@@ -47,10 +47,10 @@ def load(config: Config, asked: EvaluationSettings) -> Data:
 
 
 def subject(data: Data, which: str, *, classes: Sequence[str], image_shape: tuple[int, int, int]) -> Subject:
-    """A split of the data for a model.
+    """A split of the data, or all of them, for a model.
 
     Args:
-        which: test or validation.
+        which: test, validation or all.
         classes: of the model, in its order.
         image_shape: (height, width, channels) that it takes.
 
@@ -59,7 +59,8 @@ def subject(data: Data, which: str, *, classes: Sequence[str], image_shape: tupl
     """
     refuse_other_classes(data, classes)
     _refuse_other_shape(data, image_shape)
-    split = data.test if which == "test" else data.validation
+    splits = {"test": [data.test], "validation": [data.validation], "all": [data.train, data.validation, data.test]}
+    split = replace(data.test, rows=np.sort(np.concatenate([one.rows for one in splits[which]])))
     places = np.array([classes.index(name) for name in data.classes])
     return Subject(data, split, which, places[split.labels[split.rows]])
 
@@ -89,6 +90,15 @@ def refuse_other_classes(data: Data, classes: Sequence[str]) -> None:
         raise UsageError(
             f"the classes of the images must be the model's {len(classes)}, in any order: {data.name} "
             f"{' and '.join(faults)}; name its classes as the model's, or evaluate a model of these"
+        )
+
+
+def refuse_trained_on(data: Data, which: str, *, fingerprint: str) -> None:
+    """Raise UsageError where all images are asked for, and they are those that the model's run had."""
+    if which == "all" and data.fingerprint == fingerprint:
+        raise UsageError(
+            f"split must be test or validation of the data that the model was trained on, got all of {data.name}; "
+            "name another dataset"
         )
 
 

@@ -45,6 +45,12 @@ def test_what_is_not_asked_is_as_the_run_had_it(npz):
     assert str(images) == "pets, validation split"
 
 
+def test_all_images_are_those_of_every_split_once(npz):
+    images = found(npz(["cat", "dog", "owl"]), split="all")
+    assert images.split.rows.tolist() == list(range(60)) and len(images.labels) == 60
+    assert str(images) == "pets, all images"
+
+
 @pytest.mark.parametrize(
     ("names", "shape", "message"),
     [
