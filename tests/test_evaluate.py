@@ -183,7 +183,7 @@ def test_after_a_kill_the_model_s_run_is_finished_and_the_evaluation_is_closed_b
         (["--split", "test"], "name first the model"),
         (["RUN", "--splt", "test"], "unknown setting 'splt'; did you mean split?"),
         (["RUN", "--split", "train"], "split must be test, validation or all, got 'train'"),
-        (["RUN", "--split", "all"], "split must be test or validation of the data that the model was trained on, got all"),
+        (["RUN", "--split", "all"], "split must be test or validation of the data that the model was trained on"),
         (["RUN", "--corrupted_images", "0"], "corrupted_images must be a whole number from 1"),
         (["model.keras"], "model must be models:/NAME@champion"),
         (["f" * 32], "model must be in this tracking store, got runs:/ffff"),

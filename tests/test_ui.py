@@ -1,6 +1,7 @@
 """What MLflow's own pages show of runs and a search by our entry points, in a real Chromium."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,11 +25,12 @@ def uri(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(uri):
-    """Two runs and a search, as people make them; the runs by kernel size."""
+def said(uri):
+    """What two runs, whose second has its model registered, and a search of people say, by the first word of a line."""
+    lines = []
     for program, *arguments in (
         ("train", "smoke"),
-        ("train", "smoke", "--kernel_size", "5"),
+        ("train", "smoke", "--kernel_size", "5", "--register_as", "best"),
         ("search", "smoke", "--trials", "3", "--epochs", "1", "--final_seeds", "1"),
     ):
         command = [sys.executable, "-m", f"pipeline.{program}", *arguments]
@@ -36,6 +38,13 @@ def made(uri):
             command, cwd=ROOT, env=environment(uri, "seen"), capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr
+        lines += [line.partition(" ") for line in done.stdout.splitlines()]
+    return {word: rest.strip() for word, _, rest in lines}
+
+
+@pytest.fixture(scope="module")
+def made(said):
+    """The two runs by kernel size."""
     found = mlflow.search_runs(["1"], "tags.role = 'run'", output_format="list")
     return {run.data.params["kernel_size"]: run for run in found}
 
@@ -92,7 +101,8 @@ def test_the_runs_table_shows_our_settings_and_results_as_columns(window, pages)
     heads = "return [...document.querySelectorAll('[role=columnheader]')].map(e => e.innerText.trim())"
     wanted = {"test_accuracy", "best_val_accuracy", "kernel_size"}
     wait_until(lambda: wanted <= set(window.run(heads)), seconds=30, what=lambda: window.run(heads))
-    assert {"recipe", "learning_rate", "val_accuracy", "parameters", "role"} <= set(window.text().split())
+    offered = "return [...document.querySelectorAll('[class*=tree-checkbox] + [title]')].map(e => e.title)"
+    assert {"recipe", "learning_rate", "val_accuracy", "parameters", "role"} <= set(window.run(offered))
 
 
 def test_the_chart_view_lays_the_curves_of_runs_over_each_other(window, pages, made):
@@ -105,7 +115,7 @@ def test_the_chart_view_lays_the_curves_of_runs_over_each_other(window, pages, m
 def test_comparing_two_runs_shows_parallel_coordinates_and_what_differs(window, pages, made):
     ids = ",".join(f'"{run.info.run_id}"' for run in made.values())
     window.open(f'{pages.rpartition("/experiments")[0]}/compare-runs?runs=[{ids}]&experiments=["1"]')
-    text = window.shows("Parallel Coordinates Plot", "test_accuracy", "kernel_size")
+    text = window.shows("Parallel Coordinates Plot", "best_val_accuracy", "kernel_size")
     assert all(run.info.run_name in text for run in made.values())
     drawn = "return document.querySelectorAll('.parcoords').length"
     wait_until(lambda: window.run(drawn), seconds=60, what="no parallel coordinates were drawn")
@@ -137,6 +147,27 @@ def test_the_page_of_a_model_shows_its_metrics_and_its_signature(window, pages, 
     window.click("[data-testid=artifact-tree-node]", holding="MLmodel")
     told = " ".join(window.shows("signature:", "type_hint").split())
     assert '"shape": [-1, 8, 8, 1]' in told and '"shape": [-1, 10]' in told
+
+
+def test_the_page_of_a_registered_version_shows_its_signature_its_alias_and_what_it_is(window, pages):
+    window.open(f"{pages.rpartition('/experiments')[0]}/models/best/versions/1")
+    text = window.shows("Version 1", "champion", "data.fingerprint", "test_accuracy", "latency_ms", "Schema")
+    assert "there was no champion" in text
+    window.click("[role=row] button, tr button", holding="Inputs")
+    window.shows("image", "any")
+
+
+def test_the_command_that_a_search_prints_shows_its_study_in_optuna_dashboard(window, said):
+    port = free_port()
+    command = [*shlex.split(said["dashboard"]), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as one:
+        try:
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}"), seconds=180, what="optuna-dashboard does not answer")
+            window.open(f"http://127.0.0.1:{port}/dashboard")
+            window.click("a", holding="smoke")
+            window.shows("val_accuracy", "learning_rate", "kernel_size")
+        finally:
+            os.killpg(one.pid, 15)
 
 
 def test_a_report_is_a_page_among_the_artifacts_of_its_run(window, pages, uri, tmp_path):

@@ -186,5 +186,7 @@ def _where(study: Study, runs: StudyRun) -> list[str]:
 
 def dashboard(url: str) -> str:
     """The command that shows a study in Optuna's own pages, which are no dependency: uv fetches them."""
+    beside = Path(sys.executable).parent / "uv"  # where make has put it
+    uvx = f"{shlex.quote(str(beside))} tool run" if beside.exists() else "uvx"
     driver = "--with 'psycopg[binary]' " if url.startswith("postgresql") else ""
-    return f"uvx {driver}optuna-dashboard {shlex.quote(masked(url))}"
+    return f"{uvx} {driver}optuna-dashboard {shlex.quote(masked(url))}"
