@@ -162,7 +162,9 @@ def test_the_command_that_a_search_prints_shows_its_study_in_optuna_dashboard(wi
     command = [*shlex.split(said["dashboard"]), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as one:
         try:
-            wait_until(lambda: answers(f"http://127.0.0.1:{port}"), seconds=180, what="optuna-dashboard does not answer")
+            wait_until(
+                lambda: answers(f"http://127.0.0.1:{port}"), seconds=180, what="optuna-dashboard does not answer"
+            )
             window.open(f"http://127.0.0.1:{port}/dashboard")
             window.click("a", holding="smoke")
             window.shows("val_accuracy", "learning_rate", "kernel_size")

@@ -1,5 +1,7 @@
 """What a search that goes on forgets; trials are scripted."""
 
+import sys
+
 import pytest
 from scripted import RANGE, Runs, Scripted, ended, made_search, opened, trained
 
@@ -55,5 +57,12 @@ def test_nor_is_it_where_the_trials_that_were_added_end_in_failures(go_on, tmp_p
         ),
     ],
 )
-def test_the_command_of_optuna_s_own_pages_holds_no_password(url, command):
+def test_the_command_of_optuna_s_own_pages_holds_no_password(url, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     assert dashboard(url) == command
+
+
+def test_optuna_s_own_pages_are_fetched_by_the_uv_beside_python_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "uv").touch()
+    assert dashboard("sqlite:///optuna.db") == f"{tmp_path}/uv tool run optuna-dashboard sqlite:///optuna.db"
