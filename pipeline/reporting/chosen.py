@@ -25,6 +25,7 @@ class Chosen(NamedTuple):
     title: str
     rows: list[Row]
     left_out: list[str]  # a phrase for each kind of run that is not among them
+    by_id: bool  # whether each run was named by itself
 
 
 def choose(client: MlflowClient, text: str) -> Chosen:
@@ -48,7 +49,7 @@ def choose(client: MlflowClient, text: str) -> Chosen:
             f"a report needs runs with an accuracy, got none of {title}: "
             f"{'; '.join(reasons) or 'it has no runs'}; train first, or name others"
         )
-    return Chosen(title, rows, left_out)
+    return Chosen(title, rows, left_out, by_id=bool(_ids(text)))
 
 
 def has_accuracy(one: Row) -> bool:
@@ -58,8 +59,7 @@ def has_accuracy(one: Row) -> bool:
 
 def _find(client: MlflowClient, text: str) -> tuple[str, list[Row], list[str]]:
     """A title, the runs as they are, and what is not among them."""
-    ids = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if ids and all(RUN_ID.fullmatch(part) for part in ids):
+    if ids := _ids(text):
         return _by_id(client, ids)
     if experiment := client.get_experiment_by_name(text):
         if experiment.lifecycle_stage != "active":
@@ -71,6 +71,12 @@ def _find(client: MlflowClient, text: str) -> tuple[str, list[Row], list[str]]:
     if not FILTER.search(text):
         raise UsageError(f"runs must be {RUNS}, got {shown(text)}{nearest(text, names.values())}")
     return _filtered(client, text, names)
+
+
+def _ids(text: str) -> list[str]:
+    """The ids of which `text` is a list, once each; none if it is anything else."""
+    parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    return parts if all(RUN_ID.fullmatch(part) for part in parts) else []
 
 
 def _by_id(client: MlflowClient, ids: Sequence[str]) -> tuple[str, list[Row], list[str]]:

@@ -33,6 +33,7 @@ class Row(NamedTuple):
     study: str
     parent: str
     typed: bool  # whether parameters may be in a person's spelling, as `mlflow run` logs them
+    commit: str  # that it was trained with; empty where nobody knows it
     recipe: str
     params: Mapping[str, str]  # of settings
     figures: Mapping[str, float]
@@ -80,6 +81,7 @@ def row(run: Run) -> Row:
         study=tags.get("study", ""),
         parent=tags.get(PARENT, ""),
         typed="mlflow.project.entryPoint" in tags,
+        commit=tags.get("git.commit", ""),
         recipe=params.get("recipe", ""),
         params={name: value for name, value in params.items() if name in SETTINGS},
         figures={name: value for name, value in metrics.items() if name in FIGURES},

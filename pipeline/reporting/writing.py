@@ -26,6 +26,7 @@ from pipeline.store_urls import masked, unusable
 from pipeline.style import COLOURS, count
 
 READ_CONFIGS = 2000  # config.yaml files at most, the best runs' first: a server takes a minute for them
+COMMIT = "commit"  # where it is told like a setting
 CURVES = 5  # runs of a recipe whose curve is drawn
 
 
@@ -62,9 +63,17 @@ def _ranked(chosen: Chosen, asked: Asked) -> tuple[Metric, list[str], list[Recip
     typed = sorted((one for one in rows if one.typed), key=lambda one: -accuracy(one, metric))[:READ_CONFIGS]
     settings |= {run_id: spelled(config) for run_id, config in files.configs(typed).items()}
     found = recipes(rows, settings, metric)
-    if repeats := len(rows) - sum(len(recipe.runs) for recipe in found):
+    if chosen.by_id and _repeats(rows, found):  # a person compares what two commits make of the same settings
+        settings = {one.id: {**settings[one.id], COMMIT: one.commit} for one in rows}
+        found = recipes(rows, settings, metric)
+    if repeats := _repeats(rows, found):
         left_out.append(f"finished again with the settings and the seed of a newer run: {count(repeats, 'run')}")
     return metric, left_out, found
+
+
+def _repeats(rows: Sequence[Row], found: Sequence[Recipe]) -> int:
+    """How many of the runs are of a seed that a newer run of their recipe has too."""
+    return len(rows) - sum(len(recipe.runs) for recipe in found)
 
 
 def _leave(

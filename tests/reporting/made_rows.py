@@ -7,7 +7,7 @@ from pipeline.reporting.leaderboard import Standing
 from pipeline.reporting.reading import Row
 from pipeline.reporting.recipes import Recipe
 
-NOTHING = Row("", "", "1", "", "finished", "run", "", "", False, "", {}, {}, "digits", "d0", 0, None, 0)
+NOTHING = Row("", "", "1", "", "finished", "run", "", "", False, "", "", {}, {}, "digits", "d0", 0, None, 0)
 
 
 def standing(place, values, *, name="", state="finished", settings=None, **figures):

@@ -27,6 +27,20 @@ def test_a_newer_run_of_the_same_seed_stands_for_an_older_one_and_that_is_said(e
     assert "left out finished again with the settings and the seed of a newer run: 1 run" in out
 
 
+def test_two_commits_runs_of_one_seed_are_compared_where_both_are_named(experiment, tmp_path, capsys):
+    store, name = experiment
+    ids = [
+        made(store, "the same", figures={"test_accuracy": accuracy}, tags={"git.commit": commit * 40})
+        for accuracy, commit in ((0.5, "a"), (0.75, "b"))
+    ]
+    assert main([",".join(ids), "--folder", str(tmp_path)]) == 0
+    assert "compared 2 recipes of 2 runs" in capsys.readouterr().out
+    (board,) = tmp_path.glob("*/leaderboard.csv")
+    assert pd.read_csv(board)["settings.commit"].tolist() == ["b" * 40, "a" * 40]
+    assert main([name, "--folder", str(tmp_path)]) == 0
+    assert "compared 1 recipe of 1 run" in capsys.readouterr().out
+
+
 def test_a_report_lies_beside_the_runs_that_it_compares(experiment, tmp_path):
     store, _ = experiment
     run = made(store, "a")
