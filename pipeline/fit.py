@@ -31,7 +31,7 @@ Step = Callable[[], None]
 Save = Callable[[Callable[[], State]], None]
 Watch = Callable[[int, keras.Model], None]
 
-TIMINGS = ("epoch_seconds", "images_per_second")  # metrics that no seed makes the same again
+TIMINGS = ("epoch_seconds", "images_per_second", "seconds")  # metrics that no seed makes the same again
 
 
 @dataclass(frozen=True)
