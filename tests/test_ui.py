@@ -153,8 +153,8 @@ def test_the_page_of_a_registered_version_shows_its_signature_its_alias_and_what
     window.open(f"{pages.rpartition('/experiments')[0]}/models/best/versions/1")
     text = window.shows("Version 1", "champion", "data.fingerprint", "test_accuracy", "latency_ms", "Schema")
     assert "there was no champion" in text
-    window.click("[role=row] button, tr button", holding="Inputs")
-    window.shows("image", "any")
+    window.click("[role=cell]", holding="Inputs (1)")
+    window.shows("image (optional)", "any")
 
 
 def test_the_command_that_a_search_prints_shows_its_study_in_optuna_dashboard(window, said):
