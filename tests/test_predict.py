@@ -90,6 +90,19 @@ def test_folders_of_the_classes_names_give_accuracy_and_a_confusion_matrix(predi
     assert "accuracy 75.00% by the names of their folders" in said.out
 
 
+def test_an_accuracy_is_of_the_images_in_folders_and_folders_of_other_names_are_told(predicted, tmp_path):
+    picture(tmp_path / "images" / "loose.png", "blue")
+    picture(tmp_path / "images" / "red" / "one.png", "red")
+    code, run, rows, said = predicted(tmp_path / "images")
+    assert code == 0 and run.data.metrics == {"images": 2, "unreadable": 0, "accuracy": 1.0}
+    assert rows["truth"].tolist() == ["", "red"]
+    assert "2 images predicted, accuracy 100.00% of 1 of them by the names of their folders" in said.out
+    picture(tmp_path / "images" / "test" / "red.png", "red")
+    code, run, _, said = predicted(tmp_path / "images")
+    assert code == 0 and run.data.metrics == {"images": 3, "unreadable": 0}
+    assert "no accuracy, as folders are not called as classes of the model: test\n" in said.out
+
+
 def test_a_file_that_is_no_image_is_a_row_with_the_reason_and_the_others_are_predicted(predicted, tmp_path):
     picture(tmp_path / "images" / "good.png", "blue")
     (tmp_path / "images" / "bad.png").write_text("hello")

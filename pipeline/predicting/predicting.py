@@ -78,7 +78,7 @@ def _leave(run: Run, asked: Asked, model: LoggedModel, found: Found) -> list[str
     said = f"{count(tally.read, 'image')} predicted"
     if tally.told:
         figures["accuracy"] = tally.accuracy
-        of = f" of the {tally.told:,} in folders" if tally.told < tally.read else ""
+        of = f" of {tally.told:,} of them" if tally.told < tally.read else ""
         said += f", accuracy {tally.accuracy:.2%}{of} by the names of their folders"
         run.figure("plots/confusion_matrix.png", plots.confusion_matrix(tally.counts, classes=model.classes))
     if tally.unread:
