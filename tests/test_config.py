@@ -4,8 +4,18 @@ import pytest
 import yaml
 
 from pipeline import config as settings
-from pipeline.config import Config, check, from_command_line, read_recipe, recipes, slow_batch_norm, to_yaml
+from pipeline.config import (
+    Config,
+    check,
+    from_command_line,
+    from_yaml,
+    read_recipe,
+    recipes,
+    slow_batch_norm,
+    to_yaml,
+)
 from pipeline.errors import UsageError
+from pipeline.settings_file import read_plain
 
 
 def resolve(*arguments):
@@ -241,3 +251,28 @@ def test_what_goes_on_is_told_in_the_help(capsys):
     with pytest.raises(SystemExit):
         resolve("baseline", "--help")
     assert "--resume" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("said", "plain"),
+    [
+        ({}, True),
+        ({"image_size": "32,48", "learning_rate": 1e-7, "clip_norm": "none", "flip": True}, True),
+        ({"dataset": "/data/[my] flowers"}, False),
+        ({"dataset": "/" + "a long name " * 9}, False),
+    ],
+)
+def test_settings_are_read_as_they_were_written_by_whichever_loader(tmp_path, said, plain):
+    config = Config.build(said)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert (read_plain(path) is not None) == plain
+    assert from_yaml(path) == Config.build(read_recipe(str(path))) == config
+
+
+@pytest.mark.parametrize("text", ["depth: -3\n", "depth: 2020-99-99\n", "depth\n", "- 3\n", "depth: [&a [*a]]\n"])
+def test_what_is_no_such_file_is_refused(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError):
+        from_yaml(path)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from mlflow.artifacts import download_artifacts
 
-from pipeline.config import Config, read_recipe
+from pipeline.config import Config, from_yaml
 from pipeline.errors import UsageError
 from pipeline.reporting.reading import Row
 
@@ -21,7 +21,7 @@ Read = TypeVar("Read")
 
 def configs(rows: Iterable[Row]) -> dict[str, Config]:
     """The settings as they were used, from config.yaml, by the id of the run; none where there is no such file."""
-    return _read(rows, "config.yaml", lambda path: Config.build(read_recipe(str(path))))
+    return _read(rows, "config.yaml", from_yaml)
 
 
 def predictions(rows: Iterable[Row]) -> dict[str, pd.DataFrame]:
