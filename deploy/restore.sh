@@ -2,10 +2,24 @@
 # Puts a backup into empty databases and an empty artifact store: deploy/restore.sh FOLDER. The server must not run.
 set -eu
 : "${TRACKING_DATABASE:?}" "${AUTH_DATABASE:?}" "${STUDIES_DATABASE:?}" "${ARTIFACTS:?}"
-pg_restore --exit-on-error --no-owner --dbname="$TRACKING_DATABASE" "$1/tracking.dump"
-pg_restore --exit-on-error --no-owner --dbname="$AUTH_DATABASE" "$1/auth.dump"
-pg_restore --exit-on-error --no-owner --dbname="$STUDIES_DATABASE" "$1/studies.dump"
+backup=${1:?deploy/restore.sh FOLDER}
+fail() { echo "deploy/restore.sh: $1" >&2 && exit 1; }
+fill() { pg_restore --single-transaction --no-owner --dbname="$1" "$backup/$2" || fail "$2 could not be restored"; }
+
+# All is looked at before anything is put anywhere.
 case "$ARTIFACTS" in
-s3://*) aws s3 sync --only-show-errors "$1/artifacts" "$ARTIFACTS" ;;
-*) mkdir -p "$ARTIFACTS" && tar -C "$1/artifacts" -cf - . | tar -C "$ARTIFACTS" -xf - ;;
+s3://*) artifacts=artifacts there='' ;;
+*) mkdir -p "$ARTIFACTS" && artifacts=artifacts.tar there=$(ls -A "$ARTIFACTS") ;;
+esac
+for name in tracking.dump auth.dump studies.dump "$artifacts"; do
+  [ -e "$backup/$name" ] || fail "$backup is no whole backup: it has no $name"
+done
+[ -z "$there" ] || fail "$ARTIFACTS must be empty: it holds $(echo "$there" | head -1)"
+
+fill "$TRACKING_DATABASE" tracking.dump
+fill "$AUTH_DATABASE" auth.dump
+fill "$STUDIES_DATABASE" studies.dump
+case "$ARTIFACTS" in
+s3://*) aws s3 sync --only-show-errors "$backup/artifacts" "$ARTIFACTS" ;;
+*) tar -C "$ARTIFACTS" -xf "$backup/artifacts.tar" ;;
 esac

@@ -3,6 +3,7 @@
 import math
 
 import keras
+import tensorflow as tf
 
 
 def optimizer(
@@ -23,7 +24,7 @@ def optimizer(
     Args:
         weight_decay: share of each weight that a step takes away, times the learning rate.
         epsilon: AdamW's, against division by zero.
-        clip_norm: gradients are scaled down to this L2 norm of all together.
+        clip_norm: gradients are scaled down to this L2 norm of all together, those of all devices added up.
         ema_momentum: share of a moving average of the weights that each step keeps; None: there is none.
         decay_norm_and_bias: decay batch norm's scales and shifts and all biases too.
     """
@@ -34,16 +35,31 @@ def optimizer(
         "use_ema": ema_momentum is not None,
         "ema_momentum": ema_momentum or 0.0,
     }
-    if kind == "muon":
-        made = Muon(rate, adam_weight_decay=weight_decay, **common)
-    else:
-        made = keras.optimizers.AdamW(rate, **common)
+    made = Muon(rate, adam_weight_decay=weight_decay, **common) if kind == "muon" else AdamW(rate, **common)
     if not decay_norm_and_bias:
         made.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return made
 
 
-class Muon(keras.optimizers.Muon):
+class ClippedSum(keras.optimizers.Optimizer):
+    """Clips what the gradients of all devices add up to; Keras 3.15 clips each device's own, and adds up then.
+
+    On one device that is Keras' own clipping, to the last bit.
+    """
+
+    def _clip_gradients(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        return gradients
+
+    def _all_reduce_sum_gradients(self, pairs: list[tuple[tf.Tensor, tf.Variable]]) -> list[tuple]:
+        gradients, variables = zip(*super()._all_reduce_sum_gradients(pairs), strict=True)
+        return list(zip(super()._clip_gradients(gradients), variables, strict=True))
+
+
+class AdamW(ClippedSum, keras.optimizers.AdamW):
+    """Keras' own but for the clipping."""
+
+
+class Muon(ClippedSum, keras.optimizers.Muon):
     """Steps of the pointwise convolutions' matrices (channels in, channels out) in which all directions are as long.
 
     Keras' own leaves every weight of more than two axes to AdamW, also such a convolution's (1, 1, in, out).

@@ -12,6 +12,7 @@ import optuna
 import psycopg
 import pytest
 import requests
+from deployed import called, settings
 from optuna.trial import TrialState
 from postgres import PASSWORD, free_port
 from scripted import SIX
@@ -57,12 +58,6 @@ class Server:
             return requests.get(f"{self.uri}/health", timeout=5).text == "OK"
         except requests.ConnectionError:
             return False
-
-
-def settings(databases, artifacts):
-    """What deploy/team.env holds."""
-    named = {f"{name.upper()}_DATABASE": url.replace("+psycopg", "") for name, url in databases.items()}
-    return named | {"ARTIFACTS": str(artifacts), "PGPASSWORD": PASSWORD}
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +131,11 @@ def everything(databases, artifacts):
 
 
 def test_a_backup_that_is_restored_elsewhere_holds_the_same(server, searched, postgres, tmp_path, closing):
-    backup = [str(ROOT / "deploy" / "backup.sh"), str(tmp_path / "backup")]
-    subprocess.run(backup, env=server.variables, check=True, capture_output=True)
+    assert called("backup.sh", tmp_path / "backup", server.variables).returncode == 0
     assert (tmp_path / "backup").stat().st_mode & 0o077 == 0, "it holds users' passwords, hashed"
     again = {name: postgres.database(f"again_{name}") for name in server.databases}
     variables = settings(again, tmp_path / "artifacts") | {"PATH": server.variables["PATH"]}
-    restore = [str(ROOT / "deploy" / "restore.sh"), str(tmp_path / "backup")]
-    subprocess.run(restore, env=variables, check=True, capture_output=True)
+    assert called("restore.sh", tmp_path / "backup", variables).returncode == 0
     before, after = everything(server.databases, server.artifacts), everything(again, tmp_path / "artifacts")
     assert after == before
     assert all(before) and any(name.endswith("leaderboard.csv") for name in before[3])

@@ -53,7 +53,11 @@ def told(changes):
 
 print(json.dumps([told(changes) for changes in json.loads(sys.argv[1])]))
 """
-CHANGES = {"plain": {}, "averaged": {"ema_momentum": 0.8}}
+CHANGES = {
+    "plain": {},
+    "clipped": {"clip_norm": 0.1},
+    "clipped, Muon, averaged": {"clip_norm": 0.1, "optimizer": "muon", "ema_momentum": 0.8},
+}
 
 
 @pytest.fixture(scope="module")

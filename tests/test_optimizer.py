@@ -18,7 +18,7 @@ def weights():
     return {weight.path: weight for weight in model.trainable_weights}
 
 
-def steps(kind, *, weight_decay=0.0, gradient=1.0):
+def steps(kind, *, weight_decay=0.0, gradient=1.0, epsilon=1e-7, clip_norm=None):
     """What one step adds to each weight."""
     variables = weights()
     before = {path: np.array(weight) for path, weight in variables.items()}
@@ -28,8 +28,8 @@ def steps(kind, *, weight_decay=0.0, gradient=1.0):
         kind,
         LearningRate("constant", peak=RATE, steps=1, warmup_fraction=0),
         weight_decay=weight_decay,
-        epsilon=1e-7,
-        clip_norm=None,
+        epsilon=epsilon,
+        clip_norm=clip_norm,
         ema_momentum=None,
         decay_norm_and_bias=False,
     )
@@ -64,3 +64,9 @@ def test_weight_decay_takes_the_same_share_of_every_kernel_and_nothing_of_norms_
     for path, weight in before.items():
         share = 0.5 * RATE if path.endswith("kernel") else 0.0
         np.testing.assert_allclose(decayed[path] - plain[path], -share * weight, rtol=1e-2, atol=1e-6)
+
+
+def test_clip_norm_scales_all_gradients_down_together():
+    step = steps("adamw", epsilon=1.0, clip_norm=1e-3)  # with that epsilon a first step is so much of its gradient
+    length = np.sqrt(sum((part**2).sum() for part in step.values()))
+    assert length == pytest.approx(RATE * np.sqrt(1 - 0.999) * 1e-3, rel=1e-2)
