@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import InterfaceError, OperationalError
 
-from pipeline.study.storage import patiently
+from pipeline.study.storage import AWAY, patiently
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Lock:
     def _give_back(self, line: Connection) -> bool:
         try:
             return bool(line.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": self._key}).scalar())
-        except (InterfaceError, OperationalError):
+        except AWAY:
             return False
         finally:
             line.close()

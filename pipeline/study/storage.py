@@ -10,7 +10,7 @@ import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage, RDBStorage
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, PendingRollbackError, ProgrammingError
 
 from pipeline.errors import UsageError
 from pipeline.store_urls import masked, unusable
@@ -18,6 +18,7 @@ from pipeline.study.known_trials import KnownTrials
 
 PATIENCE_SECONDS = 300.0  # with a database server that is away: a restart, a fail-over
 PAUSE_SECONDS = 1.0
+AWAY = (InterfaceError, OperationalError, PendingRollbackError)  # the last of what is asked after a transaction broke
 OPENINGS = 10  # where others create the same tables at this moment
 
 T = TypeVar("T")
@@ -93,14 +94,14 @@ def patiently(work: Callable[[], T], url: str, *, ended: T | None = None) -> T:
             if until is None or ended is None:
                 raise
             return ended
-        except (InterfaceError, OperationalError, StorageInternalError) as error:
+        except (*AWAY, StorageInternalError) as error:
             until = _wait(url, error, until)
 
 
 def _wait(url: str, error: Exception, until: float | None) -> float:
     """Wait a little for a server that is away; returns until when, on time.monotonic()."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    if not isinstance(cause, InterfaceError | OperationalError):
+    if not isinstance(cause, AWAY):
         raise error
     if until is None:
         logging.getLogger(__name__).warning(

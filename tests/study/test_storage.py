@@ -6,16 +6,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from scripted import RANGE, SIX, Runs, Scripted, made_search, trained
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from pipeline.errors import UsageError
 from pipeline.study import storage as storages
 from pipeline.study.driver import Driver
 from pipeline.study.session import Session
-from pipeline.study.storage import open_storage
+from pipeline.study.storage import open_storage, patiently
 from pipeline.study.study import Study
 
 
@@ -63,6 +64,22 @@ def test_a_call_waits_for_a_database_that_comes_back_and_says_so_once(postgres, 
     assert study().noted("key") == 1
     (said,) = [line for line in caplog.messages if "away" in line]
     assert said.startswith("the study's storage is away, for 300 s it is tried again: postgresql+psycopg://pipeline@")
+
+
+@pytest.mark.parametrize(
+    "cause", [PendingRollbackError("a transaction broke"), OperationalError("SELECT", {}, OSError())]
+)
+def test_a_database_that_breaks_off_a_transaction_is_asked_again(cause, monkeypatch):
+    monkeypatch.setattr(storages, "PAUSE_SECONDS", 0.05)
+    answers = iter([StorageInternalError("as Optuna says it"), cause, "done"])
+
+    def work():
+        answer = next(answers)
+        if answer == "done":
+            return answer
+        raise answer from cause
+
+    assert patiently(work, "postgresql://me@host/studies") == "done"
 
 
 def test_patience_with_a_database_that_stays_away_ends(postgres, study, monkeypatch):
