@@ -25,7 +25,7 @@ from pipeline.reporting.recipes import Metric, Recipe, accuracy, recipes, settin
 from pipeline.store_urls import masked, unusable
 from pipeline.style import COLOURS, count
 
-READ_CONFIGS = 2000  # config.yaml files at most, the best runs' first: a server takes a minute for them
+READ_CONFIGS = 2000  # config.yaml files at most, the best runs' first: a server takes 15 s or more for them
 COMMIT = "commit"  # where it is told like a setting
 CURVES = 5  # runs of a recipe whose curve is drawn
 
