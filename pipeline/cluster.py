@@ -157,9 +157,11 @@ class Cluster:
         found: list[Report | Ended] = []
         if ready:  # what was told before a task ended is in the mailbox by now
             for told in self._ray.get(self._mailbox.take.remote()):
+                if told.number not in self._running:  # of a node that was taken for dead, and went on
+                    continue
                 if isinstance(told, Report):
                     found.append(told)
-                elif told.number in self._running:
+                else:
                     self._running[told.number].placed = True
         if self._stirred in ready:
             self._stirred = self._mailbox.stirred.remote()

@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_ray import MadeRay
 
 from pipeline.cluster import Cluster
 from pipeline.config import Config
 from pipeline.errors import UsageError
 from pipeline.node import Order, carry_out
-from pipeline.workers.jobs import Job, Outcome, RunRef
+from pipeline.workers.jobs import Job, Outcome, Report, RunRef
 
 HERE = Path(__file__).parent
 
@@ -94,3 +97,32 @@ def test_without_ray_it_is_said_what_brings_it(monkeypatch):
     cluster = Cluster("local", fingerprint=None, trials_per_gpu=1, trials=None)
     with pytest.raises(UsageError, match=r"cluster needs Ray: pip install .*\.\[ray\]"), cluster:
         pass
+
+
+JOB = Job(7, Config.build({"dataset": "digits"}), RunRef("http://server", "run"), "trial")
+
+
+@pytest.fixture
+def began(monkeypatch):
+    """Begins a cluster of made nodes; yields what does so, which returns it and its stand-in for Ray."""
+    with ExitStack() as life:
+
+        def begin(*nodes, **more):
+            ray = MadeRay(*nodes)
+            monkeypatch.setattr("pipeline.cluster._connected", lambda address: ray)
+            given = {"fingerprint": None, "trials_per_gpu": 1, "trials": None} | more
+            return life.enter_context(Cluster("auto", **given)), ray
+
+        yield begin
+
+
+def test_what_a_trial_says_after_its_end_is_not_passed_on(began):
+    cluster, ray = began()
+    cluster.start(JOB, minutes=None)
+    ray.tasks[0].set_exception(ray.exceptions.NodeDiedError("gone"))
+    assert [event.outcome for event in cluster.events(0)] == [Outcome.LOST]
+    late, other = Report(7, 2, {"val_accuracy": 0.5}), Report(8, 1, {"val_accuracy": 0.5})
+    cluster.start(replace(JOB, number=8), minutes=None)
+    for told in (late, other):  # by a node that was taken for dead, and went on
+        cluster._mailbox.tell.remote(told)
+    assert cluster.events(0) == [other]
