@@ -1,6 +1,5 @@
 """Trials on a Ray cluster: a task a trial, on whichever node has room for it; what becomes of a node that is lost."""
 
-import asyncio
 import os
 import signal
 import time
@@ -13,47 +12,17 @@ from typing import Any, Self
 import pipeline
 from pipeline.cache import write_whole
 from pipeline.errors import UsageError
-from pipeline.node import KILL, Order, Placed, carry_out
+from pipeline.mailbox import Mailbox
+from pipeline.node import KILL, Order, carry_out
 from pipeline.workers.child import Work
 from pipeline.workers.jobs import Ended, Job, Outcome, Report
 from pipeline.workers.slots import CORES_A_TRIAL
 from pipeline.workers.trial import PRELOADED, train_trial
 
 LOOK_SECONDS = 1.0  # between two looks at which nodes there are
+CALLS = 10_000  # of the mailbox's that may be pending: one for each trial that runs
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 HEAD = "node:__internal_head__"  # a resource that Ray gives to the head node alone
-
-
-class Mailbox:
-    """What trials tell their driver, and what it asks of them; an actor of Ray's."""
-
-    def __init__(self) -> None:
-        self._told: list[Report | Placed] = []
-        self._stirred = asyncio.Event()
-        self._asked: dict[int, asyncio.Queue[str]] = {}
-
-    async def tell(self, what: Report | Placed) -> None:
-        self._told.append(what)
-        self._stirred.set()
-
-    async def stirred(self) -> None:
-        """Wait until there is something to take."""
-        await self._stirred.wait()
-
-    async def take(self) -> list[Report | Placed]:
-        taken, self._told = self._told, []
-        self._stirred.clear()
-        return taken
-
-    async def ask(self, number: int, what: str) -> None:
-        await self._queue(number).put(what)
-
-    async def asked(self, number: int) -> str:
-        """Wait until something is asked of a trial."""
-        return await self._queue(number).get()
-
-    def _queue(self, number: int) -> "asyncio.Queue[str]":
-        return self._asked.setdefault(number, asyncio.Queue())
 
 
 @dataclass(eq=False)
@@ -100,7 +69,7 @@ class Cluster:
 
     def __enter__(self) -> Self:
         self._ray = _connected(self._address)
-        mailbox = self._ray.remote(Mailbox).options(num_cpus=0, resources={HEAD: 0.001}, max_concurrency=10_000)
+        mailbox = self._ray.remote(Mailbox).options(num_cpus=0, resources={HEAD: 0.001}, max_concurrency=CALLS)
         self._mailbox = mailbox.remote()
         self._stirred = self._mailbox.stirred.remote()
         self._task = self._ray.remote(carry_out)
@@ -181,13 +150,15 @@ class Cluster:
                 self._ray.cancel(running.task)
 
     def _ask(self, number: int, what: str) -> None:
-        self._mailbox.ask.remote(number, what)
+        if number in self._running:  # else it has ended meanwhile
+            self._mailbox.ask.remote(number, what)
 
     def _end(self, running: _Running) -> Ended:
         """Take leave of a trial whose task is over."""
         errors = self._ray.exceptions
         job = running.job
         del self._running[job.number]
+        self._mailbox.over.remote(job.number)  # a node that is lost cannot say so
         try:
             ended, weights = self._ray.get(running.task)
         except errors.TaskCancelledError:

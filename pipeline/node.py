@@ -50,7 +50,7 @@ def carry_out(order: Order, mailbox: Any) -> tuple[Ended, bytes | None]:
     """Train an order's job in this process's slot, and tell the mailbox of it; returns its end, and a final's weights.
 
     Args:
-        mailbox: handle of a `pipeline.cluster.Mailbox`.
+        mailbox: handle of a `pipeline.mailbox.Mailbox`.
     """
     mailbox.tell.remote(Placed(order.job.number))
     os.environ.update(order.environment)
@@ -77,7 +77,7 @@ def _train(order: Order, mailbox: Any) -> Ended:
         while True:
             for event in local.events(POLL_SECONDS):
                 if isinstance(event, Ended):
-                    ray.get(told)  # the driver must hear the reports first
+                    ray.get([*told, mailbox.over.remote(number)])  # the driver must hear the reports first
                     return event
                 told = [*told, mailbox.tell.remote(event)]
             if ray.wait([asked], timeout=0)[0]:

@@ -126,3 +126,15 @@ def test_what_a_trial_says_after_its_end_is_not_passed_on(began):
     for told in (late, other):  # by a node that was taken for dead, and went on
         cluster._mailbox.tell.remote(told)
     assert cluster.events(0) == [other]
+
+
+def test_a_trial_that_has_ended_leaves_nothing_pending_in_the_mailbox(began):
+    cluster, ray = began()
+    cluster.start(JOB, minutes=None)
+    pending = cluster._mailbox.asked.remote(7)  # as its node does
+    assert not pending.done()
+    ray.tasks[0].set_exception(ray.exceptions.NodeDiedError("gone"))
+    cluster.events(0)
+    cluster.prune(7)  # too late
+    ray.turn()
+    assert pending.done() and not cluster._mailbox.made._asked
