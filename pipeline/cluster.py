@@ -3,11 +3,12 @@
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pipeline
 from pipeline.cache import write_whole
@@ -24,20 +25,27 @@ CALLS = 10_000  # of the mailbox's that may be pending: one for each trial that 
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 HEAD = "node:__internal_head__"  # a resource that Ray gives to the head node alone
 
+T = TypeVar("T")
+
+
+class ClusterLost(UsageError):
+    """The head node of the cluster is gone, and with it all that ran there."""
+
 
 @dataclass(eq=False)
 class _Running:
     """A trial's task as its driver sees it."""
 
     job: Job
-    task: Any  # reference to its result
+    task: Any = None  # reference to its result
     placed: bool = False
 
 
 class Cluster:
     """An executor on a Ray cluster, as many trials at a time as it has GPUs (or shares of CPUs) at that moment.
 
-    A trial that loses its node ends as LOST. Leaving the context kills what still runs.
+    A trial that loses its node ends as LOST, and so do all with the head node, without which nothing can begin: what is
+    asked after that raises ClusterLost. Leaving the context kills what still runs.
 
     Args:
         address: `auto` for the cluster that this machine belongs to, `ray://host:port`, or `local` for one of its own.
@@ -66,6 +74,7 @@ class Cluster:
         self._work, self._preloaded = work, preloaded
         self._running: dict[int, _Running] = {}
         self._looked = -LOOK_SECONDS
+        self._lost: str | None = None  # how the head node was found to be gone
 
     def __enter__(self) -> Self:
         self._ray = _connected(self._address)
@@ -78,19 +87,52 @@ class Cluster:
     def __exit__(self, *error: object) -> None:
         self.stop_all(now=True)
         self._running.clear()
-        self._ray.shutdown()  # which ends the tasks, and with them their trials
+        with suppress(Exception) if self._lost else nullcontext():  # then there is nobody to take leave of
+            self._ray.shutdown()  # which ends the tasks, and with them their trials
 
     def __str__(self) -> str:
         """What there is at this moment."""
-        nodes, places = len(self._nodes()), self.free() + len(self._running)
+        nodes = self._reach(lambda: len(self._nodes()), 0)
+        places = self._reach(self._free, 0) + len(self._running)
         return f"{places} at a time on {nodes} node{'s' * (nodes != 1)} of Ray"
 
     def free(self) -> int:
+        """As Executor's.
+
+        Raises:
+            ClusterLost: the head node is gone.
+        """
+        places = self._reach(self._free, 0)
+        self._refuse_if_lost()
+        return places
+
+    def _free(self) -> int:
         places = sum(min(self._places(node).values()) for node in self._nodes())
         most = places if self._gpus() or self._most is None else min(places, self._most)
         return max(0, most - len(self._running))
 
+    def _reach(self, ask: Callable[[], T], otherwise: T) -> T:
+        """What the cluster is asked; `otherwise`, from then on too, where it turns out that the head node is gone."""
+        if self._lost is None:
+            try:
+                return ask()
+            except (self._ray.exceptions.RayError, ConnectionError) as error:  # the latter over ray://
+                self._lost = f"{type(error).__name__}: {_last_line(error)}"
+        return otherwise
+
+    def _refuse_if_lost(self) -> None:
+        if self._lost and not self._running:
+            raise ClusterLost(
+                f"cluster must keep its head node, and has lost it ({self._lost}): start the cluster again, then the "
+                "same search, which goes on where it was"
+            )
+
     def start(self, job: Job, *, minutes: float | None) -> None:
+        self._running[job.number] = _Running(job)
+        self._reach(lambda: self._start(self._running[job.number], minutes), None)
+
+    def _start(self, running: _Running, minutes: float | None) -> None:
+        job = running.job
         credentials = {name: os.environ[name] for name in CREDENTIALS if name in os.environ}
         weights = job.weights.read_bytes() if job.role == "winner" and job.weights else None
         order = Order(
@@ -106,18 +148,25 @@ class Cluster:
         )
         gpus = 1 / self._trials_per_gpu if self._gpus() else 0
         task = self._task.options(num_cpus=self._cpus(), num_gpus=gpus, max_retries=0)
-        self._running[job.number] = _Running(job, task.remote(order, self._mailbox))
+        running.task = task.remote(order, self._mailbox)
 
     def events(self, timeout: float) -> list[Report | Ended]:
         """As Executor's.
 
         Raises:
-            UsageError: the head of the cluster is gone, and with it all.
+            ClusterLost: the head node is gone, and all trials that ran have ended.
         """
-        try:
-            return self._events(timeout)
-        except self._ray.exceptions.RayError as error:
-            raise UsageError(f"cluster must keep its head node: {type(error).__name__}: {_last_line(error)}") from None
+        nothing: list[Report | Ended] = []
+        happened = self._reach(lambda: self._events(timeout), nothing)
+        if self._lost and self._running:
+            return self._lose_all(f"the cluster's head node was lost: {self._lost}")
+        self._refuse_if_lost()
+        return happened
+
+    def _lose_all(self, why: str) -> list[Report | Ended]:
+        lost = [_without_words(running.job, Outcome.LOST, why) for running in self._running.values()]
+        self._running.clear()
+        return [*lost]
 
     def _events(self, timeout: float) -> list[Report | Ended]:
         waited = [self._stirred, *(running.task for running in self._running.values())]
@@ -135,7 +184,10 @@ class Cluster:
         if self._stirred in ready:
             self._stirred = self._mailbox.stirred.remote()
         ended = [running for running in self._running.values() if running.task in ready]
-        return [*found, *map(self._end, ended)]
+        ends = [self._end(running) for running in ended]
+        for end in ends:  # all of them, or none: what is not told now is told as lost with the head node
+            del self._running[end.number]
+        return [*found, *ends]
 
     def prune(self, number: int) -> None:
         self._ask(number, Outcome.PRUNED)
@@ -147,17 +199,16 @@ class Cluster:
         for number, running in self._running.items():
             self._ask(number, KILL if now else Outcome.STOPPED)
             if not running.placed:  # it may wait for a place for ever
-                self._ray.cancel(running.task)
+                self._reach(partial(self._ray.cancel, running.task), None)
 
     def _ask(self, number: int, what: str) -> None:
         if number in self._running:  # else it has ended meanwhile
-            self._mailbox.ask.remote(number, what)
+            self._reach(lambda: self._mailbox.ask.remote(number, what), None)
 
     def _end(self, running: _Running) -> Ended:
         """Take leave of a trial whose task is over."""
         errors = self._ray.exceptions
         job = running.job
-        del self._running[job.number]
         self._mailbox.over.remote(job.number)  # a node that is lost cannot say so
         try:
             ended, weights = self._ray.get(running.task)

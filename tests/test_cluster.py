@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_ray import MadeRay
+from made_ray import MadeRay, node
+from scripted import ended
 
-from pipeline.cluster import Cluster
+from pipeline.cluster import Cluster, ClusterLost
 from pipeline.config import Config
 from pipeline.errors import UsageError
 from pipeline.node import Order, carry_out
@@ -138,3 +139,33 @@ def test_a_trial_that_has_ended_leaves_nothing_pending_in_the_mailbox(began):
     cluster.prune(7)  # too late
     ray.turn()
     assert pending.done() and not cluster._mailbox.made._asked
+
+
+@pytest.mark.parametrize("error", ["ConnectionError", "RayError"])
+def test_with_the_head_node_all_trials_are_lost_and_then_it_is_said_what_to_do(began, error):
+    cluster, ray = began(node(cpus=8))
+    cluster.start(JOB, minutes=None)
+    cluster.start(replace(JOB, number=8), minutes=None)
+    ray.away = (
+        ConnectionError("Client is shutting down.") if error == "ConnectionError" else ray.exceptions.RayError("-")
+    )
+    assert cluster.free() == 0
+    cluster.start(replace(JOB, number=9), minutes=None)
+    cluster.prune(7)
+    cluster.stop_all(now=True)
+    lost = cluster.events(0)
+    assert [(event.number, event.outcome) for event in lost] == [(number, Outcome.LOST) for number in (7, 8, 9)]
+    assert lost[0].reason.startswith(f"the cluster's head node was lost: {error}: ")
+    for asked in (cluster.free, lambda: cluster.events(0)):
+        with pytest.raises(ClusterLost, match="^cluster must keep its head node.*: start the cluster again, then "):
+            asked()
+    assert str(cluster) == "0 at a time on 0 nodes of Ray"
+
+
+def test_a_trial_that_ended_as_the_head_node_was_lost_is_told_once(began):
+    cluster, ray = began(node(cpus=8))
+    cluster.start(JOB, minutes=None)
+    cluster.start(replace(JOB, number=8), minutes=None)
+    ray.tasks[0].set_result((ended(JOB), None))
+    ray.tasks[1].set_exception(ConnectionError("Client is shutting down."))  # as its result is fetched
+    assert [(event.number, event.outcome) for event in cluster.events(0)] == [(7, Outcome.LOST), (8, Outcome.LOST)]

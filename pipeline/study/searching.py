@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from pipeline.cluster import Cluster
+from pipeline.cluster import Cluster, ClusterLost
 from pipeline.code_version import code_version
 from pipeline.config import to_yaml
 from pipeline.data import Data
@@ -72,9 +72,10 @@ def _search(session: Session, hold: Hold, data: Data) -> int:
         finishes = not session.interrupts() and hold.finishes()
         if finishes:
             _finish(session)
+            session.executor.free()  # which says so if the cluster was lost under its last job
         if session.interrupts():
             code, ending = 130, ("KILLED", "stopped", "by a signal; the same command goes on")
-    except Failing as failing:
+    except (Failing, ClusterLost) as failing:
         code, ending = 1, ("FAILED", "failed", str(failing))
         sys.stderr.write(f"error: {failing}\n")
     if finishes or not session.study.shared:
