@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -15,6 +15,7 @@ from pipeline.cache import write_whole
 from pipeline.errors import UsageError
 from pipeline.mailbox import Mailbox
 from pipeline.node import KILL, Order, carry_out
+from pipeline.unended import telling_line, unended, without_words
 from pipeline.workers.child import Work
 from pipeline.workers.jobs import Ended, Job, Outcome, Report
 from pipeline.workers.slots import CORES_A_TRIAL
@@ -117,7 +118,7 @@ class Cluster:
             try:
                 return ask()
             except (self._ray.exceptions.RayError, ConnectionError) as error:  # the latter over ray://
-                self._lost = f"{type(error).__name__}: {_last_line(error)}"
+                self._lost = f"{type(error).__name__}: {telling_line(error)}"
         return otherwise
 
     def _refuse_if_lost(self) -> None:
@@ -164,7 +165,7 @@ class Cluster:
         return happened
 
     def _lose_all(self, why: str) -> list[Report | Ended]:
-        lost = [_without_words(running.job, Outcome.LOST, why) for running in self._running.values()]
+        lost = [without_words(running.job, Outcome.LOST, why) for running in self._running.values()]
         self._running.clear()
         return [*lost]
 
@@ -207,19 +208,12 @@ class Cluster:
 
     def _end(self, running: _Running) -> Ended:
         """Take leave of a trial whose task is over."""
-        errors = self._ray.exceptions
         job = running.job
         self._mailbox.over.remote(job.number)  # a node that is lost cannot say so
         try:
             ended, weights = self._ray.get(running.task)
-        except errors.TaskCancelledError:
-            return _without_words(job, Outcome.STOPPED, "by the driver, before it began")
-        except errors.RayTaskError as error:
-            return replace(_without_words(job, Outcome.RAISED, _last_line(error)), output_tail=str(error))
-        except errors.OutOfMemoryError as error:
-            return _without_words(job, Outcome.OOM, _last_line(error))
-        except errors.RayError as error:
-            return _without_words(job, Outcome.LOST, f"its node was lost: {type(error).__name__}")
+        except self._ray.exceptions.RayError as error:
+            return unended(job, error, self._ray.exceptions)
         if weights is not None and job.weights:
             write_whole(job.weights, weights)
         return ended
@@ -269,7 +263,7 @@ def _connected(address: str) -> Any:
     except Exception as error:  # noqa: BLE001 - Ray raises many kinds
         raise UsageError(
             f"cluster must be auto (on a node of a running Ray cluster), ray://host:port or local, got {address}: "
-            f"{type(error).__name__}: {_last_line(error)}"
+            f"{type(error).__name__}: {telling_line(error)}"
         ) from None
     return ray
 
@@ -283,12 +277,3 @@ def _handlers_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _without_words(job: Job, outcome: Outcome, reason: str) -> Ended:
-    """The end of a trial of which nothing is known but this."""
-    return Ended(job.number, outcome, reason, outcome is Outcome.LOST, {}, "", "Ray", None)
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[-1][:500]
