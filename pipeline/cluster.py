@@ -5,8 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -22,6 +21,7 @@ from pipeline.workers.slots import CORES_A_TRIAL
 from pipeline.workers.trial import PRELOADED, train_trial
 
 LOOK_SECONDS = 1.0  # between two looks at which nodes there are
+DEAF_SECONDS = 5.0  # which a node is given to kill a trial: it is deaf while its fork server imports TensorFlow
 CALLS = 10_000  # of the mailbox's that may be pending: one for each trial that runs
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 HEAD = "node:__internal_head__"  # a resource that Ray gives to the head node alone
@@ -40,6 +40,7 @@ class _Running:
     job: Job
     task: Any = None  # reference to its result
     placed: bool = False
+    kill_at: float | None = None  # on time.monotonic(), with the process that should have killed it
 
 
 class Cluster:
@@ -137,12 +138,11 @@ class Cluster:
         credentials = {name: os.environ[name] for name in CREDENTIALS if name in os.environ}
         weights = job.weights.read_bytes() if job.role == "winner" and job.weights else None
         order = Order(
-            job,
+            replace(job, fingerprint=self._fingerprint),
             minutes,
             self._cpus(),
             self._trials_per_gpu,
             credentials,
-            self._fingerprint,
             weights,
             self._work,
             self._preloaded,
@@ -170,6 +170,7 @@ class Cluster:
         return [*lost]
 
     def _events(self, timeout: float) -> list[Report | Ended]:
+        self._kill_the_deaf()
         waited = [self._stirred, *(running.task for running in self._running.values())]
         ready, _ = self._ray.wait(waited, num_returns=1, timeout=timeout)
         ready, _ = self._ray.wait(waited, num_returns=len(waited), timeout=0) if ready else ([], [])
@@ -199,8 +200,19 @@ class Cluster:
     def stop_all(self, *, now: bool) -> None:
         for number, running in self._running.items():
             self._ask(number, KILL if now else Outcome.STOPPED)
+            if now and running.kill_at is None:
+                running.kill_at = time.monotonic() + DEAF_SECONDS
             if not running.placed:  # it may wait for a place for ever
-                self._reach(partial(self._ray.cancel, running.task), None)
+                self._cancel(running, force=False)
+
+    def _kill_the_deaf(self) -> None:
+        """End the processes of nodes that should have killed their trial by now, and the trial with them."""
+        for running in self._running.values():
+            if running.kill_at is not None and time.monotonic() >= running.kill_at:
+                self._cancel(running, force=True)
+
+    def _cancel(self, running: _Running, *, force: bool) -> None:
+        self._reach(lambda: self._ray.cancel(running.task, force=force), None)
 
     def _ask(self, number: int, what: str) -> None:
         if number in self._running:  # else it has ended meanwhile
@@ -213,6 +225,8 @@ class Cluster:
         try:
             ended, weights = self._ray.get(running.task)
         except self._ray.exceptions.RayError as error:
+            if running.kill_at is not None:
+                return without_words(job, Outcome.STOPPED, "by the driver, with all of its process")
             return unended(job, error, self._ray.exceptions)
         if weights is not None and job.weights:
             write_whole(job.weights, weights)

@@ -1,4 +1,4 @@
-"""A trial on a node of a Ray cluster: the node's data are checked, then it runs there as it would on this machine."""
+"""A trial on a node of a Ray cluster: it runs there as it would on its driver's machine."""
 
 import atexit
 import os
@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import private_folder
-from pipeline.config import Config
-from pipeline.errors import UsageError
-from pipeline.loading import load_data
 from pipeline.trials import Local
 from pipeline.workers.child import Work
 from pipeline.workers.jobs import Ended, Job, Outcome
@@ -33,7 +30,6 @@ class Order:
     cpus: int  # for this trial
     trials_per_gpu: int
     environment: Mapping[str, str]  # how to reach the tracking server: a user, a password
-    fingerprint: str | None  # of the driver's data; None: not checked
     weights: bytes | None  # what a winner is measured with
     work: Work
     preloaded: Sequence[str]
@@ -54,10 +50,6 @@ def carry_out(order: Order, mailbox: Any) -> tuple[Ended, bytes | None]:
     """
     mailbox.tell.remote(Placed(order.job.number))
     os.environ.update(order.environment)
-    try:
-        _check_data(order)
-    except UsageError as error:
-        return _refused(order.job, error), None
     with _weights(order) as job:
         ended = _train(replace(order, job=job), mailbox)
         trained = job.role == "final" and job.weights and job.weights.exists()
@@ -112,34 +104,6 @@ def _slot(order: Order, gpus: Sequence[object]) -> Slot:
     shares = order.trials_per_gpu if devices else 1
     first, *_ = slots(devices, trials_per_gpu=shares, workers=1, cores=order.cpus * shares)
     return replace(first, name=f"{socket.gethostname()} {first.name}")
-
-
-def _check_data(order: Order) -> None:
-    """Refuse to train on other images than the driver's.
-
-    Raises:
-        UsageError: they are missing or others on this node.
-    """
-    if order.fingerprint is not None and (found := _fingerprint(order.job.config)) != order.fingerprint:
-        raise UsageError(
-            f"dataset must hold the same images on every node: {order.job.config.dataset} is {order.fingerprint} for "
-            f"the driver, got {found}"
-        )
-
-
-_known: dict[tuple[object, ...], str] = {}
-
-
-def _fingerprint(config: Config) -> str:
-    key = (config.dataset, config.image_size, config.validation_fraction, config.train_examples, config.seed)
-    if key not in _known:
-        _known[key] = load_data(config).fingerprint
-    return _known[key]
-
-
-def _refused(job: Job, error: UsageError) -> Ended:
-    host = socket.gethostname()
-    return Ended(job.number, Outcome.RAISED, f"UsageError on {host}: {error}", False, {}, "", host, None)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ class MadeRay:
     def __init__(self, *nodes):
         self.exceptions = pytest.importorskip("ray").exceptions
         self.there = list(nodes or [node()])
-        self.tasks, self.options, self.cancelled = [], [], []  # of each task: its future, its options, how it was ended
+        self.tasks, self.options, self.orders = [], [], []  # of each task: its future, how it was started, with what
+        self.cancelled = []
         self.away = None
         self.ended = False
         self.loop = asyncio.new_event_loop()
@@ -82,6 +83,7 @@ class _Remote:
             return _Actor(self._ray, self._what())
         self._ray.tasks.append(self._ray.loop.create_future())
         self._ray.options.append(self._options)
+        self._ray.orders.append(given[0])
         return self._ray.tasks[-1]
 
 

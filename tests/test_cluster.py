@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -15,8 +16,9 @@ from scripted import ended
 from pipeline.cluster import Cluster, ClusterLost
 from pipeline.config import Config
 from pipeline.errors import UsageError
-from pipeline.node import Order, carry_out
+from pipeline.node import Placed
 from pipeline.workers.jobs import Job, Outcome, Report, RunRef
+from pipeline.workers.trial import load
 
 HERE = Path(__file__).parent
 
@@ -57,17 +59,6 @@ def test_trials_of_lost_nodes_are_trained_again_and_a_node_that_joins_is_used(tm
     assert sum("node lost: its node was lost" in line for line in told["said"]) == len(lost)
 
 
-class Mailbox:
-    """Stands in for Ray's."""
-
-    def __init__(self):
-        self.tell = self
-        self.told = []
-
-    def remote(self, what):
-        self.told.append(what)
-
-
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -77,11 +68,16 @@ class Mailbox:
 )
 def test_a_node_refuses_to_train_on_other_images_than_the_drivers_and_says_which_node(settings, reason):
     config = Config.build({"dataset": "digits"} | settings)
-    job = Job(7, config, RunRef("", ""), "trial")
-    order = Order(job, None, 1, 1, {}, "another", None, print, ())
-    ended, weights = carry_out(order, Mailbox())
-    assert (ended.number, ended.outcome, weights) == (7, Outcome.RAISED, None)
-    assert ended.reason.startswith("UsageError on ") and reason in ended.reason
+    job = Job(7, config, RunRef("", ""), "trial", fingerprint="another")
+    with pytest.raises(UsageError) as refused:
+        load(job)
+    assert str(refused.value).startswith(f"on {socket.gethostname()}: {reason}")
+
+
+def test_trials_are_told_which_images_their_driver_has(began):
+    cluster, ray = began(fingerprint="of the driver's")
+    cluster.start(JOB, minutes=None)
+    assert ray.orders[0].job.fingerprint == "of the driver's"
 
 
 def test_a_cluster_that_is_not_there_is_refused_in_one_line(monkeypatch):
@@ -169,3 +165,21 @@ def test_a_trial_that_ended_as_the_head_node_was_lost_is_told_once(began):
     ray.tasks[0].set_result((ended(JOB), None))
     ray.tasks[1].set_exception(ConnectionError("Client is shutting down."))  # as its result is fetched
     assert [(event.number, event.outcome) for event in cluster.events(0)] == [(7, Outcome.LOST), (8, Outcome.LOST)]
+
+
+def test_a_node_that_is_deaf_to_a_kill_loses_the_process_that_should_have_heard_it(began, monkeypatch):
+    monkeypatch.setattr("pipeline.cluster.DEAF_SECONDS", 0)
+    cluster, ray = began()
+    cluster.start(JOB, minutes=None)
+    cluster._mailbox.tell.remote(Placed(7))
+    cluster.stop_all(now=False)
+    assert ray.cancelled == ["cancelled"], "it had not been heard that it has a place"
+    cluster.start(replace(JOB, number=8), minutes=None)
+    cluster._mailbox.tell.remote(Placed(8))
+    assert [event.number for event in cluster.events(0)] == [7]
+    cluster.stop_all(now=False)
+    cluster.events(0)
+    assert ray.cancelled == ["cancelled"], "it ends after its step"
+    cluster.stop_all(now=True)
+    assert [(event.number, event.outcome) for event in cluster.events(0)] == [(8, Outcome.STOPPED)]
+    assert ray.cancelled == ["cancelled", "killed"]

@@ -41,6 +41,7 @@ class Job:
     role: Literal["trial", "final", "winner", "step", "latency"]  # the last two are timed, and log nothing
     weights: Path | None = None  # a final leaves its best weights there, and the winner is measured with them
     latency: bool = False  # whether a trial, once trained, is timed as well
+    fingerprint: str | None = None  # of the driver's data, where a trial may find other data than its driver
 
 
 @dataclass(frozen=True)
