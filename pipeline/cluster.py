@@ -1,5 +1,6 @@
 """Trials on a Ray cluster: a task a trial, on whichever node has room for it; what becomes of a node that is lost."""
 
+import logging
 import os
 import signal
 import time
@@ -26,6 +27,7 @@ CALLS = 10_000  # of the mailbox's that may be pending: one for each trial that 
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 HEAD = "node:__internal_head__"  # a resource that Ray gives to the head node alone
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -77,6 +79,9 @@ class Cluster:
         self._running: dict[int, _Running] = {}
         self._looked = -LOOK_SECONDS
         self._lost: str | None = None  # how the head node was found to be gone
+        self._gpus = trials_per_gpu > 1  # whether trials are trained on GPUs: they were asked for, or have been there
+        self._there = True  # GPUs, at the last look
+        self._share = 1  # of the CPUs, for a trial on a GPU
 
     def __enter__(self) -> Self:
         self._ray = _connected(self._address)
@@ -109,8 +114,8 @@ class Cluster:
         return places
 
     def _free(self) -> int:
-        places = sum(min(self._places(node).values()) for node in self._nodes())
-        most = places if self._gpus() or self._most is None else min(places, self._most)
+        places = sum(min(self._places(node).values()) for node in self._nodes())  # first, as it looks for GPUs
+        most = places if self._gpus or self._most is None else min(places, self._most)
         return max(0, most - len(self._running))
 
     def _reach(self, ask: Callable[[], T], otherwise: T) -> T:
@@ -134,21 +139,21 @@ class Cluster:
         self._reach(lambda: self._start(self._running[job.number], minutes), None)
 
     def _start(self, running: _Running, minutes: float | None) -> None:
-        job = running.job
+        job, cpus = running.job, self._cpus()
         credentials = {name: os.environ[name] for name in CREDENTIALS if name in os.environ}
         weights = job.weights.read_bytes() if job.role == "winner" and job.weights else None
         order = Order(
             replace(job, fingerprint=self._fingerprint),
             minutes,
-            self._cpus(),
+            cpus,
             self._trials_per_gpu,
             credentials,
             weights,
             self._work,
             self._preloaded,
         )
-        gpus = 1 / self._trials_per_gpu if self._gpus() else 0
-        task = self._task.options(num_cpus=self._cpus(), num_gpus=gpus, max_retries=0)
+        gpus = 1 / self._trials_per_gpu if self._gpus else 0
+        task = self._task.options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
         running.task = task.remote(order, self._mailbox)
 
     def events(self, timeout: float) -> list[Report | Ended]:
@@ -235,25 +240,33 @@ class Cluster:
     def _nodes(self) -> list[dict[str, float]]:
         """The resources of each node that lives."""
         if time.monotonic() - self._looked > LOOK_SECONDS:
-            self._alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            self._alive = [node for node in self._alive if node.get("CPU")]  # a head may be there to lead only
+            alive = (node["Resources"] for node in self._ray.nodes() if node["Alive"])
+            self._alive = [node for node in alive if node.get("CPU")]  # a head may be there to lead only
             self._looked = time.monotonic()
+            self._look_for_gpus()
         return self._alive
 
-    def _gpus(self) -> bool:
-        return any(node.get("GPU") for node in self._nodes())
+    def _look_for_gpus(self) -> None:
+        """Keep to GPUs once there are some: when all are taken away, what is left is a head that would take weeks."""
+        there = any(node.get("GPU") for node in self._alive)
+        self._gpus |= there
+        if self._gpus and not there and self._there:
+            log.warning("waiting for a node with a GPU, as the cluster has none now: trials do not go to its CPUs")
+        self._there = there
 
     def _cpus(self) -> int:
         """CPUs for each trial: as many as the node that is poorest in them has for each of its places."""
-        if not self._gpus():
-            return int(min([CORES_A_TRIAL, *(node["CPU"] for node in self._nodes())]))
-        each = [node["CPU"] // (node["GPU"] * self._trials_per_gpu) for node in self._nodes() if node.get("GPU")]
-        return int(max(1, min(each)))
+        nodes = self._nodes()
+        if not self._gpus:
+            return int(min([CORES_A_TRIAL, *(node["CPU"] for node in nodes)]))
+        each = [node["CPU"] // (node["GPU"] * self._trials_per_gpu) for node in nodes if node.get("GPU")]
+        self._share = int(max(1, min(each, default=self._share)))
+        return self._share
 
     def _places(self, node: dict[str, float]) -> dict[str, int]:
         """How many trials each resource of a node is enough for."""
         places = {"CPU": int(node["CPU"] // self._cpus())}
-        return places | ({"GPU": int(node.get("GPU", 0) * self._trials_per_gpu)} if self._gpus() else {})
+        return places | ({"GPU": int(node.get("GPU", 0) * self._trials_per_gpu)} if self._gpus else {})
 
 
 def _connected(address: str) -> Any:

@@ -183,3 +183,39 @@ def test_a_node_that_is_deaf_to_a_kill_loses_the_process_that_should_have_heard_
     cluster.stop_all(now=True)
     assert [(event.number, event.outcome) for event in cluster.events(0)] == [(8, Outcome.STOPPED)]
     assert ray.cancelled == ["cancelled", "killed"]
+
+
+@pytest.fixture
+def looking(monkeypatch):
+    """Has the nodes looked at whenever they are asked for."""
+    monkeypatch.setattr("pipeline.cluster.LOOK_SECONDS", -1)
+
+
+def test_a_search_that_has_used_gpus_waits_for_some_rather_than_fall_to_the_cpus_of_the_head(began, looking, caplog):
+    cluster, ray = began(node(cpus=8), node(cpus=8, gpus=2))
+    assert cluster.free() == 2
+    cluster.start(JOB, minutes=None)
+    ray.there = [node(cpus=8)]  # spot machines are taken away
+    assert cluster.free() == cluster.free() == 0
+    assert [record.message for record in caplog.records] == [
+        "waiting for a node with a GPU, as the cluster has none now: trials do not go to its CPUs"
+    ]
+    cluster.start(replace(JOB, number=8), minutes=None)  # which comes to its place when there is one
+    assert [options["num_gpus"] for options in ray.options] == [1, 1]
+    assert [options["num_cpus"] for options in ray.options] == [4, 4]
+    ray.there = [node(cpus=8), node(cpus=4, gpus=4)]
+    assert cluster.free() == 4 - 2
+
+
+def test_who_asks_for_several_trials_a_gpu_waits_for_the_first_gpu(began, looking, caplog):
+    cluster, ray = began(node(cpus=8), trials_per_gpu=2)
+    assert cluster.free() == 0 and len(caplog.records) == 1
+    ray.there = [node(cpus=8), node(cpus=8, gpus=1)]
+    assert cluster.free() == 2
+
+
+def test_a_cluster_without_gpus_trains_on_cpus(began, looking, caplog):
+    cluster, ray = began(node(cpus=8), node(cpus=2))
+    assert cluster.free() == 4 + 1 and not caplog.records
+    cluster.start(JOB, minutes=None)
+    assert ray.options[0] == {"num_cpus": 2, "num_gpus": 0, "max_retries": 0}
