@@ -3,18 +3,22 @@
 import logging
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import pipeline
 from pipeline.cache import write_whole
 from pipeline.errors import UsageError
 from pipeline.mailbox import Mailbox
 from pipeline.node import KILL, Order, carry_out
+from pipeline.printable import listed
+from pipeline.store_urls import masked
 from pipeline.unended import telling_line, unended, without_words
 from pipeline.workers.child import Work
 from pipeline.workers.jobs import Ended, Job, Outcome, Report
@@ -56,11 +60,12 @@ class Cluster:
         fingerprint: of the driver's data, which every node must have; None: not checked.
         trials_per_gpu: a task asks for the inverse of it.
         trials: at most so many at a time, where there is no GPU; None: as many as the cores can feed.
+        tracking_uri: where the trials' runs are.
         work: what a trial does, as a function of a module that the nodes can import.
         preloaded: modules that a node imports once.
 
     Raises:
-        UsageError: Ray is not installed, or there is no such cluster.
+        UsageError: Ray is not installed, there is no such cluster, or some of its nodes do not reach the runs.
     """
 
     def __init__(
@@ -70,10 +75,11 @@ class Cluster:
         fingerprint: str | None,
         trials_per_gpu: int,
         trials: int | None,
+        tracking_uri: str = "",
         work: Work = train_trial,
         preloaded: Sequence[str] = PRELOADED,
     ) -> None:
-        self._address, self._fingerprint = address, fingerprint
+        self._address, self._fingerprint, self._tracking_uri = address, fingerprint, tracking_uri
         self._trials_per_gpu, self._most = trials_per_gpu, trials
         self._work, self._preloaded = work, preloaded
         self._running: dict[int, _Running] = {}
@@ -82,14 +88,30 @@ class Cluster:
         self._gpus = trials_per_gpu > 1  # whether trials are trained on GPUs: they were asked for, or have been there
         self._there = True  # GPUs, at the last look
         self._share = 1  # of the CPUs, for a trial on a GPU
+        self._only: dict[str, float] = {}  # what keeps tasks to this host, where the runs are seen from it alone
+        self._warned = False  # of a node on another one
 
     def __enter__(self) -> Self:
         self._ray = _connected(self._address)
+        try:
+            self._refuse_hosts_without_runs()
+        except BaseException:
+            self._ray.shutdown()
+            raise
         mailbox = self._ray.remote(Mailbox).options(num_cpus=0, resources={HEAD: 0.001}, max_concurrency=CALLS)
         self._mailbox = mailbox.remote()
         self._stirred = self._mailbox.stirred.remote()
         self._task = self._ray.remote(carry_out)
         return self
+
+    def _refuse_hosts_without_runs(self) -> None:
+        """Refuse nodes that could train whole trials and then tell nobody."""
+        others = sorted({_host(node) for node in self._trainers() if not _is_here(node)})
+        if others and on_one_machine(self._tracking_uri):
+            raise UsageError(
+                "MLFLOW_TRACKING_URI must be a server, or a database that all nodes reach, where a cluster has nodes "
+                f"on other hosts ({listed(others)}): got {masked(self._tracking_uri) or 'none'}"
+            )
 
     def __exit__(self, *error: object) -> None:
         self.stop_all(now=True)
@@ -153,7 +175,7 @@ class Cluster:
             self._preloaded,
         )
         gpus = 1 / self._trials_per_gpu if self._gpus else 0
-        task = self._task.options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
+        task = self._task.options(num_cpus=cpus, num_gpus=gpus, resources=self._only, max_retries=0)
         running.task = task.remote(order, self._mailbox)
 
     def events(self, timeout: float) -> list[Report | Ended]:
@@ -240,11 +262,26 @@ class Cluster:
     def _nodes(self) -> list[dict[str, float]]:
         """The resources of each node that lives."""
         if time.monotonic() - self._looked > LOOK_SECONDS:
-            alive = (node["Resources"] for node in self._ray.nodes() if node["Alive"])
-            self._alive = [node for node in alive if node.get("CPU")]  # a head may be there to lead only
+            self._alive = [node["Resources"] for node in self._trainers() if self._reaches_runs(node)]
             self._looked = time.monotonic()
             self._look_for_gpus()
         return self._alive
+
+    def _trainers(self) -> list[dict[str, Any]]:
+        """Nodes that live and have CPUs: a head may be there to lead only."""
+        alive = [node for node in self._ray.nodes() if node["Alive"]]
+        return [node for node in alive if node["Resources"].get("CPU")]
+
+    def _reaches_runs(self, node: Mapping[str, Any]) -> bool:
+        """Whether a node can tell what it trains; one that joins later and cannot is not used."""
+        if not on_one_machine(self._tracking_uri):
+            return True
+        if _is_here(node):
+            self._only = {f"node:{node['NodeManagerAddress']}": 0.001}  # a resource of each node at this address
+        elif not self._warned:
+            self._warned = True
+            log.warning("a node on another host (%s) is not used, as it does not reach the runs", _host(node))
+        return _is_here(node)
 
     def _look_for_gpus(self) -> None:
         """Keep to GPUs once there are some: when all are taken away, what is left is a head that would take weeks."""
@@ -304,3 +341,17 @@ def _handlers_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_here(node: Mapping[str, Any]) -> bool:
+    return _host(node) == socket.gethostname()
+
+
+def _host(node: Mapping[str, Any]) -> str:
+    return str(node["NodeManagerHostname"])
+
+
+def on_one_machine(tracking_uri: str) -> bool:
+    """Whether runs that are kept there are seen from their own machine alone."""
+    scheme = urlsplit(tracking_uri).scheme
+    return scheme in ("", "file") or scheme.startswith("sqlite")

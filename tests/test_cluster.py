@@ -5,10 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import misbehaving
 import pytest
 from made_ray import MadeRay, node
 from scripted import ended
@@ -107,7 +109,7 @@ def began(monkeypatch):
         def begin(*nodes, **more):
             ray = MadeRay(*nodes)
             monkeypatch.setattr("pipeline.cluster._connected", lambda address: ray)
-            given = {"fingerprint": None, "trials_per_gpu": 1, "trials": None} | more
+            given = {"fingerprint": None, "trials_per_gpu": 1, "trials": None, "tracking_uri": "http://server"} | more
             return life.enter_context(Cluster("auto", **given)), ray
 
         yield begin
@@ -218,4 +220,53 @@ def test_a_cluster_without_gpus_trains_on_cpus(began, looking, caplog):
     cluster, ray = began(node(cpus=8), node(cpus=2))
     assert cluster.free() == 4 + 1 and not caplog.records
     cluster.start(JOB, minutes=None)
-    assert ray.options[0] == {"num_cpus": 2, "num_gpus": 0, "max_retries": 0}
+    assert ray.options[0] == {"num_cpus": 2, "num_gpus": 0, "max_retries": 0, "resources": {}}
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_trial_whose_node_is_still_importing(monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
+    given = {"fingerprint": None, "trials_per_gpu": 1, "trials": 1}
+    with Cluster("local", **given, work=misbehaving.nothing, preloaded=["slow_import"]) as cluster:
+        cluster.start(JOB, minutes=None)
+        while not cluster._running[7].placed:
+            cluster.events(1)
+        began, heard = time.monotonic(), []
+        while not heard:
+            cluster.stop_all(now=True)
+            heard = cluster.events(1)
+        assert heard[0].outcome is Outcome.STOPPED and time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////home/me/mlflow.db", "file:///home/me/mlruns", "/home/me/mlruns", ""])
+def test_nodes_on_other_hosts_are_refused_in_one_line_where_they_could_not_tell_what_they_train(monkeypatch, uri):
+    ray = MadeRay(node(), node(host="gpu-2"), node(cpus=0, host="head"), node(host="gpu-1"))
+    monkeypatch.setattr("pipeline.cluster._connected", lambda address: ray)
+    cluster = Cluster("auto", fingerprint=None, trials_per_gpu=1, trials=None, tracking_uri=uri)
+    with (
+        pytest.raises(UsageError, match=r"^MLFLOW_TRACKING_URI must be a server.* \(gpu-1, gpu-2\): got ") as refused,
+        cluster,
+    ):
+        pass
+    assert "\n" not in str(refused.value) and ray.ended
+
+
+@pytest.mark.parametrize(
+    ("uri", "host"),
+    [("sqlite:////home/me/mlflow.db", None), ("https://mlflow.example", "gpu-1"), ("postgresql://me@db/runs", "gpu-1")],
+)
+def test_a_file_of_runs_does_for_one_host_and_a_server_for_several(began, uri, host):
+    cluster, _ = began(node(), node(host=host), node(cpus=0, host="head"), tracking_uri=uri)
+    assert cluster.free() == 2
+
+
+def test_a_node_that_joins_later_and_does_not_reach_the_runs_is_not_used(began, looking, caplog):
+    cluster, ray = began(node(), tracking_uri="sqlite:////home/me/mlflow.db")
+    ray.there = [node(), node(cpus=8, host="gpu-1")]
+    assert cluster.free() == cluster.free() == 1
+    assert [record.message for record in caplog.records] == [
+        "a node on another host (gpu-1) is not used, as it does not reach the runs"
+    ]
+    cluster.start(JOB, minutes=None)
+    assert ray.options[0]["resources"] == {"node:127.0.0.1": 0.001}, "and Ray sends nothing there"

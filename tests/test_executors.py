@@ -161,21 +161,3 @@ def test_one_place_and_one_seed_give_the_same_trials_in_the_same_order(executor,
         study_driver.Driver(Session(study, runs, where, lambda: 0, beat=lambda: None, say=lambda line: None)).search()
         drawn.append([(trial.number, trial.params, trial.values) for trial in study.trials()])
     assert drawn[0] == drawn[1] and len(drawn[0]) == 13
-
-
-@pytest.mark.slow
-def test_a_second_ctrl_c_ends_a_trial_whose_node_is_still_importing(monkeypatch):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)]))
-    given = {"fingerprint": None, "trials_per_gpu": 1, "trials": 1}
-    with Cluster("local", **given, work=misbehaving.nothing, preloaded=["slow_import"]) as cluster:
-        driver = Driver(cluster)
-        number = driver.start("nothing")
-        while not cluster._running[number].placed:
-            cluster.events(1)
-        began = time.monotonic()
-        while not driver.heard:
-            cluster.stop_all(now=True)
-            driver.heard += cluster.events(1)
-        (ended,) = driver.heard
-        assert ended.outcome is Outcome.STOPPED and time.monotonic() - began < 20

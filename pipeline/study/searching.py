@@ -12,6 +12,7 @@ from pipeline.data import Data
 from pipeline.lifetime.ancestors import watched
 from pipeline.lifetime.interrupt import counted
 from pipeline.machine.cores import cores
+from pipeline.outbox.delivery import address
 from pipeline.space import Search
 from pipeline.store_urls import masked
 from pipeline.study import pace, study_report
@@ -119,6 +120,7 @@ def _executor(search: Search, data: Data) -> Local | Cluster:
             fingerprint=data.fingerprint,
             trials_per_gpu=settings.trials_per_gpu,
             trials=settings.workers,
+            tracking_uri=address(),
         )
     gpus = find_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     workers = settings.workers or max(1, cores() // CORES_A_TRIAL)
