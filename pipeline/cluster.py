@@ -16,14 +16,15 @@ import pipeline
 from pipeline.cache import write_whole
 from pipeline.errors import UsageError
 from pipeline.mailbox import Mailbox
-from pipeline.node import KILL, Order, carry_out
+from pipeline.node import KILL, Done, Order, carry_out
+from pipeline.outbox.parcel import unpacked
 from pipeline.printable import listed
 from pipeline.store_urls import masked
 from pipeline.unended import telling_line, unended, without_words
 from pipeline.workers.child import Work
 from pipeline.workers.jobs import Ended, Job, Outcome, Report
 from pipeline.workers.slots import CORES_A_TRIAL
-from pipeline.workers.trial import PRELOADED, train_trial
+from pipeline.workers.trial import PRELOADED, train_on_node
 
 LOOK_SECONDS = 1.0  # between two looks at which nodes there are
 DEAF_SECONDS = 5.0  # which a node is given to kill a trial: it is deaf while its fork server imports TensorFlow
@@ -76,7 +77,7 @@ class Cluster:
         trials_per_gpu: int,
         trials: int | None,
         tracking_uri: str = "",
-        work: Work = train_trial,
+        work: Work = train_on_node,
         preloaded: Sequence[str] = PRELOADED,
     ) -> None:
         self._address, self._fingerprint, self._tracking_uri = address, fingerprint, tracking_uri
@@ -250,14 +251,13 @@ class Cluster:
         job = running.job
         self._mailbox.over.remote(job.number)  # a node that is lost cannot say so
         try:
-            ended, weights = self._ray.get(running.task)
+            done: Done = self._ray.get(running.task)
         except self._ray.exceptions.RayError as error:
             if running.kill_at is not None:
                 return without_words(job, Outcome.STOPPED, "by the driver, with all of its process")
             return unended(job, error, self._ray.exceptions)
-        if weights is not None and job.weights:
-            write_whole(job.weights, weights)
-        return ended
+        _keep(job, done)
+        return done.ended
 
     def _nodes(self) -> list[dict[str, float]]:
         """The resources of each node that lives."""
@@ -355,3 +355,14 @@ def on_one_machine(tracking_uri: str) -> bool:
     """Whether runs that are kept there are seen from their own machine alone."""
     scheme = urlsplit(tracking_uri).scheme
     return scheme in ("", "file") or scheme.startswith("sqlite")
+
+
+def _keep(job: Job, done: Done) -> None:
+    """Lay what a node hands back where a trial of this machine would have left it."""
+    if done.weights is not None and job.weights:
+        write_whole(job.weights, done.weights)
+    if done.untold is not None:
+        try:
+            unpacked(job.run.run_id, done.untold)
+        except OSError as error:  # a full disk, say: the trial itself is well
+            log.warning("records of run %s from its node are lost: %s", job.run.run_id, error)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import private_folder
+from pipeline.outbox.parcel import packed
 from pipeline.trials import Local
 from pipeline.workers.child import Work
 from pipeline.workers.jobs import Ended, Job, Outcome
@@ -42,8 +43,17 @@ class Placed:
     number: int
 
 
-def carry_out(order: Order, mailbox: Any) -> tuple[Ended, bytes | None]:
-    """Train an order's job in this process's slot, and tell the mailbox of it; returns its end, and a final's weights.
+@dataclass(frozen=True)
+class Done:
+    """What a node hands back of a trial."""
+
+    ended: Ended
+    weights: bytes | None  # of a final
+    untold: bytes | None  # what the tracking server has not taken, as a parcel
+
+
+def carry_out(order: Order, mailbox: Any) -> Done:
+    """Train an order's job in this process's slot, and tell the mailbox of it.
 
     Args:
         mailbox: handle of a `pipeline.mailbox.Mailbox`.
@@ -53,7 +63,8 @@ def carry_out(order: Order, mailbox: Any) -> tuple[Ended, bytes | None]:
     with _weights(order) as job:
         ended = _train(replace(order, job=job), mailbox)
         trained = job.role == "final" and job.weights and job.weights.exists()
-        return ended, job.weights.read_bytes() if job.weights and trained else None
+        weights = job.weights.read_bytes() if job.weights and trained else None
+    return Done(ended, weights, None if job.timed else packed(job.run.run_id))
 
 
 def _train(order: Order, mailbox: Any) -> Ended:

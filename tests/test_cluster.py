@@ -18,7 +18,9 @@ from scripted import ended
 from pipeline.cluster import Cluster, ClusterLost
 from pipeline.config import Config
 from pipeline.errors import UsageError
-from pipeline.node import Placed
+from pipeline.node import Done, Placed
+from pipeline.outbox.parcel import packed
+from pipeline.outbox.spool import Spool
 from pipeline.workers.jobs import Job, Outcome, Report, RunRef
 from pipeline.workers.trial import load
 
@@ -164,7 +166,7 @@ def test_a_trial_that_ended_as_the_head_node_was_lost_is_told_once(began):
     cluster, ray = began(node(cpus=8))
     cluster.start(JOB, minutes=None)
     cluster.start(replace(JOB, number=8), minutes=None)
-    ray.tasks[0].set_result((ended(JOB), None))
+    ray.tasks[0].set_result(Done(ended(JOB), None, None))
     ray.tasks[1].set_exception(ConnectionError("Client is shutting down."))  # as its result is fetched
     assert [(event.number, event.outcome) for event in cluster.events(0)] == [(7, Outcome.LOST), (8, Outcome.LOST)]
 
@@ -270,3 +272,23 @@ def test_a_node_that_joins_later_and_does_not_reach_the_runs_is_not_used(began, 
     ]
     cluster.start(JOB, minutes=None)
     assert ray.options[0]["resources"] == {"node:127.0.0.1": 0.001}, "and Ray sends nothing there"
+
+
+@pytest.mark.parametrize("disk", ["there", "full"])
+def test_what_a_node_could_not_tell_of_a_trial_lies_with_the_driver_when_its_end_is_known(
+    began, monkeypatch, tmp_path, caplog, disk
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
+    Spool("run", to="http://server").put("batch", "run", {"tags": {"a": "b"}}, None)
+    done = Done(ended(JOB), None, packed("run"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "driver"))
+    if disk == "full":
+        (tmp_path / "driver").write_text("no folder")
+    cluster, ray = began()
+    cluster.start(JOB, minutes=None)
+    ray.tasks[0].set_result(done)
+    assert [event.outcome for event in cluster.events(0)] == [Outcome.FINISHED]
+    if disk == "full":
+        assert caplog.records[0].message.startswith("records of run run from its node are lost: ")
+    else:
+        assert [record.body for record in Spool("run").waiting()] == [{"tags": {"a": "b"}}]

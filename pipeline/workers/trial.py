@@ -3,6 +3,7 @@
 import math
 import os
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def train_trial(job: Job, trial: Trial) -> None:
     (building the model, and the first step with all that is traced and compiled for it); latency_ms where it is asked
     for. Of a job that is only timed, step_seconds and tracing_seconds, or latency_ms.
     """
-    if job.role in ("step", "latency"):
+    if job.timed:
         _time(job, trial)
         return
     os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
@@ -59,6 +60,16 @@ def _prepared(job: Job, trial: Trial) -> "tuple[Config, Data, devices.Device]":
         raise UsageError(f"{unused}; or hide it with CUDA_VISIBLE_DEVICES=-1")
     _limit_memory(trial.slot.memory_mib)
     return resolved(config, data, device), data, device
+
+
+def train_on_node(job: Job, trial: Trial) -> None:
+    """`train_trial` where its driver cannot look; what earlier trials have left there, a lost one say, is sent too."""
+    if not job.timed:
+        os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
+        from pipeline.outbox.delivery import deliver
+
+        threading.Thread(target=deliver, name="deliver", daemon=True).start()  # which may wait for the server
+    train_trial(job, trial)
 
 
 def load(job: Job) -> Data:
