@@ -1,4 +1,4 @@
-"""A trial on a node of a Ray cluster: the node's data are checked, then it runs there as it would on this machine."""
+"""A trial on a node of a Ray cluster: it runs there as it would on its driver's machine."""
 
 import atexit
 import os
@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import private_folder
-from pipeline.config import Config
-from pipeline.errors import UsageError
-from pipeline.loading import load_data
+from pipeline.outbox.parcel import packed
 from pipeline.trials import Local
 from pipeline.workers.child import Work
 from pipeline.workers.jobs import Ended, Job, Outcome
@@ -33,7 +31,6 @@ class Order:
     cpus: int  # for this trial
     trials_per_gpu: int
     environment: Mapping[str, str]  # how to reach the tracking server: a user, a password
-    fingerprint: str | None  # of the driver's data; None: not checked
     weights: bytes | None  # what a winner is measured with
     work: Work
     preloaded: Sequence[str]
@@ -46,22 +43,28 @@ class Placed:
     number: int
 
 
-def carry_out(order: Order, mailbox: Any) -> tuple[Ended, bytes | None]:
-    """Train an order's job in this process's slot, and tell the mailbox of it; returns its end, and a final's weights.
+@dataclass(frozen=True)
+class Done:
+    """What a node hands back of a trial."""
+
+    ended: Ended
+    weights: bytes | None  # of a final
+    untold: bytes | None  # what the tracking server has not taken, as a parcel
+
+
+def carry_out(order: Order, mailbox: Any) -> Done:
+    """Train an order's job in this process's slot, and tell the mailbox of it.
 
     Args:
-        mailbox: handle of a `pipeline.cluster.Mailbox`.
+        mailbox: handle of a `pipeline.mailbox.Mailbox`.
     """
     mailbox.tell.remote(Placed(order.job.number))
     os.environ.update(order.environment)
-    try:
-        _check_data(order)
-    except UsageError as error:
-        return _refused(order.job, error), None
     with _weights(order) as job:
         ended = _train(replace(order, job=job), mailbox)
         trained = job.role == "final" and job.weights and job.weights.exists()
-        return ended, job.weights.read_bytes() if job.weights and trained else None
+        weights = job.weights.read_bytes() if job.weights and trained else None
+    return Done(ended, weights, None if job.timed else packed(job.run.run_id))
 
 
 def _train(order: Order, mailbox: Any) -> Ended:
@@ -77,7 +80,7 @@ def _train(order: Order, mailbox: Any) -> Ended:
         while True:
             for event in local.events(POLL_SECONDS):
                 if isinstance(event, Ended):
-                    ray.get(told)  # the driver must hear the reports first
+                    ray.get([*told, mailbox.over.remote(number)])  # the driver must hear the reports first
                     return event
                 told = [*told, mailbox.tell.remote(event)]
             if ray.wait([asked], timeout=0)[0]:
@@ -112,34 +115,6 @@ def _slot(order: Order, gpus: Sequence[object]) -> Slot:
     shares = order.trials_per_gpu if devices else 1
     first, *_ = slots(devices, trials_per_gpu=shares, workers=1, cores=order.cpus * shares)
     return replace(first, name=f"{socket.gethostname()} {first.name}")
-
-
-def _check_data(order: Order) -> None:
-    """Refuse to train on other images than the driver's.
-
-    Raises:
-        UsageError: they are missing or others on this node.
-    """
-    if order.fingerprint is not None and (found := _fingerprint(order.job.config)) != order.fingerprint:
-        raise UsageError(
-            f"dataset must hold the same images on every node: {order.job.config.dataset} is {order.fingerprint} for "
-            f"the driver, got {found}"
-        )
-
-
-_known: dict[tuple[object, ...], str] = {}
-
-
-def _fingerprint(config: Config) -> str:
-    key = (config.dataset, config.image_size, config.validation_fraction, config.train_examples, config.seed)
-    if key not in _known:
-        _known[key] = load_data(config).fingerprint
-    return _known[key]
-
-
-def _refused(job: Job, error: UsageError) -> Ended:
-    host = socket.gethostname()
-    return Ended(job.number, Outcome.RAISED, f"UsageError on {host}: {error}", False, {}, "", host, None)
 
 
 @contextmanager

@@ -2,17 +2,27 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+import misbehaving
 import pytest
+from made_ray import MadeRay, node
+from scripted import ended
 
-from pipeline.cluster import Cluster
+from pipeline.cluster import Cluster, ClusterLost
 from pipeline.config import Config
 from pipeline.errors import UsageError
-from pipeline.node import Order, carry_out
-from pipeline.workers.jobs import Job, Outcome, RunRef
+from pipeline.node import Done, Placed
+from pipeline.outbox.parcel import packed
+from pipeline.outbox.spool import Spool
+from pipeline.workers.jobs import Job, Outcome, Report, RunRef
+from pipeline.workers.trial import load
 
 HERE = Path(__file__).parent
 
@@ -53,17 +63,6 @@ def test_trials_of_lost_nodes_are_trained_again_and_a_node_that_joins_is_used(tm
     assert sum("node lost: its node was lost" in line for line in told["said"]) == len(lost)
 
 
-class Mailbox:
-    """Stands in for Ray's."""
-
-    def __init__(self):
-        self.tell = self
-        self.told = []
-
-    def remote(self, what):
-        self.told.append(what)
-
-
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -73,11 +72,16 @@ class Mailbox:
 )
 def test_a_node_refuses_to_train_on_other_images_than_the_drivers_and_says_which_node(settings, reason):
     config = Config.build({"dataset": "digits"} | settings)
-    job = Job(7, config, RunRef("", ""), "trial")
-    order = Order(job, None, 1, 1, {}, "another", None, print, ())
-    ended, weights = carry_out(order, Mailbox())
-    assert (ended.number, ended.outcome, weights) == (7, Outcome.RAISED, None)
-    assert ended.reason.startswith("UsageError on ") and reason in ended.reason
+    job = Job(7, config, RunRef("", ""), "trial", fingerprint="another")
+    with pytest.raises(UsageError) as refused:
+        load(job)
+    assert str(refused.value).startswith(f"on {socket.gethostname()}: {reason}")
+
+
+def test_trials_are_told_which_images_their_driver_has(began):
+    cluster, ray = began(fingerprint="of the driver's")
+    cluster.start(JOB, minutes=None)
+    assert ray.orders[0].job.fingerprint == "of the driver's"
 
 
 def test_a_cluster_that_is_not_there_is_refused_in_one_line(monkeypatch):
@@ -94,3 +98,197 @@ def test_without_ray_it_is_said_what_brings_it(monkeypatch):
     cluster = Cluster("local", fingerprint=None, trials_per_gpu=1, trials=None)
     with pytest.raises(UsageError, match=r"cluster needs Ray: pip install .*\.\[ray\]"), cluster:
         pass
+
+
+JOB = Job(7, Config.build({"dataset": "digits"}), RunRef("http://server", "run"), "trial")
+
+
+@pytest.fixture
+def began(monkeypatch):
+    """Begins a cluster of made nodes; yields what does so, which returns it and its stand-in for Ray."""
+    with ExitStack() as life:
+
+        def begin(*nodes, **more):
+            ray = MadeRay(*nodes)
+            monkeypatch.setattr("pipeline.cluster._connected", lambda address: ray)
+            given = {"fingerprint": None, "trials_per_gpu": 1, "trials": None, "tracking_uri": "http://server"} | more
+            return life.enter_context(Cluster("auto", **given)), ray
+
+        yield begin
+
+
+def test_what_a_trial_says_after_its_end_is_not_passed_on(began):
+    cluster, ray = began()
+    cluster.start(JOB, minutes=None)
+    ray.tasks[0].set_exception(ray.exceptions.NodeDiedError("gone"))
+    assert [event.outcome for event in cluster.events(0)] == [Outcome.LOST]
+    late, other = Report(7, 2, {"val_accuracy": 0.5}), Report(8, 1, {"val_accuracy": 0.5})
+    cluster.start(replace(JOB, number=8), minutes=None)
+    for told in (late, other):  # by a node that was taken for dead, and went on
+        cluster._mailbox.tell.remote(told)
+    assert cluster.events(0) == [other]
+
+
+def test_a_trial_that_has_ended_leaves_nothing_pending_in_the_mailbox(began):
+    cluster, ray = began()
+    cluster.start(JOB, minutes=None)
+    pending = cluster._mailbox.asked.remote(7)  # as its node does
+    assert not pending.done()
+    ray.tasks[0].set_exception(ray.exceptions.NodeDiedError("gone"))
+    cluster.events(0)
+    cluster.prune(7)  # too late
+    ray.turn()
+    assert pending.done() and not cluster._mailbox.made._asked
+
+
+@pytest.mark.parametrize("error", ["ConnectionError", "RayError"])
+def test_with_the_head_node_all_trials_are_lost_and_then_it_is_said_what_to_do(began, error):
+    cluster, ray = began(node(cpus=8))
+    cluster.start(JOB, minutes=None)
+    cluster.start(replace(JOB, number=8), minutes=None)
+    ray.away = (
+        ConnectionError("Client is shutting down.") if error == "ConnectionError" else ray.exceptions.RayError("-")
+    )
+    assert cluster.free() == 0
+    cluster.start(replace(JOB, number=9), minutes=None)
+    cluster.prune(7)
+    cluster.stop_all(now=True)
+    lost = cluster.events(0)
+    assert [(event.number, event.outcome) for event in lost] == [(number, Outcome.LOST) for number in (7, 8, 9)]
+    assert lost[0].reason.startswith(f"the cluster's head node was lost: {error}: ")
+    for asked in (cluster.free, lambda: cluster.events(0)):
+        with pytest.raises(ClusterLost, match="^cluster must keep its head node.*: start the cluster again, then "):
+            asked()
+    assert str(cluster) == "0 at a time on 0 nodes of Ray"
+
+
+def test_a_trial_that_ended_as_the_head_node_was_lost_is_told_once(began):
+    cluster, ray = began(node(cpus=8))
+    cluster.start(JOB, minutes=None)
+    cluster.start(replace(JOB, number=8), minutes=None)
+    ray.tasks[0].set_result(Done(ended(JOB), None, None))
+    ray.tasks[1].set_exception(ConnectionError("Client is shutting down."))  # as its result is fetched
+    assert [(event.number, event.outcome) for event in cluster.events(0)] == [(7, Outcome.LOST), (8, Outcome.LOST)]
+
+
+def test_a_node_that_is_deaf_to_a_kill_loses_the_process_that_should_have_heard_it(began, monkeypatch):
+    monkeypatch.setattr("pipeline.cluster.DEAF_SECONDS", 0)
+    cluster, ray = began()
+    cluster.start(JOB, minutes=None)
+    cluster._mailbox.tell.remote(Placed(7))
+    cluster.stop_all(now=False)
+    assert ray.cancelled == ["cancelled"], "it had not been heard that it has a place"
+    cluster.start(replace(JOB, number=8), minutes=None)
+    cluster._mailbox.tell.remote(Placed(8))
+    assert [event.number for event in cluster.events(0)] == [7]
+    cluster.stop_all(now=False)
+    cluster.events(0)
+    assert ray.cancelled == ["cancelled"], "it ends after its step"
+    cluster.stop_all(now=True)
+    assert [(event.number, event.outcome) for event in cluster.events(0)] == [(8, Outcome.STOPPED)]
+    assert ray.cancelled == ["cancelled", "killed"]
+
+
+@pytest.fixture
+def looking(monkeypatch):
+    """Has the nodes looked at whenever they are asked for."""
+    monkeypatch.setattr("pipeline.cluster.LOOK_SECONDS", -1)
+
+
+def test_a_search_that_has_used_gpus_waits_for_some_rather_than_fall_to_the_cpus_of_the_head(began, looking, caplog):
+    cluster, ray = began(node(cpus=8), node(cpus=8, gpus=2))
+    assert cluster.free() == 2
+    cluster.start(JOB, minutes=None)
+    ray.there = [node(cpus=8)]  # spot machines are taken away
+    assert cluster.free() == cluster.free() == 0
+    assert [record.message for record in caplog.records] == [
+        "waiting for a node with a GPU, as the cluster has none now: trials do not go to its CPUs"
+    ]
+    cluster.start(replace(JOB, number=8), minutes=None)  # which comes to its place when there is one
+    assert [options["num_gpus"] for options in ray.options] == [1, 1]
+    assert [options["num_cpus"] for options in ray.options] == [4, 4]
+    ray.there = [node(cpus=8), node(cpus=4, gpus=4)]
+    assert cluster.free() == 4 - 2
+
+
+def test_who_asks_for_several_trials_a_gpu_waits_for_the_first_gpu(began, looking, caplog):
+    cluster, ray = began(node(cpus=8), trials_per_gpu=2)
+    assert cluster.free() == 0 and len(caplog.records) == 1
+    ray.there = [node(cpus=8), node(cpus=8, gpus=1)]
+    assert cluster.free() == 2
+
+
+def test_a_cluster_without_gpus_trains_on_cpus(began, looking, caplog):
+    cluster, ray = began(node(cpus=8), node(cpus=2))
+    assert cluster.free() == 4 + 1 and not caplog.records
+    cluster.start(JOB, minutes=None)
+    assert ray.options[0] == {"num_cpus": 2, "num_gpus": 0, "max_retries": 0, "resources": {}}
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_trial_whose_node_is_still_importing(monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
+    given = {"fingerprint": None, "trials_per_gpu": 1, "trials": 1}
+    with Cluster("local", **given, work=misbehaving.nothing, preloaded=["slow_import"]) as cluster:
+        cluster.start(JOB, minutes=None)
+        while not cluster._running[7].placed:
+            cluster.events(1)
+        began, heard = time.monotonic(), []
+        while not heard:
+            cluster.stop_all(now=True)
+            heard = cluster.events(1)
+        assert heard[0].outcome is Outcome.STOPPED and time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////home/me/mlflow.db", "file:///home/me/mlruns", "/home/me/mlruns", ""])
+def test_nodes_on_other_hosts_are_refused_in_one_line_where_they_could_not_tell_what_they_train(monkeypatch, uri):
+    ray = MadeRay(node(), node(host="gpu-2"), node(cpus=0, host="head"), node(host="gpu-1"))
+    monkeypatch.setattr("pipeline.cluster._connected", lambda address: ray)
+    cluster = Cluster("auto", fingerprint=None, trials_per_gpu=1, trials=None, tracking_uri=uri)
+    with (
+        pytest.raises(UsageError, match=r"^MLFLOW_TRACKING_URI must be a server.* \(gpu-1, gpu-2\): got ") as refused,
+        cluster,
+    ):
+        pass
+    assert "\n" not in str(refused.value) and ray.ended
+
+
+@pytest.mark.parametrize(
+    ("uri", "host"),
+    [("sqlite:////home/me/mlflow.db", None), ("https://mlflow.example", "gpu-1"), ("postgresql://me@db/runs", "gpu-1")],
+)
+def test_a_file_of_runs_does_for_one_host_and_a_server_for_several(began, uri, host):
+    cluster, _ = began(node(), node(host=host), node(cpus=0, host="head"), tracking_uri=uri)
+    assert cluster.free() == 2
+
+
+def test_a_node_that_joins_later_and_does_not_reach_the_runs_is_not_used(began, looking, caplog):
+    cluster, ray = began(node(), tracking_uri="sqlite:////home/me/mlflow.db")
+    ray.there = [node(), node(cpus=8, host="gpu-1")]
+    assert cluster.free() == cluster.free() == 1
+    assert [record.message for record in caplog.records] == [
+        "a node on another host (gpu-1) is not used, as it does not reach the runs"
+    ]
+    cluster.start(JOB, minutes=None)
+    assert ray.options[0]["resources"] == {"node:127.0.0.1": 0.001}, "and Ray sends nothing there"
+
+
+@pytest.mark.parametrize("disk", ["there", "full"])
+def test_what_a_node_could_not_tell_of_a_trial_lies_with_the_driver_when_its_end_is_known(
+    began, monkeypatch, tmp_path, caplog, disk
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
+    Spool("run", to="http://server").put("batch", "run", {"tags": {"a": "b"}}, None)
+    done = Done(ended(JOB), None, packed("run"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "driver"))
+    if disk == "full":
+        (tmp_path / "driver").write_text("no folder")
+    cluster, ray = began()
+    cluster.start(JOB, minutes=None)
+    ray.tasks[0].set_result(done)
+    assert [event.outcome for event in cluster.events(0)] == [Outcome.FINISHED]
+    if disk == "full":
+        assert caplog.records[0].message.startswith("records of run run from its node are lost: ")
+    else:
+        assert [record.body for record in Spool("run").waiting()] == [{"tags": {"a": "b"}}]

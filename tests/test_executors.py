@@ -33,6 +33,7 @@ def executor(request):
         else:
             pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
             patch.setattr("pipeline.cluster.CORES_A_TRIAL", 1)
+            patch.setattr("pipeline.cluster.CALLS", 8)  # at once: fewer than trials come and go
             patch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2}')
             fingerprint = load_data(TINY).fingerprint
             made = Cluster("local", fingerprint=fingerprint, trials_per_gpu=1, trials=TWO, **work)

@@ -1,5 +1,6 @@
 """The loop of a search: ask the study, start trials in free slots, heed what comes back, until the budget is spent."""
 
+import re
 import time
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,7 @@ from pipeline.workers.jobs import Ended, Job, Outcome, Report, RunRef
 ATTEMPTS = 3  # of a configuration whose process died: once and two retries
 LOSSES = 5  # of a node under one configuration: a spot machine taken away is no fault of it, but so many hardly are
 SAME_CAUSE = 3  # failures in a row with one cause, after which it is not the configuration's fault
+ID = re.compile(r"(?<![\w.])[0-9a-f]{8,}(-[0-9a-f]{4,})*\b", re.IGNORECASE)  # of a run, a node, data; no fraction
 PAUSE_SECONDS = 3.0  # between two looks of a driver that waits for others: each takes the lock that all share
 KEPT = ("parameters", "epochs", "seconds", "latency_ms")  # of a trial's figures, for the tables
 USED_UP = "every configuration that fits the images has been tried"
@@ -151,7 +153,7 @@ class Driver:
         self._study.note("searched_seconds", max(self.searched_seconds(), self._study.noted("searched_seconds") or 0))
         self._session.say(self._line(trial, ended))
         if ended.outcome in {Outcome.RAISED, Outcome.CRASHED} or _foreign(ended) or _given_up(ended):
-            self._causes[short_settings(trial.asked.params)] = ended.reason  # retries say nothing new
+            self._causes[short_settings(trial.asked.params)] = _cause(ended)  # retries say nothing new
             last = list(self._causes.values())[-SAME_CAUSE:]
             if len(last) == SAME_CAUSE and len(set(last)) == 1:
                 self._failing = f"{SAME_CAUSE} trials in a row failed with the same cause: {ended.reason}"
@@ -222,3 +224,9 @@ def _foreign(ended: Ended) -> bool:
 def _given_up(ended: Ended) -> bool:
     """Whether a trial has lost a node, and its configuration so many before that it is to blame."""
     return ended.outcome is Outcome.LOST and not ended.can_pass
+
+
+def _cause(ended: Ended) -> str:
+    """The reason of a failure without what differs where one fault hits all: ids, and the host among several."""
+    host = re.escape(ended.slot.partition(" ")[0])
+    return ID.sub("...", re.sub(rf"\b{host}\b", "...", ended.reason) if host else ended.reason)

@@ -5,13 +5,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from pipeline.cluster import Cluster
+from pipeline.cluster import Cluster, ClusterLost
 from pipeline.code_version import code_version
 from pipeline.config import to_yaml
 from pipeline.data import Data
 from pipeline.lifetime.ancestors import watched
 from pipeline.lifetime.interrupt import counted
 from pipeline.machine.cores import cores
+from pipeline.outbox.delivery import address
 from pipeline.space import Search
 from pipeline.store_urls import masked
 from pipeline.study import pace, study_report
@@ -72,9 +73,10 @@ def _search(session: Session, hold: Hold, data: Data) -> int:
         finishes = not session.interrupts() and hold.finishes()
         if finishes:
             _finish(session)
+            session.executor.free()  # which says so if the cluster was lost under its last job
         if session.interrupts():
             code, ending = 130, ("KILLED", "stopped", "by a signal; the same command goes on")
-    except Failing as failing:
+    except (Failing, ClusterLost) as failing:
         code, ending = 1, ("FAILED", "failed", str(failing))
         sys.stderr.write(f"error: {failing}\n")
     if finishes or not session.study.shared:
@@ -118,6 +120,7 @@ def _executor(search: Search, data: Data) -> Local | Cluster:
             fingerprint=data.fingerprint,
             trials_per_gpu=settings.trials_per_gpu,
             trials=settings.workers,
+            tracking_uri=address(),
         )
     gpus = find_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     workers = settings.workers or max(1, cores() // CORES_A_TRIAL)

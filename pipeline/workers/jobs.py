@@ -38,9 +38,15 @@ class Job:
     number: int
     config: Config
     run: RunRef
-    role: Literal["trial", "final", "winner", "step", "latency"]  # the last two are timed, and log nothing
+    role: Literal["trial", "final", "winner", "step", "latency"]  # the last two are timed
     weights: Path | None = None  # a final leaves its best weights there, and the winner is measured with them
     latency: bool = False  # whether a trial, once trained, is timed as well
+    fingerprint: str | None = None  # of the driver's data, where a trial may find other data than its driver
+
+    @property
+    def timed(self) -> bool:
+        """Whether it is only timed, and logs nothing."""
+        return self.role in ("step", "latency")
 
 
 @dataclass(frozen=True)

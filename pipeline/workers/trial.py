@@ -2,6 +2,8 @@
 
 import math
 import os
+import socket
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,7 @@ def train_trial(job: Job, trial: Trial) -> None:
     (building the model, and the first step with all that is traced and compiled for it); latency_ms where it is asked
     for. Of a job that is only timed, step_seconds and tracing_seconds, or latency_ms.
     """
-    if job.role in ("step", "latency"):
+    if job.timed:
         _time(job, trial)
         return
     os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
@@ -46,12 +48,12 @@ def train_trial(job: Job, trial: Trial) -> None:
             run.tags(ending_tags(outcome))
 
 
-def _prepared(config: Config, trial: Trial) -> "tuple[Config, Data, devices.Device]":
+def _prepared(job: Job, trial: Trial) -> "tuple[Config, Data, devices.Device]":
     """The resolved settings, the data and the device of a trial."""
     from pipeline.machine import device as devices
     from pipeline.run import resolved
 
-    data = load_data(config)
+    config, data = job.config, load(job)
     check(config, image_shape=data.image_shape, training_images=len(data.train))
     device = devices.find(config.devices)
     if unused := devices.unused_gpu(device):  # hours on a CPU that nobody looks at
@@ -60,10 +62,40 @@ def _prepared(config: Config, trial: Trial) -> "tuple[Config, Data, devices.Devi
     return resolved(config, data, device), data, device
 
 
+def train_on_node(job: Job, trial: Trial) -> None:
+    """`train_trial` where its driver cannot look; what earlier trials have left there, a lost one say, is sent too."""
+    if not job.timed:
+        os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
+        from pipeline.outbox.delivery import deliver
+
+        threading.Thread(target=deliver, name="deliver", daemon=True).start()  # which may wait for the server
+    train_trial(job, trial)
+
+
+def load(job: Job) -> Data:
+    """The data of a job, which its driver has seen: the same, where it told their fingerprint.
+
+    Raises:
+        UsageError: they are missing or others here; with the host, as it may be one of many.
+    """
+    if job.fingerprint is None:
+        return load_data(job.config)
+    try:
+        data = load_data(job.config)
+    except UsageError as error:
+        raise UsageError(f"on {socket.gethostname()}: {error}") from None
+    if data.fingerprint != job.fingerprint:
+        raise UsageError(
+            f"on {socket.gethostname()}: dataset must hold the same images on every node: {job.config.dataset} is "
+            f"{job.fingerprint} for the driver, got {data.fingerprint}"
+        )
+    return data
+
+
 def _time(job: Job, trial: Trial) -> None:
     from pipeline import timing
 
-    config, data, _ = _prepared(job.config, trial)
+    config, data, _ = _prepared(job, trial)
     if job.role == "step":
         trial.metrics.update(timing.step(config, data))
     else:
@@ -74,7 +106,7 @@ def _measure(job: Job, trial: Trial, run: "Run") -> None:
     """Open the test set for the winner of a search, with the weights that its final training left."""
     from pipeline.run import crown
 
-    config, data, _ = _prepared(job.config, trial)
+    config, data, _ = _prepared(job, trial)
     assert job.weights
     trial.metrics.update(crown(run, config, data, job.weights))
 
@@ -86,7 +118,7 @@ def _train(job: Job, trial: Trial, run: "Run") -> None:
     from pipeline.timing import latency_ms
 
     began = time.perf_counter()
-    config, data, device = _prepared(job.config, trial)
+    config, data, device = _prepared(job, trial)
     run.params({setting: config.text(setting) for setting in Config.model_fields})
     run.tags({"device": str(device), "precision": config.precision})
     figures = trial.metrics

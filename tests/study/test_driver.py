@@ -1,5 +1,7 @@
 """How a search goes on, through what trials do to it, and why it ends; trials are scripted, the study is real."""
 
+from dataclasses import replace
+
 import mlflow
 import pytest
 from optuna.trial import TrialState
@@ -304,6 +306,24 @@ def test_three_failures_in_a_row_with_one_cause_end_the_search(drive):
     assert len(drive.executor.started) == 3
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "MlflowException: Run with id={id} not found",
+        "RuntimeEnvSetupError: node {id}-12ab-34cd is full",
+        "UsageError: on gpu-{number}: dataset must hold the same images on every node: got {id}",
+    ],
+)
+def test_one_cause_is_known_as_such_whichever_run_and_host_it_names(drive, reason):
+    def answer(job):
+        told = ended(job, Outcome.RAISED, reason.format(id=f"{job.number:x}".zfill(32), number=job.number))
+        return [replace(told, slot=f"gpu-{job.number} CPU 1 of 1")]
+
+    with pytest.raises(Failing, match="3 trials in a row failed with the same cause: "):
+        drive(answer, RANGE, "--trials", "50")
+    assert len(drive.executor.started) == 3
+
+
 def test_running_trials_end_well_before_a_failing_search_does(drive):
     def answer(job):
         return trained(job, *[0.1] * 9) if job.number == 0 else raising("no")[0](job)
@@ -323,10 +343,11 @@ def test_a_machine_on_which_everything_crashes_ends_the_search(drive):
     "answers",
     [
         raising("a", "b", "a", "b", "c"),
+        raising(*[f"learning_rate={rate}" for rate in (0.123456789, 0.234567891, 0.345678912)]),
         [*raising("a", "a"), well, *raising("a", "a")],
         [*raising("a", "a"), lambda job: [ended(job, Outcome.OOM, "why")], *raising("a", "a")],
     ],
-    ids=["three causes", "a success between", "memory between"],
+    ids=["three causes", "three fractions", "a success between", "memory between"],
 )
 def test_three_causes_or_something_between_do_not_end_the_search(drive, answers):
     assert drive(in_turn(*answers, well), RANGE, "--trials", "4") == "its 4 trials are done"

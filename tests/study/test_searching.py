@@ -1,10 +1,15 @@
-"""What a search that goes on forgets; trials are scripted."""
+"""What a search that goes on forgets, and how one ends that loses its cluster; trials are scripted."""
 
 import sys
 
+import mlflow
+import optuna
 import pytest
-from scripted import RANGE, Runs, Scripted, ended, made_search, opened, trained
+from scripted import RANGE, Runs, Scripted, ended, made_search, mlflow_store, opened, report, trained
 
+from pipeline.cluster import ClusterLost
+from pipeline.loading import load_data
+from pipeline.study import searching
 from pipeline.study.driver import Failing
 from pipeline.study.final import NOTE
 from pipeline.study.searching import _drive, dashboard
@@ -66,3 +71,44 @@ def test_optuna_s_own_pages_are_fetched_by_the_uv_beside_python_where_there_is_o
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     (tmp_path / "uv").touch()
     assert dashboard("sqlite:///optuna.db") == f"{tmp_path}/uv tool run optuna-dashboard sqlite:///optuna.db"
+
+
+class Losing(Scripted):
+    """Loses its cluster in the midst of the second trial."""
+
+    def __init__(self):
+        super().__init__(self._answer)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def _answer(self, job):
+        lost = [report(job, 1, 0.4), ended(job, Outcome.LOST, "the head node was lost", can_pass=True)]
+        not_timed = [ended(job, Outcome.RAISED, "no time")]
+        return lost if job.number == 1 else not_timed if job.role == "step" else trained(job, 0.9)
+
+    def free(self):
+        if len(self.started) == 3 and not self._running:  # a training step and two trials
+            raise ClusterLost("cluster must keep its head node")
+        return super().free()
+
+
+def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_open(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(searching, "_executor", lambda search, data: Losing())
+    url = f"sqlite:///{tmp_path}/study.db"
+    search = made_search(tmp_path, RANGE, "--trials", "5", "--storage", url)
+    with mlflow_store(tmp_path):
+        assert searching.carry_out(search, load_data(search.base)) == 1
+        runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1] == "error: cluster must keep its head node"
+    statuses = sorted((run.info.status, run.data.tags.get("reason", "")) for run in runs)
+    assert statuses == [("FAILED", ""), ("FAILED", "node lost"), ("FINISHED", "")]
+    parent = next(run for run in runs if run.data.tags["role"] == "search")
+    assert parent.data.tags["ended.reason"] == "cluster must keep its head node"
+    study = optuna.load_study(study_name=search.study(load_data(search.base).fingerprint), storage=url)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
