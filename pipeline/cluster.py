@@ -324,7 +324,7 @@ def _connected(address: str) -> Any:
                 logging_level="error",
                 **(own if address == "local" else {"runtime_env": code}),
             )
-    except Exception as error:  # noqa: BLE001 - Ray raises many kinds
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - Ray raises many kinds, the latter of a head that is gone
         raise UsageError(
             f"cluster must be auto (on a node of a running Ray cluster), ray://host:port or local, got {address}: "
             f"{type(error).__name__}: {telling_line(error)}"

@@ -34,7 +34,7 @@ def without_words(job: Job, outcome: Outcome, reason: str, *, tail: str = "", ca
     return Ended(job.number, outcome, reason, can_pass or outcome is Outcome.LOST, {}, tail, "Ray", None)
 
 
-def telling_line(error: Exception) -> str:
+def telling_line(error: BaseException) -> str:
     """The exception's line of the last traceback that an error quotes, else the first line after its heading."""
     lines = [line for line in str(error).splitlines() if line.strip() and line != HEADING]
     frames = [index for index, line in enumerate(lines) if line.startswith("  File ")]
