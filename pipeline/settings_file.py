@@ -72,7 +72,7 @@ def read_plain(path: Path) -> dict[str, Any] | None:
         content = file.read(MOST_BYTES + 1)
     if LIBYAML and len(content) <= MOST_BYTES and PLAIN.fullmatch(content):
         with suppress(ValueError):  # a date that is none
-            return dict(yaml.load(content, LIBYAML))  # noqa: S506 - a safe one
+            return dict(LIBYAML(content).get_single_data())
     return None
 
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline import data
 from pipeline.config import Config
@@ -146,7 +147,8 @@ def test_clip_norm_bounds_the_gradients_of_all_variables_together(digits):
     config = TINY.model_copy(update={"clip_norm": 0.25})
     model = build(config, digits)
     compile_model(model, config, LearningRate("constant", peak=0.1, steps=1, warmup_fraction=0))
-    first, second = model.optimizer._clip_gradients([np.full(4, 3.0, np.float32), np.full(4, 4.0, np.float32)])
+    pairs = [(tf.fill([4], 3.0), "first"), (tf.fill([4], 4.0), "second")]  # of a gradient and its variable
+    (first, _), (second, _) = model.optimizer._all_reduce_sum_gradients(pairs)
     assert np.sqrt(np.sum(np.square(first)) + np.sum(np.square(second))) == pytest.approx(0.25)
     assert np.asarray(second)[0] / np.asarray(first)[0] == pytest.approx(4 / 3)
 
