@@ -10,7 +10,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 import pipeline
 from pipeline.cache import write_whole
@@ -19,7 +18,7 @@ from pipeline.mailbox import Mailbox
 from pipeline.node import KILL, Done, Order, carry_out
 from pipeline.outbox.parcel import unpacked
 from pipeline.printable import listed
-from pipeline.store_urls import masked
+from pipeline.store_urls import masked, on_one_machine
 from pipeline.unended import telling_line, unended, without_words
 from pipeline.workers.child import Work
 from pipeline.workers.jobs import Ended, Job, Outcome, Report
@@ -349,12 +348,6 @@ def _is_here(node: Mapping[str, Any]) -> bool:
 
 def _host(node: Mapping[str, Any]) -> str:
     return str(node["NodeManagerHostname"])
-
-
-def on_one_machine(tracking_uri: str) -> bool:
-    """Whether runs that are kept there are seen from their own machine alone."""
-    scheme = urlsplit(tracking_uri).scheme
-    return scheme in ("", "file") or scheme.startswith("sqlite")
 
 
 def _keep(job: Job, done: Done) -> None:

@@ -200,6 +200,17 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def from_yaml(path: Path) -> Config:
+    """The settings in a file that `to_yaml` has written.
+
+    Raises:
+        OSError: it cannot be read.
+        UsageError: it is no such file.
+    """
+    said = settings_file.read_plain(path)
+    return Config.build(read_recipe(str(path)) if said is None else said)
+
+
 def check(config: Config, *, image_shape: Sequence[int], training_images: int) -> None:
     """Refuse settings that cannot be trained on these images.
 
@@ -249,14 +260,3 @@ def slow_batch_norm(config: Config, *, steps_per_epoch: int) -> str | None:
         f"{steps_per_epoch} steps an epoch, batch norm's averages are {left:.0%} their starting values after one; "
         f"try {enough} or less"
     )
-
-
-def from_yaml(path: Path) -> Config:
-    """The settings in a file that `to_yaml` has written.
-
-    Raises:
-        OSError: it cannot be read.
-        UsageError: it is no such file.
-    """
-    said = settings_file.read_plain(path)
-    return Config.build(read_recipe(str(path)) if said is None else said)

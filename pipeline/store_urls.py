@@ -1,4 +1,4 @@
-"""URLs of MLflow's and Optuna's stores: shown without their passwords, and refused where these are not escaped."""
+"""URLs of MLflow's and Optuna's stores: shown without their passwords, refused where these are not escaped, and who sees them."""
 
 import re
 from collections.abc import MutableMapping
@@ -54,6 +54,12 @@ def bound_waiting(environ: MutableMapping[str, str]) -> None:
     """
     for name, value in WAITING.items():
         environ.setdefault(name, value)
+
+
+def on_one_machine(tracking_uri: str) -> bool:
+    """Whether runs that are kept there are seen from their own machine alone."""
+    scheme = urlsplit(tracking_uri).scheme
+    return scheme in ("", "file") or scheme.startswith("sqlite")
 
 
 def unusable(what: str, url: str, error: Exception) -> UsageError:

@@ -85,9 +85,9 @@ def _leave(run: Run, asked: Asked, model: LoggedModel, found: Found) -> list[str
         said += f"; {count(tally.unread, 'file')} could not be read: their rows say why"
     run.results(figures)
     run.describe(said)
-    if others := found.other_folders(model.classes):
-        said += f"\nno accuracy, as folders are not called as classes of the model: {listed(others)}"
-    return [said, f"model    {model.model_id} of run {model.run_id}", f"table    {table}", f"run      {run.id}"]
+    others = listed(found.other_folders(model.classes))
+    why = [f"no accuracy, as folders are not called as classes of the model: {others}"] * bool(others)
+    return [said, *why, f"model    {model.model_id} of run {model.run_id}", f"table    {table}", f"run      {run.id}"]
 
 
 def _written(file: TextIO, rows: Iterable[Answer], model: LoggedModel, found: Found) -> Tally:
