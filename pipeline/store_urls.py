@@ -1,4 +1,4 @@
-"""URLs of MLflow's and Optuna's stores: shown without their passwords, refused where these are not escaped, and who sees them."""
+"""URLs of MLflow's and Optuna's stores: shown without passwords, which have to be escaped; and who can reach them."""
 
 import re
 from collections.abc import MutableMapping
