@@ -15,6 +15,7 @@ from pipeline.store_urls import masked
 
 REASON_CHARACTERS = 200
 HOW = "`mlflow run . -e doctor` sends it when the server is back"
+WHICH = "`mlflow run . -e doctor` names them"
 
 
 @dataclass
@@ -27,29 +28,34 @@ class Sent:
     away: bool = False  # whether it is that no server answered
 
 
-def deliver(runs: Sequence[str] | None = None) -> list[str]:
+def deliver(runs: Sequence[str] | None = None, *, each: bool = False) -> list[str]:
     """Send what lies on this machine for the present tracking server; returns a line for each run that had something.
 
     Args:
         runs: the ids of those to send; None: all. What a live process sends itself is left to it.
+        each: a line also for each run whose records go to another server; without it these have one together.
     """
     found = [folder for folder in folders() if runs is None or folder.name in runs]
-    lines, here, away = [], address(), ""
+    lines, elsewhere, here, away = [], [], address(), ""
     for folder in found:
         spool = Spool(folder.name)
         with spool.held() as mine:
             waiting = spool.waiting() if mine else []
             if not waiting:
                 continue
-            if spool.goes_to() != here:
-                done = Sent(left=len(waiting), why=f"it goes to {spool.goes_to()}: name that in MLFLOW_TRACKING_URI")
-            elif away:
+            if (to := spool.goes_to()) != here:
+                why = f"it goes to {to}: name that in MLFLOW_TRACKING_URI, or delete the folder to give it up"
+                elsewhere.append(_line(folder, Sent(left=len(waiting), why=why)))
+                continue
+            if away:
                 done = Sent(left=len(waiting), why=away)
             else:
                 done = drain(MlflowClient(), spool, waiting)
                 away = done.why if done.away else ""
         lines.append(_line(folder, done))
-    return lines
+    if len(elsewhere) > 1 and not each:
+        elsewhere = [f"kept     records of {len(elsewhere)} runs wait for other tracking servers: {WHICH}"]
+    return lines + elsewhere
 
 
 def drain(client: MlflowClient, spool: Spool, waiting: list[Record]) -> Sent:

@@ -207,6 +207,16 @@ def test_what_goes_to_another_server_is_kept_for_that(proxy, run_id, monkeypatch
     assert delivery.deliver([run_id])[0].startswith("sent")
 
 
+def test_runs_of_other_servers_have_one_line_together_where_each_is_not_asked_for():
+    for number in range(3):
+        run_id = f"{number}" * 32
+        spool.Spool(run_id, to=f"http://elsewhere-{number}").put("batch", run_id, {"tags": {}}, None)
+    (line,) = delivery.deliver()
+    assert line == "kept     records of 3 runs wait for other tracking servers: `mlflow run . -e doctor` names them"
+    each = delivery.deliver(each=True)
+    assert [f"it goes to http://elsewhere-{number}:" in line for number, line in enumerate(each)] == [True] * 3
+
+
 def test_what_is_kept_is_private_and_holds_no_password(proxy, run_id, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
