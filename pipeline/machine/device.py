@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pipeline.machine import processor
 from pipeline.machine.allocator import keep_freed_memory
+from pipeline.machine.cores import cores
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def find(devices: str) -> Device:
     if not gpus:
         keep_freed_memory()
         processor.one_operation_at_a_time()
-        return Device("CPU", f"{processor.name()}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores", None)
+        return Device("CPU", f"{processor.name()}, {_extent()}", None)
     used = gpus if devices == "all" else gpus[:1]
     tf.config.set_visible_devices(used, "GPU")
     for gpu in used:
@@ -97,6 +98,14 @@ def unused_gpu(device: Device) -> str | None:
     return (
         f"this machine has {', '.join(names)} but TensorFlow {tf.__version__} sees no GPU and trains on the CPU: {cure}"
     )
+
+
+def _extent() -> str:
+    """How much of the processor this process may use: a batch system's job, or a container, may have a part of it."""
+    usable, threads = cores(), os.cpu_count() or 1
+    if usable < threads:
+        return f"{usable} of {threads} threads"
+    return f"{psutil.cpu_count(logical=False) or usable} cores"
 
 
 def _nvidia_gpus() -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 
+import psutil
 import pynvml
 import pytest
 import tensorflow as tf
@@ -82,11 +83,15 @@ def test_one_device_shares_its_steps_with_nobody():
     assert Device("CPU", "some", None).strategy().num_replicas_in_sync == 1
 
 
-def test_without_a_gpu_the_device_is_the_processor_by_name(monkeypatch):
+@pytest.mark.parametrize(("usable", "said"), [(16, "Some, 8 cores"), (4, "Some, 4 of 16 threads")])
+def test_without_a_gpu_the_device_is_the_processor_or_the_part_of_it_that_may_be_used(monkeypatch, usable, said):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(processor, "name", lambda: "Some")
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 16 if logical else 8)
+    monkeypatch.setattr(devices, "cores", lambda: usable)
     monkeypatch.delenv("TF_NUM_INTEROP_THREADS", raising=False)
-    found = devices.find("all")
-    assert found.kind == "CPU" and "cores" in found.name
+    assert devices.find("all") == Device("CPU", said, None)
     assert os.environ["TF_NUM_INTEROP_THREADS"] == "1"
 
 
