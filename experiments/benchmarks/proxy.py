@@ -44,5 +44,10 @@ def history(
     told = fit(resolved(config, data, device), data, report=lambda epoch, metrics: None, progress_bar=False).history
     keras.backend.clear_session()
     gc.collect()
+    return rows(told)
+
+
+def rows(told: Mapping[str, list[float]]) -> pd.DataFrame:
+    """What Keras tells of a training, a row an epoch."""
     columns = {name: told[name] for name in ("accuracy", "val_accuracy", "loss", "val_loss")}
-    return pd.DataFrame({"epoch": range(1, config.epochs + 1)} | columns)
+    return pd.DataFrame({"epoch": range(1, len(told["loss"]) + 1)} | columns)
