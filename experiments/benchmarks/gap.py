@@ -58,7 +58,8 @@ def as_the_example(dataset: str, seed: int) -> pd.DataFrame:
     data = load_data(config)
     keras.utils.set_random_seed(seed)
     model = stock(config, data)
-    model.compile(keras.optimizers.AdamW(1e-3, weight_decay=1e-4), "sparse_categorical_crossentropy", ["accuracy"])
+    optimizer = keras.optimizers.AdamW(1e-3, weight_decay=1e-4)
+    model.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     images, labels = data.train.take(
         np.random.default_rng(seed).permutation(len(data.train))
     )  # the example's are mixed
