@@ -103,6 +103,14 @@ def test_what_cannot_be_sent_yet_is_named(monkeypatch, tmp_path):
     assert finding.state == "look" and "it goes to http://elsewhere" in finding.text
 
 
+def test_each_run_that_cannot_be_sent_yet_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run_ids = ["0" * 32, "1" * 32]
+    for run_id in run_ids:
+        Spool(run_id, to="http://elsewhere").put("batch", run_id, {"tags": {"late": "told"}}, None)
+    assert [run_id in finding.text for run_id, finding in zip(run_ids, health.outbox(), strict=True)] == [True, True]
+
+
 def test_runs_of_every_experiment_that_lost_their_process_are_closed_and_silent_ones_named(opened):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         gone = replace(this_process(), id=process.pid, started=psutil.Process(process.pid).create_time())
