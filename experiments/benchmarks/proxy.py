@@ -8,7 +8,6 @@ import keras
 import pandas as pd
 
 from pipeline.config import Config, read_recipe
-from pipeline.data import Data
 from pipeline.fit import fit
 from pipeline.loading import load_data
 from pipeline.machine.device import Device
@@ -35,19 +34,12 @@ def kept(csv: Path, variants: Iterable[str], seeds: int, train: Callable[[str, i
     return runs
 
 
-def history(
-    recipe: str, changes: Mapping[str, object], device: Device, change: Callable[[Data], Data] = lambda data: data
-) -> pd.DataFrame:
-    """Train a recipe on the proxy with some settings changed, and its data; a row an epoch."""
+def history(recipe: str, changes: Mapping[str, object], device: Device) -> pd.DataFrame:
+    """Train a recipe on the proxy with some settings changed; a row an epoch."""
     config = Config.build(read_recipe(recipe) | PROXY | dict(changes))
-    data = change(load_data(config))
+    data = load_data(config)
     told = fit(resolved(config, data, device), data, report=lambda epoch, metrics: None, progress_bar=False).history
     keras.backend.clear_session()
     gc.collect()
-    return rows(told)
-
-
-def rows(told: Mapping[str, list[float]]) -> pd.DataFrame:
-    """What Keras tells of a training, a row an epoch."""
     columns = {name: told[name] for name in ("accuracy", "val_accuracy", "loss", "val_loss")}
-    return pd.DataFrame({"epoch": range(1, len(told["loss"]) + 1)} | columns)
+    return pd.DataFrame({"epoch": range(1, config.epochs + 1)} | columns)
