@@ -8,10 +8,9 @@ from pipeline.study.session import Session
 from pipeline.study.study import Asked
 from pipeline.study.terminal import duration
 from pipeline.study.trial_name import short_settings, trial_name
+from pipeline.study.tries import LOSSES, tried_again
 from pipeline.workers.jobs import Ended, Job, Outcome, Report, RunRef
 
-ATTEMPTS = 3  # of a configuration whose process died: once and two retries
-LOSSES = 5  # of a node under one configuration: a spot machine taken away is no fault of it, but so many hardly are
 SAME_CAUSE = 3  # failures in a row with one cause, after which it is not the configuration's fault
 ID = re.compile(r"(?<![\w.])[0-9a-f]{8,}(-[0-9a-f]{4,})*\b", re.IGNORECASE)  # of a run, a node, data; no fraction
 PAUSE_SECONDS = 3.0  # between two looks of a driver that waits for others: each takes the lock that all share
@@ -143,7 +142,7 @@ class Driver:
     def _end(self, ended: Ended) -> None:
         trial = self._running.pop(ended.number)
         self._used_up = False
-        if ended.outcome is Outcome.LOST and trial.asked.losses + 1 >= LOSSES:
+        if ended.outcome is Outcome.LOST and not _again(trial, ended):
             reason = f"{ended.reason}; this configuration has lost {LOSSES} and is not tried again"
             ended = replace(ended, can_pass=False, reason=reason)
         self._session.runs.close_child(trial.run.run_id, ended)
@@ -174,7 +173,7 @@ class Driver:
             case Outcome.STOPPED if not _foreign(ended):
                 self._study.put_back(number)
             case _:
-                self._study.fail(number, again=ended.can_pass and trial.asked.attempt < ATTEMPTS)
+                self._study.fail(number, again=_again(trial, ended))
 
     def _values(self, ended: Ended) -> list[float]:
         """What the study is about: the best epoch's value, and the cost where that is a second metric."""
@@ -214,6 +213,10 @@ class Driver:
             return []
         seconds = self.searched_seconds() / done * max(0, self._search.settings.trials - done)
         return [f"about {duration(seconds)} left"] if seconds >= 1 else []
+
+
+def _again(trial: _Running, ended: Ended) -> bool:
+    return tried_again(ended, attempt=trial.asked.attempt, losses=trial.asked.losses)
 
 
 def _foreign(ended: Ended) -> bool:

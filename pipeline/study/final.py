@@ -1,6 +1,7 @@
 """The end of a search: the best configurations again with several seeds, and one look at the test images."""
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -11,6 +12,7 @@ from pipeline.config import SEEDS, Config
 from pipeline.study.session import Session
 from pipeline.study.study_report import WINNER
 from pipeline.study.trial_name import short_settings
+from pipeline.study.tries import tried_again
 from pipeline.workers.jobs import Ended, Job, Outcome, RunRef
 
 NOTE = "final"  # the study's note of what is done: a resumed search does not train it again
@@ -35,6 +37,8 @@ class Final:
         name = blake2b(self._study.name.encode(), digest_size=16).hexdigest()  # a study's own may be `../..`
         self._weights = cache_folder("finals", name)
         self._numbers = 0
+        self._deaths: Counter[str] = Counter()  # of the process of a training or a measuring, by name
+        self._losses: Counter[str] = Counter()  # of its node
         self._metric = next(name for name in self._study.search.settings.metric if name.startswith("val_"))
         self._best = max if self._metric == "val_accuracy" else min
 
@@ -44,7 +48,12 @@ class Final:
         if not finalists:
             return None
         private_folder("finals", self._weights.name)
-        self._train(finalists)
+        try:
+            self._train(finalists)
+        except BaseException:  # the cluster is lost, say
+            for finalist in finalists:
+                self._runs.finish_child(finalist.run_id, Outcome.STOPPED)
+            raise
         for finalist in finalists:
             self._close(finalist)
         whole = [finalist for finalist in finalists if finalist.values]
@@ -101,9 +110,19 @@ class Final:
                 self._session.executor.start(job, minutes=None)
             for event in self._session.events():
                 if isinstance(event, Ended):
-                    self._end(*running.pop(event.number), event, finalists)
+                    finalist, seed, run = running.pop(event.number)
+                    if self._end(finalist, seed, run, event):
+                        self._note(finalists)
+                    elif self._again(self._file(finalist, seed).name, event):
+                        todo.append((finalist, seed))
             done = many - len(todo) - len(running)
             self._session.progress(done, many, f"final: {done} of {many} trainings, {len(running)} running")
+
+    def _again(self, name: str, ended: Ended) -> bool:
+        """Whether what an accident has ended deserves another try."""
+        again = tried_again(ended, attempt=self._deaths[name] + 1, losses=self._losses[name])
+        (self._losses if ended.outcome is Outcome.LOST else self._deaths)[name] += 1
+        return again and not self._session.interrupts()
 
     def _seeds(self) -> list[int]:
         first = self._study.search.base.seed
@@ -117,24 +136,30 @@ class Final:
         self._numbers -= 1  # apart from the trials' own
         return Job(self._numbers, self._config(finalist, seed), run, "final", weights=self._file(finalist, seed))
 
-    def _end(self, finalist: _Finalist, seed: int, run: RunRef, ended: Ended, finalists: list[_Finalist]) -> None:
+    def _end(self, finalist: _Finalist, seed: int, run: RunRef, ended: Ended) -> bool:
+        """Take leave of a training; returns whether it has ended well."""
         self._runs.close_child(run.run_id, ended)
         name = f"final {finalist.rank} seed {seed}  {short_settings(finalist.params)}"
         if ended.outcome is not Outcome.FINISHED:
             self._session.say(f"{name}  {ended.outcome}: {ended.reason}")
-            return
+            return False
         value = ended.metrics[f"best_{self._metric}"]
         finalist.values[str(seed)], finalist.runs[str(seed)] = value, run.run_id
-        self._note(finalists)
         self._session.say(f"{name}  {self._metric} {value:.4f}  {ended.metrics['seconds']:.1f} s")
+        return True
 
     def _measure(self, winner: _Finalist) -> dict[str, float] | None:
         """Open the test set for the winner's best seed, once, in the run that trained it."""
         seed = self._best(winner.values, key=lambda seed: winner.values[seed])
         run = RunRef(self._runs.tracking_uri, winner.runs[seed])
-        self._numbers -= 1
-        job = Job(self._numbers, self._config(winner, int(seed)), run, "winner", weights=self._file(winner, int(seed)))
-        return self._result(winner, seed, self._session.alone(job))
+        weights = self._file(winner, int(seed))
+        while True:
+            self._numbers -= 1
+            job = Job(self._numbers, self._config(winner, int(seed)), run, "winner", weights=weights)
+            ended = self._session.alone(job)
+            if not self._again("winner", ended):
+                return self._result(winner, seed, ended)
+            self._session.say(f"the winner is measured again: {ended.outcome}: {ended.reason}")
 
     def _result(self, winner: _Finalist, seed: str, ended: Ended) -> dict[str, float] | None:
         self._runs.close_child(winner.runs[seed], ended)

@@ -4,6 +4,7 @@ import mlflow
 import pytest
 from scripted import SIX, Runs, Scripted, ended, made_search, mlflow_store, opened, trained
 
+from pipeline.cluster import ClusterLost
 from pipeline.study.final import NOTE, Final
 from pipeline.study.session import Session
 from pipeline.study.study import Study
@@ -156,13 +157,67 @@ def test_weights_are_let_go_when_the_winner_is_known(final, tmp_path):
 def test_a_failed_seed_does_not_sink_the_final(final):
     def answer(job):
         if job.role == "final" and (job.config.depth, job.config.seed) == (2, 2):
-            return [ended(job, Outcome.CRASHED, "killed by SIGSEGV")]
+            return [ended(job, Outcome.RAISED, "ValueError: no")]
         return train(job)
 
     figures = final(answer)
     assert figures["val_accuracy_mean"] == pytest.approx(0.81)
     assert (final.executor.started[-1].config.depth, final.executor.started[-1].config.seed) == (2, 1)
-    assert "final 2 seed 2  d2  crashed: killed by SIGSEGV" in final.said
+    assert "final 2 seed 2  d2  raised: ValueError: no" in final.said
+    assert roles(final) == ["final"] * 6 + ["winner"], "an exception would be raised again"
+
+
+def accidents(outcome, many, *, role="final"):
+    """An answer by which depth 2 with seed 2, or the winner, meets so many accidents before it goes well."""
+    met = []
+
+    def answer(job):
+        if (job.role, job.config.depth, job.config.seed) == (role, 2, 2) and len(met) < many:
+            met.append(job)
+            return [ended(job, outcome, "gone", can_pass=True)]
+        return train(job)
+
+    return answer
+
+
+@pytest.mark.parametrize(("outcome", "many"), [(Outcome.CRASHED, 2), (Outcome.LOST, 4)])
+def test_a_training_that_an_accident_has_ended_is_trained_again(final, outcome, many):
+    assert final(accidents(outcome, many))["val_accuracy_mean"] == pytest.approx(0.82)
+    assert roles(final) == ["final"] * (6 + many) + ["winner"]
+    assert list(final.runs.closed.values()).count(outcome) == many, "each try has a run of its own"
+    assert list(final.runs.finished.values()) == [Outcome.FINISHED] * 2
+
+
+@pytest.mark.parametrize(("outcome", "many"), [(Outcome.CRASHED, 3), (Outcome.LOST, 5)])
+def test_a_training_that_meets_an_accident_each_time_is_given_up(final, outcome, many):
+    assert final(accidents(outcome, 99))["val_accuracy_mean"] == pytest.approx(0.81)
+    assert roles(final) == ["final"] * (5 + many) + ["winner"]
+
+
+@pytest.mark.parametrize(("outcome", "many"), [(Outcome.CRASHED, 2), (Outcome.LOST, 4)])
+def test_a_winner_whose_measuring_an_accident_has_ended_is_measured_again(final, outcome, many):
+    assert final(accidents(outcome, many, role="winner"))["test_accuracy"] == 0.7
+    assert roles(final) == ["final"] * 6 + ["winner"] * (many + 1)
+    assert f"the winner is measured again: {outcome}: gone" in final.said
+
+
+def test_after_an_interrupt_no_accident_begins_another_try(final):
+    answer = accidents(Outcome.CRASHED, 99)
+    assert final(answer, interrupts=lambda: int("final 2 seed 2  d2  crashed: gone" in final.said)) is None
+    assert roles(final) == ["final"] * 6
+
+
+def test_a_lost_cluster_leaves_no_run_open(final):
+    def answer(job):
+        if len(final.executor.started) == 3:
+            raise ClusterLost("cluster must keep its head node")
+        return train(job)
+
+    with pytest.raises(ClusterLost):
+        final(answer)
+    assert list(final.runs.finished.values()) == [Outcome.STOPPED] * 2
+    assert final()["test_accuracy"] == 0.7
+    assert roles(final) == ["final"] * 4 + ["winner"]
 
 
 def test_one_of_the_best_whose_every_seed_failed_is_closed_as_failed(final):
@@ -187,6 +242,7 @@ def test_a_winner_that_dies_while_it_is_measured_is_said_and_its_run_closed(fina
     assert final.said[-1] == "the winner could not be measured: crashed: killed by SIGKILL"
     assert final.runs.closed[final.executor.started[-1].run.run_id] is Outcome.CRASHED
     assert final.study.noted("winner") is None
+    assert roles(final) == ["final"] * 6 + ["winner"] * 3
     assert final()["test_accuracy"] == 0.7
     assert roles(final) == ["winner"]
 
