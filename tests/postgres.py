@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from ports import free_port
 
 PASSWORD = "P0stgres-pass"  # noqa: S105 - of a server that lives for a test
 USER = "pipeline"
@@ -26,12 +26,6 @@ def programs():
     if missing := [name for name, where in found.items() if where is None]:
         pytest.skip(f"PostgreSQL is not installed here: no {', '.join(missing)}")
     return found
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 class Postgres:

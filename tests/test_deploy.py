@@ -14,7 +14,8 @@ import pytest
 import requests
 from deployed import called, settings
 from optuna.trial import TrialState
-from postgres import PASSWORD, free_port
+from ports import free_port
+from postgres import PASSWORD
 from scripted import SIX
 from seams import environment
 from sleepers import ROOT, finish, noted, start_sleeper, wait_for, with_programs

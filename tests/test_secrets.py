@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+from ports import free_port
 from seams import environment
 from test_bad_input import image_folder
 
@@ -23,12 +23,6 @@ PLANTED = {
     "PGPASSWORD": f"{SECRET}-database",
 }
 CLASSES = ["$x_{", "日本", "<b>&amp;", "a\nb", b"caf\xe9", "x" * 200]
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from browser import MISSING, answers, browser, free_port, wait_until
+from browser import MISSING, answers, browser, wait_until
+from ports import free_port
 from seams import environment, tracking_store
 
 ROOT = Path(__file__).parent.parent

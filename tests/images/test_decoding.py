@@ -2,23 +2,15 @@
 
 import numpy as np
 import pytest
+from image_files import COLOR, GRAY, saved
 from PIL import Image
 
 from pipeline.images.decoding import fitted, read
 from pipeline.images.pixels import read_batch
 
-GRAY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-COLOUR = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
-
-
-def saved(tmp_path, image, name="a.png", **options):
-    file = str(tmp_path / name)
-    image.save(file, **options)
-    return file
-
 
 def with_alpha(alpha):
-    return Image.fromarray(np.dstack([COLOUR, np.full((3, 4), alpha, np.uint8)]))
+    return Image.fromarray(np.dstack([COLOR, np.full((3, 4), alpha, np.uint8)]))
 
 
 @pytest.mark.parametrize(
@@ -28,8 +20,8 @@ def with_alpha(alpha):
         (Image.fromarray(GRAY > 100), "L"),  # one bit
         (Image.fromarray(GRAY).convert("LA"), "L"),
         (Image.fromarray(GRAY.astype(np.uint16) * 257), "L"),  # 16 bits
-        (Image.fromarray(COLOUR), "RGB"),
-        (Image.fromarray(COLOUR).quantize(8), "RGB"),  # a palette
+        (Image.fromarray(COLOR), "RGB"),
+        (Image.fromarray(COLOR).quantize(8), "RGB"),  # a palette
         (with_alpha(255), "RGB"),
         (with_alpha(254), "RGBA"),
     ],
@@ -70,8 +62,8 @@ def test_of_an_animation_the_first_frame_counts(tmp_path, name):
 
 
 def test_content_counts_not_the_suffix_but_only_the_four_formats(tmp_path):
-    png_in_disguise = saved(tmp_path, Image.fromarray(COLOUR), "a.jpg", format="PNG")
-    np.testing.assert_array_equal(np.asarray(read(png_in_disguise)), COLOUR)
+    png_in_disguise = saved(tmp_path, Image.fromarray(COLOR), "a.jpg", format="PNG")
+    np.testing.assert_array_equal(np.asarray(read(png_in_disguise)), COLOR)
     gif = saved(tmp_path, Image.fromarray(GRAY), "b.jpg", format="GIF")
     assert read_batch([gif], (3, 4, 1), False).faults == [(gif, "not a JPEG, PNG, BMP or WebP image")]
 

@@ -3,24 +3,16 @@
 import io
 
 import numpy as np
+from image_files import COLOR, GRAY, saved
 from PIL import Image
 
 from pipeline.images.pixels import read_batch
 
-GRAY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-COLOUR = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
-
-
-def saved(tmp_path, image, name="a.png", **options):
-    file = str(tmp_path / name)
-    image.save(file, **options)
-    return file
-
 
 def test_faults_are_told_file_by_file_and_do_not_stop_the_others(tmp_path):
-    good = saved(tmp_path, Image.fromarray(COLOUR), "good.png")
+    good = saved(tmp_path, Image.fromarray(COLOR), "good.png")
     whole = io.BytesIO()
-    Image.fromarray(np.kron(COLOUR, np.ones((30, 30, 1), np.uint8))).save(whole, "JPEG")
+    Image.fromarray(np.kron(COLOR, np.ones((30, 30, 1), np.uint8))).save(whole, "JPEG")
     files = {"cut.jpg": whole.getvalue()[:600], "empty.png": b"", "text.bmp": b"BMnope", "word.webp": b"hello"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -29,7 +21,7 @@ def test_faults_are_told_file_by_file_and_do_not_stop_the_others(tmp_path):
     reasons = dict(batch.faults)
     assert list(reasons) == bad and "truncated" in reasons[bad[0]].lower()
     assert reasons[bad[-1]] == "No such file or directory"
-    np.testing.assert_array_equal(batch.images[-1], COLOUR)
+    np.testing.assert_array_equal(batch.images[-1], COLOR)
 
 
 def test_decompression_bomb_is_a_fault_from_pillows_limit_on(tmp_path, monkeypatch):

@@ -16,9 +16,9 @@ import psutil
 import pytest
 import requests
 from PIL import Image
+from ports import free_port
 from registered import CLASSES, NAME, SHAPE
 from seams import environment
-from servers import free_port
 
 from pipeline.images.decoding import fitted, read
 from pipeline.logged_model import find
