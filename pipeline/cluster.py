@@ -87,9 +87,21 @@ class Cluster:
         self._lost: str | None = None  # how the head node was found to be gone
         self._gpus = trials_per_gpu > 1  # whether trials are trained on GPUs: they were asked for, or have been there
         self._there = True  # GPUs, at the last look
+        self._found_gpus: Callable[[], None] = lambda: None
         self._share = 1  # of the CPUs, for a trial on a GPU
         self._only: dict[str, float] = {}  # what keeps tasks to this host, where the runs are seen from it alone
         self._warned = False  # of a node on another one
+
+    def keep_to_gpus(self, known: bool, *, note: Callable[[], None]) -> None:
+        """Be as an earlier driver of the same search was.
+
+        Args:
+            known: whether that one has had GPUs, for which trials then wait.
+            note: called once where it has not, when there are some.
+        """
+        self._gpus |= known
+        if not known:
+            self._found_gpus = note
 
     def __enter__(self) -> Self:
         self._ray = _connected(self._address)
@@ -285,6 +297,9 @@ class Cluster:
     def _look_for_gpus(self) -> None:
         """Keep to GPUs once there are some: when all are taken away, what is left is a head that would take weeks."""
         there = any(node.get("GPU") for node in self._alive)
+        if there:
+            self._found_gpus()
+            self._found_gpus = lambda: None
         self._gpus |= there
         if self._gpus and not there and self._there:
             log.warning("waiting for a node with a GPU, as the cluster has none now: trials do not go to its CPUs")

@@ -211,6 +211,23 @@ def test_a_search_that_has_used_gpus_waits_for_some_rather_than_fall_to_the_cpus
     assert cluster.free() == 4 - 2
 
 
+def test_what_an_earlier_driver_had_is_what_trials_wait_for(began, looking, caplog):
+    cluster, ray = began(node(cpus=8))
+    cluster.keep_to_gpus(True, note=pytest.fail)
+    assert cluster.free() == 0 and "waiting for a node with a GPU" in caplog.text
+    ray.there = [node(cpus=8), node(cpus=8, gpus=2)]
+    assert cluster.free() == 2
+
+
+def test_that_there_are_gpus_is_noted_once_and_not_before_there_are(began, looking):
+    notes = []
+    cluster, ray = began(node(cpus=8))
+    cluster.keep_to_gpus(False, note=lambda: notes.append("GPUs"))
+    assert cluster.free() == 2 and notes == []
+    ray.there = [node(cpus=8), node(cpus=8, gpus=2)]
+    assert cluster.free() == cluster.free() == 2 and notes == ["GPUs"]
+
+
 def test_who_asks_for_several_trials_a_gpu_waits_for_the_first_gpu(began, looking, caplog):
     cluster, ray = began(node(cpus=8), trials_per_gpu=2)
     assert cluster.free() == 0 and len(caplog.records) == 1

@@ -28,6 +28,8 @@ from pipeline.study_storage import storage_url
 from pipeline.trials import Local
 from pipeline.workers.slots import CORES_A_TRIAL, find_gpus, slots
 
+GPUS = "gpus"  # the study's note that its cluster has had some
+
 
 def carry_out(search: Search, data: Data) -> int:
     """Run a search to its end, or until it is asked to stop; returns the exit code.
@@ -44,6 +46,8 @@ def carry_out(search: Search, data: Data) -> int:
         image_shape=data.image_shape,
         training_images=len(data.train),
     )
+    if isinstance(executor, Cluster):
+        executor.keep_to_gpus(bool(study.noted(GPUS)), note=lambda: study.note(GPUS, True))
     hold: Hold = Together(study) if search.settings.drivers == "shared" else Alone(study)
     try:
         with counted() as interrupts, watched(), Terminal() as terminal:

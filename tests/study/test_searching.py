@@ -7,7 +7,7 @@ import optuna
 import pytest
 from scripted import RANGE, Runs, Scripted, ended, made_search, mlflow_store, opened, report, trained
 
-from pipeline.cluster import ClusterLost
+from pipeline.cluster import Cluster, ClusterLost
 from pipeline.loading import load_data
 from pipeline.study import searching
 from pipeline.study.driver import Failing
@@ -112,3 +112,29 @@ def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_op
     assert parent.data.tags["ended.reason"] == "cluster must keep its head node"
     study = optuna.load_study(study_name=search.study(load_data(search.base).fingerprint), storage=url)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
+
+
+class WithGpus(Losing, Cluster):
+    """Has GPUs; keeps what it was told of those before."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known = known
+
+    def __str__(self):
+        return "1 at a time"
+
+    def keep_to_gpus(self, known, *, note):
+        self.known.append(known)
+        note()
+
+
+def test_a_search_that_is_started_again_tells_its_cluster_that_there_were_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    told = []
+    monkeypatch.setattr(searching, "_executor", lambda search, data: WithGpus(told))
+    search = made_search(tmp_path, RANGE, "--trials", "9", "--storage", f"sqlite:///{tmp_path}/study.db")
+    with mlflow_store(tmp_path):
+        for _ in range(2):
+            assert searching.carry_out(search, load_data(search.base)) == 1
+    assert told == [False, True]
