@@ -20,7 +20,7 @@ FOUND_NO_MORE = "no further configuration that fits the images was found"
 
 
 class Failing(RuntimeError):
-    """Trial after trial failed for the same reason."""
+    """A search comes to no result: trial after trial failed for the same reason, say."""
 
 
 @dataclass

@@ -78,6 +78,8 @@ def _search(session: Session, hold: Hold, data: Data) -> int:
         if finishes:
             _finish(session)
             session.executor.free()  # which says so if the cluster was lost under its last job
+            if not session.interrupts():
+                _refuse_to_end_without_result(session.study)
         if session.interrupts():
             code, ending = 130, ("KILLED", "stopped", "by a signal; the same command goes on")
     except (Failing, ClusterLost) as failing:
@@ -92,6 +94,13 @@ def _search(session: Session, hold: Hold, data: Data) -> int:
     if kept := hold.close(*ending):
         session.say(kept)
     return code
+
+
+def _refuse_to_end_without_result(study: Study) -> None:
+    if not study.ranked():
+        raise Failing("no trial has finished: each one's run says why")
+    if study.search.settings.final_top and study.noted(study_report.WINNER) is None:
+        raise Failing("the final has no winner: its runs say why, and the same command tries again what is missing")
 
 
 def _drive(session: Session) -> None:

@@ -114,6 +114,48 @@ def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_op
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
 
 
+class Short(Losing):
+    """Has no memory for jobs of the broken roles, and carries out the others."""
+
+    def __init__(self, broken):
+        Scripted.__init__(self, self._told)
+        self.broken = broken
+
+    def free(self):
+        return Scripted.free(self)
+
+    def _told(self, job):
+        if job.role == "winner":
+            return [ended(job, test_accuracy=0.7)]
+        if job.role in ("step", "latency"):
+            return [ended(job, Outcome.RAISED, "no time")]
+        return [ended(job, Outcome.OOM, "no memory")] if job.role in self.broken else trained(job, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("role", "reason"),
+    [
+        ("trial", "no trial has finished: each one's run says why"),
+        ("final", "the final has no winner: its runs say why, and the same command tries again what is missing"),
+    ],
+)
+def test_a_search_without_a_result_fails_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys, role, reason):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    text = RANGE + "trials: 2\nfinal_top: 1\nfinal_seeds: 1\n"
+    search = made_search(tmp_path, text, "--storage", f"sqlite:///{tmp_path}/study.db")
+    broken = {role}
+    monkeypatch.setattr(searching, "_executor", lambda search, data: Short(broken))
+    with mlflow_store(tmp_path):
+        assert searching.carry_out(search, load_data(search.base)) == 1
+        (run,) = mlflow.search_runs(filter_string="tags.role = 'search'", output_format="list")
+        assert (run.info.status, run.data.tags["ended.reason"]) == ("FAILED", reason)
+        assert capsys.readouterr().err.splitlines()[-1] == f"error: {reason}"
+        if role == "final":
+            broken.clear()
+            assert searching.carry_out(search, load_data(search.base)) == 0
+            assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
+
+
 class WithGpus(Losing, Cluster):
     """Has GPUs; keeps what it was told of those before."""
 
