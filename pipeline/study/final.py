@@ -159,6 +159,11 @@ class Final:
             ended = self._session.alone(job)
             if not self._again("winner", ended):
                 return self._result(winner, seed, ended)
+            try:
+                self._session.executor.free()
+            except BaseException:  # the cluster is lost
+                self._runs.close_child(run.run_id, ended)
+                raise
             self._session.say(f"the winner is measured again: {ended.outcome}: {ended.reason}")
 
     def _result(self, winner: _Finalist, seed: str, ended: Ended) -> dict[str, float] | None:

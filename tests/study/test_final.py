@@ -201,6 +201,21 @@ def test_a_winner_whose_measuring_an_accident_has_ended_is_measured_again(final,
     assert f"the winner is measured again: {outcome}: gone" in final.said
 
 
+def test_a_winner_that_is_lost_with_the_whole_cluster_is_not_measured_again(final, monkeypatch):
+    answer = accidents(Outcome.LOST, 99, role="winner")
+
+    def free(executor):
+        if executor.started and executor.started[-1].role == "winner":
+            raise ClusterLost("cluster must keep its head node")
+        return executor.slots - len(executor._running)
+
+    monkeypatch.setattr(Scripted, "free", free)
+    with pytest.raises(ClusterLost):
+        final(answer)
+    assert roles(final) == ["final"] * 6 + ["winner"]
+    assert final.runs.closed[final.executor.started[-1].run.run_id] is Outcome.LOST
+
+
 def test_after_an_interrupt_no_accident_begins_another_try(final):
     answer = accidents(Outcome.CRASHED, 99)
     assert final(answer, interrupts=lambda: int("final 2 seed 2  d2  crashed: gone" in final.said)) is None
