@@ -12,6 +12,7 @@ from postgres import Postgres, running_postgres
 from pipeline.machine.processor import one_operation_at_a_time, prefer_onednn
 
 if TYPE_CHECKING:
+    import mlflow
     from registered import Registered
 
 CALLERS_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -60,6 +61,23 @@ def registered_model(registered_once: "Registered") -> Iterator["Registered"]:
     mlflow.set_tracking_uri(registered_once.uri)
     yield registered_once
     mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of a tracking store with an experiment `mine`; it is MLflow's own for all tests of a file."""
+    from scripted import mlflow_store
+
+    with mlflow_store(tmp_path_factory.mktemp("store")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def client(store: str) -> "mlflow.MlflowClient":
+    """MLflow's client of that store."""
+    import mlflow
+
+    return mlflow.MlflowClient()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from scripted import mlflow_store
 
 from pipeline import resume
 from pipeline.checkpoints import checkpoint
@@ -21,12 +20,6 @@ from pipeline.lifetime.process import this_process
 
 ROOT = Path(__file__).parent.parent
 CONFIG = Config(dataset="/data/flowers", depth=6, epochs=10, precision="float32", jit_compile=False)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with mlflow_store(tmp_path_factory.mktemp("store")) as uri:
-        yield uri
 
 
 @pytest.fixture

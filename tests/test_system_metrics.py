@@ -3,16 +3,8 @@
 import threading
 
 import mlflow
-import pytest
-from scripted import mlflow_store
 
 from pipeline.system_metrics import system_metrics
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with mlflow_store(tmp_path_factory.mktemp("store")) as uri:
-        yield uri
 
 
 def test_figures_come_at_intervals_after_the_last_step_and_ask_no_server(store, monkeypatch):

@@ -6,23 +6,11 @@ import logging
 import mlflow
 import numpy as np
 import pytest
-from scripted import mlflow_store
 
 from pipeline.checkpoints import checkpoint, checkpoint_copies
 from pipeline.checkpoints.checkpoint import State, read
 from pipeline.checkpoints.checkpoints import Checkpoints, folder_of
 from pipeline.config import Config
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with mlflow_store(tmp_path_factory.mktemp("store")) as uri:
-        yield uri
-
-
-@pytest.fixture
-def client(store):
-    return mlflow.MlflowClient()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 import mlflow
 import psutil
 import pytest
-from scripted import mlflow_store
 
 from pipeline.lifetime import liveness
 from pipeline.lifetime.process import this_process
@@ -22,17 +21,6 @@ def gone():
     """A process that has ended."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         return replace(this_process(), id=process.pid, started=psutil.Process(process.pid).create_time())
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with mlflow_store(tmp_path_factory.mktemp("store")) as uri:
-        yield uri
-
-
-@pytest.fixture
-def client(store):
-    return mlflow.MlflowClient()
 
 
 @pytest.fixture

@@ -5,23 +5,11 @@ import threading
 
 import mlflow
 import pytest
-from scripted import mlflow_store
 
 from pipeline.errors import UsageError
 from pipeline.lifetime import ownership
 from pipeline.lifetime.interrupt import Stopped
 from pipeline.lifetime.process import this_process
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    with mlflow_store(tmp_path_factory.mktemp("store")) as uri:
-        yield uri
-
-
-@pytest.fixture
-def client(store):
-    return mlflow.MlflowClient()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import replace
 import mlflow
 import pytest
 from optuna.trial import TrialState
-from scripted import RANGE, SIX, Runs, Scripted, ended, made_search, mlflow_store, opened, report, trained
+from scripted import RANGE, SIX, Runs, Scripted, ended, made_search, opened, report, trained
 
 from pipeline.study import driver as drivers
 from pipeline.study.driver import Driver, Failing
@@ -26,12 +26,6 @@ def in_turn(*answers):
 
 def well(job):
     return trained(job, 0.3, 0.5)
-
-
-@pytest.fixture
-def store(tmp_path):
-    with mlflow_store(tmp_path) as uri:
-        yield uri
 
 
 @pytest.fixture

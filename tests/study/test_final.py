@@ -2,7 +2,7 @@
 
 import mlflow
 import pytest
-from scripted import SIX, Runs, Scripted, ended, made_search, mlflow_store, opened, trained
+from scripted import SIX, Runs, Scripted, ended, made_search, opened, trained
 
 from pipeline.cluster import ClusterLost
 from pipeline.study.final import NOTE, Final
@@ -27,12 +27,6 @@ def train(job):
 
 def weights_of(job):
     return f"depth {job.config.depth} seed {job.config.seed}"
-
-
-@pytest.fixture
-def store(tmp_path):
-    with mlflow_store(tmp_path) as uri:
-        yield uri
 
 
 @pytest.fixture

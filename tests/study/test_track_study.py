@@ -6,20 +6,12 @@ import time
 import mlflow
 import pandas as pd
 import pytest
-from scripted import mlflow_store
 
 from pipeline.outbox import sending
 from pipeline.study.track_study import PARENT, StudyRun
 from pipeline.workers.jobs import Ended, Outcome
 
 OPENED = []  # by the test that runs
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """One store for all tests of this file."""
-    with mlflow_store(tmp_path_factory.mktemp("store")) as uri:
-        yield uri
 
 
 @pytest.fixture
