@@ -119,7 +119,7 @@ class Final:
             self._session.progress(done, many, f"final: {done} of {many} trainings, {len(running)} running")
 
     def _again(self, name: str, ended: Ended) -> bool:
-        """Whether what an accident has ended deserves another try."""
+        """Count how something ended; returns whether that was an accident which deserves another try."""
         again = tried_again(ended, attempt=self._deaths[name] + 1, losses=self._losses[name])
         (self._losses if ended.outcome is Outcome.LOST else self._deaths)[name] += 1
         return again and not self._session.interrupts()

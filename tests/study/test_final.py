@@ -216,6 +216,14 @@ def test_after_an_interrupt_no_accident_begins_another_try(final):
     assert roles(final) == ["final"] * 6
 
 
+def test_a_winner_that_dies_as_the_search_is_interrupted_is_not_measured_again(final):
+    def interrupts():
+        return int(roles(final)[-1:] == ["winner"] and not final.executor._running)
+
+    assert final(accidents(Outcome.CRASHED, 99, role="winner"), interrupts=interrupts) is None
+    assert roles(final) == ["final"] * 6 + ["winner"]
+
+
 def test_a_lost_cluster_leaves_no_run_open(final):
     def answer(job):
         if len(final.executor.started) == 3:

@@ -73,17 +73,21 @@ def test_optuna_s_own_pages_are_fetched_by_the_uv_beside_python_where_there_is_o
     assert dashboard("sqlite:///optuna.db") == f"{tmp_path}/uv tool run optuna-dashboard sqlite:///optuna.db"
 
 
-class Losing(Scripted):
-    """Loses its cluster in the midst of the second trial."""
-
-    def __init__(self):
-        super().__init__(self._answer)
+class Entered(Scripted):
+    """A scripted executor as a search opens it."""
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
         pass
+
+
+class Losing(Entered):
+    """Loses its cluster in the midst of the second trial."""
+
+    def __init__(self):
+        super().__init__(self._answer)
 
     def _answer(self, job):
         lost = [report(job, 1, 0.4), ended(job, Outcome.LOST, "the head node was lost", can_pass=True)]
@@ -114,17 +118,14 @@ def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_op
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
 
 
-class Short(Losing):
+class Short(Entered):
     """Has no memory for jobs of the broken roles, and carries out the others."""
 
     def __init__(self, broken):
-        Scripted.__init__(self, self._told)
+        super().__init__(self._answer)
         self.broken = broken
 
-    def free(self):
-        return Scripted.free(self)
-
-    def _told(self, job):
+    def _answer(self, job):
         if job.role == "winner":
             return [ended(job, test_accuracy=0.7)]
         if job.role in ("step", "latency"):
