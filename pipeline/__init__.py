@@ -1,1 +1,1 @@
-"""Train, search and compare ConvMixer image classifiers, tracked in MLflow."""
+"""Train, search, compare and serve ConvMixer image classifiers, tracked in MLflow."""

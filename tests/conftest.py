@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy
-from postgres import Postgres, running_postgres
 
-from pipeline.machine.processor import one_operation_at_a_time, prefer_onednn
+from pipeline.runtime.cpu import prefer_onednn, run_operations_serially
+from tests.support.postgres import Postgres, running_postgres
 
 if TYPE_CHECKING:
     import mlflow
-    from registered import Registered
+
+    from tests.support.registered import Registered
 
 CALLERS_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
@@ -25,7 +26,7 @@ def pytest_configure() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     prefer_onednn()  # as the entry points do: with other kernels a test's own run would have other last digits
-    one_operation_at_a_time()
+    run_operations_serially()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,7 +48,7 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def registered_once(tmp_path_factory: pytest.TempPathFactory) -> "Registered":
     """A registered model that tests share."""
-    from registered import registered  # which imports TensorFlow
+    from tests.support.registered import registered  # which imports TensorFlow
 
     return registered(tmp_path_factory.mktemp("registered"))
 
@@ -66,7 +67,7 @@ def registered_model(registered_once: "Registered") -> Iterator["Registered"]:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of a tracking store with an experiment `mine`; it is MLflow's own for all tests of a file."""
-    from scripted import mlflow_store
+    from tests.support.scripted import mlflow_store
 
     with mlflow_store(tmp_path_factory.mktemp("store")) as uri:
         yield uri

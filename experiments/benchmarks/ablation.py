@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import proxy
 
-from pipeline.machine import device as devices
+from pipeline.runtime import device as devices
 
 HERE = Path(__file__).parent
 VARIANTS: dict[str, dict[str, object]] = {
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     asked = parser.parse_args()
-    device = devices.find("one")
+    device = devices.select_device("one")
     common = {"test_time_flip": False, "dataset": asked.dataset}
 
     def train(variant: str, seed: int) -> pd.DataFrame:

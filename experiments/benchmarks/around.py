@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import config as settings
-from pipeline.machine.processor import prefer_onednn
+from pipeline.config import training
+from pipeline.runtime.cpu import prefer_onednn
 
 ROUNDS = 5
 RECIPE = "baseline"
@@ -43,8 +43,8 @@ def main() -> None:
 
 def starts() -> Iterator[tuple[str, float]]:
     """Seconds to what a person waits for, each in a new process."""
-    train = [sys.executable, "-m", "pipeline.train"]
-    yield "`python -m pipeline.train --help`", median(lambda: ended([*train, "--help"]))
+    train = [sys.executable, "-m", "pipeline", "train"]
+    yield "`python -m pipeline train --help`", median(lambda: ended([*train, "--help"]))
     yield "a refused setting", median(lambda: ended([*train, "digits", "--depth", "0"]))
     yield "`import tensorflow` alone", median(lambda: ended([sys.executable, "-c", "import tensorflow"]))
     yield "`import mlflow` alone", median(lambda: ended([sys.executable, "-c", "import mlflow"]))
@@ -58,20 +58,20 @@ def parts() -> Iterator[tuple[str, float]]:
     import keras
     import tensorflow as tf
 
-    from pipeline.fit import build, compile_model, evaluation_batches, training_batches
-    from pipeline.machine import device
-    from pipeline.schedule import LearningRate
+    from pipeline.runtime import device
+    from pipeline.training.fit import build_model, compile_model, evaluation_batches, training_batches
+    from pipeline.training.schedules import LearningRateSchedule
 
     random = np.random.default_rng(0)
     data = made(random.integers(0, 256, (IMAGES, 32, 32, 3)).astype(np.uint8), random.integers(0, 10, IMAGES))
-    config = settings.Config.build(settings.read_recipe(RECIPE)).model_copy(
+    config = training.TrainingConfig.build(training.read_recipe(RECIPE)).model_copy(
         update={"translation": 4, "batch_size": BATCH}
     )
-    found = device.find("one")
+    found = device.select_device("one")
     config = config.model_copy(update={"fast_layers": device.fast_layers_for(found), "jit_compile": False})
     keras.utils.set_random_seed(0)
-    model = build(config, data)
-    compile_model(model, config, LearningRate("constant", peak=1e-3, steps=1, warmup_fraction=0))
+    model = build_model(config, data)
+    compile_model(model, config, LearningRateSchedule("constant", peak=1e-3, steps=1, warmup_fraction=0))
     batches = iter(training_batches(config.model_copy(update={"epochs": 1000}), data))
     images, labels = next(batches)
     step = lambda: model.train_on_batch(images, labels)  # noqa: E731
@@ -95,8 +95,9 @@ def parts() -> Iterator[tuple[str, float]]:
 
 
 def tracking() -> Iterator[tuple[str, float]]:
-    """Seconds of the clock that a run on digits spends in pipeline.track, by what for."""
-    from pipeline import track, train
+    """Seconds of the clock that a run on digits spends in pipeline.tracking.run, by what for."""
+    from pipeline.commands import train
+    from pipeline.tracking import run as track
 
     spent: dict[str, list[float]] = {}
 
@@ -128,7 +129,7 @@ def tracking() -> Iterator[tuple[str, float]]:
 
 def made(pixels: np.ndarray, labels: np.ndarray) -> Any:
     """These images as a data set."""
-    from pipeline import data
+    from pipeline.data import dataset
 
     with tempfile.TemporaryDirectory() as folder:
         np.savez(
@@ -138,7 +139,7 @@ def made(pixels: np.ndarray, labels: np.ndarray) -> Any:
             x_test=pixels[:INFERENCE],
             y_test=labels[:INFERENCE],
         )
-        return data.load(str(file), image_size=None, validation_fraction=0.1, train_examples=None, seed=0)
+        return dataset.load_splits(str(file), image_size=None, validation_fraction=0.1, train_examples=None, seed=0)
 
 
 def ended(command: list[str]) -> float:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import numpy as np
 from turns import SIDE, take_turns
 
-from pipeline.machine.processor import prefer_onednn
+from pipeline.runtime.cpu import prefer_onednn
 
 
 def main(way: str, model: dict[str, int]) -> None:
@@ -17,12 +17,12 @@ def main(way: str, model: dict[str, int]) -> None:
     import keras
     import tensorflow as tf
 
-    from pipeline.machine import device as devices
-    from pipeline.model import conv_mixer
+    from pipeline.model.conv_mixer import conv_mixer
+    from pipeline.runtime import device as devices
 
     if way == "plain":
         devices.keep_freed_memory = lambda: False
-    device = devices.find("one")
+    device = devices.select_device("one")
     auto = devices.precision_for(device)
     ours = way not in {"plain", "stock"}
     keras.utils.set_random_seed(0)

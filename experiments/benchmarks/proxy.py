@@ -7,11 +7,11 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from pipeline.config import Config, read_recipe
-from pipeline.fit import fit
-from pipeline.loading import load_data
-from pipeline.machine.device import Device
-from pipeline.run import resolved
+from pipeline.config.training import TrainingConfig, read_recipe
+from pipeline.data.dataset import load_dataset
+from pipeline.runtime.device import Device
+from pipeline.training.fit import fit
+from pipeline.training.run import resolve_auto
 
 PROXY = {"filters": 64, "depth": 6, "train_examples": 20_000}  # what differs from the recipe
 
@@ -36,9 +36,9 @@ def kept(csv: Path, variants: Iterable[str], seeds: int, train: Callable[[str, i
 
 def history(recipe: str, changes: Mapping[str, object], device: Device) -> pd.DataFrame:
     """Train a recipe on the proxy with some settings changed; a row an epoch."""
-    config = Config.build(read_recipe(recipe) | PROXY | dict(changes))
-    data = load_data(config)
-    told = fit(resolved(config, data, device), data, report=lambda epoch, metrics: None, progress_bar=False).history
+    config = TrainingConfig.build(read_recipe(recipe) | PROXY | dict(changes))
+    data = load_dataset(config)
+    told = fit(resolve_auto(config, data, device), data, report=lambda epoch, metrics: None, progress_bar=False).history
     keras.backend.clear_session()
     gc.collect()
     columns = {name: told[name] for name in ("accuracy", "val_accuracy", "loss", "val_loss")}

@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.workers.jobs import Ended, Job, Outcome, Report, RunRef
+from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult
+from pipeline.tracking.tags import RunRef, TrialOutcome
 
 
 class Recorded:
@@ -51,23 +52,23 @@ class Played:
 
     def __init__(self, recorded: Recorded, log: Log, *, most: int) -> None:
         self._recorded, self._log, self._most = recorded, log, most
-        self._job: Job | None = None
+        self._job: TrialJob | None = None
         self._pruned = False
 
     def free(self) -> int:
         return 0 if self._job else 1
 
-    def start(self, job: Job, *, minutes: float | None) -> None:
+    def start(self, job: TrialJob, *, minutes: float | None) -> None:
         self._job, self._pruned, self._curve = job, False, []
         self._left = list(self._recorded.curves[self._key(job)])
 
-    def events(self, timeout: float) -> list[Report | Ended]:
+    def events(self, timeout: float) -> list[EpochReport | TrialResult]:
         assert self._job
         if self._pruned or not self._left:
             return [self._end(self._job)]
         self._log.epochs += 1
         self._curve.append(self._left.pop(0))
-        return [Report(self._job.number, len(self._curve), {"val_accuracy": self._curve[-1]})]
+        return [EpochReport(self._job.number, len(self._curve), {"val_accuracy": self._curve[-1]})]
 
     def prune(self, number: int) -> None:
         self._pruned = True
@@ -82,13 +83,13 @@ class Played:
         """Whether as many epochs have been played as there are to be."""
         return self._log.epochs >= self._most
 
-    def _key(self, job: Job) -> tuple[int, ...]:
+    def _key(self, job: TrialJob) -> tuple[int, ...]:
         return self._recorded.key(dict(job.config))
 
-    def _end(self, job: Job) -> Ended:
+    def _end(self, job: TrialJob) -> TrialResult:
         self._job = None
-        outcome = Outcome.PRUNED if self._left else Outcome.FINISHED
-        if outcome is Outcome.FINISHED:
+        outcome = TrialOutcome.PRUNED if self._left else TrialOutcome.FINISHED
+        if outcome is TrialOutcome.FINISHED:
             self._log.finish(max(self._curve))
         figures = {
             "best_val_accuracy": max(self._curve),
@@ -97,7 +98,7 @@ class Played:
             "epochs": float(len(self._curve)),
             "seconds": float(len(self._curve)),
         }
-        return Ended(job.number, outcome, "", False, figures, "", "played back", None)
+        return TrialResult(job.number, outcome, "", False, figures, "", "played back", None)
 
 
 class Forgetful:
@@ -106,5 +107,5 @@ class Forgetful:
     def child(self, name: str, *, role: str, tags: Mapping[str, str], under: str | None = None) -> RunRef:
         return RunRef("", name)
 
-    def close_child(self, run_id: str, ended: Ended) -> None:
+    def close_child(self, run_id: str, ended: TrialResult) -> None:
         pass

@@ -17,7 +17,7 @@ import numpy as np
 from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from pipeline.config import Config, to_yaml
+from pipeline.config.training import TrainingConfig, to_yaml
 
 EPOCHS, IMAGES, CLASSES = 10, 2_000, 10
 EXPERIMENT = "many"
@@ -46,8 +46,8 @@ def fill(store: SqlAlchemyStore, artifacts: Path, runs: int, *, location: str) -
             _leave(artifacts / run_id / "artifacts", config, accuracies, random)
 
 
-def _config(random: np.random.Generator) -> Config:
-    return Config(
+def _config(random: np.random.Generator) -> TrainingConfig:
+    return TrainingConfig(
         dataset="digits",
         learning_rate=float(10 ** random.uniform(-4, -1)),
         depth=int(random.integers(2, 12)),
@@ -64,8 +64,8 @@ def _metrics(accuracies: np.ndarray, trial: bool) -> list[Metric]:
     return points + [Metric(name, value, 0, 0) for name, value in once.items()]
 
 
-def _params(config: Config) -> list[Param]:
-    return [Param(name, config.text(name)) for name in Config.model_fields]
+def _params(config: TrainingConfig) -> list[Param]:
+    return [Param(name, config.text(name)) for name in TrainingConfig.model_fields]
 
 
 def _tags(role: str, number: int) -> list[RunTag]:
@@ -76,7 +76,7 @@ def _tags(role: str, number: int) -> list[RunTag]:
     return [RunTag(name, value) for name, value in told.items()]
 
 
-def _leave(folder: Path, config: Config, accuracies: np.ndarray, random: np.random.Generator) -> None:
+def _leave(folder: Path, config: TrainingConfig, accuracies: np.ndarray, random: np.random.Generator) -> None:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(config))
     labels = np.arange(IMAGES) % CLASSES
@@ -105,7 +105,7 @@ def main() -> None:
         print(f"filled with {options.runs:,} runs in {time.perf_counter() - began:.0f} s", flush=True)
     with served(folder, uri) if options.served else nullcontext(uri) as tracking:
         began = time.perf_counter()
-        command = [sys.executable, "-m", "pipeline.report", EXPERIMENT, "--folder", str(folder / "reports")]
+        command = [sys.executable, "-m", "pipeline", "report", EXPERIMENT, "--folder", str(folder / "reports")]
         subprocess.run(command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": tracking}, check=True)
         print(f"report on {options.runs:,} runs in {time.perf_counter() - began:.1f} s")
 
@@ -114,7 +114,7 @@ def main() -> None:
 def served(folder: Path, store: str) -> Iterator[str]:
     """The URL of an MLflow server on a store, with its artifacts in the folder `served`."""
     sys.path.append(str(ROOT / "tests"))
-    from servers import server
+    from tests.support.servers import server
 
     with server(folder, store=store) as one:
         yield one.uri

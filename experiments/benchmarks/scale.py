@@ -1,6 +1,6 @@
 """Time and memory of a run as images, filters and pixels grow: `python experiments/benchmarks/scale.py`.
 
-Every row is a run of its own, `python -m pipeline.train` with a small network on made JPEG files; the speed is the
+Every row is a run of its own, `python -m pipeline train` with a small network on made JPEG files; the speed is the
 second epoch's, since the first one compiles. Memory is the most that its processes held at once for themselves (RssAnon
 of /proc, so Linux only): pages of the data's cache that are mapped into memory are the system's, which takes them back
 when it needs them.
@@ -66,7 +66,7 @@ def make(folder: Path, images: int, side: int) -> None:
 def run(folder: Path, model: dict[str, int]) -> tuple[float, float, float]:
     """Seconds to the line on data, images a second in the last epoch, and the most memory in GB."""
     words = [word for name, value in model.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "pipeline.train", "digits", "--dataset", str(folder / "images"), *words]
+    command = [sys.executable, "-m", "pipeline", "train", "digits", "--dataset", str(folder / "images"), *words]
     environ = os.environ | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -17,11 +17,11 @@ import optuna
 import pandas as pd
 from replay import Forgetful, Log, Played, Recorded
 
-from pipeline.distributions import values
-from pipeline.space import from_command_line
-from pipeline.study.driver import Driver
-from pipeline.study.session import Session
-from pipeline.study.study import Study
+from pipeline.search.distributions import values
+from pipeline.search.loop import SearchLoop
+from pipeline.search.session import SearchContext
+from pipeline.search.space import parse_search
+from pipeline.search.study import Study
 
 CURVES = Path(__file__).parent / "kernel-patch-depth.csv"
 SETTINGS = ["kernel_size", "patch_size", "depth"]
@@ -77,11 +77,11 @@ def this_driver(recorded: Recorded, log: Log, seed: int, most: int) -> None:
     """This project's own loop and study, with the settings that a search has by default."""
     flags = {"sampler": "tpe", "pruner": "median", "trials": 100_000, "final_top": 0, "seed": seed}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    search = from_command_line(["small-grid", *words], program="search", description="A replay.")
+    search = parse_search(["small-grid", *words], program="search", description="A replay.")
     study = Study(search, url=None, name="replay", image_shape=(32, 32, 3), training_images=2500)
     played = Played(recorded, log, most=most)
     quiet = {"beat": lambda: None, "say": lambda line: None}
-    Driver(Session(study, Forgetful(), played, interrupts=lambda: int(played.spent()), **quiet)).search()
+    SearchLoop(SearchContext(study, Forgetful(), played, interrupts=lambda: int(played.spent()), **quiet)).search()
 
 
 WAYS: dict[str, Callable[[Recorded, Log, int, int], None]] = {

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pipeline.config import Config, read_recipe
-from pipeline.machine.processor import prefer_onednn
+from pipeline.config.training import TrainingConfig, read_recipe
+from pipeline.runtime.cpu import prefer_onednn
 
 RECIPE, SHAPE, CLASSES = "baseline", (32, 32, 3), 10
 CLIENTS = (1, 8, 32)
@@ -53,15 +53,15 @@ def main() -> None:
 
 def made(folder: Path) -> None:
     """Register a network of the recipe's shape."""
-    from pipeline import track
-    from pipeline.model import conv_mixer
+    from pipeline.model.conv_mixer import conv_mixer
+    from pipeline.tracking import run as track
 
     os.chdir(folder)  # where MLflow's artifacts go
-    config = Config.build(read_recipe(RECIPE))
+    config = TrainingConfig.build(read_recipe(RECIPE))
     shape = {name: getattr(config, name) for name in ("filters", "depth", "kernel_size", "patch_size")}
     model = conv_mixer(SHAPE, CLASSES, **shape)
     classes = [str(label) for label in range(CLASSES)]
-    with track.run(system_metrics=False) as run:
+    with track.start_run(system_metrics=False) as run:
         run.register(NAME, model, example=np.zeros(SHAPE, np.uint8), classes=classes, tags={})
 
 

@@ -28,13 +28,14 @@ import mlflow
 import pandas as pd
 import psutil
 
-from pipeline.space import from_command_line
-from pipeline.study import study_report
-from pipeline.study.driver import Driver
-from pipeline.study.session import Session
-from pipeline.study.study import Study
-from pipeline.study.track_study import StudyRun
-from pipeline.workers.jobs import Ended, Job, Outcome, Report
+from pipeline.search import results
+from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult
+from pipeline.search.loop import SearchLoop
+from pipeline.search.session import SearchContext
+from pipeline.search.space import parse_search
+from pipeline.search.study import Study
+from pipeline.tracking.study_run import StudyRun
+from pipeline.tracking.tags import TrialOutcome
 
 HERE = Path(__file__).parent
 CURVES = HERE / "kernel-patch-depth.csv"
@@ -53,7 +54,7 @@ class Asleep:
         self._curves = [group["val_accuracy"].tolist() for _, group in rows.groupby(SETTINGS)]
         self._slots, self._seconds = slots, epoch_seconds
         self._due: list[tuple[float, int, int]] = []  # (when, number, epoch)
-        self._jobs: dict[int, Job] = {}
+        self._jobs: dict[int, TrialJob] = {}
         self._pruned: set[int] = set()
         self.ends: list[tuple[float, float]] = []  # on time.perf_counter() and time.process_time()
         self.spans: list[tuple[float, float]] = []  # of trials, from their start to when they were over, heard or not
@@ -62,12 +63,12 @@ class Asleep:
     def free(self) -> int:
         return self._slots - len(self._jobs)
 
-    def start(self, job: Job, *, minutes: float | None) -> None:
+    def start(self, job: TrialJob, *, minutes: float | None) -> None:
         self._jobs[job.number] = job
         self._began[job.number] = time.monotonic()
         heapq.heappush(self._due, (time.monotonic() + self._seconds, job.number, 1))
 
-    def events(self, timeout: float) -> list[Report | Ended]:
+    def events(self, timeout: float) -> list[EpochReport | TrialResult]:
         when, number, epoch = self._due[0]
         pause = min(timeout, when - time.monotonic())
         if pause > 0:
@@ -80,7 +81,7 @@ class Asleep:
             self.spans.append((self._began.pop(number), when))
             return [self._end(number, curve[: epoch - 1])]
         heapq.heappush(self._due, (when + self._seconds * (epoch < len(curve)), number, epoch + 1))
-        return [Report(number, epoch, {"val_accuracy": curve[epoch - 1], "val_loss": 1.0})]
+        return [EpochReport(number, epoch, {"val_accuracy": curve[epoch - 1], "val_loss": 1.0})]
 
     def prune(self, number: int) -> None:
         self._pruned.add(number)
@@ -91,12 +92,12 @@ class Asleep:
     def stop_all(self, *, now: bool) -> None:
         self._pruned |= set(self._jobs)
 
-    def _end(self, number: int, curve: list[float]) -> Ended:
+    def _end(self, number: int, curve: list[float]) -> TrialResult:
         del self._jobs[number]
         self.ends.append((time.perf_counter(), time.process_time()))
-        outcome = Outcome.PRUNED if number in self._pruned else Outcome.FINISHED
+        outcome = TrialOutcome.PRUNED if number in self._pruned else TrialOutcome.FINISHED
         figures = {"best_val_accuracy": max(curve), "best_val_loss": 1.0, "parameters": 1e5, "seconds": 1.0}
-        return Ended(number, outcome, "", False, figures | {"epochs": float(len(curve))}, "", "asleep", None)
+        return TrialResult(number, outcome, "", False, figures | {"epochs": float(len(curve))}, "", "asleep", None)
 
 
 def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: float) -> Asleep:
@@ -105,7 +106,7 @@ def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: flo
         file = Path(folder) / "asleep.yaml"
         file.write_text(SEARCH)
         flags = ["--trials", str(trials), "--pruner", given.pruner]
-        search = from_command_line([str(file), *flags], program="slots", description="")
+        search = parse_search([str(file), *flags], program="slots", description="")
         mlflow.set_tracking_uri(given.tracking or f"sqlite:///{folder}/mlflow.db")
         url, name = given.storage or f"sqlite:///{folder}/optuna.db", given.study or f"asleep-{time.time_ns()}"
         study = Study(search, url=url, name=name, image_shape=(32, 32, 3), training_images=50_000)
@@ -122,7 +123,7 @@ def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: flo
             if not epoch_seconds and trial > 0 and trial % EVERY == 0:
                 _print_cost(trial, executor.ends)
 
-        Driver(Session(study, runs, executor, lambda: 0, beat=lambda: None, say=say)).search()
+        SearchLoop(SearchContext(study, runs, executor, lambda: 0, beat=lambda: None, say=say)).search()
         runs.close("FINISHED", "finished", "")
         if len(drawn) > FIRST:
             grown = (drawn[-1] - drawn[FIRST - 1]) / (given.figures * (len(drawn) - FIRST))
@@ -132,8 +133,8 @@ def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: flo
 
 def draw(study: Study, runs: StudyRun) -> None:
     """Leave the study's table and figures in MLflow."""
-    runs.table("leaderboard.csv", study_report.leaderboard(study))
-    for path, figure in study_report.figures(study):
+    runs.table("leaderboard.csv", results.leaderboard(study))
+    for path, figure in results.figures(study):
         runs.figure(path, figure)
 
 
@@ -159,8 +160,8 @@ def busy(spans: list[tuple[float, float]], slots: int) -> float:
 def servers() -> Iterator[tuple[str, str]]:
     """PostgreSQL, and MLflow's server with its runs there; the URLs of an empty storage and of the server."""
     sys.path.insert(0, str(HERE.parent.parent / "tests"))
-    from postgres import running_postgres
-    from servers import server
+    from tests.support.postgres import running_postgres
+    from tests.support.servers import server
 
     with tempfile.TemporaryDirectory() as folder, running_postgres() as postgres:
         os.environ |= postgres.environment

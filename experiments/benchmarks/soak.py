@@ -103,8 +103,8 @@ class Place:
 class Hand:
     """Starts one thing after another, kills it or not, and has it go on."""
 
-    def __init__(self, place: Place, module: str, words: list[str], seed: str) -> None:
-        self.place, self.module, self.words = place, module, words
+    def __init__(self, place: Place, command: str, words: list[str], seed: str) -> None:
+        self.place, self.command, self.words = place, command, words
         self.random = random.Random(seed)  # noqa: S311 - nothing secret
         self.counts: Counter[str] = Counter()
         self.growth: list[tuple[float, int]] = []  # of drivers: MiB, and file handles
@@ -120,9 +120,11 @@ class Hand:
     def once(self, number: signal.Signals | None = None, *, after: float = 0.0) -> bool:
         """Start what is next, or go on with what was killed; returns whether it ended well."""
         words = self._open or self._next()
-        told_to = self.place.folder / f"{self.module}.txt"
+        told_to = self.place.folder / f"{self.command}.txt"
         with told_to.open("w") as file:
-            process = self.place.begin([self.module, *words], stdout=file, stderr=subprocess.PIPE, text=True)
+            process = self.place.begin(
+                ["pipeline", self.command, *words], stdout=file, stderr=subprocess.PIPE, text=True
+            )
         watched = psutil.Process(process.pid)  # now, as one that has ended is none any more
         began = time.monotonic()
         while "\n" not in told_to.read_text() and process.poll() is None:
@@ -136,28 +138,28 @@ class Hand:
             self.counts[f"killed by {number.name}"] += 1
             told = time.monotonic()
             _, said = process.communicate()
-            if time.monotonic() - told > 40 or (self.module == "pipeline.train" and time.monotonic() - told > 10):
-                self.faults.append(f"{self.module} took {time.monotonic() - told:.0f} s to end by {number.name}")
+            if time.monotonic() - told > 40 or (self.command == "train" and time.monotonic() - told > 10):
+                self.faults.append(f"{self.command} took {time.monotonic() - told:.0f} s to end by {number.name}")
         watch.join()
         well = process.returncode == 0
         self.counts["ended well" if well else f"exit code {process.returncode}"] += 1
         if "Traceback" in said:
-            self.faults.append(f"{self.module} {' '.join(words)}, after {began:.0f}: {said[-2000:]}")
+            self.faults.append(f"{self.command} {' '.join(words)}, after {began:.0f}: {said[-2000:]}")
         self._open = None if well else self._again(words, told_to.read_text(), said)
         return well
 
     def recover(self) -> bool:
         """Have what is open go on, or start one thing more, which closes what lost its process."""
-        return self.once() if self._open or self.module == "pipeline.train" else True
+        return self.once() if self._open or self.command == "train" else True
 
     def _next(self) -> list[str]:
         self._begun += 1
-        if self.module == "pipeline.train":
+        if self.command == "train":
             return [*self.words, "--seed", str(self._begun)]
         return [*self.words, "--study", f"soak-{self._begun}"]
 
     def _again(self, words: list[str], out: str, said: str) -> list[str] | None:
-        if self.module == "pipeline.search" or "error: the tracking store" in said:
+        if self.command == "search" or "error: the tracking store" in said:
             return words
         return ["--resume", "latest"] if re.search("^epoch", out, re.MULTILINE) else None
 
@@ -170,7 +172,7 @@ class Hand:
                 if DRAWS not in told_to.read_text():
                     memory.append(process.memory_info().rss / 2**20)
                 time.sleep(0.5)
-        if self.module == "pipeline.search" and len(memory) > 20:
+        if self.command == "search" and len(memory) > 20:
             self.growth.append((memory[-1] - memory[len(memory) // 2], handles[-3] - handles[len(handles) // 2]))
 
 
@@ -198,7 +200,7 @@ def check(place: Place) -> list[str]:
     import mlflow
     import optuna
 
-    from pipeline.checkpoints.checkpoints import folder_of
+    from pipeline.training.checkpoint_manager import checkpoint_folder
 
     faults: list[str] = []
     client = mlflow.MlflowClient()
@@ -218,7 +220,7 @@ def check(place: Place) -> list[str]:
             whole = run.info.status == "FINISHED" and name in {"loss", "val_accuracy"}
             if whole and steps != list(range(1, int(run.data.params["epochs"]) + 1)):
                 faults.append(f"run {run.info.run_id}: {name} has steps {steps} of {run.data.params['epochs']}")
-        if run.info.status == "FINISHED" and folder_of(run.info.run_id).exists():
+        if run.info.status == "FINISHED" and checkpoint_folder(run.info.run_id).exists():
             faults.append(f"run {run.info.run_id} is finished and has left checkpoints")
     print("points   ", points, "of metrics, each step once in its run" if not faults else "")
     storage = place.environment["OPTUNA_STORAGE"]
@@ -259,8 +261,8 @@ def main() -> int:
     minutes, seed = float(os.environ.get("SOAK_MINUTES", "5")), os.environ.get("SOAK_SEED", "0")
     place = Place(Path(tempfile.mkdtemp(prefix="soak-")))
     print(f"soak      {minutes:g} minutes, seed {seed}, in {place.folder}", flush=True)
-    trainer = Hand(place, "pipeline.train", RUN, f"{seed} trainer")
-    driver = Hand(place, "pipeline.search", SEARCH, f"{seed} driver")
+    trainer = Hand(place, "train", RUN, f"{seed} trainer")
+    driver = Hand(place, "search", SEARCH, f"{seed} driver")
     servers: Counter[str] = Counter()
     chance = random.Random(f"{seed} server")  # noqa: S311
     try:
@@ -273,7 +275,7 @@ def main() -> int:
         for hand in hands:
             hand.join()
         print("recovery  in peace", flush=True)
-        faults = [f"{hand.module} did not end well in peace" for hand in (driver, trainer) if not hand.recover()]
+        faults = [f"{hand.command} did not end well in peace" for hand in (driver, trainer) if not hand.recover()]
         faults += check(place) + trainer.faults + driver.faults
         if (grown := steady(place)) > STEADY_MIB:
             faults.append(f"a driver that draws its figures grew by {grown:.2f} MiB a trial")

@@ -1,1 +1,1 @@
-"""A logged model measured again: calibration, corruptions, any data set of its classes."""
+"""Pure functions from arrays and run records to metrics, figures, tables and HTML."""

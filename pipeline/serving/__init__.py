@@ -1,1 +1,1 @@
-"""A model as it is registered and served: with the code that turns images into class names and probabilities."""
+"""What `mlflow models serve` runs, and how it is packaged."""

@@ -1,0 +1,247 @@
+"""A logged model, understood: `python -m pipeline evaluate runs:/<id>/model`.
+
+It says how well the model's probabilities are calibrated, and how much accuracy noise, blur, lost contrast and JPEG
+cost, on the test images of its own data set or on any other with the same classes. The results lie in the MLflow run
+that trained the model, under evaluation/<dataset>-<split>; evaluating the same again replaces them. Each look at the
+test images of the training data is counted there, and told in reports. TensorFlow and MLflow take seconds to import,
+so they come after the command line has been accepted.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
+from mlflow.models import get_model_info
+from mlflow.tracking.fluent import _get_experiment_id
+
+from pipeline.config.commands import EVALUATE_RUN_ID, LATEST, EvaluateCommand, EvaluateConfig
+from pipeline.data.dataset import Dataset
+from pipeline.data.subset import (
+    Subset,
+    artifact_dir,
+    build_subset,
+    check_not_trained_on,
+    check_same_classes,
+    load_subset_data,
+    plain_artifact_dir,
+)
+from pipeline.evaluation import metrics
+from pipeline.evaluation.corruptions import CORRUPTIONS, STRENGTHS
+from pipeline.evaluation.figures import robustness, training
+from pipeline.evaluation.robustness import EvaluationResult, evaluate_robustness
+from pipeline.runtime.errors import UsageError
+from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
+from pipeline.runtime.text import count
+from pipeline.tracking import models, ownership, run, stale_runs
+from pipeline.tracking.models import MODEL, find, predictor
+from pipeline.tracking.outbox import spool
+from pipeline.tracking.query import TrainingRun, get_training_run
+from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.test_set_access import access_tags
+
+ARTIFACT_FOLDER = "evaluation"
+
+
+def next_step(client: MlflowClient, run_id: str, where: str) -> int:
+    """The step of a new evaluation at a place: how many have been logged there, and this one."""
+    points = client.get_metric_history(run_id, f"{ARTIFACT_FOLDER}/{where}/accuracy")
+    return 1 + max((point.step for point in points), default=0)
+
+
+def log_evaluation(
+    own: TrackedRun,
+    run_id: str,
+    measured: EvaluationResult,
+    subject: Subset,
+    classes: Sequence[str],
+    *,
+    where: str,
+    step: int,
+) -> None:
+    """Send an evaluation to the run that trained the model, over what an earlier one left at the same place.
+
+    Args:
+        own: the evaluation's own run, which keeps what the tracking server does not take at once.
+        where: see `subject.place`.
+        step: of the metrics, see `next_step`.
+    """
+    named, folder = str(subject), f"{ARTIFACT_FOLDER}/{where}"
+    tables = {
+        "calibration.csv": measured.bins,
+        "corruptions.csv": measured.corruptions,
+        "per_class.csv": metrics.per_class_table(measured.confusion, classes=classes),
+        "predictions.csv": measured.predictions,
+    }
+    error, accuracy = measured.figures["ece"], measured.corruptions["accuracy"]
+    spoilt = measured.corruptions[measured.corruptions["strength"] > 0]
+    figures = {
+        "calibration.png": robustness.reliability_diagram(measured.bins, error=error, subject=named),
+        "corruptions.png": robustness.accuracy_by_strength(spoilt, clean=accuracy.iloc[0], subject=named),
+        "corrupted_examples.png": robustness.corrupted_examples(
+            measured.examples, corruptions=list(CORRUPTIONS), strengths=STRENGTHS
+        ),
+        "confusion_matrix.png": training.confusion_matrix(measured.confusion, classes=classes),
+    }
+    for name, table in tables.items():
+        text = table.to_csv(index=False)
+        own.outbox.put("files", run_id=run_id, fill=spool.write_text(f"{folder}/{name}", text))
+    for name, figure in figures.items():
+        own.outbox.put("files", run_id=run_id, fill=spool.save_figure(f"{folder}/{name}", figure))
+    now = int(1000 * time.time())
+    points = [[f"{folder}/{name}", value, now, step] for name, value in measured.figures.items()]
+    own.outbox.put("batch", {"metrics": points, "once": True, "of_model": True}, run_id=run_id)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationInputs:
+    """A model that is there, and images that can be read."""
+
+    uri: str  # of the model
+    source: TrainingRun
+    data: Dataset
+    settings: EvaluateConfig
+
+
+@contextmanager
+def resolve_inputs(asked: EvaluateCommand) -> Iterator[EvaluationInputs]:
+    """The model and the images; the run that `mlflow run` opened does not stay open if nothing begins.
+
+    Raises:
+        UsageError: the model, its run or the images cannot be had, or have other classes.
+    """
+    client = MlflowClient()
+    with ownership.require_server():
+        uri = _uri(client, asked.model)
+        found = find(client, uri)
+        source = get_training_run(client, str(found.source_run_id))
+        said = get_model_info(found.model_uri).metadata or {}
+    if (
+        os.environ.get(PROJECT_RUN_ID_ENV) == source.run.info.run_id
+    ):  # `mlflow run --run-id`: a training's run is no evaluation's
+        del os.environ[PROJECT_RUN_ID_ENV]
+    with ownership.close_if_unused(client, os.environ.get(PROJECT_RUN_ID_ENV)):
+        data = load_subset_data(source.config, asked.settings)
+        check_not_trained_on(data, asked.settings.split, fingerprint=source.fingerprint)
+        check_same_classes(data, said.get("classes", data.classes))
+        yield EvaluationInputs(uri, source, data, asked.settings)
+
+
+def _uri(client: MlflowClient, text: str) -> str:
+    """What MLflow calls the model that a person names."""
+    if EVALUATE_RUN_ID.fullmatch(text):
+        return f"runs:/{text}/{MODEL}"
+    if text != LATEST:
+        return text
+    experiment = str(_get_experiment_id())
+    newest = [{"field_name": "creation_timestamp", "ascending": False}]
+    for model in client.search_logged_models([experiment], f"name = '{MODEL}'", order_by=newest):
+        if model.status == LoggedModelStatus.READY:
+            return str(model.model_uri)
+    name = client.get_experiment(experiment).name
+    raise UsageError(f"model=latest must find a logged model: experiment {name} has none; train first")
+
+
+Report = Callable[[str], None]
+
+
+def run_evaluation(ready: EvaluationInputs, *, report: Report) -> list[str]:
+    """Evaluate a model; returns lines for the terminal.
+
+    The run that trained it gets the results and keeps its status. The evaluation has a run of its own below that, the
+    one that `mlflow run` opened or a new one, which says how the evaluation ended.
+
+    Args:
+        report: called with lines on the way.
+
+    Raises:
+        UsageError: the model's files are not those that were logged, or the images have another shape than it takes.
+    """
+    client = MlflowClient()
+    model = models.load(ready.uri)
+    images = build_subset(ready.data, ready.settings.split, classes=model.classes, image_shape=model.image_shape)
+    report(f"model    {model.model_id} of run {model.run_id} ({ready.source.run.info.run_name})")
+    report(f"images   {images}: {count(len(images.split), 'image')}, {len(model.classes)} classes")
+    if ready.settings.dataset is None and ready.source.fingerprint not in {"", ready.data.fingerprint}:
+        report(f"warning: {ready.data.name} is not what it was when the run was trained on it")
+    with _open_own_run(client, ready, images) as own:
+        for lost in stale_runs.close_stale_runs(client, own.experiment_id):
+            report(lost)
+        where = artifact_dir(images, taken=_check_owner(ready.source))
+        opened = _say_what_is_opened(client, own, ready.source, images, where)
+        step = next_step(client, model.run_id, where)
+        measured = evaluate_robustness(
+            predictor(model),
+            images.split,
+            images.labels,
+            corrupted_images=ready.settings.corrupted_images,
+            report=report,
+        )
+        log_evaluation(own, model.run_id, measured, images, model.classes, where=where, step=step)
+        said = _summary(measured, images)
+        own.describe(said)
+    kept = [line] if (line := own.outbox.left()) else []
+    return [
+        "",
+        said,
+        *opened,
+        *kept,
+        f"run      {model.run_id}: {ARTIFACT_FOLDER}/{where} among its metrics and artifacts",
+    ]
+
+
+@contextmanager
+def _open_own_run(client: MlflowClient, ready: EvaluationInputs, images: Subset) -> Iterator[TrackedRun]:
+    """The evaluation's run, below the one that trained the model, and beside it where nobody opened one elsewhere."""
+    trained_in = ready.source.run.info
+    run_id = os.environ.pop(PROJECT_RUN_ID_ENV, None) or client.create_run(trained_in.experiment_id).info.run_id
+    with run.start_run(system_metrics=False, resumed=run_id) as own:
+        name = f"evaluation on {images}"
+        ownership.set_parent(client, own.id, parent=trained_in.run_id, name=name, role="evaluate")
+        own.tags(
+            {
+                "evaluation.model": ready.uri,
+                "evaluation.images": str(images),
+                "data.fingerprint": images.data.fingerprint,
+            }
+        )
+        with ownership.heartbeat_run(client, own.id, taken=lambda process: None):
+            yield own
+
+
+def _say_what_is_opened(
+    client: MlflowClient, own: TrackedRun, source: TrainingRun, images: Subset, where: str
+) -> list[str]:
+    """Tell the run that trained the model whose images an evaluation is of, and count it if they are its test images.
+
+    Before they are predicted: whoever is killed then may have seen what came of it. Returns lines for the terminal.
+    """
+    run_id, tags = source.run.info.run_id, source.run.data.tags
+    told, lines = {f"{ARTIFACT_FOLDER}.{where}": images.data.fingerprint}, []
+    if images.which == "test" and images.data.fingerprint == source.fingerprint:
+        tested = "test_accuracy" in source.run.data.metrics
+        told |= access_tags(tags, by=own.id, run_id=run_id, tested=tested)
+        lines = [f"opened   the test images of its training data: {told['test_opened']} times so far"]
+    ownership.tag_run(client, run_id, told)
+    return lines
+
+
+def _check_owner(source: TrainingRun) -> dict[str, str]:
+    """Fingerprints of data by the place of their evaluations; the run's own data have theirs before any other."""
+    tags, prefix = source.run.data.tags, f"{ARTIFACT_FOLDER}."
+    earlier = {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
+    own = {plain_artifact_dir(tags.get("data", ""), which): source.fingerprint for which in ("test", "validation")}
+    return earlier | (own if source.fingerprint else {})
+
+
+def _summary(measured: EvaluationResult, images: Subset) -> str:
+    figures = measured.figures
+    return (
+        f"{images}: accuracy {figures['accuracy']:.2%} of {count(len(images.split), 'image')}, expected calibration "
+        f"error {figures['ece']:.2%} (mean confidence {figures['mean_confidence']:.2%}), negative log likelihood "
+        f"{figures['nll']:.4f}, Brier score {figures['brier_score']:.4f}; mean accuracy under corruptions "
+        f"{figures['mean_corruption_accuracy']:.2%}"
+    )

@@ -1,0 +1,1 @@
+"""Every setting: its bounds, its help and its only default."""

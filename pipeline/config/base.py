@@ -1,0 +1,156 @@
+"""Settings as data: a frozen model whose bounds are also its help and its error messages."""
+
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Any, Literal, Self, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+
+from pipeline.runtime.errors import UsageError
+from pipeline.runtime.text import nearest, shown
+
+
+class Config(BaseModel):
+    """Named values with bounds, read alike from flags, `-P` and YAML; to be subclassed with fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: object, info: ValidationInfo) -> object:
+        """One reading of text: `none`, lists by commas; and never true or false as a number."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, str):
+            value = value.strip()
+            if type(None) in kinds and value.lower() in {"none", "null"}:
+                return None
+        for kind in kinds:
+            if get_origin(kind) is tuple:
+                return _list(value) if _any_length(kind) else _pair(value)
+        if isinstance(value, bool) and bool not in kinds:
+            raise ValueError("neither true nor false")
+        return value
+
+    @classmethod
+    def build(cls, values: Mapping[str, object]) -> Self:
+        """A checked instance; every fault in one line.
+
+        Raises:
+            UsageError: an unknown name, or values that break their settings' rules.
+        """
+        cls.refuse_unknown(values)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            faults = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors())
+            raise UsageError(
+                "; ".join(f"{name} must be {cls.rule(name)}, got {shown(values[name])}" for name in faults)
+            ) from None
+
+    @classmethod
+    def refuse_unknown(cls, names: Iterable[str]) -> None:
+        """Raise UsageError for a name that is no setting, with the nearest that is."""
+        for name in names:
+            if name not in cls.model_fields:
+                raise UsageError(f"unknown setting {shown(name)}{nearest(name, cls.model_fields)}; --help lists all")
+
+    @classmethod
+    def rule(cls, name: str) -> str:
+        """What a setting's value must be, as a phrase: `a whole number from 1 to 256`."""
+        field = cls.model_fields[name]
+        *most, last = [choice for kind in _kinds(field.annotation) for choice in _choices(kind, field)]
+        return f"{', '.join(most)} or {last}" if most else last
+
+    def text(self, name: str) -> str:
+        """A setting's value as a person would type it: `none`, `true`, `0.001`, `24,32`."""
+        return _typed(getattr(self, name))
+
+
+def metavar(field: FieldInfo) -> str:
+    """The kind of value, in the few letters of a help line."""
+    kind = next(kind for kind in _kinds(field.annotation) if kind is not type(None))
+    if get_origin(kind) is tuple:
+        return "NAME,..." if _any_length(kind) else "H,W"
+    return "NAME" if get_origin(kind) is Literal else {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT"}[kind]
+
+
+def _pair(value: object) -> object:
+    """`32` is square; `24,32` is height, width, as in YAML's `[24, 32]`."""
+    parts = value.strip("[]").split(",") if isinstance(value, str) else value
+    if isinstance(parts, int) and not isinstance(parts, bool):
+        parts = [parts]
+    return parts * 2 if isinstance(parts, list) and len(parts) == 1 else parts
+
+
+def _list(value: object) -> object:
+    """`a,b` as YAML's `[a, b]`, and `a` as `[a]`; nothing twice."""
+    parts = [part.strip() for part in value.strip("[]").split(",")] if isinstance(value, str) else value
+    if isinstance(parts, list) and any(part in parts[:position] for position, part in enumerate(parts)):
+        raise ValueError("something twice")
+    return parts
+
+
+def _any_length(kind: Any) -> bool:
+    """Whether a tuple's annotation leaves open how many it has."""
+    return get_args(kind)[-1] is Ellipsis
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the annotation alone."""
+    return get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
+
+
+def _choices(kind: Any, field: FieldInfo) -> list[str]:
+    """What a value of this kind may be, a phrase each."""
+    if get_origin(kind) is tuple and _any_length(kind) and get_args(kind)[0] is str:
+        return ["one or more with commas between, each once"]
+    if get_origin(kind) is tuple and _any_length(kind):
+        names = ", ".join(_choices(get_args(kind)[0], field))
+        most = "".join(
+            f"up to {bound.max_length} " for bound in field.metadata if isinstance(bound, annotated_types.MaxLen)
+        )
+        return [f"{most or 'some '}of {names}, each once, with commas between"]
+    if get_origin(kind) is tuple:
+        side = FieldInfo.from_annotation(get_args(kind)[0])
+        return [f"height,width (each {_choices(side.annotation, side)[0]})", "one number for both"]
+    if get_origin(kind) is Literal:
+        return [str(choice) for choice in get_args(kind)]
+    plain = {type(None): ["none"], bool: ["true", "false"]}
+    numbers = {int: "a whole number", float: "a number"}
+    if kind is str:
+        return [field.title or f"UTF-8 text{_lengths(field)}"]
+    return plain[kind] if kind in plain else [numbers[kind] + _bounds(field)]
+
+
+def _bounds(field: FieldInfo) -> str:
+    low = high = ""
+    for bound in field.metadata:
+        if isinstance(bound, annotated_types.Ge):
+            low = f" from {_typed(bound.ge)}"
+        elif isinstance(bound, annotated_types.Gt):
+            low = f" above {_typed(bound.gt)}"
+        elif isinstance(bound, annotated_types.Le):
+            high = f" to {_typed(bound.le)}"
+        elif isinstance(bound, annotated_types.Lt):
+            high = f" to below {_typed(bound.lt)}"
+    return low + high
+
+
+def _lengths(field: FieldInfo) -> str:
+    least = [bound.min_length for bound in field.metadata if isinstance(bound, annotated_types.MinLen)]
+    most = [bound.max_length for bound in field.metadata if isinstance(bound, annotated_types.MaxLen)]
+    if not least and not most:
+        return ""
+    return f" of {least[0] if least else 0}{f' to {most[0]}' if most else ' or more'} characters"
+
+
+def _typed(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_typed(part) for part in value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return str(value)  # of a float the shortest text that reads back to it

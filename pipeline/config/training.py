@@ -1,0 +1,265 @@
+"""Every setting of a run: its name, meaning, bounds and only default; file < flag; frozen."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import yaml
+from pydantic import Field
+
+from pipeline.config import arguments as command_line
+from pipeline.config import yaml_file
+from pipeline.config.base import Config
+from pipeline.runtime.errors import UsageError
+from pipeline.runtime.text import printable
+
+SEEDS = 2**32  # NumPy's and TensorFlow's lie below it
+RECIPES = Path(__file__).parents[2] / "experiments" / "recipes"
+# settings that a run which goes on may be told anew
+CHANGE_NO_RESULT = frozenset({"checkpoint_minutes", "filter_steps", "register_as"})
+RESUME = "a run's id, or latest: go on with it after its last finished epoch, with its own settings"
+
+
+class TrainingConfig(Config):
+    """The settings of one run. A name here is the YAML key, the flag, the `-P` name and the MLflow parameter."""
+
+    dataset: str = Field(
+        "cifar10",
+        min_length=1,
+        max_length=4096,
+        description="digits, cifar10, cifar100, mnist, fashion_mnist; or a path: a folder of class folders, an .npz",
+    )
+    image_size: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]] | None = Field(
+        None, description="resize every image to height,width pixels; needed where sizes differ"
+    )
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=1, description="share of the training images kept for validation where the data has no such split"
+    )
+    train_examples: int | None = Field(
+        None, ge=2, le=10**9, description="use at most so many training images, every class in its share"
+    )
+
+    flip: bool = Field(False, description="mirror half of the training images left to right")
+    translation: int = Field(
+        0, ge=0, le=1024, description="shift training images by up to so many pixels each way, edges reflected"
+    )
+    randaugment_layers: int = Field(
+        0, ge=0, le=14, description="RandAugment: changes of place or colour to each training image"
+    )
+    randaugment_magnitude: int = Field(9, ge=0, le=30, description="RandAugment: strength of each change")
+    color_jitter: float = Field(
+        0.0, ge=0, le=1, description="change brightness, contrast and saturation by up to so much of each, up or down"
+    )
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, description="share of training images with a rectangle of random size painted over"
+    )
+    cutout: int = Field(
+        0, ge=0, le=4096, description="paint a square of so many pixels a side over part of each training image"
+    )
+    mixup_alpha: float = Field(
+        0.0, ge=0, le=100, description="mixup: blend images and labels in shares of Beta(alpha, alpha); 0: off"
+    )
+    cutmix_alpha: float = Field(
+        0.0, ge=0, le=100, description="cutmix: paste part of one image into another, Beta(alpha, alpha) stays; 0: off"
+    )
+    mix_probability: float = Field(
+        1.0, gt=0, le=1, description="share of training images that mixup or cutmix changes, where one is on"
+    )
+
+    filters: int = Field(256, ge=1, le=8192, description="channels of every block (the paper's h)")
+    depth: int = Field(8, ge=1, le=256, description="number of blocks (the paper's d)")
+    kernel_size: int = Field(5, ge=1, le=63, description="side of the depthwise kernels, in patches (the paper's k)")
+    patch_size: int = Field(2, ge=1, le=256, description="side of a patch, in pixels (the paper's p)")
+    batch_norm_momentum: float = Field(
+        0.9, ge=0, lt=1, description="share of the old moving average that batch norm keeps at each step"
+    )
+
+    depthwise_init: Literal["glorot_uniform", "fan_in_uniform", "covariance"] = Field(
+        "glorot_uniform",
+        description="initial depthwise kernels: Keras' own, PyTorch's, or with neighbouring weights alike, as trained",
+    )
+
+    epochs: int = Field(10, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(128, ge=1, le=1_000_000, description="training images a step")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="AdamW; or Muon for the convolutions over channels, and AdamW for the rest"
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="peak step size")
+    schedule: Literal["constant", "one_cycle", "cosine"] = Field(
+        "constant", description="course of the learning rate: at its peak throughout, up and down, or down a cosine"
+    )
+    warmup_fraction: float = Field(
+        0.05, ge=0, le=0.5, description="share of all steps on the way up to the peak (one_cycle and cosine)"
+    )
+    adam_epsilon: float = Field(1e-7, gt=0, le=1, description="AdamW's term against division by zero")
+    weight_decay: float = Field(1e-4, ge=0, le=10, description="decoupled weight decay")
+    decay_norm_and_bias: bool = Field(
+        False, description="decay batch norm's scales and shifts and all biases as well as the kernels"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each training label spread over all classes")
+    clip_norm: float | None = Field(None, gt=0, le=1000, description="scale gradients down to this global L2 norm")
+    ema_momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="validate and keep a moving average of the weights, of which each step keeps this share",
+    )
+    early_stopping_epochs: int | None = Field(
+        None, ge=1, le=100_000, description="stop after so many epochs without a better val_accuracy"
+    )
+
+    test_time_flip: bool = Field(
+        False, description="measure the test images once more, each averaged with its mirror image: test_accuracy_flip"
+    )
+
+    filter_steps: int = Field(
+        0, ge=0, le=24, description="draw the middle block's kernels at so many epochs, the early ones closer; 0: off"
+    )
+
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "auto", description="number format of the arithmetic; auto asks the device"
+    )
+    devices: Literal["one", "all"] = Field(
+        "one", description="train on one GPU, or on all that this machine has, each on its share of every batch"
+    )
+    jit_compile: bool | Literal["auto"] = Field(
+        "auto", description="compile with XLA, in batches of one size; auto: on one GPU, not on several or a CPU"
+    )
+    fast_layers: bool | Literal["auto"] = Field(
+        "auto", description="train with layers that are faster than Keras' own; auto: on a CPU, not on a GPU"
+    )
+    seed: int = Field(0, ge=0, le=SEEDS - 1, description="of the split, the initial weights, the order and the shifts")
+    checkpoint_minutes: float | None = Field(
+        10,
+        ge=0,
+        le=100_000,
+        description="copy the last checkpoint to the run's artifacts at most so often, for other machines; none: never",
+    )
+    register_as: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        title="a name (up to 100 letters, digits, _, . and -, the first a letter or digit)",
+        description="make the model a version under this name in MLflow's registry after the run has ended well",
+    )
+
+
+class ParsedCommand(NamedTuple):
+    """What was typed."""
+
+    recipe: str
+    config: (
+        TrainingConfig  # the defaults, under the recipe, under the flags; a run that goes on has settings of its own
+    )
+    given: dict[str, str]  # the flags alone
+    resume: str | None  # which run is to go on
+
+
+def parse_training(arguments: Sequence[str], *, program: str, description: str) -> ParsedCommand:
+    """The recipe's name and the settings of a run.
+
+    With --resume the recipe is not read: MLproject names one where nobody did.
+
+    Raises:
+        UsageError: an unknown recipe or setting, or a value that breaks its setting's rule.
+    """
+    recipe = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    resumes = any(word == "--resume" or word.startswith("--resume=") for word in arguments)
+    said = read_recipe(recipe) if recipe and not resumes else {}
+    given = command_line.parse(
+        arguments,
+        program=program,
+        description=description,
+        positional=("recipe", yaml_file.listing(RECIPES)),
+        settings=TrainingConfig.build(said),
+        of=Path(recipe).stem if recipe and not resumes else "default",
+        others={"resume": ("RUN", RESUME)},
+    )
+    resume = given.pop("resume", None)
+    if not recipe and resume is None:
+        raise UsageError(f"name a recipe first: {yaml_file.listing(RECIPES)}")
+    given.pop("recipe", None)
+    return ParsedCommand(printable(recipe or ""), TrainingConfig.build({**said, **given}), given, resume)
+
+
+def read_recipe(recipe: str) -> dict[str, object]:
+    """What a recipe says, checked: `recipe` names a file of experiments/recipes/, or is the path of a YAML file."""
+    path = yaml_file.find(recipe, folder=RECIPES, kind="recipe")
+    said = yaml_file.read_file(path, kind="recipe")
+    try:
+        TrainingConfig.build(said)
+    except UsageError as error:
+        raise UsageError(f"{path.absolute()}: {error}") from None
+    return said
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the project."""
+    return yaml_file.names(RECIPES)
+
+
+def to_yaml(config: TrainingConfig) -> str:
+    """All settings as YAML that `read_recipe` reads back to the same Config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def from_yaml(path: Path) -> TrainingConfig:
+    """The settings in a file that `to_yaml` has written.
+
+    Raises:
+        OSError: it cannot be read.
+        UsageError: it is no such file.
+    """
+    said = yaml_file.read_plain(path)
+    return TrainingConfig.build(read_recipe(str(path)) if said is None else said)
+
+
+def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int], training_images: int) -> None:
+    """Refuse settings that cannot be trained on these images.
+
+    Args:
+        image_shape: (height, width, channels), in pixels.
+        training_images: how many there are after the split.
+
+    Raises:
+        UsageError: the patches do not tile the image, the kernel's outer weights would never meet a patch,
+            the batch is larger than the training data, or the shift or the square is as large as the image.
+    """
+    height, width = image_shape[:2]
+    size = f"{height}x{width} pixels"
+    patch = config.patch_size
+    if height % patch or width % patch:
+        fitting = ", ".join(str(p) for p in range(1, min(height, width) + 1) if height % p == 0 == width % p)
+        raise UsageError(f"patch_size must divide the image side: {size}, got patch_size={patch}; try one of {fitting}")
+    grid = min(height, width) // patch
+    largest = 2 * grid - 1  # 'same' padding: a weight farther than grid - 1 from the centre only ever meets zeros
+    if config.kernel_size > largest:
+        raise UsageError(
+            f"kernel_size must be at most 2 x grid - 1: {size} in patches of {patch} make a grid of {grid}, "
+            f"got kernel_size={config.kernel_size}; try {largest} or less"
+        )
+    if config.batch_size > training_images:
+        raise UsageError(
+            f"batch_size must not exceed the training images: {training_images} here, "
+            f"got batch_size={config.batch_size}; try {min(128, training_images)}"
+        )
+    for name, try_part in (("translation", 8), ("cutout", 2)):
+        pixels = getattr(config, name)
+        if pixels >= min(height, width):
+            raise UsageError(
+                f"{name} must be less than the image side: {size}, got {name}={pixels}; "
+                f"try {min(height, width) // try_part}"
+            )
+
+
+def slow_batch_norm(config: TrainingConfig, *, steps_per_epoch: int) -> str | None:
+    """A sentence, where one epoch is too short for batch norm's moving averages to leave their start; else None."""
+    left = config.batch_norm_momentum**steps_per_epoch
+    if left <= 0.05 or config.ema_momentum is not None:  # averaging takes them anew before each validation
+        return None
+    enough = math.floor(100 * 0.05 ** (1 / steps_per_epoch)) / 100
+    return (
+        f"validation will lag behind in the first epochs: with batch_norm_momentum={config.batch_norm_momentum} and "
+        f"{steps_per_epoch} steps an epoch, batch norm's averages are {left:.0%} their starting values after one; "
+        f"try {enough} or less"
+    )

@@ -1,0 +1,1 @@
+"""Image files and arrays -> decoded, split and cached images -> tf.data batches."""

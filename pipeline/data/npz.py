@@ -1,0 +1,148 @@
+"""An .npz file with x_train, y_train, x_test and y_test -> arrays that fit each other."""
+
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from pipeline.data.cache import DIGEST_BYTES, Allocate, DecodedImages, image_digest
+from pipeline.data.decode import resize_to
+from pipeline.runtime.errors import UsageError
+from pipeline.runtime.text import join_names, printable
+
+Part = tuple[np.ndarray, np.ndarray]  # images (n, h, w) or (n, h, w, c) uint8, labels (n,)
+PARTS = ("train", "validation", "test")
+
+
+def stack_splits(
+    parts: dict[str, Part], classes: tuple[str, ...], image_size: tuple[int, int] | None, allocate: Allocate
+) -> DecodedImages:
+    """Join parts, whose images have one shape, in the order of training, validation and test."""
+    present = [parts[name] for name in PARTS if name in parts]
+    height, width, channels = (*present[0][0].shape[1:], 1)[:3]
+    shape = (*(image_size or (height, width)), channels)
+    count = sum(len(labels) for _, labels in present)
+    images, digests = allocate((count, *shape)), np.zeros(count, DIGEST_BYTES)
+    row = 0
+    for pixels, _ in present:
+        for image in pixels.reshape(-1, height, width, channels):
+            images[row] = image if image.shape == shape else _stretched(image, shape)
+            digests[row] = image_digest(images[row])
+            row += 1
+    labels = np.concatenate([labels for _, labels in present]).astype(np.int64)
+    train, validation, test = (len(parts[name][1]) if name in parts else 0 for name in PARTS)
+    return DecodedImages(images, digests, labels, classes, (train, validation, test))
+
+
+def _stretched(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    return resize_to(Image.fromarray(image[..., 0] if shape[2] == 1 else image), shape)
+
+
+ENDINGS = {"train": "train", "validation": "val", "test": "test"}  # part -> in the names of its two arrays
+
+
+def read_npz(file: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Read images (n, h, w) or (n, h, w, c), labels (n,) or (n, 1) from 0 to classes - 1, and the names of classes.
+
+    x_val and y_val may be there too, and class_names (classes,), strings; else classes are called by their number.
+    """
+    arrays = _load_array(file)
+    part_names = [part for part, end in ENDINGS.items() if part != "validation" or arrays.keys() & {"x_val", "y_val"}]
+    if missing := [f"{axis}_{ENDINGS[p]}" for p in part_names for axis in "xy" if f"{axis}_{ENDINGS[p]}" not in arrays]:
+        raise _refusal(
+            file, "x_train, y_train, x_test and y_test", f"has no {join_names(missing)}", "add what is missing"
+        )
+    parts = {part: _part(file, ENDINGS[part], arrays) for part in part_names}
+    shapes = {f"x_{ENDINGS[part]}": images.shape[1:] for part, (images, _) in parts.items()}
+    if len(set(shapes.values())) > 1:
+        raise _refusal(file, "images of one shape", f"has {shapes}", "bring them to one height, width and channels")
+    classes = int(parts["train"][1].max()) + 1
+    for part, (_, labels) in parts.items():
+        _refuse_gaps(file, f"y_{ENDINGS[part]}", labels, classes)
+    return parts, _class_names(file, arrays, classes)
+
+
+def _load_array(file: Path) -> dict[str, np.ndarray]:
+    """Load the arrays that are used; pickled objects are not read, so a file cannot run code."""
+    wanted = [f"{axis}_{end}" for axis in "xy" for end in ENDINGS.values()] + ["class_names"]
+    try:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            _check_size(file, sum(member.file_size for member in archive.zip.infolist()))
+            return {name: archive[name] for name in wanted if name in archive.files}
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged archive leads its reader into errors of any kind
+        # of pickled objects NumPy says how to read them all the same
+        why = "it holds Python objects, not numbers" if "pickle" in str(error) else error
+        raise _refusal(file, "plain arrays", f"cannot be read ({why})", "save it with numpy.savez") from error
+
+
+def _check_size(file: Path, needed: int) -> None:
+    free = psutil.virtual_memory().available
+    if needed > free:
+        came = f"unpacks to {needed / 1e9:,.1f} GB where {free / 1e9:,.1f} GB of memory are free"
+        raise _refusal(file, "memory for all of it", came, "free some, or give the images as files in class folders")
+
+
+def _part(file: Path, end: str, arrays: dict[str, np.ndarray]) -> Part:
+    images, labels = _pixels(file, f"x_{end}", arrays[f"x_{end}"]), _labels(file, f"y_{end}", arrays[f"y_{end}"])
+    if len(images) != len(labels):
+        came = f"has {len(images):,} images in x_{end} and {len(labels):,} labels in y_{end}"
+        raise _refusal(file, "one label for each image", came, "make the two equally long")
+    return images, labels
+
+
+def _pixels(file: Path, name: str, images: np.ndarray) -> np.ndarray:
+    """Images as uint8, given in any type as long as each value is a whole number from 0 to 255."""
+    if images.ndim not in (3, 4) or 0 in images.shape or (*images.shape, 1)[3] not in (1, 3, 4):
+        rule = f"images (n, h, w) or (n, h, w, c) with c of 1, 3 or 4 in {name}"
+        raise _refusal(file, rule, f"has the shape {images.shape}", "give the array such a shape")
+    if images.dtype == np.uint8:
+        return images
+    rule, cure = f"pixels from 0 to 255, whole numbers, in {name}", "scale and round them, and save as uint8"
+    if images.dtype.kind not in "iuf":
+        raise _refusal(file, rule, f"has the type {images.dtype}", cure)
+    low, high = images.min(), images.max()
+    if not (low >= 0 and high <= 255) or (images != np.floor(images)).any():  # a NaN fails the first
+        raise _refusal(file, rule, f"has {images.dtype} from {low:.4g} to {high:.4g}", cure)
+    if high <= 1:
+        raise _refusal(file, rule, f"has nothing above {high:.4g} in {images.dtype}", "multiply by 255, save as uint8")
+    return images.astype(np.uint8)
+
+
+def _labels(file: Path, name: str, labels: np.ndarray) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        came = f"has the shape {labels.shape} and type {labels.dtype}"
+        cure = "for one-hot rows save y.argmax(axis=1), for other numbers y.astype('int64')"
+        raise _refusal(file, f"integer labels (n,) or (n, 1) in {name}", came, cure)
+    return labels
+
+
+def _refuse_gaps(file: Path, name: str, labels: np.ndarray, classes: int) -> None:
+    found = np.unique(labels)
+    rule = f"every label from 0 to the number of classes - 1 in {name}"
+    if found[0] < 0 or found[-1] >= classes:
+        came = f"has labels from {found[0]} to {found[-1]}, and the highest in y_train is {classes - 1}"
+        raise _refusal(file, rule, came, "number the classes from 0, alike in every split")
+    if len(found) < classes:
+        gap = next(number for number, label in enumerate((*found, classes)) if number != label)
+        raise _refusal(file, rule, f"has none of {gap}", "number the classes without gaps, each in every split")
+    if classes < 2:
+        raise _refusal(file, "at least two classes", f"has one: {found[0]}", "add images of another class")
+
+
+def _class_names(file: Path, arrays: dict[str, np.ndarray], classes: int) -> tuple[str, ...]:
+    if "class_names" not in arrays:
+        return tuple(str(label) for label in range(classes))
+    names = arrays["class_names"]
+    if names.shape != (classes,) or names.dtype.kind != "U" or len(set(names.tolist())) < classes:
+        came = f"has {join_names(names.ravel().tolist())}"
+        raise _refusal(file, f"{classes} different strings in class_names", came, "name each class, or leave it out")
+    return tuple(printable(name) for name in names.tolist())
+
+
+def _refusal(file: Path, rule: str, came: str, cure: str) -> UsageError:
+    return UsageError(f"an .npz data set needs {rule}: {printable(file)} {printable(came)}; {cure}")

@@ -1,0 +1,152 @@
+"""Pictures of an evaluation: tables in, matplotlib Figure out; no files, no pyplot, no state."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from pipeline.evaluation.figures.style import BLUE, COLOURS, DPI, GREY, VERMILLION, draw_title, ellipsize
+from pipeline.runtime.text import count, percent
+
+CONFIDENT, RIGHT = VERMILLION, BLUE
+PALE = "#8FBEDD"  # blue, on which the hatching shows
+
+
+def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Figure:
+    """How often the model is right against how sure it is, and how many images are behind that.
+
+    After Guo et al. 2017 (arXiv 1706.04599), figures 1 and 2.
+
+    Args:
+        bins: a row a bin: low and high (of the confidence), images, confidence and accuracy (NaN without images).
+        error: the expected calibration error, a fraction.
+        subject: the images, in a few words.
+    """
+    images = int(bins["images"].sum())
+    share = bins["images"] / images
+    accuracy, confidence = (float((share * bins[name].fillna(0)).sum()) for name in ("accuracy", "confidence"))
+    figure = Figure(figsize=(6.4, 7), dpi=DPI)
+    draw_title(
+        figure,
+        f"Calibration: {ellipsize(subject, 4, 11)}, {count(images, 'image')}",
+        f"expected calibration error {percent(error)} over {len(bins)} bins",
+    )
+    figure.subplots_adjust(left=0.13, right=0.96, bottom=0.08, top=0.87, hspace=0.08)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    _bars(upper, bins)
+    _histogram(lower, bins, {"mean confidence": (confidence, CONFIDENT, "--"), "accuracy": (accuracy, RIGHT, "-")})
+    for panel in (upper, lower):
+        panel.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        panel.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        _plain(panel)
+    figure.align_ylabels([upper, lower])
+    return figure
+
+
+def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> Figure:
+    """Accuracy on spoilt images, a line a corruption, the accuracy on the same images unspoilt beside.
+
+    Args:
+        table: columns corruption, strength (from 1) and accuracy, a row each.
+        clean: accuracy without corruption.
+        subject: the images, in a few words.
+    """
+    by_strength = table.pivot_table(index="strength", columns="corruption", values="accuracy", sort=False)
+    figure = Figure(figsize=(8, 4.6), dpi=DPI)
+    draw_title(
+        figure,
+        f"Accuracy under corruption: {ellipsize(subject, 5, 11)}",
+        f"clean {percent(clean)}, mean over corruptions and strengths {percent(table['accuracy'].mean())}",
+    )
+    figure.subplots_adjust(left=0.1, right=0.73, bottom=0.12, top=0.86)
+    axes = figure.subplots()
+    axes.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="clean")
+    for name, colour, marker in zip(by_strength, COLOURS, "osD^vPX", strict=False):
+        label = str(name).replace("_", " ")
+        line = axes.plot(by_strength.index, by_strength[name], color=colour, marker=marker, markersize=6, label=label)
+        line[0].set_clip_on(False)
+    axes.set(xlabel="strength", ylabel="accuracy", xticks=list(by_strength.index))
+    axes.margins(x=0.04)
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    _plain(axes)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
+    return figure
+
+
+def corrupted_examples(images: NDArray[np.uint8], *, corruptions: Sequence[str], strengths: Sequence[int]) -> Figure:
+    """One image under each corruption (a row) at each strength (a column), clean at the left.
+
+    `images` is (corruptions, 1 + strengths, h, w, c) of 1, 3 or 4 channels.
+    """
+    rows, columns, height, width = images.shape[:4]
+    tall = 1.3 * min(max(height / width, 0.25), 4)  # inches
+    across, down = 1.4 * columns + 1.6, (tall + 0.1) * rows + 0.8
+    figure = Figure(figsize=(across, down), dpi=DPI)
+    draw_title(figure, "The same image, clean and corrupted")
+    figure.subplots_adjust(
+        left=1.5 / across, right=1 - 0.1 / across, bottom=0.1 / down, top=1 - 0.7 / down, wspace=0.08, hspace=0.08
+    )
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for row, name in enumerate(corruptions):
+        for column in range(columns):
+            axes = grid[row, column]
+            axes.imshow(images[row, column], cmap="gray", vmin=0, vmax=255, interpolation="auto")
+            axes.set(xticks=[], yticks=[], facecolor="0.85")  # grey shows through transparent pixels
+        label = str(name).replace("_", " ")
+        grid[row, 0].set_ylabel(label, fontsize=9, rotation=0, ha="right", va="center", labelpad=6)
+    for axes, title in zip(grid[0], ["clean", *(f"strength {strength}" for strength in strengths)], strict=True):
+        axes.set_title(title, fontsize=9, pad=4)
+    return figure
+
+
+def _bars(panel: Axes, bins: pd.DataFrame) -> None:
+    """Accuracy as bars, what is missing to the confidence or beyond it hatched, the diagonal of the well calibrated."""
+    known = bins[bins["images"] > 0]
+    widths = _widths(known)
+    panel.bar(known["low"], known["accuracy"], widths, align="edge", color=PALE, edgecolor="white", linewidth=0.5)
+    gap = known["confidence"] - known["accuracy"]
+    panel.bar(
+        known["low"],
+        gap.abs(),
+        widths,
+        bottom=np.minimum(known["accuracy"], known["confidence"]),
+        align="edge",
+        facecolor="none",
+        edgecolor=CONFIDENT,
+        hatch="////",
+        linewidth=0.8,
+        label="gap between accuracy and mean confidence",
+    )
+    panel.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="well calibrated")
+    panel.set(ylabel="accuracy", ylim=(0, 1))
+    panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.3)
+
+
+def _histogram(panel: Axes, bins: pd.DataFrame, means: Mapping[str, tuple[float, str, str]]) -> None:
+    """The share of images in each bin, their number above; means as upright lines: value, colour and style by name."""
+    share = bins["images"] / bins["images"].sum()
+    bars = panel.bar(bins["low"], share, _widths(bins), align="edge", color="0.8", edgecolor="white", linewidth=0.5)
+    numbers = [f"{images:,}" if images else "" for images in bins["images"]]
+    panel.bar_label(bars, numbers, fontsize=7, padding=1)
+    for name, (at, colour, style) in means.items():
+        panel.axvline(at, ymax=0.7, color=colour, linestyle=style, linewidth=1.5, label=f"{name} {percent(at)}")
+    panel.set(xlabel="confidence: the highest of an image's probabilities", ylabel="share of images", xlim=(0, 1))
+    top = share.max()
+    panel.set_ylim(0, 1.5 * top)  # room for the numbers and the legend
+    panel.set_yticks([tick for tick in MaxNLocator(3).tick_values(0, top) if tick <= top])
+    panel.legend(loc="upper left", ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
+
+
+def _widths(bins: pd.DataFrame) -> pd.Series:
+    return bins["high"] - bins["low"]
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)

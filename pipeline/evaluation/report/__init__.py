@@ -1,0 +1,1 @@
+"""The report page: groups of runs, leaderboard, HTML."""

@@ -1,1 +1,0 @@
-"""What can be wrong with an installation, each as a function from nothing to findings; `pipeline.doctor` asks them."""

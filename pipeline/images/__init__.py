@@ -1,1 +1,0 @@
-"""From files, arrays and names to decoded and split images; `pipeline.data` is the door."""

@@ -1,1 +1,0 @@
-"""Images in files to a table of their classes; `pipeline.predict` is the door."""

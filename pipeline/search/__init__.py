@@ -1,0 +1,1 @@
+"""Hyperparameter search with Optuna: what to try, the loop, the finalists."""

@@ -1,0 +1,1 @@
+"""MLflow: runs, models, the registry and what waits to be sent."""

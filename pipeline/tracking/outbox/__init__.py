@@ -1,0 +1,1 @@
+"""Records that wait on disk until the tracking server has them."""

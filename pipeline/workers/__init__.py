@@ -1,1 +1,0 @@
-"""The processes that trials run in, one each; `pipeline.trials` is the door."""

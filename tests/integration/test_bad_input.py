@@ -1,0 +1,657 @@
+"""What people and their files may hold: used as they would expect, or refused in one line before anything is begun."""
+
+import io
+import json
+import math
+import os
+import sqlite3
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Annotated, get_args, get_origin
+
+import annotated_types
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.commands import search, train
+from pipeline.config.search import SearchConfig
+from pipeline.config.training import TrainingConfig, read_recipe, to_yaml
+from pipeline.config.training import parse_training as run_from
+from pipeline.config.yaml_file import DEEPEST, MOST_BYTES, MOST_VALUES
+from pipeline.data import dataset
+from pipeline.data.npz import read_npz
+from pipeline.data.read_images import read_batch
+from pipeline.runtime.errors import UsageError
+from pipeline.search.distributions import bounds
+from pipeline.search.space import parse_search as search_from
+from tests.support.paths import ROOT
+
+MAIN = {"train": train.main, "search": search.main}
+SLOW_TO_IMPORT = {"tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn", "sqlalchemy"}
+LONGEST = 2100  # characters of a refusal
+some = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def is_one_line(error):
+    return str(error).isprintable() and 0 < len(str(error)) < LONGEST
+
+
+def accepted(read, *arguments, **named):
+    """What is read; None where it is refused, and then in one line."""
+    try:
+        return read(*arguments, **named)
+    except UsageError as error:
+        refusal = error
+    assert is_one_line(refusal)
+    return None
+
+
+def files_below(folder):
+    return sorted(os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
+
+
+# numbers at and past their bounds, of every setting that there is and will be
+
+
+def numbers(model):
+    """(setting, kind, metadata) of every number in a model's settings, those within a pair too."""
+    for name, field in model.model_fields.items():
+        for kind in get_args(field.annotation) or (field.annotation,):
+            if kind in (int, float):
+                yield name, kind, field.metadata
+            elif get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Annotated:
+                side, *metadata = get_args(get_args(kind)[0])
+                yield name, side, [bound for each in metadata for bound in each.metadata]
+
+
+def edges(kind, metadata):
+    """(nearest value within, nearest value beyond) of each end."""
+    step = (
+        (lambda value, way: value + way) if kind is int else (lambda value, way: math.nextafter(value, way * math.inf))
+    )
+    for bound in metadata:
+        match bound:
+            case annotated_types.Ge(ge=end):
+                yield kind(end), step(kind(end), -1)
+            case annotated_types.Gt(gt=end):
+                yield step(kind(end), 1), kind(end)
+            case annotated_types.Le(le=end):
+                yield kind(end), step(kind(end), 1)
+            case annotated_types.Lt(lt=end):
+                yield step(kind(end), -1), kind(end)
+
+
+NUMBERS = [(model, *number) for model in (TrainingConfig, SearchConfig) for number in numbers(model)]
+NO_NUMBERS = ["nan", ".nan", "inf", "-inf", "1e400", "", " ", "١", "½", "0x10", "1,000", "\0", "\ud800", "9" * 5000]
+
+
+@pytest.mark.parametrize(("model", "name", "kind", "metadata"), NUMBERS, ids=[number[1] for number in NUMBERS])
+def test_every_number_is_taken_up_to_both_its_bounds_and_not_beyond(model, name, kind, metadata):
+    found = list(edges(kind, metadata))
+    assert len(found) == 2, f"{name} needs a lower and an upper bound"
+    for within, beyond in found:
+        for spelt in (within, repr(within)):
+            assert model.build({name: spelt})
+        for spelt in (beyond, repr(beyond), *NO_NUMBERS, math.nan, math.inf, 10**400, 1 << 20_000):
+            with pytest.raises(UsageError, match=rf"^{name} must be ") as refused:
+                model.build({name: spelt})
+            assert is_one_line(refused.value)
+
+
+# any value at all
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.binary(max_size=5), st.dates()
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(SCALARS, inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from([*TrainingConfig.model_fields, *SearchConfig.model_fields])
+
+
+@some
+@given(st.dictionaries(NAMES | st.text(max_size=15), VALUES, max_size=4))
+def test_any_settings_are_held_exactly_or_refused_in_one_line(values):
+    if config := accepted(TrainingConfig.build, values):
+        assert TrainingConfig.build({name: config.text(name) for name in TrainingConfig.model_fields}) == config
+        assert TrainingConfig.build(yaml.safe_load(to_yaml(config))) == config
+
+
+FLAGS = st.sampled_from([f"--{name}" for name in (*TrainingConfig.model_fields, *SearchConfig.model_fields)])
+WORDS = st.one_of(
+    FLAGS,
+    st.builds("{}={}".format, FLAGS, st.text(max_size=8)),
+    st.sampled_from(
+        "smoke 1 -1 1e400 true none -- - --= -h3 --- @x [/b] %s $(id) ;rm ../.. a\nb \x1b[31m \udce9".split(" ")
+    ),
+    st.text(max_size=8),
+    st.integers().map(str),
+)
+
+
+@some
+@given(st.sampled_from([run_from, search_from]), st.just("smoke") | WORDS, st.lists(WORDS, max_size=6))
+def test_any_command_line_is_understood_or_refused_in_one_line(read, first, words):
+    asked_for_help = {"-h", "--help"} & {first, *words}
+    said = io.StringIO()
+    with redirect_stderr(said), redirect_stdout(said):
+        try:
+            accepted(read, [first, *words], program="p", description="d")
+        except SystemExit as ended:
+            code = ended.code
+        else:
+            code = None
+    assert (code == 0 and asked_for_help) or (code is None and said.getvalue() == "")
+
+
+@pytest.mark.parametrize(
+    "words", [["--depth", "3", "4"], ["--depth=3", "4"], ["--depth", "-1", "4"], ["4", "--depth=3"], ["4"]]
+)
+def test_a_word_that_is_no_settings_value_is_never_passed_over(words):
+    with pytest.raises(UsageError, match="settings are given as --name value, got '4'"):
+        run_from(["smoke", *words], program="p", description="d")
+
+
+# files of settings
+
+
+def bomb(levels=9):
+    """Each line stands for nine times the one before it."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, levels)]
+    return "\n".join(lines)
+
+
+IN_A_FILE = {
+    "an anchor bomb": (bomb(), f"more than {MOST_VALUES:,} values"),
+    "a bomb of merges": ("&a {<<: &b {<<: *a}}", f"more than {MOST_VALUES:,} values"),
+    "a list that holds itself": ("depth: &a [*a]", f"more than {MOST_VALUES:,} values"),
+    "10 MB of text": (f"dataset: {'x' * 10_000_000}", f"at most {MOST_BYTES:,} bytes"),
+    "a comment of 10 MB": ("# " + "x" * 10_000_000, f"at most {MOST_BYTES:,} bytes"),
+    "as many brackets as fit": ("[" * MOST_BYTES, f"brackets nested more than {DEEPEST} deep, in line 1"),
+    "as many dashes as fit": ("- " * (MOST_BYTES // 2), "nested too deeply"),
+    "as many values as fit": (f"depth: [{'1,' * (MOST_BYTES // 2 - 10)}]", "depth must be a whole number"),
+    "a tab": ("depth: 3\n\tepochs: 3", "found character '\\t' that cannot start any token, in line 2, column 1"),
+    "a key twice": ("depth: 3\ndepth: 4", "depth stands twice, in line 2, column 1"),
+    "a key twice within": ("{depth: {a: 1, a: 2}}", "a stands twice"),
+    "a call": ("depth: !!python/object/apply:os.mkdir [ran]", "could not determine a constructor"),
+    "a class": ("depth: !!python/name:os.system", "could not determine a constructor"),
+    "a tag that does not fit": ("depth: !!bool maybe", "this is no bool, in line 1, column 8"),
+    "a day that is none": ("depth: 2001-99-99", "this is no timestamp"),
+    "a day": ("depth: 2001-01-01", "depth must be a whole number from 1 to 256, got datetime.date"),
+    "5000 digits": ("depth: " + "9" * 5000, "this is no int"),
+    "20,000 bits": ("depth: 0x" + "f" * 5000, "depth must be a whole number"),
+    "two documents": ("depth: 3\n---\ndepth: 4", "expected a single document"),
+    "no lines": ("just text", "must be 'setting: value' lines, got str"),
+    "no text": (b"\xff\xff\xff", "is not YAML"),
+    "a zero byte": ("depth\0: 3", "is not YAML"),
+    "an escape sequence": ('"\\e[31m": 3', r"unknown setting '\x1b[31m'"),
+    "half a character": ('dataset: "\\ud800"', "dataset must be UTF-8 text of 1 to 4096 characters"),
+}
+
+
+def written(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", MAIN)
+@pytest.mark.parametrize(("content", "said"), IN_A_FILE.values(), ids=IN_A_FILE)
+def test_a_file_of_settings_that_cannot_be_used_is_one_line_and_exit_code_2(
+    tmp_path, monkeypatch, capsys, kind, content, said
+):
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path / "mine.yaml", content)
+    assert MAIN[kind]([path]) == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert out == "" and line.startswith("error: ") and is_one_line(line)
+    assert path in line and (said in line or kind == "search")
+    assert files_below(tmp_path) == [path]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["with spaces.yaml", "it's.yaml", 'a "b".yaml', "a\nb.yaml", "; rm -rf *.yaml", "$(id) [b] %s.yaml", "é日.yml"],
+)
+@pytest.mark.parametrize("read", [run_from, search_from])
+def test_odd_names_of_files_are_no_fault(tmp_path, read, name):
+    path = written(tmp_path / name, "depth: 2" if read is run_from else "recipe: smoke\nspace: {depth: [1]}")
+    assert read([path], program="p", description="d")
+    assert read([os.fsdecode(path.encode())], program="p", description="d")
+
+
+def test_a_name_that_is_not_utf_8_is_no_fault_and_is_shown_as_text(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.yaml")
+    written(Path(path), "depth: 2")
+    recipe, *_ = run_from([path], program="p", description="d")
+    assert recipe == rf"{tmp_path}/caf\udce9.yaml"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "a" * 300, "a" * 300 + ".yaml", "~nobody-of-this-name/a.yaml", "a\0b", "a\0b.yaml", "/", ".yaml", "../x"],
+)
+@pytest.mark.parametrize("kind", MAIN)
+def test_a_name_that_no_file_has_is_refused(capsys, kind, name):
+    assert MAIN[kind]([name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (line.startswith("error: ") and is_one_line(line) and "baseline" in line) or "smoke" in line
+
+
+def test_utf_16_as_some_editors_write_it_is_no_fault(tmp_path):
+    assert read_recipe(written(tmp_path / "mine.yaml", "depth: 2".encode("utf-16"))) == {"depth": 2}
+
+
+def test_an_excerpt_with_a_password_is_not_shown(tmp_path):
+    path = written(tmp_path / "mine.yaml", "storage: postgresql://me:secret@host/db: [")
+    with pytest.raises(UsageError) as refused:
+        search_from([path], program="p", description="d")
+    assert "secret" not in str(refused.value)
+
+
+LINES = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(
+        ["depth: 2", "depth: *a", "a: &a [*a]", "<<: *a", "- 1", "? [1]", "!!set {a}", "...", "---", "\t", "%YAML 9"]
+    ),
+    st.builds("{}: {}".format, NAMES, st.text(max_size=10)),
+)
+
+
+@some
+@given(content=st.binary(max_size=60) | st.lists(LINES, max_size=6).map("\n".join))
+def test_any_content_of_a_file_is_read_or_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "any.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    for read in (read_recipe, lambda name: search_from([name], program="p", description="d")):
+        accepted(read, str(path))
+
+
+NUMBER = st.one_of(
+    st.integers(-2, 300),
+    st.floats(),
+    st.sampled_from(["1e-3", "0.1", 0.1, 0.5, 1e-300, 1e300, 10**400, "none", True, 2**32]),
+)
+DRAWN = st.one_of(
+    st.lists(NUMBER, max_size=4),
+    st.fixed_dictionaries({"low": NUMBER, "high": NUMBER}, optional={"step": NUMBER, "log": st.booleans() | NUMBER}),
+    VALUES,
+)
+
+
+@some
+@given(
+    space=st.dictionaries(
+        st.sampled_from([*TrainingConfig.model_fields]) | st.text(max_size=5), DRAWN, min_size=1, max_size=3
+    ),
+    more=st.dictionaries(NAMES | st.sampled_from(["enqueue", "recipe"]), VALUES | NUMBER, max_size=2),
+)
+def test_any_search_holds_what_its_runs_can_or_is_refused_in_one_line(tmp_path, space, more):
+    path = tmp_path / "any.yaml"
+    path.write_text(yaml.safe_dump({"recipe": "smoke", "space": space} | more, allow_unicode=True), "utf-8", "replace")
+    if found := accepted(search_from, [str(path)], program="p", description="d"):
+        for setting, of in found.space.items():
+            for value in bounds(of):
+                assert getattr(found.config({setting: value}), setting) == found.exact({setting: value})[setting]
+
+
+def test_refusing_settings_and_their_files_imports_nothing_slow(tmp_path):
+    """The whole table in one process, which is asked at its end what it has imported."""
+    commands = [[written(tmp_path / f"{n}.yaml", content)] for n, (content, _) in enumerate(IN_A_FILE.values())]
+    commands += [
+        [],
+        [""],
+        ["smok"],
+        ["smoke", "--depth", "0"],
+        ["smoke", "--dpeth", "1"],
+        ["smoke", "--depth", "3", "4"],
+    ]
+    code = (
+        "import json, sys; from pipeline.commands.main import run\n"
+        "codes = {run([command, *words]) for words in json.load(sys.stdin) for command in ('train', 'search')}\n"
+        "print(json.dumps([sorted(codes), sorted(sys.modules)]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, input=json.dumps(commands), capture_output=True, text=True, check=True
+    )
+    codes, imported = json.loads(done.stdout)
+    assert codes == [2] and not SLOW_TO_IMPORT & set(imported)
+    assert len(done.stderr.splitlines()) == 2 * len(commands)
+
+
+# folders of images
+
+
+def picture(*seed, size=(6, 5)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8))
+
+
+def image_folder(root, classes=("cat", "dog"), each=4, size=(6, 5)):
+    for label, name in enumerate(classes):
+        folder = os.path.join(os.fsencode(root), os.fsencode(name))
+        os.makedirs(folder, exist_ok=True)
+        for number in range(each):
+            picture(label, number, size=size).save(
+                os.path.join(folder, b"%d.png" % number).decode("utf-8", "surrogateescape")
+            )
+    return root
+
+
+def load(path, **changed):
+    given = {"image_size": None, "validation_fraction": 0.2, "train_examples": None, "seed": 0}
+    return dataset.load_splits(str(path), **given | changed)
+
+
+def png_header(width, height):
+    """A PNG that claims a size, and is a few bytes of compressed zeros."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(999))) + chunk(b"IEND", b"")
+    )
+
+
+def truncated_jpeg():
+    whole = io.BytesIO()
+    picture(0, size=(99, 99)).save(whole, "JPEG")
+    return whole.getvalue()[:700]
+
+
+IN_A_FOLDER = {
+    "50,000 x 50,000 pixels": (lambda file: file.write_bytes(png_header(50_000, 50_000)), "decompression bomb"),
+    "no pixels": (lambda file: file.write_bytes(png_header(0, 0)), "not a JPEG, PNG, BMP or WebP image"),
+    "a truncated JPEG": (lambda file: file.write_bytes(truncated_jpeg()), "truncated"),
+    "text": (lambda file: file.write_text("hello"), "not a JPEG, PNG, BMP or WebP image"),
+    "nothing": (lambda file: file.touch(), "not a JPEG, PNG, BMP or WebP image"),
+    "a link to itself": (lambda file: file.symlink_to(file.name), "Too many levels of symbolic links"),
+    "a link to nowhere": (lambda file: file.symlink_to("gone"), "No such file or directory"),
+    "another size": (lambda file: picture(9, size=(9, 9)).save(file, "PNG"), "give image_size to stretch all to it"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), IN_A_FOLDER.values(), ids=IN_A_FOLDER)
+def test_an_image_that_cannot_be_used_is_named_in_one_line_and_leaves_nothing(tmp_path, cache, capsys, make, said):
+    folder = image_folder(tmp_path / "my pets; 'all'")
+    make(folder / "cat" / "odd one's.jpg")
+    assert train.main(["smoke", "--dataset", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert is_one_line(line) and said in line and "odd one's.jpg" in line
+    assert [file for file in files_below(cache) if not file.endswith(".lock")] == []
+
+
+def test_a_folder_named_like_an_image_belongs_to_its_class(tmp_path):
+    folder = image_folder(tmp_path / "pets")
+    image_folder(folder / "cat" / "more.png", classes=["x.jpg"])
+    loaded = load(folder)
+    assert loaded.classes == ("cat", "dog") and len(loaded.train.labels) == 12
+
+
+@pytest.mark.parametrize(
+    "path", ["a" * 300, "a/" * 2040, "a\0b", "~nobody-of-this-name/x", "/dev/null", "loop", "loop.npz", "pipe.npz", " "]
+)
+def test_a_path_that_is_no_data_set_is_refused(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    Path("loop.npz").symlink_to("loop.npz")
+    os.mkfifo("pipe.npz")
+    with pytest.raises(UsageError, match="^dataset must be digits") as refused:
+        load(path)
+    assert is_one_line(refused.value)
+
+
+def test_a_path_that_mlflow_could_not_record_is_refused(tmp_path):
+    folder = image_folder(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(UsageError, match=r"must be UTF-8 text: got .*caf\\udce9; rename"):
+        load(folder)
+    assert train.main(["smoke", "--dataset", str(folder)]) == 2
+
+
+CONTENTS = st.sampled_from(
+    ["good", "other", b"", b"hello", truncated_jpeg(), png_header(50_000, 50_000), "link", "folder"]
+)
+FILE_NAMES = st.binary(min_size=1, max_size=40).filter(
+    lambda name: not {0, ord("/")} & set(name) and name not in (b".", b"..")
+)
+
+
+@some
+@given(
+    classes=st.lists(FILE_NAMES, min_size=1, max_size=3, unique=True),
+    odd=st.dictionaries(
+        st.builds(bytes.__add__, FILE_NAMES, st.sampled_from([b".png", b".JPG", b""])), CONTENTS, max_size=2
+    ),
+)
+def test_any_folder_is_loaded_or_refused_in_one_line(tmp_path_factory, classes, odd):
+    folder = image_folder(tmp_path_factory.mktemp("any"), classes)
+    for name, content in odd.items():
+        path = os.path.join(os.fsencode(folder), classes[0], name)
+        if os.path.lexists(path):
+            continue
+        if content == "folder":
+            os.mkdir(path)
+        elif content == "link":
+            os.symlink(name, path)
+        elif isinstance(content, str):
+            picture(7, size=(6, 5) if content == "good" else (3, 3)).save(os.fsdecode(path), "PNG")
+        else:
+            Path(os.fsdecode(path)).write_bytes(content)
+    if loaded := accepted(load, folder):
+        assert len(loaded.classes) >= 2 and all(name.isprintable() for name in loaded.classes)
+
+
+def test_images_larger_than_cache_and_memory_are_refused_before_either_is_filled(tmp_path, cache, monkeypatch):
+    cache.write_text("a file in the cache's place")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    with pytest.raises(
+        UsageError, match="must fit in the cache or in memory: they take .* or give a smaller image_size"
+    ):
+        load(image_folder(tmp_path / "pets"), image_size=(64, 64))
+
+
+# .npz files
+
+
+def good_npz():
+    content = io.BytesIO()
+    images, labels = np.arange(240, dtype=np.uint8).reshape(8, 6, 5), np.arange(8) % 2
+    np.savez(content, x_train=images, y_train=labels, x_test=images[:4], y_test=labels[:4])
+    return content.getvalue()
+
+
+GOOD = good_npz()
+
+
+class Runs:
+    """Unpickling one leaves a folder."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def test_an_npz_with_pickled_objects_is_refused_without_reading_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with np.load(io.BytesIO(GOOD)) as arrays:
+        np.savez("bad.npz", **{**arrays, "y_train": np.array([Runs()] * 8, object)})
+    assert train.main(["smoke", "--dataset", "bad.npz"]) == 2
+    assert "it holds Python objects, not numbers" in capsys.readouterr().err
+    assert not Path("ran").exists()
+
+
+def flagged(content, *, encrypted=False, method=None):
+    """An archive whose members claim to be encrypted, or compressed in a way that is not known."""
+    changed = bytearray(content)
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = changed.find(signature)
+        while place >= 0:
+            changed[place + flags] |= encrypted
+            changed[place + flags + 2] = method or changed[place + flags + 2]
+            place = changed.find(signature, place + 4)
+    return bytes(changed)
+
+
+def member(header):
+    """An archive whose x_train.npy begins with this header and goes on with three bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(GOOD)) as archive, zipfile.ZipFile(content, "w") as changed:
+        for name in archive.namelist():
+            array = b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header + b"abc"
+            changed.writestr(name, array if name == "x_train.npy" else archive.read(name))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        flagged(GOOD, encrypted=True),
+        flagged(GOOD, method=99),
+        member(b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 6, 5)}\n"),
+        member(b"{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 6, 5)}\n"),
+        member(b"{'descr': 'O', 'fortran_order': False, 'shape': (8, 6, 5)}\n"),
+        member(b"__import__('os').mkdir('ran')\n"),
+        member(b"(" * 60_000),
+        b"",
+        b"\x80\x04N.",  # a pickle
+    ],
+)
+def test_an_npz_that_is_none_is_refused(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.npz").write_bytes(content)
+    with pytest.raises(UsageError, match=r"^an \.npz data set needs plain arrays: bad\.npz cannot be read") as refused:
+        read_npz(Path("bad.npz"))
+    assert is_one_line(refused.value) and "allow_pickle" not in str(refused.value)
+    assert not Path("ran").exists()
+
+
+@some
+@given(
+    changes=st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=4), cut=st.integers(0, 99)
+)
+def test_any_damage_to_an_npz_is_survived(tmp_path, changes, cut):
+    content = bytearray(GOOD)
+    for place, byte in changes:
+        content[place] = byte
+    (tmp_path / "any.npz").write_bytes(content[: len(content) - cut])
+    accepted(read_npz, tmp_path / "any.npz")
+
+
+@some
+@given(
+    st.sampled_from(["PNG", "JPEG", "BMP", "WEBP"]),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
+)
+def test_any_damage_to_an_image_is_a_fault_of_that_file_alone(tmp_path_factory, kind, changes):
+    content = io.BytesIO()
+    picture(3).save(content, kind)
+    changed = bytearray(content.getvalue())
+    for place, byte in changes:
+        changed[int(place * (len(changed) - 1))] = byte
+    file = tmp_path_factory.mktemp("any") / "a.png"
+    file.write_bytes(changed)
+    batch = read_batch([str(file)], (6, 5, 3), True)
+    assert len(batch.faults) <= 1 and batch.images.shape == (1, 6, 5, 3)
+
+
+# disks
+
+
+def in_mounts_of_its_own(script, *arguments):
+    """Run a shell script that may mount what it likes; what it mounts is gone with it."""
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-ec", script, "sh", *map(str, arguments), sys.executable]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def mounts(tmp_path_factory):
+    """How scripts are run that mount; skips where mounting is not allowed, as in most containers."""
+    try:
+        done = in_mounts_of_its_own('mount -t tmpfs none "$1"', tmp_path_factory.mktemp("trial"))
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    return in_mounts_of_its_own
+
+
+LOAD = """
+import logging, sys
+logging.basicConfig(format="%(message)s")
+from pipeline.data.dataset import load_splits
+found = load_splits(sys.argv[1], image_size=None, validation_fraction=0.2, train_examples=None, seed=0)
+print(found.fingerprint, type(found.train.images).__name__)
+"""
+
+
+def test_on_a_full_disk_images_are_decoded_into_memory_and_nothing_half_written_stays(mounts, tmp_path, cache):
+    folder = image_folder(tmp_path / "pets", size=(99, 99))
+    cache.mkdir()
+    script = 'mount -t tmpfs -o size=64k none "$1"; "$4" -c "$3" "$2"; find "$1" -type f ! -name "*.lock"'
+    done = mounts(script, cache, folder, LOAD)
+    assert done.stdout.split() == [load(folder).fingerprint, "ndarray"], done.stderr
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith("images are decoded into memory: ") and "No space left on device" in warning
+
+
+def test_a_folder_of_images_that_is_read_only_is_no_fault(mounts, tmp_path):
+    folder = image_folder(tmp_path / "pets")
+    done = mounts('mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; "$3" -c "$2" "$1"', folder, LOAD)
+    assert done.stdout.split() == [load(folder).fingerprint, "memmap"], done.stderr
+
+
+@pytest.mark.parametrize("module", ["train", "search"])
+def test_a_cache_that_is_read_only_is_refused_before_anything_is_begun(mounts, cache, module):
+    cache.mkdir()
+    script = 'mount -t tmpfs -o ro none "$1"; "$3" -m "$2" smoke'
+    done = mounts(script, cache, f"pipeline.{module}")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the cache must be writable") and "Read-only file system" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_cache_of_somebody_else_is_refused(cache):
+    (cache / "convmixer").mkdir(parents=True)
+    (cache / "convmixer").chmod(0o700)
+    for parent in (cache, *cache.parents[:3]):  # pytest's own folders
+        parent.chmod(parent.stat().st_mode | 0o011)
+    code = (
+        "import os, sys; from pipeline.commands.main import run; from PIL import PngImagePlugin\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(run(['train', 'smoke']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Permission denied" in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_cache_that_fills_up_in_training_costs_the_checkpoint_and_not_the_run(mounts, tmp_path, cache):
+    cache.mkdir()
+    database = tmp_path / "mlflow.db"
+    train_it = '"$3" -m pipeline train smoke --filters 64 --depth 4'
+    script = f'mount -t tmpfs -o size=200k none "$1"; export MLFLOW_TRACKING_URI="$2"; {train_it}'
+    done = mounts(script, cache, f"sqlite:///{database}")
+    assert done.returncode == 0, done.stderr
+    assert "the checkpoint could not be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    with sqlite3.connect(database) as store:
+        assert store.execute("select status from runs").fetchall() == [("FINISHED",)]

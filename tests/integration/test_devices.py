@@ -1,0 +1,78 @@
+"""One run on several devices: what it computes is what one device computes from the same batches.
+
+TensorFlow divides a process's processor only before it has touched it, so the trainings are a process of their own.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.paths import ROOT
+
+TRAIN = """
+import json, sys
+import keras, numpy as np, tensorflow as tf
+processor, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+from pipeline.data.dataset import load_splits
+from pipeline.config.training import TrainingConfig
+from pipeline.training.fit import fit
+from pipeline.training.run import serving_model
+
+digits = load_splits("digits", image_size=None, validation_fraction=0.1, train_examples=212, seed=0)
+settings = {
+    "dataset": "digits", "filters": 8, "depth": 1, "kernel_size": 3, "epochs": 2, "batch_size": 50, "translation": 1,
+    "learning_rate": 0.01, "batch_norm_momentum": 0.5, "precision": "float32", "jit_compile": False,
+    "fast_layers": False,
+}
+
+def trained(config, strategy, start=None):
+    states = []
+    fitted = fit(
+        config, digits, report=lambda *epoch: None, progress_bar=False, strategy=strategy, start=start,
+        save=lambda state: states.append(state()),
+    )
+    images = digits.test.take(np.arange(40))[0].astype(np.float32)
+    return fitted, states, serving_model(fitted.model, config, digits)(images)
+
+# Keras' default way between logical processors crashes in synchronized batch norms
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+
+def told(changes):
+    config = TrainingConfig.build(settings | changes)
+    alone, _, alone_says = trained(config, None)
+    shared, states, shared_says = trained(config, two)
+    resumed, _, resumed_says = trained(config, two, states[0])
+    names = ("loss", "accuracy", "val_loss")
+    return {
+        "history": [[one.history[name] for name in names] for one in (alone, shared, resumed)],
+        "apart": [float(np.abs(says - alone_says).max()) for says in (shared_says, resumed_says)],
+    }
+
+print(json.dumps([told(changes) for changes in json.loads(sys.argv[1])]))
+"""
+CHANGES = {
+    "plain": {},
+    "clipped": {"clip_norm": 0.1},
+    "clipped, Muon, averaged": {"clip_norm": 0.1, "optimizer": "muon", "ema_momentum": 0.8},
+}
+
+
+@pytest.fixture(scope="module")
+def told():
+    """What the trainings came to, by what they change; importing TensorFlow takes longer than they do."""
+    command = [sys.executable, "-c", TRAIN, json.dumps(list(CHANGES.values()))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(zip(CHANGES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_two_devices_train_as_one_does_with_the_same_batches(told, changes):
+    alone, shared, resumed = told[changes]["history"]
+    for name, one, two, again in zip(("loss", "accuracy", "val_loss"), alone, shared, resumed, strict=True):
+        assert two == pytest.approx(one, rel=1e-3), name
+        assert again == pytest.approx(two, rel=1e-5), name
+    assert max(told[changes]["apart"]) < 1e-3

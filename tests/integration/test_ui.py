@@ -1,0 +1,184 @@
+"""What MLflow's own pages show of runs and a search by our entry points, in a real Chromium."""
+
+import os
+import shlex
+import subprocess
+import sys
+
+import mlflow
+import pytest
+
+from tests.support.browser import MISSING, answers, browser, wait_until
+from tests.support.paths import ROOT
+from tests.support.ports import free_port
+from tests.support.stores import environment, tracking_store
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(MISSING is not None, reason=f"{MISSING} is not installed: apt install chromium chromium-driver"),
+]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    with tracking_store(tmp_path_factory.mktemp("tracking"), "seen") as uri:
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def said(uri):
+    """What two runs, whose second has its model registered, and a search of people say, by the first word of a line."""
+    lines = []
+    for program, *arguments in (
+        ("train", "smoke"),
+        ("train", "smoke", "--kernel_size", "5", "--register_as", "best"),
+        ("search", "smoke", "--trials", "3", "--epochs", "1", "--final_seeds", "1"),
+    ):
+        command = [sys.executable, "-m", f"pipeline.{program}", *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(uri, "seen"), capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        lines += [line.partition(" ") for line in done.stdout.splitlines()]
+    return {word: rest.strip() for word, _, rest in lines}
+
+
+@pytest.fixture(scope="module")
+def made(said):
+    """The two runs by kernel size."""
+    found = mlflow.search_runs(["1"], "tags.role = 'run'", output_format="list")
+    return {run.data.params["kernel_size"]: run for run in found}
+
+
+@pytest.fixture(scope="module")
+def pages(uri, made, tmp_path_factory):
+    """Address of `mlflow ui` on them."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
+    log = (tmp_path_factory.mktemp("ui") / "log").open("w")
+    settings = environment(uri, "seen") | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (
+        log,
+        subprocess.Popen(
+            [*command, "--backend-store-uri", uri], env=settings, stdout=log, stderr=log, start_new_session=True
+        ) as process,
+    ):
+        try:
+            wait_until(
+                lambda: answers(f"http://127.0.0.1:{port}/health"), seconds=180, what="mlflow ui does not answer"
+            )
+            yield f"http://127.0.0.1:{port}/#/experiments/1"
+        finally:
+            os.killpg(process.pid, 15)
+
+
+@pytest.fixture(scope="module")
+def window(pages):
+    with browser(width=2400, height=1400) as window:
+        yield window
+
+
+def test_the_runs_table_nests_the_trials_under_their_search(window, pages):
+    window.open(f"{pages}/runs")
+    before = window.shows("search smoke", "smoke 8/1 k5 p2")
+    assert "t000" not in before
+    window.click("[role=row] button[type=button]:not([aria-label])")  # the plus before its name
+    window.shows("t000 lr", "t002 lr", "final 1 lr")
+    tops = (
+        "return [...document.querySelectorAll('[role=row] a')].map(e => [e.innerText, e.getBoundingClientRect().top])"
+    )
+    order = [name for name, _ in sorted(window.run(tops), key=lambda row: row[1])]
+    place = order.index("search smoke")
+    assert {name.split()[0] for name in order[place + 1 : place + 5]} == {"final", "t000", "t001", "t002"}
+    assert "smoke 8/1 k5 p2" in order[place + 5 :]
+
+
+def test_the_runs_table_shows_our_settings_and_results_as_columns(window, pages):
+    window.open(f"{pages}/runs")
+    window.shows("search smoke")
+    window.click("button", holding="Columns")
+    for name in ("Dataset", "Source", "test_accuracy", "best_val_accuracy", "kernel_size"):  # the first two: away
+        window.click(f"[class*=tree-checkbox]:has(+ [title='{name}'])")
+    heads = "return [...document.querySelectorAll('[role=columnheader]')].map(e => e.innerText.trim())"
+    wanted = {"test_accuracy", "best_val_accuracy", "kernel_size"}
+    wait_until(lambda: wanted <= set(window.run(heads)), seconds=30, what=lambda: window.run(heads))
+    offered = "return [...document.querySelectorAll('[class*=tree-checkbox] + [title]')].map(e => e.title)"
+    assert {"recipe", "learning_rate", "val_accuracy", "parameters", "role"} <= set(window.run(offered))
+
+
+def test_the_chart_view_lays_the_curves_of_runs_over_each_other(window, pages, made):
+    window.open(f"{pages}/runs?compareRunsMode=CHART")
+    window.shows("val_accuracy", *(f"{run.info.run_name} (accuracy)" for run in made.values()))
+    lines = "return [...document.querySelectorAll('.js-plotly-plot')].map(e => e.querySelectorAll('.js-line').length)"
+    wait_until(lambda: max(window.run(lines), default=0) >= 2, seconds=60, what=lambda: str(window.run(lines)))
+
+
+def test_comparing_two_runs_shows_parallel_coordinates_and_what_differs(window, pages, made):
+    ids = ",".join(f'"{run.info.run_id}"' for run in made.values())
+    window.open(f'{pages.rpartition("/experiments")[0]}/compare-runs?runs=[{ids}]&experiments=["1"]')
+    text = window.shows("Parallel Coordinates Plot", "best_val_accuracy", "kernel_size")
+    assert all(run.info.run_name in text for run in made.values())
+    drawn = "return document.querySelectorAll('.parcoords').length"
+    wait_until(lambda: window.run(drawn), seconds=60, what="no parallel coordinates were drawn")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "plots/curves.png",
+        "plots/confusion_matrix.png",
+        "plots/depthwise_kernels.png",
+        "plots/depthwise_kernels/block_1.png",
+    ],
+)
+def test_an_artifact_that_is_a_picture_is_shown_as_one(window, pages, made, path):
+    window.open(f"{pages}/runs/{made['3'].info.run_id}/artifacts/{path}")
+    window.shows(f"Path: {made['3'].info.artifact_uri.removeprefix('file://')}/{path}")
+    large = "no picture of more than 300 pixels a side"
+    wait_until(lambda: [size for size in window.pictures() if min(size) > 300], seconds=60, what=large)
+
+
+def test_the_page_of_a_model_shows_its_metrics_and_its_signature(window, pages, made):
+    run = made["3"]
+    (model,) = run.outputs.model_outputs
+    window.open(f"{pages}/models/{model.model_id}")
+    text = window.shows("test_accuracy", "test_loss", run.info.run_name, "Ready")
+    assert str(run.data.metrics["test_accuracy"]) in text
+    window.open(f"{pages}/models/{model.model_id}/artifacts")
+    window.click("[data-testid=artifact-tree-node]", holding="MLmodel")
+    told = " ".join(window.shows("signature:", "type_hint").split())
+    assert '"shape": [-1, 8, 8, 1]' in told and '"shape": [-1, 10]' in told
+
+
+def test_the_page_of_a_registered_version_shows_its_signature_its_alias_and_what_it_is(window, pages):
+    window.open(f"{pages.rpartition('/experiments')[0]}/models/best/versions/1")
+    text = window.shows("Version 1", "champion", "data.fingerprint", "test_accuracy", "latency_ms", "Schema")
+    assert "there was no champion" in text
+    window.click("[role=cell]", holding="Inputs (1)")
+    window.shows("image (optional)", "any")
+
+
+def test_the_command_that_a_search_prints_shows_its_study_in_optuna_dashboard(window, said):
+    port = free_port()
+    command = [*shlex.split(said["dashboard"]), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as one:
+        try:
+            wait_until(
+                lambda: answers(f"http://127.0.0.1:{port}"), seconds=180, what="optuna-dashboard does not answer"
+            )
+            window.open(f"http://127.0.0.1:{port}/dashboard")
+            window.click("a", holding="smoke")
+            window.shows("val_accuracy", "learning_rate", "kernel_size")
+        finally:
+            os.killpg(one.pid, 15)
+
+
+def test_a_report_is_a_page_among_the_artifacts_of_its_run(window, pages, uri, tmp_path):
+    command = [sys.executable, "-m", "pipeline", "report", "seen", "--folder", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env=environment(uri, "seen"), check=True)
+    (run,) = mlflow.search_runs(["1"], "tags.role = 'report'", output_format="list")
+    window.open(f"file://{tmp_path}/{run.info.run_id}/report.html")
+    window.shows("Comparison of experiment seen", "Leaderboard", "How to read this")
+    assert len(window.pictures()) >= 3
+    window.open(f"{pages}/runs/{run.info.run_id}/artifacts/report.html")
+    window.shows("leaderboard.csv", "report.html")

@@ -1,0 +1,46 @@
+"""What tests of training images share: changes that are off unless named, and images to change."""
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.data.augmentation import build_augmentation
+
+OFF = {
+    "flip": False,
+    "translation": 0,
+    "randaugment_layers": 0,
+    "randaugment_magnitude": 12,
+    "color_jitter": 0.0,
+    "random_erasing": 0.0,
+    "cutout": 0,
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
+    "mix_probability": 1.0,
+}
+ALL = {
+    "flip": True,
+    "translation": 2,
+    "randaugment_layers": 2,
+    "color_jitter": 0.3,
+    "random_erasing": 0.5,
+    "cutout": 3,
+    "mixup_alpha": 0.4,
+    "cutmix_alpha": 1.0,
+}
+SEED = tf.constant([1, 2], tf.int64)
+
+
+def changes(**on):
+    return build_augmentation(**OFF | on)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def smooth(count, height, width, channels, seed=0):
+    """Images that are gradients, each another, as neighbouring pixels of photographs are alike."""
+    ends = np.random.default_rng(seed).uniform(0, 255, (4, count, 1, 1, channels))
+    down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j][:, None, :, :, None]
+    top, bottom = ends[0] + (ends[1] - ends[0]) * across, ends[2] + (ends[3] - ends[2]) * across
+    return (top + (bottom - top) * down).astype(np.uint8)

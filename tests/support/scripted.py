@@ -1,0 +1,159 @@
+"""Studies that cost nothing: an executor that answers from a script, and a parent run that only remembers."""
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import mlflow
+import optuna
+from sqlalchemy import event
+
+from pipeline.search.executors.base import EpochReport, TrialResult
+from pipeline.search.space import parse_search
+from pipeline.search.study import Study
+from pipeline.tracking.tags import RunRef, TrialOutcome
+
+RANGE = "recipe: smoke\nspace: {learning_rate: {low: 0.0001, high: 0.1, log: true}}\n"  # without end
+SIX = "recipe: smoke\nspace: {kernel_size: [1, 3, 5], depth: [1, 2]}\n"
+
+
+def made_search(folder, text=RANGE, *flags):
+    """A search from a file's text and flags."""
+    path = Path(folder) / "mine.yaml"
+    path.write_text(text)
+    return parse_search([str(path), *flags], program="search", description="Search.")
+
+
+def opened(folder, search, *, image_shape=(8, 8, 1)):
+    """The search's study in a file of the folder, as each driver opens it."""
+    file = Path(folder) / "optuna.db"
+    if not file.exists():
+        shutil.copy(_empty_storage(), file)
+    study = Study(search, url=f"sqlite:///{file}", name="mine", image_shape=image_shape, training_images=180)
+    engine = study._study._storage._backend.engine
+    event.listen(engine, "connect", lambda line, _: line.execute("PRAGMA synchronous=OFF"))  # no power cut is tested
+    engine.dispose()
+    return study
+
+
+@cache
+def _empty_storage():
+    """A file with Optuna's tables: making them takes a second."""
+    file = Path(tempfile.mkdtemp()) / "empty.db"
+    optuna.storages.RDBStorage(f"sqlite:///{file}").engine.dispose()
+    return file
+
+
+@contextmanager
+def mlflow_store(folder):
+    """An empty MLflow store in the folder, as a file that is copied: its tables take seconds."""
+    file = Path(folder) / "mlflow.db"
+    shutil.copy(_empty_mlflow(), file)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{file}")
+    mlflow.create_experiment("mine", artifact_location=str(Path(folder) / "artifacts"))
+    mlflow.set_experiment("mine")
+    try:
+        yield mlflow.get_tracking_uri()
+    finally:
+        mlflow.end_run()
+        mlflow.set_tracking_uri(before)
+
+
+@cache
+def _empty_mlflow():
+    file = Path(tempfile.mkdtemp()) / "empty.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+def report(job, epoch, accuracy, loss=1.0):
+    return EpochReport(
+        job.number, epoch, {"val_accuracy": accuracy, "val_loss": loss, "loss": loss, "epoch_seconds": 0.5}
+    )
+
+
+def ended(job, outcome=TrialOutcome.FINISHED, reason="", *, can_pass=None, **metrics):
+    """The end of a trial; a crash can pass unless said otherwise."""
+    passing = outcome is TrialOutcome.CRASHED if can_pass is None else can_pass
+    return TrialResult(job.number, outcome, reason, passing, metrics, f"output of {job.number}", "cpu", 0.03)
+
+
+def trained(job, *accuracies, loss=1.0, parameters=100.0, **more):
+    """What comes of a trial that goes well: a report an epoch, and its end."""
+    figures = more | {"best_val_accuracy": max(accuracies), "best_val_loss": loss, "parameters": parameters}
+    figures |= {"epochs": float(len(accuracies)), "seconds": 2.0 * len(accuracies)}
+    reports = [report(job, epoch, accuracy, loss) for epoch, accuracy in enumerate(accuracies, start=1)]
+    return [*reports, ended(job, **figures)]
+
+
+class Scripted:
+    """An executor whose trials do what `answer(job)` says, one event at a time and in turn."""
+
+    def __init__(self, answer, slots=1):
+        self.answer, self.slots = answer, slots
+        self.started, self.minutes, self.stops = [], [], []
+        self.most = 0  # trials at a time
+        self._running = {}
+
+    def free(self):
+        return self.slots - len(self._running)
+
+    def start(self, job, *, minutes):
+        assert self.free(), "no slot is free"
+        self.started.append(job)
+        self.minutes.append(minutes)
+        self._running[job.number] = (job, list(self.answer(job)))
+        self.most = max(self.most, len(self._running))
+
+    def events(self, timeout):
+        happened = []
+        for number, (_, events) in list(self._running.items()):
+            if events:
+                happened.append(events.pop(0))
+                if isinstance(happened[-1], TrialResult):
+                    del self._running[number]
+        return happened
+
+    def prune(self, number):
+        self._end(number, TrialOutcome.PRUNED)
+
+    def stop(self, number):
+        self._end(number, TrialOutcome.STOPPED)
+
+    def stop_all(self, *, now):
+        self.stops.append(now)
+        for number in self._running:
+            self.stop(number)
+
+    def _end(self, number, outcome):
+        job, _ = self._running[number]
+        self._running[number] = (job, [ended(job, outcome, "by the driver", epochs=1.0, seconds=2.0)])
+
+
+class Runs:
+    """Stands in for the run of a study: remembers what it is told of its children."""
+
+    tracking_uri = "sqlite:///nowhere.db"
+
+    def __init__(self):
+        self.children, self.closed, self.finished, self.measured = {}, {}, {}, {}
+
+    def child(self, name, *, role, tags, under=None):
+        run_id = f"run {len(self.children)}"
+        self.children[run_id] = {"name": name, "role": role, "tags": dict(tags), "under": under}
+        return RunRef(self.tracking_uri, run_id)
+
+    def close_child(self, run_id, how):
+        self.closed[run_id] = how.outcome
+
+    def finish_child(self, run_id, outcome):
+        self.finished[run_id] = outcome
+
+    def registered(self, run_id):
+        return f"the model of {run_id}"
+
+    def measure(self, run_id, metrics):
+        self.measured[run_id] = dict(metrics)

@@ -1,0 +1,142 @@
+"""A real MLflow server that tests start, stop and kill, and a proxy before it that fails as networks do."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import psutil
+import requests
+
+from tests.support.ports import free_port
+
+READY_SECONDS = 120
+
+
+class Server:
+    """`mlflow server` on 127.0.0.1 with its artifacts in a folder, and its runs there too or where `store` says."""
+
+    def __init__(self, folder, *, store=None):
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._store = store or f"sqlite:///{folder}/server.db"
+        self._process = None
+
+    def start(self):
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", self._store, "--workers", "1"]
+        command += ["--artifacts-destination", f"{self._folder}/served"]
+        self._process = subprocess.Popen(
+            command,
+            env=mine | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until = time.monotonic() + READY_SECONDS
+        while time.monotonic() < until:
+            with suppress(requests.RequestException):
+                if requests.get(f"{self.uri}/health", timeout=5).ok:
+                    return
+            time.sleep(0.2)
+        raise AssertionError("mlflow server did not start")
+
+    def end(self, number=signal.SIGTERM):
+        """End it and its workers, by SIGTERM or as a crash does."""
+        if self._process is None:
+            return
+        family = [*psutil.Process(self._process.pid).children(recursive=True), psutil.Process(self._process.pid)]
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+        _, alive = psutil.wait_procs(family, timeout=10)
+        for process in alive:
+            process.kill()
+        self._process.wait()
+        self._process = None
+
+
+@contextmanager
+def server(folder, *, store=None):
+    """A server that runs."""
+    one = Server(folder, store=store)
+    try:
+        one.start()
+        yield one
+    finally:
+        one.end(signal.SIGKILL)
+
+
+class Proxy:
+    """Passes requests on to a server, unless `fault` says otherwise.
+
+    `fault` is called with method and path; it returns "away" (the line is cut), "500", "lost" (the request arrives and
+    its answer does not), a number of seconds to wait before passing it on, or None.
+    """
+
+    def __init__(self, to):
+        self.fault = lambda method, path: None
+        self.passed = []  # method and path of what the server has answered
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _handle(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                fault = proxy.fault(self.command, self.path)
+                if fault == "away":
+                    return self._cut()
+                if fault == "500":
+                    return self._answer(500, b"the proxy has no server", [])
+                if isinstance(fault, int | float):
+                    time.sleep(fault)
+                line = HTTPConnection("127.0.0.1", to, timeout=60)
+                line.request(self.command, self.path, body, dict(self.headers))
+                answer = line.getresponse()
+                content = answer.read()
+                line.close()
+                proxy.passed.append((self.command, self.path))
+                if fault == "lost":
+                    return self._cut()
+                return self._answer(answer.status, content, answer.getheaders())
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
+
+            def _cut(self):
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+            def _answer(self, status, content, headers):
+                self.send_response(status)
+                for name, value in headers:
+                    if name.lower() not in {"transfer-encoding", "content-length", "connection", "server", "date"}:
+                        self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *arguments):
+                pass
+
+        class Listener(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request, address):  # a client that hung up
+                pass
+
+        self._http = Listener(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def close(self):
+        self._http.shutdown()
+        self._http.server_close()

@@ -1,0 +1,183 @@
+"""What a search that goes on forgets, and how one ends that loses its cluster; trials are scripted."""
+
+import sys
+
+import mlflow
+import optuna
+import pytest
+
+from pipeline.commands import search as searching
+from pipeline.commands.search import _drive, dashboard
+from pipeline.data.dataset import load_dataset
+from pipeline.runtime.errors import ClusterLost, SearchFailed
+from pipeline.search.executors.ray_executor import RayExecutor
+from pipeline.search.finalists import FINAL
+from pipeline.search.results import WINNER
+from pipeline.search.session import SearchContext
+from pipeline.tracking.tags import TrialOutcome
+from tests.support.scripted import RANGE, Runs, Scripted, ended, made_search, mlflow_store, opened, report, trained
+
+
+@pytest.fixture
+def go_on(tmp_path):
+    """Drives a study that has a winner among two trials; returns the study."""
+
+    def run(trials, answer):
+        study = opened(tmp_path, made_search(tmp_path, RANGE, "--trials", str(trials)))
+        for _ in range(2):
+            study.complete(study.ask().number, [0.5])
+        study.note(WINNER, {"test_accuracy": 0.7})
+        study.note(FINAL, ["finalist"])
+        _drive(SearchContext(study, Runs(), Scripted(answer), lambda: 0, beat=lambda: None, say=lambda line: None))
+        return study
+
+    return run
+
+
+def test_with_nothing_more_to_try_the_winner_stays(go_on):
+    study = go_on(2, lambda job: trained(job, 0.9))
+    assert (study.noted(WINNER), study.noted(FINAL)) == ({"test_accuracy": 0.7}, ["finalist"])
+
+
+def test_a_winner_among_fewer_trials_is_none_any_more(go_on):
+    study = go_on(3, lambda job: trained(job, 0.9))
+    assert (study.noted(WINNER), study.noted(FINAL)) == (None, None)
+
+
+def test_nor_is_it_where_the_trials_that_were_added_end_in_failures(go_on, tmp_path):
+    answers = iter([True, False, False, False])
+    with pytest.raises(SearchFailed):
+        go_on(9, lambda job: trained(job, 0.9) if next(answers) else [ended(job, TrialOutcome.RAISED, "no such thing")])
+    study = opened(tmp_path, made_search(tmp_path, RANGE, "--trials", "9"))
+    assert (study.noted(WINNER), study.noted(FINAL)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("url", "command"),
+    [
+        ("sqlite:////my runs/optuna.db", "uvx optuna-dashboard 'sqlite:////my runs/optuna.db'"),
+        (
+            "postgresql://me:secret@host/studies",
+            "uvx --with 'psycopg[binary]' optuna-dashboard 'postgresql://me:***@host/studies'",
+        ),
+    ],
+)
+def test_the_command_of_optuna_s_own_pages_holds_no_password(url, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert dashboard(url) == command
+
+
+def test_optuna_s_own_pages_are_fetched_by_the_uv_beside_python_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "uv").touch()
+    assert dashboard("sqlite:///optuna.db") == f"{tmp_path}/uv tool run optuna-dashboard sqlite:///optuna.db"
+
+
+class Entered(Scripted):
+    """A scripted executor as a search opens it."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+class Losing(Entered):
+    """Loses its cluster in the midst of the second trial."""
+
+    def __init__(self):
+        super().__init__(self._answer)
+
+    def _answer(self, job):
+        lost = [report(job, 1, 0.4), ended(job, TrialOutcome.LOST, "the head node was lost", can_pass=True)]
+        not_timed = [ended(job, TrialOutcome.RAISED, "no time")]
+        return lost if job.number == 1 else not_timed if job.role == "step" else trained(job, 0.9)
+
+    def free(self):
+        if len(self.started) == 3 and not self._running:  # a training step and two trials
+            raise ClusterLost("cluster must keep its head node")
+        return super().free()
+
+
+def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_open(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(searching, "_executor", lambda search, data: Losing())
+    url = f"sqlite:///{tmp_path}/study.db"
+    search = made_search(tmp_path, RANGE, "--trials", "5", "--storage", url)
+    with mlflow_store(tmp_path):
+        assert searching.run_search(search, load_dataset(search.base)) == 1
+        runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1] == "error: cluster must keep its head node"
+    statuses = sorted((run.info.status, run.data.tags.get("reason", "")) for run in runs)
+    assert statuses == [("FAILED", ""), ("FAILED", "node lost"), ("FINISHED", "")]
+    parent = next(run for run in runs if run.data.tags["role"] == "search")
+    assert parent.data.tags["ended.reason"] == "cluster must keep its head node"
+    study = optuna.load_study(study_name=search.study(load_dataset(search.base).fingerprint), storage=url)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
+
+
+class Short(Entered):
+    """Has no memory for jobs of the broken roles, and carries out the others."""
+
+    def __init__(self, broken):
+        super().__init__(self._answer)
+        self.broken = broken
+
+    def _answer(self, job):
+        if job.role == "winner":
+            return [ended(job, test_accuracy=0.7)]
+        if job.role in ("step", "latency"):
+            return [ended(job, TrialOutcome.RAISED, "no time")]
+        return [ended(job, TrialOutcome.OOM, "no memory")] if job.role in self.broken else trained(job, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("role", "reason"),
+    [
+        ("trial", "no trial has finished: each one's run says why"),
+        ("final", "the final has no winner: its runs say why, and the same command tries again what is missing"),
+    ],
+)
+def test_a_search_without_a_result_fails_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys, role, reason):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    text = RANGE + "trials: 2\nfinal_top: 1\nfinal_seeds: 1\n"
+    search = made_search(tmp_path, text, "--storage", f"sqlite:///{tmp_path}/study.db")
+    broken = {role}
+    monkeypatch.setattr(searching, "_executor", lambda search, data: Short(broken))
+    with mlflow_store(tmp_path):
+        assert searching.run_search(search, load_dataset(search.base)) == 1
+        (run,) = mlflow.search_runs(filter_string="tags.role = 'search'", output_format="list")
+        assert (run.info.status, run.data.tags["ended.reason"]) == ("FAILED", reason)
+        assert capsys.readouterr().err.splitlines()[-1] == f"error: {reason}"
+        if role == "final":
+            broken.clear()
+            assert searching.run_search(search, load_dataset(search.base)) == 0
+            assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+class WithGpus(Losing, RayExecutor):
+    """Has GPUs; keeps what it was told of those before."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known = known
+
+    def __str__(self):
+        return "1 at a time"
+
+    def keep_to_gpus(self, known, *, note):
+        self.known.append(known)
+        note()
+
+
+def test_a_search_that_is_started_again_tells_its_cluster_that_there_were_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    told = []
+    monkeypatch.setattr(searching, "_executor", lambda search, data: WithGpus(told))
+    search = made_search(tmp_path, RANGE, "--trials", "9", "--storage", f"sqlite:///{tmp_path}/study.db")
+    with mlflow_store(tmp_path):
+        for _ in range(2):
+            assert searching.run_search(search, load_dataset(search.base)) == 1
+    assert told == [False, True]

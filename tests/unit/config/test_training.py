@@ -1,0 +1,278 @@
+"""Settings of a run: default < recipe < flag, the recipes that ship, and what no images can be trained with."""
+
+import pytest
+import yaml
+
+from pipeline.config import training
+from pipeline.config.training import (
+    TrainingConfig,
+    from_yaml,
+    parse_training,
+    read_recipe,
+    recipes,
+    slow_batch_norm,
+    to_yaml,
+    validate_against_data,
+)
+from pipeline.config.yaml_file import read_plain
+from pipeline.runtime.errors import UsageError
+
+
+def resolve(*arguments):
+    return parse_training(arguments, program="train", description="Train.")[:2]
+
+
+A_NAME = "a name (up to 100 letters, digits, _, . and -, the first a letter or digit)"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Writes a recipe's text and returns its path."""
+
+    def write(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_a_flag_beats_the_recipe_and_the_recipe_beats_the_default(recipe):
+    path = recipe("depth: 3\nfilters: 16\n")
+    name, config = resolve(path, "--depth", "5")
+    assert (name, config.depth, config.filters, config.kernel_size) == (path, 5, 16, TrainingConfig().kernel_size)
+
+
+def test_flags_take_true_none_and_commas_as_mlflow_passes_them():
+    _, config = resolve("smoke", "--flip", "true", "--train_examples", "none", "--image_size", "24,32", "--seed=7")
+    assert (config.flip, config.train_examples, config.image_size, config.seed) == (True, None, (24, 32), 7)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_that_ships_is_valid_and_says_only_what_differs_from_the_defaults(name):
+    said = read_recipe(name)
+    said.pop("dataset")  # the data is what a recipe is about
+    config = TrainingConfig.build(said)
+    assert not {setting for setting in said if getattr(config, setting) == getattr(TrainingConfig(), setting)}
+
+
+def test_baseline_is_the_keras_example():
+    config = TrainingConfig.build(read_recipe("baseline"))
+    example = {
+        "dataset": "cifar10",
+        "validation_fraction": 0.1,
+        "filters": 256,
+        "depth": 8,
+        "kernel_size": 5,
+        "patch_size": 2,
+        "batch_norm_momentum": 0.99,
+        "epochs": 10,
+        "batch_size": 128,
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-4,
+        "decay_norm_and_bias": True,
+        "schedule": "constant",
+        "label_smoothing": 0.0,
+        "flip": True,
+        "translation": 0,
+    }
+    assert config.model_dump(include=set(example)) == example
+
+
+def test_long_and_paper_are_the_authors_commands():
+    """github.com/locuslab/convmixer-cifar10, README.md and train.py."""
+    long, paper = (TrainingConfig.build(read_recipe(name)) for name in ("long", "paper"))
+    command = {
+        "epochs": 25,
+        "batch_size": 512,
+        "learning_rate": 0.05,
+        "randaugment_layers": 2,
+        "randaugment_magnitude": 12,
+        "weight_decay": 0.005,
+        "color_jitter": 0.0,
+        "random_erasing": 0.0,
+        "flip": True,
+        "translation": 0,
+        "schedule": "one_cycle",
+        "warmup_fraction": 0.4,
+        "batch_norm_momentum": 0.9,
+        "adam_epsilon": 1e-8,
+        "decay_norm_and_bias": True,
+        "clip_norm": None,
+        "label_smoothing": 0.0,
+        "filters": 256,
+        "depth": 8,
+        "kernel_size": 5,
+        "patch_size": 2,
+    }
+    assert long.model_dump(include=set(command)) == command
+    assert paper == long.model_copy(update={"epochs": 100, "color_jitter": 0.2, "random_erasing": 0.2})
+
+
+def test_fast_keeps_the_examples_network_and_ten_epochs():
+    fast, example = (TrainingConfig.build(read_recipe(name)) for name in ("fast", "baseline"))
+    kept = {"filters", "depth", "kernel_size", "patch_size", "epochs", "dataset", "validation_fraction"}
+    assert fast.model_dump(include=kept) == example.model_dump(include=kept)
+
+
+def test_a_run_can_be_had_again_from_its_config_file(recipe):
+    _, config = resolve(
+        "digits", "--image_size", "24,32", "--clip_norm", "1e-3", "--jit_compile", "false", "--dataset", "é 'x'"
+    )
+    assert resolve(recipe(to_yaml(config)))[1] == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning_rate: 1", "unknown setting 'lerning_rate'; did you mean learning_rate?"),
+        ("depth: 0", "depth must be a whole number from 1 to 256, got 0"),
+        ("- depth", "a recipe must be 'setting: value' lines, got list"),
+        ("1: 2", "a recipe must be 'setting: value' lines"),
+        ("depth: [1", "is not YAML"),
+        ("depth: 3\ndepth: 4", "is not YAML: depth stands twice"),
+        ("depth: !!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_a_bad_recipe_is_refused_in_one_line_that_names_the_file(recipe, text, message):
+    path = recipe(text)
+    with pytest.raises(UsageError) as refused:
+        resolve(path)
+    assert message in str(refused.value)
+    assert path in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_recipe_gets_the_list_and_its_nearest():
+    with pytest.raises(UsageError, match=r"recipe must be one of baseline, .*got 'basline'; did you mean baseline\?"):
+        resolve("basline")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a recipe first: baseline"),
+        (["--depth", "3"], "name a recipe first: baseline"),
+        (["smoke", "--lerning_rate", "3"], "unknown setting 'lerning_rate'; did you mean learning_rate?"),
+        (["smoke", "--learning-rat=3"], "unknown setting 'learning_rat'; did you mean learning_rate?"),
+        (["smoke", "more"], "settings are given as --name value, got 'more'"),
+        (["smoke", "--epochs"], "--epochs needs a value: a whole number from 1 to 100000"),
+        (["smoke", "--depth", "2", "--depth=3"], "a setting is given once, got --depth 2 times"),
+        (["smoke", "--resume"], "--resume needs a value"),
+        *[
+            (["smoke", "--register_as", name], f"register_as must be {A_NAME} or none, got {name[:70]!r}"[:-1])
+            for name in ("a/b", "a:1", "a@b", "..", "_a", "a b", "a\nb", "a" * 101, "日本")
+        ],
+        (["smoke", "--epochs", "-1"], "epochs must be a whole number from 1 to 100000, got '-1'"),
+    ],
+)
+def test_a_bad_command_line_is_refused_in_one_line(arguments, message):
+    with pytest.raises(UsageError) as refused:
+        resolve(*arguments)
+    assert str(refused.value).startswith(message)
+
+
+def test_help_shows_every_setting_with_its_rule_and_the_recipes_value(capsys):
+    with pytest.raises(SystemExit) as ended:
+        resolve("baseline", "--help")
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert ended.value.code == 0
+    for name, field in TrainingConfig.model_fields.items():
+        assert f"--{name} " in shown
+        assert field.description in shown
+        assert TrainingConfig.rule(name) in shown
+    assert "(baseline: 0.99)" in shown
+
+
+def fits(image_shape=(32, 32, 3), training_images=1000, **values):
+    validate_against_data(TrainingConfig.build(values), image_shape=image_shape, training_images=training_images)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"patch_size": 5},
+            "patch_size must divide the image side: 32x32 pixels, got patch_size=5; try one of 1, 2, 4, 8, 16, 32",
+        ),
+        (
+            {"patch_size": 8, "kernel_size": 8},
+            "kernel_size must be at most 2 x grid - 1: 32x32 pixels in patches of 8 make a grid of 4",
+        ),
+        (
+            {"batch_size": 1001},
+            "batch_size must not exceed the training images: 1000 here, got batch_size=1001; try 128",
+        ),
+        ({"cutout": 32}, "cutout must be less than the image side: 32x32 pixels, got cutout=32; try 16"),
+        ({"translation": 32}, "translation must be less than the image side: 32x32 pixels, got translation=32; try 4"),
+    ],
+)
+def test_what_these_images_cannot_be_trained_with_is_refused(values, message):
+    with pytest.raises(UsageError) as refused:
+        fits(**values)
+    assert str(refused.value).startswith(message)
+
+
+def test_the_largest_that_fits_is_accepted():
+    fits(patch_size=8, kernel_size=7)
+    fits(batch_size=1000)
+    fits(translation=31)
+    fits(image_shape=(24, 32, 1), patch_size=8, kernel_size=5)
+
+
+def test_on_images_that_are_not_square_the_patch_divides_both_sides_and_the_kernel_fits_the_shorter():
+    with pytest.raises(UsageError, match="try one of 1, 2, 4, 8$"):
+        fits(image_shape=(24, 32, 1), patch_size=3)
+    with pytest.raises(UsageError, match="make a grid of 3, got kernel_size=6; try 5 or less"):
+        fits(image_shape=(24, 32, 1), patch_size=8, kernel_size=6)
+
+
+def test_batch_norm_that_outlasts_an_epoch_is_told_with_a_momentum_that_does_not():
+    said = slow_batch_norm(TrainingConfig(batch_norm_momentum=0.99), steps_per_epoch=100)
+    assert said is not None and "37%" in said and "try 0.97 or less" in said
+    assert 0.97**100 <= 0.05
+    assert slow_batch_norm(TrainingConfig(batch_norm_momentum=0.99), steps_per_epoch=352) is None
+    assert slow_batch_norm(TrainingConfig(batch_norm_momentum=0.9), steps_per_epoch=29) is None
+    assert slow_batch_norm(TrainingConfig(batch_norm_momentum=0.99, ema_momentum=0.9), steps_per_epoch=100) is None
+
+
+def test_yaml_of_the_defaults_holds_every_setting():
+    assert list(yaml.safe_load(to_yaml(TrainingConfig()))) == list(training.TrainingConfig.model_fields)
+
+
+def test_a_run_to_go_on_with_is_named_by_flag_and_needs_no_recipe_of_its_own():
+    typed = parse_training(["baseline", "--resume", "abc", "--epochs", "5"], program="train", description="")
+    assert (typed.resume, typed.given) == ("abc", {"epochs": "5"})
+    for arguments in (["--resume=latest"], ["no-such-recipe", "--resume", "latest"]):
+        assert parse_training(arguments, program="train", description="").resume == "latest"
+
+
+def test_what_goes_on_is_told_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        resolve("baseline", "--help")
+    assert "--resume" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("said", "plain"),
+    [
+        ({}, True),
+        ({"image_size": "32,48", "learning_rate": 1e-7, "clip_norm": "none", "flip": True}, True),
+        ({"dataset": "/data/[my] flowers"}, False),
+        ({"dataset": "/" + "a long name " * 9}, False),
+    ],
+)
+def test_settings_are_read_as_they_were_written_by_whichever_loader(tmp_path, said, plain):
+    config = TrainingConfig.build(said)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert (read_plain(path) is not None) == plain
+    assert from_yaml(path) == TrainingConfig.build(read_recipe(str(path))) == config
+
+
+@pytest.mark.parametrize("text", ["depth: -3\n", "depth: 2020-99-99\n", "depth\n", "- 3\n", "depth: [&a [*a]]\n"])
+def test_what_is_no_such_file_is_refused(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError):
+        from_yaml(path)

@@ -1,0 +1,91 @@
+"""Changes of colour against Pillow's own."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageEnhance, ImageOps
+
+from pipeline.data.augmentation import color
+from tests.support.augmentations import SEED, noise, smooth
+
+COLORED = [noise(4, 9, 7, 3), smooth(4, 9, 7, 3), smooth(4, 9, 7, 1), np.full((2, 4, 4, 3), 77, np.uint8)]
+
+
+def enhanced(kind, factor):
+    return lambda image: getattr(ImageEnhance, kind)(image).enhance(factor)
+
+
+CASES = {
+    **{
+        f"{name} {factor}": (lambda x, c=change, f=factor: c(x, f), enhanced(kind, factor))
+        for name, change, kind in (
+            ("brightness", color.brightness, "Brightness"),
+            ("contrast", color.contrast, "Contrast"),
+            ("saturation", color.saturation, "Color"),
+            ("sharpness", color.sharpness, "Sharpness"),
+        )
+        for factor in (0.25, 1.0, 1.75)
+    },
+    "posterize": (lambda x: color.posterize(x, bits=3), lambda image: ImageOps.posterize(image, 3)),
+    "solarize": (lambda x: color.solarize(x, threshold=100), lambda image: ImageOps.solarize(image, 100)),
+    "equalize": (color.equalize, ImageOps.equalize),
+}
+
+
+def pillow(change, images):
+    as_pillow = (Image.fromarray(image[..., 0] if image.shape[2] == 1 else image) for image in images)
+    return np.stack([np.asarray(change(image)).reshape(images.shape[1:]) for image in as_pillow])
+
+
+@pytest.mark.parametrize("images", COLORED, ids=["noise", "smooth", "gray", "plain"])
+@pytest.mark.parametrize("case", CASES)
+def test_colours_change_as_pillow_changes_them(case, images):
+    ours, theirs = CASES[case]
+    found, wanted = ours(tf.constant(images)).numpy().astype(int), pillow(theirs, images)
+    assert np.abs(found - wanted).max() <= 1  # float32 here, float64 and tables there
+    assert (found == wanted).mean() > 0.97
+
+
+@pytest.mark.parametrize("images", COLORED, ids=["noise", "smooth", "gray", "plain"])
+def test_auto_contrast_is_pillows_but_for_its_rounding(images):
+    found = color.auto_contrast(tf.constant(images)).numpy().astype(int)
+    assert np.abs(found - pillow(ImageOps.autocontrast, images)).max() <= 1
+
+
+def test_equalize_takes_images_with_too_few_values_as_pillow_does():
+    image = np.array([[[[5], [5], [9]]]], np.uint8)
+    np.testing.assert_array_equal(color.equalize(tf.constant(image)), pillow(ImageOps.equalize, image))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: color.brightness(x, 0.3),
+        lambda x: color.contrast(x, 0.3),
+        lambda x: color.saturation(x, 0.3),
+        lambda x: color.sharpness(x, 0.0),
+        lambda x: color.posterize(x, bits=2),
+        lambda x: color.solarize(x, threshold=0),
+        color.auto_contrast,
+        color.equalize,
+        lambda x: color.color_jitter(x, SEED, most=0.9),
+    ],
+)
+def test_what_is_see_through_stays_so(change):
+    images = noise(3, 24, 20, 4) // 2
+    found = change(tf.constant(images)).numpy()
+    np.testing.assert_array_equal(found[..., 3], images[..., 3])
+    assert not np.array_equal(found[..., :3], images[..., :3])
+    np.testing.assert_array_equal(found[..., :3], change(tf.constant(images[..., :3])))
+
+
+def test_jitter_stays_within_its_bounds_and_differs_from_image_to_image():
+    images = np.full((200, 2, 2, 3), 100, np.uint8)  # of one colour, so that only brightness shows
+    found = color.color_jitter(tf.constant(images), SEED, most=0.2).numpy()
+    assert 79 <= found.min() < 85 and 115 < found.max() <= 120
+    assert len(np.unique(found)) > 20
+
+
+@pytest.mark.parametrize("change", [color.auto_contrast, color.equalize, lambda x: color.sharpness(x, 0.5)])
+def test_no_image_at_all_is_taken(change):
+    assert change(tf.zeros((0, 8, 8, 3), tf.uint8)).shape == (0, 8, 8, 3)

@@ -1,0 +1,56 @@
+"""Random erasing and cutout."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.data.augmentation.erasing import cutout, random_erasing
+from tests.support.augmentations import SEED, noise
+
+IMAGES = noise(400, 20, 16, 3)
+MEAN = IMAGES.mean(axis=(0, 1, 2)).astype(np.uint8)
+
+
+def rectangles(changed):
+    """(top, left, height, width) of what was painted over in each image; None where nothing was."""
+    found = []
+    for one, image in zip(changed, IMAGES, strict=True):
+        rows, columns = np.nonzero((one != image).any(axis=2))
+        if not len(rows):
+            found.append(None)
+            continue
+        box = (rows.min(), columns.min(), np.ptp(rows) + 1, np.ptp(columns) + 1)
+        painted = one[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
+        np.testing.assert_array_equal(painted, np.broadcast_to(MEAN, painted.shape))
+        found.append(box)
+    return found
+
+
+@pytest.mark.parametrize("probability", [0.25, 1.0])
+def test_so_many_of_the_images_have_one_rectangle_of_the_mean_colour(probability):
+    found = rectangles(random_erasing(tf.constant(IMAGES), SEED, probability=probability).numpy())
+    assert sum(box is not None for box in found) == pytest.approx(400 * probability, abs=40 * (probability < 1))
+
+
+def test_rectangles_have_many_sizes_shapes_and_places():
+    boxes = np.array(rectangles(random_erasing(tf.constant(IMAGES), SEED, probability=1.0).numpy()))
+    top, left, height, width = boxes.T
+    areas, ratios = height * width / 320, height / width
+    assert 0.01 <= areas.min() < 0.04 and 0.3 < areas.max() <= 0.37  # 0.02 to 0.33, and a side rounded to pixels
+    assert 0.2 < ratios.min() < 0.45 and 2.2 < ratios.max() < 5
+    assert np.log(ratios).mean() == pytest.approx(0, abs=0.1)
+    assert set(top + height) >= {20} and set(left + width) >= {16} and {0} <= set(top) & set(left)
+    assert len(set(top)) > 15 and len(set(left)) > 12
+
+
+@pytest.mark.parametrize("side", [1, 4, 5])
+def test_cutout_paints_a_square_whose_middle_is_any_pixel_and_which_may_leave_the_image(side):
+    top, left, height, width = np.array(rectangles(cutout(tf.constant(IMAGES), SEED, side=side).numpy())).T
+    assert height.max() == width.max() == side
+    assert height.min() == width.min() == (side + 1) // 2  # at a corner
+    assert (set(top), set(left + width)) == (set(range(20 - side // 2)), set(range((side + 1) // 2, 17)))
+
+
+def test_what_is_painted_is_the_mean_of_large_images_too():
+    white = tf.fill((40, 300, 300, 1), tf.constant(250, tf.uint8))  # more than 2**29 in all
+    assert set(np.unique(cutout(white, SEED, side=50))) == {250}

@@ -1,0 +1,67 @@
+"""Affine transformations against Pillow's."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pipeline.data.augmentation import geometric
+from pipeline.data.augmentation.geometric import random_flip, random_translation
+from tests.support.augmentations import SEED, noise
+
+IMAGES = noise(2, 9, 13, 3)
+MATRICES = {
+    "unchanged": geometric.identity(),
+    "sheared across": geometric.shear(0.23, 0),
+    "sheared down": geometric.shear(0, -0.23),
+    "translated": geometric.translate(2, -3),
+    "rotated": geometric.rotate(17, height=9, width=13),
+    "composed": geometric.shear(0.23, 0) @ geometric.rotate(-17, height=9, width=13),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_pixels_come_from_where_pillow_takes_them(name):
+    matrix = MATRICES[name]
+    found = geometric.affine_transform(
+        tf.constant(IMAGES), tf.constant(np.stack([matrix, np.eye(3, dtype=np.float32)]))
+    ).numpy()
+    pillow = Image.fromarray(IMAGES[0]).transform((13, 9), Image.Transform.AFFINE, matrix[:2].ravel().tolist())
+    np.testing.assert_array_equal(found[0], pillow)
+    np.testing.assert_array_equal(found[1], IMAGES[1])
+
+
+def test_a_quarter_turn_is_counter_clockwise():
+    square = noise(1, 6, 6, 3)
+    turned = geometric.affine_transform(tf.constant(square), tf.constant(geometric.rotate(90, height=6, width=6)[None]))
+    np.testing.assert_array_equal(turned, np.rot90(square, axes=(1, 2)))
+
+
+SMALL_IMAGES = noise(64, 6, 5, 3)
+
+
+def test_about_half_of_the_images_are_mirrored_and_the_rest_left_alone():
+    changed = random_flip(tf.constant(SMALL_IMAGES), SEED).numpy()
+    flipped = [np.array_equal(one, image[:, ::-1]) for one, image in zip(changed, SMALL_IMAGES, strict=True)]
+    kept = [np.array_equal(one, image) for one, image in zip(changed, SMALL_IMAGES, strict=True)]
+    assert all(np.array(flipped) ^ np.array(kept))
+    assert 16 < sum(flipped) < 48
+
+
+def windows(image, most):
+    """Every view that a shift by up to `most` pixels can give, by (down, across)."""
+    padded = np.pad(image, [(most, most), (most, most), (0, 0)], mode="reflect")
+    height, width = image.shape[:2]
+    steps = range(2 * most + 1)
+    return {(i, j): padded[i : i + height, j : j + width] for i in steps for j in steps}
+
+
+def test_training_images_are_shifted_both_ways_with_reflected_edges():
+    changed = random_translation(tf.constant(SMALL_IMAGES), SEED, most=2).numpy()
+    found = set()
+    for one, image in zip(changed, SMALL_IMAGES, strict=True):
+        shifts = [shift for shift, view in windows(image, 2).items() if np.array_equal(view, one)]
+        assert len(shifts) == 1
+        found.update(shifts)
+    assert {down for down, _ in found} == {across for _, across in found} == set(range(5))
+    assert len(found) > 15  # down and across are drawn apart

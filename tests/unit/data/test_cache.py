@@ -1,0 +1,116 @@
+"""Facts about the cache of decoded data sets."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.data.cache import DIGEST_BYTES, DecodedImages, cache_key, load_cached
+from tests.support.paths import ROOT
+
+KEY = cache_key("a data set")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "convmixer" / "data" / KEY
+
+
+def decode(allocate, side=4):
+    images = allocate((6, side, side, 3))
+    images[:] = np.arange(6)[:, None, None, None]
+    return DecodedImages(images, np.arange(6).astype(DIGEST_BYTES), np.arange(6) % 2, ("cat", "dog"), (6, 0, 0))
+
+
+def never(allocate):
+    pytest.fail("decoded again")
+
+
+def check(decoded):
+    assert decoded.images[:, 0, 0, 0].tolist() == list(range(6)) and decoded.classes == ("cat", "dog")
+    assert decoded.sizes == (6, 0, 0) and decoded.labels.tolist() == [0, 1] * 3
+
+
+def test_second_opening_decodes_nothing_and_cannot_be_written_to():
+    check(load_cached(KEY, decode))
+    again = load_cached(KEY, never)
+    check(again)
+    with pytest.raises(ValueError, match="read-only"):
+        again.images[0] = 1
+
+
+@pytest.mark.parametrize("name", ["images.npy", "digests.npy", "labels.npy", "facts.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "noise"])
+def test_damaged_cache_is_built_again(folder, name, damage):
+    load_cached(KEY, decode)
+    file = folder / name
+    whole = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes({"cut": whole[:-5], "empty": b"", "noise": os.urandom(len(whole))}[damage])
+    check(load_cached(KEY, decode))
+    assert file.read_bytes() == whole
+
+
+def start(code):
+    script = f"import os, signal\nfrom tests.images.test_decoded import *\n{code}"
+    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def decode_slowly(allocate):
+    os.write(1, b"decoding\n")
+    time.sleep(0.5)
+    return decode(allocate)
+
+
+def test_two_processes_at_once_decode_once_and_both_succeed(folder):
+    both = [start("check(cached(KEY, decode_slowly))") for _ in range(2)]
+    told = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0] and sorted(told) == ["", "decoding\n"]
+    assert sorted(os.listdir(folder.parent)) == [KEY, f"{KEY}.lock"]
+
+
+def test_killed_builder_leaves_no_lock_and_its_leftovers_go(folder):
+    process = start("cached(KEY, lambda allocate: (decode(allocate), os.kill(os.getpid(), signal.SIGKILL)))")
+    process.communicate(timeout=60)
+    assert process.returncode == -9 and len(os.listdir(folder.parent)) == 2  # lock, unfinished folder
+    load_cached(cache_key("another data set"), decode)
+    assert not list(folder.parent.glob("*.building-*"))
+    check(load_cached(KEY, decode))
+
+
+def test_builder_at_work_keeps_its_folder(folder):
+    def decode_while_another_is_built(allocate):
+        load_cached(cache_key("another data set"), decode)
+        assert len(list(folder.parent.glob("*.building-*"))) == 1
+        return decode(allocate)
+
+    check(load_cached(KEY, decode_while_another_is_built))
+
+
+def test_failed_decoding_leaves_nothing_unfinished(folder):
+    with pytest.raises(ZeroDivisionError):
+        load_cached(KEY, lambda allocate: (decode(allocate), 1 / 0))
+    assert os.listdir(folder.parent) == [f"{KEY}.lock"]
+
+
+def test_cache_that_cannot_be_written_costs_one_warning(folder, caplog):
+    folder.parents[1].write_text("a file in the folder's place")
+    check(load_cached(KEY, decode))
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "into memory" in caplog.text
+
+
+def test_full_disk_is_no_crash_of_the_map(folder, caplog):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limit[1]))  # stands for a disk that takes 64 KiB
+    try:
+        decoded = load_cached(KEY, lambda allocate: decode(allocate, side=100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    check(decoded)
+    assert "File too large" in caplog.text and os.listdir(folder.parent) == [f"{KEY}.lock"]

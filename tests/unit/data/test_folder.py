@@ -1,0 +1,139 @@
+"""Facts about how a folder of class folders is read; the files need not be images for that."""
+
+import os
+
+import pytest
+
+from pipeline.data.folder import list_folder
+from pipeline.runtime.errors import UsageError
+
+
+def touch(root, *names):
+    for name in names:
+        file = os.path.join(os.fsencode(root), os.fsencode(name))
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with open(file, "wb") as opened:
+            opened.write(b"x")
+    return root
+
+
+def names(files):
+    return [os.path.basename(file.path) for file in files]
+
+
+def refusal(root):
+    with pytest.raises(UsageError) as caught:
+        list_folder(root)
+    message = str(caught.value)
+    assert message.isprintable() and str(root) in message
+    return message
+
+
+def test_classes_are_in_the_order_of_their_names_and_files_of_their_bytes(tmp_path):
+    listing = list_folder(touch(tmp_path, "b/2.png", "b/10.png", "B/1.JPG", "a/x.jpeg", "a/y.WebP", "a/z.bmp"))
+    assert listing.classes == ("B", "a", "b")
+    assert names(listing.parts["train"]) == ["1.JPG", "x.jpeg", "y.WebP", "z.bmp", "10.png", "2.png"]
+    assert [file.label for file in listing.parts["train"]] == [0, 1, 1, 1, 2, 2]
+
+
+def test_what_is_no_image_of_a_class_is_passed_over(tmp_path):
+    touch(
+        tmp_path,
+        "a/1.png",
+        "a/._1.png",
+        "a/Thumbs.db",
+        "a/.cache/2.png",
+        "b/1.png",
+        "b/list.csv",
+        "c.png",
+        ".git/x.png",
+    )
+    os.mkfifo(tmp_path / "a" / "pipe.png")  # opening it would wait for ever
+    assert names(list_folder(tmp_path).parts["train"]) == ["1.png", "1.png"]
+
+
+def test_class_is_all_below_its_folder_through_links_but_round_no_loop(tmp_path):
+    touch(tmp_path, "data/a/deep/er/1.png", "data/b/2.png", "elsewhere/3.png")
+    (tmp_path / "data" / "a" / "loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "b" / "itself").symlink_to("itself")
+    (tmp_path / "data" / "c").symlink_to(tmp_path / "elsewhere")
+    listing = list_folder(tmp_path / "data")
+    assert listing.classes == ("a", "b", "c")
+    assert [names([f for f in listing.parts["train"] if f.label == label]) for label in (1, 2)] == [
+        ["2.png"],
+        ["3.png"],
+    ]
+    assert "1.png" in names(listing.parts["train"])
+
+
+def test_link_that_leads_nowhere_is_kept_for_the_reader_to_report(tmp_path):
+    touch(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "a" / "lost.png").symlink_to("gone.png")
+    assert names(list_folder(tmp_path).parts["train"]) == ["1.png", "lost.png", "2.png"]
+
+
+def test_odd_names_are_read_and_printed_on_one_line(tmp_path):
+    listing = list_folder(touch(tmp_path, b"caf\xe9/ '\"\n.png", b"b\nc/1.png", "日本/1.png"))
+    assert listing.classes == (r"b\nc", r"caf\udce9", "日本")
+    assert all(os.path.exists(file.path) for file in listing.parts["train"])
+    touch(tmp_path, b"caf\xe9 x/no.txt")
+    assert r"caf\udce9 x has none" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "validation"])
+def test_train_val_and_test_are_found_in_any_case(tmp_path, name):
+    touch(
+        tmp_path, "Train/a/1.png", "Train/b/1.png", "TEST/a/1.png", "TEST/b/1.png", f"{name}/a/1.png", f"{name}/b/1.png"
+    )
+    assert list(list_folder(tmp_path).parts) == ["train", "validation", "test"]
+
+
+def test_class_may_be_called_train(tmp_path):
+    assert list_folder(touch(tmp_path, "train/1.png", "bus/1.png", "tram/1.png")).classes == ("bus", "train", "tram")
+
+
+def test_folders_beside_train_are_told(tmp_path, caplog):
+    touch(tmp_path, "train/a/1.png", "train/b/1.png", "annotations/1.png")
+    assert list(list_folder(tmp_path).parts) == ["train"]
+    assert "passed over beside it: annotations" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ([], "has none; put the images of each class into a folder"),
+        (["1.png", "2.png"], "has none; put the images of each class into a folder"),
+        (["pets/cat/1.png", "pets/dog/1.png"], "pets if the class folders are in it"),
+        (["a/1.png", "b/notes.txt"], "every class needs images (.jpg, .jpeg, .png, .bmp, .webp): "),
+        (["train/1.png", "test/1.png"], "at least two class folders"),  # not the classes `train` and `test`
+        (["test/a/1.png", "test/b/1.png", "val/a/1.png"], "test, val need a train folder beside them"),
+        (["train/a/1.png", "train/b/1.png", "val/a/1.png", "valid/a/1.png"], "val, valid; keep one for each split"),
+        (["train/a/1.png", "train/b/1.png", "test/a/1.png"], "the test folder lacks b"),
+        (
+            ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/c/1.png"],
+            "validation folder has c, which",
+        ),
+    ],
+)
+def test_folder_that_cannot_be_meant_is_refused(tmp_path, files, words):
+    assert words in refusal(touch(tmp_path, *files))
+
+
+def test_empty_class_is_named_by_its_absolute_path(tmp_path):
+    touch(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "c").mkdir()
+    assert f"{tmp_path / 'c'} has none" in refusal(tmp_path)
+
+
+def test_fingerprint_changes_with_a_files_name_size_and_time(tmp_path):
+    touch(tmp_path, "a/1.png", "b/1.png")
+    os.utime(tmp_path / "a" / "1.png", ns=(1, 1))
+    seen = {list_folder(tmp_path).fingerprint()}
+    os.utime(tmp_path / "a" / "1.png", ns=(1, 2))
+    seen.add(list_folder(tmp_path).fingerprint())
+    os.rename(tmp_path / "a" / "1.png", tmp_path / "a" / "2.png")
+    seen.add(list_folder(tmp_path).fingerprint())
+    (tmp_path / "a" / "2.png").write_bytes(b"xy")
+    os.utime(tmp_path / "a" / "2.png", ns=(1, 2))
+    seen.add(list_folder(tmp_path).fingerprint())
+    assert len(seen) == 4

@@ -1,0 +1,87 @@
+"""Facts about .npz data sets."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pipeline.data.npz import read_npz
+from pipeline.runtime.errors import UsageError
+
+X, Y = np.arange(8 * 6 * 5, dtype=np.uint8).reshape(8, 6, 5), np.arange(8) % 2
+GOOD = {"x_train": X, "y_train": Y, "x_test": X[:2], "y_test": Y[:2]}
+
+
+def saved(tmp_path, **changed):
+    file = tmp_path / "data.npz"
+    np.savez(file, **{name: array for name, array in {**GOOD, **changed}.items() if array is not None})
+    return file
+
+
+def test_labels_may_be_a_column_and_pixels_whole_numbers_of_any_type(tmp_path):
+    parts, classes = read_npz(saved(tmp_path, y_train=Y[:, None].astype(np.int16), x_train=X.astype(np.float32)))
+    images, labels = parts["train"]
+    assert labels.tolist() == Y.tolist() and images.dtype == np.uint8 and (images == X).all()
+    assert classes == ("0", "1") and list(parts) == ["train", "test"]
+
+
+def test_validation_and_class_names_are_taken_where_they_are_given(tmp_path):
+    parts, classes = read_npz(saved(tmp_path, x_val=X[:4], y_val=Y[:4], class_names=np.array(["cat", "dog\n"])))
+    assert list(parts) == ["train", "validation", "test"] and classes == ("cat", r"dog\n")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"y_test": None, "x_test": None}, "has no x_test, y_test"),
+        ({"x_val": X}, "has no y_val"),
+        ({"x_train": X[0]}, "images (n, h, w) or (n, h, w, c) with c of 1, 3 or 4 in x_train"),
+        ({"x_train": np.zeros((8, 6, 5, 2), np.uint8)}, "has the shape (8, 6, 5, 2)"),
+        ({"x_train": X[:0], "y_train": Y[:0]}, "has the shape (0, 6, 5)"),
+        ({"x_train": X / 255}, "pixels from 0 to 255, whole numbers, in x_train"),
+        ({"x_train": X.astype(int) - 1}, "has int64 from -1 to 238; scale and round"),
+        ({"x_train": np.where(X > 7, np.nan, X)}, "has float64 from nan"),
+        ({"x_train": np.where(X > 7, 1.0, 0.0)}, "has nothing above 1 in float64; multiply by 255"),
+        ({"x_train": X > 7}, "has the type bool"),
+        ({"y_train": Y[:5]}, "has 8 images in x_train and 5 labels in y_train"),
+        ({"x_test": X[:2, :3]}, "images of one shape"),
+        ({"y_train": Y / 1}, "integer labels (n,) or (n, 1) in y_train"),
+        ({"y_train": np.eye(2)[Y]}, "for one-hot rows save y.argmax(axis=1)"),
+        ({"y_train": Y * 2}, "has none of 1; number the classes without gaps"),
+        ({"y_train": Y - 1}, "has labels from -1 to 0"),
+        ({"y_test": Y[:2] + 1}, "in y_test: "),
+        ({"y_test": Y[:2] * 0}, "has none of 1; number the classes without gaps, each in every split"),
+        ({"y_train": Y * 0, "y_test": Y[:2] * 0}, "at least two classes"),
+        ({"class_names": np.array(["cat", "cat"])}, "2 different strings in class_names"),
+        ({"class_names": np.array(["cat"])}, "has cat; name each class"),
+        ({"x_train": np.array([{}, []], object)}, "it holds Python objects, not numbers"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_on_one_line(tmp_path, changed, words):
+    file = saved(tmp_path, **changed)
+    with pytest.raises(UsageError) as caught:
+        read_npz(file)
+    message = str(caught.value)
+    assert words in message and str(file) in message and message.isprintable()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"text", b"\x93NUMPY"])
+def test_file_that_is_no_npz_is_refused(tmp_path, content):
+    (tmp_path / "data.npz").write_bytes(content)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_npz(tmp_path / "data.npz")
+
+
+def test_an_archive_that_unpacks_to_more_than_memory_holds_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    np.savez_compressed(tmp_path / "data.npz", **GOOD | {"x_train": np.zeros((8, 600, 500), np.uint8)})
+    with pytest.raises(UsageError, match="needs memory for all of it: .*data.npz unpacks to 0.0 GB where 0.0 GB"):
+        read_npz(tmp_path / "data.npz")
+
+
+def test_archive_with_a_flipped_byte_is_refused(tmp_path):
+    content = bytearray(saved(tmp_path).read_bytes())
+    content[200] ^= 1  # in the pixels of the first array
+    (tmp_path / "data.npz").write_bytes(content)
+    with pytest.raises(UsageError, match="CRC"):
+        read_npz(tmp_path / "data.npz")

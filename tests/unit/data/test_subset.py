@@ -1,0 +1,72 @@
+"""Which images a model may be evaluated on, and where what comes of it lies."""
+
+import numpy as np
+import pytest
+
+from pipeline.config.commands import EvaluateConfig
+from pipeline.config.training import TrainingConfig
+from pipeline.data.subset import artifact_dir, build_subset, load_subset_data
+from pipeline.runtime.errors import UsageError
+
+MODEL = {"classes": ("cat", "dog", "owl"), "image_shape": (4, 4, 1)}
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """Writes images whose pixels are their label, under class names in some order."""
+
+    def write(names, *, shape=(4, 4, 1), name="pets"):
+        labels = np.tile(np.arange(len(names)), 10)
+        images = np.broadcast_to(labels.reshape(-1, 1, 1, 1), (len(labels), *shape)).astype(np.uint8)
+        arrays = {f"{axis}_{part}": of for part in ("train", "test") for axis, of in (("x", images), ("y", labels))}
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, class_names=np.array(names), **arrays)
+        return str(path)
+
+    return write
+
+
+def found(dataset=None, config=None, **asked):
+    given = EvaluateConfig.build({"dataset": dataset, **asked})
+    return build_subset(load_subset_data(TrainingConfig.build(config or {}), given), given.split, **MODEL)
+
+
+def test_labels_are_positions_among_the_model_s_classes_whatever_their_order_in_the_data(npz):
+    images = found(npz(["owl", "cat", "dog"]))
+    pixels, _ = images.split.take(np.arange(len(images.split)))
+    names = np.array(["owl", "cat", "dog"])[pixels[:, 0, 0, 0]]
+    assert names.tolist() == [MODEL["classes"][label] for label in images.labels]
+
+
+def test_what_is_not_asked_is_as_the_run_had_it(npz):
+    config = {"dataset": npz(["cat", "dog", "owl"], shape=(8, 6, 1)), "image_size": "4", "train_examples": 3}
+    images = found(config=config, split="validation")
+    assert images.data.image_shape == (4, 4, 1) and len(images.split) == len(images.data.validation)
+    assert str(images) == "pets, validation split"
+
+
+def test_all_images_are_those_of_every_split_once(npz):
+    images = found(npz(["cat", "dog", "owl"]), split="all")
+    assert images.split.rows.tolist() == list(range(60)) and len(images.labels) == 60
+    assert str(images) == "pets, all images"
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "message"),
+    [
+        (["cat", "dog", "emu"], (4, 4, 1), "must be the model's 3, in any order: pets lacks owl and has emu besides"),
+        (["cat", "dog"], (4, 4, 1), "pets lacks owl; name"),
+        (["cat", "dog", "owl"], (8, 6, 1), "the model takes: 4x4x1, got 8x6x1 of pets; try image_size=4,4"),
+        (["cat", "dog", "owl"], (4, 4, 3), "got 4x4x3 of pets; convert the images to 1 channel"),
+    ],
+)
+def test_other_classes_and_other_shapes_are_refused(npz, names, shape, message):
+    with pytest.raises(UsageError, match=message):
+        found(npz(names, shape=shape))
+
+
+def test_a_place_is_named_after_the_data_unless_other_images_have_that_name(npz):
+    images = found(npz(["cat", "dog", "owl"], name="my pets (new)"))
+    assert artifact_dir(images, taken={}) == "my-pets-new-test"
+    assert artifact_dir(images, taken={"my-pets-new-test": images.data.fingerprint}) == "my-pets-new-test"
+    assert artifact_dir(images, taken={"my-pets-new-test": "f0"}) == f"my-pets-new-test-{images.data.fingerprint[:8]}"

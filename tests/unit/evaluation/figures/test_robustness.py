@@ -1,0 +1,73 @@
+"""What the pictures of an evaluation show."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.evaluation.figures.robustness import accuracy_by_strength, corrupted_examples, reliability_diagram
+from pipeline.evaluation.metrics import expected_calibration_error, reliability_table
+from tests.support.figures import ink, title
+
+SUBJECT = "digits, test split"
+
+
+def bins(images=400):
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.full(4, 0.2), images)
+    labels = np.where(random.random(images) < 0.6, probabilities.argmax(axis=1), random.integers(0, 4, images))
+    return reliability_table(probabilities, labels, bins=15)
+
+
+def corrupted(corruptions):
+    return pd.DataFrame(
+        [
+            {"corruption": name, "strength": strength, "accuracy": 0.9 - 0.1 * strength - 0.02 * number}
+            for number, name in enumerate(corruptions)
+            for strength in (1, 2, 3)
+        ]
+    )
+
+
+def test_the_bars_of_the_reliability_diagram_are_the_accuracies_of_the_bins_that_have_images():
+    table = bins()
+    figure = reliability_diagram(table, error=expected_calibration_error(table), subject=SUBJECT)
+    upper, lower = figure.axes
+    known = table.dropna()
+    heights = [bar.get_height() for bar in upper.patches]
+    np.testing.assert_allclose(heights[: len(known)], known["accuracy"])
+    np.testing.assert_allclose(heights[len(known) :], (known["confidence"] - known["accuracy"]).abs())
+    np.testing.assert_allclose([bar.get_height() for bar in lower.patches], table["images"] / 400)
+    accuracy, confidence = ((known[name] * known["images"]).sum() / 400 for name in ("accuracy", "confidence"))
+    said = {text.get_text() for text in lower.get_legend().get_texts()}
+    assert said == {f"mean confidence {100 * confidence:.1f} %", f"accuracy {100 * accuracy:.1f} %"}
+    assert f"expected calibration error {100 * expected_calibration_error(table):.1f} %" in title(figure)
+
+
+def test_each_corruption_is_a_line_over_its_strengths_beside_the_clean_accuracy():
+    table = corrupted(["gaussian_noise", "contrast"])
+    figure = accuracy_by_strength(table, clean=0.95, subject=SUBJECT)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(lines) == ["clean", "gaussian noise", "contrast"]
+    np.testing.assert_allclose(lines["contrast"].get_ydata(), [0.78, 0.68, 0.58])
+    np.testing.assert_allclose(lines["clean"].get_ydata(), 0.95)
+    assert "clean 95.0 %, mean over corruptions and strengths 69.0 %" in title(figure)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 48, 3), (9, 4, 4)])
+def test_examples_have_a_row_a_corruption_and_the_clean_image_first(shape):
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, *shape), np.uint8)
+    figure = corrupted_examples(images, corruptions=["gaussian_noise", "contrast"], strengths=(1, 2, 3))
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["clean", "strength 1", "strength 2", "strength 3"]
+    assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["gaussian noise", "contrast"]
+    np.testing.assert_array_equal(np.squeeze(figure.axes[6].images[0].get_array()), np.squeeze(images[1, 2]))
+    assert min(ink(figure)) > 5
+
+
+@pytest.mark.parametrize("subject", [SUBJECT, "a data set of many words " * 6, "$x_1^{$", "犬"])
+def test_nothing_is_cut_off(subject):
+    table = bins()
+    for figure in (
+        reliability_diagram(table, error=0.1, subject=subject),
+        accuracy_by_strength(corrupted(["gaussian_noise", "jpeg_compression"]), clean=0.95, subject=subject),
+    ):
+        assert min(ink(figure)) > 5

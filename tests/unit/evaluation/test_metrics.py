@@ -1,0 +1,97 @@
+"""How sure a classifier is beside how often it is right, on cases small enough to check by hand."""
+
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+
+from pipeline.evaluation import metrics
+from pipeline.evaluation.metrics import brier_score, expected_calibration_error, reliability_table
+
+# confidence 0.6 twice, once right; 0.9 twice, both right
+PROBABILITIES = np.array([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.1, 0.9]])
+LABELS = np.array([0, 1, 1, 1])
+
+
+def test_bins_and_their_error_by_hand():
+    table = reliability_table(PROBABILITIES, LABELS, bins=4)
+    assert table["images"].tolist() == [0, 0, 2, 2]
+    np.testing.assert_allclose(table["confidence"], [np.nan, np.nan, 0.6, 0.9])
+    np.testing.assert_allclose(table["accuracy"], [np.nan, np.nan, 0.5, 1.0])
+    assert expected_calibration_error(table) == pytest.approx((2 * 0.1 + 2 * 0.1) / 4)
+
+
+def test_a_bin_holds_its_upper_limit_and_the_last_one_certainty():
+    limits = np.array([[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]])
+    assert reliability_table(limits, np.zeros(3, int), bins=4)["images"].tolist() == [0, 1, 1, 1]
+
+
+def test_bins_are_those_of_scikit_learn():
+    random = np.random.default_rng(0)
+    probabilities, labels = random.dirichlet(np.ones(5), 500), random.integers(0, 5, 500)
+    right = probabilities.argmax(axis=1) == labels
+    accuracy, confidence = calibration_curve(right, probabilities.max(axis=1), n_bins=15)
+    table = reliability_table(probabilities, labels, bins=15).dropna()
+    np.testing.assert_allclose(table["accuracy"], accuracy)
+    np.testing.assert_allclose(table["confidence"], confidence)
+
+
+def test_who_is_as_often_right_as_sure_has_no_calibration_error():
+    probabilities = np.tile([0.75, 0.25], (400, 1))
+    labels = np.repeat([0, 0, 0, 1], 100)
+    assert expected_calibration_error(reliability_table(probabilities, labels, bins=15)) == pytest.approx(0)
+    assert expected_calibration_error(reliability_table(probabilities, 1 - labels, bins=15)) == pytest.approx(0.5)
+
+
+def test_brier_score_by_hand():
+    assert brier_score(PROBABILITIES, LABELS) == pytest.approx((2 * 0.16 + 2 * 0.36 + 4 * 0.01) / 4)
+    assert brier_score(np.array([[1.0, 0.0]]), np.array([1])) == 2
+
+
+THREE_LABELS = np.array([0, 0, 1, 1, 2])
+THREE_PROBABILITIES = np.array(
+    [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.9, 0.0], [0.6, 0.3, 0.1], [0.2, 0.3, 0.5]], dtype=np.float32
+)
+
+
+def test_accuracy_and_cross_entropy_by_hand():
+    assert metrics.accuracy(THREE_PROBABILITIES, THREE_LABELS) == pytest.approx(3 / 5)
+    assert metrics.cross_entropy(THREE_PROBABILITIES, THREE_LABELS) == pytest.approx(
+        -np.log([0.8, 0.2, 0.9, 0.3, 0.5]).mean()
+    )
+
+
+def test_a_certain_mistake_costs_a_finite_loss():
+    assert metrics.cross_entropy(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-7))
+
+
+def test_confusion_has_the_truth_in_rows():
+    np.testing.assert_array_equal(
+        metrics.confusion_matrix(THREE_PROBABILITIES, THREE_LABELS), [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    )
+
+
+def test_per_class_figures_by_hand():
+    table = metrics.per_class_table(np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]]), classes=["cat", "dog", "owl"])
+    assert table["images"].tolist() == [4, 4, 0]
+    np.testing.assert_allclose(table["recall"], [3 / 4, 2 / 4, np.nan])
+    np.testing.assert_allclose(table["precision"], [3 / 5, 2 / 3, np.nan])
+    np.testing.assert_allclose(table["f1"], [2 * 3 / 9, 2 * 2 / 7, np.nan])
+    assert table["mistaken_for"].tolist() == ["dog", "cat", ""]
+
+
+def test_mistakes_come_most_confident_first():
+    worst = metrics.most_confident_errors(THREE_PROBABILITIES, THREE_LABELS, most=5)
+    assert worst.positions.tolist() == [1, 3]
+    assert worst.true.tolist() == [0, 1]
+    assert worst.predicted.tolist() == [1, 0]
+    np.testing.assert_allclose(worst.confidence, [0.7, 0.6])
+    assert metrics.most_confident_errors(THREE_PROBABILITIES, THREE_LABELS, most=1).positions.tolist() == [1]
+
+
+def test_predictions_tell_of_each_image_which_it_is_and_how_likely_its_label_was_thought():
+    images = np.array([bytes([number]) * 16 for number in (1, 1, 2, 3, 255)], "S16")
+    table = metrics.predictions_table(THREE_PROBABILITIES, THREE_LABELS, images=images)
+    assert table["image"].tolist() == ["01" * 8, "01" * 8, "02" * 8, "03" * 8, "ff" * 8]
+    assert table["label"].tolist() == THREE_LABELS.tolist()
+    assert table["predicted"].tolist() == [0, 1, 1, 0, 2]
+    np.testing.assert_allclose(table["probability"], [0.8, 0.2, 0.9, 0.3, 0.5])

@@ -1,0 +1,130 @@
+"""ConvMixer against a plain stock-Keras rendering of the public example."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from pipeline.model.conv_mixer import conv_mixer, depthwise_kernels, patch_kernels
+
+
+def keras_example(image_shape, classes, *, filters, depth, kernel_size, patch_size):
+    """https://keras.io/examples/vision/convmixer/, `get_conv_mixer_256_8`, whose input was square and RGB."""
+
+    def activation_block(x):
+        x = layers.Activation("gelu")(x)
+        return layers.BatchNormalization()(x)
+
+    inputs = keras.Input(image_shape)
+    x = layers.Rescaling(scale=1.0 / 255)(inputs)
+    x = activation_block(layers.Conv2D(filters, kernel_size=patch_size, strides=patch_size)(x))
+    for _ in range(depth):
+        x0 = x
+        x = layers.DepthwiseConv2D(kernel_size=kernel_size, padding="same")(x)
+        x = layers.Add()([activation_block(x), x0])
+        x = activation_block(layers.Conv2D(filters, kernel_size=1)(x))
+    x = layers.GlobalAvgPool2D()(x)
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x))
+
+
+SIZES = [
+    {"image_shape": (8, 8, 1), "classes": 3, "filters": 5, "depth": 1, "kernel_size": 3, "patch_size": 2},
+    {"image_shape": (12, 8, 3), "classes": 10, "filters": 16, "depth": 3, "kernel_size": 4, "patch_size": 4},
+    {"image_shape": (6, 6, 4), "classes": 2, "filters": 7, "depth": 2, "kernel_size": 1, "patch_size": 1},
+]
+
+
+def twins(size, *, fast_layers):
+    """Ours and the example's with the same random weights, batch norm's moving averages included."""
+    ours, example = conv_mixer(**size, fast_layers=fast_layers), keras_example(**size)
+    random = np.random.default_rng(0)
+    weights = [random.uniform(0.1, 0.9, weight.shape) for weight in example.get_weights()]
+    ours.set_weights(weights)
+    example.set_weights(weights)
+    images = random.integers(0, 256, (4, *size["image_shape"])).astype(np.float32)
+    return ours, example, images
+
+
+def test_the_examples_model_has_602_890_parameters():
+    model = conv_mixer((32, 32, 3), 10, filters=256, depth=8, kernel_size=5, patch_size=2)
+    assert model.count_params() == 602_890
+    assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == 594_186
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_parameters_follow_the_papers_formula(size):
+    h, d, k, p = size["filters"], size["depth"], size["kernel_size"], size["patch_size"]
+    c, n = size["image_shape"][2], size["classes"]
+    stem = p * p * c * h + h + 4 * h  # kernel, bias, batch norm's scale, shift and two moving averages
+    block = (k * k * h + h + 4 * h) + (h * h + h + 4 * h)
+    assert conv_mixer(**size).count_params() == stem + d * block + h * n + n
+
+
+@pytest.mark.parametrize("fast_layers", [False, True])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_weights_have_the_examples_order_and_shapes(size, fast_layers):
+    ours, example = conv_mixer(**size, fast_layers=fast_layers), keras_example(**size)
+    assert [weight.shape for weight in ours.get_weights()] == [weight.shape for weight in example.get_weights()]
+
+
+def test_fast_layers_have_the_same_names_for_their_weights():
+    size = SIZES[1]
+    stock, fast = (conv_mixer(**size, fast_layers=fast_layers) for fast_layers in (False, True))
+    assert [weight.path for weight in fast.weights] == [weight.path for weight in stock.weights]
+
+
+@pytest.mark.parametrize("fast_layers", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_outputs_and_gradients_equal_the_examples(size, training, fast_layers):
+    ours, example, images = twins(size, fast_layers=fast_layers)
+    labels = np.eye(size["classes"])[[0, 1, 0, 1]]
+    found = []
+    for model in (ours, example):
+        with tf.GradientTape() as tape:
+            probabilities = model(images, training=training)
+            loss = tf.reduce_mean(keras.losses.categorical_crossentropy(labels, probabilities))
+        found.append([probabilities, *tape.gradient(loss, [weight.value for weight in model.trainable_weights])])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_gelu_is_the_exact_erf_form_not_the_tanh_one():
+    x = np.linspace(-3, 3, 101, dtype=np.float32)
+    layer = conv_mixer((4, 4, 1), 2, filters=4, depth=1, kernel_size=1, patch_size=1).get_layer("block1_depthwise_gelu")
+    exact = x * (1 + tf.math.erf(x / np.sqrt(2)).numpy()) / 2
+    np.testing.assert_allclose(layer(x), exact, atol=1e-6)
+    assert np.abs(tf.nn.gelu(x, approximate=True).numpy() - exact).max() > 1e-4
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_probabilities_are_float32_in_every_precision(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = conv_mixer((8, 8, 3), 5, filters=8, depth=1, kernel_size=3, patch_size=2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    probabilities = model(np.zeros((2, 8, 8, 3)))
+    assert probabilities.dtype == tf.float32
+    np.testing.assert_allclose(np.sum(probabilities, axis=1), 1, rtol=1e-6)
+    assert model.get_layer("block1_pointwise").compute_dtype == policy.removeprefix("mixed_")
+
+
+def test_raw_pixels_are_rescaled_inside():
+    model = conv_mixer((4, 4, 1), 2, filters=4, depth=1, kernel_size=1, patch_size=1)
+    np.testing.assert_allclose(model.get_layer("rescaling")(np.array([0.0, 51.0, 255.0])), [0, 0.2, 1])
+
+
+def test_kernels_are_found_by_name():
+    model = conv_mixer((8, 8, 3), 5, filters=6, depth=3, kernel_size=3, patch_size=2)
+    assert patch_kernels(model).shape == (2, 2, 3, 6)
+    assert depthwise_kernels(model, 2).shape == (3, 3, 6, 1)
+    np.testing.assert_array_equal(depthwise_kernels(model, 2), model.get_layer("block2_depthwise").get_weights()[0])
+
+
+def test_batch_norm_momentum_is_the_examples_unless_given():
+    size = {"filters": 4, "depth": 1, "kernel_size": 1, "patch_size": 1}
+    assert conv_mixer((4, 4, 1), 2, **size).get_layer("patch_embedding_norm").momentum == 0.99
+    given = conv_mixer((4, 4, 1), 2, **size, batch_norm_momentum=0.8)
+    assert {layer.momentum for layer in given.layers if isinstance(layer, layers.BatchNormalization)} == {0.8}

@@ -1,0 +1,47 @@
+"""Which commit runs, in a real git checkout."""
+
+import os
+import shutil
+import subprocess
+
+import pipeline.runtime.code_version
+from pipeline.runtime.code_version import code_version
+
+
+def checkout(tmp_path, monkeypatch):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    file = folder / "code_version.py"
+    shutil.copy(pipeline.runtime.code_version.__file__, file)
+    monkeypatch.setattr("pipeline.runtime.code_version.__file__", str(file))
+    for arguments in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"],
+    ):
+        subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+    return file
+
+
+def test_a_commit_is_clean_until_a_file_changes(tmp_path, monkeypatch):
+    file = checkout(tmp_path, monkeypatch)
+    clean = code_version()
+    assert len(clean["git.commit"]) == 40
+    assert clean["git.dirty"] == "false"
+    file.write_text("changed")
+    assert code_version() == clean | {"git.dirty": "true"}
+
+
+def test_asking_writes_nothing_into_the_checkout_so_that_a_commit_meanwhile_goes_through(tmp_path, monkeypatch):
+    file = checkout(tmp_path, monkeypatch)
+    index = file.parent / ".git" / "index"
+    os.utime(file, (1, 1))  # git's status would note that it is the same all the same
+    before = index.read_bytes(), index.stat().st_ino
+    assert code_version()["git.dirty"] == "false"
+    assert (index.read_bytes(), index.stat().st_ino) == before
+
+
+def test_outside_a_checkout_nothing_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.runtime.code_version.__file__", str(tmp_path / "code_version.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert code_version() == {}

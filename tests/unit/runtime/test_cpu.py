@@ -1,0 +1,77 @@
+"""What the kernel has to do for large blocks that are freed and taken again, counted in page faults."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.runtime import cpu
+from tests.support.paths import ROOT
+
+PROGRAM = """
+import resource, sys
+import numpy as np
+from pipeline.runtime.cpu import tune_malloc
+if "keep" in sys.argv and not tune_malloc():
+    sys.exit("not glibc")
+def use():
+    np.empty(64 * 2**20, np.uint8).fill(1)
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=ROOT,
+        env={"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "not glibc" in done.stderr:
+        pytest.skip("the C library is not glibc")
+    return int(done.stdout)
+
+
+def test_a_large_block_taken_again_is_not_mapped_anew():
+    assert page_faults("keep") < page_faults() / 10
+
+
+@pytest.mark.parametrize(
+    ("told", "name", "able"),
+    [
+        ("processor\t: 0\nmodel name\t: some 7\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", "some 7", False),
+        ("model name\t: some 8\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", "some 8", True),
+        ("model name\t: some 9\nflags\t\t: fpu amx_tile amx_bf16\n\nmodel name\t: another\n", "some 9", True),
+    ],
+)
+def test_name_and_instructions_are_the_first_processors(told, name, able, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(cpu, "LINUX_FILE", str(tmp_path / "cpuinfo"))
+    assert (cpu.processor_name(), cpu.has_bfloat16()) == (name, able)
+
+
+def test_where_the_system_tells_nothing_there_is_a_name_still_and_no_bfloat16(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu, "LINUX_FILE", str(tmp_path / "not there"))
+    assert cpu.processor_name()
+    assert not cpu.has_bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("machine", "said", "found"),
+    [("x86_64", None, "1"), ("AMD64", None, "1"), ("x86_64", "0", "0"), ("aarch64", None, None)],
+)
+def test_onednn_is_preferred_on_x86_unless_the_environment_says_otherwise(machine, said, found, monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", said or "")  # so that it is put back after the test
+    if said is None:
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    cpu.prefer_onednn()
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == found

@@ -1,0 +1,159 @@
+"""What a device means for precision and compilation, and the warning for a GPU left unused; no GPU is needed."""
+
+import json
+import os
+
+import psutil
+import pynvml
+import pytest
+import tensorflow as tf
+
+from pipeline.runtime import cpu, device
+from pipeline.runtime.device import (
+    Device,
+    check_single_host,
+    fast_layers_for,
+    jit_compile_for,
+    precision_for,
+    unused_gpu,
+)
+from pipeline.runtime.errors import UsageError
+
+CPU = Device("CPU", "some processor", None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [
+        ((6, 1), "float32"),
+        ((7, 0), "mixed_float16"),
+        ((7, 5), "mixed_float16"),
+        ((8, 0), "mixed_bfloat16"),
+        ((9, 0), "mixed_bfloat16"),
+        ((10, 0), "mixed_bfloat16"),
+    ],
+)
+def test_auto_precision_follows_the_compute_capability(capability, precision):
+    assert precision_for(Device("GPU", "some", capability)) == precision
+
+
+@pytest.mark.parametrize(("able", "precision"), [(False, "float32"), (True, "mixed_bfloat16")])
+def test_auto_precision_of_a_cpu_follows_its_instructions(able, precision, monkeypatch):
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: able)
+    assert precision_for(CPU) == precision
+
+
+def test_auto_layers_are_the_fast_ones_on_a_cpu_only():
+    assert fast_layers_for(CPU)
+    assert not fast_layers_for(Device("GPU", "some", (8, 0)))
+
+
+def test_auto_compilation_is_on_for_a_gpu_and_off_for_a_cpu():
+    assert jit_compile_for(Device("GPU", "some", (8, 0)))
+    assert not jit_compile_for(CPU)
+
+
+def test_a_gpu_is_taken_with_memory_growth_and_its_capability(monkeypatch):
+    calls = []
+    gpus = [
+        tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU"),
+        tf.config.PhysicalDevice("/physical_device:GPU:1", "GPU"),
+    ]
+    details = {"device_name": "NVIDIA A100", "compute_capability": (8, 0)}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus if kind == "GPU" else [])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: calls.append(("visible", *given)))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *given: calls.append(("growth", *given)))
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details if gpu is gpus[0] else {})
+    assert device.select_device("one") == Device("GPU", "NVIDIA A100", (8, 0))
+    assert calls == [("visible", gpus[:1], "GPU"), ("growth", gpus[0], True)]
+
+
+def test_all_gpus_are_taken_where_asked_with_the_least_of_their_capabilities(monkeypatch):
+    calls = []
+    gpus = [tf.config.PhysicalDevice(f"/physical_device:GPU:{index}", "GPU") for index in range(2)]
+    capabilities = dict(zip(gpus, [(9, 0), (7, 5)], strict=True))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus if kind == "GPU" else [])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: calls.append(("visible", *given)))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *given: calls.append(("growth", *given)))
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "get_device_details",
+        lambda gpu: {"device_name": "NVIDIA", "compute_capability": capabilities[gpu]},
+    )
+    found = device.select_device("all")
+    assert found == Device("GPU", "NVIDIA", (7, 5), 2)
+    assert str(found) == "GPU 2 x NVIDIA"
+    assert calls == [("visible", gpus, "GPU"), ("growth", gpus[0], True), ("growth", gpus[1], True)]
+    assert (precision_for(found), jit_compile_for(found), fast_layers_for(found)) == ("mixed_float16", False, False)
+
+
+def test_one_device_shares_its_steps_with_nobody():
+    assert Device("CPU", "some", None).strategy().num_replicas_in_sync == 1
+
+
+@pytest.mark.parametrize(("usable", "said"), [(16, "Some, 8 cores"), (4, "Some, 4 of 16 threads")])
+def test_without_a_gpu_the_device_is_the_processor_or_the_part_of_it_that_may_be_used(monkeypatch, usable, said):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(cpu, "processor_name", lambda: "Some")
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 16 if logical else 8)
+    monkeypatch.setattr(device, "available_cores", lambda: usable)
+    monkeypatch.delenv("TF_NUM_INTEROP_THREADS", raising=False)
+    assert device.select_device("all") == Device("CPU", said, None)
+    assert os.environ["TF_NUM_INTEROP_THREADS"] == "1"
+
+
+def test_an_nvidia_gpu_that_tensorflow_does_not_see_is_told_with_the_cure(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(device, "_nvidia_gpus", lambda: ["NVIDIA H200"])
+    said = unused_gpu(CPU)
+    assert said is not None
+    assert "NVIDIA H200" in said and f"tensorflow[and-cuda]=={tf.__version__}" in said
+
+
+def test_a_gpu_that_does_not_answer_is_named_too(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: handle)
+
+    def handle(index):
+        if index:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return "NVIDIA H200"
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
+    assert "this machine has NVIDIA H200, GPU 1 (which does not answer: " in unused_gpu(CPU)
+
+
+def test_a_gpu_hidden_on_purpose_or_in_use_is_not_warned_about(monkeypatch):
+    monkeypatch.setattr(device, "_nvidia_gpus", lambda: ["NVIDIA H200"])
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert unused_gpu(CPU) is None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert unused_gpu(Device("GPU", "NVIDIA H200", (9, 0))) is None
+
+
+def test_without_nvidias_driver_there_is_nothing_to_warn_about(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def no_driver():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
+    assert unused_gpu(CPU) is None
+
+
+@pytest.mark.parametrize("cluster", [{"worker": ["a:1", "b:1"]}, {"chief": ["a:1"], "worker": ["b:1"]}])
+def test_a_cluster_of_several_workers_is_refused(cluster):
+    with pytest.raises(UsageError, match="one run trains on one host, .* TF_CONFIG names 2 workers; unset it"):
+        check_single_host({"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}})})
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "{}", "no JSON", "[]", '{"cluster": {"worker": ["a:1"]}}', '{"cluster": 1}']
+)
+def test_anything_else_is_none_of_our_business(text):
+    check_single_host({} if text is None else {"TF_CONFIG": text})

@@ -1,0 +1,112 @@
+"""Where files live that can be made again."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.runtime.errors import UsageError
+from pipeline.runtime.files import (
+    cache_folder,
+    changed_files,
+    check_cache_writable,
+    private_folder,
+    sha256_files,
+    temporary_directory,
+    temporary_files,
+)
+from tests.support.paths import ROOT
+
+
+def test_the_folder_follows_the_xdg_variable(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder("data", "x") == tmp_path / "convmixer" / "data" / "x"
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_it_or_with_a_relative_one_the_folder_is_in_the_home(monkeypatch):
+    for given in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+        assert cache_folder() == Path.home() / ".cache" / "convmixer"
+
+
+def test_what_is_made_of_it_is_for_this_user_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+    before = os.umask(0)
+    try:
+        folder = private_folder("a", "b")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (folder, *folder.parents[:3])} == {0o700}
+    assert private_folder("a", "b") == folder
+
+
+def test_a_cache_that_takes_no_file_is_refused_with_how_to_name_another(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    check_cache_writable()
+    assert os.listdir(tmp_path / "convmixer") == []
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    with pytest.raises(UsageError, match=r"/dev/null/convmixer: Not a directory; .* another folder in XDG_CACHE_HOME$"):
+        check_cache_writable()
+
+
+def test_every_file_below_a_folder_has_the_digest_that_sha256sum_gives(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / "deep" / "b").write_bytes(b"two" * 1_000_000)
+    assert sha256_files(tmp_path) == {
+        "a": hashlib.sha256(b"one").hexdigest(),
+        "deep/b": hashlib.sha256(b"two" * 1_000_000).hexdigest(),
+    }
+
+
+def test_what_is_gone_or_another_is_named_and_what_is_new_is_not(tmp_path):
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    kept = sha256_files(tmp_path)
+    assert changed_files(tmp_path, kept) == []
+    (tmp_path / "a").unlink()
+    (tmp_path / "b").write_text("B")
+    (tmp_path / "d").write_text("d")
+    assert changed_files(tmp_path, kept) == ["a", "b"]
+
+
+HOLD = """
+import sys
+from pipeline.runtime.files import temporary_directory
+with temporary_directory("trials") as folder:
+    (folder / "output.txt").write_text("text")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_a_folder_is_gone_with_its_driver_and_that_of_a_killed_one_with_the_next():
+    command = [sys.executable, "-c", HOLD]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        its = Path(other.stdout.readline().strip())
+        with temporary_directory("trials") as mine:
+            assert mine != its and (its / "output.txt").exists(), "it lives"
+        assert not mine.exists()
+        other.send_signal(signal.SIGKILL)
+    assert its.exists()
+    with temporary_directory("trials") as mine:
+        assert list(private_folder("trials").iterdir()) == [mine]
+
+
+def test_temporary_files_lie_in_it_and_elsewhere_again_after_it():
+    before = tempfile.gettempdir()
+    with temporary_files("runs"), tempfile.NamedTemporaryFile() as file:
+        assert Path(file.name).is_relative_to(private_folder("runs"))
+    assert tempfile.gettempdir() == before
+    assert list(private_folder("runs").iterdir()) == []

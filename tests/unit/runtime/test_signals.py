@@ -1,0 +1,167 @@
+"""Ctrl-C, SIGTERM and a closed terminal in a real process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline.runtime import signals
+from pipeline.runtime.errors import Stopped
+from pipeline.runtime.signals import ONCE_SECONDS, count_interrupts, handle_signals, stop
+
+PROGRAM = """
+import time
+from pipeline.runtime.errors import Stopped
+from pipeline.runtime.signals import handle_signals
+with handle_signals():
+    try:
+        print("ready", flush=True)
+        time.sleep(30)
+    except Stopped as stopped:
+        print(f"stopped by {stopped}", flush=True)
+        try:
+            time.sleep(CLEAN_UP)
+            print("cleaned up", flush=True)
+        except KeyboardInterrupt:
+            print("gave up", flush=True)
+"""
+
+
+def start(clean_up):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.replace("CLEAN_UP", str(clean_up))], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_an_exception_that_can_be_cleaned_up_after(number):
+    process = start(0)
+    process.send_signal(number)
+    assert process.communicate(timeout=10)[0] == f"stopped by {number.name}\ncleaned up\n"
+
+
+def test_the_two_signals_of_one_ctrl_c_under_mlflow_run_count_once():
+    process = start(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "stopped by SIGINT\n"
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[0] == "cleaned up\n"
+
+
+def test_a_second_ctrl_c_later_ends_the_clean_up():
+    process = start(20)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "stopped by SIGTERM\n"
+    time.sleep(1.2)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[0] == "gave up\n"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time as the test sets it."""
+    now = [100.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_signals_are_counted_and_raise_nothing(clock):
+    with count_interrupts() as interrupts:
+        assert interrupts() == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts() == 1
+        clock[0] += 1.1 * ONCE_SECONDS
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts() == 2
+
+
+def test_the_signals_of_one_ctrl_c_under_mlflow_run_are_counted_once(clock):
+    with count_interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        clock[0] += 0.9 * ONCE_SECONDS
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts() == 1
+
+
+@pytest.fixture
+def heeded():
+    """Ctrl-C as Python takes it, also where the tests run in a shell's background, which has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_after_counting_a_ctrl_c_is_what_it_was_before(heeded):
+    with count_interrupts() as interrupts:
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert interrupts() == 0
+
+
+def test_a_real_process_goes_on_working_while_signals_are_counted():
+    program = """
+import time
+from pipeline.runtime.signals import count_interrupts
+with count_interrupts() as interrupts:
+    print("ready", flush=True)
+    until = time.monotonic() + 20
+    while interrupts() < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    print(interrupts(), flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1.2)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[0] == "2\n"
+
+
+def test_a_hang_up_that_is_ignored_as_under_nohup_stays_ignored():
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-c", PROGRAM.replace("CLEAN_UP", "0")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=10)[0] == "stopped by SIGTERM\ncleaned up\n"
+
+
+def test_one_stoppable_within_another_is_the_same_and_raises_once():
+    with handle_signals() as outer:
+        with pytest.raises(Stopped), handle_signals() as inner:
+            assert inner is outer
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # while the clean-up goes on
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_process_that_stops_itself_says_why():
+    with pytest.raises(Stopped, match="^SIGTERM, as nobody was left$"), handle_signals():
+        stop("as nobody was left")
+    with pytest.raises(Stopped, match="^SIGTERM$"), handle_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_main_thread_that_never_hears_a_signal_has_its_last_words_said_and_the_process_ends():
+    program = """
+import hashlib, os, signal, threading
+from pipeline.runtime import signals
+signals.PATIENCE_SECONDS, signals.GRACE_SECONDS = 0.1, 0.5
+with signals.handle_signals() as stopping:
+    stopping.last_words = lambda stopped: print(f"stopped by {stopped}", flush=True)
+    threading.Timer(1, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes in C, as compiling with XLA is
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("stopped by SIGTERM\n", 128 + signal.SIGTERM)

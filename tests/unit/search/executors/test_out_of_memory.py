@@ -1,0 +1,47 @@
+"""What counts as a want of memory."""
+
+import numpy as np
+import pytest
+
+from pipeline.search.executors import out_of_memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 34359738368 bytes."),
+        RuntimeError("INTERNAL: failed to allocate, CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_an_exception_about_memory_is_known_by_type_or_words(error):
+    assert out_of_memory.is_oom_error(error)
+
+
+def test_an_array_that_no_machine_holds_is_known():
+    with pytest.raises(MemoryError) as raised:
+        np.ones(2**55, np.uint8)
+    assert out_of_memory.is_oom_error(raised.value)
+
+
+def test_another_failure_is_not_taken_for_it():
+    assert not out_of_memory.is_oom_error(ValueError("room for one more, memory is fine"))
+
+
+@pytest.mark.parametrize(
+    ("group", "file", "text"),
+    [
+        ("0::/pod/trial", "pod/trial/memory.events", "low 0\noom 9\noom_kill 3\n"),
+        ("0::/seen/from/outside", "memory.events", "oom_kill 3\noom_group_kill 8\n"),
+        ("4:cpu,memory:/pod", "memory/pod/memory.oom_control", "under_oom 0\noom_kill 3\n"),
+    ],
+)
+def test_the_kernels_kills_are_read_from_either_version_of_control_groups(monkeypatch, tmp_path, group, file, text):
+    (tmp_path / "groups").write_text(f"{group}\n", encoding="ascii")
+    counts = tmp_path / "mounted" / file
+    counts.parent.mkdir(parents=True)
+    counts.write_text(text, encoding="ascii")
+    monkeypatch.setattr(out_of_memory, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(out_of_memory, "MOUNTS", tmp_path / "mounted")
+    assert out_of_memory.oom_kill_count() == 3

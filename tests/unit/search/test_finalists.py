@@ -1,0 +1,416 @@
+"""Who is trained again, who wins, and that the test images are looked at once; trainings are scripted."""
+
+import mlflow
+import pytest
+
+from pipeline.runtime.errors import ClusterLost
+from pipeline.search.finalists import FINAL, FinalistTraining, measure_latencies
+from pipeline.search.results import leaderboard, summary
+from pipeline.search.session import SearchContext
+from pipeline.search.study import Study
+from pipeline.tracking.study_run import StudyRun
+from pipeline.tracking.tags import TrialOutcome
+from tests.support.scripted import SIX, Runs, Scripted, ended, made_search, opened, trained
+
+# validation accuracy by depth and seed: the best single seed is depth 1's, the best mean depth 2's
+ACCURACY = {1: [0.95, 0.50, 0.50], 2: [0.80, 0.82, 0.84]}
+TWO = "recipe: smoke\nspace: {depth: [1, 2]}\nsampler: grid\nfinal_top: 2\nfinal_seeds: 3\n"
+
+
+def train(job):
+    """Leaves weights as a training does; a winner is measured."""
+    if job.role == "winner":
+        assert job.weights.read_text() == weights_of(job)
+        return [ended(job, test_accuracy=0.7, latency_ms=3.0)]
+    job.weights.write_text(weights_of(job))
+    return trained(job, ACCURACY[job.config.depth][job.config.seed], loss=float(job.config.seed))
+
+
+def weights_of(job):
+    return f"depth {job.config.depth} seed {job.config.seed}"
+
+
+@pytest.fixture
+def final(tmp_path, monkeypatch):
+    """Runs the final of a study of both depths, and again where a test calls it again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(answer=train, text=TWO, *flags, slots=1, interrupts=lambda: 0, runs=None):
+        run.study = opened(tmp_path, made_search(tmp_path, text, *flags))
+        while (asked := run.study.ask()) is not None:
+            accuracy = max(ACCURACY.get(asked.params["depth"], [0.1]))
+            run.study.complete(asked.number, [accuracy, 100.0][: len(run.study.search.directions)])
+        run.runs = runs or getattr(run, "runs", None) or Runs()
+        run.executor = Scripted(answer, slots)
+        run.said = []
+        session = SearchContext(
+            run.study, run.runs, run.executor, interrupts=interrupts, beat=lambda: None, say=run.said.append
+        )
+        return FinalistTraining(session).run()
+
+    return run
+
+
+def roles(final):
+    return [job.role for job in final.executor.started]
+
+
+def test_the_best_are_trained_with_each_seed_and_only_the_winner_by_mean_sees_the_test_images_once(final):
+    figures = final()
+    jobs = final.executor.started
+    assert roles(final) == ["final"] * 6 + ["winner"]
+    assert {(job.config.depth, job.config.seed) for job in jobs[:6]} == {(d, s) for d in (1, 2) for s in (0, 1, 2)}
+    assert len({job.number for job in jobs}) == 7 and all(job.number < 0 for job in jobs)  # apart from trials
+    winner = jobs[-1]
+    assert (winner.config.depth, winner.config.seed) == (2, 2)  # its best seed, in the run that trained it
+    assert winner.run == next(job.run for job in jobs if (job.config.depth, job.config.seed) == (2, 2))
+    assert figures["test_accuracy"] == 0.7
+    assert figures["val_accuracy_mean"] == pytest.approx(0.82)
+    assert figures["val_accuracy_sd"] == pytest.approx(0.02)
+    assert final.study.noted("winner") == {"rank": 2, "params": {"depth": 2}, "seed": 2, **figures}
+    assert final.said[-1].startswith("winner    d2: val_accuracy 0.8200 over 3 seed(s); test accuracy 70.00% of seed 2")
+
+
+def test_the_winner_alone_is_told_to_be_registered_and_the_terminal_says_what_became_of_it(final):
+    final(train, TWO, "--register_as", "best")
+    winner = final.executor.started[-1]
+    assert winner.config.register_as == "best"
+    assert final.said[-1] == f"registry  the model of {winner.run.run_id}"
+
+
+def test_only_so_many_of_the_best_are_trained(final):
+    final(train, TWO, "--final_top", "1", "--final_seeds", "2")
+    assert [job.config.depth for job in final.executor.started] == [1, 1, 1]
+
+
+def test_one_seed_has_a_mean_and_no_spread(final):
+    figures = final(train, TWO, "--final_seeds", "1")
+    assert figures["val_accuracy_mean"] == 0.95 and "val_accuracy_sd" not in figures
+
+
+def test_every_slot_is_used(final):
+    final(slots=4)
+    assert final.executor.most == 4
+
+
+def test_trainings_are_grandchildren_under_a_run_for_each_of_the_best(final):
+    final()
+    children = final.runs.children
+    parents = {run_id: child for run_id, child in children.items() if child["under"] is None}
+    assert [child["name"] for child in parents.values()] == ["final 1 d1", "final 2 d2"]
+    assert {child["role"] for child in children.values()} == {"final"}
+    assert [child["under"] for child in children.values() if child["under"]] == [
+        parent for parent in parents for _ in range(3)
+    ]
+    assert final.runs.finished == dict.fromkeys(parents, TrialOutcome.FINISHED)
+    assert [measured["val_accuracy_mean"] for measured in final.runs.measured.values()] == pytest.approx([0.65, 0.82])
+
+
+def test_after_a_kill_in_the_middle_only_what_is_missing_is_trained(final):
+    def killed(job):
+        if len(final.executor.started) == 5:
+            raise KeyboardInterrupt  # no clean-up at all
+        return train(job)
+
+    with pytest.raises(KeyboardInterrupt):
+        final(killed)
+    runs = dict(final.runs.children)
+    done = [(job.config.depth, job.config.seed) for job in final.executor.started[:4]]
+    assert final()["test_accuracy"] == 0.7
+    again = [(job.config.depth, job.config.seed) for job in final.executor.started]
+    assert roles(final) == ["final", "final", "winner"]
+    assert not set(again[:2]) & set(done)
+    assert [child["name"] for child in final.runs.children.values()].count("final 1 d1") == 1
+    assert runs.keys() <= final.runs.children.keys()
+
+
+def test_a_training_whose_weights_are_gone_is_done_again(final, tmp_path):
+    final(lambda job: [ended(job, TrialOutcome.CRASHED, "gone")] if job.role == "winner" else train(job))
+    next((tmp_path / "cache").rglob("2-1.weights.npz")).unlink()
+    final()
+    assert [(job.role, job.config.depth, job.config.seed) for job in final.executor.started] == [
+        ("final", 2, 1),
+        ("winner", 2, 2),
+    ]
+
+
+def test_a_kill_between_the_look_and_its_note_costs_another_look_and_no_training(final, monkeypatch):
+    with monkeypatch.context() as killed:
+        note = Study.note
+        killed.setattr(Study, "note", lambda self, key, value: 1 / 0 if key == "winner" else note(self, key, value))
+        with pytest.raises(ZeroDivisionError):
+            final()
+    final()
+    assert roles(final) == ["winner"]
+
+
+def test_weights_are_let_go_when_the_winner_is_known(final, tmp_path):
+    final()
+    assert not list((tmp_path / "cache").rglob("*.weights.npz"))
+
+
+def test_a_failed_seed_does_not_sink_the_final(final):
+    def answer(job):
+        if job.role == "final" and (job.config.depth, job.config.seed) == (2, 2):
+            return [ended(job, TrialOutcome.RAISED, "ValueError: no")]
+        return train(job)
+
+    figures = final(answer)
+    assert figures["val_accuracy_mean"] == pytest.approx(0.81)
+    assert (final.executor.started[-1].config.depth, final.executor.started[-1].config.seed) == (2, 1)
+    assert "final 2 seed 2  d2  raised: ValueError: no" in final.said
+    assert roles(final) == ["final"] * 6 + ["winner"], "an exception would be raised again"
+
+
+def accidents(outcome, many, *, role="final"):
+    """An answer by which depth 2 with seed 2, or the winner, meets so many accidents before it goes well."""
+    met = []
+
+    def answer(job):
+        if (job.role, job.config.depth, job.config.seed) == (role, 2, 2) and len(met) < many:
+            met.append(job)
+            return [ended(job, outcome, "gone", can_pass=True)]
+        return train(job)
+
+    return answer
+
+
+@pytest.mark.parametrize(("outcome", "many"), [(TrialOutcome.CRASHED, 2), (TrialOutcome.LOST, 4)])
+def test_a_training_that_an_accident_has_ended_is_trained_again(final, outcome, many):
+    assert final(accidents(outcome, many))["val_accuracy_mean"] == pytest.approx(0.82)
+    assert roles(final) == ["final"] * (6 + many) + ["winner"]
+    assert list(final.runs.closed.values()).count(outcome) == many, "each try has a run of its own"
+    assert list(final.runs.finished.values()) == [TrialOutcome.FINISHED] * 2
+
+
+@pytest.mark.parametrize(("outcome", "many"), [(TrialOutcome.CRASHED, 3), (TrialOutcome.LOST, 5)])
+def test_a_training_that_meets_an_accident_each_time_is_given_up(final, outcome, many):
+    assert final(accidents(outcome, 99))["val_accuracy_mean"] == pytest.approx(0.81)
+    assert roles(final) == ["final"] * (5 + many) + ["winner"]
+
+
+@pytest.mark.parametrize(("outcome", "many"), [(TrialOutcome.CRASHED, 2), (TrialOutcome.LOST, 4)])
+def test_a_winner_whose_measuring_an_accident_has_ended_is_measured_again(final, outcome, many):
+    assert final(accidents(outcome, many, role="winner"))["test_accuracy"] == 0.7
+    assert roles(final) == ["final"] * 6 + ["winner"] * (many + 1)
+    assert f"the winner is measured again: {outcome}: gone" in final.said
+
+
+def test_a_winner_that_is_lost_with_the_whole_cluster_is_not_measured_again(final, monkeypatch):
+    answer = accidents(TrialOutcome.LOST, 99, role="winner")
+
+    def free(executor):
+        if executor.started and executor.started[-1].role == "winner":
+            raise ClusterLost("cluster must keep its head node")
+        return executor.slots - len(executor._running)
+
+    monkeypatch.setattr(Scripted, "free", free)
+    with pytest.raises(ClusterLost):
+        final(answer)
+    assert roles(final) == ["final"] * 6 + ["winner"]
+    assert final.runs.closed[final.executor.started[-1].run.run_id] is TrialOutcome.LOST
+
+
+def test_after_an_interrupt_no_accident_begins_another_try(final):
+    answer = accidents(TrialOutcome.CRASHED, 99)
+    assert final(answer, interrupts=lambda: int("final 2 seed 2  d2  crashed: gone" in final.said)) is None
+    assert roles(final) == ["final"] * 6
+
+
+def test_a_winner_that_dies_as_the_search_is_interrupted_is_not_measured_again(final):
+    def interrupts():
+        return int(roles(final)[-1:] == ["winner"] and not final.executor._running)
+
+    assert final(accidents(TrialOutcome.CRASHED, 99, role="winner"), interrupts=interrupts) is None
+    assert roles(final) == ["final"] * 6 + ["winner"]
+
+
+def test_a_lost_cluster_leaves_no_run_open(final):
+    def answer(job):
+        if len(final.executor.started) == 3:
+            raise ClusterLost("cluster must keep its head node")
+        return train(job)
+
+    with pytest.raises(ClusterLost):
+        final(answer)
+    assert list(final.runs.finished.values()) == [TrialOutcome.STOPPED] * 2
+    assert final()["test_accuracy"] == 0.7
+    assert roles(final) == ["final"] * 4 + ["winner"]
+
+
+def test_one_of_the_best_whose_every_seed_failed_is_closed_as_failed(final):
+    def answer(job):
+        return [ended(job, TrialOutcome.OOM, "no memory")] if job.config.depth == 2 else train(job)
+
+    assert final(answer)["test_accuracy"] == 0.7
+    assert list(final.runs.finished.values()) == [TrialOutcome.FINISHED, TrialOutcome.RAISED]
+
+
+def test_where_every_training_failed_there_is_no_winner(final):
+    assert final(lambda job: [ended(job, TrialOutcome.OOM, "no memory")]) is None
+    assert roles(final) == ["final"] * 6
+    assert list(final.runs.finished.values()) == [TrialOutcome.RAISED] * 2
+
+
+def test_a_winner_that_dies_while_it_is_measured_is_said_and_its_run_closed(final):
+    def answer(job):
+        return [ended(job, TrialOutcome.CRASHED, "killed by SIGKILL")] if job.role == "winner" else train(job)
+
+    assert final(answer) is None
+    assert final.said[-1] == "the winner could not be measured: crashed: killed by SIGKILL"
+    assert final.runs.closed[final.executor.started[-1].run.run_id] is TrialOutcome.CRASHED
+    assert final.study.noted("winner") is None
+    assert roles(final) == ["final"] * 6 + ["winner"] * 3
+    assert final()["test_accuracy"] == 0.7
+    assert roles(final) == ["winner"]
+
+
+def test_an_interrupt_ends_the_final_without_a_winner_and_leaves_no_run_open(final):
+    presses = []
+
+    def answer(job):
+        if len(final.executor.started) == 3:
+            presses.append(1)
+            return []
+        return train(job)
+
+    assert final(answer, interrupts=lambda: len(presses)) is None
+    assert roles(final) == ["final"] * 3
+    assert list(final.runs.finished.values()) == [TrialOutcome.STOPPED] * 2
+    assert len(final.study.noted(FINAL)[0]["values"]) == 2
+    final()
+    assert roles(final) == ["final"] * 4 + ["winner"]
+
+
+def test_the_winner_by_loss_has_the_least(final):
+    figures = final(train, TWO, "--metric", "val_loss")
+    assert figures["val_loss_mean"] == 1.0  # seeds 0, 1 and 2 have their number for a loss
+    assert final.executor.started[-1].config.seed == 0
+
+
+@pytest.mark.parametrize("metric", ["val_accuracy,parameters", "parameters,val_accuracy", "epoch_seconds,val_accuracy"])
+def test_of_two_metrics_the_one_of_validation_is_the_finals(final, metric):
+    assert final(train, TWO, "--metric", metric)["val_accuracy_mean"] == pytest.approx(0.82)
+
+
+def test_a_study_without_a_value_has_no_final(final, tmp_path):
+    study = opened(tmp_path, made_search(tmp_path, SIX))
+    session = SearchContext(study, Runs(), Scripted(train), lambda: 0, beat=lambda: None, say=lambda line: None)
+    assert FinalistTraining(session).run() is None
+
+
+def test_in_a_real_store_a_failed_winner_leaves_no_run_open(final, store):
+    runs = StudyRun("mine", known=None, trials=0)
+
+    def answer(job):
+        if job.role == "winner":
+            return [ended(job, TrialOutcome.CRASHED, "killed by SIGKILL")]
+        if job.config.depth == 1:
+            return [ended(job, TrialOutcome.OOM, "no memory")]
+        return train(job)
+
+    final(answer, runs=runs)
+    runs.close("FINISHED", "finished", "")
+    found = mlflow.MlflowClient().search_runs([mlflow.get_experiment_by_name("mine").experiment_id])
+    states = {run.info.run_name: (run.info.status, run.data.tags.get("trial.state")) for run in found}
+    assert [name for name, (status, _) in states.items() if status == "RUNNING"] == []
+    assert states["final 1 d1"] == ("FAILED", "raised")
+    assert states["final 2 d2"] == ("FINISHED", "finished")
+    assert states["final 2 d2 seed 2"] == ("FAILED", "crashed")
+
+
+def test_a_studys_name_leads_to_no_folder_but_the_studys_own(final, tmp_path, monkeypatch):
+    precious = tmp_path / "cache" / "precious"
+    precious.mkdir(parents=True)
+    named = {"name": "../../precious"}
+    monkeypatch.setattr("scripted.Study", lambda search, **given: Study(search, **given | named))
+    assert final()["test_accuracy"] == 0.7
+    assert precious.is_dir()  # a final removes its weights' folder at the end
+
+
+def test_seeds_beyond_the_last_begin_anew(final):
+    def answer(job):
+        return [ended(job, test_accuracy=0.7)] if job.role == "winner" else trained(job, 0.5, loss=1.0)
+
+    final(answer, TWO, "--seed", str(2**32 - 2), "--final_top", "1")
+    assert [job.config.seed for job in final.executor.started[:3]] == [2**32 - 2, 2**32 - 1, 0]
+
+
+FOUR = "recipe: smoke\nspace: {kernel_size: [1, 3, 5], depth: [1, 2]}\nsampler: grid\n"
+FRONT = {0, 2}  # of these accuracies and sizes
+TRIALS = [(0.5, 100.0), (0.4, 200.0), (0.8, 300.0), (0.7, 400.0)]
+
+
+def timed(job):
+    return [ended(job, latency_ms=10.0 + job.config.depth)]
+
+
+@pytest.fixture
+def searched(tmp_path):
+    """Opens a study of four trials, and a driver's session with it."""
+
+    def open_it(answer=timed, *flags, interrupts=lambda: 0):
+        study = opened(tmp_path, made_search(tmp_path, FOUR, *flags))
+        two = len(study.search.directions) > 1
+        for accuracy, size in TRIALS[len(study.trials()) :]:
+            asked = study.ask()
+            study.annotate(asked.number, {"parameters": size, "run_id": f"run {asked.number}"})
+            study.complete(asked.number, [accuracy, size][: 1 + two])
+        said = []
+        session = SearchContext(study, Runs(), Scripted(answer, 2), interrupts, beat=lambda: None, say=said.append)
+        return session, said
+
+    return open_it
+
+
+@pytest.mark.parametrize("flags", [[], ["--metric", "val_accuracy,parameters"]])
+def test_the_members_of_the_pareto_front_are_timed_one_at_a_time_and_once(searched, flags):
+    session, _ = searched(timed, *flags)
+    measure_latencies(session)
+    assert [job.role for job in session.executor.started] == ["latency"] * 2
+    assert session.executor.most == 1
+    assert session.runs.measured.keys() == {f"run {number}" for number in FRONT}
+    board = leaderboard(session.study).set_index("number")
+    assert set(board.index[board["latency_ms"].notna()]) == set(board.index[board["pareto"]]) == FRONT
+    measure_latencies(session)
+    assert len(session.executor.started) == 2
+
+
+def test_the_terminal_shows_a_latency_where_there_is_one(searched):
+    session, _ = searched()
+    measure_latencies(session)
+    rows = [line.split() for line in summary(session.study)[1:]]
+    assert rows[0] == ["trial", "val_accuracy", "kernel_size", "depth", "parameters", "latency_ms"]
+    assert rows[1] == ["t002", "0.8000", "3", "1", "300", "11.00"]
+    assert rows[2] == ["t003", "0.7000", "3", "2", "400"]
+
+
+def test_of_two_metrics_the_terminal_shows_the_pareto_front(searched):
+    session, _ = searched(timed, "--metric", "val_accuracy,parameters")
+    assert [line.split()[0] for line in summary(session.study)[2:4]] == ["t002", "t000"]
+
+
+def test_what_a_trial_saw_among_others_gives_way_to_what_is_measured_alone(searched):
+    session, _ = searched()
+    asked = session.study.ask()
+    session.study.annotate(asked.number, {"latency_ms": 99.0, "parameters": 1.0, "run_id": "run 4"})
+    session.study.complete(asked.number, [0.1])
+    before = leaderboard(session.study).set_index("number")["latency_ms"]
+    assert before[asked.number] == 99.0
+    measure_latencies(session)
+    assert leaderboard(session.study).set_index("number")["latency_ms"][asked.number] == 11.0
+
+
+def test_one_that_cannot_be_timed_is_told_and_the_others_are(searched):
+    session, said = searched(
+        lambda job: [ended(job, TrialOutcome.CRASHED, "killed")] if job.config.kernel_size == 1 else timed(job)
+    )
+    measure_latencies(session)
+    assert said == ["t000  latency not measured: crashed: killed"]
+    assert session.runs.measured.keys() == {"run 2"}
+
+
+def test_a_stopped_search_is_not_timed(searched):
+    session, _ = searched(interrupts=lambda: 1)
+    measure_latencies(session)
+    assert session.executor.started == []

@@ -1,0 +1,139 @@
+"""The tables of a study, and the lines that end a search."""
+
+import math
+import shlex
+
+import pytest
+from matplotlib.figure import Figure
+
+from pipeline.config.training import parse_training
+from pipeline.search.results import WINNER, figures, leaderboard, reproduce_command, summary, trials_dataframe
+from tests.support.scripted import RANGE, SIX, made_search, opened
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Opens a study of SIX, or another."""
+    return lambda text=SIX, *flags: opened(tmp_path, made_search(tmp_path, text, *flags))
+
+
+def complete(study, *values):
+    asked = study.ask()
+    study.annotate(asked.number, {"parameters": 1234.0, "epochs": 2.0, "seconds": 3.0, "run_id": f"r{asked.number}"})
+    study.complete(asked.number, values)
+    return asked
+
+
+def of_every_kind(study):
+    """Five trials: complete, failed, complete and better, pruned, and a duplicate of the first."""
+    first = complete(study, 0.5)
+    study.fail(study.ask().number, again=False)
+    complete(study, 0.9)
+    pruned = study.ask()
+    study.report(pruned.number, 1, 0.7)
+    study.prune(pruned.number)
+    study._enqueue(first.params)
+    study.ask()  # passes over the duplicate, and is running from here on
+    return study
+
+
+GRID = ["--sampler", "grid"]
+
+
+def test_a_table_has_a_row_for_each_trial_that_has_ended_and_says_what_became_of_it(study):
+    trials = trials_dataframe(of_every_kind(study(SIX, *GRID)))
+    assert trials["state"].tolist() == ["complete", "failed", "complete", "pruned", "duplicate"]
+    assert trials["number"].tolist() == [0, 1, 2, 3, 4]
+    assert trials["duplicate_of"].tolist()[4] == 0
+    assert trials.loc[0, ["params.kernel_size", "params.depth", "parameters", "run_id"]].tolist() == [1, 1, 1234, "r0"]
+    assert math.isnan(trials["value"][1])
+
+
+def test_what_cannot_be_built_is_infeasible_in_the_table(study):
+    text = "recipe: smoke\nspace: {kernel_size: [3, 9], patch_size: [1, 4]}\n"
+    mine = study(text + "enqueue: [{kernel_size: 9, patch_size: 4}]", *GRID)
+    complete(mine, 0.5)
+    assert trials_dataframe(mine)["state"].tolist()[:2] == ["infeasible", "complete"]
+
+
+@pytest.mark.parametrize(("metric", "order"), [("val_accuracy", [2, 3, 0, 4, 1]), ("val_loss", [0, 4, 3, 2, 1])])
+def test_the_leaderboard_has_the_best_first_the_earlier_of_equals_and_those_without_a_value_last(study, metric, order):
+    ranked = leaderboard(of_every_kind(study(SIX, *GRID, "--metric", metric)))
+    assert ranked["number"].tolist() == order
+    assert list(ranked.columns) == [*trials_dataframe(study(SIX, *GRID, "--metric", metric)).columns, "pareto"]
+    assert ranked["number"][ranked["pareto"]].tolist() == [order[0]], "all have the same number of parameters"
+
+
+def test_a_study_without_a_finished_trial_has_a_table_no_best_and_all_its_figures(study):
+    mine = study()
+    assert summary(mine) == ["no trial has finished"]
+    assert len(leaderboard(mine)) == 0
+    mine.fail(mine.ask().number, again=False)
+    assert summary(mine) == ["no trial has finished"]
+    assert all(isinstance(figure, Figure) for _, figure in figures(mine))
+
+
+def test_a_summary_is_a_table_of_the_best_five_what_mattered_and_the_command_that_trains_the_best(study):
+    mine = study(SIX, *GRID)
+    for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
+        complete(mine, value)
+    _, head, *rows, mattered, command = summary(mine)
+    assert head.split() == ["trial", "val_accuracy", "kernel_size", "depth", "parameters"]
+    assert rows[0].split() == ["t005", "0.6000", "5", "2", "1,234"]
+    assert [row.split()[0] for row in rows] == ["t005", "t004", "t003", "t002", "t001"]
+    assert mattered.startswith("mattered  kernel_size ")
+    assert command == "again     mlflow run . --env-manager local -P recipe=smoke -P kernel_size=5 -P depth=2"
+
+
+def test_the_command_trains_the_winner_of_the_final_where_there_is_one(study):
+    mine = study(SIX, *GRID)
+    for value in (0.1, 0.2):
+        complete(mine, value)
+    assert summary(mine)[-1].endswith("-P kernel_size=1 -P depth=2")
+    mine.note(WINNER, {"params": {"kernel_size": 1, "depth": 1}, "test_accuracy": 0.7})
+    assert summary(mine)[-1].endswith("-P kernel_size=1 -P depth=1")
+
+
+def test_the_command_trains_the_very_configuration_with_all_that_the_search_held(study):
+    mine = study(RANGE + "flip: true\n", "--epochs", "9")
+    asked = complete(mine, 0.5)
+    words = shlex.split(
+        reproduce_command(mine.search, {"learning_rate": mine.search.config(asked.params).text("learning_rate")})
+    )
+    assert words[:5] == ["mlflow", "run", ".", "--env-manager", "local"]
+    given = dict(word.split("=", 1) for word in words[5:] if word != "-P")
+    recipe, config, *_ = parse_training(
+        [given.pop("recipe"), *(part for name, value in given.items() for part in (f"--{name}", value))],
+        program="train",
+        description="Train.",
+    )
+    assert recipe == "smoke"
+    assert config == mine.search.config(asked.params)
+    assert config.learning_rate == asked.params["learning_rate"]  # to the last digit
+
+
+def test_the_command_survives_a_shell_where_a_path_has_spaces(study, tmp_path):
+    recipe = tmp_path / "my recipe.yaml"
+    recipe.write_text("dataset: digits\n")
+    search = study(f"recipe: '{recipe}'\nspace: {{depth: [1, 2]}}\n", "--dataset", "/my data/x.npz").search
+    words = shlex.split(reproduce_command(search, {"depth": "2"}))
+    assert words[5:] == ["-P", f"recipe={recipe}", "-P", "dataset=/my data/x.npz", "-P", "depth=2"]
+
+
+def test_the_figures_of_a_study_have_a_heat_map_where_kernel_and_patch_are_searched(study):
+    mine = study("recipe: smoke\nspace: {kernel_size: [1, 3], patch_size: [1, 2]}\n", *GRID)
+    complete(mine, 0.5)
+    paths = [path for path, figure in figures(mine) if isinstance(figure, Figure)]
+    assert [path.removeprefix("plots/").removesuffix(".png") for path in paths] == [
+        "optimisation_history",
+        "parameter_importances",
+        "parallel_coordinates",
+        "slices",
+        "kernel_and_patch",
+        "accuracy_against_parameters",
+        "curves",
+    ]
+
+
+def test_without_both_of_them_there_is_none(study):
+    assert not [path for path, _ in figures(study()) if "kernel_and_patch" in path]

@@ -1,0 +1,217 @@
+"""What a driver reads of its study again, and when."""
+
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError, PendingRollbackError
+
+from pipeline.runtime.errors import UsageError
+from pipeline.search import storage
+from pipeline.search.loop import SearchLoop
+from pipeline.search.session import SearchContext
+from pipeline.search.storage import open_storage, retry_storage
+from pipeline.search.study import Study
+from tests.support.scripted import RANGE, SIX, Runs, Scripted, made_search, opened, trained
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Ids of the trials that were read from the database, a set a query; None for all."""
+    queries = []
+    get = RDBStorage._get_trials
+
+    def noted(self, study_id, states, included_trial_ids, trial_id_greater_than):
+        found = get(self, study_id, states, included_trial_ids, trial_id_greater_than)
+        queries.append({trial.number for trial in found})
+        return found
+
+    monkeypatch.setattr(RDBStorage, "_get_trials", noted)
+    return queries
+
+
+@pytest.fixture
+def study(tmp_path):
+    return lambda: opened(tmp_path, made_search(tmp_path, RANGE))
+
+
+def test_unfinished_trials_are_read_again_only_where_they_have_changed(study, read):
+    mine = study()
+    first, _second = mine.ask(), mine.ask()
+    mine.trials()
+    read.clear()
+    mine.report(first.number, 1, 0.5)
+    assert mine.trials()[first.number].intermediate_values == {1: 0.5}
+    mine.trials()
+    assert read == [{first.number}]
+
+
+def test_what_this_process_writes_it_sees_at_once(study):
+    mine = study()
+    asked = mine.ask()
+    mine.annotate(asked.number, {"parameters": 7})
+    mine.complete(asked.number, [0.5])
+    (trial,) = mine.trials()
+    assert (trial.state.name, trial.values, trial.user_attrs, trial.params) == (
+        "COMPLETE",
+        [0.5],
+        {"parameters": 7},
+        asked.params,
+    )
+    mine.put_back(mine.ask().number)
+    assert [trial.state.name for trial in mine.trials()] == ["COMPLETE", "FAIL", "WAITING"]
+    assert [trial.state.name for trial in study().trials()] == ["COMPLETE", "FAIL", "WAITING"]
+
+
+def test_what_others_write_is_seen_after_a_refresh(study):
+    mine, other = study(), study()
+    other.complete(other.ask().number, [0.5])
+    assert mine.trials() == []
+    mine.refresh()
+    assert [trial.values for trial in mine.trials()] == [[0.5]]
+    asked = other.ask()
+    mine.refresh()
+    assert [trial.state.name for trial in mine.trials()] == ["COMPLETE", "RUNNING"]
+    other.complete(asked.number, [0.6])
+    mine.refresh()
+    assert [trial.values for trial in mine.trials()] == [[0.5], [0.6]]
+
+
+@pytest.fixture
+def url(postgres, request):
+    return postgres.database(request.node.name[:60])
+
+
+@pytest.fixture
+def shared_study(url, tmp_path, closing):
+    return lambda text=RANGE, *flags: Study(
+        made_search(tmp_path, text, *flags), url=url, name="mine", image_shape=(8, 8, 1), training_images=180
+    )
+
+
+def states(shared_study):
+    return [trial.state.name for trial in study.trials()]
+
+
+def test_a_search_goes_on_over_a_restart_of_its_database_and_loses_and_doubles_nothing(postgres, shared_study):
+    mine = shared_study(SIX, "--trials", "6")
+
+    def answer(job):
+        if job.number in (1, 3):
+            postgres.restart()
+        return trained(job, 0.3, 0.5)
+
+    executor = Scripted(answer, slots=2)
+    session = SearchContext(mine, Runs(), executor, lambda: 0, beat=lambda: None, say=lambda line: None)
+    assert SearchLoop(session).search() == "its 6 trials are done"
+    assert len({str(job.config) for job in executor.started}) == len(executor.started) == 6
+    kept = shared_study(SIX).trials()
+    assert {trial.state for trial in kept} == {TrialState.COMPLETE}
+    assert [trial.intermediate_values for trial in kept if "duplicate_of" not in trial.user_attrs] == [
+        {1: 0.3, 2: 0.5}
+    ] * 6
+
+
+def test_a_call_waits_for_a_database_that_comes_back_and_says_so_once(postgres, shared_study, caplog, monkeypatch):
+    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.05)
+    mine = shared_study()
+    postgres.stop()
+    threading.Timer(0.5, postgres.start).start()
+    mine.note("key", 1)
+    assert shared_study().noted("key") == 1
+    (said,) = [line for line in caplog.messages if "away" in line]
+    assert said.startswith(
+        "the shared_study's storage is away, for 300 s it is tried again: postgresql+psycopg://pipeline@"
+    )
+
+
+@pytest.mark.parametrize(
+    "cause", [PendingRollbackError("a transaction broke"), OperationalError("SELECT", {}, OSError())]
+)
+def test_a_database_that_breaks_off_a_transaction_is_asked_again(cause, monkeypatch):
+    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.05)
+    answers = iter([StorageInternalError("as Optuna says it"), cause, "done"])
+
+    def work():
+        answer = next(answers)
+        if answer == "done":
+            return answer
+        raise answer from cause
+
+    assert retry_storage(work, "postgresql://me@host/studies") == "done"
+
+
+def test_patience_with_a_database_that_stays_away_ends(postgres, shared_study, monkeypatch):
+    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.05)
+    mine = shared_study()
+    postgres.stop()
+    try:
+        with pytest.raises(UsageError, match="^the shared_study's storage must be there and writable: postgresql"):
+            mine.note("key", 1)
+    finally:
+        postgres.start()
+
+
+def lost_answer(monkeypatch, name):
+    """The next call of this name does its work, but its answer never comes."""
+    call, left = getattr(RDBStorage, name), [True]
+
+    def once(self, *given, **more):
+        done = call(self, *given, **more)
+        if left and left.pop():
+            raise OperationalError("COMMIT", {}, Exception("the server closed the connection"))
+        return done
+
+    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(storage.RetryingRDBStorage, name, storage._retrying(once))
+
+
+def test_a_trial_whose_end_was_written_but_not_answered_ends_once(shared_study, monkeypatch):
+    mine = shared_study()
+    asked = mine.ask()
+    lost_answer(monkeypatch, "set_trial_state_values")
+    mine.complete(asked.number, [0.5])
+    assert [(trial.state.name, trial.values) for trial in mine.trials()] == [("COMPLETE", [0.5])]
+
+
+def test_a_trial_that_was_created_without_answer_is_not_left_running(shared_study, monkeypatch):
+    mine = shared_study()
+    lost_answer(monkeypatch, "_create_new_trial")
+    first = mine.ask()
+    second = mine.ask()
+    mine.complete(first.number, [0.5])
+    mine.complete(second.number, [0.5])
+    assert sorted(states(mine)) == ["COMPLETE", "COMPLETE", "FAIL"]
+
+
+def test_a_queued_configuration_that_was_taken_without_answer_is_trained_all_the_same(shared_study, monkeypatch):
+    mine = shared_study(RANGE + "enqueue: [{learning_rate: 0.01}]")
+    lost_answer(monkeypatch, "set_trial_state_values")
+    asked = [mine.ask(), mine.ask()]
+    assert 0.01 in [one.params["learning_rate"] for one in asked]
+
+
+def test_several_may_open_an_empty_database_at_once(url, closing):
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(open_storage, [url] * 4))
+    assert all(one.get_all_studies() == [] for one in opened)
+
+
+def test_a_database_without_its_driver_is_refused_with_what_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as where it is not installed
+    with pytest.raises(UsageError, match=r"storage such as postgresql\+psycopg://me@host/db needs its driver: pip"):
+        open_storage("postgresql+psycopg://me@host/db")
+
+
+def test_a_wrong_password_is_refused_at_once_and_not_repeated(url, closing):
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="password authentication failed") as refused:
+        open_storage(url.replace("@", ":wr0ng-secret@"))
+    assert "wr0ng" not in str(refused.value)
+    assert time.monotonic() - began < storage.PATIENCE_SECONDS / 2

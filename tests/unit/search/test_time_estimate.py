@@ -1,0 +1,66 @@
+"""What is said of a search's length before its first trial; a training step is scripted."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.config.training import TrainingConfig
+from pipeline.search.session import SearchContext
+from pipeline.search.time_estimate import estimate_duration, relative_cost, trial_seconds
+from pipeline.tracking.tags import TrialOutcome
+from tests.support.scripted import RANGE, Runs, Scripted, ended, made_search, opened
+
+
+def test_work_grows_with_the_patches_the_blocks_and_the_kernels():
+    base = TrainingConfig.build({"patch_size": 2, "depth": 4, "kernel_size": 3, "filters": 64})
+    shape = (32, 32, 3)
+    assert relative_cost(base.model_copy(update={"depth": 8}), shape) == 2 * relative_cost(base, shape)
+    assert relative_cost(base.model_copy(update={"patch_size": 1}), shape) == 4 * relative_cost(base, shape)
+    assert relative_cost(base.model_copy(update={"kernel_size": 9}), shape) > relative_cost(base, shape)
+
+
+def test_a_trial_of_the_measured_configuration_takes_its_steps_and_a_third_of_that_for_each_validation_image():
+    config = TrainingConfig.build({"epochs": 3, "batch_size": 10})
+    seconds = trial_seconds(
+        [config], measured=config, step_seconds=2.0, image_shape=(32, 32, 3), training_images=100, validation_images=30
+    )
+    assert seconds == pytest.approx(3 * (10 + 1) * 2.0)
+
+
+def data(images):
+    return SimpleNamespace(image_shape=(8, 8, 1), train=range(images), validation=range(0))
+
+
+@pytest.fixture
+def session(tmp_path):
+    def open_it(answer, *flags, slots=1):
+        executor = Scripted(answer, slots)
+        study = opened(tmp_path, made_search(tmp_path, RANGE, *flags))
+        runs = Runs()
+        runs.id = "the search"
+        return SearchContext(study, runs, executor, interrupts=lambda: 0, beat=lambda: None, say=lambda line: None)
+
+    return open_it
+
+
+def test_before_the_first_trial_one_training_step_tells_how_long_all_will_take(session):
+    mine = session(
+        lambda job: [ended(job, step_seconds=60.0, tracing_seconds=60.0)], "--trials", "30", "--hours", "9", slots=2
+    )
+    said = estimate_duration(mine, data(200))  # 4 steps of 50 images, 2 epochs: 8 min a trial, and 1 min of tracing
+    assert said == "very roughly 2 h 15 min, at most 9 h: 30 trials of 9 min each, less what pruning saves"
+    assert [job.role for job in mine.executor.started] == ["step"]
+
+
+def test_a_step_that_fails_says_nothing_as_the_trials_will(session):
+    mine = session(lambda job: [ended(job, TrialOutcome.OOM, "no memory")])
+    assert estimate_duration(mine, data(200)) is None
+
+
+def test_a_search_that_goes_on_expects_what_its_trials_took(session):
+    mine = session(lambda job: [], "--trials", "4")
+    asked = mine.study.ask()
+    mine.study.complete(asked.number, [0.5])
+    mine.study.note("searched_seconds", 100.0)
+    assert estimate_duration(mine, data(200)) == "about 5 min left, as the trials so far went"
+    assert mine.executor.started == []

@@ -1,0 +1,193 @@
+"""What a registered model answers, asked as people ask: over HTTP, of `mlflow models serve`."""
+
+import ast
+import base64
+import io
+import json
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import psutil
+import pytest
+import requests
+from PIL import Image
+
+from pipeline.data.decode import read_image, resize_to
+from pipeline.serving.pyfunc_model import MOST_IMAGES
+from pipeline.tracking.models import find
+from tests.support.ports import free_port
+from tests.support.registered import CLASSES, NAME, SHAPE
+from tests.support.stores import environment
+
+HEIGHT, WIDTH, CHANNELS = SHAPE
+COLOURS = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(float)
+
+
+@pytest.fixture(scope="module")
+def address(registered_once, tmp_path_factory):
+    """A server of the champion, started by the command that the README gives, far from this project's folder."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@champion"]
+    process = subprocess.Popen(
+        [*command, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)],
+        env=environment(registered_once.uri, "registering"),
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(600):
+            assert process.poll() is None, "the server has ended"
+            with suppress(requests.RequestException):
+                if requests.get(f"http://127.0.0.1:{port}/ping", timeout=5).ok:
+                    break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.terminate()
+        psutil.wait_procs(family, timeout=10)
+        process.wait()
+
+
+def ask(address, body):
+    content = body if isinstance(body, str) else json.dumps(body)
+    return requests.post(address, data=content, headers={"content-type": "application/json"}, timeout=60)
+
+
+def split(*images):
+    return {"dataframe_split": {"columns": ["image"], "data": [[image] for image in images]}}
+
+
+def encoded(image, kind="PNG"):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def plain(colour, *, size=(WIDTH, HEIGHT), mode="RGB"):
+    return Image.new("RGB", size, colour).convert(mode)
+
+
+def expected(registered_once, pixels):
+    return registered_once.model.predict_on_batch(np.asarray(pixels, np.float32))
+
+
+def probabilities(answer):
+    assert answer.status_code == 200, answer.text
+    rows = answer.json()["predictions"]
+    assert all(row["class"] == max(row["probabilities"], key=row["probabilities"].get) for row in rows)
+    assert all(row["probability"] == max(row["probabilities"].values()) for row in rows)
+    return [[row["probabilities"][name] for name in CLASSES] for row in rows]
+
+
+ARRAYS = [image.tolist() for image in COLOURS]
+BODIES = [
+    split(*ARRAYS),
+    {"dataframe_records": [{"image": image} for image in ARRAYS]},
+    {"inputs": {"image": ARRAYS}},
+    {"inputs": ARRAYS},
+    {"instances": [{"image": image} for image in ARRAYS]},
+]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=["split", "records", "inputs by name", "inputs", "instances"])
+def test_arrays_are_answered_as_the_network_does_in_every_body_that_mlflow_allows(address, registered_once, body):
+    np.testing.assert_allclose(probabilities(ask(address, body)), expected(registered_once, COLOURS), atol=1e-6)
+
+
+FILES = [encoded(plain("red")), encoded(plain("lime"), "JPEG"), encoded(plain("blue"), "WEBP")]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [split(*FILES), {"dataframe_records": [{"image": file} for file in FILES]}, {"inputs": {"image": FILES}}],
+    ids=["split", "records", "inputs by name"],
+)
+def test_files_are_answered_with_class_names(address, body):
+    assert [row["class"] for row in ask(address, body).json()["predictions"]] == list(CLASSES)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
+def test_a_file_of_any_size_and_mode_is_stretched_as_training_images_are(address, registered_once, mode):
+    noise = np.random.default_rng(1).integers(0, 256, (37, 53, 3), np.uint8)
+    image = Image.fromarray(noise[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(noise)
+    image = image if mode == "I;16" else image.convert(mode)
+    file = io.BytesIO()
+    image.save(file, "JPEG" if mode == "CMYK" else "PNG")
+    pixels = resize_to(read_image(io.BytesIO(file.getvalue())), SHAPE)
+    answer = ask(address, split(base64.b64encode(file.getvalue()).decode()))
+    np.testing.assert_allclose(probabilities(answer), expected(registered_once, [pixels]), atol=1e-6)
+
+
+def test_arrays_and_files_may_stand_in_one_batch_and_a_file_as_a_data_url(address):
+    answer = ask(address, split(ARRAYS[0], FILES[1], f"data:image/webp;base64,{FILES[2]}"))
+    assert [row["class"] for row in answer.json()["predictions"]][1:] == ["green", "blue"]
+
+
+def test_a_batch_may_be_as_large_as_is_said(address):
+    assert len(probabilities(ask(address, split(*(FILES * 86)[:MOST_IMAGES])))) == MOST_IMAGES
+
+
+BOMB = encoded(Image.new("1", (10_000, 9_000)))  # 12 kB
+REFUSED = [
+    (split(), "a request must hold 1 to 256 images, in a column named image, got 0"),
+    ({"dataframe_records": []}, "a request must hold 1 to 256 images, in a column named image, got 0"),
+    ({"inputs": {"image": []}}, "a request must hold 1 to 256 images, in a column named image, got 0"),
+    (split(*FILES * 86), "a request must hold 1 to 256 images, in a column named image, got 258"),
+    ({"dataframe_records": [{"img": FILES[0]}]}, "in a column named image, got 0"),
+    (split(np.zeros((9, 6, 3)).tolist()), "of height 8, width 6 and 3 channel(s), 0 to 255, got the shape 9, 6, 3"),
+    ({"inputs": np.zeros((2, 6, 8, 3)).tolist()}, "and 3 channel(s), 0 to 255, got the shape 6, 8, 3"),
+    (
+        split(ARRAYS[0], [[1], [1, 2]]),
+        "image 2 must be an array of height 8, width 6 and 3 channel(s), 0 to 255, "
+        "got rows of unequal length or what is no number",
+    ),
+    (split([["a"]]), "got rows of unequal length or what is no number"),
+    (split(np.full(SHAPE, 256).tolist()), "0 to 255, got 256 to 256"),
+    (json.dumps(split(np.full(SHAPE, np.nan).tolist())), "0 to 255, got nan to nan"),
+    (split(7), "or a JPEG, PNG, BMP or WebP file as base64 text, got int"),
+    (split(None), "or a JPEG, PNG, BMP or WebP file as base64 text, got NoneType"),
+    (split("hello!"), "its text is no base64: Only base64 data is allowed"),
+    (split(base64.b64encode(b"hello").decode()), "its file cannot be read: not a JPEG, PNG, BMP or WebP image"),
+    (split(encoded(plain("red"), "GIF")), "its file cannot be read: not a JPEG, PNG, BMP or WebP image"),
+    (
+        split(FILES[0], FILES[1][:200]),
+        "image 2 must be an array of its pixels, 0 to 255, or a JPEG, PNG, BMP or WebP "
+        "file as base64 text: its file cannot be read: Truncated File Read",
+    ),
+    (
+        split(BOMB),
+        "Image size (90000000 pixels) exceeds limit of 89478485 pixels, could be decompression bomb DOS attack.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "said"), REFUSED)
+def test_what_cannot_be_answered_is_refused_in_one_line_and_the_server_lives_on(address, body, said):
+    answer = ask(address, body)
+    assert answer.status_code == 400
+    assert "Traceback" not in answer.text and "stack_trace" not in answer.json()
+    last = answer.json()["message"].rpartition("\nError: ")[2]
+    assert last.endswith(said) and "\n" not in last
+    assert ask(address, split(FILES[0])).status_code == 200
+
+
+def test_a_registered_model_imports_nothing_but_its_requirements(registered_model):
+    """Where it is served there is nothing else: nothing of this project."""
+    folder = Path(find(mlflow.MlflowClient(), f"runs:/{registered_model.run_id}/served").artifact_location)
+    asked = {line.split("==")[0] for line in (folder / "requirements.txt").read_text().splitlines()}
+    imported = set()
+    for file in folder.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    foreign = {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names)
+    assert {{"PIL": "pillow"}.get(name, name) for name in foreign} == asked

@@ -1,0 +1,54 @@
+"""What a run has left on one machine is sent from another, whole and in order, and lies on one of them only."""
+
+import stat
+
+import pytest
+
+from pipeline.tracking.outbox import delivery
+from pipeline.tracking.outbox.delivery import export_records, import_records
+from pipeline.tracking.outbox.spool import Spool, write_text
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Makes this process one on another machine, whose disk is its own."""
+
+    def go_to(name):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+
+    go_to("node")
+    return go_to
+
+
+def leave(run_id):
+    spool = Spool(run_id, to="http://server")
+    spool.put("batch", run_id, {"tags": {"a": "b"}}, None)
+    spool.put("files", run_id, {}, write_text("plots/curve.txt", "0.5"))
+
+
+def test_records_go_from_one_machine_to_another_with_their_files_and_their_server(machine):
+    leave("r1")
+    content = export_records("r1")
+    assert not Spool("r1").folder.exists(), "nobody sends them from here"
+    machine("driver")
+    import_records("r1", content)
+    there = Spool("r1")
+    first, second = there.waiting()
+    assert (first.kind, first.body, second.kind) == ("batch", {"tags": {"a": "b"}}, "files")
+    assert (second.files / "plots" / "curve.txt").read_text() == "0.5"
+    assert there.goes_to() == "http://server"
+    assert stat.S_IMODE(there.folder.stat().st_mode) == 0o700
+
+
+def test_where_nothing_was_left_nothing_is_packed_or_made(machine):
+    assert export_records("r1") is None
+    assert not Spool("r1").folder.exists()
+
+
+def test_what_another_process_sends_is_left_to_it(machine, monkeypatch):
+    monkeypatch.setattr(delivery, "ARCHIVE_PATIENCE_SECONDS", 0.0)
+    leave("r1")
+    with Spool("r1").held() as mine:
+        assert mine and export_records("r1") is None
+    assert len(Spool("r1").waiting()) == 2
+    assert export_records("r1") is not None

@@ -1,0 +1,302 @@
+"""A run loses nothing and doubles nothing while a real MLflow server is away, errs, is slow or loses answers."""
+
+import stat
+import threading
+import time
+
+import mlflow
+import psutil
+import pytest
+from mlflow.exceptions import MlflowException
+
+from pipeline.runtime.process import this_process
+from pipeline.tracking.outbox import delivery, outbox, spool
+from pipeline.tracking.outbox.outbox import Outbox
+from tests.support.servers import Proxy, server
+
+STEPS = list(range(1, 6))
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """What a test leaves waiting is no later run's to send."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def through(tmp_path_factory):
+    """A proxy before a server."""
+    with server(tmp_path_factory.mktemp("server")) as one:
+        proxy = Proxy(one.port)
+        yield proxy
+        proxy.close()
+
+
+@pytest.fixture
+def proxy(through, monkeypatch):
+    """The proxy as MLflow's store, with a client that tries no call twice by itself."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(outbox, "PAUSES", (0.05,))
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(through.uri)
+    through.fault = lambda method, path: None
+    yield through
+    through.fault = lambda method, path: None
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def run_id(proxy):
+    return mlflow.MlflowClient().create_run("0").info.run_id
+
+
+@pytest.fixture
+def box(run_id):
+    opened = Outbox(run_id)
+    yield opened
+    opened.close()
+
+
+def point(box, step, name="loss", **more):
+    box.put("batch", {"metrics": [[name, 1.0 / step, 1000 + step, step]], "once": True} | more)
+
+
+def curve(run_id, name="loss"):
+    return [metric.step for metric in mlflow.MlflowClient().get_metric_history(run_id, name)]
+
+
+def end(status="FINISHED", **more):
+    return {"tags": {"ended": status.lower()}, "status": status, "end_time": 123_000} | more
+
+
+def test_points_are_told_in_order_and_nothing_is_left(proxy, box, run_id):
+    for step in STEPS:
+        point(box, step)
+    assert box.flush() == 0
+    assert curve(run_id) == STEPS
+    box.close()
+    assert not box._spool.folder.exists()
+
+
+@pytest.mark.parametrize("fault", ["away", "500", "lost"])
+def test_an_outage_in_the_middle_costs_no_point_and_doubles_none(proxy, box, run_id, fault):
+    point(box, 1)
+    box.flush()
+    proxy.fault = lambda method, path: fault if "log-batch" in path else None
+    for step in STEPS[1:]:
+        began = time.monotonic()
+        point(box, step)
+        assert time.monotonic() - began < 5, "training waits for no server"
+        box.flush(at_most=0.2)
+    if fault != "lost":  # whose points have arrived, as is found out by asking
+        assert box.left()
+        assert not box.answers()
+    proxy.fault = lambda method, path: None
+    assert box.flush() == 0
+    assert curve(run_id) == STEPS
+
+
+def test_of_an_answer_that_was_lost_the_server_is_asked_also_by_another_process(proxy, run_id):
+    first = Outbox(run_id)
+    point(first, 1)
+    first.flush()
+    proxy.fault = lambda method, path: "lost" if "log-batch" in path else "away"
+    point(first, 2)
+    first.flush(at_most=0.5)
+    point(first, 3)
+    first.close()
+    proxy.fault = lambda method, path: None
+    # another machine has gone on with the run and logged this step at another moment
+    mlflow.MlflowClient().log_metric(run_id, "loss", 0.3, timestamp=9000, step=3)
+    (line,) = delivery.send_pending()
+    assert line.startswith("sent     ") and run_id in line
+    assert sorted(curve(run_id)) == [1, 2, 3]
+    assert delivery.send_pending() == []
+
+
+def test_figures_that_change_keep_all_their_values_but_each_once(proxy, box, run_id):
+    proxy.fault = lambda method, path: "lost" if "log-batch" in path else None
+    for time_ms in (1, 2, 2):
+        box.put("batch", {"metrics": [["trials", float(time_ms), time_ms, 0]]})
+    proxy.fault = lambda method, path: None
+    assert box.flush() == 0
+    history = mlflow.MlflowClient().get_metric_history(run_id, "trials")
+    assert sorted(metric.value for metric in history) == [1.0, 2.0]
+
+
+def test_a_slow_server_costs_its_caller_nothing_and_what_waits_goes_in_one_call(proxy, box, run_id):
+    point(box, 1)
+    box.flush()
+    proxy.fault = lambda method, path: 2
+    proxy.passed.clear()
+    began = time.monotonic()
+    for step in STEPS[1:]:
+        point(box, step)
+    assert time.monotonic() - began < 2
+    assert box.flush() == 0
+    assert len(proxy.passed) <= 2, "the first, and then all that had come meanwhile"
+    proxy.fault = lambda method, path: None
+    assert curve(run_id) == STEPS
+
+
+def test_what_was_left_at_the_end_is_delivered_with_files_and_how_it_ended(proxy, run_id, tmp_path):
+    proxy.fault = lambda method, path: "away"
+    box = Outbox(run_id)
+    box.put("batch", {"params": {"depth": "3"}, "tags": {"device": "cpu"}})
+    box.put("files", fill=spool.write_text("plots/how.txt", "it went well"))
+    point(box, 1)
+    box.put("end", end(process=this_process().tags()))
+    assert box.flush(away_seconds=0.2) == 4
+    line = box.left()
+    box.close()
+    assert "4 record(s) of run" in line and "-e doctor" in line and "\n" not in line
+    (kept,) = delivery.send_pending()
+    assert kept.startswith("kept     4 record(s)")
+    proxy.fault = lambda method, path: None
+    assert delivery.send_pending() == [f"sent     4 record(s) of run {run_id} that were waiting here"]
+    run = mlflow.get_run(run_id)
+    assert (run.info.status, run.info.end_time, run.data.tags["ended"]) == ("FINISHED", 123_000, "finished")
+    assert (run.data.params, run.data.tags["device"]) == ({"depth": "3"}, "cpu")
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/plots/how.txt") == "it went well"
+    assert curve(run_id) == [1]
+
+
+def test_the_end_of_a_process_does_not_end_a_run_that_another_has_gone_on_with(proxy, box, run_id):
+    mlflow.MlflowClient().log_batch(run_id, tags=[mlflow.entities.RunTag("process", "1")])
+    box.put("end", end("KILLED", process=this_process().tags()))
+    assert box.flush() == 0
+    assert mlflow.get_run(run_id).info.status == "RUNNING"
+
+
+def test_a_run_that_is_closed_stays_as_it_is_where_that_is_asked_for(proxy, box, run_id):
+    mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+    box.put("end", end(if_open=True))
+    box.flush()
+    assert mlflow.get_run(run_id).info.status == "KILLED"
+
+
+def test_what_mlflow_refuses_is_raised_once_and_does_not_hold_up_the_rest(proxy, box, run_id):
+    box.put("batch", {"params": {"depth": "3"}})
+    box.flush()
+    box.put("batch", {"params": {"depth": "4"}})
+    box.put("end", end())
+    assert box.flush() == 0
+    with pytest.raises(MlflowException, match="depth"):
+        box.check()
+    box.check()
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+
+
+def test_what_a_live_process_is_sending_is_left_to_it(proxy, box, run_id):
+    proxy.fault = lambda method, path: "away"
+    point(box, 1)
+    box.flush(at_most=0.1)
+    assert delivery.send_pending() == []
+
+
+def test_what_goes_to_another_server_is_kept_for_that(proxy, run_id, monkeypatch):
+    proxy.fault = lambda method, path: "away"
+    box = Outbox(run_id)
+    point(box, 1)
+    box.close()
+    proxy.fault = lambda method, path: None
+    mlflow.set_tracking_uri("http://127.0.0.1:1")
+    (line,) = delivery.send_pending([run_id])
+    assert f"it goes to {proxy.uri}: name that in MLFLOW_TRACKING_URI" in line
+    mlflow.set_tracking_uri(proxy.uri)
+    assert delivery.send_pending([run_id])[0].startswith("sent")
+
+
+def test_runs_of_other_servers_have_one_line_together_where_each_is_not_asked_for():
+    for number in range(3):
+        run_id = f"{number}" * 32
+        spool.Spool(run_id, to=f"http://elsewhere-{number}").put("batch", run_id, {"tags": {}}, None)
+    (line,) = delivery.send_pending()
+    assert line == "kept     records of 3 runs wait for other tracking servers: `mlflow run . -e doctor` names them"
+    each = delivery.send_pending(each=True)
+    assert [f"it goes to http://elsewhere-{number}:" in line for number, line in enumerate(each)] == [True] * 3
+
+
+def test_what_is_kept_is_private_and_holds_no_password(proxy, run_id, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    mlflow.set_tracking_uri(proxy.uri.replace("//", "//me:hunter2@"))
+    proxy.fault = lambda method, path: "500"
+    box = Outbox(run_id)
+    box.put("files", fill=spool.write_text("a/b.txt", "text"))
+    box.flush(at_most=0.2)
+    left = box.left()
+    box.close()
+    found = [box._spool.folder, *box._spool.folder.rglob("*")]
+    assert len(found) >= 5
+    assert "hunter2" not in left + "".join(path.read_text() for path in found if path.is_file())
+    assert not [path for path in found if path.name != "a" and path.name != "b.txt" and path.stat().st_mode & 0o077]
+    assert stat.S_IMODE(box._spool.folder.stat().st_mode) == 0o700
+    mlflow.set_tracking_uri(proxy.uri)
+    proxy.fault = lambda method, path: None
+    box._spool.folder.joinpath(spool.ABOUT).write_text(f'{{"tracking_uri": "{proxy.uri}"}}')
+    assert delivery.send_pending([run_id])[0].startswith("sent")
+
+
+def test_on_a_full_disk_what_is_told_goes_by_memory(proxy, run_id, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spool, "write_atomic", full)
+    monkeypatch.setattr(spool, "make_private", full)
+    box = Outbox(run_id)
+    point(box, 1)
+    box.put("files", fill=spool.write_text("a.txt", "text"))
+    assert box.flush() == 0
+    box.close()
+    assert curve(run_id) == [1]
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/a.txt") == "text"
+
+
+def test_no_thread_and_no_file_handle_is_left(proxy, run_id):
+    box = Outbox(run_id)
+    point(box, 1)
+    assert run_id in str(psutil.Process().open_files()), "the lock"
+    box.flush()
+    box.close()
+    assert run_id not in str(psutil.Process().open_files())
+    for thread in threading.enumerate():
+        if thread.name == "outbox":
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("fault", [pytest.param("away", marks=pytest.mark.slow), "lost"])
+def test_a_version_is_registered_once_and_judged_whatever_becomes_of_the_calls(proxy, box, run_id, fault):
+    client = mlflow.MlflowClient()
+    model = client.create_logged_model("0", name="served", source_run_id=run_id)
+    client.finalize_logged_model(model.model_id, "READY")
+    failed = set()
+
+    def first_time(method, path):
+        call = (method, path.partition("?")[0])
+        of_the_registry = "registered-models" in path or "model-versions" in path
+        if not of_the_registry or call in failed:
+            return None
+        failed.add(call)
+        return fault
+
+    proxy.fault = first_time
+    box.put("version", {"register_as": f"once-{fault}", "tags": {"data": "digits"}})
+    assert box.flush() == 0
+    box.check()
+    proxy.fault = lambda method, path: None
+    assert len(failed) >= 6
+    (version,) = client.search_model_versions(f"name = 'once-{fault}'")
+    assert version.run_id == run_id and version.tags["data"] == "digits"
+    assert client.get_model_version_by_alias(f"once-{fault}", "champion").version == version.version
+    assert client.get_run(run_id).data.tags["registered"] == f"models:/once-{fault}/1"
+
+
+def test_what_kept_a_registry_from_taking_a_version_is_told_and_the_run_has_ended_all_the_same(proxy, box, run_id):
+    box.put("end", end())
+    box.put("version", {"register_as": "unmade", "tags": {}})
+    assert box.flush() == 0
+    with pytest.raises(FileNotFoundError, match="has no model to register"):
+        box.check()
+    assert mlflow.MlflowClient().get_run(run_id).info.status == "FINISHED"

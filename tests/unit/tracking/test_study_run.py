@@ -1,0 +1,261 @@
+"""What a study leaves in a real MLflow store, over several drivers."""
+
+import sqlite3
+import time
+
+import mlflow
+import pandas as pd
+import pytest
+from pipeline.study.track_study import PARENT
+
+from pipeline.search.executors.base import TrialResult
+from pipeline.tracking.outbox import records
+from pipeline.tracking.study_run import StudyRun
+from pipeline.tracking.tags import TrialOutcome
+
+OPENED = []  # by the test that runs
+
+
+@pytest.fixture
+def opens(store, monkeypatch, request):
+    """Opens the run of the test's study, under a run of `mlflow run` where one is given."""
+
+    def open_it(*, known=None, trials=0, given=None):
+        if given:
+            monkeypatch.setenv("MLFLOW_RUN_ID", given)
+        OPENED.append(StudyRun(request.node.name, known=known, trials=trials))
+        return OPENED[-1]
+
+    yield open_it
+    while OPENED:
+        finish(OPENED.pop())
+
+
+def opened_by_mlflow():
+    return mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("mine").experiment_id).info.run_id
+
+
+def found(run_id):
+    """What MLflow holds of a run, when it has been told all."""
+    for runs in OPENED:
+        runs._outbox.flush()
+        runs._outbox.check()
+    return mlflow.get_run(run_id)
+
+
+def how(outcome, reason="", tail="what it wrote"):
+    return TrialResult(0, outcome, reason, False, {}, tail, "cpu", None)
+
+
+def finish(runs):
+    if not runs._outbox._over:
+        runs.close("FINISHED", "finished", "")
+    return runs.id
+
+
+def files(run_id):
+    found(run_id)
+    return [file.path for file in mlflow.MlflowClient().list_artifacts(run_id)]
+
+
+def test_a_study_uses_the_run_that_mlflow_run_opened_and_a_trial_does_not_inherit_it(opens):
+    given = opened_by_mlflow()
+    runs = opens(given=given)
+    assert runs.id == given
+    assert "MLFLOW_RUN_ID" not in mlflow.tracking.fluent.os.environ
+    assert runs.child("t000 d1", role="trial", tags={}).run_id != given
+    finish(runs)
+    assert PARENT not in found(given).data.tags
+
+
+def test_a_study_that_goes_on_keeps_its_run_and_the_second_one_of_mlflow_run_becomes_its_child(opens):
+    first = opened_by_mlflow()
+    finish(opens(given=first))
+    second = opened_by_mlflow()
+    runs = opens(known=first, trials=7, given=second)
+    assert runs.id == first
+    assert found(first).info.status == "RUNNING"
+    tags = found(second).data.tags
+    assert (tags[PARENT], tags["role"], found(second).info.run_name) == (first, "resume", "resumed after 7 trials")
+    assert runs.close_lost() == 0  # it lives
+    finish(runs)
+    assert found(first).info.status == "FINISHED"
+
+
+def test_a_resumption_that_was_killed_with_its_mlflow_run_is_closed_by_the_next(opens):
+    first = finish(opens())
+    killed = opened_by_mlflow()
+    finish(opens(known=first, given=killed))
+    assert found(killed).info.status == "RUNNING"
+    assert opens(known=first).close_lost() == 1
+    assert found(killed).info.status == "FAILED"
+
+
+def test_what_another_driver_left_is_found_whatever_the_studys_name_holds(store):
+    def open_it(known=None):
+        return StudyRun("""it's "x" ; %""", known=known, trials=0)
+
+    lost = open_it()
+    trial = lost.child("t000", role="trial", tags={}).run_id
+    OPENED.append(open_it(known=lost.id))
+    assert OPENED[-1].close_lost() == 1
+    assert found(trial).info.status == "FAILED"
+    OPENED.pop().close("FINISHED", "finished", "")
+
+
+def test_the_same_run_given_again_is_no_child_of_its_own(opens):
+    first = opened_by_mlflow()
+    finish(opens(given=first))
+    assert opens(known=first, given=first).id == first
+    assert PARENT not in found(first).data.tags
+
+
+@pytest.mark.parametrize("lose", [lambda run_id: mlflow.delete_run(run_id), lambda run_id: None])
+def test_where_the_studys_run_is_gone_a_new_one_takes_its_place(opens, lose):
+    known = finish(opens())
+    lose(known)
+    runs = opens(known=known if found(known).info.lifecycle_stage == "deleted" else "0" * 32)
+    assert runs.id != known
+    assert found(runs.id).info.lifecycle_stage == "active"
+
+
+def test_a_child_nests_under_the_study_or_under_another_run_and_says_what_it_is(opens, request):
+    runs = opens()
+    trial = runs.child("t007 k9 p2 d8", role="trial", tags={"trial.number": "7"})
+    assert trial.tracking_uri == mlflow.get_tracking_uri()
+    child, grandchild = (
+        found(trial.run_id),
+        found(runs.child("seed 0", role="final", tags={}, under=trial.run_id).run_id),
+    )
+    expected = {
+        PARENT: runs.id,
+        "study": request.node.name,
+        "role": "trial",
+        "trial.number": "7",
+        "trial.state": "running",
+    }
+    assert {**child.data.tags, **expected} == child.data.tags
+    assert (child.info.run_name, child.info.status) == ("t007 k9 p2 d8", "RUNNING")
+    assert (grandchild.data.tags[PARENT], grandchild.data.tags["role"]) == (trial.run_id, "final")
+    runs.close_lost()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "output"),
+    [
+        (TrialOutcome.FINISHED, "FINISHED", False),
+        (TrialOutcome.PRUNED, "KILLED", False),
+        (TrialOutcome.STOPPED, "KILLED", False),
+        (TrialOutcome.TIMEOUT, "FAILED", True),
+        (TrialOutcome.DIVERGED, "FAILED", True),
+        (TrialOutcome.OOM, "FAILED", True),
+        (TrialOutcome.RAISED, "FAILED", True),
+        (TrialOutcome.CRASHED, "FAILED", True),
+    ],
+)
+def test_a_trials_run_is_closed_as_it_ended_with_what_it_wrote_where_it_failed(opens, outcome, status, output):
+    runs = opens()
+    run_id = runs.child("t000", role="trial", tags={}).run_id
+    runs.close_child(run_id, how(outcome, "so it was"))
+    tags = found(run_id).data.tags
+    assert (found(run_id).info.status, tags["trial.state"], tags["ended.reason"]) == (status, outcome, "so it was")
+    assert tags.get("reason") == (str(outcome) if output else None)
+    assert files(run_id) == (["output.txt"] if output else [])
+
+
+def test_a_run_that_its_trial_has_closed_stays_closed(opens):
+    runs = opens()
+    run_id = runs.child("t000", role="trial", tags={}).run_id
+    mlflow.MlflowClient().set_terminated(run_id, "KILLED", end_time=1000)
+    runs.close_child(run_id, how(TrialOutcome.PRUNED))
+    assert (found(run_id).info.status, found(run_id).info.end_time) == ("KILLED", 1000)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [(TrialOutcome.FINISHED, "FINISHED"), (TrialOutcome.RAISED, "FAILED"), (TrialOutcome.STOPPED, "KILLED")],
+)
+def test_a_run_that_trained_nothing_itself_is_not_shown_as_running_after_its_end(opens, outcome, status):
+    runs = opens()
+    run_id = runs.child("final 1", role="final", tags={}).run_id
+    runs.measure(run_id, {"val_accuracy_mean": 0.5})
+    runs.finish_child(run_id, outcome)
+    assert (found(run_id).info.status, found(run_id).data.tags["trial.state"]) == (status, outcome)
+    assert found(run_id).data.metrics == {"val_accuracy_mean": 0.5}
+
+
+def test_what_a_lost_driver_left_open_is_closed_and_nothing_of_a_study_of_the_same_name(opens):
+    runs = opens()
+    final = runs.child("final 1", role="final", tags={}).run_id
+    done, *lost = (
+        runs.child(name, role="trial", tags={}, under=under).run_id
+        for name, under in [("done", None), ("lost", None), ("seed", final)]
+    )
+    runs.close_child(done, how(TrialOutcome.FINISHED))
+    runs.finish_child(final, TrialOutcome.STOPPED)
+    mine = {"study": found(lost[0]).data.tags["study"], PARENT: "0" * 32}
+    others = mlflow.MlflowClient().create_run(runs.experiment_id, tags=mine).info.run_id
+    assert runs.close_lost() == 2
+    for run_id in lost:
+        tags = found(run_id).data.tags
+        assert (found(run_id).info.status, tags["trial.state"], tags["ended"]) == ("FAILED", "lost", "failed")
+        assert "driver was gone" in tags["ended.reason"]
+    assert [found(run_id).info.status for run_id in (done, others, runs.id)] == ["FINISHED", "RUNNING", "RUNNING"]
+    mlflow.MlflowClient().set_terminated(others)
+
+
+def test_settings_that_an_earlier_call_logged_are_left_alone(opens):
+    runs = opens()
+    runs.params({"search": "smoke", "trials": "4"})
+    first = finish(runs)
+    runs = opens(known=first)
+    runs.params({"search": "smoke", "trials": "8", "hours": "2"})
+    assert found(first).data.params == {"search": "smoke", "trials": "4", "hours": "2"}
+
+
+def test_tables_texts_tags_and_figures_stand_in_the_studys_run(opens):
+    runs = opens()
+    runs.name("search smoke")
+    runs.tags({"long": "x" * 10_000})
+    runs.metrics({"best_val_accuracy": 0.5}, step=3)
+    runs.text("config.yaml", "depth: 1\n")
+    runs.table("leaderboard.csv", pd.DataFrame({"number": [1]}))
+    finish(runs)
+    run = found(runs.id)
+    assert (run.info.run_name, len(run.data.tags["long"])) == ("search smoke", 5000)
+    assert run.data.metrics["best_val_accuracy"] == 0.5
+    assert mlflow.artifacts.load_text(f"runs:/{runs.id}/leaderboard.csv") == "number\n1\n"
+    assert sorted(files(runs.id)) == ["config.yaml", "leaderboard.csv"]
+
+
+def test_the_study_says_how_it_ended(opens):
+    runs = opens()
+    runs.close("KILLED", "stopped", "by a signal" + "!" * 10_000)
+    run = found(runs.id)
+    assert (run.info.status, run.data.tags["ended"], len(run.data.tags["ended.reason"])) == ("KILLED", "stopped", 5000)
+
+
+def test_no_run_is_deleted(store):
+    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
+        (deleted,) = database.execute("select count(*) from runs where lifecycle_stage = 'deleted'").fetchone()
+    assert deleted == 1  # by the test of a run that is gone
+
+
+def test_how_a_killed_driver_has_said_that_a_trial_ended_comes_before_what_it_left_is_called_lost(opens, monkeypatch):
+    runs, send = opens(), records.send
+    child = runs.child("t000", role="trial", tags={}).run_id
+
+    def away(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr(records, "send", away)
+    runs.close_child(child, how(TrialOutcome.PRUNED))
+    runs._life.close(), runs._outbox.close()  # as a kill does
+
+    def slow(*arguments):
+        time.sleep(0.5)
+        send(*arguments)
+
+    monkeypatch.setattr(records, "send", slow)
+    opens(known=runs.id).close_lost()
+    assert found(child).data.tags["trial.state"] == "pruned"

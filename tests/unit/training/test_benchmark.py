@@ -1,0 +1,52 @@
+"""What a measured time is the time of."""
+
+import keras
+import pytest
+
+from pipeline.config.training import TrainingConfig
+from pipeline.data import dataset
+from pipeline.training import benchmark
+
+TINY = TrainingConfig.build(
+    {"dataset": "digits", "filters": 4, "depth": 1, "kernel_size": 3, "batch_size": 50, "epochs": 1}
+    | {"precision": "float32", "jit_compile": False, "train_examples": 100}
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return dataset.load_splits("digits", image_size=None, validation_fraction=0.1, train_examples=100, seed=0)
+
+
+def test_a_step_takes_batches_of_the_settings_size_however_few_an_epoch_has(digits, monkeypatch):
+    monkeypatch.setattr(benchmark, "SECONDS", 1e9)
+    monkeypatch.setattr(benchmark, "MOST", 10)
+    taken = []
+    monkeypatch.setattr(
+        keras.Model, "train_on_batch", lambda model, images, labels: taken.append((images.shape, labels.shape))
+    )
+    figures = benchmark.time_training_step(TINY, digits)
+    assert figures.keys() == {"step_seconds", "tracing_seconds"}
+    assert taken == [((50, 8, 8, 1), (50, 10))] * 12  # two are not counted
+
+
+def test_a_latency_is_that_of_one_image_at_a_time(digits, monkeypatch):
+    seen = []
+    call = keras.Model.__call__
+    monkeypatch.setattr(
+        keras.Model, "__call__", lambda self, images, **more: seen.append(images.shape) or call(self, images, **more)
+    )
+    assert 0 < benchmark.time_inference(TINY, digits) < 10_000
+    assert seen[-1] == (1, 8, 8, 1) and seen.count((1, 8, 8, 1)) == 1, "it is traced once, and then compiled"
+
+
+def test_the_first_call_is_not_timed_and_one_slow_call_does_not_count(monkeypatch):
+    clock, calls = [0.0], []
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
+
+    def call():
+        calls.append(1)
+        clock[0] += {1: 100.0, 3: 9.0}.get(len(calls), 0.5)
+
+    assert benchmark._median_seconds(call) == 0.5
+    assert len(calls) == 1 + benchmark.LEAST

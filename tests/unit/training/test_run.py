@@ -1,0 +1,45 @@
+"""What opening the test set measures."""
+
+import keras
+import numpy as np
+import pytest
+
+from pipeline.config.training import TrainingConfig
+from pipeline.data import dataset
+from pipeline.training.run import evaluate_on_test_set
+
+
+class Unlogged:
+    """A run that keeps nothing."""
+
+    id = "unlogged"
+
+    def table(self, *_):
+        pass
+
+    figure = tags = table
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return dataset.load_splits("digits", image_size=None, validation_fraction=0.1, train_examples=200, seed=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """What it sees depends on where in the image it is."""
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense(10, activation="softmax")
+    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), dense])
+
+
+def test_with_mirrored_images_the_mean_probabilities_are_measured_apart(digits, model):
+    plain, both = (
+        evaluate_on_test_set(Unlogged(), model, TrainingConfig.build({"test_time_flip": flip}), digits)
+        for flip in (False, True)
+    )
+    images, labels = digits.test.take(np.arange(len(digits.test)))
+    one, other = (model.predict(each, verbose=0) for each in (images, images[:, :, ::-1]))
+    assert both.pop("test_accuracy_flip") == pytest.approx(np.mean((one + other).argmax(axis=1) == labels))
+    assert both == plain
+    assert not np.array_equal(one.argmax(axis=1), (one + other).argmax(axis=1)), "the case shows nothing"
