@@ -107,5 +107,5 @@ class Forgetful:
     def child(self, name: str, *, role: str, tags: Mapping[str, str], under: str | None = None) -> RunRef:
         return RunRef("", name)
 
-    def close_child(self, run_id: str, ended: TrialResult) -> None:
+    def close_child(self, run_id: str, outcome: TrialOutcome, *, reason: str, output_tail: str) -> None:
         pass

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import psutil
 
 from pipeline.config.training import TrainingConfig, read_recipe
 from pipeline.runtime.cpu import prefer_onednn
+from pipeline.serving.packaging import save_pyfunc
 
 RECIPE, SHAPE, CLASSES = "baseline", (32, 32, 3), 10
 CLIENTS = (1, 8, 32)
@@ -62,7 +64,12 @@ def made(folder: Path) -> None:
     model = conv_mixer(SHAPE, CLASSES, **shape)
     classes = [str(label) for label in range(CLASSES)]
     with track.start_run(system_metrics=False) as run:
-        run.register(NAME, model, example=np.zeros(SHAPE, np.uint8), classes=classes, tags={})
+        run.register(
+            NAME,
+            partial(save_pyfunc, model=model, example=np.zeros(SHAPE, np.uint8), classes=classes),
+            classes=classes,
+            tags={},
+        )
 
 
 @contextmanager

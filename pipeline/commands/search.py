@@ -29,6 +29,7 @@ from pipeline.search.storage import storage_url
 from pipeline.search.study import Study
 from pipeline.tracking.outbox.delivery import address
 from pipeline.tracking.study_run import StudyRun
+from pipeline.training.checkpoint_manager import remove_finished
 
 GPUS = "gpus"  # the study's note that its cluster has had some
 
@@ -151,6 +152,7 @@ def _introduce(session: SearchContext, hold: Coordinator, data: Dataset, places:
     lost = hold.take_over()
     for line in runs.own():
         session.say(line)
+    remove_finished()
     runs.name(f"search {search.name}")
     runs.tags(
         code_version()

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.config.commands import EvaluateConfig
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset, Split, load_dataset
-from pipeline.evaluation.metrics import Labels
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import join_names
 
@@ -24,7 +24,7 @@ class Subset:
     data: Dataset
     split: Split
     which: str  # test, validation or all
-    labels: Labels  # (n,)
+    labels: npt.NDArray[np.int64]  # (n,)
 
     def __str__(self) -> str:
         return f"{self.data.name}, {'all images' if self.which == 'all' else f'{self.which} split'}"

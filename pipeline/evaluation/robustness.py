@@ -3,18 +3,38 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipeline.data.dataset import Split
 from pipeline.evaluation import metrics
 from pipeline.evaluation.corruptions import CORRUPTIONS, STRENGTHS, Corruption, Images
 
 BINS = 15  # of confidence, as in Guo et al. 2017
 VALUES = 2**22  # pixel values at a time, so that no data set need fit into memory
 SEED = 0  # of the corruptions
+
+
+class ImageSource(Protocol):
+    """Images of one data set, and which of them are meant: `pipeline.data.dataset.Split` is one."""
+
+    @property
+    def images(self) -> np.ndarray: ...  # (n, h, w, c) uint8
+
+    @property
+    def image_digests(self) -> np.ndarray: ...  # (n,)
+
+    @property
+    def rows(self) -> np.ndarray: ...  # (m,) positions of those that are meant
+
+    def __len__(self) -> int: ...
+
+    def take(self, positions: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+        """Copy images (b, h, w, c) uint8 and labels (b,) int64 at positions from 0 to m - 1."""
+        ...
+
 
 Predict = Callable[[Images], npt.NDArray[np.float32]]  # (b, h, w, c) uint8 -> (b, classes)
 Change = Callable[[Images, Sequence[int]], Images]  # images and a seed
@@ -34,7 +54,7 @@ class EvaluationResult:
 
 def evaluate_robustness(
     predict: Predict,
-    split: Split,
+    split: ImageSource,
     labels: metrics.Labels,
     *,
     corrupted_images: int | None,
@@ -74,7 +94,7 @@ def evaluate_robustness(
 
 
 def _corrupted(
-    predict: Predict, split: Split, labels: metrics.Labels, positions: npt.NDArray[np.int64]
+    predict: Predict, split: ImageSource, labels: metrics.Labels, positions: npt.NDArray[np.int64]
 ) -> Iterator[tuple[str, int, float]]:
     """(corruption, strength, accuracy) of every corruption at every strength."""
     for name, corrupt in CORRUPTIONS.items():
@@ -87,7 +107,7 @@ def _at(corrupt: Corruption, strength: int) -> Change:
     return lambda images, seed: corrupt(images, strength, seed)
 
 
-def _examples(split: Split) -> Images:
+def _examples(split: ImageSource) -> Images:
     clean = split.take(np.array([len(split) // 2]))[0]  # (1, h, w, c)
     rows = [[clean, *(corrupt(clean, by, [SEED, 0]) for by in STRENGTHS)] for corrupt in CORRUPTIONS.values()]
     return np.concatenate([np.stack(row, axis=1) for row in rows])
@@ -95,7 +115,7 @@ def _examples(split: Split) -> Images:
 
 def _probabilities(
     predict: Predict,
-    split: Split,
+    split: ImageSource,
     positions: npt.NDArray[np.int64],
     change: Change = lambda images, seed: images,
 ) -> npt.NDArray[np.float32]:

@@ -1,31 +1,38 @@
-"""Asks the tracking server, and asks again while it does not answer."""
+"""One policy for asking again: while there is no answer, with growing pauses, and not for ever."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 from typing import TypeVar
-
-from mlflow.exceptions import MlflowException
-
-from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, PAUSES
-from pipeline.tracking.outbox.records import is_permanent
 
 Answer = TypeVar("Answer")
 
 
-def retry(ask: Callable[[], Answer], *, seconds: float = PATIENCE_SECONDS) -> Answer:
-    """What `ask` returns; asked again where MLflow did not answer, for so many seconds.
+def retry(
+    ask: Callable[[], Answer],
+    *,
+    is_transient: Callable[[Exception], bool],
+    seconds: float,
+    pauses: Sequence[float],
+) -> Answer:
+    """Return what `ask` returns, asking again after each transient error.
+
+    Args:
+        ask: the call.
+        is_transient: whether an error may pass; any other is raised at once.
+        seconds: how long to go on asking.
+        pauses: seconds to wait after each error; the last one repeats.
 
     Raises:
-        MlflowException: it refused, or still does not answer; or what else `ask` raises.
+        Exception: what `ask` raised last.
     """
     end = time.monotonic() + seconds
-    pauses = chain(PAUSES, repeat(PAUSES[-1]))
+    waits = chain(pauses, repeat(pauses[-1]))
     while True:
         try:
             return ask()
-        except MlflowException as error:
-            pause = next(pauses)
-            if is_permanent(error) or time.monotonic() + pause > end:
+        except Exception as error:
+            pause = next(waits)
+            if not is_transient(error) or time.monotonic() + pause > end:
                 raise
         time.sleep(pause)

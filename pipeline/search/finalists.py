@@ -138,7 +138,7 @@ class FinalistTraining:
 
     def _end(self, finalist: _Finalist, seed: int, run: RunRef, ended: TrialResult) -> bool:
         """Take leave of a training; returns whether it has ended well."""
-        self._runs.close_child(run.run_id, ended)
+        self._runs.close_child(run.run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
         name = f"final {finalist.rank} seed {seed}  {short_settings(finalist.params)}"
         if ended.outcome is not TrialOutcome.FINISHED:
             self._session.say(f"{name}  {ended.outcome}: {ended.reason}")
@@ -162,12 +162,12 @@ class FinalistTraining:
             try:
                 self._session.executor.free()
             except BaseException:  # the cluster is lost
-                self._runs.close_child(run.run_id, ended)
+                self._runs.close_child(run.run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
                 raise
             self._session.say(f"the winner is measured again: {ended.outcome}: {ended.reason}")
 
     def _result(self, winner: _Finalist, seed: str, ended: TrialResult) -> dict[str, float] | None:
-        self._runs.close_child(winner.runs[seed], ended)
+        self._runs.close_child(winner.runs[seed], ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
         if ended.outcome is not TrialOutcome.FINISHED:
             self._session.say(f"the winner could not be measured: {ended.outcome}: {ended.reason}")
             return None

@@ -141,7 +141,9 @@ class SearchLoop:
         if ended.outcome is TrialOutcome.LOST and not _again(trial, ended):
             reason = f"{ended.reason}; this configuration has lost {MAX_NODE_LOSSES} and is not tried again"
             ended = replace(ended, can_pass=False, reason=reason)
-        self._session.runs.close_child(trial.run.run_id, ended)
+        self._session.runs.close_child(
+            trial.run.run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail
+        )
         figures = {name: ended.metrics[name] for name in KEPT if name in ended.metrics}
         self._study.annotate(ended.number, figures | {"outcome": str(ended.outcome)})
         self._tell(trial, ended)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import AnyType, Map
 
 import pipeline.data.decode
@@ -35,6 +35,28 @@ SIGNATURE = ModelSignature(
 def requirements(*more: str) -> list[str]:
     """What a server installs: named, as finding it out by running the model takes MLflow half a minute."""
     return [f"{package}=={version(package)}" for package in (*PACKAGES, *more)]
+
+
+def save_keras(folder: Path, model: keras.Model, *, example: npt.NDArray[np.float32], classes: Sequence[str]) -> None:
+    """Write a Keras model of stock layers as MLflow's TensorFlow flavour has it, into an empty folder.
+
+    Args:
+        folder: where.
+        model: raw pixels (b, h, w, c), 0 to 255 -> probabilities (b, classes).
+        example: images (n, h, w, c).
+        classes: names in the order of the probabilities.
+    """
+    mlflow.tensorflow.save_model(
+        model,
+        folder,
+        signature=ModelSignature(
+            Schema([TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))]),
+            Schema([TensorSpec(np.dtype(np.float32), (-1, len(classes)))]),
+        ),
+        input_example=example,
+        pip_requirements=requirements(),
+        metadata={"classes": list(classes)},
+    )
 
 
 def save_pyfunc(folder: Path, model: keras.Model, *, example: npt.NDArray[np.uint8], classes: Sequence[str]) -> None:

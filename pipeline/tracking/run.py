@@ -11,20 +11,17 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mlflow
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import LoggedModelStatus
-from mlflow.models import ModelSignature
+from mlflow.exceptions import MlflowException
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
@@ -39,13 +36,10 @@ from pipeline.tracking import ownership, registry, stale_runs
 from pipeline.tracking.models import MODEL, SERVED, find_logged_model
 from pipeline.tracking.outbox import spool
 from pipeline.tracking.outbox.delivery import reason, send_pending
-from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, Outbox
+from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, PAUSES, Outbox
+from pipeline.tracking.outbox.records import FileWriter, is_permanent
 from pipeline.tracking.ownership import TAG_CHARACTERS, require_server
 from pipeline.tracking.system_metrics import system_metrics as system_metrics_of
-from pipeline.training.checkpoint_manager import remove_finished
-
-if TYPE_CHECKING:
-    import keras
 
 PARAM_CHARACTERS = 6000  # MLflow refuses longer values
 
@@ -78,7 +72,12 @@ class TrackedRun:
         """
         self.outbox.flush()  # what the interrupted process has left may still be on its way
         with ownership.require_server():
-            return retry(self._recall)
+            return retry(
+                self._recall,
+                is_transient=lambda error: isinstance(error, MlflowException) and not is_permanent(error),
+                seconds=PATIENCE_SECONDS,
+                pauses=PAUSES,
+            )
 
     def _recall(self) -> str:
         client = mlflow.MlflowClient()
@@ -169,51 +168,21 @@ class TrackedRun:
     def table(self, path: str, table: pd.DataFrame) -> None:
         self.text(path, table.to_csv(index=False))
 
-    def model(self, model: "keras.Model", *, example: npt.NDArray[np.float32], classes: Sequence[str]) -> None:
-        """Log a Keras model of stock layers with what serving needs, unless the run was interrupted after that.
+    def model(self, save: FileWriter) -> None:
+        """Log the model that `save` writes into a folder, unless the run was interrupted after that."""
+        if not self._has_model:
+            self.outbox.put("model", {"name": MODEL}, fill=save)
+            self._has_model = True
 
-        Args:
-            example: raw pixels (n, height, width, channels) float32, 0 to 255.
-            classes: names in the order of the model's probabilities.
-        """
-        if self._has_model:
-            return
-        from pipeline.serving.packaging import requirements
-
-        save = partial(
-            mlflow.tensorflow.save_model,
-            model,
-            signature=ModelSignature(
-                Schema([TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))]),
-                Schema([TensorSpec(np.dtype(np.float32), (-1, len(classes)))]),
-            ),
-            input_example=example,
-            pip_requirements=requirements(),
-            metadata={"classes": list(classes)},
-        )
-        self.outbox.put("model", {"name": MODEL}, fill=save)
-        self._has_model = True
-
-    def register(
-        self,
-        name: str,
-        model: "keras.Model",
-        *,
-        example: npt.NDArray[np.uint8],
-        classes: Sequence[str],
-        tags: Mapping[str, str],
-    ) -> None:
-        """Log a Keras model of stock layers as it is served; once the run has ended well it is registered.
+    def register(self, name: str, save: FileWriter, *, classes: Sequence[str], tags: Mapping[str, str]) -> None:
+        """Log the model that `save` writes as it is served; once the run has ended well it is registered.
 
         Args:
             name: of the registered model; this becomes a version of it.
-            example: raw pixels (height, width, channels).
+            save: writes it into a folder.
             classes: names in the order of the model's probabilities.
             tags: of the version.
         """
-        from pipeline.serving import packaging
-
-        save = partial(packaging.save_pyfunc, model=model, example=example, classes=classes)
         self.outbox.put("model", {"name": SERVED}, fill=save)
         names = hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()
         self._version = {"register_as": name, "tags": {**tags, registry.CLASSES_TAG: names}}
@@ -346,7 +315,6 @@ def own_run(opened: TrackedRun, *, below: str) -> Iterator[list[str]]:
                 ownership.set_parent(client, child, parent=opened.id, name=below, role="resume")
                 opened.below = child
             lines = [*send_pending(), *stale_runs.close_stale_runs(client, opened.experiment_id)]
-            remove_finished(client)
         with ownership.heartbeat_run(client, opened.id, taken=take):
             stopping.last_words = lambda stopped: _last_words(opened, stopped)
             yield lines

@@ -14,7 +14,6 @@ from mlflow.exceptions import MlflowException
 from pipeline.runtime.errors import TrackingUnavailable, UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.process import this_process
-from pipeline.search.executors.base import TrialResult
 from pipeline.tracking import ownership, registry, stale_runs
 from pipeline.tracking.outbox import spool
 from pipeline.tracking.outbox.delivery import reason, send_pending
@@ -23,7 +22,6 @@ from pipeline.tracking.outbox.records import is_permanent
 from pipeline.tracking.ownership import PARENT_RUN_ID, TAG_CHARACTERS
 from pipeline.tracking.system_metrics import system_metrics
 from pipeline.tracking.tags import RunRef, TrialOutcome, ending_tags
-from pipeline.training.checkpoint_manager import remove_finished
 
 STATUS = {
     TrialOutcome.FINISHED: "FINISHED",
@@ -93,7 +91,6 @@ class StudyRun:
         with ownership.require_server():
             ownership.claim_run(self._client, self._mine)
             lines = [*send_pending(), *stale_runs.close_stale_runs(self._client, self.experiment_id)]
-            remove_finished(self._client)
         # a second driver, which the study's lease knows of before
         beating = ownership.heartbeat_run(self._client, self._mine, taken=lambda process: None)
         self._life.enter_context(beating)
@@ -150,16 +147,16 @@ class StudyRun:
             raise TrackingUnavailable(reason(error)) from None
         return RunRef(self.tracking_uri, run.info.run_id)
 
-    def close_child(self, run_id: str, ended: TrialResult) -> None:
+    def close_child(self, run_id: str, outcome: TrialOutcome, *, reason: str, output_tail: str) -> None:
         """Close a trial's run as it ended; it may have done so itself, if it lived to."""
-        if ended.output_tail and ended.outcome not in STATUS:
-            self._outbox.put("files", run_id=run_id, fill=spool.write_text("output.txt", ended.output_tail))
+        if output_tail and outcome not in STATUS:
+            self._outbox.put("files", run_id=run_id, fill=spool.write_text("output.txt", output_tail))
         self._outbox.put("others", run_id=run_id)
-        tags = ending_tags(ended.outcome)
-        if ended.reason:
-            tags["ended.reason"] = ended.reason[:TAG_CHARACTERS]
-        if_open = ended.outcome is not TrialOutcome.CRASHED  # a final that was closed may crash as it is measured
-        self._end(run_id, STATUS.get(ended.outcome, "FAILED"), tags, if_open=if_open)
+        tags = ending_tags(outcome)
+        if reason:
+            tags["ended.reason"] = reason[:TAG_CHARACTERS]
+        if_open = outcome is not TrialOutcome.CRASHED  # a final that was closed may crash as it is measured
+        self._end(run_id, STATUS.get(outcome, "FAILED"), tags, if_open=if_open)
 
     def registered(self, run_id: str) -> str:
         """What became of the registration of a run's model."""

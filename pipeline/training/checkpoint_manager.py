@@ -164,8 +164,9 @@ class CheckpointManager:
             log.warning("warning: %s", printable(line))
 
 
-def remove_finished(client: MlflowClient) -> None:
+def remove_finished() -> None:
     """Remove what lies on this machine, and among the artifacts, of such runs of the present tracking store."""
+    client = MlflowClient()
     root = cache_folder("checkpoints")
     for folder in root.iterdir() if root.is_dir() else ():
         with suppress(MlflowException):  # a run of another store, or the server is away

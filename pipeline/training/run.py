@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -20,13 +21,14 @@ from pipeline.model.conv_mixer import depthwise_kernels, patch_kernels
 from pipeline.runtime import device as devices
 from pipeline.runtime.code_version import code_version
 from pipeline.runtime.errors import Diverged, UsageError
+from pipeline.serving.packaging import save_keras, save_pyfunc
 from pipeline.tracking import run as track
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.test_set_access import access_tags
 from pipeline.training.benchmark import time_inference
 from pipeline.training.callbacks import KernelSnapshots
 from pipeline.training.checkpoint import TrainingState, read_weights
-from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder
+from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder, remove_finished
 from pipeline.training.fit import (
     TIMINGS,
     Fitted,
@@ -59,6 +61,7 @@ def run_training(recipe: str, config: TrainingConfig, data: Dataset, resumption:
         track.own_run(run, below=resumption.name if resumption else "") as lost,
         checkpoint_on_exit(run, CheckpointManager(run.id, config, data=data.fingerprint)) as checkpoints,
     ):
+        remove_finished()
         name = _go_on(run, start) if start else _introduce(run, recipe, config, data, device)
         _announce(config, data, device)
         for line in [*lost, *([f"resume   {resumption}"] if resumption else [])]:
@@ -211,7 +214,7 @@ def middle_block(config: TrainingConfig) -> int:
 def log_trained_model(run: TrackedRun, model: keras.Model, config: TrainingConfig, data: Dataset) -> None:
     """Log the model that is served."""
     example = data.validation.take(np.arange(1))[0].astype(np.float32)
-    run.model(serving_model(model, config, data), example=example, classes=data.classes)
+    run.model(partial(save_keras, model=serving_model(model, config, data), example=example, classes=data.classes))
 
 
 def register_model(
@@ -224,7 +227,8 @@ def register_model(
     tags |= {name: f"{value:.6g}" for name, value in (figures | measured).items() if name in TOLD_OF_VERSION}
     example = data.validation.take(np.arange(1))[0][0]
     plain = serving_model(model, config, data)
-    run.register(config.register_as, plain, example=example, classes=data.classes, tags=tags)
+    save = partial(save_pyfunc, model=plain, example=example, classes=data.classes)
+    run.register(config.register_as, save, classes=data.classes, tags=tags)
     return measured
 
 

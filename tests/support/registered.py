@@ -1,10 +1,12 @@
 """A registered model that knows red from green from blue, made in a moment as runs make theirs."""
 
+from functools import partial
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
+from pipeline.serving.packaging import save_keras, save_pyfunc
 from pipeline.tracking import run as track
 from tests.support.stores import tracking_store
 
@@ -33,7 +35,12 @@ def registered(folder):
     model = network()
     with tracking_store(folder, "registering") as uri:
         with track.start_run(system_metrics=False) as run:
-            run.model(model, example=np.zeros((1, *SHAPE), np.float32), classes=CLASSES)
-            run.register(NAME, model, example=np.zeros(SHAPE, np.uint8), classes=CLASSES, tags={"test_accuracy": "0.9"})
+            run.model(partial(save_keras, model=model, example=np.zeros((1, *SHAPE), np.float32), classes=CLASSES))
+            run.register(
+                NAME,
+                partial(save_pyfunc, model=model, example=np.zeros(SHAPE, np.uint8), classes=CLASSES),
+                classes=CLASSES,
+                tags={"test_accuracy": "0.9"},
+            )
         assert run.registered() == f"models:/{NAME}/1 is the champion: there was no champion"
         return Registered(uri, run.id, model)

@@ -146,8 +146,8 @@ class Runs:
         self.children[run_id] = {"name": name, "role": role, "tags": dict(tags), "under": under}
         return RunRef(self.tracking_uri, run_id)
 
-    def close_child(self, run_id, how):
-        self.closed[run_id] = how.outcome
+    def close_child(self, run_id, outcome, *, reason, output_tail):
+        self.closed[run_id] = outcome
 
     def finish_child(self, run_id, outcome):
         self.finished[run_id] = outcome

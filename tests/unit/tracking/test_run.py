@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.model.conv_mixer import conv_mixer
 from pipeline.runtime import retry
 from pipeline.runtime.errors import Stopped, UsageError
+from pipeline.serving.packaging import save_keras
 from pipeline.tracking import run as track
 from pipeline.tracking import run as tracked_run
 from pipeline.tracking.outbox import delivery, records
@@ -102,14 +103,14 @@ def test_a_run_that_goes_on_gets_no_second_point_and_no_second_model(store):
     with track.start_run(system_metrics=False) as run:
         run.epoch(1, {"loss": 2.0})
         run.epoch(2, {"loss": 1.0})
-        run.model(model, example=example, classes=["cat", "dog", "owl"])
+        run.model(partial(save_keras, model=model, example=example, classes=["cat", "dog", "owl"]))
         run.results({"test_loss": 0.5})
     with track.start_run(system_metrics=False, resumed=run.id) as again:
         assert again.recall() == found(run.id).info.run_name
         assert again.epoch(2, {"loss": 1.0, "val_loss": 3.0}) == set()
         assert again.epoch(2, {"loss": 1.1}) == {"loss"}
         assert again.epoch(3, {"loss": 0.5}) == set()
-        again.model(model, example=example, classes=["cat", "dog", "owl"])
+        again.model(partial(save_keras, model=model, example=example, classes=["cat", "dog", "owl"]))
         again.results({"test_loss": 0.5, "test_accuracy": 1.0})
     client = mlflow.MlflowClient()
     history = {name: client.get_metric_history(run.id, name) for name in found(run.id).data.metrics}
@@ -203,7 +204,7 @@ def test_a_logged_model_takes_raw_pixels_and_holds_no_pickle(store):
     model = conv_mixer((8, 8, 1), 3, filters=4, depth=1, kernel_size=3, patch_size=2)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.float32)
     with track.start_run(system_metrics=False) as run:
-        run.model(model, example=images[:1], classes=["cat", "dog", "owl"])
+        run.model(partial(save_keras, model=model, example=images[:1], classes=["cat", "dog", "owl"]))
         run.results({"test_accuracy": 0.5})
     uri = run.model_uri
     logged = mlflow.models.get_model_info(uri)

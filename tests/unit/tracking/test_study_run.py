@@ -43,6 +43,10 @@ def found(run_id):
     return mlflow.get_run(run_id)
 
 
+def close(runs, run_id, ended):
+    runs.close_child(run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
+
+
 def how(outcome, reason="", tail="what it wrote"):
     return TrialResult(0, outcome, reason, False, {}, tail, "cpu", None)
 
@@ -156,7 +160,7 @@ def test_a_child_nests_under_the_study_or_under_another_run_and_says_what_it_is(
 def test_a_trials_run_is_closed_as_it_ended_with_what_it_wrote_where_it_failed(opens, outcome, status, output):
     runs = opens()
     run_id = runs.child("t000", role="trial", tags={}).run_id
-    runs.close_child(run_id, how(outcome, "so it was"))
+    close(runs, run_id, how(outcome, "so it was"))
     tags = found(run_id).data.tags
     assert (found(run_id).info.status, tags["trial.state"], tags["ended.reason"]) == (status, outcome, "so it was")
     assert tags.get("reason") == (str(outcome) if output else None)
@@ -167,7 +171,7 @@ def test_a_run_that_its_trial_has_closed_stays_closed(opens):
     runs = opens()
     run_id = runs.child("t000", role="trial", tags={}).run_id
     mlflow.MlflowClient().set_terminated(run_id, "KILLED", end_time=1000)
-    runs.close_child(run_id, how(TrialOutcome.PRUNED))
+    close(runs, run_id, how(TrialOutcome.PRUNED))
     assert (found(run_id).info.status, found(run_id).info.end_time) == ("KILLED", 1000)
 
 
@@ -191,7 +195,7 @@ def test_what_a_lost_driver_left_open_is_closed_and_nothing_of_a_study_of_the_sa
         runs.child(name, role="trial", tags={}, under=under).run_id
         for name, under in [("done", None), ("lost", None), ("seed", final)]
     )
-    runs.close_child(done, how(TrialOutcome.FINISHED))
+    close(runs, done, how(TrialOutcome.FINISHED))
     runs.finish_child(final, TrialOutcome.STOPPED)
     mine = {"study": found(lost[0]).data.tags["study"], PARENT: "0" * 32}
     others = mlflow.MlflowClient().create_run(runs.experiment_id, tags=mine).info.run_id
@@ -249,7 +253,7 @@ def test_how_a_killed_driver_has_said_that_a_trial_ended_comes_before_what_it_le
         raise ConnectionError
 
     monkeypatch.setattr(records, "send", away)
-    runs.close_child(child, how(TrialOutcome.PRUNED))
+    close(runs, child, how(TrialOutcome.PRUNED))
     runs._life.close(), runs._outbox.close()  # as a kill does
 
     def slow(*arguments):

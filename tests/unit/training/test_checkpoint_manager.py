@@ -142,10 +142,10 @@ def test_those_of_finished_runs_go_and_all_others_stay(client):
     others = [failed, running, "0" * 32]  # the last is another store's
     for run_id in (finished, *others):
         checkpoint_folder(run_id).mkdir(parents=True)
-    remove_finished(client)
+    remove_finished()
     assert not checkpoint_folder(finished).exists()
     assert all(checkpoint_folder(run_id).exists() for run_id in others)
 
 
 def test_there_may_be_none(client):
-    remove_finished(client)
+    remove_finished()
