@@ -50,7 +50,7 @@ def run_search(search: SearchSpec, data: Dataset) -> int:
         training_images=len(data.train),
     )
     if isinstance(executor, RayExecutor):
-        executor.keep_to_gpus(bool(study.noted(GPUS)), note=lambda: study.note(GPUS, True))
+        executor.keep_to_gpus(bool(study.get_attr(GPUS)), note=lambda: study.set_attr(GPUS, True))
     hold: Coordinator = SharedCoordinator(study) if search.settings.drivers == "shared" else ExclusiveCoordinator(study)
     try:
         with count_interrupts() as interrupts, stop_with_parent(), Console() as terminal:
@@ -102,7 +102,7 @@ def _run_in_session(session: SearchContext, hold: Coordinator, data: Dataset) ->
 def _refuse_to_end_without_result(study: Study) -> None:
     if not study.ranked():
         raise SearchFailed("no trial has finished: each one's run says why")
-    if study.search.settings.final_top and study.noted(results.WINNER) is None:
+    if study.search.settings.final_top and study.get_attr(results.WINNER) is None:
         raise SearchFailed(
             "the final has no winner: its runs say why, and the same command tries again what is missing"
         )
@@ -110,19 +110,19 @@ def _refuse_to_end_without_result(study: Study) -> None:
 
 def _drive(session: SearchContext) -> None:
     """Run trials. A winner among fewer of them is none any more, also for whoever goes on from here."""
-    before = session.study.spent()
+    before = session.study.n_finished()
     try:
         session.say(f"\nthe search ends: {SearchLoop(session).search()}")
     finally:
-        if session.study.spent() > before and not session.study.shared:
-            session.study.note(FINAL, None)
-            session.study.note(results.WINNER, None)
+        if session.study.n_finished() > before and not session.study.shared:
+            session.study.set_attr(FINAL, None)
+            session.study.set_attr(results.WINNER, None)
 
 
 def _finish(session: SearchContext) -> None:
     """Crown a winner, where there is none yet; then, while nothing else runs, measure latencies."""
     study = session.study
-    if study.noted(results.WINNER) is None and study.search.settings.final_top and study.ranked():
+    if study.get_attr(results.WINNER) is None and study.search.settings.final_top and study.ranked():
         _report(session)  # before the final, which may take as long
         FinalistTraining(session).run()
     if not session.interrupts():
@@ -167,7 +167,7 @@ def _introduce(session: SearchContext, hold: Coordinator, data: Dataset, places:
     settings = {name: search.settings.text(name) for name in type(search.settings).model_fields if name != "storage"}
     runs.params({"search": search.name, **settings, **search.differences()})
     runs.text("config.yaml", to_yaml(search.base))
-    many, done = search.configurations(), study.spent()
+    many, done = search.configurations(), study.n_finished()
     session.say(
         f"study    {study.name} in {mask_password(url)}\n"
         f"data     {data.name}: {len(data.train):,} training and {len(data.validation):,} validation images\n"
@@ -186,12 +186,15 @@ def _report(session: SearchContext) -> None:
     runs.table("leaderboard.csv", results.leaderboard(study))
     for path, figure in results.figures(study):
         runs.figure(path, figure)
-    figures: dict[str, float] = {"trials": study.spent(), "searched_seconds": study.noted("searched_seconds") or 0.0}
+    figures: dict[str, float] = {
+        "trials": study.n_finished(),
+        "searched_seconds": study.get_attr("searched_seconds") or 0.0,
+    }
     if best := study.best():
         figures |= {
             f"best_{metric}": value for metric, value in zip(study.search.settings.metric, best.values, strict=True)
         }
-    winner = study.noted(results.WINNER) or {}
+    winner = study.get_attr(results.WINNER) or {}
     runs.metrics(figures | {name: value for name, value in winner.items() if isinstance(value, int | float)})
 
 

@@ -69,7 +69,7 @@ class FinalistTraining:
         self._runs.finish_child(finalist.run_id, outcome)
 
     def _finalists(self) -> list[_Finalist]:
-        noted = self._study.noted(FINAL)
+        noted = self._study.get_attr(FINAL)
         if noted:
             return [_Finalist(**finalist) for finalist in noted]
         top = self._study.ranked()[: self._study.search.settings.final_top]
@@ -172,7 +172,7 @@ class FinalistTraining:
             self._session.say(f"the winner could not be measured: {ended.outcome}: {ended.reason}")
             return None
         figures = dict(ended.metrics) | _spread(self._metric, winner)
-        self._study.note(WINNER, {"rank": winner.rank, "params": winner.params, "seed": int(seed), **figures})
+        self._study.set_attr(WINNER, {"rank": winner.rank, "params": winner.params, "seed": int(seed), **figures})
         shutil.rmtree(self._weights, ignore_errors=True)  # after the note: without both, all would be trained again
         self._session.say(
             f"winner    {short_settings(winner.params)}: {self._metric} {mean(winner.values.values()):.4f} over "
@@ -190,7 +190,7 @@ class FinalistTraining:
         return self._weights / f"{finalist.rank}-{seed}.weights.npz"
 
     def _note(self, finalists: list[_Finalist]) -> None:
-        self._study.note(FINAL, [vars(finalist) for finalist in finalists])
+        self._study.set_attr(FINAL, [vars(finalist) for finalist in finalists])
 
 
 def _spread(metric: str, finalist: _Finalist) -> dict[str, float]:
@@ -202,7 +202,7 @@ def _spread(metric: str, finalist: _Finalist) -> dict[str, float]:
 def measure_latencies(session: SearchContext) -> None:
     """Time the members of the Pareto front that have not been; the study keeps it, their runs show it."""
     study = session.study
-    found: dict[str, float] = study.noted(LATENCIES) or {}
+    found: dict[str, float] = study.get_attr(LATENCIES) or {}
     trials = trials_dataframe(study).set_index("number")
     for number in pareto_table(study):
         if str(number) in found or session.interrupts():
@@ -213,7 +213,7 @@ def measure_latencies(session: SearchContext) -> None:
         ended = session.alone(job)
         if ended.outcome is TrialOutcome.FINISHED:
             found[str(number)] = ended.metrics["latency_ms"]
-            study.note(LATENCIES, found)
+            study.set_attr(LATENCIES, found)
             session.runs.measure(run_id, {"latency_ms": found[str(number)]})
         elif not session.interrupts():
             session.say(f"{trial_name(number, {})}  latency not measured: {ended.outcome}: {ended.reason}")

@@ -23,7 +23,7 @@ FOUND_NO_MORE = "no further configuration that fits the images was found"
 class _Running:
     """A trial on its way."""
 
-    asked: TrialProposal
+    proposal: TrialProposal
     run: RunRef
     name: str
     epochs: int
@@ -46,7 +46,7 @@ class SearchLoop:
         )  # known at every epoch
         self._failing: str | None = None
         self._began = time.monotonic()
-        self._searched = float(self._study.noted("searched_seconds") or 0)
+        self._searched = float(self._study.get_attr("searched_seconds") or 0)
 
     def search(self) -> str:
         """Run trials until nothing is left to do; returns why: the budget, the space or the person.
@@ -70,10 +70,10 @@ class SearchLoop:
     def _fill(self) -> str | None:
         """Start trials in free slots; returns why no further one may begin, None where there is only no slot."""
         while (ending := self._why_stop()) is None and self._session.executor.free():
-            asked = self._claim() if time.monotonic() >= self._pause_until else None
-            if asked is None:
+            proposal = self._claim() if time.monotonic() >= self._pause_until else None
+            if proposal is None:
                 return self._ending
-            self._start(asked)
+            self._start(proposal)
         return ending
 
     def _claim(self) -> TrialProposal | None:
@@ -81,16 +81,16 @@ class SearchLoop:
         with self._study.alone() as held:
             self._used_up &= not self._study.shared  # unless a trial of another driver has died meanwhile
             self._ending = self._why_end()
-            asked = None if self._ending else self._study.ask()
-            if asked is None and not self._ending:
+            proposal = None if self._ending else self._study.ask()
+            if proposal is None and not self._ending:
                 self._used_up = True
                 self._ending = self._why_end()
-        if asked is None:
+        if proposal is None:
             self._pause_until = time.monotonic() + PAUSE_SECONDS * self._study.shared
         elif held.lost:  # then another driver may have had it at the same time
-            self._study.put_back(asked.number)
+            self._study.requeue(proposal.number)
             return self._claim()
-        return asked
+        return proposal
 
     def _waits(self) -> bool:
         """Whether a trial of another driver is on its way, which may die and be this one's to train again."""
@@ -103,7 +103,7 @@ class SearchLoop:
     def _why_end(self) -> str | None:
         """Why the search should begin no further trial, or None."""
         settings = self._search.settings
-        if self._study.spent() + self._study.running() >= settings.trials:
+        if self._study.n_finished() + self._study.running() >= settings.trials:
             return f"its {settings.trials} trials are done"
         if settings.hours is not None and self.searched_seconds() >= 3600 * settings.hours:
             return f"its {settings.hours:g} hours are over"
@@ -115,17 +115,17 @@ class SearchLoop:
         """How long the study has been searched, by this driver and those before it."""
         return self._searched + time.monotonic() - self._began
 
-    def _start(self, asked: TrialProposal) -> None:
-        name = trial_name(asked.number, asked.params)
-        run = self._session.child(name, role="trial", tags={"trial.number": str(asked.number)})
+    def _start(self, proposal: TrialProposal) -> None:
+        name = trial_name(proposal.number, proposal.params)
+        run = self._session.child(name, role="trial", tags={"trial.number": str(proposal.number)})
         if run is None:
-            self._study.put_back(asked.number)
+            self._study.requeue(proposal.number)
             return
-        self._study.annotate(asked.number, {"run_id": run.run_id})
-        config = self._search.config(asked.params)
-        self._running[asked.number] = _Running(asked, run, name, config.epochs)
+        self._study.annotate(proposal.number, {"run_id": run.run_id})
+        config = self._search.config(proposal.params)
+        self._running[proposal.number] = _Running(proposal, run, name, config.epochs)
         latency = "latency_ms" in self._search.settings.metric
-        job = TrialJob(asked.number, config, run, "trial", latency=latency)
+        job = TrialJob(proposal.number, config, run, "trial", latency=latency)
         self._session.executor.start(job, minutes=self._search.settings.trial_minutes)
 
     def _heed(self, report: EpochReport) -> None:
@@ -147,10 +147,12 @@ class SearchLoop:
         figures = {name: ended.metrics[name] for name in KEPT if name in ended.metrics}
         self._study.annotate(ended.number, figures | {"outcome": str(ended.outcome)})
         self._tell(trial, ended)
-        self._study.note("searched_seconds", max(self.searched_seconds(), self._study.noted("searched_seconds") or 0))
+        self._study.set_attr(
+            "searched_seconds", max(self.searched_seconds(), self._study.get_attr("searched_seconds") or 0)
+        )
         self._session.say(self._line(trial, ended))
         if ended.outcome in {TrialOutcome.RAISED, TrialOutcome.CRASHED} or _external_signal(ended) or _abandoned(ended):
-            self._causes[short_settings(trial.asked.params)] = _cause(ended)  # retries say nothing new
+            self._causes[short_settings(trial.proposal.params)] = _cause(ended)  # retries say nothing new
             last = list(self._causes.values())[-MAX_CONSECUTIVE_FAILURES:]
             if len(last) == MAX_CONSECUTIVE_FAILURES and len(set(last)) == 1:
                 self._failing = f"{MAX_CONSECUTIVE_FAILURES} trials in a row failed with the same cause: {ended.reason}"
@@ -167,9 +169,9 @@ class SearchLoop:
             case TrialOutcome.OOM | TrialOutcome.TIMEOUT:  # the like of it would not do better
                 self._study.prune(number, violation=True)
             case TrialOutcome.LOST if not _abandoned(ended):
-                self._study.put_back(number, lost=True)
+                self._study.requeue(number, lost=True)
             case TrialOutcome.STOPPED if not _external_signal(ended):
-                self._study.put_back(number)
+                self._study.requeue(number)
             case _:
                 self._study.fail(number, again=_again(trial, ended))
 
@@ -193,16 +195,16 @@ class SearchLoop:
         if ended.outcome is not TrialOutcome.FINISHED:
             told = (
                 "" if ended.outcome in {TrialOutcome.PRUNED, TrialOutcome.STOPPED} else ended.reason
-            )  # which we asked for
+            )  # which was asked for
             parts.append(f"{ended.outcome}{': ' * bool(told)}{told}")
         if best := self._study.best():
             parts.append(f"best {best.values[0]:.4f} (t{best.number:03d})")
-        spent, trials = self._study.spent(), self._search.settings.trials
+        spent, trials = self._study.n_finished(), self._search.settings.trials
         return "  ".join([*parts, f"[{', '.join([f'{spent}/{trials}', *self._left(spent)])}]"])
 
     def _show_progress(self) -> None:
         """Move the bar: trials that are done, and what the running ones have of theirs."""
-        spent, trials = self._study.spent(), self._search.settings.trials
+        spent, trials = self._study.n_finished(), self._search.settings.trials
         done = spent + sum(len(trial.values) / trial.epochs for trial in self._running.values())
         parts = [f"{spent} of {trials} trials", f"{len(self._running)} running", *self._left(done)]
         self._session.progress(done, trials, ", ".join(parts))
@@ -216,7 +218,7 @@ class SearchLoop:
 
 
 def _again(trial: _Running, ended: TrialResult) -> bool:
-    return should_retry(ended, attempt=trial.asked.attempt, losses=trial.asked.losses)
+    return should_retry(ended, attempt=trial.proposal.attempt, losses=trial.proposal.losses)
 
 
 def _external_signal(ended: TrialResult) -> bool:

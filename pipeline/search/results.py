@@ -29,7 +29,7 @@ FIGURES = ("parameters", "seconds", "epochs", "latency_ms", "outcome", "run_id")
 
 def trials_dataframe(study: Study) -> pd.DataFrame:
     """A row a trial that has ended, as `study.standings` wants it, with `name`, `run_id` and what became of it."""
-    alone = study.noted(LATENCIES) or {}
+    alone = study.get_attr(LATENCIES) or {}
     rows = [_row(trial, study.search) for trial in study.trials() if trial.state in STATES]
     for row in rows:  # better than what a trial among others saw
         row["latency_ms"] = alone.get(str(row["number"]), row["latency_ms"])
@@ -95,7 +95,7 @@ def summary(study: Study) -> list[str]:
     lines = ["", *pd.DataFrame(rows).fillna("").to_string(index=False).splitlines()]
     if importances := study.importances():
         lines.append("mattered  " + ", ".join(f"{name} {share:.0%}" for name, share in importances.items()))
-    winner = study.noted(WINNER)
+    winner = study.get_attr(WINNER)
     params = winner["params"] if winner else search.exact(ranked[0].params)
     return [*lines, f"again     {reproduce_command(search, _as_text(params, search))}"]
 

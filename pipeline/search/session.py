@@ -58,15 +58,15 @@ class ExclusiveCoordinator:
     """
 
     def __init__(self, study: Study) -> None:
-        if others_live(study.notes()):
+        if others_live(study.attrs()):
             raise UsageError("drivers must be shared, as other drivers share this study: -P drivers=shared joins them")
         self._study = study
-        self._lease = Lease(lambda: study.noted(LEASE), lambda value: study.note(LEASE, value))
+        self._lease = Lease(lambda: study.get_attr(LEASE), lambda value: study.set_attr(LEASE, value))
         self.beat, self.release = self._lease.beat, self._lease.release
 
     def open_run(self) -> StudyRun:
-        self._run = StudyRun(self._study.name, known=self._study.noted(RUN), trials=self._study.spent())
-        self._study.note(RUN, self._run.id)
+        self._run = StudyRun(self._study.name, known=self._study.get_attr(RUN), trials=self._study.n_finished())
+        self._study.set_attr(RUN, self._run.id)
         return self._run
 
     def take_over(self) -> int:
@@ -89,7 +89,7 @@ class SharedCoordinator:
     """
 
     def __init__(self, study: Study) -> None:
-        held = study.noted(LEASE)
+        held = study.get_attr(LEASE)
         if held and is_alive(held):
             raise UsageError(
                 f"drivers must all be shared: process {held['process']} on {held['host']} holds this study alone"
@@ -100,8 +100,8 @@ class SharedCoordinator:
 
     def open_run(self) -> StudyRun:
         with self._study.alone():  # one run, also where two begin at once
-            self._run = SharedStudyRun(self._study.name, known=self._study.noted(RUN), driver=self._drivers.id)
-            self._study.note(RUN, self._run.id)
+            self._run = SharedStudyRun(self._study.name, known=self._study.get_attr(RUN), driver=self._drivers.id)
+            self._study.set_attr(RUN, self._run.id)
         return self._run
 
     def take_over(self) -> int:
@@ -123,13 +123,13 @@ class SharedCoordinator:
     def finishes(self) -> bool:
         study, living = self._study, self._drivers.living
         with study.alone() as held:
-            self._finishes = study.noted(FINISHER) not in living() - {self._drivers.id}
+            self._finishes = study.get_attr(FINISHER) not in living() - {self._drivers.id}
             if self._finishes:
-                study.note(FINISHER, self._drivers.id)
-                if study.noted(FINAL_OF) != study.spent():  # a winner among fewer trials is none any more
-                    study.note(FINAL, None)
-                    study.note(WINNER, None)
-                    study.note(FINAL_OF, study.spent())
+                study.set_attr(FINISHER, self._drivers.id)
+                if study.get_attr(FINAL_OF) != study.n_finished():  # a winner among fewer trials is none any more
+                    study.set_attr(FINAL, None)
+                    study.set_attr(WINNER, None)
+                    study.set_attr(FINAL_OF, study.n_finished())
         return self.finishes() if held.lost else self._finishes
 
     def close(self, status: str, ended: str, reason: str) -> str | None:

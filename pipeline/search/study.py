@@ -88,7 +88,7 @@ class Study:
         if engine is None or engine.dialect.name != "postgresql":
             raise UsageError("drivers=shared must have its study on PostgreSQL: storage=postgresql://me@host/studies")
         self._lock = AdvisoryLock(engine, self.name)
-        self._drivers = DriverRegistry(self.notes, self.note)
+        self._drivers = DriverRegistry(self.attrs, self.set_attr)
         self._seed(self.search.base.seed, len(self.trials()), int(self._drivers.id, 16))  # else all drew the same
         return self._drivers
 
@@ -122,19 +122,19 @@ class Study:
         """All trials, by number; not to be changed."""
         return self._study.get_trials(deepcopy=False)
 
-    def note(self, key: str, value: object) -> None:
+    def set_attr(self, key: str, value: object) -> None:
         """Keep something of the study's own, as JSON."""
         self._study.set_user_attr(key, value)
 
-    def noted(self, key: str) -> Any:
+    def get_attr(self, key: str) -> Any:
         """What was kept, or None; read from the storage, where another process may have written."""
-        return self.notes().get(key)
+        return self.attrs().get(key)
 
-    def notes(self) -> Mapping[str, Any]:
+    def attrs(self) -> Mapping[str, Any]:
         """All that was kept."""
         return self._storage.get_study_user_attrs(self._study._study_id)
 
-    def spent(self) -> int:
+    def n_finished(self) -> int:
         """Trials that count: completed or pruned, neither duplicates nor infeasible."""
         done = {TrialState.COMPLETE, TrialState.PRUNED}
         return sum(trial.state in done and not _free(trial) for trial in self.trials())
@@ -164,8 +164,8 @@ class Study:
         for _ in range(RE_ASKS):
             if untried and self.search.settings.sampler == "grid" and not self._waiting():
                 self._enqueue(untried[0])
-            if asked := self._draw():
-                return asked
+            if proposal := self._draw():
+                return proposal
         if untried is None:
             tried = self._tried()
             untried = list(islice((params for params in self.at_random() if _key(params) not in tried), 1))
@@ -206,7 +206,7 @@ class Study:
                 trial.set_user_attr(GIVEN_UP, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def put_back(self, number: int, *, lost: bool = False) -> None:
+    def requeue(self, number: int, *, lost: bool = False) -> None:
         """Tell of a trial that was stopped through no fault of its own: it is queued as if it had not begun.
 
         Args:

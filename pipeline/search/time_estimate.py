@@ -21,10 +21,10 @@ VALIDATION = 1 / 3  # an image's way forward, of its way forward and back
 
 def estimate_duration(session: SearchContext, data: Dataset) -> str | None:
     """Roughly how long the search will take: as its trials so far, or as a training step tells; None if it does not."""
-    settings, done = session.study.search.settings, session.study.spent()
+    settings, done = session.study.search.settings, session.study.n_finished()
     if not done:
         return _as_a_step_tells(session, data)
-    seconds = session.study.noted("searched_seconds") or 0
+    seconds = session.study.get_attr("searched_seconds") or 0
     left = (settings.trials - done) * seconds / done
     return f"about {format_duration(left)} left, as the trials so far went" if left > 0 else None
 

@@ -26,8 +26,8 @@ def go_on(tmp_path):
         study = opened(tmp_path, made_search(tmp_path, RANGE, "--trials", str(trials)))
         for _ in range(2):
             study.complete(study.ask().number, [0.5])
-        study.note(WINNER, {"test_accuracy": 0.7})
-        study.note(FINAL, ["finalist"])
+        study.set_attr(WINNER, {"test_accuracy": 0.7})
+        study.set_attr(FINAL, ["finalist"])
         _drive(SearchContext(study, Runs(), Scripted(answer), lambda: 0, beat=lambda: None, say=lambda line: None))
         return study
 
@@ -36,12 +36,12 @@ def go_on(tmp_path):
 
 def test_with_nothing_more_to_try_the_winner_stays(go_on):
     study = go_on(2, lambda job: trained(job, 0.9))
-    assert (study.noted(WINNER), study.noted(FINAL)) == ({"test_accuracy": 0.7}, ["finalist"])
+    assert (study.get_attr(WINNER), study.get_attr(FINAL)) == ({"test_accuracy": 0.7}, ["finalist"])
 
 
 def test_a_winner_among_fewer_trials_is_none_any_more(go_on):
     study = go_on(3, lambda job: trained(job, 0.9))
-    assert (study.noted(WINNER), study.noted(FINAL)) == (None, None)
+    assert (study.get_attr(WINNER), study.get_attr(FINAL)) == (None, None)
 
 
 def test_nor_is_it_where_the_trials_that_were_added_end_in_failures(go_on, tmp_path):
@@ -49,7 +49,7 @@ def test_nor_is_it_where_the_trials_that_were_added_end_in_failures(go_on, tmp_p
     with pytest.raises(SearchFailed):
         go_on(9, lambda job: trained(job, 0.9) if next(answers) else [ended(job, TrialOutcome.RAISED, "no such thing")])
     study = opened(tmp_path, made_search(tmp_path, RANGE, "--trials", "9"))
-    assert (study.noted(WINNER), study.noted(FINAL)) == (None, None)
+    assert (study.get_attr(WINNER), study.get_attr(FINAL)) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.support.scripted import made_search, opened
 from pipeline.search.coordination import Lease
 study = opened(Path(sys.argv[3]), made_search(Path(sys.argv[3])))
-lease = Lease(lambda: study.noted("lease"), lambda value: study.note("lease", value))
+lease = Lease(lambda: study.get_attr("lease"), lambda value: study.set_attr("lease", value))
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -73,13 +73,13 @@ def test_a_second_driver_is_refused_in_one_line_while_the_first_lives_and_not_af
     with process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(UsageError) as refused:
-            Lease(lambda: study.noted("lease"), lambda value: study.note("lease", value))
+            Lease(lambda: study.get_attr("lease"), lambda value: study.set_attr("lease", value))
         assert f"process {process.pid} on {socket.gethostname()} holds this one" in str(refused.value)
         assert "\n" not in str(refused.value)
         process.kill()
         process.wait()
-    Lease(lambda: study.noted("lease"), lambda value: study.note("lease", value))
-    assert study.noted("lease")["process"] == psutil.Process().pid
+    Lease(lambda: study.get_attr("lease"), lambda value: study.set_attr("lease", value))
+    assert study.get_attr("lease")["process"] == psutil.Process().pid
 
 
 def test_a_killed_driver_that_nobody_has_waited_for_is_gone(noted, sleeper):

@@ -67,7 +67,7 @@ def test_the_best_are_trained_with_each_seed_and_only_the_winner_by_mean_sees_th
     assert figures["test_accuracy"] == 0.7
     assert figures["val_accuracy_mean"] == pytest.approx(0.82)
     assert figures["val_accuracy_sd"] == pytest.approx(0.02)
-    assert final.study.noted("winner") == {"rank": 2, "params": {"depth": 2}, "seed": 2, **figures}
+    assert final.study.get_attr("winner") == {"rank": 2, "params": {"depth": 2}, "seed": 2, **figures}
     assert final.said[-1].startswith("winner    d2: val_accuracy 0.8200 over 3 seed(s); test accuracy 70.00% of seed 2")
 
 
@@ -136,8 +136,10 @@ def test_a_training_whose_weights_are_gone_is_done_again(final, tmp_path):
 
 def test_a_kill_between_the_look_and_its_note_costs_another_look_and_no_training(final, monkeypatch):
     with monkeypatch.context() as killed:
-        note = Study.note
-        killed.setattr(Study, "note", lambda self, key, value: 1 / 0 if key == "winner" else note(self, key, value))
+        set_attr = Study.set_attr
+        killed.setattr(
+            Study, "set_attr", lambda self, key, value: 1 / 0 if key == "winner" else set_attr(self, key, value)
+        )
         with pytest.raises(ZeroDivisionError):
             final()
     final()
@@ -259,7 +261,7 @@ def test_a_winner_that_dies_while_it_is_measured_is_said_and_its_run_closed(fina
     assert final(answer) is None
     assert final.said[-1] == "the winner could not be measured: crashed: killed by SIGKILL"
     assert final.runs.closed[final.executor.started[-1].run.run_id] is TrialOutcome.CRASHED
-    assert final.study.noted("winner") is None
+    assert final.study.get_attr("winner") is None
     assert roles(final) == ["final"] * 6 + ["winner"] * 3
     assert final()["test_accuracy"] == 0.7
     assert roles(final) == ["winner"]
@@ -277,7 +279,7 @@ def test_an_interrupt_ends_the_final_without_a_winner_and_leaves_no_run_open(fin
     assert final(answer, interrupts=lambda: len(presses)) is None
     assert roles(final) == ["final"] * 3
     assert list(final.runs.finished.values()) == [TrialOutcome.STOPPED] * 2
-    assert len(final.study.noted(FINAL)[0]["values"]) == 2
+    assert len(final.study.get_attr(FINAL)[0]["values"]) == 2
     final()
     assert roles(final) == ["final"] * 4 + ["winner"]
 

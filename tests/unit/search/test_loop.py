@@ -114,7 +114,7 @@ def test_a_line_of_a_failed_trial_has_its_reason(drive):
 
 def test_a_space_that_is_used_up_ends_the_search_before_its_budget(drive):
     assert drive(well, SIX, "--trials", "50", slots=2) == "every configuration that fits the images has been tried"
-    assert len(drive.executor.started) == drive.study.spent() == 6
+    assert len(drive.executor.started) == drive.study.n_finished() == 6
 
 
 def test_a_search_that_goes_on_trains_only_what_its_budget_leaves(drive):
@@ -129,14 +129,14 @@ def test_hours_are_those_of_the_study_and_not_of_one_call(drive, monkeypatch):
     clock = iter(range(0, 10**6, 600))  # every look at the clock is ten minutes later
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
     assert drive(well, RANGE, "--hours", "2") == "its 2 hours are over"
-    done = drive.study.spent()
+    done = drive.study.n_finished()
     assert 0 < done < 12
-    assert drive.study.noted("searched_seconds") >= 3600
-    drive.study.note("searched_seconds", 7200.0)
+    assert drive.study.get_attr("searched_seconds") >= 3600
+    drive.study.set_attr("searched_seconds", 7200.0)
     assert drive(well, RANGE, "--hours", "2") == "its 2 hours are over"
     assert drive.executor.started == []
     assert drive(well, RANGE, "--hours", "3") == "its 3 hours are over"
-    assert drive.study.spent() > done
+    assert drive.study.n_finished() > done
 
 
 def test_each_trial_has_its_minutes(drive):
@@ -203,7 +203,7 @@ def test_a_configuration_that_always_crashes_is_tried_three_times_and_ends_no_se
 def test_a_crash_of_the_last_trial_is_tried_again_too(drive):
     assert drive(in_turn(well, crash, well), RANGE, "--trials", "2") == "its 2 trials are done"
     assert states(drive.study) == ["COMPLETE", "FAIL", "COMPLETE"]
-    assert drive.study.spent() == 2
+    assert drive.study.n_finished() == 2
 
 
 def test_a_crash_of_the_last_configuration_of_a_space_is_tried_again_too(drive):
@@ -211,7 +211,7 @@ def test_a_crash_of_the_last_configuration_of_a_space_is_tried_again_too(drive):
         return crash(job) if job.number == 5 else well(job)
 
     drive(answer, SIX, "--trials", "50", "--sampler", "grid", slots=2)
-    assert drive.study.spent() == 6
+    assert drive.study.n_finished() == 6
 
 
 def test_a_crash_that_cannot_pass_and_an_exception_are_not_tried_again(drive):
@@ -252,7 +252,7 @@ def test_a_configuration_that_loses_every_node_is_given_up_with_the_reason_and_t
 
     text = SIX + "enqueue: [{kernel_size: 5, depth: 2}]"
     assert drive(answer, text, "--trials", "50") == "every configuration that fits the images has been tried"
-    assert states(drive.study)[:5] == ["FAIL"] * 5 and drive.study.spent() == 5
+    assert states(drive.study)[:5] == ["FAIL"] * 5 and drive.study.n_finished() == 5
     assert sum("node lost: its node was lost  " in line for line in drive.said) == 4
     assert "its node was lost; this configuration has lost 5 and is not tried again" in drive.said[4]
 
@@ -369,7 +369,7 @@ def test_a_first_interrupt_ends_trials_and_the_same_command_trains_them_again(dr
     stopped = drive.executor.started[1].config
     drive(well, RANGE, "--trials", "3")
     assert drive.executor.started[0].config == stopped
-    assert drive.study.spent() == 3
+    assert drive.study.n_finished() == 3
 
 
 def test_a_second_interrupt_kills_them(drive):

@@ -90,7 +90,7 @@ def test_the_command_trains_the_winner_of_the_final_where_there_is_one(study):
     for value in (0.1, 0.2):
         complete(mine, value)
     assert summary(mine)[-1].endswith("-P kernel_size=1 -P depth=2")
-    mine.note(WINNER, {"params": {"kernel_size": 1, "depth": 1}, "test_accuracy": 0.7})
+    mine.set_attr(WINNER, {"params": {"kernel_size": 1, "depth": 1}, "test_accuracy": 0.7})
     assert summary(mine)[-1].endswith("-P kernel_size=1 -P depth=1")
 
 

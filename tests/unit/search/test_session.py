@@ -173,7 +173,7 @@ def test_sharing_and_holding_alone_refuse_each_other(study, closing):
         ExclusiveCoordinator(study())
     together.release()
     alone = ExclusiveCoordinator(study())
-    held = {**study().noted("lease"), "process": os.getppid()}  # a process does not refuse itself
+    held = {**study().get_attr("lease"), "process": os.getppid()}  # a process does not refuse itself
     alone._lease._write({**held, "started": psutil.Process(os.getppid()).create_time()})
     with pytest.raises(UsageError, match="drivers must all be shared"):
         SharedCoordinator(study())

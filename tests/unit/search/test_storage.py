@@ -63,7 +63,7 @@ def test_what_this_process_writes_it_sees_at_once(study):
         {"parameters": 7},
         asked.params,
     )
-    mine.put_back(mine.ask().number)
+    mine.requeue(mine.ask().number)
     assert [trial.state.name for trial in mine.trials()] == ["COMPLETE", "FAIL", "WAITING"]
     assert [trial.state.name for trial in study().trials()] == ["COMPLETE", "FAIL", "WAITING"]
 
@@ -122,8 +122,8 @@ def test_a_call_waits_for_a_database_that_comes_back_and_says_so_once(postgres, 
     mine = shared_study()
     postgres.stop()
     threading.Timer(0.5, postgres.start).start()
-    mine.note("key", 1)
-    assert shared_study().noted("key") == 1
+    mine.set_attr("key", 1)
+    assert shared_study().get_attr("key") == 1
     (said,) = [line for line in caplog.messages if "away" in line]
     assert said.startswith(
         "the shared_study's storage is away, for 300 s it is tried again: postgresql+psycopg://pipeline@"
@@ -153,7 +153,7 @@ def test_patience_with_a_database_that_stays_away_ends(postgres, shared_study, m
     postgres.stop()
     try:
         with pytest.raises(UsageError, match="^the shared_study's storage must be there and writable: postgresql"):
-            mine.note("key", 1)
+            mine.set_attr("key", 1)
     finally:
         postgres.start()
 

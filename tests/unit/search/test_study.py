@@ -102,7 +102,7 @@ def test_a_finite_space_is_visited_once_each_and_then_used_up(study, sampler):
         mine.complete(one.number, [0.1 * len(asked)])
     assert sorted(asked, key=str) == sorted(EVERY, key=str)
     assert sampler != "grid" or asked == EVERY
-    assert mine.spent() == 6
+    assert mine.n_finished() == 6
     assert study(SIX, "--sampler", sampler).ask() is None
 
 
@@ -148,7 +148,7 @@ def test_a_duplicate_is_answered_from_the_record_and_costs_no_budget(study):
     assert (pruned_again.user_attrs[DUPLICATE_OF], pruned_again.state) == (1, TrialState.PRUNED)
     assert pruned_again.intermediate_values == {1: 0.2}
     assert pruned_again.constraints == {TRAINABLE: 1.0}
-    assert mine.spent() == 2
+    assert mine.n_finished() == 2
     assert [trial.number for trial in mine.ranked()] == [0]
 
 
@@ -169,8 +169,8 @@ def test_the_budget_counts_what_was_completed_or_pruned_but_nothing_that_failed_
     mine.fail(mine.ask().number, again=False)
     assert states(mine).count("COMPLETE") == 2  # the duplicate is one of them
     assert any(INFEASIBLE in trial.user_attrs for trial in mine.trials())  # kernel 5 on 2 x 2 patches
-    assert mine.spent() == 2
-    assert study(SIX, image_shape=(4, 4, 1)).spent() == 2
+    assert mine.n_finished() == 2
+    assert study(SIX, image_shape=(4, 4, 1)).n_finished() == 2
 
 
 def test_what_cannot_be_built_for_the_images_is_told_as_a_violated_constraint_and_never_started(study):
@@ -270,7 +270,7 @@ def test_a_trial_that_was_stopped_is_put_back_and_has_used_up_no_attempt(study):
     first = mine.ask()
     mine.fail(first.number, again=True)
     second = mine.ask()
-    mine.put_back(second.number)
+    mine.requeue(second.number)
     third = mine.ask()
     assert (third.params, third.attempt) == (first.params, second.attempt) == (first.params, 2)
     assert states(mine) == ["FAIL", "FAIL", "RUNNING"]
@@ -327,7 +327,7 @@ def test_two_metrics_keep_their_values_in_order_and_prune_nothing(study):
     mine.prune(one.number, violation=True)
     assert [trial.values for trial in mine.ranked()] == [[0.9, 30.0], [0.5, 10.0]]
     assert mine._study.directions == [optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE]
-    assert states(mine)[2] == "PRUNED" and mine.spent() == 3
+    assert states(mine)[2] == "PRUNED" and mine.n_finished() == 3
 
 
 @pytest.mark.parametrize(("metric", "order"), [("val_accuracy", [1, 2, 0]), ("val_loss", [0, 1, 2])])
@@ -353,11 +353,11 @@ def test_importances_say_which_setting_matters_and_are_empty_below_four_values(s
 
 def test_notes_are_kept_and_read_from_the_storage_where_another_process_may_have_written(study):
     one, other = study(), study()
-    assert one.noted("lease") is None
-    other.note("lease", {"host": "there", "beat": 1.5})
-    assert one.noted("lease") == {"host": "there", "beat": 1.5}
-    one.note("lease", None)
-    assert other.noted("lease") is None
+    assert one.get_attr("lease") is None
+    other.set_attr("lease", {"host": "there", "beat": 1.5})
+    assert one.get_attr("lease") == {"host": "there", "beat": 1.5}
+    one.set_attr("lease", None)
+    assert other.get_attr("lease") is None
 
 
 def test_figures_of_a_trial_are_kept(study):

@@ -61,6 +61,6 @@ def test_a_search_that_goes_on_expects_what_its_trials_took(session):
     mine = session(lambda job: [], "--trials", "4")
     asked = mine.study.ask()
     mine.study.complete(asked.number, [0.5])
-    mine.study.note("searched_seconds", 100.0)
+    mine.study.set_attr("searched_seconds", 100.0)
     assert estimate_duration(mine, data(200)) == "about 5 min left, as the trials so far went"
     assert mine.executor.started == []
