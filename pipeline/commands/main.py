@@ -5,7 +5,6 @@ line, and what can be checked quickly, has been accepted.
 """
 
 import errno
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
+from pipeline.runtime.console import Console, configure_logging
 from pipeline.runtime.cpu import prefer_onednn
 from pipeline.runtime.errors import Diverged, NothingToDo, Stopped, UsageError
 from pipeline.runtime.files import check_cache_writable, temporary_files
@@ -43,25 +43,29 @@ def run_command(work: Callable[[], int | None]) -> int:
         What the work returns, or 0; 1 for training that diverged or a full disk, 2 for input that cannot be used, and
         128 and the signal where one stopped it.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each try to reach a server; what comes of them is said once
+    console = Console()
+    configure_logging(console)
     try:
         hide_credentials(os.environ)
         set_http_timeouts(os.environ)
         return work() or 0
     except NothingToDo as done:
-        print(done)
+        console.print(str(done))
         return 0
     except UsageError as error:
-        return _refused(error)
+        console.error(str(error))
+        _fail_project_run(str(error))
+        return REFUSED
     except Diverged as error:
-        return _failed(str(error))
+        console.error(str(error))
+        return FAILED
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
-        return _failed(f"the disk is full: {one_line(error)}")
+        console.error(f"the disk is full: {one_line(error)}")
+        return FAILED
     except Stopped as stopped:
-        print(f"stopped by {stopped}", file=sys.stderr)
+        console.note(f"stopped by {stopped}")
         return STOPPED + stopped.signal
 
 
@@ -78,19 +82,12 @@ def exit_process(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _failed(why: str) -> int:
-    print(f"error: {why}", file=sys.stderr)
-    return FAILED
-
-
-def _refused(error: UsageError) -> int:
-    """Say why, in the run that `mlflow run` opened too."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+def _fail_project_run(reason: str) -> None:
+    """Close the run that `mlflow run` opened for this process, if it did, as failed for this reason."""
     if PROJECT_RUN_ID_ENV in os.environ:
         from pipeline.tracking.ownership import fail_project_run
 
-        fail_project_run(str(error))
-    return REFUSED
+        fail_project_run(reason)
 
 
 def main() -> NoReturn:
@@ -106,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     name, *rest = arguments or ["--help"]
     if name in {"-h", "--help"}:
-        print(USAGE)
+        Console().print(USAGE)
         return 0
     _set_environment_defaults()
     return run_command(partial(_run, name, rest))

@@ -58,7 +58,7 @@ def run_search(search: SearchSpec, data: Dataset) -> int:
             try:
                 with executor:
                     session = SearchContext(
-                        study, runs, executor, interrupts, hold.beat, say=terminal.say, progress=terminal.progress
+                        study, runs, executor, interrupts, hold.beat, say=terminal.print, progress=terminal.progress
                     )
                     _introduce(session, hold, data, f"{executor}", url)
                     return _run_in_session(session, hold, data)
@@ -87,7 +87,7 @@ def _run_in_session(session: SearchContext, hold: Coordinator, data: Dataset) ->
             code, ending = 130, ("KILLED", "stopped", "by a signal; the same command goes on")
     except (SearchFailed, ClusterLost) as failing:
         code, ending = 1, ("FAILED", "failed", str(failing))
-        sys.stderr.write(f"error: {failing}\n")
+        Console().error(str(failing))
     if finishes or not session.study.shared:
         _report(session)
     for line in [*results.summary(session.study), *_where(session.study, session.runs)]:

@@ -66,7 +66,7 @@ def _digits() -> dict[str, Part]:
 def _downloaded(name: str) -> dict[str, Part]:
     with capture_stderr():
         datasets = importlib.import_module(f"keras.datasets.{name}")
-    log.warning("%s is read by Keras, and downloaded if it has not been: once", name)
+    log.info("%s is read by Keras, and downloaded if it has not been: once", name)
     try:
         with _socket_timeout(), redirect_stdout(sys.stderr):
             if name == "fashion_mnist":

@@ -78,7 +78,7 @@ def read_images(
     """
     processes = min(PER_CORE * available_cores(), 1 + len(files) // WORKER_FILES + file_bytes // WORKER_BYTES)
     step = max(1, min(BATCH_FILES, BATCH_BYTES * len(files) // max(file_bytes, 1)))
-    log.info("reading %s images with %d process(es)", f"{len(files):,}", processes)
+    log.debug("reading %s images with %d process(es)", f"{len(files):,}", processes)
     sample = read_batch(files[:: max(1, len(files) // SAMPLE)], (1, 1, 1), False)
     size = image_size or (sample.odd[1] if sample.odd else (1, 1))
     resize = image_size is not None

@@ -104,7 +104,7 @@ class KernelSnapshots:
                 np.save(file, kernels, allow_pickle=False)
             os.replace(part, path)
         except OSError as error:
-            log.warning("warning: the filters of epoch %s could not be kept: %s", epoch, printable(error.strerror))
+            log.warning("the filters of epoch %s could not be kept: %s", epoch, printable(error.strerror))
 
     def kept(self) -> dict[int, npt.NDArray]:
         """All that are there, by epoch."""

@@ -161,7 +161,7 @@ class CheckpointManager:
         """Say it once."""
         if line not in self._warned:
             self._warned.add(line)
-            log.warning("warning: %s", printable(line))
+            log.warning("%s", printable(line))
 
 
 def remove_finished() -> None:

@@ -68,7 +68,7 @@ def resume_point(asked: str | None, given: Mapping[str, str]) -> Iterator[Resume
     client = MlflowClient()
     with ownership.require_server():
         for line in send_pending():  # a run may have ended, and had nobody to tell it
-            log.warning("%s", line)
+            log.info("%s", line)
         found = find_resume_point(client, asked, given)
     new = os.environ.get(PROJECT_RUN_ID_ENV)
     with ownership.close_if_unused(client, None if found and found.run_id == new else new):

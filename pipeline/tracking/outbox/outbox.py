@@ -135,7 +135,7 @@ class Outbox:
         self._tries = 0
         if self._behind and not self._records:
             self._behind = False
-            log.warning("the tracking server answers again, and has been told what was kept")
+            log.info("the tracking server answers again, and has been told what was kept")
         self._changed.notify_all()
 
     def _failed(self, some: list[Record], error: Exception) -> None:
@@ -148,7 +148,7 @@ class Outbox:
             record.tried = True
         if not self._behind:
             log.warning(
-                "warning: the tracking server does not answer; training goes on, and what it does not take is kept on "
+                "the tracking server does not answer; training goes on, and what it does not take is kept on "
                 "this machine (%s)",
                 self._why,
             )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.runtime.text import format_value, short_settings, trial_name
+from pipeline.runtime.text import format_duration, format_value, short_settings, trial_name
 
 
 def test_a_name_has_the_papers_letters_and_sorts_by_number() -> None:
@@ -32,3 +32,10 @@ def test_other_settings_have_their_initials_unless_two_would_share_them_and_word
 )
 def test_a_value_that_went_through_a_table_is_written_as_it_went_in(value: object, text: str) -> None:
     assert format_value(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(40, "40 s"), (89.6, "90 s"), (720, "12 min"), (5399, "1 h 30 min"), (12_000, "3 h 20 min")]
+)
+def test_a_duration_is_short(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
