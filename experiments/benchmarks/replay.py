@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult
+from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.tracking.tags import RunRef, TrialOutcome
 
 
@@ -47,13 +47,16 @@ class Log:
         return min((spent for spent, value in self.found if value >= accuracy), default=float("inf"))
 
 
-class Played:
+class Played(Executor):
     """An executor with one slot whose trials report recorded epochs, one at a time."""
 
     def __init__(self, recorded: Recorded, log: Log, *, most: int) -> None:
         self._recorded, self._log, self._most = recorded, log, most
         self._job: TrialJob | None = None
         self._pruned = False
+
+    def describe(self) -> str:
+        return "1 at a time, played back"
 
     def free(self) -> int:
         return 0 if self._job else 1

@@ -29,7 +29,7 @@ import pandas as pd
 import psutil
 
 from pipeline.search import results
-from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult
+from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.loop import SearchLoop
 from pipeline.search.session import SearchContext
 from pipeline.search.space import parse_search
@@ -46,7 +46,7 @@ EVERY, WINDOW = 100, 40  # which trials' costs are printed, and how many around 
 FIRST = 3  # times that figures are drawn until memory is taken for what it stays at
 
 
-class Asleep:
+class Asleep(Executor):
     """Slots whose trials report a recorded curve, an epoch every so many seconds."""
 
     def __init__(self, slots: int, epoch_seconds: float) -> None:
@@ -59,6 +59,9 @@ class Asleep:
         self.ends: list[tuple[float, float]] = []  # on time.perf_counter() and time.process_time()
         self.spans: list[tuple[float, float]] = []  # of trials, from their start to when they were over, heard or not
         self._began: dict[int, float] = {}
+
+    def describe(self) -> str:
+        return f"{self._slots} at a time, asleep"
 
     def free(self) -> int:
         return self._slots - len(self._jobs)

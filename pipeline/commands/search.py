@@ -18,6 +18,7 @@ from pipeline.runtime.parent_watch import stop_with_parent
 from pipeline.runtime.signals import count_interrupts
 from pipeline.runtime.urls import mask_password
 from pipeline.search import results, time_estimate
+from pipeline.search.executors.base import Executor
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.ray_executor import RayExecutor
 from pipeline.search.executors.slots import CORES_A_TRIAL, find_gpus, slots
@@ -49,8 +50,7 @@ def run_search(search: SearchSpec, data: Dataset) -> int:
         image_shape=data.image_shape,
         training_images=len(data.train),
     )
-    if isinstance(executor, RayExecutor):
-        executor.keep_to_gpus(bool(study.get_attr(GPUS)), note=lambda: study.set_attr(GPUS, True))
+    executor.restore(used_gpus=bool(study.get_attr(GPUS)), on_first_gpu=lambda: study.set_attr(GPUS, True))
     hold: Coordinator = SharedCoordinator(study) if search.settings.drivers == "shared" else ExclusiveCoordinator(study)
     try:
         with count_interrupts() as interrupts, stop_with_parent(), Console() as terminal:
@@ -60,7 +60,7 @@ def run_search(search: SearchSpec, data: Dataset) -> int:
                     session = SearchContext(
                         study, runs, executor, interrupts, hold.beat, say=terminal.print, progress=terminal.progress
                     )
-                    _introduce(session, hold, data, f"{executor}", url)
+                    _introduce(session, hold, data, executor.describe(), url)
                     return _run_in_session(session, hold, data)
             except BaseException as error:  # else MLflow would close the run as FINISHED when this process ends
                 hold.close("FAILED", "failed", f"{type(error).__name__}: {error}")
@@ -129,7 +129,7 @@ def _finish(session: SearchContext) -> None:
         measure_latencies(session)
 
 
-def _executor(search: SearchSpec, data: Dataset) -> LocalExecutor | RayExecutor:
+def _executor(search: SearchSpec, data: Dataset) -> Executor:
     """Where trials run: on this machine, or on Ray's."""
     settings = search.settings
     if settings.cluster is not None:

@@ -120,7 +120,7 @@ class FinalistTraining:
 
     def _again(self, name: str, ended: TrialResult) -> bool:
         """Count how something ended; returns whether that was an accident which deserves another try."""
-        again = should_retry(ended, attempt=self._deaths[name] + 1, losses=self._losses[name])
+        again = should_retry(ended, attempt=self._deaths[name] + 1, node_losses=self._losses[name])
         (self._losses if ended.outcome is TrialOutcome.LOST else self._deaths)[name] += 1
         return again and not self._session.interrupts()
 

@@ -140,7 +140,7 @@ class SearchLoop:
         self._used_up = False
         if ended.outcome is TrialOutcome.LOST and not _again(trial, ended):
             reason = f"{ended.reason}; this configuration has lost {MAX_NODE_LOSSES} and is not tried again"
-            ended = replace(ended, can_pass=False, reason=reason)
+            ended = replace(ended, retryable=False, reason=reason)
         self._session.runs.close_child(
             trial.run.run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail
         )
@@ -218,17 +218,17 @@ class SearchLoop:
 
 
 def _again(trial: _Running, ended: TrialResult) -> bool:
-    return should_retry(ended, attempt=trial.proposal.attempt, losses=trial.proposal.losses)
+    return should_retry(ended, attempt=trial.proposal.attempt, node_losses=trial.proposal.losses)
 
 
 def _external_signal(ended: TrialResult) -> bool:
     """Whether a trial was stopped by a signal that did not come from its driver."""
-    return ended.outcome is TrialOutcome.STOPPED and ended.can_pass
+    return ended.outcome is TrialOutcome.STOPPED and ended.retryable
 
 
 def _abandoned(ended: TrialResult) -> bool:
     """Whether a trial has lost a node, and its configuration so many before that it is to blame."""
-    return ended.outcome is TrialOutcome.LOST and not ended.can_pass
+    return ended.outcome is TrialOutcome.LOST and not ended.retryable
 
 
 def _cause(ended: TrialResult) -> str:

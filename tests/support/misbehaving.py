@@ -79,7 +79,7 @@ def step_for_ever(job, trial):
     trial.report(1, {"val_accuracy": 0.1})
     while True:
         time.sleep(0.01)
-        trial.heed()
+        trial.raise_if_stopped()
 
 
 def three_epochs(job, trial):
@@ -93,7 +93,7 @@ def slow_epochs(job, trial):
     for epoch in range(1, 5):
         time.sleep(0.5)
         trial.report(epoch, {"val_accuracy": epoch / 10, "val_loss": 1 / epoch})
-        trial.heed()
+        trial.raise_if_stopped()
     trial.metrics.update(best_val_accuracy=0.4, best_val_loss=0.25, parameters=9.0, epochs=4.0, seconds=2.0)
 
 

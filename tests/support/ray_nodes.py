@@ -56,7 +56,7 @@ def main(folder, address):
     study, said = opened(folder, search), []
     with mlflow_store(folder), cluster as executor:
         runs = StudyRun("mine", known=None, trials=0)
-        before = str(executor)
+        before = executor.describe()
         ending = SearchLoop(
             SearchContext(study, runs, executor, lambda: 0, beat=lambda: None, say=said.append)
         ).search()

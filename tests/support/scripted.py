@@ -10,7 +10,7 @@ import mlflow
 import optuna
 from sqlalchemy import event
 
-from pipeline.search.executors.base import EpochReport, TrialResult
+from pipeline.search.executors.base import EpochReport, Executor, TrialResult
 from pipeline.search.space import parse_search
 from pipeline.search.study import Study
 from pipeline.tracking.tags import RunRef, TrialOutcome
@@ -75,9 +75,9 @@ def report(job, epoch, accuracy, loss=1.0):
     )
 
 
-def ended(job, outcome=TrialOutcome.FINISHED, reason="", *, can_pass=None, **metrics):
+def ended(job, outcome=TrialOutcome.FINISHED, reason="", *, retryable=None, **metrics):
     """The end of a trial; a crash can pass unless said otherwise."""
-    passing = outcome is TrialOutcome.CRASHED if can_pass is None else can_pass
+    passing = outcome is TrialOutcome.CRASHED if retryable is None else retryable
     return TrialResult(job.number, outcome, reason, passing, metrics, f"output of {job.number}", "cpu", 0.03)
 
 
@@ -89,7 +89,7 @@ def trained(job, *accuracies, loss=1.0, parameters=100.0, **more):
     return [*reports, ended(job, **figures)]
 
 
-class Scripted:
+class Scripted(Executor):
     """An executor whose trials do what `answer(job)` says, one event at a time and in turn."""
 
     def __init__(self, answer, slots=1):
@@ -97,6 +97,12 @@ class Scripted:
         self.started, self.minutes, self.stops = [], [], []
         self.most = 0  # trials at a time
         self._running = {}
+
+    def describe(self):
+        return f"{self.slots} at a time"
+
+    def __exit__(self, *error):
+        pass
 
     def free(self):
         return self.slots - len(self._running)

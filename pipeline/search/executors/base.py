@@ -1,9 +1,10 @@
 """What passes between a driver and the trials that it has trained elsewhere: plain data that pickles."""
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Self
 
 from pipeline.config.training import TrainingConfig
 from pipeline.tracking.tags import RunRef, TrialOutcome
@@ -43,53 +44,76 @@ class TrialResult:
     number: int
     outcome: TrialOutcome
     reason: str  # one line; empty for finished
-    can_pass: bool  # whether the same trial may well succeed another time
+    retryable: bool  # whether the same trial may well succeed another time
     metrics: Mapping[str, float]  # the figures of the whole trial as far as it came
     output_tail: str  # the end of what it wrote, a traceback or a native stack included
     slot: str  # where it ran
     started_seconds: float | None  # from start() to the first line of the trial's own code; None: it never came there
 
 
-class Executor(Protocol):
-    """Trains jobs elsewhere, as many at a time as it has slots."""
+class Executor(ABC):
+    """Runs trials elsewhere, as many at a time as it has slots; a context manager, open while trials run."""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop_all(now=True)
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return how many trials run at a time and where, as of now, for the terminal."""
+
+    def restore(self, *, used_gpus: bool, on_first_gpu: Callable[[], None]) -> None:  # noqa: B027
+        """Continue as an earlier driver of the same search did; called before the context is entered.
+
+        The default keeps nothing from one driver to the next.
+
+        Args:
+            used_gpus: whether the trials of an earlier driver had GPUs.
+            on_first_gpu: called once when GPUs are first there, if they have not been before.
+        """
+
+    @abstractmethod
     def free(self) -> int:
-        """Count the slots that wait for a job."""
-        ...
+        """Return the number of slots that wait for a job."""
 
+    @abstractmethod
     def start(self, job: TrialJob, *, minutes: float | None) -> None:
-        """Train a job in a free slot; it is stopped when it takes more than `minutes`."""
-        ...
+        """Start a job in a free slot; it is stopped when it takes more than `minutes`."""
 
+    @abstractmethod
     def events(self, timeout: float) -> list[EpochReport | TrialResult]:
-        """What has happened, as soon as something has; empty after `timeout` seconds without."""
-        ...
+        """Return what has happened, as soon as something has; an empty list after `timeout` seconds."""
 
+    @abstractmethod
     def prune(self, number: int) -> None:
-        """Ask a trial to end after the step it is in; its Ended comes later, as pruned unless it finished before."""
-        ...
+        """Ask a trial to end after its current step; its result is PRUNED unless it finished before."""
 
+    @abstractmethod
     def stop(self, number: int) -> None:
-        """Ask a trial to end after the step it is in, and make it end if it does not."""
-        ...
+        """Ask a trial to end after its current step, and kill it if it does not."""
 
+    @abstractmethod
     def stop_all(self, *, now: bool) -> None:
-        """Stop every trial; `now` kills them in the middle of whatever they do."""
-        ...
+        """Stop every trial; `now` kills them at once, whatever they are doing."""
 
 
-MAX_ATTEMPTS = 3  # where the process died: once and two retries
-MAX_NODE_LOSSES = 5  # of a node: a spot machine taken away is no fault of the training on it, but so many hardly are
+# Tries of a training whose process died: the first and two retries
+MAX_ATTEMPTS = 3
+# Nodes that one configuration may lose. A spot machine that is taken away is no fault of the training on it, but losing
+# so many hardly is a coincidence.
+MAX_NODE_LOSSES = 5
 
 
-def should_retry(ended: TrialResult, *, attempt: int, losses: int) -> bool:
-    """Whether a training is worth another try.
+def should_retry(result: TrialResult, *, attempt: int, node_losses: int) -> bool:
+    """Return whether a training is worth another try.
 
     Args:
-        ended: how its last try went.
-        attempt: which try that was, from 1; those that lost their node do not count.
-        losses: how many nodes it had lost before.
+        result: of its last try.
+        attempt: the number of that try, from 1; tries that lost their node do not count.
+        node_losses: the number of nodes it had lost before.
     """
-    if ended.outcome is TrialOutcome.LOST:
-        return losses + 1 < MAX_NODE_LOSSES
-    return ended.can_pass and attempt < MAX_ATTEMPTS
+    if result.outcome is TrialOutcome.LOST:
+        return node_losses + 1 < MAX_NODE_LOSSES
+    return result.retryable and attempt < MAX_ATTEMPTS

@@ -17,7 +17,7 @@ from typing import Self
 from pipeline.runtime.files import temporary_directory
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.search.executors import forkserver, out_of_memory, worker_process
-from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult
+from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.executors.slots import Slot
 from pipeline.search.executors.trial import PRELOADED, train_trial
 from pipeline.search.executors.worker_process import Work, WorkerResult, WorkerStarted
@@ -122,7 +122,7 @@ class _Worker:
             self.job.number,
             verdict.outcome,
             f"took more than {self.minutes:g} minutes" if late else verdict.reason,
-            can_pass=verdict.outcome is TrialOutcome.CRASHED or foreign,
+            retryable=verdict.outcome is TrialOutcome.CRASHED or foreign,
             metrics=verdict.metrics,
             output_tail=tail,
             slot=self.slot.name,
@@ -130,7 +130,7 @@ class _Worker:
         )
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """An executor on this machine: one process a trial, one trial a slot; one such executor at a time.
 
     Processes come from a fork server that has imported TensorFlow, while this process need not. A trial ends within
@@ -168,8 +168,7 @@ class LocalExecutor:
         forkserver.stop()
         self._life.close()
 
-    def __str__(self) -> str:
-        """What there is at this moment."""
+    def describe(self) -> str:
         slots = [*self._free, *(running.slot for running in self._running.values())]
         return f"{len(slots)} at a time: {', '.join(slot.name for slot in slots)}"
 

@@ -17,7 +17,7 @@ from pipeline.runtime.errors import ClusterLost, UsageError
 from pipeline.runtime.files import write_atomic
 from pipeline.runtime.text import join_names, one_line
 from pipeline.runtime.urls import mask_password, on_one_machine
-from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult
+from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.executors.ray_worker import KILL, MessageQueue, TaskResult, TaskSpec, run_task
 from pipeline.search.executors.slots import CORES_A_TRIAL
 from pipeline.search.executors.trial import PRELOADED, train_on_node
@@ -46,15 +46,15 @@ def result_from_ray_error(job: TrialJob, error: Exception, errors: Any) -> Trial
         return failed_result(job, TrialOutcome.OOM, told)
     own = isinstance(error, errors.RayTaskError)  # what the task itself raised, and would again
     return failed_result(
-        job, TrialOutcome.RAISED, telling_line(error) if own else told, tail=str(error), can_pass=not own
+        job, TrialOutcome.RAISED, telling_line(error) if own else told, tail=str(error), retryable=not own
     )
 
 
 def failed_result(
-    job: TrialJob, outcome: TrialOutcome, reason: str, *, tail: str = "", can_pass: bool = False
+    job: TrialJob, outcome: TrialOutcome, reason: str, *, tail: str = "", retryable: bool = False
 ) -> TrialResult:
     """An end with no figures; what is lost may succeed another time."""
-    return TrialResult(job.number, outcome, reason, can_pass or outcome is TrialOutcome.LOST, {}, tail, "Ray", None)
+    return TrialResult(job.number, outcome, reason, retryable or outcome is TrialOutcome.LOST, {}, tail, "Ray", None)
 
 
 def telling_line(error: BaseException) -> str:
@@ -85,7 +85,7 @@ class _RunningTask:
     kill_at: float | None = None  # on time.monotonic(), with the process that should have killed it
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """An executor on a Ray cluster, as many trials at a time as it has GPUs (or shares of CPUs) at that moment.
 
     A trial that loses its node ends as LOST, and so do all with the head node, without which nothing can begin: what is
@@ -128,16 +128,11 @@ class RayExecutor:
         self._only: dict[str, float] = {}  # what keeps tasks to this host, where the runs are seen from it alone
         self._warned = False  # of a node on another one
 
-    def keep_to_gpus(self, known: bool, *, note: Callable[[], None]) -> None:
-        """Be as an earlier driver of the same search was.
-
-        Args:
-            known: whether that one has had GPUs, for which trials then wait.
-            note: called once where it has not, when there are some.
-        """
-        self._gpus |= known
-        if not known:
-            self._found_gpus = note
+    def restore(self, *, used_gpus: bool, on_first_gpu: Callable[[], None]) -> None:
+        """Wait for GPUs if an earlier driver of the same search had some."""
+        self._gpus |= used_gpus
+        if not used_gpus:
+            self._found_gpus = on_first_gpu
 
     def __enter__(self) -> Self:
         self._ray = _connect(self._address)
@@ -167,8 +162,7 @@ class RayExecutor:
         with suppress(Exception) if self._lost else nullcontext():  # then there is nobody to take leave of
             self._ray.shutdown()  # which ends the tasks, and with them their trials
 
-    def __str__(self) -> str:
-        """What there is at this moment."""
+    def describe(self) -> str:
         nodes = self._reach(lambda: len(self._nodes()), 0)
         places = self._reach(self._free, 0) + len(self._running)
         return f"{places} at a time on {nodes} node{'s' * (nodes != 1)} of Ray"

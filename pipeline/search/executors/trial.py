@@ -41,7 +41,7 @@ def train_trial(job: TrialJob, trial: WorkerContext) -> None:
         try:
             (_measure if job.role == "winner" else _train)(job, trial, run)
         except BaseException as error:
-            outcome, _ = trial.judge(error)
+            outcome, _ = trial.classify_error(error)
             raise
         finally:
             run.results(trial.metrics)
@@ -126,7 +126,7 @@ def _train(job: TrialJob, trial: WorkerContext, run: "TrackedRun") -> None:
 
     def step() -> None:
         figures.setdefault("tracing_seconds", time.perf_counter() - fitting)
-        trial.heed()
+        trial.raise_if_stopped()
 
     def epoch(number: int, metrics: dict[str, float]) -> None:
         trial.report(number, metrics)  # first, so that the driver can think while MLflow writes
@@ -136,7 +136,7 @@ def _train(job: TrialJob, trial: WorkerContext, run: "TrackedRun") -> None:
             best["val_accuracy"] = figures["best_val_accuracy"] = metrics["val_accuracy"]
             figures["best_epoch"] = number
         best["val_loss"] = figures["best_val_loss"] = min(best["val_loss"], metrics["val_loss"])
-        trial.heed()
+        trial.raise_if_stopped()
 
     fitting = time.perf_counter()
     figures["parameters"] = build_model(config, data).count_params()

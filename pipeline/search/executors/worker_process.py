@@ -68,12 +68,12 @@ class WorkerContext:
         """Tell the driver the metrics of an epoch, counted from 1."""
         self._driver.send(EpochReport(self._number, epoch, dict(metrics)))
 
-    def heed(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise Asked if the driver has asked the trial to end; to be called often."""
         if self._asked:
             raise StopRequested(self._asked)
 
-    def judge(self, error: BaseException) -> tuple[TrialOutcome, str]:
+    def classify_error(self, error: BaseException) -> tuple[TrialOutcome, str]:
         """What has become of a trial that ended by this exception, and why, in one line."""
         if isinstance(error, Stopped):
             outcome = self._asked or TrialOutcome.STOPPED
@@ -113,7 +113,7 @@ def run(job: TrialJob, slot: Slot, folder: Path, driver: Connection, work: Work)
         verdict = WorkerResult(TrialOutcome.FINISHED, "", trial.metrics)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is this trial's end and the driver's to judge
         traceback.print_exc()
-        verdict = WorkerResult(*trial.judge(error), trial.metrics)
+        verdict = WorkerResult(*trial.classify_error(error), trial.metrics)
     sys.stdout.flush()
     sys.stderr.flush()
     driver.send(verdict)

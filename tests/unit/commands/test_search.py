@@ -10,7 +10,6 @@ from pipeline.commands import search as searching
 from pipeline.commands.search import _drive, dashboard
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.errors import ClusterLost, SearchFailed
-from pipeline.search.executors.ray_executor import RayExecutor
 from pipeline.search.finalists import FINAL
 from pipeline.search.results import WINNER
 from pipeline.search.session import SearchContext
@@ -73,24 +72,14 @@ def test_optuna_s_own_pages_are_fetched_by_the_uv_beside_python_where_there_is_o
     assert dashboard("sqlite:///optuna.db") == f"{tmp_path}/uv tool run optuna-dashboard sqlite:///optuna.db"
 
 
-class Entered(Scripted):
-    """A scripted executor as a search opens it."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-
-class Losing(Entered):
+class Losing(Scripted):
     """Loses its cluster in the midst of the second trial."""
 
     def __init__(self):
         super().__init__(self._answer)
 
     def _answer(self, job):
-        lost = [report(job, 1, 0.4), ended(job, TrialOutcome.LOST, "the head node was lost", can_pass=True)]
+        lost = [report(job, 1, 0.4), ended(job, TrialOutcome.LOST, "the head node was lost", retryable=True)]
         not_timed = [ended(job, TrialOutcome.RAISED, "no time")]
         return lost if job.number == 1 else not_timed if job.role == "step" else trained(job, 0.9)
 
@@ -118,7 +107,7 @@ def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_op
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
 
 
-class Short(Entered):
+class Short(Scripted):
     """Has no memory for jobs of the broken roles, and carries out the others."""
 
     def __init__(self, broken):
@@ -157,19 +146,16 @@ def test_a_search_without_a_result_fails_and_the_same_command_goes_on(tmp_path, 
             assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
 
 
-class WithGpus(Losing, RayExecutor):
+class WithGpus(Losing):
     """Has GPUs; keeps what it was told of those before."""
 
     def __init__(self, known):
         super().__init__()
         self.known = known
 
-    def __str__(self):
-        return "1 at a time"
-
-    def keep_to_gpus(self, known, *, note):
-        self.known.append(known)
-        note()
+    def restore(self, *, used_gpus, on_first_gpu):
+        self.known.append(used_gpus)
+        on_first_gpu()
 
 
 def test_a_search_that_is_started_again_tells_its_cluster_that_there_were_gpus(tmp_path, monkeypatch):

@@ -215,7 +215,7 @@ def test_a_crash_of_the_last_configuration_of_a_space_is_tried_again_too(drive):
 
 
 def test_a_crash_that_cannot_pass_and_an_exception_are_not_tried_again(drive):
-    dead = lambda job: [ended(job, TrialOutcome.CRASHED, "gone", can_pass=False)]  # noqa: E731
+    dead = lambda job: [ended(job, TrialOutcome.CRASHED, "gone", retryable=False)]  # noqa: E731
     drive(in_turn(dead, lambda job: [ended(job, TrialOutcome.RAISED, "ValueError: no")], well), RANGE, "--trials", "1")
     rates = [job.config.learning_rate for job in drive.executor.started]
     assert len(set(rates)) == 3
@@ -223,7 +223,7 @@ def test_a_crash_that_cannot_pass_and_an_exception_are_not_tried_again(drive):
 
 
 def test_a_trial_that_a_stranger_terminates_again_and_again_is_given_up(drive):
-    stranger = lambda job: [ended(job, TrialOutcome.STOPPED, "by SIGTERM", can_pass=True)]  # noqa: E731
+    stranger = lambda job: [ended(job, TrialOutcome.STOPPED, "by SIGTERM", retryable=True)]  # noqa: E731
 
     def answer(job):
         return stranger(job) if job.number < 3 else well(job)
@@ -236,7 +236,7 @@ def test_a_trial_that_a_stranger_terminates_again_and_again_is_given_up(drive):
 
 
 def lost(job):
-    return [report(job, 1, 0.4), ended(job, TrialOutcome.LOST, "its node was lost", can_pass=True)]
+    return [report(job, 1, 0.4), ended(job, TrialOutcome.LOST, "its node was lost", retryable=True)]
 
 
 def test_a_trial_that_lost_its_node_is_trained_again_four_times_and_is_nobodys_failure(drive):

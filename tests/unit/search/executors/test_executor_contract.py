@@ -3,12 +3,11 @@
 import time
 
 import pytest
-from test_trials import TINY, Driver
 
 from pipeline.data.dataset import load_dataset
 from pipeline.search import loop
 from pipeline.search.executors import local
-from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult
+from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.ray_executor import RayExecutor
 from pipeline.search.executors.slots import slots
@@ -17,6 +16,7 @@ from pipeline.tracking.tags import RunRef, TrialOutcome
 from tests.support import misbehaving
 from tests.support.paths import ROOT
 from tests.support.scripted import RANGE, Runs, Scripted, made_search, opened, trained
+from tests.support.trial_driver import TINY, TrialDriver
 
 TWO = 2  # places
 
@@ -43,7 +43,7 @@ def executor(request):
 
 @pytest.fixture
 def driver(executor):
-    driver = Driver(executor)
+    driver = TrialDriver(executor)
     driver.number = time.monotonic_ns()  # no number of an earlier test's
     yield driver
     executor.stop_all(now=True)
@@ -56,14 +56,14 @@ def test_reports_come_in_order_and_the_end_comes_last(driver):
     number = driver.start("three_epochs")
     ended = driver.end(number)
     assert (ended.outcome, ended.reason, ended.metrics) == (TrialOutcome.FINISHED, "", {"epochs": 3}), ended
-    mine = [event for event in driver.heard if event.number == number]
+    mine = [event for event in driver.received if event.number == number]
     assert [(report.epoch, report.metrics["val_accuracy"]) for report in mine[:-1]] == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert mine[-1] is ended
 
 
 def test_reports_come_while_a_trial_runs_and_it_ends_when_it_is_pruned(driver):
     number = driver.start("step_for_ever")
-    driver.hear(EpochReport, number)
+    driver.wait_for(EpochReport, number)
     driver.executor.prune(number)
     assert driver.end(number).outcome is TrialOutcome.PRUNED
 
@@ -72,23 +72,23 @@ def test_a_trial_ends_when_it_is_stopped_and_keeps_no_place(driver):
     assert driver.executor.free() == TWO
     number = driver.start("step_for_ever")
     assert driver.executor.free() == TWO - 1
-    driver.hear(EpochReport, number)
+    driver.wait_for(EpochReport, number)
     driver.executor.stop(number)
     ended = driver.end(number)
-    assert (ended.outcome, ended.can_pass) == (TrialOutcome.STOPPED, False)
+    assert (ended.outcome, ended.retryable) == (TrialOutcome.STOPPED, False)
     assert driver.executor.free() == TWO
 
 
 def test_two_run_at_a_time_and_both_are_killed_when_now_is_meant(driver):
     numbers = [driver.start("step_for_ever"), driver.start("step_for_ever")]
     for number in numbers:
-        driver.hear(EpochReport, number)
+        driver.wait_for(EpochReport, number)
     driver.executor.stop_all(now=True)
     assert {driver.end(number).outcome for number in numbers} == {TrialOutcome.STOPPED}
 
 
 @pytest.mark.parametrize(
-    ("name", "outcome", "reason", "can_pass"),
+    ("name", "outcome", "reason", "retryable"),
     [
         ("segfault", TrialOutcome.CRASHED, "killed by SIGSEGV", True),
         ("leave", TrialOutcome.CRASHED, "exited with status 3", True),
@@ -96,9 +96,9 @@ def test_two_run_at_a_time_and_both_are_killed_when_now_is_meant(driver):
         ("abort_for_memory", TrialOutcome.OOM, "killed by SIGABRT, as memory ran out", False),
     ],
 )
-def test_a_failure_is_told_as_what_it_was_and_the_next_trial_is_none_the_worse(driver, name, outcome, reason, can_pass):
+def test_failed_trial_has_its_outcome_and_the_next_trial_finishes(driver, name, outcome, reason, retryable):
     ended = driver.run(name)
-    assert (ended.outcome, ended.reason, ended.can_pass) == (outcome, reason, can_pass)
+    assert (ended.outcome, ended.reason, ended.retryable) == (outcome, reason, retryable)
     assert ended.output_tail or name == "leave", "what it said is kept"
     assert driver.run("nothing").outcome is TrialOutcome.FINISHED
 
@@ -126,12 +126,12 @@ def test_a_final_leaves_its_weights_with_the_driver_and_the_winner_is_measured_w
     for name, role in (("leave_weights", "final"), ("weigh", "winner")):
         driver.number += 1
         driver.executor.start(TrialJob(driver.number, TINY, RunRef("", name), role, weights=file), minutes=None)
-        ended = driver.hear(TrialResult, driver.number)
+        ended = driver.wait_for(TrialResult, driver.number)
         assert ended.outcome is TrialOutcome.FINISHED, ended
     assert (file.read_bytes(), ended.metrics) == (b"weights", {"bytes": 7})
 
 
-class OnePlace:
+class OnePlace(Executor):
     """An executor of which one place is used."""
 
     def __init__(self, executor):
@@ -148,6 +148,18 @@ class OnePlace:
         happened = self._executor.events(timeout)
         self._running -= sum(isinstance(event, TrialResult) for event in happened)
         return happened
+
+    def describe(self):
+        return self._executor.describe()
+
+    def prune(self, number):
+        self._executor.prune(number)
+
+    def stop(self, number):
+        self._executor.stop(number)
+
+    def stop_all(self, *, now):
+        self._executor.stop_all(now=now)
 
 
 def test_one_place_and_one_seed_give_the_same_trials_in_the_same_order(executor, tmp_path):

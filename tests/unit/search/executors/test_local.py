@@ -10,70 +10,25 @@ import mlflow
 import psutil
 import pytest
 
-from pipeline.config.training import TrainingConfig
 from pipeline.runtime.cpu import has_bfloat16
-from pipeline.search.executors import local as trials
-from pipeline.search.executors import out_of_memory
-from pipeline.search.executors.base import Executor, TrialJob, TrialResult
+from pipeline.search.executors import local, out_of_memory
+from pipeline.search.executors.base import EpochReport, TrialResult
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.slots import Gpu, slots
-from pipeline.tracking.tags import RunRef, TrialOutcome
+from pipeline.tracking.tags import TrialOutcome
 from tests.support import misbehaving
 from tests.support.paths import ROOT
+from tests.support.trial_driver import TINY, TrialDriver
 
-TINY = TrainingConfig.build(
-    {
-        "dataset": "digits",
-        "train_examples": 200,
-        "filters": 8,
-        "depth": 1,
-        "kernel_size": 3,
-        "epochs": 2,
-        "batch_size": 50,
-        "learning_rate": 0.02,
-        "batch_norm_momentum": 0.5,
-    }
-)
 TWO_GPUS = slots([Gpu("GPU-one", 24_000), Gpu("1", 24_000)], trials_per_gpu=1, workers=1, cores=2)
 
 
-class Driver:
-    """Starts trials one after the other and keeps what it hears."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        self.number = 0
-        self.heard = []
-
-    def start(self, name, *, tracking_uri="", config=TINY, minutes=None):
-        self.number += 1
-        self.executor.start(TrialJob(self.number, config, RunRef(tracking_uri, name), "trial"), minutes=minutes)
-        return self.number
-
-    def hear(self, kind, number):
-        """Wait for the trial's first or, where it has been heard, next event of this kind."""
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            for event in self.executor.events(1):
-                self.heard.append(event)
-            for event in self.heard:
-                if isinstance(event, kind) and event.number == number:
-                    return event
-        raise AssertionError(f"nothing of trial {number} in {self.heard}")
-
-    def end(self, number):
-        return self.hear(TrialResult, number)
-
-    def run(self, name, **options):
-        return self.end(self.start(name, **options))
-
-
 @pytest.fixture(scope="module")
-def local():
+def local_executor():
     """An executor on two GPUs that are not there; its server takes seconds to start."""
     patient = pytest.MonkeyPatch()
-    patient.setattr(trials, "SIGTERM_AFTER_SECONDS", 0.3)
-    patient.setattr(trials, "SIGKILL_AFTER_SECONDS", 0.6)
+    patient.setattr(local, "SIGTERM_AFTER_SECONDS", 0.3)
+    patient.setattr(local, "SIGKILL_AFTER_SECONDS", 0.6)
     patient.setenv("MLFLOW_RUN_ID", "the driver's own")
     with LocalExecutor(TWO_GPUS, work=misbehaving.by_run_id) as executor:
         yield executor
@@ -81,12 +36,12 @@ def local():
 
 
 @pytest.fixture
-def driver(local):
-    driver = Driver(local)
+def driver(local_executor):
+    driver = TrialDriver(local_executor)
     yield driver
-    local.stop_all(now=True)
-    while local.free() < len(TWO_GPUS):
-        local.events(1)
+    local_executor.stop_all(now=True)
+    while local_executor.free() < len(TWO_GPUS):
+        local_executor.events(1)
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +76,13 @@ def comes(condition, seconds=10):
 def test_a_trial_leaves_settings_metrics_and_its_end_in_the_run_that_the_driver_created(driver, store):
     number, run_id = train(driver, store)
     ended = driver.end(number)
-    assert (ended.outcome, ended.reason, ended.can_pass) == (TrialOutcome.FINISHED, "", False), ended.output_tail
+    assert (ended.outcome, ended.reason, ended.retryable) == (TrialOutcome.FINISHED, "", False), ended.output_tail
     run = store[0].get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["trial.state"] == "finished"
     resolved = "mixed_bfloat16" if has_bfloat16() else "float32"
     assert run.data.params["precision"] == resolved, "auto is resolved where the device is known"
-    reported = [event for event in driver.heard if event is not ended]
+    reported = [event for event in driver.received if event is not ended]
     assert [(report.number, report.epoch) for report in reported] == [(number, 1), (number, 2)]
     history = store[0].get_metric_history(run_id, "val_accuracy")
     assert [(metric.step, metric.value) for metric in history] == [
@@ -142,10 +97,10 @@ def test_a_trial_leaves_settings_metrics_and_its_end_in_the_run_that_the_driver_
 
 def test_a_pruned_trial_ends_within_the_epoch_and_keeps_its_curve(driver, store):
     number, run_id = train(driver, store, epochs=100_000)
-    driver.hear(trials.Report, number)
+    driver.wait_for(EpochReport, number)
     driver.executor.prune(number)
     ended = driver.end(number)
-    assert (ended.outcome, ended.can_pass) == (TrialOutcome.PRUNED, False)
+    assert (ended.outcome, ended.retryable) == (TrialOutcome.PRUNED, False)
     assert ended.metrics["epochs"] < 1000
     run = store[0].get_run(run_id)
     assert run.info.status == "KILLED"
@@ -167,13 +122,13 @@ def test_a_trial_that_diverges_says_where(driver, store):
 def test_settings_that_do_not_fit_the_data_fail_the_run_with_the_rule(driver, store):
     number, run_id = train(driver, store, patch_size=5)
     ended = driver.end(number)
-    assert (ended.outcome, ended.can_pass) == (TrialOutcome.RAISED, False)
+    assert (ended.outcome, ended.retryable) == (TrialOutcome.RAISED, False)
     assert ended.reason.startswith("UsageError: patch_size must divide the image side: 8x8 pixels")
     assert store[0].get_run(run_id).data.tags["trial.state"] == "raised"
 
 
 @pytest.mark.parametrize(
-    ("name", "outcome", "reason", "can_pass"),
+    ("name", "outcome", "reason", "retryable"),
     [
         ("segfault", TrialOutcome.CRASHED, "killed by SIGSEGV", True),
         ("kill_itself", TrialOutcome.CRASHED, "killed by SIGKILL", True),
@@ -185,9 +140,9 @@ def test_settings_that_do_not_fit_the_data_fail_the_run_with_the_rule(driver, st
         ("abort_for_memory", TrialOutcome.OOM, "killed by SIGABRT, as memory ran out", False),
     ],
 )
-def test_a_failure_is_told_by_what_it_was_and_whether_it_can_pass(driver, name, outcome, reason, can_pass):
+def test_a_failure_is_told_by_what_it_was_and_whether_it_can_pass(driver, name, outcome, reason, retryable):
     ended = driver.run(name)
-    assert (ended.outcome, ended.can_pass) == (outcome, can_pass)
+    assert (ended.outcome, ended.retryable) == (outcome, retryable)
     assert ended.reason.startswith(reason)
     assert "\n" not in ended.reason
     assert driver.run("nothing").outcome is TrialOutcome.FINISHED, "and the next trial is none the worse"
@@ -216,7 +171,7 @@ def test_a_trial_that_hangs_is_stopped_after_its_minutes(driver):
     began = time.monotonic()
     ended = driver.run("hang", minutes=0.01)
     assert (ended.outcome, ended.reason) == (TrialOutcome.TIMEOUT, "took more than 0.01 minutes")
-    assert not ended.can_pass
+    assert not ended.retryable
     assert time.monotonic() - began < 5
 
 
@@ -231,10 +186,10 @@ def test_a_trial_that_does_not_hear_sigterm_is_killed_with_all_that_it_started(d
 
 def test_a_trial_stops_between_two_steps_when_asked(driver):
     number = driver.start("step_for_ever")
-    driver.hear(trials.Report, number)
+    driver.wait_for(EpochReport, number)
     driver.executor.stop(number)
     ended = driver.end(number)
-    assert (ended.outcome, ended.reason, ended.can_pass) == (TrialOutcome.STOPPED, "by the driver (stopped)", False)
+    assert (ended.outcome, ended.reason, ended.retryable) == (TrialOutcome.STOPPED, "by the driver (stopped)", False)
 
 
 def test_all_trials_are_killed_at_once_when_now_is_meant(driver):
@@ -266,9 +221,9 @@ def test_a_trial_computes_with_the_threads_of_its_slot(driver):
     assert driver.run("compute").metrics == {"threads": TWO_GPUS[0].threads}
 
 
-def test_events_wait_no_longer_than_asked(local):
+def test_events_wait_no_longer_than_asked(local_executor):
     began = time.monotonic()
-    assert local.events(0.2) == []
+    assert local_executor.events(0.2) == []
     assert 0.2 <= time.monotonic() - began < 1
 
 
@@ -281,7 +236,6 @@ def test_asking_a_trial_that_has_ended_is_no_mistake(driver):
 
 DRIVER = """
 import sys, time
-from pipeline.config.training import TrainingConfig
 from pipeline.search.executors.base import TrialJob
 from pipeline.tracking.tags import RunRef
 from pipeline.search.executors.slots import slots

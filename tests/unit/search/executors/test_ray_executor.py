@@ -158,7 +158,7 @@ def test_with_the_head_node_all_trials_are_lost_and_then_it_is_said_what_to_do(b
     for asked in (cluster.free, lambda: cluster.events(0)):
         with pytest.raises(ClusterLost, match="^cluster must keep its head node.*: start the cluster again, then "):
             asked()
-    assert str(cluster) == "0 at a time on 0 nodes of Ray"
+    assert cluster.describe() == "0 at a time on 0 nodes of Ray"
 
 
 def test_a_trial_that_ended_as_the_head_node_was_lost_is_told_once(began):
@@ -215,7 +215,7 @@ def test_a_search_that_has_used_gpus_waits_for_some_rather_than_fall_to_the_cpus
 
 def test_what_an_earlier_driver_had_is_what_trials_wait_for(began, looking, caplog):
     cluster, ray = began(node(cpus=8))
-    cluster.keep_to_gpus(True, note=pytest.fail)
+    cluster.restore(used_gpus=True, on_first_gpu=pytest.fail)
     assert cluster.free() == 0 and "waiting for a node with a GPU" in caplog.text
     ray.there = [node(cpus=8), node(cpus=8, gpus=2)]
     assert cluster.free() == 2
@@ -224,7 +224,7 @@ def test_what_an_earlier_driver_had_is_what_trials_wait_for(began, looking, capl
 def test_that_there_are_gpus_is_noted_once_and_not_before_there_are(began, looking):
     notes = []
     cluster, ray = began(node(cpus=8))
-    cluster.keep_to_gpus(False, note=lambda: notes.append("GPUs"))
+    cluster.restore(used_gpus=False, on_first_gpu=lambda: notes.append("GPUs"))
     assert cluster.free() == 2 and notes == []
     ray.there = [node(cpus=8), node(cpus=8, gpus=2)]
     assert cluster.free() == cluster.free() == 2 and notes == ["GPUs"]
@@ -336,7 +336,7 @@ def of(name, *given):
 )
 def test_a_lost_node_is_told_as_such(name, given):
     ended = of(name, *given)
-    assert (ended.outcome, ended.reason, ended.can_pass) == (TrialOutcome.LOST, f"its node was lost: {name}", True)
+    assert (ended.outcome, ended.reason, ended.retryable) == (TrialOutcome.LOST, f"its node was lost: {name}", True)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_lost_node_is_told_as_such(name, given):
 )
 def test_what_is_no_loss_of_a_node_is_told_with_its_reason_and_tried_again(name, given, reason):
     ended = of(name, *given)
-    assert (ended.outcome, ended.reason, ended.can_pass) == (TrialOutcome.RAISED, reason, True)
+    assert (ended.outcome, ended.reason, ended.retryable) == (TrialOutcome.RAISED, reason, True)
     assert given[0] in ended.output_tail
 
 
@@ -359,7 +359,7 @@ def test_what_the_task_itself_raised_and_a_want_of_memory_are_told_as_such():
     )
     ended = of("RayTaskError", "carry_out", quoted, ZeroDivisionError("division by zero"))
     assert (ended.outcome, ended.reason) == (TrialOutcome.RAISED, "ZeroDivisionError: division by zero")
-    assert not ended.can_pass
+    assert not ended.retryable
     assert of("OutOfMemoryError", "low on memory\nmore").reason == "OutOfMemoryError: low on memory"
 
 
