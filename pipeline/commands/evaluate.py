@@ -71,15 +71,15 @@ def log_evaluation(
     """
     named, folder = str(subject), f"{ARTIFACT_FOLDER}/{where}"
     tables = {
-        "calibration.csv": measured.bins,
+        "calibration.csv": measured.reliability,
         "corruptions.csv": measured.corruptions,
         "per_class.csv": metrics.per_class_table(measured.confusion, classes=classes),
         "predictions.csv": measured.predictions,
     }
-    error, accuracy = measured.figures["ece"], measured.corruptions["accuracy"]
+    error, accuracy = measured.metrics["ece"], measured.corruptions["accuracy"]
     spoilt = measured.corruptions[measured.corruptions["strength"] > 0]
     figures = {
-        "calibration.png": robustness.reliability_diagram(measured.bins, error=error, subject=named),
+        "calibration.png": robustness.reliability_diagram(measured.reliability, error=error, subject=named),
         "corruptions.png": robustness.accuracy_by_strength(spoilt, clean=accuracy.iloc[0], subject=named),
         "corrupted_examples.png": robustness.corrupted_examples(
             measured.examples, corruptions=list(CORRUPTIONS), strengths=STRENGTHS
@@ -92,7 +92,7 @@ def log_evaluation(
     for name, figure in figures.items():
         own.outbox.put("files", run_id=run_id, fill=spool.save_figure(f"{folder}/{name}", figure))
     now = int(1000 * time.time())
-    points = [[f"{folder}/{name}", value, now, step] for name, value in measured.figures.items()]
+    points = [[f"{folder}/{name}", value, now, step] for name, value in measured.metrics.items()]
     own.outbox.put("batch", {"metrics": points, "once": True, "of_model": True}, run_id=run_id)
 
 
@@ -238,7 +238,7 @@ def _check_owner(source: TrainingRun) -> dict[str, str]:
 
 
 def _summary(measured: EvaluationResult, images: Subset) -> str:
-    figures = measured.figures
+    figures = measured.metrics
     return (
         f"{images}: accuracy {figures['accuracy']:.2%} of {count(len(images.split), 'image')}, expected calibration "
         f"error {figures['ece']:.2%} (mean confidence {figures['mean_confidence']:.2%}), negative log likelihood "

@@ -74,7 +74,7 @@ def _ranked(chosen: RunSelection, asked: ReportCommand) -> tuple[Metric, list[st
     if without := len(chosen.rows) - len(rows):
         left_out.append(f"without {metric}: {count(without, 'run')}")
     settings = {one.id: settings_of(one) for one in rows}
-    typed = sorted((one for one in rows if one.typed), key=lambda one: -accuracy(one, metric))[:READ_CONFIGS]
+    typed = sorted((one for one in rows if one.params_as_typed), key=lambda one: -accuracy(one, metric))[:READ_CONFIGS]
     settings |= {run_id: format_setting(config) for run_id, config in query.configs(typed).items()}
     found = group_runs(rows, settings, metric)
     if chosen.by_id and _repeats(rows, found):  # a person compares what two commits make of the same settings
@@ -132,7 +132,7 @@ def _count_accesses(rows: Sequence[RunRecord]) -> Counter[str]:
     """How often the test images of each data set have been looked at, by runs too that are not compared."""
     opened: Counter[str] = Counter()
     for one in rows:
-        opened[one.fingerprint or one.data] += one.test_opened
+        opened[one.fingerprint or one.data] += one.test_set_accesses
     return opened
 
 

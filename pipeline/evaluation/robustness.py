@@ -44,8 +44,8 @@ Change = Callable[[Images, Sequence[int]], Images]  # images and a seed
 class EvaluationResult:
     """What came of an evaluation."""
 
-    figures: dict[str, float]  # accuracy, nll (nats), ece, brier_score, mean_confidence, mean_corruption_accuracy
-    bins: pd.DataFrame  # see `calibration.reliability`
+    metrics: dict[str, float]  # accuracy, nll (nats), ece, brier_score, mean_confidence, mean_corruption_accuracy
+    reliability: pd.DataFrame  # see `calibration.reliability`
     corruptions: pd.DataFrame  # columns corruption, strength and accuracy; the first row, none and 0, is clean
     predictions: pd.DataFrame  # see `scoring.predictions`
     confusion: npt.NDArray[np.int64]  # (classes, classes)

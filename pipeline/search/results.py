@@ -59,7 +59,7 @@ def figures(study: Study) -> Iterator[tuple[str, Figure]]:
     trials, search = trials_dataframe(study), study.search
     metric, direction = search.settings.metric[0], search.directions[0]
     log = [name for name, of in search.space.items() if _is_log(of)]
-    yield "plots/optimisation_history.png", study_plots.optimisation_history(trials, metric=metric, direction=direction)
+    yield "plots/optimization_history.png", study_plots.optimization_history(trials, metric=metric, direction=direction)
     yield "plots/parameter_importances.png", study_plots.parameter_importances(study.importances(), metric=metric)
     yield (
         "plots/parallel_coordinates.png",
@@ -76,7 +76,7 @@ def figures(study: Study) -> Iterator[tuple[str, Figure]]:
             continue
         yield (
             f"plots/{metric.removeprefix('val_')}_against_{cost}.png",
-            study_plots.value_against_cost(trials, metric=metric, direction=direction, cost=cost),
+            study_plots.value_vs_cost(trials, metric=metric, direction=direction, cost=cost),
         )
     curves = {
         trial.number: [value for _, value in sorted(trial.intermediate_values.items())] for trial in study.trials()

@@ -82,7 +82,7 @@ def _fingerprint(client: MlflowClient, run: Run) -> str:
 
 PAGE = 1000  # runs at a time: 40 MB of Python objects, of which a tenth is kept
 SETTINGS = frozenset(TrainingConfig.model_fields)
-FIGURES = frozenset(
+METRICS = frozenset(
     ["test_accuracy", "test_loss", "best_val_accuracy", "val_accuracy", "best_epoch", "parameters", "latency_ms"]
 )
 TRAININGS = frozenset(["run", "trial", "final"])  # roles; a search, a resumption and a report train nothing themselves
@@ -119,21 +119,21 @@ def run_record(run: Run) -> RunRecord:
         id=run.info.run_id,
         name=run.info.run_name or run.info.run_id,
         experiment_id=run.info.experiment_id,
-        artifacts=run.info.artifact_uri,
+        artifact_uri=run.info.artifact_uri,
         state=_state(run),
         role=tags.get("role", ""),
         study=tags.get("study", ""),
         parent=tags.get(PARENT_RUN_ID, ""),
-        typed="mlflow.project.entryPoint" in tags,
+        params_as_typed="mlflow.project.entryPoint" in tags,
         commit=tags.get("git.commit", ""),
         recipe=params.get("recipe", ""),
         params={name: value for name, value in params.items() if name in SETTINGS},
-        figures={name: value for name, value in metrics.items() if name in FIGURES},
+        metrics={name: value for name, value in metrics.items() if name in METRICS},
         data=tags.get("data", params.get("dataset", "")),
         fingerprint=tags.get("data.fingerprint", ""),
-        began=run.info.start_time,
+        start_time=run.info.start_time,
         seconds=metrics.get("seconds", ended),
-        test_opened=access_count(tags, run_id=run.info.run_id, tested="test_accuracy" in metrics),
+        test_set_accesses=access_count(tags, run_id=run.info.run_id, tested="test_accuracy" in metrics),
     )
 
 
@@ -217,7 +217,7 @@ def _read_artifacts(rows: Iterable[RunRecord], name: str, reader: Callable[[Path
     def one(row: RunRecord) -> Read | None:
         with TemporaryDirectory() as folder:
             try:
-                path = Path(download_artifacts(artifact_uri=f"{row.artifacts}/{name}", dst_path=folder))
+                path = Path(download_artifacts(artifact_uri=f"{row.artifact_uri}/{name}", dst_path=folder))
             except Exception:  # noqa: BLE001 - each kind of store raises its own
                 return None
             try:

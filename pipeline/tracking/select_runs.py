@@ -54,7 +54,7 @@ def select_runs(client: MlflowClient, text: str) -> RunSelection:
 
 def has_accuracy(one: RunRecord) -> bool:
     """Whether a run has been measured at all."""
-    return bool({"test_accuracy", "best_val_accuracy", "val_accuracy"} & one.figures.keys())
+    return bool({"test_accuracy", "best_val_accuracy", "val_accuracy"} & one.metrics.keys())
 
 
 def _find(client: MlflowClient, text: str) -> tuple[str, list[RunRecord], list[str]]:

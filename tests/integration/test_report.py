@@ -8,11 +8,11 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from reporting.made_runs import Store, made
 
-from pipeline.commands.report import main
+from pipeline.commands.main import run as run_command
 from pipeline.tracking import query
 from tests.support.paths import ROOT
+from tests.support.runs import Store, make_run
 from tests.support.stores import environment, tracking_store
 
 
@@ -36,13 +36,13 @@ def runs(uri):
     found = {}
     for seed in range(3):
         spelled = {"learning_rate": ("1e-3", "0.001", "1.0e-3")[seed]}
-        made(store, f"plain seed {seed}", right=tested(), settings={"seed": seed}, params=spelled)
+        make_run(store, f"plain seed {seed}", correct=tested(), settings={"seed": seed}, params=spelled)
         alike = {"seed": seed + 3, "randaugment_magnitude": 5}
-        made(store, f"alike seed {seed}", right=tested(), settings=alike)
-    found["worse"] = made(store, "worse <b>&", right=tested(-0.1), settings={"depth": 2})
-    found["flowers"] = made(store, "flowers", right=tested(), tags={"data": "flowers", "data.fingerprint": "f1"})
-    found["open"] = made(store, "open", settings={"depth": 3}, status="RUNNING", figures={"test_accuracy": 0.99})
-    found["nothing"] = made(store, "nothing yet", curve=(), status="RUNNING")
+        make_run(store, f"alike seed {seed}", correct=tested(), settings=alike)
+    found["worse"] = make_run(store, "worse <b>&", correct=tested(-0.1), settings={"depth": 2})
+    found["flowers"] = make_run(store, "flowers", correct=tested(), tags={"data": "flowers", "data.fingerprint": "f1"})
+    found["open"] = make_run(store, "open", settings={"depth": 3}, status="RUNNING", metrics={"test_accuracy": 0.99})
+    found["nothing"] = make_run(store, "nothing yet", curve=(), status="RUNNING")
     return found
 
 
@@ -110,7 +110,7 @@ def test_the_report_is_a_run_of_its_own_that_other_reports_pass_over(report, run
     assert f"report   {folder / 'report.html'}" in done.stdout
     there = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     assert there == {"report.html", "leaderboard.csv", "leaderboard.md"}
-    assert main(["compared", "--folder", str(tmp_path)]) == 0
+    assert run_command(["report", "compared", "--folder", str(tmp_path)]) == 0
     assert "of 9 runs: experiment compared" in capsys.readouterr().out
 
 
@@ -123,12 +123,12 @@ def test_the_markdown_table_has_the_rows_of_the_csv(report):
 
 def test_one_page_of_runs_at_a_time_is_asked_for(uri, runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(query, "PAGE", 3)
-    assert main(["compared", "--folder", str(tmp_path), "--metric", "best_val_accuracy"]) == 0
+    assert run_command(["report", "compared", "--folder", str(tmp_path), "--metric", "best_val_accuracy"]) == 0
     assert "of 9 runs" in capsys.readouterr().out
 
 
 def test_one_run_alone_is_a_report_that_compares_nothing(uri, runs, tmp_path, capsys):
-    assert main([runs["worse"], "--folder", str(tmp_path)]) == 0
+    assert run_command(["report", runs["worse"], "--folder", str(tmp_path)]) == 0
     assert "There is no other recipe to compare it with." in capsys.readouterr().out
 
 
@@ -146,7 +146,7 @@ def test_one_run_alone_is_a_report_that_compares_nothing(uri, runs, tmp_path, ca
     ],
 )
 def test_what_cannot_be_compared_is_one_line_and_exit_code_2(uri, runs, capsys, arguments, message):
-    assert main(arguments) == 2
+    assert run_command(["report", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
     (latest,) = mlflow.search_runs(["1"], "tags.role = 'report'", output_format="list", max_results=1)

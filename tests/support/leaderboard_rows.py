@@ -6,12 +6,12 @@ from pipeline.evaluation.report.groups import RunGroup, RunRecord
 from pipeline.evaluation.report.leaderboard import LeaderboardRow
 from pipeline.evaluation.significance import Sample
 
-NOTHING = RunRecord("", "", "1", "", "finished", "run", "", "", False, "", "", {}, {}, "digits", "d0", 0, None, 0)
+EMPTY_RECORD = RunRecord("", "", "1", "", "finished", "run", "", "", False, "", "", {}, {}, "digits", "d0", 0, None, 0)
 
 
-def standing(place, values, *, name="", state="finished", settings=None, **figures):
+def make_row(place, values, *, name="", state="finished", settings=None, **figures):
     runs = tuple(
-        NOTHING._replace(id=f"{place}-{seed}", state=state, figures={"test_accuracy": value} | figures)
+        EMPTY_RECORD._replace(id=f"{place}-{seed}", state=state, metrics={"test_accuracy": value} | figures)
         for seed, value in enumerate(values)
     )
     recipe = RunGroup(name or f"recipe {place}", settings or {}, runs, "d0", "digits", state)

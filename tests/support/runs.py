@@ -17,51 +17,51 @@ class Store(NamedTuple):
     experiment_id: str
 
 
-def made(
+def make_run(
     store: Store,
     name: str,
     *,
-    right=None,
-    figures=None,
+    correct=None,
+    metrics=None,
     settings=None,
     params=None,
     tags=None,
     status="FINISHED",
     curve=(0.5, 0.6),
 ) -> str:
-    """A run; `right` (n,) says which of the first n images of the test set it recognized.
+    """A run; `correct` (n,) says which of the first n images of the test set it recognized.
 
     `settings` are those of its config.yaml, `params` what its parameters say instead.
     """
     client = store.client
     config = TrainingConfig.build({"dataset": "digits", **(settings or {})})
     told = {setting: config.text(setting) for setting in TrainingConfig.model_fields} | (params or {})
-    known = {"parameters": 1000.0} | ({"best_val_accuracy": max(curve)} if curve else {}) | (figures or {})
-    if right is not None:
-        known |= {"test_accuracy": float(np.mean(right))}
+    known = {"parameters": 1000.0} | ({"best_val_accuracy": max(curve)} if curve else {}) | (metrics or {})
+    if correct is not None:
+        known |= {"test_accuracy": float(np.mean(correct))}
     run_id = client.create_run(store.experiment_id, run_name=name).info.run_id
     points = [Metric("val_accuracy", value, 0, epoch) for epoch, value in enumerate(curve, start=1)]
     all_tags = {"role": "run", "data": "digits", "data.fingerprint": "d0"} | (tags or {})
     client.log_batch(
         run_id,
-        points + [Metric(figure, value, 0, 0) for figure, value in known.items()],
+        points + [Metric(metric, value, 0, 0) for metric, value in known.items()],
         [Param(setting, value) for setting, value in told.items()],
         [RunTag(tag, value) for tag, value in all_tags.items()],
     )
     client.log_text(run_id, to_yaml(config), "config.yaml")
-    if right is not None:
-        _tested(client, run_id, np.asarray(right))
+    if correct is not None:
+        _log_test_outcome(client, run_id, np.asarray(correct))
     if status != "RUNNING":
         client.set_terminated(run_id, status)
     return run_id
 
 
-def _tested(client: mlflow.MlflowClient, run_id: str, right) -> None:
-    labels = np.arange(len(right)) % len(CLASSES)
-    predicted = np.where(right, labels, (labels + 1) % len(CLASSES))
-    images = [f"{number:016x}" for number in range(len(right))]
+def _log_test_outcome(client: mlflow.MlflowClient, run_id: str, correct) -> None:
+    labels = np.arange(len(correct)) % len(CLASSES)
+    predicted = np.where(correct, labels, (labels + 1) % len(CLASSES))
+    images = [f"{number:016x}" for number in range(len(correct))]
     table = pd.DataFrame({"image": images, "label": labels, "predicted": predicted, "probability": 0.5})
     client.log_text(run_id, table.to_csv(index=False), "test_predictions.csv")
-    recalls = [right[labels == label].mean() for label in range(len(CLASSES))]
+    recalls = [correct[labels == label].mean() for label in range(len(CLASSES))]
     client.log_text(run_id, pd.DataFrame({"class": CLASSES, "recall": recalls}).to_csv(index=False), "per_class.csv")
     client.log_image(run_id, np.full((4, 4, 3), 128, np.uint8), artifact_file="plots/depthwise_kernels.png")

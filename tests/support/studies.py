@@ -6,7 +6,7 @@ import pandas as pd
 STATES = ["complete", "pruned", "failed", "infeasible", "duplicate"]
 
 
-def made_study(trials: int, *, every_kind: bool = False) -> tuple[pd.DataFrame, dict[int, list[float]]]:
+def make_study(trials: int, *, every_kind: bool = False) -> tuple[pd.DataFrame, dict[int, list[float]]]:
     """The table of the trials, the first complete, and their curves; `every_kind` adds six settings of other kinds."""
     random = np.random.default_rng(trials)
     rows, curves = [], {}

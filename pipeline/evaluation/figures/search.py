@@ -406,7 +406,7 @@ COSTS = {  # in a title, and along an axis
 }
 
 
-def optimisation_history(trials: pd.DataFrame, *, metric: str, direction: Direction) -> Figure:
+def optimization_history(trials: pd.DataFrame, *, metric: str, direction: Direction) -> Figure:
     """Every trial's value in the order of the trials, and the best so far as a line.
 
     Trials without a value are marked below, in a row for each state.
@@ -416,7 +416,7 @@ def optimisation_history(trials: pd.DataFrame, *, metric: str, direction: Direct
     values = finite_or_nan(trials["value"].to_numpy(float))
     without = [state for state in states_of(trials) if np.isnan(values[trials["state"] == state]).any()]
     strip = 0.1 + 0.2 * len(without) if without else 0  # inches
-    figure = new_figure(8.6, 4.95 + strip, "Optimisation history", trials, metric, leader)
+    figure = new_figure(8.6, 4.95 + strip, "Optimization history", trials, metric, leader)
     axes = axes_at(figure, 0.95, 0.55 + strip, 7.35, 3.3)
     below = axes_at(figure, 0.95, 0.55, 7.35, strip) if without else axes
 
@@ -517,7 +517,7 @@ def intermediate_curves(
     return figure
 
 
-def value_against_cost(trials: pd.DataFrame, *, metric: str, direction: Direction, cost: str = "parameters") -> Figure:
+def value_vs_cost(trials: pd.DataFrame, *, metric: str, direction: Direction, cost: str = "parameters") -> Figure:
     """The value of every finished trial against a cost, of which less is better; those that none beats in both named.
 
     A name has the settings in which the finished trials differ, or the trial's number if they are many; and the latency

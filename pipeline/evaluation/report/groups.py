@@ -21,21 +21,21 @@ class RunRecord(NamedTuple):
     id: str
     name: str
     experiment_id: str
-    artifacts: str  # URI
+    artifact_uri: str
     state: str  # finished, running, pruned, stopped or failed
     role: str
     study: str
     parent: str
-    typed: bool  # whether parameters may be in a person's spelling, as `mlflow run` logs them
+    params_as_typed: bool  # whether parameters may be in a person's spelling, as `mlflow run` logs them
     commit: str  # that it was trained with; empty where nobody knows it
     recipe: str
     params: Mapping[str, str]  # of settings
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     data: str  # name, as a person gave it
     fingerprint: str  # of the data; empty where nobody has said it
-    began: int  # ms since 1970
+    start_time: int  # ms since 1970
     seconds: float | None  # of wall time, where it has ended
-    test_opened: int  # how often its test images have been looked at, by its training and by evaluations
+    test_set_accesses: int  # how often its test images have been looked at, by its training and by evaluations
 
 
 Metric = Literal["test_accuracy", "best_val_accuracy"]
@@ -70,12 +70,12 @@ class RunGroup:
 
         A search times its trials, and the best of them are trained again with the same seed: so a repeat counts too.
         """
-        return _mean(one.figures.get(name) for one in (*self.runs, *self.repeats))
+        return _mean(one.metrics.get(name) for one in (*self.runs, *self.repeats))
 
     @property
     def test_opened(self) -> int:
         """How often the test images have been looked at, by all its runs together."""
-        return sum(one.test_opened for one in self.runs)
+        return sum(one.test_set_accesses for one in self.runs)
 
     def seconds(self) -> float:
         """Mean wall time of the runs."""
@@ -98,15 +98,15 @@ def format_setting(config: TrainingConfig) -> Settings:
 
 def accuracy(one: RunRecord, metric: Metric) -> float:
     """The metric of a run; of one under way or ended early its last validation accuracy stands for the best."""
-    value = one.figures.get(metric)
+    value = one.metrics.get(metric)
     if value is None and metric == "best_val_accuracy" and one.state != "finished":
-        value = one.figures.get("val_accuracy")
+        value = one.metrics.get("val_accuracy")
     return float("nan") if value is None else value
 
 
 def usual_metric(rows: Sequence[RunRecord]) -> Metric:
     """test_accuracy, where at least half of the runs have it: of a search one run has."""
-    tested = sum("test_accuracy" in one.figures for one in rows)
+    tested = sum("test_accuracy" in one.metrics for one in rows)
     return "test_accuracy" if 2 * tested >= len(rows) else "best_val_accuracy"
 
 
@@ -119,7 +119,7 @@ def group_runs(rows: Iterable[RunRecord], settings: Mapping[str, Settings], metr
         settings: of every run, by its id.
     """
     groups: dict[tuple, dict[str, list[RunRecord]]] = {}
-    for one in sorted(rows, key=lambda one: -one.began):
+    for one in sorted(rows, key=lambda one: -one.start_time):
         state = one.state if one.state == "finished" else "not finished"
         told = {name: value for name, value in settings[one.id].items() if name not in NOT_COMPARED}
         if one.fingerprint:

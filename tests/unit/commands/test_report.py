@@ -3,25 +3,25 @@
 import mlflow
 import pandas as pd
 
-from pipeline.commands.report import main
-from tests.support.runs import made
+from pipeline.commands.main import run as run_command
+from tests.support.runs import make_run
 
 
 def test_settings_are_those_of_config_yaml_where_a_person_may_have_typed_the_parameters(experiment, tmp_path, capsys):
     store, _ = experiment
     typed = {"mlflow.project.entryPoint": "main"}
     settings = {"precision": "float32", "jit_compile": "false"}
-    one = made(store, "plain", settings=settings)
-    other = made(store, "typed", settings=settings | {"seed": 1}, params={"precision": "auto"}, tags=typed)
-    assert main([f"{one},{other}", "--folder", str(tmp_path)]) == 0
+    one = make_run(store, "plain", settings=settings)
+    other = make_run(store, "typed", settings=settings | {"seed": 1}, params={"precision": "auto"}, tags=typed)
+    assert run_command(["report", f"{one},{other}", "--folder", str(tmp_path)]) == 0
     assert "compared 1 recipe of 2 runs" in capsys.readouterr().out
 
 
 def test_a_newer_run_of_the_same_seed_stands_for_an_older_one_and_that_is_said(experiment, tmp_path, capsys):
     store, name = experiment
     for accuracy in (0.5, 0.75):
-        made(store, "again", figures={"test_accuracy": accuracy})
-    assert main([name, "--folder", str(tmp_path)]) == 0
+        make_run(store, "again", metrics={"test_accuracy": accuracy})
+    assert run_command(["report", name, "--folder", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "highest test accuracy: 75.00 % of one run" in out
     assert "left out finished again with the settings and the seed of a newer run: 1 run" in out
@@ -30,21 +30,21 @@ def test_a_newer_run_of_the_same_seed_stands_for_an_older_one_and_that_is_said(e
 def test_two_commits_runs_of_one_seed_are_compared_where_both_are_named(experiment, tmp_path, capsys):
     store, name = experiment
     ids = [
-        made(store, "the same", figures={"test_accuracy": accuracy}, tags={"git.commit": commit * 40})
+        make_run(store, "the same", metrics={"test_accuracy": accuracy}, tags={"git.commit": commit * 40})
         for accuracy, commit in ((0.5, "a"), (0.75, "b"))
     ]
-    assert main([",".join(ids), "--folder", str(tmp_path)]) == 0
+    assert run_command(["report", ",".join(ids), "--folder", str(tmp_path)]) == 0
     assert "compared 2 recipes of 2 runs" in capsys.readouterr().out
     (board,) = tmp_path.glob("*/leaderboard.csv")
     assert pd.read_csv(board)["settings.commit"].tolist() == ["b" * 40, "a" * 40]
-    assert main([name, "--folder", str(tmp_path)]) == 0
+    assert run_command(["report", name, "--folder", str(tmp_path)]) == 0
     assert "compared 1 recipe of 1 run" in capsys.readouterr().out
 
 
 def test_a_report_lies_beside_the_runs_that_it_compares(experiment, tmp_path):
     store, _ = experiment
-    run = made(store, "a")
-    assert main([run, "--folder", str(tmp_path)]) == 0
+    run = make_run(store, "a")
+    assert run_command(["report", run, "--folder", str(tmp_path)]) == 0
     (found,) = mlflow.search_runs([store.experiment_id], "tags.role = 'report'", output_format="list")
     assert found.data.tags["report.runs"] == run
 
@@ -53,17 +53,17 @@ def test_it_is_told_how_often_test_images_have_been_opened_by_runs_too_that_are_
     experiment, tmp_path, capsys
 ):
     store, name = experiment
-    made(store, "older, of the same seed", figures={"test_accuracy": 0.5})
+    make_run(store, "older, of the same seed", metrics={"test_accuracy": 0.5})
     looked = {"test_opened": "2", "test_opened.a": "at noon", "test_opened.b": "at one"}
-    run = made(store, "tested and evaluated twice", figures={"test_accuracy": 0.75}, tags=looked)
-    made(store, "not tested", settings={"depth": 3}, figures={"best_val_accuracy": 0.5})
-    assert main([name, "--folder", str(tmp_path), "--metric", "best_val_accuracy"]) == 0
+    run = make_run(store, "tested and evaluated twice", metrics={"test_accuracy": 0.75}, tags=looked)
+    make_run(store, "not tested", settings={"depth": 3}, metrics={"best_val_accuracy": 0.5})
+    assert run_command(["report", name, "--folder", str(tmp_path), "--metric", "best_val_accuracy"]) == 0
     said = "These runs and their evaluations have opened the test images of digits 4 times."
     assert f"opened   {said}" in capsys.readouterr().out
     (page,) = tmp_path.glob("*/report.html")
     assert said in page.read_text()
     board = pd.read_csv(page.parent / "leaderboard.csv").set_index("run_ids")["test_opened"]
     assert board[run] == 3 and sorted(board) == [0, 3]
-    untested = made(store, "alone", settings={"depth": 4}, figures={})
-    assert main([untested, "--folder", str(tmp_path)]) == 0
+    untested = make_run(store, "alone", settings={"depth": 4}, metrics={})
+    assert run_command(["report", untested, "--folder", str(tmp_path)]) == 0
     assert "opened   None of these runs has opened the test images of digits." in capsys.readouterr().out

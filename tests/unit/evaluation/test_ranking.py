@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.ranking import best, finished, pareto_front
-from tests.support.studies import made_study, table
+from tests.support.studies import make_study, table
 
 
 def test_pruned_trials_duplicates_and_values_that_are_not_finite_do_not_take_part() -> None:
@@ -35,7 +35,7 @@ def test_the_front_holds_what_none_beats_in_both_and_all_of_several_equals_cheap
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_the_front_is_what_comparing_every_pair_finds(direction: str) -> None:
-    trials, _ = made_study(200)
+    trials, _ = make_study(200)
     sign = 1 if direction == "maximize" else -1
     points = [(row.number, sign * row.value, row.parameters) for row in finished(trials).itertuples()]
     unbeaten = [

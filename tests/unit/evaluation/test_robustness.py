@@ -34,19 +34,19 @@ def labels_of(split):
 def test_figures_are_of_clean_images_and_every_corruption_has_every_strength(split, predict):
     lines = []
     found = evaluate_robustness(predict, split, labels_of(split), corrupted_images=None, report=lines.append)
-    assert found.figures["accuracy"] == 1
-    assert found.figures["ece"] == pytest.approx(0.25) and found.figures["mean_confidence"] == pytest.approx(0.75)
-    assert found.figures["nll"] == pytest.approx(-np.log(0.75))
-    assert found.figures["brier_score"] == pytest.approx(0.25**2 + 9 * (0.25 / 9) ** 2)
+    assert found.metrics["accuracy"] == 1
+    assert found.metrics["ece"] == pytest.approx(0.25) and found.metrics["mean_confidence"] == pytest.approx(0.75)
+    assert found.metrics["nll"] == pytest.approx(-np.log(0.75))
+    assert found.metrics["brier_score"] == pytest.approx(0.25**2 + 9 * (0.25 / 9) ** 2)
     clean, *spoilt = found.corruptions.itertuples(index=False, name=None)
     assert clean == ("none", 0, 1.0)
     assert [row[:2] for row in spoilt] == [(name, strength) for name in CORRUPTIONS for strength in (1, 2, 3)]
     zeros = np.mean(labels_of(split) == 0)
-    assert found.figures["mean_corruption_accuracy"] == pytest.approx(np.mean([row[2] for row in spoilt]))
+    assert found.metrics["mean_corruption_accuracy"] == pytest.approx(np.mean([row[2] for row in spoilt]))
     assert spoilt[2][2] == pytest.approx(zeros), "noise leaves no image as it was"
     assert len(lines) == len(spoilt) and "gaussian_noise    strength 3: accuracy " in lines[2]
     assert found.examples.shape == (len(CORRUPTIONS), 4, 8, 8, 1)
-    assert found.bins["images"].sum() == len(found.predictions) == found.confusion.trace() == len(split)
+    assert found.reliability["images"].sum() == len(found.predictions) == found.confusion.trace() == len(split)
 
 
 def test_some_of_the_images_are_corrupted_and_the_clean_accuracy_beside_is_theirs(split, predict, monkeypatch):
@@ -63,4 +63,4 @@ def test_some_of_the_images_are_corrupted_and_the_clean_accuracy_beside_is_their
     assert max(seen) == 5
     assert sum(seen) == len(split) + 12 * 3 * len(CORRUPTIONS)
     assert found.corruptions["accuracy"].iloc[0] == 0.5, "evenly chosen"
-    assert found.figures["accuracy"] == pytest.approx(1 - 90 / len(split))
+    assert found.metrics["accuracy"] == pytest.approx(1 - 90 / len(split))

@@ -125,7 +125,7 @@ def test_the_figures_of_a_study_have_a_heat_map_where_kernel_and_patch_are_searc
     complete(mine, 0.5)
     paths = [path for path, figure in figures(mine) if isinstance(figure, Figure)]
     assert [path.removeprefix("plots/").removesuffix(".png") for path in paths] == [
-        "optimisation_history",
+        "optimization_history",
         "parameter_importances",
         "parallel_coordinates",
         "slices",

@@ -7,7 +7,7 @@ from mlflow.tracking import fluent
 from pipeline.runtime.errors import UsageError
 from pipeline.tracking import query
 from pipeline.tracking.select_runs import select_runs
-from tests.support.runs import made
+from tests.support.runs import make_run
 
 
 def ids(chosen):
@@ -17,24 +17,24 @@ def ids(chosen):
 def test_an_experiment_is_its_trainings_page_by_page(experiment, monkeypatch):
     store, name = experiment
     monkeypatch.setattr(query, "PAGE", 2)
-    trained = {made(store, f"run {number}") for number in range(5)}
+    trained = {make_run(store, f"run {number}") for number in range(5)}
     for role in ("search", "report", "resume"):
-        made(store, role, tags={"role": role})
-    made(store, "of another program", tags={"role": ""})
+        make_run(store, role, tags={"role": role})
+    make_run(store, "of another program", tags={"role": ""})
     assert ids(select_runs(store.client, name)) == trained
 
 
 def test_a_study_is_its_trials_and_final_trainings_on_the_data_that_its_search_names(experiment):
     store, _ = experiment
     study = {"study": "kernels-1a2b", "data.fingerprint": ""}
-    search = made(store, "search", tags=study | {"role": "search", "data.fingerprint": "d7", "data": "flowers"})
+    search = make_run(store, "search", tags=study | {"role": "search", "data.fingerprint": "d7", "data": "flowers"})
     below = {"mlflow.parentRunId": search}
-    trial = made(store, "t000", tags=study | below | {"role": "trial"})
+    trial = make_run(store, "t000", tags=study | below | {"role": "trial"})
     final = store.client.create_run(
         store.experiment_id, run_name="final 1", tags=study | below | {"role": "final"}
     ).info.run_id
     store.client.log_metric(final, "val_accuracy", 0.5)
-    seed = made(store, "final 1 seed 0", tags=study | {"role": "final", "mlflow.parentRunId": final})
+    seed = make_run(store, "final 1 seed 0", tags=study | {"role": "final", "mlflow.parentRunId": final})
     for asked in ("kernels-1a2b", search):
         chosen = select_runs(store.client, asked)
         assert ids(chosen) == {trial, seed}
@@ -45,13 +45,13 @@ def test_a_study_is_its_trials_and_final_trainings_on_the_data_that_its_search_n
 def test_run_ids_are_taken_from_any_experiment_and_once(experiment):
     store, _ = experiment
     other = store._replace(experiment_id=store.client.create_experiment("another one"))
-    here, there = made(store, "a"), made(other, "b")
+    here, there = make_run(store, "a"), make_run(other, "b")
     assert [one.id for one in select_runs(store.client, f"{here}, {there},{here}").rows] == [here, there]
 
 
 def test_a_filter_finds_runs_of_the_experiment_that_the_command_runs_in(experiment, monkeypatch):
     store, _ = experiment
-    deep, shallow = made(store, "a", settings={"depth": 9}), made(store, "b", settings={"depth": 2})
+    deep, shallow = make_run(store, "a", settings={"depth": 9}), make_run(store, "b", settings={"depth": 2})
     monkeypatch.setattr(fluent, "_active_experiment_id", store.experiment_id)
     assert ids(select_runs(store.client, "params.depth = '9'")) == {deep}
     assert ids(select_runs(store.client, "attributes.status = 'FINISHED'")) == {deep, shallow}
@@ -61,7 +61,7 @@ def test_a_filter_finds_runs_of_the_experiment_that_the_command_runs_in(experime
 
 def test_deleted_runs_are_named_and_passed_over(experiment):
     store, name = experiment
-    kept, gone = made(store, "a"), made(store, "b")
+    kept, gone = make_run(store, "a"), make_run(store, "b")
     store.client.delete_run(gone)
     assert ids(select_runs(store.client, name)) == {kept}
     chosen = select_runs(store.client, f"{kept},{gone}")
@@ -73,9 +73,9 @@ def test_deleted_runs_are_named_and_passed_over(experiment):
 
 def test_runs_without_an_accuracy_are_counted_by_state(experiment):
     store, name = experiment
-    trained = made(store, "a")
+    trained = make_run(store, "a")
     for state in ("RUNNING", "FAILED", "FAILED"):
-        made(store, f"no {state}", curve=(), status=state)
+        make_run(store, f"no {state}", curve=(), status=state)
     chosen = select_runs(store.client, name)
     assert ids(chosen) == {trained}
     (line,) = chosen.left_out
@@ -99,7 +99,7 @@ def test_an_experiment_without_runs_or_a_deleted_one_is_refused(experiment):
     store, name = experiment
     with pytest.raises(UsageError, match="it has no runs; train first"):
         select_runs(store.client, name)
-    made(store, "a report", tags={"role": "report"})
+    make_run(store, "a report", tags={"role": "report"})
     with pytest.raises(UsageError, match="1 that train nothing themselves"):
         select_runs(store.client, name)
     store.client.delete_experiment(store.experiment_id)

@@ -1,9 +1,8 @@
 """What the figures of a report show."""
 
-from pipeline.reporting.figures import COLOURS
-
 from pipeline.evaluation.figures.report import accuracy_vs_cost, to_svg, validation_curves
-from tests.support.leaderboard_rows import standing
+from pipeline.evaluation.figures.style import COLOURS
+from tests.support.leaderboard_rows import make_row
 
 
 def lines(axes):
@@ -11,7 +10,7 @@ def lines(axes):
 
 
 def test_each_run_is_a_line_in_the_colour_of_its_recipe_and_dashed_if_it_has_not_finished():
-    found = [standing(1, [0.9, 0.8]), standing(2, [0.7], state="running")]
+    found = [make_row(1, [0.9, 0.8]), make_row(2, [0.7], state="running")]
     curves = {run.id: [(1, 0.1), (2, 0.2)] for one in found for run in one.recipe.runs}
     (axes,) = validation_curves(found, curves).axes
     assert [line.get_color() for line in lines(axes)] == [COLOURS[0], COLOURS[0], COLOURS[1]]
@@ -20,7 +19,7 @@ def test_each_run_is_a_line_in_the_colour_of_its_recipe_and_dashed_if_it_has_not
 
 
 def test_a_cost_that_fewer_than_two_recipes_have_is_not_drawn():
-    found = [standing(1, [0.9], parameters=10.0, latency_ms=3.0), standing(2, [0.8], parameters=5.0)]
+    found = [make_row(1, [0.9], parameters=10.0, latency_ms=3.0), make_row(2, [0.8], parameters=5.0)]
     figure = accuracy_vs_cost(found, {"parameters": "size", "latency_ms": "latency"}, "accuracy")
     assert [axes.get_xlabel() for axes in figure.axes if axes.axison] == ["size"]
     assert accuracy_vs_cost(found[:1], {"parameters": "size"}, "accuracy") is None
@@ -28,7 +27,7 @@ def test_a_cost_that_fewer_than_two_recipes_have_is_not_drawn():
 
 def test_the_pareto_front_bears_numbers_and_what_is_beaten_bears_none():
     cheap, best, beaten = (
-        standing(place, [value], parameters=cost)
+        make_row(place, [value], parameters=cost)
         for place, value, cost in ((2, 0.8, 5.0), (1, 0.9, 10.0), (3, 0.7, 12.0))
     )
     figure = accuracy_vs_cost([best, cheap, beaten], {"parameters": "size"}, "accuracy")
@@ -36,12 +35,12 @@ def test_the_pareto_front_bears_numbers_and_what_is_beaten_bears_none():
 
 
 def test_what_has_not_finished_costs_nothing_yet():
-    found = [standing(1, [0.9], parameters=10.0), standing(2, [0.95], parameters=1.0, state="running")]
+    found = [make_row(1, [0.9], parameters=10.0), make_row(2, [0.95], parameters=1.0, state="running")]
     assert accuracy_vs_cost(found, {"parameters": "size"}, "accuracy") is None
 
 
 def test_the_same_figure_is_the_same_bytes_and_its_names_are_no_formulas():
-    found = [standing(1, [0.9], name=r"costs $5 \frac{"), standing(2, [0.8])]
+    found = [make_row(1, [0.9], name=r"costs $5 \frac{"), make_row(2, [0.8])]
     curves = {run.id: [(1, 0.5)] for one in found for run in one.recipe.runs}
     first, second = (to_svg(validation_curves(found, curves)) for _ in range(2))
     assert first == second and first.startswith(b"<?xml")

@@ -18,7 +18,7 @@ from pipeline.evaluation.figures import search
 from pipeline.evaluation.figures.style import VERMILLION
 from pipeline.evaluation.ranking import finished, pareto_front
 from tests.support.figures import drawn, ink, title
-from tests.support.studies import made_study, table
+from tests.support.studies import make_study, table
 
 ASKED: dict[str, Any] = {"metric": "val_accuracy", "direction": "maximize", "log": []}
 LOSS = ASKED | {"metric": "val_loss", "direction": "minimize"}
@@ -47,7 +47,7 @@ def test_the_best_is_on_top_of_the_metrics_axis_in_either_direction(asked: dict[
 
 
 def test_only_finished_trials_have_a_line_and_the_better_are_drawn_later() -> None:
-    trials, _ = made_study(100)
+    trials, _ = make_study(100)
     axes = search.parallel_coordinates(trials, **ASKED).axes[0]
     (others,) = (group for group in axes.collections if isinstance(group, LineCollection))
     ends = [segment[-1, 1] for segment in others.get_segments()]
@@ -76,7 +76,7 @@ def test_each_setting_has_a_panel_with_the_finished_as_dots_and_the_pruned_as_cr
 
 
 def test_later_trials_are_darker() -> None:
-    trials, _ = made_study(50)
+    trials, _ = make_study(50)
     figure = search.slices(trials, **ASKED)
     drawn(figure)
     brightness = figure.axes[0].collections[0].get_facecolors()[:, :3].sum(axis=1)  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ def test_later_trials_are_darker() -> None:
 
 
 def test_tick_labels_do_not_touch() -> None:
-    trials, _ = made_study(300, every_kind=True)
+    trials, _ = make_study(300, every_kind=True)
     figure = search.slices(trials, **ASKED | {"log": ["learning_rate", "weight_decay"]})
     drawn(figure)
     for axes in figure.axes:
@@ -148,9 +148,9 @@ def pictures(trials: pd.DataFrame, curves: dict[int, list[float]], **asked: Any)
     """Every picture of a study."""
     log = ["learning_rate", "weight_decay"]
     return {
-        "history": search.optimisation_history(trials, **asked),
+        "history": search.optimization_history(trials, **asked),
         "curves": search.intermediate_curves(curves, trials, **asked),
-        "front": search.value_against_cost(trials, **asked),
+        "front": search.value_vs_cost(trials, **asked),
         "parallel": search.parallel_coordinates(trials, log=log, **asked),
         "slices": search.slices(trials, log=log, **asked),
         "grid": search.heat_map(trials, rows="kernel_size", columns="patch_size", log=log, **asked),
@@ -170,7 +170,7 @@ def test_the_best_so_far_rises_with_finished_trials_only_and_reaches_the_last_tr
     trials = table(
         ("failed", np.nan), ("complete", 0.5), ("pruned", 0.9), ("complete", 0.7), ("complete", 0.6), ("pruned", 0.2)
     )
-    axes = search.optimisation_history(trials, **ASKED_PLAIN).axes[0]
+    axes = search.optimization_history(trials, **ASKED_PLAIN).axes[0]
     assert points(axes, "best so far") == [[1, 0.5], [3, 0.7], [4, 0.7], [5, 0.7]]
     assert points(axes, "complete") == [[1, 0.5], [3, 0.7], [4, 0.6]]
     assert points(axes, "pruned") == [[2, 0.9], [5, 0.2]]
@@ -178,7 +178,7 @@ def test_the_best_so_far_rises_with_finished_trials_only_and_reaches_the_last_tr
 
 def test_what_is_best_so_far_falls_where_less_is_better() -> None:
     trials = table(("complete", 0.5), ("complete", 0.7), ("complete", 0.4))
-    axes = search.optimisation_history(trials, metric="val_loss", direction="minimize").axes[0]
+    axes = search.optimization_history(trials, metric="val_loss", direction="minimize").axes[0]
     assert points(axes, "best so far")[:3] == [[0, 0.5], [1, 0.5], [2, 0.4]]
 
 
@@ -186,15 +186,15 @@ def test_trials_without_a_value_stand_below_in_a_row_for_each_state() -> None:
     trials = table(
         ("complete", 0.5), ("failed", np.nan), ("infeasible", np.nan), ("pruned", np.nan), ("failed", np.nan)
     )
-    below = search.optimisation_history(trials, **ASKED_PLAIN).axes[1]
+    below = search.optimization_history(trials, **ASKED_PLAIN).axes[1]
     names = [label.get_text() for label in below.get_yticklabels()]
     rows = {names[int(line.get_ydata()[0])]: list(line.get_xdata()) for line in below.lines}
     assert rows == {"pruned": [3], "failed": [1, 4], "infeasible": [2]}
-    assert len(search.optimisation_history(trials[:1], **ASKED_PLAIN).axes) == 1
+    assert len(search.optimization_history(trials[:1], **ASKED_PLAIN).axes) == 1
 
 
 def test_an_unknown_state_is_drawn_rather_than_refused_at_the_end_of_a_night() -> None:
-    axes = search.optimisation_history(table(("complete", 0.5), ("running", 0.4)), **ASKED_PLAIN).axes[0]
+    axes = search.optimization_history(table(("complete", 0.5), ("running", 0.4)), **ASKED_PLAIN).axes[0]
     assert points(axes, "running") == [[1, 0.4]]
 
 
@@ -245,7 +245,7 @@ def test_the_front_is_drawn_and_its_members_are_named_by_the_settings_that_diffe
         params_depth=[4, 8, 8, 12],
         parameters=[100_000, 300_000, 400_000, 1_000_000],
     )
-    axes = search.value_against_cost(trials, **ASKED_PLAIN).axes[0]
+    axes = search.value_vs_cost(trials, **ASKED_PLAIN).axes[0]
     assert axes.get_xscale() == "log"
     assert points(axes, "Pareto front") == [
         [pytest.approx(size), value] for size, value in ((1e5, 0.5), (3e5, 0.7), (1e6, 0.8))
@@ -254,23 +254,23 @@ def test_the_front_is_drawn_and_its_members_are_named_by_the_settings_that_diffe
 
 
 def test_members_with_many_settings_are_named_by_their_trial() -> None:
-    trials, _ = made_study(12, every_kind=True)
+    trials, _ = make_study(12, every_kind=True)
     front = pareto_front(trials, direction="maximize", cost="parameters")
-    axes = search.value_against_cost(trials, **ASKED_PLAIN).axes[0]
+    axes = search.value_vs_cost(trials, **ASKED_PLAIN).axes[0]
     assert [text.get_text() for text in axes.texts] == [f"t{number:03d}" for number in front]
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 @pytest.mark.parametrize("crowded", [False, True])
 def test_names_along_the_front_cover_neither_each_other_nor_a_trial(direction: str, crowded: bool) -> None:
-    trials, _ = made_study(300)
+    trials, _ = make_study(300)
     if crowded:  # forty members in a corner
         trials.loc[:39, "state"] = "complete"
         trials.loc[:39, "value"] = np.linspace(0.90, 0.91, 40)
         trials.loc[:39, "parameters"] = np.arange(250_000, 250_040)
     if direction == "minimize":
         trials["value"] = 1 - trials["value"]
-    figure = search.value_against_cost(trials, metric="x", direction=direction)  # type: ignore[arg-type]
+    figure = search.value_vs_cost(trials, metric="x", direction=direction)  # type: ignore[arg-type]
     drawn(figure)
     axes = figure.axes[0]
     boxes = [text.get_window_extent().padded(-1) for text in axes.texts]
@@ -285,7 +285,7 @@ def test_names_along_the_front_cover_neither_each_other_nor_a_trial(direction: s
 
 def test_a_study_that_never_counted_parameters_is_told_so() -> None:
     trials = table(("complete", 0.5), parameters=[np.nan])
-    assert "said its model size" in title(search.value_against_cost(trials, **ASKED_PLAIN))
+    assert "said its model size" in title(search.value_vs_cost(trials, **ASKED_PLAIN))
 
 
 # All of them
@@ -293,7 +293,7 @@ def test_a_study_that_never_counted_parameters_is_told_so() -> None:
 
 @pytest.mark.parametrize(("number", "every_kind"), [(1, False), (12, True), (300, False), (300, True)])
 def test_a_study_of_any_size_is_drawn_in_a_second_a_picture_with_nothing_cut_off(number: int, every_kind: bool) -> None:
-    trials, curves = made_study(number, every_kind=every_kind)
+    trials, curves = make_study(number, every_kind=every_kind)
     began = time.process_time()
     figures = pictures(trials, curves, **ASKED_PLAIN)
     importances = {name: 1 / (index + 1) for index, name in enumerate(trials.filter(like="params.").columns)}
@@ -304,7 +304,7 @@ def test_a_study_of_any_size_is_drawn_in_a_second_a_picture_with_nothing_cut_off
 
 
 def test_losses_equal_values_and_long_names_are_drawn_without_a_warning() -> None:  # pytest makes warnings errors
-    trials, curves = made_study(40)
+    trials, curves = make_study(40)
     long = trials.rename(columns={"params.depth": "params." + "depth_of_the_whole_" * 6})
     trials["value"] *= 1e5 ** np.linspace(0, 1, 40)
     trials.loc[0, "value"] = np.inf
@@ -323,14 +323,14 @@ def test_losses_equal_values_and_long_names_are_drawn_without_a_warning() -> Non
 
 @pytest.mark.parametrize("number", [0, 5])
 def test_a_study_in_which_no_trial_has_finished_says_so_in_every_picture(number: int) -> None:
-    trials = made_study(5)[0].assign(state="failed", value=np.nan)[:number]
+    trials = make_study(5)[0].assign(state="failed", value=np.nan)[:number]
     for figure in pictures(trials, {}, **ASKED_PLAIN).values():
         assert "No trial has finished" in title(figure)
         assert ("5 failed" in title(figure)) == (number == 5)
 
 
 def test_every_picture_names_the_best_trial_and_counts_the_states() -> None:
-    trials, curves = made_study(60)
+    trials, curves = make_study(60)
     leader = finished(trials).sort_values("value").iloc[-1]
     for name, figure in pictures(trials, curves, **ASKED_PLAIN).items():
         assert f"trial {leader['number']}, val_accuracy {100 * leader['value']:.1f} %" in title(figure), name

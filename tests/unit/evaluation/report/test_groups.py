@@ -5,18 +5,18 @@ from math import isnan
 import pytest
 
 from pipeline.evaluation.report.groups import differing_settings, group_runs, settings_of, usual_metric
-from tests.support.leaderboard_rows import NOTHING
+from tests.support.leaderboard_rows import EMPTY_RECORD
 
 
 def run(run_id, name="a", *, accuracy=0.5, state="finished", fingerprint="d0", recipe="", **params):
-    return NOTHING._replace(
+    return EMPTY_RECORD._replace(
         id=run_id,
         name=name,
         state=state,
         fingerprint=fingerprint,
         recipe=recipe,
         params={"dataset": "digits"} | params,
-        figures={"test_accuracy": accuracy},
+        metrics={"test_accuracy": accuracy},
     )
 
 
@@ -58,14 +58,16 @@ def test_a_run_again_with_the_same_seed_is_no_further_seed():
 
 def test_the_newest_counts_in_whatever_order_they_are_named():
     old, new = run("old", accuracy=0.5), run("new", accuracy=0.4)
-    found = grouped(old._replace(began=1), new._replace(began=2))
+    found = grouped(old._replace(start_time=1), new._replace(start_time=2))
     assert ids(found) == [["new"]] and [one.id for one in found[0].repeats] == ["old"]
     assert found[0].values("test_accuracy").tolist() == [0.4]
 
 
 def test_a_finalist_has_the_latency_of_its_trial():
     trial, final = run("trial"), run("final")
-    found = grouped(final._replace(began=2), trial._replace(began=1, figures=trial.figures | {"latency_ms": 3.0}))
+    found = grouped(
+        final._replace(start_time=2), trial._replace(start_time=1, metrics=trial.metrics | {"latency_ms": 3.0})
+    )
     assert ids(found) == [["final"]] and found[0].figure("latency_ms") == 3.0
 
 
@@ -91,8 +93,8 @@ def test_a_recipe_is_called_what_its_runs_are_called_without_their_seed(names, r
 def test_of_a_run_that_goes_on_the_last_accuracy_stands_for_the_best_and_of_a_finished_one_it_does_not():
     figures = {"val_accuracy": 0.7}
     found = grouped(
-        run("1", state="running")._replace(figures=figures),
-        run("2")._replace(figures=figures),
+        run("1", state="running")._replace(metrics=figures),
+        run("2")._replace(metrics=figures),
         metric="best_val_accuracy",
     )
     values = {recipe.runs[0].id: recipe.values("best_val_accuracy")[0] for recipe in found}
@@ -110,6 +112,6 @@ def test_only_settings_that_differ_are_told():
 
 
 def test_test_accuracy_ranks_where_half_of_the_runs_have_it():
-    tested, untested = run("1"), run("2")._replace(figures={"best_val_accuracy": 0.5})
+    tested, untested = run("1"), run("2")._replace(metrics={"best_val_accuracy": 0.5})
     assert usual_metric([tested, untested]) == "test_accuracy"
     assert usual_metric([tested, untested, untested]) == "best_val_accuracy"
