@@ -41,8 +41,27 @@ class SearchFailed(RuntimeError):
     """A search comes to no result: trial after trial failed for the same reason, say."""
 
 
-class TrackingUnavailable(Exception):
-    """The tracking server does not answer; its message is one line."""
+class TrackingError(Exception):
+    """MLflow did not do what it was asked to; its message is one line."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(message))
+
+
+class NotFound(TrackingError):
+    """MLflow holds no run, experiment, model or artifact of this name."""
+
+
+class Deleted(NotFound):
+    """A run or an experiment has been deleted; its message says how to restore it."""
+
+
+class Rejected(TrackingError):
+    """MLflow refused a request, and would refuse it again."""
+
+
+class Unavailable(TrackingError):
+    """MLflow gave no answer, or one that may differ when it is asked again."""
 
 
 class ClusterLost(UsageError):

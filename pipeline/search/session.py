@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.runtime.errors import TrackingUnavailable, UsageError
+from pipeline.runtime.errors import Unavailable, UsageError
 from pipeline.search.coordination import Lease, is_alive, others_live
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.finalists import FINAL
@@ -173,7 +173,7 @@ class SearchContext:
         while True:
             try:
                 return self.runs.child(name, role=role, tags=tags, under=under)
-            except TrackingUnavailable:
+            except Unavailable:
                 if self.interrupts():
                     return None
                 self.beat()

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
-from pipeline.runtime.errors import TrackingUnavailable, UsageError
+from pipeline.runtime.errors import Unavailable, UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.process import this_process
 from pipeline.tracking import ownership, registry, stale_runs
@@ -144,7 +144,7 @@ class StudyRun:
         except Exception as error:
             if is_permanent(error):
                 raise
-            raise TrackingUnavailable(reason(error)) from None
+            raise Unavailable(reason(error)) from None
         return RunRef(self.tracking_uri, run.info.run_id)
 
     def close_child(self, run_id: str, outcome: TrialOutcome, *, reason: str, output_tail: str) -> None:

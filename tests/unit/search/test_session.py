@@ -11,7 +11,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from pipeline.runtime.errors import TrackingUnavailable, UsageError
+from pipeline.runtime.errors import Unavailable, UsageError
 from pipeline.search import coordination, session
 from pipeline.search.coordination import DriverRegistry
 from pipeline.search.session import ExclusiveCoordinator, SearchContext, SharedCoordinator
@@ -204,7 +204,7 @@ class Runs:
     def child(self, name, *, role, tags, under=None):
         self.away -= 1
         if self.away >= 0:
-            raise TrackingUnavailable("nobody answers")
+            raise Unavailable("nobody answers")
         return f"run of {name}"
 
 

@@ -1,0 +1,218 @@
+"""The client through which the program asks MLflow, on a real store."""
+
+import gc
+
+import mlflow
+import pytest
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.protos import databricks_pb2 as codes
+from mlflow.tracking import fluent
+
+from pipeline.tracking.client import Deleted, NotFound, Rejected, TrackingClient, Unavailable, mlflow_errors
+from tests.support.ports import free_port
+
+
+@pytest.fixture
+def tracking(store):
+    return TrackingClient()
+
+
+@pytest.fixture
+def experiment(tracking, request):
+    return tracking.create_experiment(request.node.name)
+
+
+def answer(code):
+    """What MLflow's client raises for an error that a server has answered."""
+    return RestException({"error_code": code, "message": "no"})
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (answer("RESOURCE_DOES_NOT_EXIST"), NotFound),
+        (answer("INVALID_PARAMETER_VALUE"), Rejected),
+        (answer("RESOURCE_ALREADY_EXISTS"), Rejected),
+        (answer("UNAUTHENTICATED"), Unavailable),
+        (answer("REQUEST_LIMIT_EXCEEDED"), Unavailable),
+        (answer("INTERNAL_ERROR"), Unavailable),
+        (MlflowException("API request failed with error code 404", codes.ENDPOINT_NOT_FOUND), Unavailable),
+        (MlflowException("API request failed: Connection refused"), Unavailable),
+    ],
+)
+def test_mlflow_errors_from_a_server_are_told_apart_by_whether_asking_again_may_help(monkeypatch, error, expected):
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
+    with pytest.raises(expected) as raised, mlflow_errors():
+        raise error
+    assert type(raised.value) is expected
+
+
+def test_mlflow_errors_from_a_local_store_reject_without_a_server(store):
+    with pytest.raises(Rejected), mlflow_errors():
+        raise MlflowException("no", codes.INVALID_PARAMETER_VALUE)
+
+
+def test_mlflow_errors_let_other_exceptions_pass():
+    with pytest.raises(OSError, match="disk"), mlflow_errors():
+        raise OSError("disk")
+
+
+def test_client_without_a_server_raises_unavailable(tracking, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"http://127.0.0.1:{free_port()}")
+    try:
+        with pytest.raises(Unavailable, match="refused"):
+            TrackingClient().get_run("0" * 32)
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_experiment_id_is_that_of_the_present_experiment(tracking, experiment, monkeypatch):
+    monkeypatch.setattr(fluent, "_active_experiment_id", experiment)
+    assert tracking.experiment_id() == experiment
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "made on demand")
+    assert tracking.experiment_name(tracking.experiment_id()) == "made on demand"
+
+
+def test_find_experiment_returns_none_or_says_how_to_restore_a_deleted_one(tracking, client, experiment):
+    name = tracking.experiment_name(experiment)
+    assert tracking.find_experiment(name).experiment_id == experiment
+    assert tracking.find_experiment("nothing") is None
+    client.delete_experiment(experiment)
+    with pytest.raises(Deleted, match=f"`mlflow experiments restore --experiment-id {experiment}` restores it"):
+        tracking.find_experiment(name)
+    assert experiment not in {each.experiment_id for each in tracking.search_experiments()}
+
+
+@pytest.mark.parametrize("run_id", ["0" * 32, "no id", "../x"])
+def test_get_run_of_an_unknown_or_malformed_id_raises_not_found(tracking, run_id):
+    with pytest.raises(NotFound):
+        tracking.get_run(run_id)
+
+
+def test_get_active_run_says_how_to_restore_a_deleted_one(tracking, experiment):
+    run_id = tracking.create_run(experiment).info.run_id
+    assert tracking.get_active_run(run_id).info.run_id == run_id
+    tracking.delete_run(run_id)
+    assert tracking.get_run(run_id).info.lifecycle_stage == "deleted"
+    with pytest.raises(Deleted, match=f"`mlflow runs restore --run-id {run_id}` restores it"):
+        tracking.get_active_run(run_id)
+
+
+def test_search_runs_yields_each_run_of_all_pages_once_while_others_begin(tracking, experiment):
+    earlier = [tracking.create_run(experiment).info.run_id for _ in range(5)]
+    found = []
+    for run in tracking.search_runs([experiment], page_size=2):
+        found.append(run.info.run_id)
+        if len(found) == 2:
+            tracking.create_run(experiment)  # moves a run that was on the first page to the second
+    assert sorted(found) == sorted(earlier)
+
+
+def test_search_runs_applies_the_filter_and_rejects_one_that_cannot_be_parsed(tracking, experiment):
+    wanted = tracking.create_run(experiment, name="a", tags={"role": "run"}).info.run_id
+    tracking.create_run(experiment, name="b")
+    assert [run.info.run_id for run in tracking.search_runs([experiment], "tags.role = 'run'")] == [wanted]
+    with pytest.raises(Rejected):
+        list(tracking.search_runs([experiment], "role >> 1"))
+
+
+def test_search_runs_restores_the_thresholds_of_the_garbage_collector(tracking, experiment):
+    usual = gc.get_threshold()
+    next(tracking.search_runs([experiment]), None)
+    assert gc.get_threshold() == usual
+
+
+def test_log_batch_logs_metrics_params_and_tags_in_one_call(tracking, experiment):
+    run_id = tracking.create_run(experiment).info.run_id
+    tracking.log_batch(run_id, metrics=[Metric("loss", 0.5, 1, 3)], params={"depth": "8"}, tags={"role": "run"})
+    run = tracking.get_run(run_id)
+    assert (run.data.params, run.data.tags["role"]) == ({"depth": "8"}, "run")
+    assert [(point.step, point.value) for point in tracking.get_metric_history(run_id, "loss")] == [(3, 0.5)]
+
+
+def test_set_tags_cuts_what_mlflow_would_refuse(tracking, experiment):
+    run_id = tracking.create_run(experiment).info.run_id
+    tracking.set_tags(run_id, {"note": "x" * 20_000})
+    assert len(tracking.get_run(run_id).data.tags["note"]) == 5000
+    tracking.delete_tag(run_id, "note")
+    assert "note" not in tracking.get_run(run_id).data.tags
+
+
+def test_terminate_run_sets_status_and_time_and_set_run_status_opens_it_again(tracking, experiment):
+    run_id = tracking.create_run(experiment).info.run_id
+    tracking.terminate_run(run_id, "KILLED", end_time=1_700_000_000_000)
+    assert (tracking.get_run(run_id).info.status, tracking.get_run(run_id).info.end_time) == (
+        "KILLED",
+        1_700_000_000_000,
+    )
+    tracking.set_run_status(run_id, "RUNNING")
+    assert tracking.get_run(run_id).info.status == "RUNNING"
+
+
+def test_artifacts_are_uploaded_listed_downloaded_and_deleted(tracking, experiment, tmp_path):
+    run = tracking.create_run(experiment)
+    run_id = run.info.run_id
+    (tmp_path / "a.txt").write_text("a")
+    tracking.upload_artifact(run_id, tmp_path / "a.txt", "some")
+    tracking.upload_text(run_id, "b", "some/b.txt")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "c.txt").write_text("c")
+    tracking.upload_artifacts(run_id, tmp_path / "more")
+    assert sorted(tracking.list_artifacts(run_id)) == ["c.txt", "some"]
+    assert sorted(tracking.list_artifacts(run_id, "some")) == ["some/a.txt", "some/b.txt"]
+    (tmp_path / "here").mkdir()
+    assert tracking.download_artifact(run_id, "some/a.txt", tmp_path / "here").read_text() == "a"
+    fetched = tracking.download(f"{run.info.artifact_uri}/c.txt", tmp_path / "here")
+    assert fetched.read_text() == "c" and fetched.is_relative_to(tmp_path / "here")
+    tracking.delete_artifacts(run_id, ["some/a.txt", "some"])
+    assert tracking.list_artifacts(run_id) == ["c.txt"]
+
+
+def test_logged_models_are_found_by_run_and_by_newest(tracking, client, experiment):
+    first, second, third = (tracking.create_run(experiment) for _ in range(3))
+    assert tracking.find_logged_model(first, "model") is None
+    assert tracking.latest_logged_model(experiment, "model") is None
+    made = [
+        client.create_logged_model(experiment, name="model", source_run_id=run.info.run_id)
+        for run in (first, second, third)
+    ]
+    for model in made[:2]:
+        client.finalize_logged_model(model.model_id, "READY")
+    assert tracking.find_logged_model(third, "model").model_id == made[2].model_id
+    assert tracking.find_logged_model(first, "served") is None
+    assert tracking.latest_logged_model(experiment, "model").model_id == made[1].model_id, "the third is incomplete"
+    assert tracking.get_logged_model(made[0].model_id).source_run_id == first.info.run_id
+    with pytest.raises(NotFound):
+        tracking.get_logged_model("m-" + "0" * 32)
+
+
+def test_model_versions_are_numbered_and_found_by_number_latest_and_alias(tracking, client, experiment):
+    run = tracking.create_run(experiment)
+    for _ in range(2):
+        tracking.create_registered_model("colours")
+        model = client.create_logged_model(experiment, name="served", source_run_id=run.info.run_id)
+        client.finalize_logged_model(model.model_id, "READY")
+        tracking.create_model_version("colours", model, run.info.run_id, tags={"by": "hand"})
+    tracking.set_model_version_tag("colours", "1", "reason", "first")
+    tracking.set_alias("colours", "champion", "1")
+    assert tracking.get_model_version_by_alias("colours", "champion").tags == {"by": "hand", "reason": "first"}
+    assert int(tracking.get_model_version("colours", "latest").version) == 2
+    assert int(tracking.get_model_version("colours", "1").version) == 1
+    assert [int(each.version) for each in tracking.search_model_versions("name = 'colours'")] == [2, 1]
+
+
+@pytest.mark.parametrize("version", ["99", "latest"])
+def test_model_version_that_does_not_exist_raises_not_found(tracking, version):
+    with pytest.raises(NotFound):
+        tracking.get_model_version("nothing", version)
+
+
+def test_alias_that_does_not_exist_raises_not_found(tracking, client):
+    client.create_registered_model("without aliases")
+    for name in ("without aliases", "nothing"):
+        with pytest.raises(NotFound):
+            tracking.get_model_version_by_alias(name, "champion")
