@@ -18,11 +18,12 @@ from pipeline.runtime.parent_watch import stop_with_parent
 from pipeline.runtime.signals import count_interrupts
 from pipeline.runtime.urls import mask_password
 from pipeline.search import results, time_estimate
+from pipeline.search.attributes import FINAL, GPUS, SEARCHED_SECONDS, WINNER
 from pipeline.search.executors.base import Executor
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.ray_executor import RayExecutor
 from pipeline.search.executors.slots import CORES_A_TRIAL, find_gpus, slots
-from pipeline.search.finalists import FINAL, FinalistTraining, measure_latencies
+from pipeline.search.finalists import FinalistTraining, measure_latencies
 from pipeline.search.loop import SearchLoop
 from pipeline.search.session import Coordinator, ExclusiveCoordinator, SearchContext, SharedCoordinator
 from pipeline.search.space import SearchSpec
@@ -31,8 +32,6 @@ from pipeline.search.study import Study
 from pipeline.tracking.outbox.delivery import address
 from pipeline.tracking.study_run import StudyRun
 from pipeline.training.checkpoint_manager import remove_finished
-
-GPUS = "gpus"  # the study's note that its cluster has had some
 
 
 def run_search(search: SearchSpec, data: Dataset) -> int:
@@ -102,7 +101,7 @@ def _run_in_session(session: SearchContext, hold: Coordinator, data: Dataset) ->
 def _refuse_to_end_without_result(study: Study) -> None:
     if not study.ranked():
         raise SearchFailed("no trial has finished: each one's run says why")
-    if study.search.settings.final_top and study.get_attr(results.WINNER) is None:
+    if study.search.settings.final_top and study.get_attr(WINNER) is None:
         raise SearchFailed(
             "the final has no winner: its runs say why, and the same command tries again what is missing"
         )
@@ -116,13 +115,13 @@ def _drive(session: SearchContext) -> None:
     finally:
         if session.study.n_finished() > before and not session.study.shared:
             session.study.set_attr(FINAL, None)
-            session.study.set_attr(results.WINNER, None)
+            session.study.set_attr(WINNER, None)
 
 
 def _finish(session: SearchContext) -> None:
     """Crown a winner, where there is none yet; then, while nothing else runs, measure latencies."""
     study = session.study
-    if study.get_attr(results.WINNER) is None and study.search.settings.final_top and study.ranked():
+    if study.get_attr(WINNER) is None and study.search.settings.final_top and study.ranked():
         _report(session)  # before the final, which may take as long
         FinalistTraining(session).run()
     if not session.interrupts():
@@ -188,13 +187,13 @@ def _report(session: SearchContext) -> None:
         runs.figure(path, figure)
     figures: dict[str, float] = {
         "trials": study.n_finished(),
-        "searched_seconds": study.get_attr("searched_seconds") or 0.0,
+        "searched_seconds": study.get_attr(SEARCHED_SECONDS) or 0.0,
     }
     if best := study.best():
         figures |= {
             f"best_{metric}": value for metric, value in zip(study.search.settings.metric, best.values, strict=True)
         }
-    winner = study.get_attr(results.WINNER) or {}
+    winner = study.get_attr(WINNER) or {}
     runs.metrics(figures | {name: value for name, value in winner.items() if isinstance(value, int | float)})
 
 

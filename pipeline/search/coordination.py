@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Engine, text
 
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.process import from_tags, liveness, this_process
+from pipeline.search.attributes import DRIVER_PREFIX
 from pipeline.search.storage import UNAVAILABLE, retry_storage
 
-PREFIX = "driver "  # of the study's notes, one a driver
 BEAT_SECONDS = 15.0
 SILENCE_SECONDS = 120.0  # after so long without a beat the driver of another host counts as gone
 
@@ -49,7 +49,9 @@ class DriverRegistry:
         """Look who lives; returns the ids of those that are gone and have not left."""
         now = time.monotonic()
         gone = []
-        others = {key.removeprefix(PREFIX): note for key, note in self._read().items() if key.startswith(PREFIX)}
+        others = {
+            key.removeprefix(DRIVER_PREFIX): note for key, note in self._read().items() if key.startswith(DRIVER_PREFIX)
+        }
         others = {one: note for one, note in others.items() if note and one != self.id}
         for one, note in others.items():
             beat, still, looked = self._seen.get(one, (None, 0.0, now))
@@ -68,7 +70,7 @@ class DriverRegistry:
         """
         if time.monotonic() - self._beaten <= BEAT_SECONDS:
             return False
-        if not self._read().get(PREFIX + self.id):
+        if not self._read().get(DRIVER_PREFIX + self.id):
             raise UsageError(
                 "a driver must say at least every two minutes that it lives: the others took this one for gone, and "
                 "its trials; start it again"
@@ -78,7 +80,7 @@ class DriverRegistry:
 
     def bury(self, one: str) -> None:
         """Forget a driver that is gone, after its trials were taken over."""
-        self._write(PREFIX + one, None)
+        self._write(DRIVER_PREFIX + one, None)
 
     def leave(self) -> None:
         """Be no driver of the study any more; this one's trials have ended."""
@@ -86,12 +88,12 @@ class DriverRegistry:
 
     def _renew(self) -> None:
         self._beaten = time.monotonic()
-        self._write(PREFIX + self.id, this_process().tags() | {"beat": time.time()})
+        self._write(DRIVER_PREFIX + self.id, this_process().tags() | {"beat": time.time()})
 
 
 def others_live(notes: Mapping[str, Any]) -> bool:
     """Whether a driver of those that hold a study together may still be there, as far as its notes tell at once."""
-    found = [note for key, note in notes.items() if key.startswith(PREFIX) and note]
+    found = [note for key, note in notes.items() if key.startswith(DRIVER_PREFIX) and note]
     return any(not _is_dead(note, still=time.time() - note["beat"]) for note in found)
 
 

@@ -10,12 +10,11 @@ from statistics import mean, stdev
 from pipeline.config.training import SEEDS, TrainingConfig
 from pipeline.runtime.files import cache_folder, private_folder
 from pipeline.runtime.text import short_settings, trial_name
+from pipeline.search.attributes import FINAL, LATENCIES, RUN_ID, WINNER
 from pipeline.search.executors.base import TrialJob, TrialResult, should_retry
-from pipeline.search.results import LATENCIES, WINNER, pareto_table, trials_dataframe
+from pipeline.search.results import pareto_table, trials_dataframe
 from pipeline.search.session import SearchContext
 from pipeline.tracking.tags import RunRef, TrialOutcome
-
-FINAL = "final"  # the study's note of what is done: a resumed search does not train it again
 
 
 @dataclass
@@ -208,7 +207,7 @@ def measure_latencies(session: SearchContext) -> None:
         if str(number) in found or session.interrupts():
             continue
         trial = next(trial for trial in study.trials() if trial.number == number)
-        run_id = str(trials.loc[number, "run_id"])
+        run_id = str(trials.loc[number, RUN_ID])
         job = TrialJob(-1, study.search.config(trial.params), RunRef(session.runs.tracking_uri, run_id), "latency")
         ended = session.alone(job)
         if ended.outcome is TrialOutcome.FINISHED:

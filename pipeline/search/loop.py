@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.runtime.errors import SearchFailed
 from pipeline.runtime.text import format_duration, short_settings, trial_name
+from pipeline.search import attributes
 from pipeline.search.executors.base import MAX_NODE_LOSSES, EpochReport, TrialJob, TrialResult, should_retry
 from pipeline.search.session import SearchContext
 from pipeline.search.study import TrialProposal
@@ -14,7 +15,6 @@ from pipeline.tracking.tags import RunRef, TrialOutcome
 MAX_CONSECUTIVE_FAILURES = 3  # failures in a row with one cause, after which it is not the configuration's fault
 ID = re.compile(r"(?<![\w.])[0-9a-f]{8,}(-[0-9a-f]{4,})*\b", re.IGNORECASE)  # of a run, a node, data; no fraction
 PAUSE_SECONDS = 3.0  # between two looks of a driver that waits for others: each takes the lock that all share
-KEPT = ("parameters", "epochs", "seconds", "latency_ms")  # of a trial's figures, for the tables
 USED_UP = "every configuration that fits the images has been tried"
 FOUND_NO_MORE = "no further configuration that fits the images was found"
 
@@ -46,7 +46,7 @@ class SearchLoop:
         )  # known at every epoch
         self._failing: str | None = None
         self._began = time.monotonic()
-        self._searched = float(self._study.get_attr("searched_seconds") or 0)
+        self._searched = float(self._study.get_attr(attributes.SEARCHED_SECONDS) or 0)
 
     def search(self) -> str:
         """Run trials until nothing is left to do; returns why: the budget, the space or the person.
@@ -121,7 +121,7 @@ class SearchLoop:
         if run is None:
             self._study.requeue(proposal.number)
             return
-        self._study.annotate(proposal.number, {"run_id": run.run_id})
+        self._study.annotate(proposal.number, {attributes.RUN_ID: run.run_id})
         config = self._search.config(proposal.params)
         self._running[proposal.number] = _Running(proposal, run, name, config.epochs)
         latency = "latency_ms" in self._search.settings.metric
@@ -144,11 +144,12 @@ class SearchLoop:
         self._session.runs.close_child(
             trial.run.run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail
         )
-        figures = {name: ended.metrics[name] for name in KEPT if name in ended.metrics}
-        self._study.annotate(ended.number, figures | {"outcome": str(ended.outcome)})
+        figures = {name: ended.metrics[name] for name in attributes.FIGURES if name in ended.metrics}
+        self._study.annotate(ended.number, figures | {attributes.OUTCOME: str(ended.outcome)})
         self._tell(trial, ended)
         self._study.set_attr(
-            "searched_seconds", max(self.searched_seconds(), self._study.get_attr("searched_seconds") or 0)
+            attributes.SEARCHED_SECONDS,
+            max(self.searched_seconds(), self._study.get_attr(attributes.SEARCHED_SECONDS) or 0),
         )
         self._session.say(self._line(trial, ended))
         if ended.outcome in {TrialOutcome.RAISED, TrialOutcome.CRASHED} or _external_signal(ended) or _abandoned(ended):
@@ -218,7 +219,7 @@ class SearchLoop:
 
 
 def _again(trial: _Running, ended: TrialResult) -> bool:
-    return should_retry(ended, attempt=trial.proposal.attempt, node_losses=trial.proposal.losses)
+    return should_retry(ended, attempt=trial.proposal.attempt, node_losses=trial.proposal.node_losses)
 
 
 def _external_signal(ended: TrialResult) -> bool:

@@ -12,19 +12,18 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.evaluation.figures import search as space_plots
 from pipeline.evaluation.figures import search as study_plots
 from pipeline.evaluation.ranking import pareto_front, sign
+from pipeline.search.attributes import DUPLICATE_OF, FIGURES, INFEASIBLE, LATENCIES, OUTCOME, RUN_ID, WINNER
 from pipeline.search.space import SearchSpec
-from pipeline.search.study import DUPLICATE_OF, INFEASIBLE, Study
+from pipeline.search.study import Study
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+KEPT = (*FIGURES, OUTCOME, RUN_ID)  # attributes of a trial that are columns of the table
 BEST = 5  # rows of the table in the terminal
 COSTS: dict[str, Callable[[float], str]] = {
     "parameters": "{:,.0f}".format,
     "epoch_seconds": "{:.2f}".format,
     "latency_ms": "{:.2f}".format,
 }
-WINNER = "winner"  # the study's note of the final's winner: its settings and figures
-LATENCIES = "latencies"  # the study's note: milliseconds by the trial's number, as text since JSON has no other keys
-FIGURES = ("parameters", "seconds", "epochs", "latency_ms", "outcome", "run_id")  # kept with each trial
 
 
 def trials_dataframe(study: Study) -> pd.DataFrame:
@@ -34,7 +33,7 @@ def trials_dataframe(study: Study) -> pd.DataFrame:
     for row in rows:  # better than what a trial among others saw
         row["latency_ms"] = alone.get(str(row["number"]), row["latency_ms"])
     params = [f"params.{name}" for name in study.search.space]
-    columns = ["number", "state", "value", *params, *FIGURES, "duplicate_of"]
+    columns = ["number", "state", "value", *params, *KEPT, DUPLICATE_OF]
     second = [name for name in study.search.settings.metric[1:] if name not in columns]
     return pd.DataFrame(rows, columns=[*columns, *second])
 
@@ -117,9 +116,9 @@ def _row(trial: FrozenTrial, search: SearchSpec) -> dict[str, object]:
         "state": state,
         "value": trial.values[0] if trial.values else float("nan"),
         **{f"params.{name}": value for name, value in search.exact(trial.params).items()},
-        **{name: trial.user_attrs.get(name) for name in FIGURES},
+        **{name: trial.user_attrs.get(name) for name in KEPT},
         **dict(zip(search.settings.metric[1:], trial.values[1:] if trial.values else [], strict=False)),
-        "duplicate_of": trial.user_attrs.get(DUPLICATE_OF),
+        DUPLICATE_OF: trial.user_attrs.get(DUPLICATE_OF),
     }
 
 

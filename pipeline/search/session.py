@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.runtime.errors import Unavailable, UsageError
+from pipeline.search.attributes import FINAL, FINAL_OF, FINISHER, LEASE, RUN_ID, WINNER
 from pipeline.search.coordination import Lease, is_alive, others_live
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
-from pipeline.search.finalists import FINAL
-from pipeline.search.results import WINNER
 from pipeline.search.study import Study
 from pipeline.tracking.study_run import SharedStudyRun, StudyRun
 from pipeline.tracking.tags import RunRef
-
-LEASE, RUN = "lease", "run_id"  # the study's notes: who holds it alone, and its MLflow run
-FINISHER, FINAL_OF = "finisher", "final_of"  # of several: who runs the final, and among how many trials
 
 
 class Coordinator(Protocol):
@@ -65,8 +61,8 @@ class ExclusiveCoordinator:
         self.beat, self.release = self._lease.beat, self._lease.release
 
     def open_run(self) -> StudyRun:
-        self._run = StudyRun(self._study.name, known=self._study.get_attr(RUN), trials=self._study.n_finished())
-        self._study.set_attr(RUN, self._run.id)
+        self._run = StudyRun(self._study.name, known=self._study.get_attr(RUN_ID), trials=self._study.n_finished())
+        self._study.set_attr(RUN_ID, self._run.id)
         return self._run
 
     def take_over(self) -> int:
@@ -100,8 +96,8 @@ class SharedCoordinator:
 
     def open_run(self) -> StudyRun:
         with self._study.alone():  # one run, also where two begin at once
-            self._run = SharedStudyRun(self._study.name, known=self._study.get_attr(RUN), driver=self._drivers.id)
-            self._study.set_attr(RUN, self._run.id)
+            self._run = SharedStudyRun(self._study.name, known=self._study.get_attr(RUN_ID), driver=self._drivers.id)
+            self._study.set_attr(RUN_ID, self._run.id)
         return self._run
 
     def take_over(self) -> int:

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.runtime.errors import UsageError
+from pipeline.search.attributes import ABANDONED, ATTEMPT, DRIVER, DUPLICATE_OF, INFEASIBLE, NODE_LOSSES, TRAINABLE
 from pipeline.search.coordination import AdvisoryLock, DriverRegistry, LockLease
 from pipeline.search.distributions import values
 from pipeline.search.space import SearchSpec, infeasibility
@@ -21,11 +22,7 @@ RE_ASKS = 30  # draws in a row that have been tried before, until one that has n
 ENUMERATED = 10_000  # a space with more configurations is not written out: each is checked, a second for all
 DRAWS = 10_000  # at random from such a space, until those that fit the images count as used up
 
-DUPLICATE_OF, INFEASIBLE, ATTEMPT = "duplicate_of", "infeasible", "attempt"  # user attributes of a trial
-LOSSES = "losses"  # and how often its configuration has lost its node
-DRIVER, GIVEN_UP = "driver", "given_up"  # of several: whose a trial is, and that this one will not try it again
 QUEUED = "fixed_params"  # Optuna's own, of a trial that was enqueued
-TRAINABLE = "trainable"  # the constraint: 0 where a configuration can be trained here, 1 where it cannot
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class TrialProposal:
     number: int
     params: Mapping[str, Any]
     attempt: int  # counted from 1; more where a process died under it
-    losses: int  # how often it has lost its node
+    node_losses: int  # how often it has lost its node
 
 
 class Study:
@@ -70,7 +67,7 @@ class Study:
         for params in search.enqueue:  # skipped where they are there: a kill may have come between two of them
             self._study.enqueue_trial(dict(params), skip_if_exists=True)
         self._asked: dict[int, optuna.Trial] = {}
-        self._given_up: set[str] = set()  # configurations that failed for good; the next driver tries them again
+        self._abandoned: set[str] = set()  # configurations that failed for good; the next driver tries them again
         self._fitting: dict[str, dict[str, Any]] | None = None
 
     def _seed(self, *seeds: int) -> None:
@@ -201,9 +198,9 @@ class Study:
             history = _history(trial)
             self._enqueue(trial.params, **history | {ATTEMPT: history[ATTEMPT] + 1})
         else:
-            self._given_up.add(_key(self.search.exact(trial.params)))
+            self._abandoned.add(_key(self.search.exact(trial.params)))
             if self._drivers:
-                trial.set_user_attr(GIVEN_UP, True)
+                trial.set_user_attr(ABANDONED, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
     def requeue(self, number: int, *, lost: bool = False) -> None:
@@ -214,7 +211,7 @@ class Study:
         """
         trial = self._asked.pop(number)
         history = _history(trial)
-        self._enqueue(trial.params, **history | {LOSSES: history[LOSSES] + lost})
+        self._enqueue(trial.params, **history | {NODE_LOSSES: history[NODE_LOSSES] + lost})
         self._study.tell(trial, state=TrialState.FAIL)
 
     def annotate(self, number: int, figures: Mapping[str, object]) -> None:
@@ -278,8 +275,8 @@ class Study:
         return self._settled(old, key)
 
     def _settled(self, trial: FrozenTrial, key: str) -> bool:
-        for_good = key in self._given_up or (
-            GIVEN_UP in trial.user_attrs and trial.user_attrs[DRIVER] in self._living()
+        for_good = key in self._abandoned or (
+            ABANDONED in trial.user_attrs and trial.user_attrs[DRIVER] in self._living()
         )
         return trial.state != TrialState.WAITING and (trial.state != TrialState.FAIL or for_good)
 
@@ -304,8 +301,8 @@ class Study:
         trial.set_constraint(TRAINABLE, float(violation))
         self._study.tell(trial, state=TrialState.PRUNED)
 
-    def _enqueue(self, params: Mapping[str, Any], *, attempt: int = 1, losses: int = 0) -> None:
-        self._study.enqueue_trial(dict(params), user_attrs={ATTEMPT: attempt, LOSSES: losses})
+    def _enqueue(self, params: Mapping[str, Any], *, attempt: int = 1, node_losses: int = 0) -> None:
+        self._study.enqueue_trial(dict(params), user_attrs={ATTEMPT: attempt, NODE_LOSSES: node_losses})
 
     def _waiting(self) -> bool:
         return any(trial.state == TrialState.WAITING for trial in self.trials())
@@ -333,7 +330,7 @@ def _key(params: Mapping[str, object]) -> str:
 
 def _history(trial: optuna.Trial | FrozenTrial) -> dict[str, int]:
     """What a trial's configuration has been through, as `Asked` has it."""
-    return {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1), LOSSES: trial.user_attrs.get(LOSSES, 0)}
+    return {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1), NODE_LOSSES: trial.user_attrs.get(NODE_LOSSES, 0)}
 
 
 def _free(trial: FrozenTrial) -> bool:

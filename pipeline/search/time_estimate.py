@@ -7,6 +7,7 @@ from statistics import mean
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset
 from pipeline.runtime.text import format_duration
+from pipeline.search import attributes
 from pipeline.search.executors.base import TrialJob
 from pipeline.search.session import SearchContext
 from pipeline.tracking.tags import RunRef, TrialOutcome
@@ -24,7 +25,7 @@ def estimate_duration(session: SearchContext, data: Dataset) -> str | None:
     settings, done = session.study.search.settings, session.study.n_finished()
     if not done:
         return _as_a_step_tells(session, data)
-    seconds = session.study.get_attr("searched_seconds") or 0
+    seconds = session.study.get_attr(attributes.SEARCHED_SECONDS) or 0
     left = (settings.trials - done) * seconds / done
     return f"about {format_duration(left)} left, as the trials so far went" if left > 0 else None
 

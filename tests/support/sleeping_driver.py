@@ -73,7 +73,7 @@ class Sleeping:
 
 def main(folder, seconds, arguments):
     search = space.parse_search(arguments, program="search", description="Search.")
-    searching.Local = lambda slots: Sleeping(folder, float(seconds))
+    searching.LocalExecutor = lambda slots: Sleeping(folder, float(seconds))
     return searching.run_search(search, load_dataset(search.base))
 
 

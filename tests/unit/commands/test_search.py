@@ -10,8 +10,7 @@ from pipeline.commands import search as searching
 from pipeline.commands.search import _drive, dashboard
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.errors import ClusterLost, SearchFailed
-from pipeline.search.finalists import FINAL
-from pipeline.search.results import WINNER
+from pipeline.search.attributes import FINAL, WINNER
 from pipeline.search.session import SearchContext
 from pipeline.tracking.tags import TrialOutcome
 from tests.support.scripted import RANGE, Runs, Scripted, ended, made_search, mlflow_store, opened, report, trained

@@ -4,7 +4,8 @@ import mlflow
 import pytest
 
 from pipeline.runtime.errors import ClusterLost
-from pipeline.search.finalists import FINAL, FinalistTraining, measure_latencies
+from pipeline.search.attributes import FINAL
+from pipeline.search.finalists import FinalistTraining, measure_latencies
 from pipeline.search.results import leaderboard, summary
 from pipeline.search.session import SearchContext
 from pipeline.search.study import Study
@@ -325,7 +326,7 @@ def test_a_studys_name_leads_to_no_folder_but_the_studys_own(final, tmp_path, mo
     precious = tmp_path / "cache" / "precious"
     precious.mkdir(parents=True)
     named = {"name": "../../precious"}
-    monkeypatch.setattr("scripted.Study", lambda search, **given: Study(search, **given | named))
+    monkeypatch.setattr("tests.support.scripted.Study", lambda search, **given: Study(search, **given | named))
     assert final()["test_accuracy"] == 0.7
     assert precious.is_dir()  # a final removes its weights' folder at the end
 

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline.config.training import parse_training
-from pipeline.search.results import WINNER, figures, leaderboard, reproduce_command, summary, trials_dataframe
+from pipeline.search.attributes import WINNER
+from pipeline.search.results import figures, leaderboard, reproduce_command, summary, trials_dataframe
 from tests.support.scripted import RANGE, SIX, made_search, opened
 
 

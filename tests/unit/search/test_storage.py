@@ -94,7 +94,7 @@ def shared_study(url, tmp_path, closing):
     )
 
 
-def states(shared_study):
+def states(study):
     return [trial.state.name for trial in study.trials()]
 
 
@@ -125,9 +125,7 @@ def test_a_call_waits_for_a_database_that_comes_back_and_says_so_once(postgres, 
     mine.set_attr("key", 1)
     assert shared_study().get_attr("key") == 1
     (said,) = [line for line in caplog.messages if "away" in line]
-    assert said.startswith(
-        "the shared_study's storage is away, for 300 s it is tried again: postgresql+psycopg://pipeline@"
-    )
+    assert said.startswith("the study's storage is away, for 300 s it is tried again: postgresql+psycopg://pipeline@")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +150,7 @@ def test_patience_with_a_database_that_stays_away_ends(postgres, shared_study, m
     mine = shared_study()
     postgres.stop()
     try:
-        with pytest.raises(UsageError, match="^the shared_study's storage must be there and writable: postgresql"):
+        with pytest.raises(UsageError, match="^the study's storage must be there and writable: postgresql"):
             mine.set_attr("key", 1)
     finally:
         postgres.start()

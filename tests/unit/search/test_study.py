@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from pipeline.runtime.errors import UsageError
 from pipeline.search import study as studies
-from pipeline.search.study import ATTEMPT, DUPLICATE_OF, INFEASIBLE, TRAINABLE
+from pipeline.search.attributes import ATTEMPT, DUPLICATE_OF, INFEASIBLE, TRAINABLE
 from tests.support.scripted import RANGE, SIX, made_search, opened
 
 EVERY = [{"kernel_size": kernel, "depth": depth} for kernel, depth in product([1, 3, 5], [1, 2])]

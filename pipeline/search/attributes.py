@@ -1,0 +1,26 @@
+"""Names of the user attributes that a study and its trials keep in Optuna's storage."""
+
+# Of a study
+RUN_ID = "run_id"  # its MLflow run; of a trial: the trial's
+LEASE = "lease"  # the driver that holds the study exclusively
+DRIVER_PREFIX = "driver "  # followed by its id: one of the drivers that share the study
+SEARCHED_SECONDS = "searched_seconds"  # by all of its drivers, one after the other
+GPUS = "gpus"  # whether its cluster has had some
+FINAL = "final"  # the finalists, and what has been trained of them
+WINNER = "winner"  # rank, settings and figures of the best finalist
+LATENCIES = "latencies"  # milliseconds by trial number, as text since JSON has no other keys
+FINISHER = "finisher"  # the driver that trains the finalists, where several share the study
+FINAL_OF = "final_of"  # how many trials had finished when it began
+
+# Of a trial
+DUPLICATE_OF = "duplicate_of"  # number of the earlier trial with the same configuration
+INFEASIBLE = "infeasible"  # why the configuration does not fit the images
+ATTEMPT = "attempt"  # counted from 1; more after a crash
+NODE_LOSSES = "node_losses"  # how many nodes were lost under the configuration
+DRIVER = "driver"  # id of the driver that trains it, where several share the study
+ABANDONED = "abandoned"  # whether that driver will not try the configuration again
+OUTCOME = "outcome"
+FIGURES = ("parameters", "seconds", "epochs", "latency_ms")  # of its training
+
+# The constraint of a trial: 0 where its configuration can be trained here, 1 where it cannot
+TRAINABLE = "trainable"
