@@ -163,7 +163,7 @@ def _report(arguments: Sequence[str]) -> None:
 
 def _evaluate(arguments: Sequence[str]) -> None:
     from pipeline.config.commands import parse_evaluate
-    from pipeline.data.dataset import refuse_missing
+    from pipeline.data.dataset import check_dataset_exists
 
     command = parse_evaluate(
         arguments,
@@ -171,7 +171,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
         description="Measure calibration and robustness of a logged model on the test images of its data or of others.",
     )
     if command.settings.dataset is not None:
-        refuse_missing(command.settings.dataset)
+        check_dataset_exists(command.settings.dataset)
     check_cache_writable()
     with handle_signals(), stop_with_parent(), temporary_files("evaluations"):
         with capture_stderr():

@@ -47,7 +47,7 @@ def predict_files(model: "LoggedModel", files: Sequence[str]) -> Iterator[Predic
     for start in range(0, len(files), BATCH):
         some = files[start : start + BATCH]
         batch = read_batch(some, model.image_shape, True)
-        faults = dict(batch.faults)
+        faults = dict(batch.errors)
         probabilities = np.asarray(model.model.predict_on_batch(batch.images.astype(np.float32)))  # (b, classes)
         for file, row in zip(some, probabilities, strict=True):
             yield Prediction(file, [], faults[file]) if file in faults else Prediction(file, _best(row), "")
@@ -122,7 +122,7 @@ def _log_prediction(run: TrackedRun, asked: PredictCommand, model: LoggedModel, 
         said += f"; {count(tally.unread, 'file')} could not be read: their rows say why"
     run.results(figures)
     run.describe(said)
-    others = join_names(found.other_folders(model.classes))
+    others = join_names(found.folders_without_class(model.classes))
     why = [f"no accuracy, as folders are not called as classes of the model: {others}"] * bool(others)
     return [said, *why, f"model    {model.model_id} of run {model.run_id}", f"table    {table}", f"run      {run.id}"]
 
@@ -133,12 +133,12 @@ def _written(file: TextIO, rows: Iterable[Prediction], model: LoggedModel, found
     writer = csv.writer(file)
     others = [column for place in range(2, TOP + 1) for column in (f"class_{place}", f"probability_{place}")]
     writer.writerow(["file", "class", "probability", *others, "truth", "error"])
-    for answer, truth in zip(rows, found.truth(model.classes), strict=True):
+    for answer, truth in zip(rows, found.labels_from_folders(model.classes), strict=True):
         tally.add(answer, truth)
         best = [cell for place, share in answer.best for cell in (model.classes[place], f"{share:.6f}")]
         best += [""] * (2 * TOP - len(best))  # of a file that is no image, or a model of two classes
         told = "" if truth is None else model.classes[truth]
-        writer.writerow([found.name(answer.file), *best, told, answer.fault])
+        writer.writerow([found.display_name(answer.file), *best, told, answer.fault])
     return tally
 
 

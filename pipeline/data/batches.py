@@ -1,4 +1,4 @@
-"""Images and labels -> tf.data batches; the training batches of any epoch can be made again alone."""
+"""Images and labels -> tf.data batches for training and for evaluation."""
 
 import functools
 import math
@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from pipeline.runtime.cpu import available_cores
 
+Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]  # images, labels, seed (2,) -> both
+
 
 class ImageSource(Protocol):
     """Labelled images that can be gathered by position."""
@@ -18,7 +20,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Images (b, h, w, c) and labels (b,) at these positions."""
+        """Return the images (b, h, w, c) and labels (b,) at these positions."""
         ...
 
 
@@ -30,27 +32,32 @@ def training_batches(
     batch_size: int,
     epochs: int,
     seed: int,
-    change: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    augment: Augment,
     label_smoothing: float,
-    after: int = 0,
-    multiple: int = 1,
+    initial_epoch: int = 0,
+    batch_multiple: int = 1,
 ) -> tf.data.Dataset:
-    """All batches of all epochs in one row, `steps` an epoch, the last of each the smaller.
+    """Return the shuffled and augmented batches of all epochs, one epoch after another.
 
-    With `after` the first so many epochs are left out, and the others are as if they had not been. The size of each
-    batch is a multiple of `multiple`: an epoch leaves out what its last batch has beyond that.
+    A batch is a function of seed, epoch and position in the epoch alone, so that training can resume at any epoch with
+    the batches that it would have had: the order is a new permutation each epoch, and each step has its own seed.
 
-    A batch is a function of seed, epoch and position alone: the order is a new permutation every epoch, and `change`
-    (images, labels, seed) -> images, labels gets a seed of its own for each step.
+    Args:
+        augment: Function from images, labels and a seed (2,) to augmented images and labels.
+        label_smoothing: 1 - label_smoothing of each label is on its class, the rest is spread over all classes
+            (Szegedy et al. 2016, arXiv 1512.00567, section 7). Labels are smoothed before they are augmented.
+        initial_epoch: Number of epochs to leave out at the start.
+        batch_multiple: The size of each batch is a multiple of this. Each epoch leaves out the images of its last,
+            smaller batch that exceed a multiple.
 
     Returns:
-        Images (b, h, w, c) uint8 and soft labels (b, classes) float32. Before the change, 1 - label_smoothing of each
-        is on the truth and the rest spread over all classes (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+        A data set of images (b, h, w, c) uint8 and labels (b, classes) float32, with `count_steps` batches an epoch.
     """
-    used = _used(len(images), batch_size, multiple)
-    steps_per_epoch = steps(len(images), batch_size=batch_size, multiple=multiple)
+    used = _images_per_epoch(len(images), batch_size, batch_multiple)
+    steps_per_epoch = count_steps(len(images), batch_size=batch_size, batch_multiple=batch_multiple)
 
-    @functools.lru_cache(maxsize=2)  # the end of one epoch is read while the next begins
+    # Two epochs, because the end of one is read while the next begins.
+    @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> npt.NDArray[np.int64]:
         return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(images))[:used]
 
@@ -58,50 +65,51 @@ def training_batches(
         epoch, position = divmod(int(step), steps_per_epoch)
         return images.take(order(epoch)[position * batch_size : (position + 1) * batch_size])
 
+    # AutoGraph would look for an `if` on a tensor, of which there is none, and take up to 12 s for it.
+    @tf.autograph.experimental.do_not_convert
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels, labels = _gathered(gather, step, image_shape)
-        soft = tf.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
-        return change(pixels, soft, tf.stack([tf.cast(seed, tf.int64), step]))
+        pixels, labels = _call_gather(gather, step, image_shape)
+        soft_labels = tf.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
+        return augment(pixels, soft_labels, tf.stack([tf.cast(seed, tf.int64), step]))
 
-    plain = tf.autograph.experimental.do_not_convert(batch)  # it has no `if` on a tensor, and looking takes up to 12 s
-    left = tf.data.Dataset.range(after * steps_per_epoch, epochs * steps_per_epoch)
-    at_once = max(
-        2, available_cores() // 2
-    )  # what a GPU needs has many cores; on a CPU the training step needs them more
+    steps = tf.data.Dataset.range(initial_epoch * steps_per_epoch, epochs * steps_per_epoch)
+    # Machines with GPUs, which need batches fast, have many cores; on a CPU the training step needs the cores more.
+    parallel_calls = max(2, available_cores() // 2)
     options = tf.data.Options()
-    options.threading.private_threadpool_size = at_once  # the step's own threads are busy with the step
-    return left.map(plain, num_parallel_calls=at_once).prefetch(tf.data.AUTOTUNE).with_options(options)
+    # Batches have threads of their own, because TensorFlow's are busy with the training step.
+    options.threading.private_threadpool_size = parallel_calls
+    return steps.map(batch, num_parallel_calls=parallel_calls).prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def steps(images: int, *, batch_size: int, multiple: int) -> int:
-    """Training batches an epoch."""
-    return math.ceil(_used(images, batch_size, multiple) / batch_size)
+def count_steps(images: int, *, batch_size: int, batch_multiple: int) -> int:
+    """Return the number of training batches an epoch."""
+    return math.ceil(_images_per_epoch(images, batch_size, batch_multiple) / batch_size)
 
 
-def _used(images: int, batch_size: int, multiple: int) -> int:
-    """Images that an epoch trains on."""
-    return images - images % batch_size % multiple
+def _images_per_epoch(images: int, batch_size: int, batch_multiple: int) -> int:
+    return images - images % batch_size % batch_multiple
 
 
 def evaluation_batches(
     images: ImageSource, *, image_shape: tuple[int, int, int], classes: int, batch_size: int
 ) -> tf.data.Dataset:
-    """Every image once, in its own order: images (b, h, w, c) uint8 and one-hot labels (b, classes) float32.
+    """Return batches of every image once, in order: images (b, h, w, c) uint8, one-hot labels (b, classes) float32.
 
-    Batches are of at most `batch_size` and nearly equal, so that the last is not one image for many devices.
+    Batches have at most `batch_size` images and nearly equal sizes, so that the last is not one image for many devices.
     """
-    parts = np.array_split(np.arange(len(images)), math.ceil(len(images) / batch_size))
+    batch_positions = np.array_split(np.arange(len(images)), math.ceil(len(images) / batch_size))
 
     def gather(step: np.int64) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        return images.take(parts[int(step)])
+        return images.take(batch_positions[int(step)])
 
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels, labels = _gathered(gather, step, image_shape)
+        pixels, labels = _call_gather(gather, step, image_shape)
         return pixels, tf.one_hot(labels, classes)
 
-    return tf.data.Dataset.range(len(parts)).map(batch).prefetch(tf.data.AUTOTUNE)
+    return tf.data.Dataset.range(len(batch_positions)).map(batch).prefetch(tf.data.AUTOTUNE)
 
 
-def _gathered(gather: Callable, step: tf.Tensor, image_shape: tuple[int, int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+def _call_gather(gather: Callable, step: tf.Tensor, image_shape: tuple[int, int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Call a Python function from a graph; it returns images (b, h, w, c) uint8 and labels (b,) int64."""
     pixels, labels = tf.numpy_function(gather, [step], [tf.uint8, tf.int64], stateful=False)
     return tf.ensure_shape(pixels, (None, *image_shape)), tf.ensure_shape(labels, (None,))

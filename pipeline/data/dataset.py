@@ -109,7 +109,7 @@ def load_splits(
     )
 
 
-def refuse_missing(dataset: str) -> None:
+def check_dataset_exists(dataset: str) -> None:
     """Raise UsageError where a name or path leads to no data set; nothing is read yet."""
     if dataset not in NAMES:
         _path(dataset)

@@ -16,7 +16,7 @@ def read_image(file: str | IO[bytes]) -> Image.Image:
     """Image of mode L, RGB or RGBA, turned as its EXIF orientation says; RGBA only where a pixel is see-through.
 
     Raises:
-        Exception: whatever a damaged file leads Pillow's decoders into; see `reason`.
+        Exception: whatever a damaged file leads Pillow's decoders into; see `describe_error`.
     """
     with Image.open(file, formats=FORMATS) as image:
         _refuse_bomb(image)
@@ -45,7 +45,7 @@ def resize_to(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(image).reshape(shape)
 
 
-def reason(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Why an image cannot be read, in words."""
     if isinstance(error, UnidentifiedImageError):
         return "not a JPEG, PNG, BMP or WebP image"

@@ -16,21 +16,21 @@ class ImageFiles:
     root: Path  # their names in the table are below it
     files: list[str]
 
-    def name(self, file: str) -> str:
+    def display_name(self, file: str) -> str:
         """What a file is called in the table."""
         return printable(Path(file).relative_to(self.root).as_posix())
 
-    def truth(self, classes: Sequence[str]) -> list[int | None]:
+    def labels_from_folders(self, classes: Sequence[str]) -> list[int | None]:
         """The position of each file's class: that which its folder is called as.
 
         None of a file that lies in no folder; and of all, where a folder is called as none of the classes.
         """
-        if self.other_folders(classes):
+        if self.folders_without_class(classes):
             return [None] * len(self.files)
         places: dict[str, int | None] = {name: place for place, name in enumerate(classes)}
         return [places.get(self._folder(file)) for file in self.files]
 
-    def other_folders(self, classes: Sequence[str]) -> list[str]:
+    def folders_without_class(self, classes: Sequence[str]) -> list[str]:
         """The folders that are called as none of the classes, in order."""
         return sorted({self._folder(file) for file in self.files} - {"", *classes})
 

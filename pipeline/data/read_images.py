@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.data.cache import DIGEST_BYTES, Allocate, image_digest
-from pipeline.data.decode import MODES, image_size, read_image, reason, resize_to
+from pipeline.data.decode import MODES, describe_error, image_size, read_image, resize_to
 from pipeline.data.worker_pool import Call, worker_pool
 from pipeline.runtime.cpu import available_cores
 from pipeline.runtime.errors import UsageError, WorkerDied
@@ -26,8 +26,8 @@ class Batch(NamedTuple):
     images: np.ndarray  # (b, h, w, c) uint8
     digests: np.ndarray  # (b,) DIGEST
     channels: int  # that the richest of the files needs: 1, 3 or 4
-    odd: tuple[str, tuple[int, int]] | None  # a file of another size, and its (height, width)
-    faults: list[tuple[str, str]]  # (file, reason) of those that cannot be read
+    size_mismatch: tuple[str, tuple[int, int]] | None  # a file of another size, and its (height, width)
+    errors: list[tuple[str, str]]  # (file, reason) of those that cannot be read
 
 
 def read_batch(files: Sequence[str], shape: tuple[int, int, int], resize: bool) -> Batch:
@@ -43,7 +43,7 @@ def read_batch(files: Sequence[str], shape: tuple[int, int, int], resize: bool) 
             try:
                 image = read_image(file)
             except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them into
-                faults.append((file, reason(error)))
+                faults.append((file, describe_error(error)))
                 continue
             channels = max(channels, CHANNELS[image.mode])
             if resize or image_size(image) == shape[:2]:
@@ -113,9 +113,9 @@ def _read_files(
     with ThreadPoolExecutor(processes) as threads:
         try:
             for batch in threads.map(place, range(0, len(files), step)):
-                _refuse_other_size(batch.odd, shape)
+                _refuse_other_size(batch.size_mismatch, shape)
                 channels = max(channels, batch.channels)
-                faults += batch.faults
+                faults += batch.errors
         finally:
             threads.shutdown(cancel_futures=True)
     _refuse_faults(faults, len(files))

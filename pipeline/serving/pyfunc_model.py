@@ -79,7 +79,7 @@ class Classifier(PythonModel):
         try:
             image = self._decoding.read_image(io.BytesIO(file))
         except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them into
-            reason = str(self._decoding.reason(error))
+            reason = str(self._decoding.describe_error(error))
             raise _error(f"image {number} must be {KINDS}: its file cannot be read: {reason}") from None
         return np.asarray(self._decoding.resize_to(image, self._shape), np.float32)
 

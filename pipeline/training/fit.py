@@ -192,7 +192,7 @@ def training_batches(config: TrainingConfig, data: Dataset, *, after: int = 0) -
         batch_size=config.batch_size,
         epochs=config.epochs,
         seed=config.seed,
-        change=build_augmentation(
+        augment=build_augmentation(
             flip=config.flip,
             translation=config.translation,
             randaugment_layers=config.randaugment_layers,
@@ -205,14 +205,14 @@ def training_batches(config: TrainingConfig, data: Dataset, *, after: int = 0) -
             mix_probability=config.mix_probability,
         ),
         label_smoothing=config.label_smoothing,
-        after=after,
-        multiple=_multiple(config, tf.distribute.get_strategy().num_replicas_in_sync),
+        initial_epoch=after,
+        batch_multiple=_multiple(config, tf.distribute.get_strategy().num_replicas_in_sync),
     )
 
 
 def steps_per_epoch(config: TrainingConfig, images: int, *, devices: int) -> int:
     """Training steps that so many images make."""
-    return batches.steps(images, batch_size=config.batch_size, multiple=_multiple(config, devices))
+    return batches.count_steps(images, batch_size=config.batch_size, batch_multiple=_multiple(config, devices))
 
 
 def _multiple(config: TrainingConfig, devices: int) -> int:

@@ -569,7 +569,7 @@ def test_any_damage_to_an_image_is_a_fault_of_that_file_alone(tmp_path_factory, 
     file = tmp_path_factory.mktemp("any") / "a.png"
     file.write_bytes(changed)
     batch = read_batch([str(file)], (6, 5, 3), True)
-    assert len(batch.faults) <= 1 and batch.images.shape == (1, 6, 5, 3)
+    assert len(batch.errors) <= 1 and batch.images.shape == (1, 6, 5, 3)
 
 
 # disks

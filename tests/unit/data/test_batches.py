@@ -24,7 +24,7 @@ class Numbered:
         return positions.astype(np.uint8).reshape(-1, 1, 1, 1), positions % 2
 
 
-def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=changes(), after=0, multiple=1):
+def batches(*, seed=0, epochs=2, label_smoothing=0.0, augment=changes(), initial_epoch=0, batch_multiple=1):
     made = training_batches(
         Numbered(),
         image_shape=(1, 1, 1),
@@ -32,10 +32,10 @@ def batches(*, seed=0, epochs=2, label_smoothing=0.0, change=changes(), after=0,
         batch_size=4,
         epochs=epochs,
         seed=seed,
-        change=change,
+        augment=augment,
         label_smoothing=label_smoothing,
-        after=after,
-        multiple=multiple,
+        initial_epoch=initial_epoch,
+        batch_multiple=batch_multiple,
     )
     return [(images.numpy(), labels.numpy()) for images, labels in made]
 
@@ -64,11 +64,11 @@ def test_a_longer_run_begins_with_the_same_batches():
 
 
 def test_batches_after_some_epochs_are_those_of_a_row_that_began_at_the_first():
-    def change(images, labels, seed):  # which tells the seed of the step
+    def augment(images, labels, seed):  # which tells the seed of the step
         return images * 0 + tf.cast(seed[1], tf.uint8), labels
 
-    assert positions(batches(epochs=3, after=2)) == positions(batches(epochs=3))[6:]
-    assert positions(batches(epochs=3, after=2, change=change)) == positions(batches(epochs=3, change=change))[6:]
+    assert positions(batches(epochs=3, initial_epoch=2)) == positions(batches(epochs=3))[6:]
+    assert positions(batches(epochs=3, initial_epoch=2, augment=augment)) == positions(batches(epochs=3, augment=augment))[6:]
 
 
 def test_every_step_changes_images_by_a_seed_of_its_own():
@@ -78,7 +78,7 @@ def test_every_step_changes_images_by_a_seed_of_its_own():
         tf.py_function(lambda value: seeds.append(tuple(value.numpy())), [seed], [])
         return images, labels
 
-    batches(seed=7, change=note)
+    batches(seed=7, augment=note)
     assert sorted(seeds) == [(7, step) for step in range(6)]
 
 
@@ -92,8 +92,8 @@ def test_label_smoothing_is_spread_over_all_classes():
 def test_the_size_of_every_batch_is_a_multiple_and_other_images_are_left_out_each_epoch():
     alone = positions(batches())
     assert [len(batch) for batch in alone] == [4, 4, 2, 4, 4, 2]
-    assert positions(batches(multiple=2)) == alone
-    assert positions(batches(multiple=4)) == alone[:2] + alone[3:5]
+    assert positions(batches(batch_multiple=2)) == alone
+    assert positions(batches(batch_multiple=4)) == alone[:2] + alone[3:5]
 
 
 def test_evaluation_sees_every_image_once_in_its_own_order_with_hard_labels():
@@ -128,7 +128,7 @@ def changed_batches():
         batch_size=16,
         epochs=3,
         seed=3,
-        change=changes(**ALL),
+        augment=changes(**ALL),
         label_smoothing=0.1,
     )
 
@@ -168,7 +168,7 @@ def test_mixing_changes_labels_in_the_batches():
         batch_size=16,
         epochs=1,
         seed=3,
-        change=changes(mixup_alpha=5.0),
+        augment=changes(mixup_alpha=5.0),
         label_smoothing=0.0,
     )
     labels = np.concatenate([labels for _, labels in made])

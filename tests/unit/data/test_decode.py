@@ -65,7 +65,7 @@ def test_content_counts_not_the_suffix_but_only_the_four_formats(tmp_path):
     png_in_disguise = saved(tmp_path, Image.fromarray(COLOR), "a.jpg", format="PNG")
     np.testing.assert_array_equal(np.asarray(read_image(png_in_disguise)), COLOR)
     gif = saved(tmp_path, Image.fromarray(GRAY), "b.jpg", format="GIF")
-    assert read_batch([gif], (3, 4, 1), False).faults == [(gif, "not a JPEG, PNG, BMP or WebP image")]
+    assert read_batch([gif], (3, 4, 1), False).errors == [(gif, "not a JPEG, PNG, BMP or WebP image")]
 
 
 def test_stretching_averages_over_all_pixels_where_it_shrinks():

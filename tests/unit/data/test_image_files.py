@@ -16,19 +16,19 @@ def touch(folder, *names):
 def test_images_at_any_depth_are_found_in_order_and_nothing_else(tmp_path):
     touch(tmp_path, "b.PNG", "a/deep/er.jpg", "note.txt", ".hidden.png", ".hidden/c.png")
     found = find_images(tmp_path)
-    assert [found.name(file) for file in found.files] == ["a/deep/er.jpg", "b.PNG"]
+    assert [found.display_name(file) for file in found.files] == ["a/deep/er.jpg", "b.PNG"]
 
 
 def test_a_file_is_taken_whatever_its_suffix(tmp_path):
     touch(tmp_path, "picture.dat")
     found = find_images(tmp_path / "picture.dat")
-    assert [found.name(file) for file in found.files] == ["picture.dat"] and found.truth(["picture.dat"]) == [None]
+    assert [found.display_name(file) for file in found.files] == ["picture.dat"] and found.labels_from_folders(["picture.dat"]) == [None]
 
 
 def test_a_name_that_cannot_be_printed_is_escaped(tmp_path):
     touch(tmp_path, "a\nb.png")
     found = find_images(tmp_path)
-    assert [found.name(file) for file in found.files] == [r"a\nb.png"]
+    assert [found.display_name(file) for file in found.files] == [r"a\nb.png"]
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_a_name_that_cannot_be_printed_is_escaped(tmp_path):
 )
 def test_folders_tell_the_truth_if_all_are_called_as_classes(tmp_path, names, truth):
     touch(tmp_path, *names)
-    assert find_images(tmp_path).truth(["cat", "dog"]) == truth
+    assert find_images(tmp_path).labels_from_folders(["cat", "dog"]) == truth
 
 
 def test_folders_that_are_called_as_no_class_are_named(tmp_path):
     touch(tmp_path, "owl/a.png", "cat/b.png", "ant/c.png", "d.png")
-    assert find_images(tmp_path).other_folders(["cat", "dog"]) == ["ant", "owl"]
+    assert find_images(tmp_path).folders_without_class(["cat", "dog"]) == ["ant", "owl"]
 
 
 def test_a_folder_without_images_is_refused(tmp_path):

@@ -95,7 +95,7 @@ def test_faults_are_told_file_by_file_and_do_not_stop_the_others(tmp_path):
         (tmp_path / name).write_bytes(content)
     bad = [*(str(tmp_path / name) for name in files), str(tmp_path / "absent.png")]
     batch = read_batch([*bad, good], (3, 4, 3), False)
-    reasons = dict(batch.faults)
+    reasons = dict(batch.errors)
     assert list(reasons) == bad and "truncated" in reasons[bad[0]].lower()
     assert reasons[bad[-1]] == "No such file or directory"
     np.testing.assert_array_equal(batch.images[-1], COLOR)
@@ -104,4 +104,4 @@ def test_faults_are_told_file_by_file_and_do_not_stop_the_others(tmp_path):
 def test_decompression_bomb_is_a_fault_from_pillows_limit_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     file = saved(tmp_path, Image.fromarray(GRAY))  # 12 pixels: Pillow itself would only warn
-    assert "decompression bomb" in read_batch([file], (3, 4, 1), False).faults[0][1]
+    assert "decompression bomb" in read_batch([file], (3, 4, 1), False).errors[0][1]
