@@ -8,8 +8,9 @@ so they come after the command line has been accepted.
 """
 
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,12 +23,10 @@ from pipeline.config.commands import EVALUATE_RUN_ID, LATEST, EvaluateCommand, E
 from pipeline.data.dataset import Dataset
 from pipeline.data.subset import (
     Subset,
-    artifact_dir,
     build_subset,
     check_not_trained_on,
     check_same_classes,
-    load_subset_data,
-    plain_artifact_dir,
+    reload_dataset,
 )
 from pipeline.evaluation import metrics
 from pipeline.evaluation.corruptions import CORRUPTIONS, STRENGTHS
@@ -44,6 +43,25 @@ from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.test_set_access import access_tags
 
 ARTIFACT_FOLDER = "evaluation"
+NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")  # of a metric or a folder
+MAX_NAME_CHARACTERS = 60
+
+
+def plain_artifact_dir(dataset: str, split_name: str) -> str:
+    """Return <dataset>-<split>, the part of metric names and artifact paths that names an evaluation."""
+    plain = NOT_IN_A_NAME.sub("-", dataset).strip("-.")[:MAX_NAME_CHARACTERS]
+    return f"{plain or 'data'}-{split_name}"
+
+
+def artifact_dir(images: Subset, *, taken: Mapping[str, str]) -> str:
+    """Return the plain name, or one with a part of the images' fingerprint if other images have the plain one.
+
+    Args:
+        taken: Fingerprints by the names that earlier evaluations have.
+    """
+    fingerprint = images.dataset.fingerprint
+    plain = plain_artifact_dir(images.dataset.name, images.split_name)
+    return plain if taken.get(plain, fingerprint) == fingerprint else f"{plain}-{fingerprint[:8]}"
 
 
 def next_step(client: MlflowClient, run_id: str, where: str) -> int:
@@ -66,7 +84,7 @@ def log_evaluation(
 
     Args:
         own: the evaluation's own run, which keeps what the tracking server does not take at once.
-        where: see `subject.place`.
+        where: see `artifact_dir`.
         step: of the metrics, see `next_step`.
     """
     named, folder = str(subject), f"{ARTIFACT_FOLDER}/{where}"
@@ -124,7 +142,7 @@ def resolve_inputs(asked: EvaluateCommand) -> Iterator[EvaluationInputs]:
     ):  # `mlflow run --run-id`: a training's run is no evaluation's
         del os.environ[PROJECT_RUN_ID_ENV]
     with ownership.close_if_unused(client, os.environ.get(PROJECT_RUN_ID_ENV)):
-        data = load_subset_data(source.config, asked.settings)
+        data = reload_dataset(source.config, dataset=asked.settings.dataset, image_size=asked.settings.image_size)
         check_not_trained_on(data, asked.settings.split, fingerprint=source.fingerprint)
         check_same_classes(data, said.get("classes", data.classes))
         yield EvaluationInputs(uri, source, data, asked.settings)
@@ -205,7 +223,7 @@ def _open_own_run(client: MlflowClient, ready: EvaluationInputs, images: Subset)
             {
                 "evaluation.model": ready.uri,
                 "evaluation.images": str(images),
-                "data.fingerprint": images.data.fingerprint,
+                "data.fingerprint": images.dataset.fingerprint,
             }
         )
         with ownership.heartbeat_run(client, own.id, taken=lambda process: None):
@@ -220,8 +238,8 @@ def _say_what_is_opened(
     Before they are predicted: whoever is killed then may have seen what came of it. Returns lines for the terminal.
     """
     run_id, tags = source.run.info.run_id, source.run.data.tags
-    told, lines = {f"{ARTIFACT_FOLDER}.{where}": images.data.fingerprint}, []
-    if images.which == "test" and images.data.fingerprint == source.fingerprint:
+    told, lines = {f"{ARTIFACT_FOLDER}.{where}": images.dataset.fingerprint}, []
+    if images.split_name == "test" and images.dataset.fingerprint == source.fingerprint:
         tested = "test_accuracy" in source.run.data.metrics
         told |= access_tags(tags, by=own.id, run_id=run_id, tested=tested)
         lines = [f"opened   the test images of its training data: {told['test_opened']} times so far"]

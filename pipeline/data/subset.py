@@ -1,120 +1,117 @@
-"""The images that a model is evaluated on: of its classes, in its order, and of its shape."""
+"""The images of a data set with the classes and the shape of a given model."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config.commands import EvaluateConfig
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset, Split, load_dataset
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import join_names
 
-NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")  # of a metric or a folder
-NAME = 60  # characters
-
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Images, and their labels as positions among the model's classes."""
+    """Images of a data set, with labels as positions among the classes of a model."""
 
-    data: Dataset
+    dataset: Dataset
     split: Split
-    which: str  # test, validation or all
+    split_name: str  # test, validation or all
     labels: npt.NDArray[np.int64]  # (n,)
 
     def __str__(self) -> str:
-        return f"{self.data.name}, {'all images' if self.which == 'all' else f'{self.which} split'}"
+        split = "all images" if self.split_name == "all" else f"{self.split_name} split"
+        return f"{self.dataset.name}, {split}"
 
 
-def load_subset_data(config: TrainingConfig, asked: EvaluateConfig) -> Dataset:
-    """The data that are asked for; what is not asked is as the model's run had it.
+def reload_dataset(config: TrainingConfig, *, dataset: str | None, image_size: tuple[int, int] | None) -> Dataset:
+    """Load the data set of a training run again, or another one with the run's settings.
+
+    All training images are loaded, however many of them the run used: the other splits do not depend on that.
 
     Args:
-        config: of the run that trained the model.
+        config: Settings of the run.
+        dataset: Name or path of another data set.
+        image_size: Another (height, width) to resize the images to.
 
     Raises:
-        UsageError: the data cannot be read.
+        UsageError: The data cannot be read.
     """
-    changes = {"dataset": asked.dataset, "image_size": asked.image_size}
-    given = {name: value for name, value in changes.items() if value is not None}
-    # how many of the training images the run used is nothing to the other splits
+    overrides = {"dataset": dataset, "image_size": image_size}
+    given = {name: value for name, value in overrides.items() if value is not None}
     return load_dataset(config.model_copy(update={"train_examples": None, **given}))
 
 
-def build_subset(data: Dataset, which: str, *, classes: Sequence[str], image_shape: tuple[int, int, int]) -> Subset:
-    """A split of the data, or all of them, for a model.
+def build_subset(
+    dataset: Dataset, split_name: str, *, classes: Sequence[str], image_shape: tuple[int, int, int]
+) -> Subset:
+    """Return a split of a data set, or all of its images, with labels as positions among `classes`.
 
     Args:
-        which: test, validation or all.
-        classes: of the model, in its order.
-        image_shape: (height, width, channels) that it takes.
+        split_name: test, validation or all.
+        classes: Classes of the model, in its order.
+        image_shape: (height, width, channels) of the model's input.
 
     Raises:
-        UsageError: the data have other classes or another shape than the model.
+        UsageError: The data set has other classes or another image shape than the model.
     """
-    check_same_classes(data, classes)
-    _refuse_other_shape(data, image_shape)
-    splits = {"test": [data.test], "validation": [data.validation], "all": [data.train, data.validation, data.test]}
-    split = replace(data.test, rows=np.sort(np.concatenate([one.rows for one in splits[which]])))
-    places = np.array([classes.index(name) for name in data.classes])
-    return Subset(data, split, which, places[split.labels[split.rows]])
+    check_same_classes(dataset, classes)
+    _check_same_shape(dataset, image_shape)
+    splits = {
+        "test": [dataset.test],
+        "validation": [dataset.validation],
+        "all": [dataset.train, dataset.validation, dataset.test],
+    }
+    rows = np.sort(np.concatenate([split.rows for split in splits[split_name]]))
+    split = replace(dataset.test, rows=rows)
+    positions = np.array([classes.index(name) for name in dataset.classes])
+    return Subset(dataset, split, split_name, positions[split.labels[split.rows]])
 
 
-def plain_artifact_dir(data: str, which: str) -> str:
-    """Where an evaluation lies in its run: <dataset>-<split>, as a part of metrics' names and of artifacts' paths."""
-    return f"{NOT_IN_A_NAME.sub('-', data).strip('-.')[:NAME] or 'data'}-{which}"
+def check_same_classes(dataset: Dataset, classes: Sequence[str]) -> None:
+    """Raise UsageError if the classes of a data set, in any order, are not those of the model."""
+    missing = [name for name in classes if name not in dataset.classes]
+    extra = [name for name in dataset.classes if name not in classes]
+    differences = []
+    if missing:
+        differences.append(f"lacks {join_names(missing)}")
+    if extra:
+        differences.append(f"has {join_names(extra)} besides")
+    if differences:
+        raise UsageError(
+            f"the classes of the images must be the model's {len(classes)}, in any order: {dataset.name} "
+            f"{' and '.join(differences)}; rename its classes to the model's, or evaluate a model of these classes"
+        )
 
 
-def artifact_dir(subject: Subset, *, taken: Mapping[str, str]) -> str:
-    """The plain place, or one with a part of the images' fingerprint where other images have that.
+def check_not_trained_on(dataset: Dataset, split_name: str, *, fingerprint: str) -> None:
+    """Raise UsageError if the images include those that the model was trained on.
 
     Args:
-        taken: fingerprints by the places that some data have.
+        fingerprint: Fingerprint of the data set of the training run.
     """
-    fingerprint = subject.data.fingerprint
-    plain = plain_artifact_dir(subject.data.name, subject.which)
-    return plain if taken.get(plain, fingerprint) == fingerprint else f"{plain}-{fingerprint[:8]}"
-
-
-def check_same_classes(data: Dataset, classes: Sequence[str]) -> None:
-    """Raise UsageError where the data have other classes than the model, in whatever order."""
-    missing = [name for name in classes if name not in data.classes]
-    besides = [name for name in data.classes if name not in classes]
-    if missing or besides:
-        faults = [f"lacks {join_names(missing)}"] * bool(missing) + [f"has {join_names(besides)} besides"] * bool(
-            besides
-        )
+    if split_name == "all" and dataset.fingerprint == fingerprint:
         raise UsageError(
-            f"the classes of the images must be the model's {len(classes)}, in any order: {data.name} "
-            f"{' and '.join(faults)}; name its classes as the model's, or evaluate a model of these"
+            f"split must be test or validation of the data that the model was trained on, got all of {dataset.name}; "
+            "try another dataset"
         )
 
 
-def check_not_trained_on(data: Dataset, which: str, *, fingerprint: str) -> None:
-    """Raise UsageError where all images are asked for, and they are those that the model's run had."""
-    if which == "all" and data.fingerprint == fingerprint:
-        raise UsageError(
-            f"split must be test or validation of the data that the model was trained on, got all of {data.name}; "
-            "name another dataset"
-        )
-
-
-def _refuse_other_shape(data: Dataset, image_shape: tuple[int, int, int]) -> None:
-    if data.image_shape == image_shape:
+def _check_same_shape(dataset: Dataset, image_shape: tuple[int, int, int]) -> None:
+    if dataset.image_shape == image_shape:
         return
     height, width, channels = image_shape
-    cure = f"try image_size={height},{width}"
-    if data.image_shape[2] != channels:
-        cure = f"convert the images to {channels} channel{'s' if channels > 1 else ''}"
+    if dataset.image_shape[2] == channels:
+        remedy = f"try image_size={height},{width}"
+    else:
+        remedy = f"convert the images to {channels} channel{'s' if channels > 1 else ''}"
     raise UsageError(
-        f"images must have the shape that the model takes: {_sides(image_shape)}, got {_sides(data.image_shape)} of "
-        f"{data.name}; {cure}"
+        f"images must have the shape that the model takes: {_format_shape(image_shape)}, got "
+        f"{_format_shape(dataset.image_shape)} of {dataset.name}; {remedy}"
     )
 
 
-def _sides(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))

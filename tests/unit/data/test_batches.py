@@ -68,7 +68,10 @@ def test_batches_after_some_epochs_are_those_of_a_row_that_began_at_the_first():
         return images * 0 + tf.cast(seed[1], tf.uint8), labels
 
     assert positions(batches(epochs=3, initial_epoch=2)) == positions(batches(epochs=3))[6:]
-    assert positions(batches(epochs=3, initial_epoch=2, augment=augment)) == positions(batches(epochs=3, augment=augment))[6:]
+    assert (
+        positions(batches(epochs=3, initial_epoch=2, augment=augment))
+        == positions(batches(epochs=3, augment=augment))[6:]
+    )
 
 
 def test_every_step_changes_images_by_a_seed_of_its_own():

@@ -22,7 +22,9 @@ def test_images_at_any_depth_are_found_in_order_and_nothing_else(tmp_path):
 def test_a_file_is_taken_whatever_its_suffix(tmp_path):
     touch(tmp_path, "picture.dat")
     found = find_images(tmp_path / "picture.dat")
-    assert [found.display_name(file) for file in found.files] == ["picture.dat"] and found.labels_from_folders(["picture.dat"]) == [None]
+    assert [found.display_name(file) for file in found.files] == ["picture.dat"] and found.labels_from_folders(
+        ["picture.dat"]
+    ) == [None]
 
 
 def test_a_name_that_cannot_be_printed_is_escaped(tmp_path):

@@ -1,11 +1,10 @@
-"""Which images a model may be evaluated on, and where what comes of it lies."""
+"""Subsets of data sets for a given model."""
 
 import numpy as np
 import pytest
 
-from pipeline.config.commands import EvaluateConfig
 from pipeline.config.training import TrainingConfig
-from pipeline.data.subset import artifact_dir, build_subset, load_subset_data
+from pipeline.data.subset import build_subset, reload_dataset
 from pipeline.runtime.errors import UsageError
 
 MODEL = {"classes": ("cat", "dog", "owl"), "image_shape": (4, 4, 1)}
@@ -26,13 +25,13 @@ def npz(tmp_path):
     return write
 
 
-def found(dataset=None, config=None, **asked):
-    given = EvaluateConfig.build({"dataset": dataset, **asked})
-    return build_subset(load_subset_data(TrainingConfig.build(config or {}), given), given.split, **MODEL)
+def subset(dataset=None, *, split="test", config=None):
+    reloaded = reload_dataset(TrainingConfig.build(config or {}), dataset=dataset, image_size=None)
+    return build_subset(reloaded, split, **MODEL)
 
 
 def test_labels_are_positions_among_the_model_s_classes_whatever_their_order_in_the_data(npz):
-    images = found(npz(["owl", "cat", "dog"]))
+    images = subset(npz(["owl", "cat", "dog"]))
     pixels, _ = images.split.take(np.arange(len(images.split)))
     names = np.array(["owl", "cat", "dog"])[pixels[:, 0, 0, 0]]
     assert names.tolist() == [MODEL["classes"][label] for label in images.labels]
@@ -40,13 +39,13 @@ def test_labels_are_positions_among_the_model_s_classes_whatever_their_order_in_
 
 def test_what_is_not_asked_is_as_the_run_had_it(npz):
     config = {"dataset": npz(["cat", "dog", "owl"], shape=(8, 6, 1)), "image_size": "4", "train_examples": 3}
-    images = found(config=config, split="validation")
-    assert images.data.image_shape == (4, 4, 1) and len(images.split) == len(images.data.validation)
+    images = subset(config=config, split="validation")
+    assert images.dataset.image_shape == (4, 4, 1) and len(images.split) == len(images.dataset.validation)
     assert str(images) == "pets, validation split"
 
 
 def test_all_images_are_those_of_every_split_once(npz):
-    images = found(npz(["cat", "dog", "owl"]), split="all")
+    images = subset(npz(["cat", "dog", "owl"]), split="all")
     assert images.split.rows.tolist() == list(range(60)) and len(images.labels) == 60
     assert str(images) == "pets, all images"
 
@@ -62,11 +61,4 @@ def test_all_images_are_those_of_every_split_once(npz):
 )
 def test_other_classes_and_other_shapes_are_refused(npz, names, shape, message):
     with pytest.raises(UsageError, match=message):
-        found(npz(names, shape=shape))
-
-
-def test_a_place_is_named_after_the_data_unless_other_images_have_that_name(npz):
-    images = found(npz(["cat", "dog", "owl"], name="my pets (new)"))
-    assert artifact_dir(images, taken={}) == "my-pets-new-test"
-    assert artifact_dir(images, taken={"my-pets-new-test": images.data.fingerprint}) == "my-pets-new-test"
-    assert artifact_dir(images, taken={"my-pets-new-test": "f0"}) == f"my-pets-new-test-{images.data.fingerprint[:8]}"
+        subset(npz(names, shape=shape))
