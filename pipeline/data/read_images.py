@@ -1,4 +1,4 @@
-"""Image files -> one array of their pixels, read over all cores."""
+"""Image files -> one array of their pixels, read on all cores."""
 
 import logging
 import warnings
@@ -19,110 +19,124 @@ from pipeline.runtime.text import join_names, printable
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 CHANNELS = {mode: channels for channels, mode in MODES.items()}
 
+# Limits of one call to a worker: short, so that Ctrl-C takes effect soon.
+BATCH_FILES, BATCH_BYTES = 256, 4 << 20
+# What one worker reads in about the time that one more worker takes to start.
+WORKER_FILES, WORKER_BYTES = 1_000, 4 << 20
+# Files that are read first to find the shape of all.
+SAMPLE_FILES = 16
+# Two, because one waits for the disk while the other decodes.
+WORKERS_PER_CORE = 2
+
+log = logging.getLogger(__name__)
+
 
 class Batch(NamedTuple):
-    """What came of reading b files for a common (h, w, c); rows of files that do not fit it are zero."""
+    """The result of reading b files as images of one shape; rows of files that do not fit are zero."""
 
     images: np.ndarray  # (b, h, w, c) uint8
-    digests: np.ndarray  # (b,) DIGEST
-    channels: int  # that the richest of the files needs: 1, 3 or 4
+    digests: np.ndarray  # (b,) DIGEST_BYTES
+    channels: int  # the most that any of the files needs: 1, 3 or 4
     size_mismatch: tuple[str, tuple[int, int]] | None  # a file of another size, and its (height, width)
-    errors: list[tuple[str, str]]  # (file, reason) of those that cannot be read
+    errors: list[tuple[str, str]]  # (file, error) for files that cannot be read
+
+
+class Pixels(NamedTuple):
+    """Images and their digests."""
+
+    images: np.ndarray  # (n, h, w, c) uint8
+    digests: np.ndarray  # (n,) DIGEST_BYTES
+
+
+def read_images(
+    files: Sequence[str], file_bytes: int, image_size: tuple[int, int] | None, allocate: Allocate
+) -> Pixels:
+    """Read image files into one array.
+
+    All images get the channels of the file that needs most: 1 if all are grayscale, 4 if one has a transparent pixel,
+    else 3.
+
+    Args:
+        file_bytes: Size of all files together.
+        image_size: (height, width) to resize the images to. If None, all must have one size.
+        allocate: Function that returns the array for the images, given its shape.
+
+    Raises:
+        UsageError: A file cannot be read, or the sizes differ.
+    """
+    workers = min(WORKERS_PER_CORE * available_cores(), 1 + len(files) // WORKER_FILES + file_bytes // WORKER_BYTES)
+    batch_files = max(1, min(BATCH_FILES, BATCH_BYTES * len(files) // max(file_bytes, 1)))
+    log.debug("reading %s images with %d process(es)", f"{len(files):,}", workers)
+    sample = read_batch(files[:: max(1, len(files) // SAMPLE_FILES)], (1, 1, 1), False)
+    size = image_size or (sample.size_mismatch[1] if sample.size_mismatch else (1, 1))
+    resize = image_size is not None
+    with worker_pool(workers) as call:
+        pixels, channels = _read_files(call, workers, files, (*size, sample.channels), batch_files, resize, allocate)
+        if channels > sample.channels:
+            # The sample had fewer channels than the rest. Free its array before as much is allocated again.
+            del pixels
+            pixels, _ = _read_files(call, workers, files, (*size, channels), batch_files, resize, allocate)
+    return pixels
 
 
 def read_batch(files: Sequence[str], shape: tuple[int, int, int], resize: bool) -> Batch:
-    """Read files into one array of `shape` (h, w, c), stretching them to it where `resize` is set."""
+    """Read files into one array of images of `shape` (h, w, c), resizing them to it if `resize` is true."""
     images = np.zeros((len(files), *shape), np.uint8)
     digests = np.zeros(len(files), DIGEST_BYTES)
     channels = 1
-    odd: tuple[str, tuple[int, int]] | None = None
-    faults: list[tuple[str, str]] = []
+    size_mismatch: tuple[str, tuple[int, int]] | None = None
+    errors: list[tuple[str, str]] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a damaged EXIF block, a palette with odd transparency: the pixels are fine
+        # Pillow warns of a damaged EXIF block or a palette with odd transparency; the pixels are fine.
+        warnings.simplefilter("ignore")
         for row, file in enumerate(files):
             try:
                 image = read_image(file)
-            except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them into
-                faults.append((file, describe_error(error)))
+            except Exception as error:  # noqa: BLE001 - a damaged file can make a decoder raise anything
+                errors.append((file, describe_error(error)))
                 continue
             channels = max(channels, CHANNELS[image.mode])
             if resize or image_size(image) == shape[:2]:
                 images[row] = resize_to(image, shape)
                 digests[row] = image_digest(images[row])
             else:
-                odd = (file, image_size(image))
-    return Batch(images, digests, channels, odd, faults)
-
-
-BATCH_FILES, BATCH_BYTES = 256, 4 << 20  # at most so much a call: short, so that Ctrl-C is too
-WORKER_FILES, WORKER_BYTES = 1_000, 4 << 20  # read in about the time that one more process takes to start
-SAMPLE = 16  # files looked at for the shape of all
-PER_CORE = 2  # processes: one waits for the disk while the other decodes
-
-log = logging.getLogger(__name__)
-
-
-class Pixels(NamedTuple):
-    """Images and the digest of each."""
-
-    images: np.ndarray  # (n, h, w, c) uint8
-    digests: np.ndarray  # (n,) DIGEST
-
-
-def read_images(
-    files: Sequence[str], file_bytes: int, image_size: tuple[int, int] | None, allocate: Allocate
-) -> Pixels:
-    """Read files of `file_bytes` in all, stretched to `image_size` (height, width) where it is given.
-
-    All get the channels that the richest needs: 1 if all are gray, 4 if any has a see-through pixel, else 3.
-    """
-    processes = min(PER_CORE * available_cores(), 1 + len(files) // WORKER_FILES + file_bytes // WORKER_BYTES)
-    step = max(1, min(BATCH_FILES, BATCH_BYTES * len(files) // max(file_bytes, 1)))
-    log.debug("reading %s images with %d process(es)", f"{len(files):,}", processes)
-    sample = read_batch(files[:: max(1, len(files) // SAMPLE)], (1, 1, 1), False)
-    size = image_size or (sample.odd[1] if sample.odd else (1, 1))
-    resize = image_size is not None
-    with worker_pool(processes) as call:
-        pixels, channels = _read_files(call, processes, files, (*size, sample.channels), step, resize, allocate)
-        if channels > sample.channels:  # the sample was poorer than the rest
-            del pixels  # before as much is allocated again
-            pixels, _ = _read_files(call, processes, files, (*size, channels), step, resize, allocate)
-    return pixels
+                size_mismatch = (file, image_size(image))
+    return Batch(images, digests, channels, size_mismatch, errors)
 
 
 def _read_files(
     call: Call,
-    processes: int,
+    workers: int,
     files: Sequence[str],
     shape: tuple[int, int, int],
-    step: int,
+    batch_files: int,
     resize: bool,
     allocate: Allocate,
 ) -> tuple[Pixels, int]:
-    """Pixels of all files as images of `shape`, and the channels that the richest file needs."""
+    """Read all files as images of `shape` and return them with the most channels that any file needs."""
     pixels = Pixels(allocate((len(files), *shape)), np.zeros(len(files), DIGEST_BYTES))
+    batch_files = max(1, min(batch_files, BATCH_BYTES // prod(shape)))
 
-    def place(start: int) -> Batch:
-        rows = slice(start, start + step)
-        batch = _call_workers(call, files[rows], shape, resize)
+    def read(start: int) -> Batch:
+        rows = slice(start, start + batch_files)
+        batch = _call_worker(call, files[rows], shape, resize)
         pixels.images[rows], pixels.digests[rows] = batch.images, batch.digests
         return batch._replace(images=batch.images[:0])
 
-    channels, faults = 1, []
-    step = max(1, min(step, BATCH_BYTES // prod(shape)))
-    with ThreadPoolExecutor(processes) as threads:
+    channels, errors = 1, []
+    with ThreadPoolExecutor(workers) as threads:
         try:
-            for batch in threads.map(place, range(0, len(files), step)):
-                _refuse_other_size(batch.size_mismatch, shape)
+            for batch in threads.map(read, range(0, len(files), batch_files)):
+                _check_size_matches(batch.size_mismatch, shape)
                 channels = max(channels, batch.channels)
-                faults += batch.errors
+                errors += batch.errors
         finally:
             threads.shutdown(cancel_futures=True)
-    _refuse_faults(faults, len(files))
+    _check_no_errors(errors, len(files))
     return pixels, channels
 
 
-def _call_workers(call: Call, files: Sequence[str], shape: tuple[int, int, int], resize: bool) -> Batch:
+def _call_worker(call: Call, files: Sequence[str], shape: tuple[int, int, int], resize: bool) -> Batch:
     try:
         batch: Batch = call(read_batch, files, shape, resize)
         return batch
@@ -134,20 +148,20 @@ def _call_workers(call: Call, files: Sequence[str], shape: tuple[int, int, int],
         ) from error
 
 
-def _refuse_other_size(odd: tuple[str, tuple[int, int]] | None, shape: tuple[int, int, int]) -> None:
-    if odd is None:
+def _check_size_matches(size_mismatch: tuple[str, tuple[int, int]] | None, shape: tuple[int, int, int]) -> None:
+    if size_mismatch is None:
         return
-    file, (height, width) = odd
+    file, (height, width) = size_mismatch
     raise UsageError(
-        f"images must be of one size where image_size is not given: some are {shape[0]} x {shape[1]} pixels "
-        f"(height x width), {printable(file)} is {height} x {width}; give image_size to stretch all to it"
+        f"images must have one size if image_size is not given: some are {shape[0]} x {shape[1]} pixels "
+        f"(height x width), {printable(file)} is {height} x {width}; give image_size to resize all to it"
     )
 
 
-def _refuse_faults(faults: list[tuple[str, str]], count: int) -> None:
-    if not faults:
+def _check_no_errors(errors: list[tuple[str, str]], count: int) -> None:
+    if not errors:
         return
-    named = join_names([f"{file} ({reason})" for file, reason in faults])
+    listed = join_names([f"{file} ({error})" for file, error in errors])
     raise UsageError(
-        f"every image must be readable: {len(faults):,} of {count:,} cannot be read: {named}; replace or remove them"
+        f"every image must be readable: {len(errors):,} of {count:,} cannot be read: {listed}; replace or remove them"
     )

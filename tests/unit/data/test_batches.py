@@ -147,7 +147,7 @@ def test_changed_batches_are_the_same_bits_made_again_and_from_the_middle_of_an_
 
 @pytest.mark.slow
 def test_changed_batches_are_the_same_bits_in_another_process():
-    program = "from test_batches import digest; print(digest())"
+    program = "from tests.unit.data.test_batches import digest; print(digest())"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TF_NUM_INTRAOP_THREADS": "1"},

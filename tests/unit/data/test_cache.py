@@ -58,7 +58,7 @@ def test_damaged_cache_is_built_again(folder, name, damage):
 
 
 def start(code):
-    script = f"import os, signal\nfrom tests.images.test_decoded import *\n{code}"
+    script = f"import os, signal\nfrom tests.unit.data.test_cache import *\n{code}"
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
@@ -69,14 +69,14 @@ def decode_slowly(allocate):
 
 
 def test_two_processes_at_once_decode_once_and_both_succeed(folder):
-    both = [start("check(cached(KEY, decode_slowly))") for _ in range(2)]
+    both = [start("check(load_cached(KEY, decode_slowly))") for _ in range(2)]
     told = [process.communicate(timeout=60)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0] and sorted(told) == ["", "decoding\n"]
     assert sorted(os.listdir(folder.parent)) == [KEY, f"{KEY}.lock"]
 
 
 def test_killed_builder_leaves_no_lock_and_its_leftovers_go(folder):
-    process = start("cached(KEY, lambda allocate: (decode(allocate), os.kill(os.getpid(), signal.SIGKILL)))")
+    process = start("load_cached(KEY, lambda allocate: (decode(allocate), os.kill(os.getpid(), signal.SIGKILL)))")
     process.communicate(timeout=60)
     assert process.returncode == -9 and len(os.listdir(folder.parent)) == 2  # lock, unfinished folder
     load_cached(cache_key("another data set"), decode)
