@@ -1,8 +1,9 @@
 """Settings as data: a frozen model whose bounds are also its help and its error messages."""
 
 from collections.abc import Iterable, Mapping
+from inspect import get_annotations
 from types import UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -10,6 +11,8 @@ from pydantic.fields import FieldInfo
 
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import nearest, shown
+
+Section = TypeVar("Section", bound="Config")
 
 
 class Config(BaseModel):
@@ -62,6 +65,20 @@ class Config(BaseModel):
         field = cls.model_fields[name]
         *most, last = [choice for kind in _kinds(field.annotation) for choice in _choices(kind, field)]
         return f"{', '.join(most)} or {last}" if most else last
+
+    @classmethod
+    def sections(cls) -> dict[str, list[str]]:
+        """Return the names of the settings, grouped under the title of the class that defines them."""
+        found: dict[str, list[str]] = {}
+        for name in cls.model_fields:
+            owner = next(base for base in cls.__mro__ if name in get_annotations(base))
+            title = owner.model_config.get("title") if issubclass(owner, BaseModel) else None
+            found.setdefault(title or "settings", []).append(name)
+        return found
+
+    def section(self, kind: type[Section]) -> Section:
+        """Return the part of the settings that `kind`, a base class, defines."""
+        return kind.model_construct(**{name: getattr(self, name) for name in kind.model_fields})
 
     def text(self, name: str) -> str:
         """A setting's value as a person would type it: `none`, `true`, `0.001`, `24,32`."""

@@ -8,7 +8,7 @@ from pipeline.config.base import Config
 from pipeline.config.training import TrainingConfig
 
 
-class SearchConfig(Config):
+class SearchConfig(Config, title="search"):
     """What a search may be told beside the settings of its runs, by flag or in its file."""
 
     trials: int = Field(50, ge=1, le=100_000, description="trials that the study is to have, completed or pruned")

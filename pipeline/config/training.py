@@ -21,8 +21,8 @@ CHANGE_NO_RESULT = frozenset({"checkpoint_minutes", "filter_steps", "register_as
 RESUME = "a run's id, or latest: go on with it after its last finished epoch, with its own settings"
 
 
-class TrainingConfig(Config):
-    """The settings of one run. A name here is the YAML key, the flag, the `-P` name and the MLflow parameter."""
+class DataConfig(Config, title="data"):
+    """The images, and their split into training, validation and test images."""
 
     dataset: str = Field(
         "cifar10",
@@ -37,25 +37,29 @@ class TrainingConfig(Config):
         0.1, gt=0, lt=1, description="share of the training images kept for validation where the data has no such split"
     )
     train_examples: int | None = Field(
-        None, ge=2, le=10**9, description="use at most so many training images, every class in its share"
+        None, ge=2, le=10**9, description="use at most this many training images, each class in proportion"
     )
+
+
+class AugmentationConfig(Config, title="augmentation"):
+    """Random changes of the training images, drawn anew for each image and epoch."""
 
     flip: bool = Field(False, description="mirror half of the training images left to right")
     translation: int = Field(
-        0, ge=0, le=1024, description="shift training images by up to so many pixels each way, edges reflected"
+        0, ge=0, le=1024, description="shift training images by up to this many pixels each way, edges reflected"
     )
     randaugment_layers: int = Field(
-        0, ge=0, le=14, description="RandAugment: changes of place or colour to each training image"
+        0, ge=0, le=14, description="RandAugment: geometric or colour operations on each training image"
     )
-    randaugment_magnitude: int = Field(9, ge=0, le=30, description="RandAugment: strength of each change")
+    randaugment_magnitude: int = Field(9, ge=0, le=30, description="RandAugment: strength of each operation")
     color_jitter: float = Field(
-        0.0, ge=0, le=1, description="change brightness, contrast and saturation by up to so much of each, up or down"
+        0.0, ge=0, le=1, description="change brightness, contrast and saturation by up to this share, up or down"
     )
     random_erasing: float = Field(
         0.0, ge=0, le=1, description="share of training images with a rectangle of random size painted over"
     )
     cutout: int = Field(
-        0, ge=0, le=4096, description="paint a square of so many pixels a side over part of each training image"
+        0, ge=0, le=4096, description="paint over a square of this side, in pixels, in each training image"
     )
     mixup_alpha: float = Field(
         0.0, ge=0, le=100, description="mixup: blend images and labels in shares of Beta(alpha, alpha); 0: off"
@@ -67,6 +71,10 @@ class TrainingConfig(Config):
         1.0, gt=0, le=1, description="share of training images that mixup or cutmix changes, where one is on"
     )
 
+
+class ModelConfig(Config, title="model"):
+    """The network: ConvMixer (Trockman and Kolter 2022, https://arxiv.org/abs/2201.09792)."""
+
     filters: int = Field(256, ge=1, le=8192, description="channels of every block (the paper's h)")
     depth: int = Field(8, ge=1, le=256, description="number of blocks (the paper's d)")
     kernel_size: int = Field(5, ge=1, le=63, description="side of the depthwise kernels, in patches (the paper's k)")
@@ -74,14 +82,18 @@ class TrainingConfig(Config):
     batch_norm_momentum: float = Field(
         0.9, ge=0, lt=1, description="share of the old moving average that batch norm keeps at each step"
     )
-
     depthwise_init: Literal["glorot_uniform", "fan_in_uniform", "covariance"] = Field(
         "glorot_uniform",
-        description="initial depthwise kernels: Keras' own, PyTorch's, or with neighbouring weights alike, as trained",
+        description="initial depthwise kernels: Keras' default, PyTorch's, or correlated as in trained networks",
     )
 
-    epochs: int = Field(10, ge=1, le=100_000, description="passes over the training images")
-    batch_size: int = Field(128, ge=1, le=1_000_000, description="training images a step")
+
+class OptimizationConfig(Config, title="optimization"):
+    """The optimizer, its learning rate over the steps, and its regularization.
+
+    It is no OptimizerConfig, as `optimizer` is one of its settings.
+    """
+
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="AdamW; or Muon for the convolutions over channels, and AdamW for the rest"
     )
@@ -97,8 +109,15 @@ class TrainingConfig(Config):
     decay_norm_and_bias: bool = Field(
         False, description="decay batch norm's scales and shifts and all biases as well as the kernels"
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each training label spread over all classes")
     clip_norm: float | None = Field(None, gt=0, le=1000, description="scale gradients down to this global L2 norm")
+
+
+class FitConfig(Config, title="training"):
+    """The course of the training: its length, its loss, and which weights are kept and measured."""
+
+    epochs: int = Field(10, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(128, ge=1, le=1_000_000, description="training images a step")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each training label spread over all classes")
     ema_momentum: float | None = Field(
         None,
         ge=0,
@@ -106,22 +125,25 @@ class TrainingConfig(Config):
         description="validate and keep a moving average of the weights, of which each step keeps this share",
     )
     early_stopping_epochs: int | None = Field(
-        None, ge=1, le=100_000, description="stop after so many epochs without a better val_accuracy"
+        None, ge=1, le=100_000, description="stop after this many epochs without a better val_accuracy"
     )
-
     test_time_flip: bool = Field(
-        False, description="measure the test images once more, each averaged with its mirror image: test_accuracy_flip"
+        False,
+        description="evaluate the test images a second time, averaged with their mirror images: test_accuracy_flip",
+    )
+    seed: int = Field(
+        0, ge=0, le=SEEDS - 1, description="of the split, the initial weights, the order and the augmentation"
     )
 
-    filter_steps: int = Field(
-        0, ge=0, le=24, description="draw the middle block's kernels at so many epochs, the early ones closer; 0: off"
-    )
+
+class RuntimeConfig(Config, title="runtime"):
+    """The device and its arithmetic, and what is recorded beside the metrics."""
 
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
-        "auto", description="number format of the arithmetic; auto asks the device"
+        "auto", description="number format of the arithmetic; auto: what suits the device"
     )
     devices: Literal["one", "all"] = Field(
-        "one", description="train on one GPU, or on all that this machine has, each on its share of every batch"
+        "one", description="train on one GPU, or on all GPUs of this machine, each on its share of every batch"
     )
     jit_compile: bool | Literal["auto"] = Field(
         "auto", description="compile with XLA, in batches of one size; auto: on one GPU, not on several or a CPU"
@@ -129,19 +151,63 @@ class TrainingConfig(Config):
     fast_layers: bool | Literal["auto"] = Field(
         "auto", description="train with layers that are faster than Keras' own; auto: on a CPU, not on a GPU"
     )
-    seed: int = Field(0, ge=0, le=SEEDS - 1, description="of the split, the initial weights, the order and the shifts")
     checkpoint_minutes: float | None = Field(
         10,
         ge=0,
         le=100_000,
-        description="copy the last checkpoint to the run's artifacts at most so often, for other machines; none: never",
+        description="minutes between copies of the last checkpoint to the run's artifacts, so that another machine can "
+        "resume it; none: no copies",
+    )
+    filter_steps: int = Field(
+        0,
+        ge=0,
+        le=24,
+        description="draw the middle block's kernels at this many epochs, more densely at the start; 0: off",
     )
     register_as: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
         title="a name (up to 100 letters, digits, _, . and -, the first a letter or digit)",
-        description="make the model a version under this name in MLflow's registry after the run has ended well",
+        description="register the model of a finished run as a new version of this name in MLflow's registry",
     )
+
+
+# pydantic takes the fields of the last base first
+class TrainingConfig(RuntimeConfig, FitConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
+    """All settings of one run, flat as on the command line: `config.depth`; or a section: `config.model`.
+
+    A field's name is also its YAML key, its flag, its `-P` name and its MLflow parameter.
+    """
+
+    @property
+    def data(self) -> DataConfig:
+        """Return the settings of the images and their split."""
+        return self.section(DataConfig)
+
+    @property
+    def augmentation(self) -> AugmentationConfig:
+        """Return the settings of the augmentation."""
+        return self.section(AugmentationConfig)
+
+    @property
+    def model(self) -> ModelConfig:
+        """Return the settings of the network."""
+        return self.section(ModelConfig)
+
+    @property
+    def optimization(self) -> OptimizationConfig:
+        """Return the settings of the optimizer and the learning rate."""
+        return self.section(OptimizationConfig)
+
+    @property
+    def training(self) -> FitConfig:
+        """Return the settings of the course of the training."""
+        return self.section(FitConfig)
+
+    @property
+    def runtime(self) -> RuntimeConfig:
+        """Return the settings of the device, and of what is recorded."""
+        return self.section(RuntimeConfig)
 
 
 class ParsedCommand(NamedTuple):
