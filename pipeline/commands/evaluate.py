@@ -36,7 +36,7 @@ from pipeline.runtime.errors import UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.text import count
 from pipeline.tracking import models, ownership, run, stale_runs
-from pipeline.tracking.models import MODEL, find, predictor
+from pipeline.tracking.models import MODEL, find_model, predictor
 from pipeline.tracking.outbox import spool
 from pipeline.tracking.query import TrainingRun, get_training_run
 from pipeline.tracking.run import TrackedRun
@@ -134,7 +134,7 @@ def resolve_inputs(asked: EvaluateCommand) -> Iterator[EvaluationInputs]:
     client = MlflowClient()
     with ownership.require_server():
         uri = _uri(client, asked.model)
-        found = find(client, uri)
+        found = find_model(client, uri)
         source = get_training_run(client, str(found.source_run_id))
         said = get_model_info(found.model_uri).metadata or {}
     if (
@@ -179,7 +179,7 @@ def run_evaluation(ready: EvaluationInputs, *, report: Report) -> list[str]:
         UsageError: the model's files are not those that were logged, or the images have another shape than it takes.
     """
     client = MlflowClient()
-    model = models.load(ready.uri)
+    model = models.load_model(ready.uri)
     images = build_subset(ready.data, ready.settings.split, classes=model.classes, image_shape=model.image_shape)
     report(f"model    {model.model_id} of run {model.run_id} ({ready.source.run.info.run_name})")
     report(f"images   {images}: {count(len(images.split), 'image')}, {len(model.classes)} classes")

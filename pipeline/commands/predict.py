@@ -95,7 +95,7 @@ def run_prediction(asked: PredictCommand, found: ImageFiles) -> list[str]:
         UsageError: the model cannot be had as it was logged, the folder cannot be written, or no file is an image.
     """
     with ownership.close_if_unused(MlflowClient(), os.environ.get(PROJECT_RUN_ID_ENV)):
-        model = models.load(asked.model)
+        model = models.load_model(asked.model)
         with _open_own_run(asked, model) as run:
             return [
                 *stale_runs.close_stale_runs(MlflowClient(), run.experiment_id),

@@ -75,7 +75,7 @@ def _ranked(chosen: RunSelection, asked: ReportCommand) -> tuple[Metric, list[st
         left_out.append(f"without {metric}: {count(without, 'run')}")
     settings = {one.id: settings_of(one) for one in rows}
     typed = sorted((one for one in rows if one.params_as_typed), key=lambda one: -accuracy(one, metric))[:READ_CONFIGS]
-    settings |= {run_id: format_setting(config) for run_id, config in query.configs(typed).items()}
+    settings |= {run_id: format_setting(config) for run_id, config in query.fetch_configs(typed).items()}
     found = group_runs(rows, settings, metric)
     if chosen.by_id and _repeats(rows, found):  # a person compares what two commits make of the same settings
         settings = {one.id: {**settings[one.id], COMMIT: one.commit} for one in rows}
@@ -157,11 +157,11 @@ def _section(
     """What is shown of the recipes of one data set, and the places of all of them."""
     shown = same_data[:rows]
     runs = [run for recipe in shown if recipe.finished for run in recipe.runs]
-    predictions = query.predictions(runs) if metric == "test_accuracy" else {}
+    predictions = query.fetch_predictions(runs) if metric == "test_accuracy" else {}
     places = leaderboard.leaderboard_rows(same_data, metric, predictions, first=place)
     first = places[: len(COLOURS)]
     drawn = [run for one in first for run in one.recipe.runs]
-    pictures = query.kernels(one.recipe.runs[0] for one in first)
+    pictures = query.fetch_kernel_images(one.recipe.runs[0] for one in first)
     kernels = [(one, pictures[one.recipe.runs[0].id]) for one in first if one.recipe.runs[0].id in pictures]
     section = page.Section(
         data=same_data[0].data_name,
@@ -170,7 +170,7 @@ def _section(
         others=len(places) - len(shown),
         test_opened=opened[same_data[0].data],
         curves={run.id: _curve(client, run) for one in first for run in one.recipe.runs[:CURVES]},
-        recalls=query.recalls(drawn),
+        recalls=query.fetch_recalls(drawn),
         kernels=kernels[:2],
     )
     return section, places

@@ -59,7 +59,7 @@ class LoggedModel:
     model_id: str  # m-...
 
 
-def load(uri: str) -> LoggedModel:
+def load_model(uri: str) -> LoggedModel:
     """The model at models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID or runs:/RUN_ID/NAME.
 
     Raises:
@@ -69,7 +69,7 @@ def load(uri: str) -> LoggedModel:
     import keras  # whoever only looks for a model is spared TensorFlow
 
     client = MlflowClient()
-    found = find(client, uri)
+    found = find_model(client, uri)
     kept = _kept(found, uri)
     with TemporaryDirectory() as temporary:
         folder = _downloaded(found, uri, temporary)
@@ -84,12 +84,12 @@ def load(uri: str) -> LoggedModel:
     return LoggedModel(model, classes, tuple(model.input_shape[1:]), str(found.source_run_id), found.model_id)
 
 
-def refuse_missing(uri: str) -> None:
+def check_model_exists(uri: str) -> None:
     """Raise UsageError where a URI names no logged model, before TensorFlow is imported."""
-    find(MlflowClient(), uri)
+    find_model(MlflowClient(), uri)
 
 
-def find(client: MlflowClient, uri: str) -> Entity:
+def find_model(client: MlflowClient, uri: str) -> Entity:
     """The logged model that a URI names.
 
     Raises:

@@ -88,7 +88,7 @@ METRICS = frozenset(
 TRAININGS = frozenset(["run", "trial", "final"])  # roles; a search, a resumption and a report train nothing themselves
 
 
-def search_runs(client: MlflowClient, experiments: Sequence[str], where: str) -> Iterator[RunRecord]:
+def search_run_records(client: MlflowClient, experiments: Sequence[str], where: str) -> Iterator[RunRecord]:
     """The runs of some experiments that match an MLflow filter, the newest first; deleted ones are passed over."""
     token, seen = None, set()
     while True:
@@ -96,7 +96,7 @@ def search_runs(client: MlflowClient, experiments: Sequence[str], where: str) ->
         for run in page:
             if run.info.run_id not in seen:  # of runs that began meanwhile, each moves one to the next page
                 seen.add(run.info.run_id)
-                yield run_record(run)
+                yield to_run_record(run)
         if not (token := page.token):
             return
 
@@ -111,7 +111,7 @@ def _page(client: MlflowClient, experiments: Sequence[str], where: str, token: s
         gc.set_threshold(*usual)
 
 
-def run_record(run: Run) -> RunRecord:
+def to_run_record(run: Run) -> RunRecord:
     """What is kept of a run."""
     tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
     ended = (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None
@@ -142,9 +142,7 @@ def is_training(one: RunRecord) -> bool:
     return one.role in TRAININGS and not (one.role == "final" and "seed" not in one.params)
 
 
-def with_data_of_their_searches(
-    client: MlflowClient, rows: Sequence[RunRecord], known: Sequence[RunRecord]
-) -> list[RunRecord]:
+def inherit_data(client: MlflowClient, rows: Sequence[RunRecord], known: Sequence[RunRecord]) -> list[RunRecord]:
     """Trials say nothing of their data: their search does, in the run above theirs, or above that.
 
     Args:
@@ -155,7 +153,7 @@ def with_data_of_their_searches(
     def above(run_id: str) -> RunRecord | None:
         if run_id not in found:
             try:
-                found[run_id] = run_record(client.get_run(run_id))
+                found[run_id] = to_run_record(client.get_run(run_id))
             except MlflowException:  # gone for good
                 return None
         return found[run_id]
@@ -183,12 +181,12 @@ AT_ONCE = 8  # mostly waiting for a server, where the artifacts are on one
 Read = TypeVar("Read")
 
 
-def configs(rows: Iterable[RunRecord]) -> dict[str, TrainingConfig]:
+def fetch_configs(rows: Iterable[RunRecord]) -> dict[str, TrainingConfig]:
     """The settings as they were used, from config.yaml, by the id of the run; none where there is no such file."""
     return _read_artifacts(rows, "config.yaml", from_yaml)
 
 
-def predictions(rows: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
+def fetch_predictions(rows: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
     """Tables with columns image, label and predicted, a row a test image, by the id of the run."""
     kinds = {"image": str, "label": np.int64, "predicted": np.int64}
     return _read_artifacts(
@@ -196,12 +194,12 @@ def predictions(rows: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
     )
 
 
-def recalls(rows: Iterable[RunRecord]) -> "dict[str, pd.Series[float]]":
+def fetch_recalls(rows: Iterable[RunRecord]) -> "dict[str, pd.Series[float]]":
     """Share of each class's test images that were recognized, by the id of the run."""
     return _read_artifacts(rows, "per_class.csv", _recall)
 
 
-def kernels(rows: Iterable[RunRecord]) -> dict[str, bytes]:
+def fetch_kernel_images(rows: Iterable[RunRecord]) -> dict[str, bytes]:
     """PNG of the middle block's depthwise kernels, by the id of the run."""
     return _read_artifacts(rows, "plots/depthwise_kernels.png", Path.read_bytes)
 

@@ -13,7 +13,7 @@ from pipeline.config.commands import RUNS
 from pipeline.evaluation.report.groups import RunRecord
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import join_names, nearest, one_line, shown
-from pipeline.tracking.query import is_training, run_record, search_runs, with_data_of_their_searches
+from pipeline.tracking.query import inherit_data, is_training, search_run_records, to_run_record
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 FILTER = re.compile(r"[=<>]|\b(LIKE|ILIKE|IN|IS)\b", re.IGNORECASE)
@@ -35,7 +35,7 @@ def select_runs(client: MlflowClient, text: str) -> RunSelection:
         UsageError: it names nothing, a run that does not exist, or runs without any accuracy.
     """
     title, found, left_out = _find(client, text)
-    trainings = with_data_of_their_searches(client, [one for one in found if is_training(one)], found)
+    trainings = inherit_data(client, [one for one in found if is_training(one)], found)
     without = [one for one in trainings if not has_accuracy(one)]
     rows = [one for one in trainings if has_accuracy(one)]
     if without:
@@ -64,7 +64,7 @@ def _find(client: MlflowClient, text: str) -> tuple[str, list[RunRecord], list[s
     if experiment := client.get_experiment_by_name(text):
         if experiment.lifecycle_stage != "active":
             raise UsageError(f"the experiment must not be deleted, and {shown(text)} is: restore it, or name another")
-        return f"experiment {one_line(text)}", list(search_runs(client, [experiment.experiment_id], "")), []
+        return f"experiment {one_line(text)}", list(search_run_records(client, [experiment.experiment_id], "")), []
     names = _experiments(client)
     if found := _study(client, text, list(names)):
         return f"study {one_line(text)}", found, []
@@ -93,7 +93,7 @@ def _by_id(client: MlflowClient, ids: Sequence[str]) -> tuple[str, list[RunRecor
         if run.info.lifecycle_stage != "active":
             deleted.append(run_id)
             continue
-        one = run_record(run)
+        one = to_run_record(run)
         found += _study(client, one.study, [one.experiment_id]) if one.role == "search" and one.study else [one]
     found = list({one.id: one for one in found}.values())
     left_out = [f"deleted: {', '.join(deleted)} (`mlflow runs restore --run-id ID` brings one back)"] if deleted else []
@@ -104,14 +104,14 @@ def _study(client: MlflowClient, name: str, experiments: Sequence[str]) -> list[
     if "'" in name and '"' in name:  # which MLflow's filters cannot quote
         return []
     quote = '"' if "'" in name else "'"
-    return list(search_runs(client, experiments, f"tags.study = {quote}{name}{quote}"))
+    return list(search_run_records(client, experiments, f"tags.study = {quote}{name}{quote}"))
 
 
 def _filtered(client: MlflowClient, text: str, names: dict[str, str]) -> tuple[str, list[RunRecord], list[str]]:
     experiment = str(_get_experiment_id())
     where = f"experiment {names.get(experiment, experiment)}"
     try:
-        found = list(search_runs(client, [experiment], text))
+        found = list(search_run_records(client, [experiment], text))
     except MlflowException as error:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
