@@ -16,7 +16,6 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.evaluation.significance import mcnemar_exact
 from pipeline.tracking.models import SERVED, find_logged_model
-from pipeline.tracking.outbox.records import Record
 
 CHAMPION, CHALLENGER = "champion", "challenger"  # aliases
 ALPHA = 0.05  # a champion goes if so great a difference is rarer than this between equals
@@ -33,14 +32,14 @@ class AliasDecision(NamedTuple):
     reason: str
 
 
-def register_version(client: MlflowClient, record: Record) -> None:
-    """Register the served model of the record's run, once; a version that is there already is judged again.
+def register_version(client: MlflowClient, run_id: str, *, name: str, tags: dict[str, str]) -> None:
+    """Register the served model of a run, once; a version that is there already is judged again.
 
     Whoever registers under the same name at the same moment may judge by the same champion: the registry cannot
     compare and set.
     """
-    name, run = record.body["register_as"], client.get_run(record.run_id)
-    version = _version(client, run, name, record.body["tags"])
+    run = client.get_run(run_id)
+    version = _version(client, run, name, tags)
     champion = _champion(client, name)
     if champion and champion.version == version.version:  # an earlier try came so far
         verdict = AliasDecision(CHAMPION, version.tags.get(REASON, ""))
@@ -48,8 +47,8 @@ def register_version(client: MlflowClient, record: Record) -> None:
         verdict = _judge(client, run, version, champion)
         client.set_model_version_tag(name, version.version, REASON, verdict.reason)
         client.set_registered_model_alias(name, verdict.alias, version.version)
-    tags = {URI: f"models:/{name}/{version.version}", ALIAS: verdict.alias, WHY: verdict.reason}
-    client.log_batch(record.run_id, tags=[RunTag(tag, value) for tag, value in tags.items()])
+    outcome = {URI: f"models:/{name}/{version.version}", ALIAS: verdict.alias, WHY: verdict.reason}
+    client.log_batch(run_id, tags=[RunTag(tag, value) for tag, value in outcome.items()])
 
 
 def describe(tags: Mapping[str, str]) -> str | None:

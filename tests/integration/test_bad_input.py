@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.commands import search, train
+from pipeline.commands.main import run as run_convmixer
 from pipeline.config.search import SearchConfig
 from pipeline.config.training import TrainingConfig, read_recipe, to_yaml
 from pipeline.config.training import parse_training as run_from
@@ -35,7 +35,7 @@ from pipeline.search.distributions import bounds
 from pipeline.search.space import parse_search as search_from
 from tests.support.paths import ROOT
 
-MAIN = {"train": train.main, "search": search.main}
+KINDS = ("train", "search")
 SLOW_TO_IMPORT = {"tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn", "sqlalchemy"}
 LONGEST = 2100  # characters of a refusal
 some = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
@@ -212,14 +212,14 @@ def written(path, content):
     return str(path)
 
 
-@pytest.mark.parametrize("kind", MAIN)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("content", "said"), IN_A_FILE.values(), ids=IN_A_FILE)
 def test_a_file_of_settings_that_cannot_be_used_is_one_line_and_exit_code_2(
     tmp_path, monkeypatch, capsys, kind, content, said
 ):
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path / "mine.yaml", content)
-    assert MAIN[kind]([path]) == 2
+    assert run_convmixer([kind, path]) == 2
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert out == "" and line.startswith("error: ") and is_one_line(line)
@@ -249,9 +249,9 @@ def test_a_name_that_is_not_utf_8_is_no_fault_and_is_shown_as_text(tmp_path):
     "name",
     ["", "a" * 300, "a" * 300 + ".yaml", "~nobody-of-this-name/a.yaml", "a\0b", "a\0b.yaml", "/", ".yaml", "../x"],
 )
-@pytest.mark.parametrize("kind", MAIN)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_name_that_no_file_has_is_refused(capsys, kind, name):
-    assert MAIN[kind]([name]) == 2
+    assert run_convmixer([kind, name]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert (line.startswith("error: ") and is_one_line(line) and "baseline" in line) or "smoke" in line
 
@@ -394,7 +394,7 @@ IN_A_FOLDER = {
 def test_an_image_that_cannot_be_used_is_named_in_one_line_and_leaves_nothing(tmp_path, cache, capsys, make, said):
     folder = image_folder(tmp_path / "my pets; 'all'")
     make(folder / "cat" / "odd one's.jpg")
-    assert train.main(["smoke", "--dataset", str(folder)]) == 2
+    assert run_convmixer(["train", "smoke", "--dataset", str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert is_one_line(line) and said in line and "odd one's.jpg" in line
     assert [file for file in files_below(cache) if not file.endswith(".lock")] == []
@@ -424,7 +424,7 @@ def test_a_path_that_mlflow_could_not_record_is_refused(tmp_path):
     folder = image_folder(tmp_path / os.fsdecode(b"caf\xe9"))
     with pytest.raises(UsageError, match=r"must be UTF-8 text: got .*caf\\udce9; rename"):
         load(folder)
-    assert train.main(["smoke", "--dataset", str(folder)]) == 2
+    assert run_convmixer(["train", "smoke", "--dataset", str(folder)]) == 2
 
 
 CONTENTS = st.sampled_from(
@@ -493,7 +493,7 @@ def test_an_npz_with_pickled_objects_is_refused_without_reading_them(tmp_path, m
     monkeypatch.chdir(tmp_path)
     with np.load(io.BytesIO(GOOD)) as arrays:
         np.savez("bad.npz", **{**arrays, "y_train": np.array([Runs()] * 8, object)})
-    assert train.main(["smoke", "--dataset", "bad.npz"]) == 2
+    assert run_convmixer(["train", "smoke", "--dataset", "bad.npz"]) == 2
     assert "it holds Python objects, not numbers" in capsys.readouterr().err
     assert not Path("ran").exists()
 

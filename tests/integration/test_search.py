@@ -14,7 +14,7 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-from pipeline.commands.search import main
+from pipeline.commands.main import run as run_convmixer
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
@@ -261,7 +261,7 @@ def test_two_workers_train_at_once_and_give_the_study_the_same_shape(uri, storag
     ],
 )
 def test_a_bad_search_is_refused_in_one_line(capsys, arguments, message):
-    assert main(arguments) == 2
+    assert run_convmixer(["search", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
     assert "secret" not in line

@@ -10,8 +10,8 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
-from test_bad_input import image_folder
 
+from tests.integration.test_bad_input import image_folder
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.stores import environment

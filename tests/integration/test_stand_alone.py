@@ -6,8 +6,9 @@ import subprocess
 import tempfile
 
 import pytest
-from test_readme import README, ROOT
 
+from tests.integration.test_docs import README
+from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from pipeline.commands.train import main
+from pipeline.commands.main import run as run_convmixer
 from pipeline.config.training import TrainingConfig
 from pipeline.data import dataset as data
 from pipeline.runtime.cpu import has_bfloat16
@@ -300,7 +300,7 @@ def test_a_git_uri_runs_the_commit_it_names(repository, uri, tmp_path):
     ],
 )
 def test_input_that_cannot_be_used_is_one_line_and_exit_code_2(capsys, arguments, message):
-    assert main(arguments) == 2
+    assert run_convmixer(["train", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
 
@@ -352,13 +352,13 @@ def test_a_data_set_that_cannot_be_downloaded_is_told_without_tensorflows_chatte
 
 
 def test_a_recipe_file_that_is_not_there_is_named_whole(capsys):
-    assert main(["mine.yaml"]) == 2
+    assert run_convmixer(["train", "mine.yaml"]) == 2
     assert capsys.readouterr().err.endswith(f"or the path of a .yaml file: there is no {Path.cwd()}/mine.yaml\n")
 
 
 def test_settings_of_a_recipe_file_are_checked_against_the_data(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"dataset": "digits", "patch_size": 3}))
-    assert main([str(tmp_path / "mine.yaml")]) == 2
+    assert run_convmixer(["train", str(tmp_path / "mine.yaml")]) == 2
     assert (
         "patch_size must divide the image side: 8x8 pixels, got patch_size=3; try one of 1, 2, 4, 8"
         in capsys.readouterr().err

@@ -12,7 +12,7 @@ import mlflow
 import psutil
 import pytest
 
-from pipeline.commands.train import main
+from pipeline.commands.main import run as run_convmixer
 from pipeline.training.checkpoint_manager import checkpoint_folder
 from pipeline.training.fit import TIMINGS
 from tests.support.paths import ROOT
@@ -79,7 +79,7 @@ def whole(uri):
         for name, value in environment(uri, "resuming").items():
             patch.setenv(name, value)
         words = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
-        assert main(["smoke", *words]) == 0
+        assert run_convmixer(["train", "smoke", *words]) == 0
     return runs("run")[0]
 
 
@@ -176,10 +176,10 @@ def test_resuming_a_finished_run_says_so_and_is_no_fault(resumed, uri, capsys, m
     run, _ = resumed
     for name, value in environment(uri, "resuming").items():
         monkeypatch.setenv(name, value)
-    assert main(["baseline", "--resume", run.info.run_id]) == 0
+    assert run_convmixer(["train", "baseline", "--resume", run.info.run_id]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line == f"run {run.info.run_id} ({run.info.run_name}) is finished: there is nothing to resume"
-    assert main(["baseline", "--resume", "latest"]) == 2
+    assert run_convmixer(["train", "baseline", "--resume", "latest"]) == 2
     assert "experiment resuming has none" in capsys.readouterr().err
 
 

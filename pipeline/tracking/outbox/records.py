@@ -186,10 +186,14 @@ def _end(client: MlflowClient, record: Record) -> None:
         client.set_terminated(record.run_id, said["status"], end_time=said["end_time"])
 
 
+def _version(client: MlflowClient, record: Record) -> None:
+    register_version(client, record.run_id, name=record.body["register_as"], tags=record.body["tags"])
+
+
 _SENDERS: dict[str, Callable[[MlflowClient, Record], None]] = {
     "dataset": _dataset,
     "files": _files,
     "model": _model,
     "end": _end,
-    "version": register_version,
+    "version": _version,
 }

@@ -39,7 +39,7 @@ def version(name, predictions, *, classes=("a", "b")):
         client.log_text(run_id, predictions.to_csv(index=False), PREDICTIONS)
     tags = {"data.fingerprint": "d0", "test_accuracy": "0.5", "latency_ms": "1.5", CLASSES_TAG: " ".join(classes)}
     record = Record("version", run_id, {"register_as": name, "tags": tags})
-    register_version(client, record)
+    register_version(client, record.run_id, name=record.body["register_as"], tags=record.body["tags"])
     return record
 
 
@@ -122,7 +122,7 @@ def test_a_record_that_is_sent_again_makes_no_second_version():
     record = version("again", table(EASY))
     client = mlflow.MlflowClient()
     client.log_batch(record.run_id, tags=[RunTag("registered.reason", "lost")])
-    register_version(client, record)
+    register_version(client, record.run_id, name=record.body["register_as"], tags=record.body["tags"])
     assert len(client.search_model_versions("name = 'again'")) == 1
     assert describe(client.get_run(record.run_id).data.tags) == "models:/again/1 is the champion: there was no champion"
 
@@ -130,4 +130,4 @@ def test_a_record_that_is_sent_again_makes_no_second_version():
 def test_a_run_without_a_served_model_is_refused_for_good():
     run_id = mlflow.MlflowClient().create_run("1").info.run_id
     with pytest.raises(FileNotFoundError, match="has no model to register"):
-        register_version(mlflow.MlflowClient(), Record("version", run_id, {"register_as": "none", "tags": {}}))
+        register_version(mlflow.MlflowClient(), run_id, name="none", tags={})
