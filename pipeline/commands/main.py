@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from pipeline.runtime.console import Console, configure_logging
 from pipeline.runtime.cpu import prefer_onednn
-from pipeline.runtime.errors import Diverged, NothingToDo, Stopped, UsageError
+from pipeline.runtime.errors import NothingToDo, PipelineError, Stopped, UsageError
 from pipeline.runtime.files import check_cache_writable, temporary_files
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV, stop_with_parent
 from pipeline.runtime.signals import handle_signals
@@ -33,7 +33,7 @@ commands:
   doctor    check the installation, the tracking store and the device
 
 `convmixer COMMAND --help` lists the settings of a command."""
-FAILED, REFUSED, STOPPED = 1, 2, 128  # exit codes; to the last the signal is added
+STOPPED = 128  # exit codes above it: stopped by a signal
 
 
 def run_command(work: Callable[[], int | None]) -> int:
@@ -51,22 +51,22 @@ def run_command(work: Callable[[], int | None]) -> int:
         return work() or 0
     except NothingToDo as done:
         console.print(str(done))
-        return 0
+        return done.exit_code
     except UsageError as error:
         console.error(str(error))
         _fail_project_run(str(error))
-        return REFUSED
-    except Diverged as error:
+        return error.exit_code
+    except PipelineError as error:
         console.error(str(error))
-        return FAILED
+        return error.exit_code
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
         console.error(f"the disk is full: {one_line(error)}")
-        return FAILED
+        return PipelineError.exit_code
     except Stopped as stopped:
         console.note(f"stopped by {stopped}")
-        return STOPPED + stopped.signal
+        return stopped.exit_code
 
 
 def exit_process(code: int) -> NoReturn:
