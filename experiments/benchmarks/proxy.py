@@ -38,7 +38,7 @@ def history(recipe: str, changes: Mapping[str, object], device: Device) -> pd.Da
     """Train a recipe on the proxy with some settings changed; a row an epoch."""
     config = TrainingConfig.build(read_recipe(recipe) | PROXY | dict(changes))
     data = load_dataset(config)
-    told = fit(resolve_auto(config, data, device), data, report=lambda epoch, metrics: None, progress_bar=False).history
+    told = fit(resolve_auto(config, data, device), data).history
     keras.backend.clear_session()
     gc.collect()
     columns = {name: told[name] for name in ("accuracy", "val_accuracy", "loss", "val_loss")}

@@ -1,13 +1,10 @@
-"""Validation, and the weights that are kept, on a moving average of the weights; training goes on with the raw ones.
-
-The average itself is kept by the optimizer, step by step and among its own variables, so that saving those saves it
-(Polyak & Juditsky 1992; Keras' `use_ema`). Keras' SwapEMAWeights callback is not used: it restores the raw weights only
-up to rounding, and leaves the batch norms with the statistics of activations that the averaged weights do not have.
-"""
+"""Keras callbacks of a training: what stops it, measures it, selects its weights, saves it and reports it."""
 
 import logging
+import math
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import keras
@@ -15,26 +12,127 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from pipeline.model.conv_mixer import depthwise_kernels
+from pipeline.runtime.errors import Diverged
 from pipeline.runtime.files import make_private
 from pipeline.runtime.text import printable
+from pipeline.training.checkpoint import TrainingState
+from pipeline.training.progress import TrainingProgress
+
+log = logging.getLogger(__name__)
+
+REMEDY = "try a lower learning_rate, a longer warmup_fraction or a clip_norm"
 
 
-class EMAWeights(keras.callbacks.Callback):
-    """Puts the averages into the model from the start of validation to the end of the epoch.
+class TrainingCallback(keras.callbacks.Callback):
+    """Callback with access to the progress of the training.
 
-    Callbacks that want the averages when an epoch ends (a checkpoint of the best weights) come before it in the list,
-    those that want the raw weights (a checkpoint to go on from) after it.
+    Attributes:
+        progress: set by `fit` before training begins.
+    """
+
+    progress: TrainingProgress
+
+
+class TerminateOnNonFinite(TrainingCallback):
+    """Raise `Diverged` at the first loss that is NaN or infinite."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        if not math.isfinite(logs["loss"]):
+            epoch = self.progress.epoch + 1
+            raise Diverged(f"loss became {float(logs['loss'])} at epoch {epoch}, step {batch + 1}; {REMEDY}")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        if not math.isfinite(logs["val_loss"]):
+            raise Diverged(f"val_loss became {logs['val_loss']} after epoch {epoch + 1}; {REMEDY}")
+
+
+class EpochMetrics(TrainingCallback):
+    """Add the metrics of each epoch to the history: losses and accuracies, learning rate and speed.
+
+    `epoch_seconds` includes validation, `images_per_second` does not.
+
+    Args:
+        images: number of training images in an epoch.
+        steps_per_epoch: number of training steps in an epoch.
+        learning_rate: schedule, of which the value at an epoch's last step is recorded.
+    """
+
+    def __init__(
+        self, *, images: int, steps_per_epoch: int, learning_rate: keras.optimizers.schedules.LearningRateSchedule
+    ) -> None:
+        super().__init__()
+        self.images = images
+        self.steps_per_epoch = steps_per_epoch
+        self.learning_rate = learning_rate
+        self._began = self._trained = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._began = self._trained = time.perf_counter()
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        self._trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        metrics = {name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
+        metrics["learning_rate"] = float(self.learning_rate((epoch + 1) * self.steps_per_epoch - 1))
+        metrics["epoch_seconds"] = time.perf_counter() - self._began
+        metrics["images_per_second"] = self.images / (self._trained - self._began)
+        self.progress.add_epoch(metrics)
+
+
+class BestWeights(TrainingCallback):
+    """Keep a copy of the weights of the epoch with the best validation accuracy."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if self.progress.best_epoch == self.progress.epoch:
+            self.progress.best_weights = self.model.get_weights()
+
+
+class EarlyStopping(TrainingCallback):
+    """Stop training when the validation accuracy has not improved for a number of epochs.
+
+    Unlike Keras' callback of that name, it counts from the history, so that a resumed training stops at the same epoch.
+
+    Args:
+        patience: number of epochs without improvement; None never stops.
+    """
+
+    def __init__(self, patience: int | None) -> None:
+        super().__init__()
+        self.patience = patience
+
+    def is_out_of_patience(self) -> bool:
+        """Return whether the best epoch is at least `patience` epochs ago."""
+        if self.patience is None or not self.progress.epoch:
+            return False
+        return self.progress.epoch - self.progress.best_epoch >= self.patience
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if self.is_out_of_patience():
+            self.model.stop_training = True
+
+
+class EMAWeights(TrainingCallback):
+    """Validate, and select the best weights from, a moving average of the weights; train on with the raw weights.
+
+    The averages are in the model from the start of validation to the end of the epoch. The optimizer computes them,
+    step by step and among its own variables, so that a checkpoint of the optimizer includes them (Polyak & Juditsky
+    1992; Keras' `use_ema`). Keras' SwapEMAWeights is not used: it restores the raw weights only up to rounding, and
+    leaves batch norm with the statistics of activations that the averaged weights do not produce.
+
+    Args:
+        batches: some of the training batches (images, labels), from which batch norm's statistics are computed anew.
     """
 
     def __init__(self, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]) -> None:
-        """`batches` are some of the training batches, from which the batch norms' statistics are taken anew."""
         super().__init__()
         self.batches = batches
         self._raw: Sequence[npt.NDArray] | None = None
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         self._raw = self.model.get_weights()
-        for weight, average in zip(self.model.trainable_variables, is_ema_enabled(self.model.optimizer), strict=True):
+        for weight, average in zip(self.model.trainable_variables, moving_averages(self.model.optimizer), strict=True):
             weight.assign(average)
         renew_batch_norm(self.model, self.batches)
 
@@ -44,17 +142,18 @@ class EMAWeights(keras.callbacks.Callback):
             self._raw = None
 
 
-def is_ema_enabled(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """The moving averages that an optimizer with `use_ema` keeps, in the order of the variables that it trains."""
-    plain = getattr(optimizer, "inner_optimizer", optimizer)  # float16's loss scaling wraps it
+def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Return the averages that an optimizer with `use_ema` keeps, in the order of the variables that it trains."""
+    # float16's loss scaling wraps the optimizer
+    plain = getattr(optimizer, "inner_optimizer", optimizer)
     return plain._model_variables_moving_average
 
 
 def renew_batch_norm(model: keras.Model, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]) -> None:
-    """Give the batch norms the moving averages that these batches make with the present weights, from nothing.
+    """Set batch norm's moving averages to those that these batches produce with the present weights, from nothing.
 
-    (Izmailov et al. 2018, arXiv 1803.05407, section 3.2.) As each batch counts momentum times as much as the one after
-    it, and the start not at all, n batches together leave 1 - momentum ** n to be divided by.
+    See Izmailov et al. 2018, arXiv 1803.05407, section 3.2. As each batch counts momentum times as much as the one
+    after it, and the initial value not at all, the sums over n batches are divided by 1 - momentum ** n.
     """
     norms = [layer for layer in model.layers if hasattr(layer, "moving_variance")]
     statistics = [
@@ -70,32 +169,31 @@ def renew_batch_norm(model: keras.Model, batches: Iterable[tuple[tf.Tensor, tf.T
         statistic.assign(statistic / (1 - momentum**count))
 
 
-log = logging.getLogger(__name__)
+class KernelSnapshots(TrainingCallback):
+    """Save a block's depthwise kernels (k, k, filters, 1) after selected epochs, to show how they form.
 
+    They are files, so that a run that is resumed after a kill finds those of its earlier epochs. A run that is resumed
+    on another machine does not find them and shows the later ones only.
 
-def snapshot_epochs(epochs: int, steps: int) -> list[int]:
-    """At most so many epochs from the first to the last, in about equal ratios: filters form early."""
-    if steps < 2:
-        return [epochs] * steps
-    return sorted({int(epoch) for epoch in np.geomspace(1, epochs, steps).round()})
-
-
-class KernelSnapshots:
-    """Kernels (k, k, filters, 1) by epoch, in files, so that a run which goes on after a kill finds them again.
-
-    A run that goes on upon another machine finds none of the earlier ones, and draws what it has.
+    Args:
+        folder: where the files are; created when needed.
+        epochs: number of epochs of the whole training.
+        steps: number of epochs to select, see `snapshot_epochs`; 0 saves nothing.
+        block: which block's kernels, counted from 1.
     """
 
-    def __init__(self, folder: Path, *, epochs: int, steps: int) -> None:
+    def __init__(self, folder: Path, *, epochs: int, steps: int, block: int) -> None:
+        super().__init__()
+        self.block = block
         self._folder = folder
-        self._wanted = frozenset(snapshot_epochs(epochs, steps))
+        self._epochs = frozenset(snapshot_epochs(epochs, steps))
 
-    def wants(self, epoch: int) -> bool:
-        """Whether the kernels after an epoch, counted from 1, are to be kept."""
-        return epoch in self._wanted
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if epoch + 1 in self._epochs:
+            self.save(epoch + 1, depthwise_kernels(self.model, self.block))
 
-    def keep(self, epoch: int, kernels: npt.NDArray) -> None:
-        """Put them into a file, whole or not at all; one that cannot be written costs a warning."""
+    def save(self, epoch: int, kernels: npt.NDArray) -> None:
+        """Write the kernels of an epoch to a file, whole or not at all; warn if that fails."""
         path = self._folder / f"filters-{epoch:06d}.npy"
         part = path.with_suffix(".part")
         try:
@@ -106,7 +204,84 @@ class KernelSnapshots:
         except OSError as error:
             log.warning("the filters of epoch %s could not be kept: %s", epoch, printable(error.strerror))
 
-    def kept(self) -> dict[int, npt.NDArray]:
-        """All that are there, by epoch."""
+    def load(self) -> dict[int, npt.NDArray]:
+        """Return the saved kernels by epoch, those of the process before a resumption included."""
         files = sorted(self._folder.glob("filters-*.npy"))
         return {int(path.stem.removeprefix("filters-")): np.load(path, allow_pickle=False) for path in files}
+
+
+def snapshot_epochs(epochs: int, steps: int) -> list[int]:
+    """Return at most `steps` epochs from the first to the last, in about equal ratios: filters form early."""
+    if steps < 2:
+        return [epochs] * steps
+    return sorted({int(epoch) for epoch in np.geomspace(1, epochs, steps).round()})
+
+
+class CheckpointSaver(TrainingCallback):
+    """Save the state of the training after each epoch.
+
+    Args:
+        save: stores a state, see `CheckpointManager.save`.
+    """
+
+    def __init__(self, save: Callable[[TrainingState], None]) -> None:
+        super().__init__()
+        self.save = save
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.save(self.progress.state(self.model))
+
+
+class ProgressReporter(TrainingCallback):
+    """Call functions after each training step and each epoch; training ends with what they raise.
+
+    Args:
+        report_epoch: takes the epoch, counted from 1, and its metrics.
+        after_step: takes nothing.
+    """
+
+    def __init__(
+        self,
+        report_epoch: Callable[[int, dict[str, float]], None] | None = None,
+        *,
+        after_step: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.report_epoch = report_epoch
+        self.after_step = after_step
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if self.after_step:
+            self.after_step()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if self.report_epoch:
+            self.report_epoch(epoch + 1, self.progress.last_metrics())
+
+
+# Order of the callbacks at each event, whatever the order in which they were passed.
+ORDER = (
+    # A loss that is not finite is neither recorded nor selected nor saved.
+    TerminateOnNonFinite,
+    # All that follow read the history.
+    EpochMetrics,
+    # These two see the averaged weights, as validation did.
+    BestWeights,
+    EarlyStopping,
+    # It puts the raw weights back at the end of the epoch.
+    EMAWeights,
+    # These two see the raw weights, with which training goes on.
+    KernelSnapshots,
+    CheckpointSaver,
+    # An epoch that has been reported has been saved: a process that is stopped meanwhile resumes after it.
+    ProgressReporter,
+)
+
+
+def order_callbacks(callbacks: Iterable[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
+    """Sort callbacks by `ORDER`; others come last, in the order in which they were passed."""
+
+    def position(callback: keras.callbacks.Callback) -> int:
+        return next((index for index, kind in enumerate(ORDER) if isinstance(callback, kind)), len(ORDER))
+
+    return sorted(callbacks, key=position)

@@ -129,11 +129,11 @@ class CheckpointManager:
         for left in self._folder.glob("*.sending"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
 
-    def save(self, state: Callable[[], TrainingState]) -> None:
+    def save(self, state: TrainingState) -> None:
         """Keep a state beside the one before."""
         try:
             path = checkpoint.write_checkpoint(
-                self._folder, Checkpoint(self._run_id, self._settings, self._data, state())
+                self._folder, Checkpoint(self._run_id, self._settings, self._data, state)
             )
         except OSError as error:
             reason = error.strerror or error  # without the name of the file, which is new each time
@@ -145,7 +145,7 @@ class CheckpointManager:
         """The newest that lies on this machine."""
         return next(iter(checkpoint.checkpoint_files(self._folder)), None)
 
-    def hand_over(self) -> None:
+    def upload_final(self) -> None:
         """Leave to whoever goes on all that can be left in a short time."""
         if path := self.newest():
             self._copies.send_last(path, seconds=LAST_SECONDS)

@@ -1,13 +1,9 @@
-"""Training on training images, choosing on validation images; the test images have no part in it."""
+"""The training loop: fit a ConvMixer to the training images, select its weights on the validation images."""
 
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import keras
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline.config.training import TrainingConfig
@@ -16,112 +12,111 @@ from pipeline.data.augmentation import build_augmentation
 from pipeline.data.dataset import Dataset
 from pipeline.model.conv_mixer import conv_mixer
 from pipeline.model.initializers import initial_kernels
-from pipeline.runtime.errors import Diverged, UsageError
-from pipeline.training.callbacks import EMAWeights
+from pipeline.training.callbacks import (
+    BestWeights,
+    EarlyStopping,
+    EMAWeights,
+    EpochMetrics,
+    TerminateOnNonFinite,
+    TrainingCallback,
+    order_callbacks,
+)
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.optimizers import build_optimizer
+from pipeline.training.progress import TrainingProgress, restore_variables
 from pipeline.training.schedules import LearningRateSchedule
 
-EVALUATION_BATCH = 500  # images, at the most: more are no faster
-EVALUATION_TIMES = 4  # as many images as in training fit where no gradients are kept
-BATCH_NORM_BATCHES = 20  # 2,560 images at batch 128, and less than 2 % of an epoch of CIFAR-10
+# Images in an evaluation batch: at most 500, as larger batches are no faster, and at most 4 times the training batch,
+# which fits into memory because no gradients are kept.
+EVALUATION_BATCH = 500
+EVALUATION_TIMES = 4
+# Batches from which EMAWeights renews batch norm: 2,560 images at batch 128, less than 2 % of an epoch of CIFAR-10.
+BATCH_NORM_BATCHES = 20
 
-Report = Callable[[int, dict[str, float]], None]
-Step = Callable[[], None]
-Save = Callable[[Callable[[], TrainingState]], None]
-Watch = Callable[[int, keras.Model], None]
-
-TIMINGS = ("epoch_seconds", "images_per_second", "seconds")  # metrics that no seed makes the same again
+# metrics that differ between runs with the same seed
+TIMINGS = ("epoch_seconds", "images_per_second", "seconds")
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A trained model with the weights of its best epoch, and how it came there."""
+class TrainingResult:
+    """A trained model with the weights of its best epoch, and its history."""
 
     model: keras.Model
-    history: dict[str, list[float]]  # a value an epoch
+    history: dict[str, list[float]]  # one value per metric and epoch
     best_epoch: int  # counted from 1
 
 
 def fit(
     config: TrainingConfig,
-    data: Dataset,
+    dataset: Dataset,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
     *,
-    report: Report,
-    progress_bar: bool,
-    after_step: Step = lambda: None,
-    save: Save = lambda state: None,
-    watch: Watch = lambda epoch, model: None,
     start: TrainingState | None = None,
     strategy: tf.distribute.Strategy | None = None,
-) -> Fitted:
-    """Train a ConvMixer and return it with the weights of the epoch whose validation accuracy was best.
+    progress_bar: bool = False,
+) -> TrainingResult:
+    """Train a ConvMixer on the training images and return it with the weights of its best epoch.
+
+    The best epoch is the one with the highest validation accuracy. The test images have no part in training.
 
     Args:
-        config: resolved, with nothing left at auto.
-        report: called after each epoch, counted from 1, with its metrics.
-        after_step: called after each training step; training ends with what it raises.
-        save: called after each epoch, before report, with what gives the state to go on from.
-        watch: called after each epoch, before save, with the model as training goes on with it.
-        start: go on from this state of the same settings and data, as if training had never been interrupted: batches
-            are a function of seed, epoch and position, and nothing else in training is random.
-        strategy: how each batch is shared among devices; None: one device takes it all.
+        config: resolved, with no setting left at auto.
+        dataset: its splits `train` and `validation` are used.
+        callbacks: what else watches or saves the training, in any order; see `order_callbacks`.
+        start: state to resume from, of the same settings and data. The result is as if training had never been
+            interrupted: batches are a function of seed, epoch and position, and nothing else in training is random.
+        strategy: how each batch is shared among devices; None trains on one device.
+        progress_bar: show Keras' progress bar.
 
     Raises:
-        Diverged: with the epoch and the step of the first loss that was NaN or infinite.
+        Diverged: the loss became NaN or infinite; the message names the epoch and the step.
         UsageError: the state does not fit the model.
     """
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     strategy = strategy or tf.distribute.get_strategy()
-    steps = steps_per_epoch(config, len(data.train), devices=strategy.num_replicas_in_sync)
-    rate = LearningRateSchedule(
+    steps = steps_per_epoch(config, len(dataset.train), devices=strategy.num_replicas_in_sync)
+    learning_rate = LearningRateSchedule(
         config.schedule,
         peak=config.learning_rate,
         steps=config.epochs * steps,
         warmup_fraction=config.warmup_fraction,
     )
+    progress = TrainingProgress(start)
     with strategy.scope():
-        model = build_model(config, data)
+        model = build_model(config, dataset)
         initialize(model, config)
-        compile_model(model, config, rate)
+        compile_model(model, config, learning_rate)
         if start:
-            _restore(model, start)
-    epochs = _EpochCallback(
-        len(data.train),
-        lambda epoch: float(rate(epoch * steps - 1)),
-        report,
-        after_step,
-        save,
-        watch,
-        patience=config.early_stopping_epochs,
-    )
-    if start:
-        epochs.restore(start)
-    if len(epochs.history.get("loss", ())) < config.epochs and not epochs.out_of_patience():
-        with strategy.scope():
-            batches_left = training_batches(config, data, after=start.epoch if start else 0)
-            callbacks = _callbacks(epochs, config, data)
+            restore_variables(model, start)
+        remaining_batches = training_batches(config, dataset, after=progress.epoch)
+        early_stopping = EarlyStopping(config.early_stopping_epochs)
+        own = [
+            TerminateOnNonFinite(),
+            EpochMetrics(images=len(dataset.train), steps_per_epoch=steps, learning_rate=learning_rate),
+            BestWeights(),
+            early_stopping,
+        ]
+        if config.ema_momentum is not None:
+            own.append(EMAWeights(training_batches(config, dataset).take(BATCH_NORM_BATCHES)))
+    ordered = order_callbacks([*own, *callbacks])
+    for callback in ordered:
+        if isinstance(callback, TrainingCallback):
+            callback.progress = progress
+    # A resumed training may have been interrupted after its last epoch.
+    if progress.epoch < config.epochs and not early_stopping.is_out_of_patience():
         model.fit(
-            batches_left,
-            validation_data=evaluation_batches(config, data, data.validation),
-            initial_epoch=start.epoch if start else 0,
+            remaining_batches,
+            validation_data=evaluation_batches(config, dataset, dataset.validation),
+            initial_epoch=progress.epoch,
             epochs=config.epochs,
             steps_per_epoch=steps,
-            callbacks=callbacks,
-            shuffle=False,  # the batches come shuffled
+            callbacks=ordered,
+            shuffle=False,  # the batches are shuffled already
             verbose=1 if progress_bar else 0,
         )
-    model.set_weights(epochs.best_weights)
-    return Fitted(model, epochs.history, epochs.best_epoch())
-
-
-def _callbacks(epochs: "_EpochCallback", config: TrainingConfig, data: Dataset) -> list[keras.callbacks.Callback]:
-    """What watches training, in an order that matters: the best weights are averages, those to go on from are not."""
-    averaging = []
-    if config.ema_momentum is not None:
-        averaging.append(EMAWeights(training_batches(config, data).take(BATCH_NORM_BATCHES)))
-    return [epochs, *averaging, keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epochs.hand_over())]
+    model.set_weights(progress.best_weights)
+    return TrainingResult(model, progress.history, progress.best_epoch)
 
 
 def build_model(config: TrainingConfig, data: Dataset) -> keras.Model:
@@ -229,107 +224,3 @@ def evaluation_batches(config: TrainingConfig, data: Dataset, split: batches.Ima
     return batches.evaluation_batches(
         split, image_shape=data.image_shape, classes=len(data.classes), batch_size=at_once
     )
-
-
-class _EpochCallback(keras.callbacks.Callback):
-    """Times each epoch, stops at a loss that is not finite, keeps the best weights, reports, and knows when to stop."""
-
-    def __init__(
-        self,
-        images: int,
-        learning_rate: Callable[[int], float],
-        report: Report,
-        after_step: Step,
-        save: Save,
-        watch: Watch,
-        *,
-        patience: int | None,
-    ) -> None:
-        super().__init__()
-        self.images = images
-        self.learning_rate = learning_rate
-        self.report = report
-        self.after_step = after_step
-        self.save = save
-        self.watch = watch
-        self.patience = patience
-        self.history: dict[str, list[float]] = {}
-        self.best_weights: list[npt.NDArray] = []
-
-    def restore(self, state: TrainingState) -> None:
-        """Go on from the history of a state."""
-        self.history = {name: list(values) for name, values in state.history.items()}
-        self.best_weights = state.best_weights
-
-    def best_epoch(self) -> int:
-        """The epoch with the best validation accuracy so far, the first of equals, counted from 1."""
-        return int(np.argmax(self.history["val_accuracy"])) + 1
-
-    def out_of_patience(self) -> bool:
-        """Whether as many epochs as early stopping waits have not been better than the best."""
-        accuracies = self.history.get("val_accuracy")
-        if self.patience is None or not accuracies:
-            return False
-        return len(accuracies) - self.best_epoch() >= self.patience
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.epoch = epoch + 1
-        self.began = self.trained = time.perf_counter()
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        if not math.isfinite(logs["loss"]):
-            raise Diverged(f"loss became {float(logs['loss'])} at epoch {self.epoch}, step {batch + 1}; {_CURE}")
-        self.after_step()
-
-    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
-        self.trained = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        if not math.isfinite(logs["val_loss"]):
-            raise Diverged(f"val_loss became {logs['val_loss']} after epoch {self.epoch}; {_CURE}")
-        metrics = {name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        metrics["learning_rate"] = self.learning_rate(self.epoch)
-        metrics["epoch_seconds"] = time.perf_counter() - self.began
-        metrics["images_per_second"] = self.images / (self.trained - self.began)
-        for name, value in metrics.items():
-            self.history.setdefault(name, []).append(value)
-        if self.best_epoch() == self.epoch:
-            self.best_weights = self.model.get_weights()
-        self.metrics = metrics
-        if self.out_of_patience():
-            self.model.stop_training = True
-
-    def hand_over(self) -> None:
-        """Show, save and report the epoch that has ended."""
-        self.watch(self.epoch, self.model)
-        self.save(self.state)
-        self.report(self.epoch, self.metrics)
-
-    def state(self) -> TrainingState:
-        """What training goes on from after this epoch."""
-        variables = [np.array(variable) for variable in _variables(self.model)]
-        history = {name: list(values) for name, values in self.history.items()}
-        return TrainingState(self.epoch, history, variables, self.best_weights)
-
-
-def _variables(model: keras.Model) -> list[keras.Variable]:
-    """All that training changes, but for the metrics, which every epoch resets: the model's, then the optimizer's."""
-    metrics = {id(variable) for metric in model.metrics for variable in metric.variables}
-    return [variable for variable in model.variables if id(variable) not in metrics] + model.optimizer.variables
-
-
-def _restore(model: keras.Model, state: TrainingState) -> None:
-    model.optimizer.build(model.trainable_variables)
-    variables = _variables(model)
-    here, there = ([(tuple(one.shape), str(one.dtype)) for one in some] for some in (variables, state.variables))
-    weights = [tuple(weight.shape) for weight in model.weights]
-    if here != there or weights != [weight.shape for weight in state.best_weights]:
-        raise UsageError(
-            f"a checkpoint must fit the model: {len(here)} variables here, got {len(there)} "
-            "or others; resume with the version of the code that wrote it"
-        )
-    for variable, value in zip(variables, state.variables, strict=True):
-        variable.assign(value)
-
-
-_CURE = "try a lower learning_rate, a longer warmup_fraction or a clip_norm"

@@ -26,12 +26,12 @@ from pipeline.tracking import run as track
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.test_set_access import access_tags
 from pipeline.training.benchmark import time_inference
-from pipeline.training.callbacks import KernelSnapshots
+from pipeline.training.callbacks import CheckpointSaver, KernelSnapshots, ProgressReporter
 from pipeline.training.checkpoint import TrainingState, read_weights
 from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder, remove_finished
 from pipeline.training.fit import (
     TIMINGS,
-    Fitted,
+    TrainingResult,
     build_model,
     build_stock_model,
     evaluation_batches,
@@ -73,25 +73,20 @@ def run_training(recipe: str, config: TrainingConfig, data: Dataset, resumption:
             if not bar:
                 print(_epoch_line(config.epochs, epoch, metrics), flush=True)
 
-        steps = KernelSnapshots(checkpoint_folder(run.id), epochs=config.epochs, steps=config.filter_steps)
         middle = middle_block(config)
-
-        def watch(epoch: int, model: keras.Model) -> None:
-            if steps.wants(epoch):
-                steps.keep(epoch, depthwise_kernels(model, middle))
-
+        snapshots = KernelSnapshots(
+            checkpoint_folder(run.id), epochs=config.epochs, steps=config.filter_steps, block=middle
+        )
         fitted = fit(
             config,
             data,
-            report=report,
-            progress_bar=bar,
-            save=checkpoints.save,
-            watch=watch,
+            [snapshots, CheckpointSaver(checkpoints.save), ProgressReporter(report)],
             start=start,
             strategy=device.strategy(),
+            progress_bar=bar,
         )
         log_training(run, config, fitted)
-        if kept := steps.kept():
+        if kept := snapshots.load():
             run.figure("plots/filters_over_epochs.png", training.filters_over_epochs(kept, block=middle))
         log_trained_model(run, fitted.model, config, data)
         figures = evaluate_on_test_set(run, fitted.model, config, data) | {
@@ -149,7 +144,7 @@ def checkpoint_on_exit(run: TrackedRun, checkpoints: CheckpointManager) -> Itera
         raise
     except BaseException:
         if not run.taken:
-            checkpoints.hand_over()
+            checkpoints.upload_final()
             if checkpoints.newest():
                 print(f"resume   mlflow run . -P resume={run.id}", file=sys.stderr, flush=True)
         raise
@@ -192,7 +187,7 @@ def evaluate_winner(run: TrackedRun, config: TrainingConfig, data: Dataset, weig
     return figures
 
 
-def log_training(run: TrackedRun, config: TrainingConfig, fitted: Fitted) -> None:
+def log_training(run: TrackedRun, config: TrainingConfig, fitted: TrainingResult) -> None:
     """The history, and what the filters have become."""
     history = pd.DataFrame(fitted.history)
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
@@ -337,7 +332,7 @@ def _epoch_line(epochs: int, epoch: int, metrics: dict[str, float]) -> str:
     )
 
 
-def _result(fitted: Fitted, figures: dict[str, float], config: TrainingConfig, data: Dataset) -> str:
+def _result(fitted: TrainingResult, figures: dict[str, float], config: TrainingConfig, data: Dataset) -> str:
     return (
         f"test accuracy {figures['test_accuracy']:.2%} (loss {figures['test_loss']:.4f}, {len(data.test):,} images), "
         f"validation accuracy {figures['best_val_accuracy']:.2%} at epoch {fitted.best_epoch} of {config.epochs}; "

@@ -18,6 +18,7 @@ processor, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
 from pipeline.data.dataset import load_splits
 from pipeline.config.training import TrainingConfig
+from pipeline.training.callbacks import CheckpointSaver
 from pipeline.training.fit import fit
 from pipeline.training.run import serving_model
 
@@ -30,10 +31,7 @@ settings = {
 
 def trained(config, strategy, start=None):
     states = []
-    fitted = fit(
-        config, digits, report=lambda *epoch: None, progress_bar=False, strategy=strategy, start=start,
-        save=lambda state: states.append(state()),
-    )
+    fitted = fit(config, digits, [CheckpointSaver(states.append)], strategy=strategy, start=start)
     images = digits.test.take(np.arange(40))[0].astype(np.float32)
     return fitted, states, serving_model(fitted.model, config, digits)(images)
 

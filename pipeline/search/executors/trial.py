@@ -114,6 +114,7 @@ def _measure(job: TrialJob, trial: WorkerContext, run: "TrackedRun") -> None:
 def _train(job: TrialJob, trial: WorkerContext, run: "TrackedRun") -> None:
     from pipeline.training import checkpoint
     from pipeline.training.benchmark import time_inference
+    from pipeline.training.callbacks import ProgressReporter
     from pipeline.training.fit import build_model, fit
     from pipeline.training.run import log_training
 
@@ -140,7 +141,7 @@ def _train(job: TrialJob, trial: WorkerContext, run: "TrackedRun") -> None:
 
     fitting = time.perf_counter()
     figures["parameters"] = build_model(config, data).count_params()
-    fitted = fit(config, data, report=epoch, after_step=step, progress_bar=False)
+    fitted = fit(config, data, [ProgressReporter(epoch, after_step=step)])
     if job.latency:
         figures["latency_ms"] = time_inference(config, data)
     if job.weights:

@@ -4,7 +4,20 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline.training.callbacks import EMAWeights, KernelSnapshots, is_ema_enabled, renew_batch_norm, snapshot_epochs
+from pipeline.model.conv_mixer import conv_mixer, depthwise_kernels
+from pipeline.training import callbacks
+from pipeline.training.callbacks import (
+    ORDER,
+    CheckpointSaver,
+    EMAWeights,
+    KernelSnapshots,
+    ProgressReporter,
+    TrainingCallback,
+    moving_averages,
+    order_callbacks,
+    renew_batch_norm,
+    snapshot_epochs,
+)
 
 MOMENTUM = 0.7
 RANDOM = np.random.default_rng(0)
@@ -79,8 +92,8 @@ def test_training_goes_on_with_the_raw_weights_to_the_last_bit(watched):
 def test_the_averages_are_among_the_optimizers_variables_so_that_saving_those_saves_them(watched):
     model, _ = watched
     saved = {id(variable) for variable in model.optimizer.variables}
-    assert {id(average) for average in is_ema_enabled(model.optimizer)} <= saved
-    assert len(is_ema_enabled(model.optimizer)) == len(model.trainable_variables)
+    assert {id(average) for average in moving_averages(model.optimizer)} <= saved
+    assert len(moving_averages(model.optimizer)) == len(model.trainable_variables)
 
 
 def test_batch_norm_gets_the_statistics_of_the_averaged_weights(watched):
@@ -120,20 +133,48 @@ def test_the_first_and_the_last_epoch_are_drawn_and_early_ones_closer(epochs, st
 
 
 def test_a_process_that_goes_on_finds_what_the_one_before_it_kept(tmp_path):
-    before = KernelSnapshots(tmp_path / "run", epochs=4, steps=4)
-    before.keep(1, np.full((3, 3, 2, 1), 1.5))
+    before = KernelSnapshots(tmp_path / "run", epochs=4, steps=4, block=1)
+    before.save(1, np.full((3, 3, 2, 1), 1.5))
     (tmp_path / "run" / "filters-000002.part").write_bytes(b"a kill in mid-write leaves this")
-    after = KernelSnapshots(tmp_path / "run", epochs=4, steps=4)
-    after.keep(2, np.full((3, 3, 2, 1), 2.5))
-    assert {epoch: kernels.mean() for epoch, kernels in after.kept().items()} == {1: 1.5, 2: 2.5}
+    after = KernelSnapshots(tmp_path / "run", epochs=4, steps=4, block=1)
+    after.save(2, np.full((3, 3, 2, 1), 2.5))
+    assert {epoch: kernels.mean() for epoch, kernels in after.load().items()} == {1: 1.5, 2: 2.5}
 
 
-def test_nothing_is_kept_unless_it_is_asked_for(tmp_path):
-    steps = KernelSnapshots(tmp_path / "run", epochs=10, steps=0)
-    assert not any(steps.wants(epoch) for epoch in range(1, 11)) and steps.kept() == {}
+@pytest.mark.parametrize(("steps", "expected"), [(0, []), (3, [1, 3, 10])])
+def test_kernel_snapshots_in_training_saves_the_block_at_the_selected_epochs(tmp_path, steps, expected):
+    snapshots = KernelSnapshots(tmp_path / "run", epochs=10, steps=steps, block=2)
+    snapshots.set_model(conv_mixer((8, 8, 1), 3, filters=4, depth=2, kernel_size=3, patch_size=2))
+    for epoch in range(10):
+        snapshots.on_epoch_end(epoch)
+    saved = snapshots.load()
+    assert list(saved) == expected
+    for kernels in saved.values():
+        np.testing.assert_array_equal(kernels, depthwise_kernels(snapshots.model, 2))
 
 
 def test_a_full_disk_costs_the_picture_and_not_the_run(tmp_path, caplog):
     (tmp_path / "run").write_text("a file where the folder should be")
-    KernelSnapshots(tmp_path / "run", epochs=4, steps=4).keep(1, np.zeros((3, 3, 2, 1)))
+    KernelSnapshots(tmp_path / "run", epochs=4, steps=4, block=1).save(1, np.zeros((3, 3, 2, 1)))
     assert "the filters of epoch 1 could not be kept" in caplog.text
+
+
+def test_order_callbacks_in_any_order_returns_the_declared_order():
+    ordered = [object.__new__(kind) for kind in ORDER]
+    for seed in range(20):
+        shuffled = np.random.default_rng(seed).permutation(np.array(ordered, dtype=object))
+        assert order_callbacks(shuffled) == ordered
+
+
+def test_order_callbacks_with_a_subclass_and_a_callback_of_keras_puts_keras_own_last():
+    class OwnReporter(ProgressReporter):
+        pass
+
+    reporter, saver = OwnReporter(), CheckpointSaver(lambda state: None)
+    one, other = keras.callbacks.History(), keras.callbacks.LambdaCallback()
+    assert order_callbacks([one, reporter, other, saver]) == [saver, reporter, one, other]
+
+
+def test_order_has_every_callback_of_the_module():
+    kinds = {kind for kind in vars(callbacks).values() if isinstance(kind, type)}
+    assert {kind for kind in kinds if issubclass(kind, TrainingCallback)} - {TrainingCallback} == set(ORDER)

@@ -26,7 +26,7 @@ def kept(run_id):
 
 
 def state(epoch):
-    return lambda: TrainingState(epoch, {"loss": [1.0] * epoch}, [np.arange(4.0)], [])
+    return TrainingState(epoch, {"loss": [1.0] * epoch}, [np.arange(4.0)], [])
 
 
 def copied(checkpoints):
@@ -46,7 +46,7 @@ def test_each_epoch_is_kept_on_this_machine_with_the_run_s_settings(kept, run_id
 def test_none_copies_nothing(kept, client, run_id):
     checkpoints = kept(None)
     checkpoints.save(state(1))
-    checkpoints.hand_over()
+    checkpoints.upload_final()
     assert checkpoint_manager.uploaded_names(client, run_id) == []
 
 
@@ -55,7 +55,7 @@ def test_a_copy_waits_its_minutes_but_not_when_the_run_is_asked_to_stop(kept, cl
     checkpoints.save(state(1))
     copied(checkpoints)
     assert checkpoint_manager.uploaded_names(client, run_id) == []
-    checkpoints.hand_over()
+    checkpoints.upload_final()
     copied(checkpoints)
     assert checkpoint_manager.uploaded_names(client, run_id) == ["epoch-000001.checkpoint"]
 
@@ -123,7 +123,7 @@ def test_an_artifact_store_that_refuses_is_one_warning(kept, monkeypatch, caplog
 def test_a_run_stopped_before_its_first_epoch_leaves_no_empty_folder(kept, run_id):
     checkpoints = kept()
     checkpoint_folder(run_id).mkdir(parents=True)
-    checkpoints.hand_over()
+    checkpoints.upload_final()
     assert not checkpoint_folder(run_id).exists()
 
 

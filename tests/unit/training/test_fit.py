@@ -10,6 +10,7 @@ from pipeline.data import dataset
 from pipeline.model.conv_mixer import depthwise_kernels
 from pipeline.model.initializers import initial_kernels
 from pipeline.runtime.errors import Diverged, UsageError
+from pipeline.training.callbacks import CheckpointSaver, ProgressReporter
 from pipeline.training.fit import (
     build_model,
     compile_model,
@@ -46,13 +47,14 @@ def digits():
 
 @pytest.fixture
 def fitted(digits):
-    """Trains TINY with changes; returns the Fitted and what was reported."""
+    """Trains TINY with changes; returns the TrainingResult and what was reported."""
 
-    def run(*, start=None, save=lambda state: None, **changes):
+    def run(*, start=None, saved=None, **changes):
         reported = []
-        config = TINY.model_copy(update=changes)
-        report = lambda *epoch: reported.append(epoch)  # noqa: E731
-        result = fit(config, digits, report=report, progress_bar=False, start=start, save=save)
+        callbacks = [ProgressReporter(lambda *epoch: reported.append(epoch))]
+        if saved is not None:
+            callbacks.append(CheckpointSaver(saved.append))
+        result = fit(TINY.model_copy(update=changes), digits, callbacks, start=start)
         return result, reported
 
     yield run
@@ -197,11 +199,6 @@ def test_mixed_precision_trains_float32_weights(fitted, precision):
     assert isinstance(result.model.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")
 
 
-def states(keep):
-    """A `save` that keeps every state."""
-    return lambda state: keep.append(state())
-
-
 @pytest.mark.parametrize(
     "more",
     [
@@ -214,7 +211,7 @@ def states(keep):
 def test_training_that_goes_on_from_a_state_ends_as_if_it_had_never_been_interrupted(fitted, more):
     settings = {"epochs": 4, "schedule": "one_cycle", "clip_norm": 1.0} | more
     saved = []
-    whole, _ = fitted(save=states(saved), **settings)
+    whole, _ = fitted(saved=saved, **settings)
     rest, reported = fitted(start=saved[1], **settings)
     assert [epoch for epoch, _ in reported] == [3, 4]
     assert course(rest) == course(whole)
@@ -229,7 +226,7 @@ def test_training_that_goes_on_from_a_state_ends_as_if_it_had_never_been_interru
 def test_the_best_weights_from_before_an_interruption_are_not_forgotten(fitted):
     saved = []
     settings = {"epochs": 6, "learning_rate": 1.0}
-    whole, _ = fitted(save=states(saved), **settings)
+    whole, _ = fitted(saved=saved, **settings)
     assert whole.best_epoch < 6, "the case shows nothing if the last epoch is the best"
     rest, _ = fitted(start=saved[whole.best_epoch], **settings)
     assert rest.best_epoch == whole.best_epoch
@@ -240,7 +237,7 @@ def test_the_best_weights_from_before_an_interruption_are_not_forgotten(fitted):
 def test_early_stopping_goes_on_counting_where_it_was(fitted):
     saved = []
     settings = {"learning_rate": 1e-9, "epochs": 20, "early_stopping_epochs": 3}
-    whole, _ = fitted(save=states(saved), **settings)
+    whole, _ = fitted(saved=saved, **settings)
     last = len(whole.history["loss"])
     _, reported = fitted(start=saved[last - 2], **settings)
     assert [epoch for epoch, _ in reported] == [last]
@@ -250,6 +247,6 @@ def test_early_stopping_goes_on_counting_where_it_was(fitted):
 
 def test_a_state_of_another_model_is_refused(fitted):
     saved = []
-    fitted(epochs=1, save=states(saved))
+    fitted(epochs=1, saved=saved)
     with pytest.raises(UsageError, match="^a checkpoint must fit the model"):
         fitted(start=saved[0], filters=4)

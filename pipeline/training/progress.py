@@ -1,0 +1,80 @@
+"""Progress of a training: its history, its best weights, and the state from which it can be resumed."""
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.runtime.errors import UsageError
+from pipeline.training.checkpoint import TrainingState
+
+
+class TrainingProgress:
+    """History and best weights of a training after its last finished epoch.
+
+    `fit` gives one to each `TrainingCallback`: some callbacks write it, the others read it.
+
+    Args:
+        start: the state that the training is resumed from; None for a new training.
+    """
+
+    def __init__(self, start: TrainingState | None = None) -> None:
+        # one value per metric and epoch
+        self.history: dict[str, list[float]] = {}
+        self.best_weights: list[npt.NDArray] = []
+        if start:
+            self.history = {name: list(values) for name, values in start.history.items()}
+            self.best_weights = start.best_weights
+
+    @property
+    def epoch(self) -> int:
+        """Return the number of finished epochs."""
+        return len(self.history.get("val_accuracy", ()))
+
+    @property
+    def best_epoch(self) -> int:
+        """Return the epoch with the best validation accuracy, counted from 1; of equal ones, the first."""
+        return int(np.argmax(self.history["val_accuracy"])) + 1
+
+    def add_epoch(self, metrics: dict[str, float]) -> None:
+        """Append the metrics of an epoch to the history."""
+        for name, value in metrics.items():
+            self.history.setdefault(name, []).append(value)
+
+    def last_metrics(self) -> dict[str, float]:
+        """Return the metrics of the last finished epoch."""
+        return {name: values[-1] for name, values in self.history.items()}
+
+    def state(self, model: keras.Model) -> TrainingState:
+        """Return a copy of everything that resuming after the last finished epoch needs."""
+        history = {name: list(values) for name, values in self.history.items()}
+        variables = [np.array(variable) for variable in training_variables(model)]
+        return TrainingState(self.epoch, history, variables, self.best_weights)
+
+
+def training_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return all variables that training changes: the model's, then the optimizer's.
+
+    The variables of metrics are left out, since every epoch resets them.
+    """
+    metrics = {id(variable) for metric in model.metrics for variable in metric.variables}
+    return [variable for variable in model.variables if id(variable) not in metrics] + model.optimizer.variables
+
+
+def restore_variables(model: keras.Model, state: TrainingState) -> None:
+    """Assign the variables of a state to a compiled model and its optimizer.
+
+    Raises:
+        UsageError: the state belongs to a model or an optimizer with other variables.
+    """
+    model.optimizer.build(model.trainable_variables)
+    variables = training_variables(model)
+    expected = [(tuple(variable.shape), str(variable.dtype)) for variable in variables]
+    found = [(tuple(variable.shape), str(variable.dtype)) for variable in state.variables]
+    weights = [tuple(weight.shape) for weight in model.weights]
+    if expected != found or weights != [weight.shape for weight in state.best_weights]:
+        raise UsageError(
+            f"a checkpoint must fit the model: {len(expected)} variables here, got {len(found)} "
+            "or others; resume with the version of the code that wrote it"
+        )
+    for variable, value in zip(variables, state.variables, strict=True):
+        variable.assign(value)

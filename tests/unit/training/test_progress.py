@@ -1,0 +1,58 @@
+"""History, best epoch and resumable state of a training."""
+
+import keras
+import numpy as np
+import pytest
+
+from pipeline.runtime.errors import UsageError
+from pipeline.training.progress import TrainingProgress, restore_variables, training_variables
+
+
+def compiled_model(units=2):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)])
+    model.compile(keras.optimizers.AdamW(0.1), loss="mse", metrics=["mae"])
+    return model
+
+
+def test_best_epoch_of_equal_accuracies_is_the_first():
+    progress = TrainingProgress()
+    for accuracy in (0.5, 0.7, 0.6, 0.7):
+        progress.add_epoch({"val_accuracy": accuracy, "loss": 1 - accuracy})
+    assert (progress.epoch, progress.best_epoch) == (4, 2)
+    assert progress.last_metrics() == {"val_accuracy": 0.7, "loss": 1 - 0.7}
+
+
+def test_state_after_later_epochs_is_unchanged():
+    model, progress = compiled_model(), TrainingProgress()
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    progress.add_epoch({"val_accuracy": 0.5})
+    state = progress.state(model)
+    before = [np.array(value) for value in state.variables]
+    progress.add_epoch({"val_accuracy": 0.7})
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    assert (state.epoch, state.history) == (1, {"val_accuracy": [0.5]})
+    for value, same in zip(state.variables, before, strict=True):
+        np.testing.assert_array_equal(value, same)
+
+
+def test_restored_variables_include_the_optimizers_and_no_metrics():
+    trained, progress = compiled_model(), TrainingProgress()
+    trained.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    progress.add_epoch({"val_accuracy": 0.5})
+    progress.best_weights = trained.get_weights()
+    resumed = compiled_model()
+    restore_variables(resumed, progress.state(trained))
+    for variable, same in zip(training_variables(resumed), training_variables(trained), strict=True):
+        np.testing.assert_array_equal(variable, same)
+    assert int(resumed.optimizer.iterations) == 1
+    assert not {id(variable) for metric in trained.metrics for variable in metric.variables} & {
+        id(variable) for variable in training_variables(trained)
+    }
+
+
+def test_restore_variables_with_the_state_of_another_model_raises_usage_error():
+    trained, progress = compiled_model(units=3), TrainingProgress()
+    trained.optimizer.build(trained.trainable_variables)
+    progress.best_weights = trained.get_weights()
+    with pytest.raises(UsageError, match="^a checkpoint must fit the model: 8 variables here"):
+        restore_variables(compiled_model(), progress.state(trained))
