@@ -10,6 +10,8 @@ import mlflow
 import pandas as pd
 from mlflow.entities import Run
 
+from pipeline.tracking.tags import Role, Tag
+
 CURVES = ("val_accuracy", "epoch_seconds")
 
 
@@ -17,7 +19,7 @@ def curves(study: str, settings: list[str]) -> pd.DataFrame:
     """A row for each epoch of each finished trial, in the order of the settings."""
     client = mlflow.MlflowClient()
     everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
-    where = f"tags.study = '{study}' and tags.role = 'trial' and attributes.status = 'FINISHED'"
+    where = f"tags.{Tag.STUDY} = '{study}' and tags.{Tag.ROLE} = '{Role.TRIAL}' and attributes.status = 'FINISHED'"
     found = client.search_runs(everywhere, filter_string=where, max_results=5000)
     rows = [row for run in found for row in _rows(client, run, settings)]
     return pd.DataFrame(rows).sort_values([*settings, "epoch"])

@@ -18,6 +18,7 @@ from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from pipeline.config.training import TrainingConfig, to_yaml
+from pipeline.tracking.tags import Tag
 
 EPOCHS, IMAGES, CLASSES = 10, 2_000, 10
 EXPERIMENT = "many"
@@ -69,10 +70,16 @@ def _params(config: TrainingConfig) -> list[Param]:
 
 
 def _tags(role: str, number: int) -> list[RunTag]:
-    told = {"role": role, "data.fingerprint": "0" * 16, "data": "digits", "ended": "finished", "device": "CPU"}
+    told = {
+        Tag.ROLE: role,
+        Tag.DATA_FINGERPRINT: "0" * 16,
+        Tag.DATA: "digits",
+        Tag.OUTCOME: "finished",
+        Tag.DEVICE: "CPU",
+    }
     told |= {f"version.{name}": "1.2.3" for name in ("git", "keras", "mlflow", "numpy", "tensorflow")}
-    trial = {"study": f"study {number // 1000}", "trial.number": str(number)}
-    told |= trial if role == "trial" else {"mlflow.project.entryPoint": "main"}  # whose config.yaml is read
+    trial = {Tag.STUDY: f"study {number // 1000}", Tag.TRIAL_NUMBER: str(number)}
+    told |= trial if role == "trial" else {Tag.PROJECT_ENTRY_POINT: "main"}  # whose config.yaml is read
     return [RunTag(name, value) for name, value in told.items()]
 
 

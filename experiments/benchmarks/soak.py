@@ -25,6 +25,8 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.tracking.tags import Role, Tag
+
 PROJECT = Path(__file__).parent.parent.parent
 MARK = "SOAK"  # the variable by which all processes of a soak are known
 RUN = "smoke --epochs 12 --train_examples none --batch_size 16 --checkpoint_minutes none".split()
@@ -206,13 +208,13 @@ def check(place: Place) -> list[str]:
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("soak")
     runs = client.search_runs([experiment.experiment_id], max_results=10_000)
-    states = Counter((run.data.tags.get("role", "none"), run.info.status) for run in runs)
+    states = Counter((run.data.tags.get(Tag.ROLE, "none"), run.info.status) for run in runs)
     print("runs     ", ", ".join(f"{count} {role} {status}" for (role, status), count in sorted(states.items())))
     points = 0
     for run in runs:
         if run.info.status not in {"FINISHED", "FAILED", "KILLED"}:
             faults.append(f"run {run.info.run_id} ({run.info.run_name}) is {run.info.status}")
-        for name in run.data.metrics if run.data.tags.get("role") != "search" else ():
+        for name in run.data.metrics if run.data.tags.get(Tag.ROLE) != Role.SEARCH else ():
             steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
             points += len(steps)
             if len(steps) != len(set(steps)):
@@ -239,7 +241,7 @@ def study_faults(study, runs) -> list[str]:
     known = {run.info.run_id: run for run in runs}
     for trial in trained:
         run = known.get(trial.user_attrs["run_id"])
-        if run is None or run.data.tags.get("trial.state") not in {"finished", "pruned", "diverged"}:
+        if run is None or run.data.tags.get(Tag.TRIAL_STATE) not in {"finished", "pruned", "diverged"}:
             faults.append(f"study {study.study_name}: trial {trial.number} has no run that says how it ended")
     if len({trial.user_attrs["run_id"] for trial in trained}) != len(trained):
         faults.append(f"study {study.study_name} has a run that is counted twice")

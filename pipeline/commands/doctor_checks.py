@@ -28,6 +28,7 @@ from pipeline.runtime.text import shown
 from pipeline.runtime.urls import mask_password, storage_error
 from pipeline.tracking import ownership, stale_runs
 from pipeline.tracking.outbox.delivery import send_pending
+from pipeline.tracking.tags import Role, Tag
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def check_store() -> Iterator[CheckResult]:
         own = os.environ.get(PROJECT_RUN_ID_ENV)
         run = client.get_run(own) if own else client.create_run(_experiment(client), run_name="doctor")
         try:
-            ownership.claim_run(client, run.info.run_id, {"role": "doctor", "mlflow.runName": "doctor"})
+            ownership.claim_run(client, run.info.run_id, {Tag.ROLE: Role.DOCTOR, Tag.RUN_NAME: "doctor"})
             client.log_text(run.info.run_id, f"{mask_password(uri)} can be written\n", TEXT)
         finally:
             if not own:

@@ -40,6 +40,7 @@ from pipeline.tracking.models import MODEL, find_model, predictor
 from pipeline.tracking.outbox import spool
 from pipeline.tracking.query import TrainingRun, get_training_run
 from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.tags import Role, Tag
 from pipeline.tracking.test_set_access import access_tags
 
 ARTIFACT_FOLDER = "evaluation"
@@ -218,12 +219,12 @@ def _open_own_run(client: MlflowClient, ready: EvaluationInputs, images: Subset)
     run_id = os.environ.pop(PROJECT_RUN_ID_ENV, None) or client.create_run(trained_in.experiment_id).info.run_id
     with run.start_run(system_metrics=False, resumed=run_id) as own:
         name = f"evaluation on {images}"
-        ownership.set_parent(client, own.id, parent=trained_in.run_id, name=name, role="evaluate")
+        ownership.set_parent(client, own.id, parent=trained_in.run_id, name=name, role=Role.EVALUATE)
         own.tags(
             {
-                "evaluation.model": ready.uri,
-                "evaluation.images": str(images),
-                "data.fingerprint": images.dataset.fingerprint,
+                Tag.EVALUATION_MODEL: ready.uri,
+                Tag.EVALUATION_IMAGES: str(images),
+                Tag.DATA_FINGERPRINT: images.dataset.fingerprint,
             }
         )
         with ownership.heartbeat_run(client, own.id, taken=lambda process: None):
@@ -238,20 +239,20 @@ def _say_what_is_opened(
     Before they are predicted: whoever is killed then may have seen what came of it. Returns lines for the terminal.
     """
     run_id, tags = source.run.info.run_id, source.run.data.tags
-    told, lines = {f"{ARTIFACT_FOLDER}.{where}": images.dataset.fingerprint}, []
+    told, lines = {f"{Tag.EVALUATION}.{where}": images.dataset.fingerprint}, []
     if images.split_name == "test" and images.dataset.fingerprint == source.fingerprint:
         tested = "test_accuracy" in source.run.data.metrics
         told |= access_tags(tags, by=own.id, run_id=run_id, tested=tested)
-        lines = [f"opened   the test images of its training data: {told['test_opened']} times so far"]
+        lines = [f"opened   the test images of its training data: {told[Tag.TEST_SET_ACCESSES]} times so far"]
     ownership.tag_run(client, run_id, told)
     return lines
 
 
 def _check_owner(source: TrainingRun) -> dict[str, str]:
     """Fingerprints of data by the place of their evaluations; the run's own data have theirs before any other."""
-    tags, prefix = source.run.data.tags, f"{ARTIFACT_FOLDER}."
+    tags, prefix = source.run.data.tags, f"{Tag.EVALUATION}."
     earlier = {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
-    own = {plain_artifact_dir(tags.get("data", ""), which): source.fingerprint for which in ("test", "validation")}
+    own = {plain_artifact_dir(tags.get(Tag.DATA, ""), which): source.fingerprint for which in ("test", "validation")}
     return earlier | (own if source.fingerprint else {})
 
 

@@ -18,7 +18,6 @@ from pipeline.config.commands import PredictCommand
 from pipeline.data.image_files import ImageFiles
 from pipeline.data.read_images import read_batch
 from pipeline.evaluation.figures import training
-from pipeline.runtime.code_version import code_version
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.text import count, join_names
@@ -26,6 +25,7 @@ from pipeline.tracking import models, ownership, stale_runs
 from pipeline.tracking import run as track
 from pipeline.tracking.models import LoggedModel
 from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.tags import Role, Tag, code_version_tags
 
 if TYPE_CHECKING:
     from pipeline.tracking.models import LoggedModel
@@ -147,15 +147,15 @@ def _open_own_run(asked: PredictCommand, model: LoggedModel) -> Iterator[Tracked
     """The prediction's run: the one that `mlflow run` opened, else a new one in the present experiment."""
     client = MlflowClient()
     with track.start_run(system_metrics=False) as run:
-        ownership.claim_run(client, run.id, {"role": "predict"})
+        ownership.claim_run(client, run.id, {Tag.ROLE: Role.PREDICT})
         run.name(f"predictions of {asked.images.name}"[:200])
         run.tags(
-            code_version()
+            code_version_tags()
             | {
-                "predict.model": asked.model,
-                "predict.model_id": model.model_id,
-                "predict.trained_by": model.run_id,
-                "predict.images": str(asked.images),
+                Tag.PREDICT_MODEL: asked.model,
+                Tag.PREDICT_MODEL_ID: model.model_id,
+                Tag.PREDICT_TRAINED_BY: model.run_id,
+                Tag.PREDICT_IMAGES: str(asked.images),
             }
         )
         with ownership.heartbeat_run(client, run.id, taken=lambda process: None):

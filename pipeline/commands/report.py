@@ -38,6 +38,7 @@ from pipeline.runtime.text import count
 from pipeline.runtime.urls import mask_password, storage_error
 from pipeline.tracking import ownership, query, stale_runs
 from pipeline.tracking.select_runs import RunSelection, select_runs
+from pipeline.tracking.tags import Role, Tag, code_version_tags
 
 READ_CONFIGS = 2000  # config.yaml files at most, the best runs' first: a server takes 15 s or more for them
 COMMIT = "commit"  # where it is told like a setting
@@ -115,7 +116,7 @@ def _log_report(
     )
     client.log_artifacts(run_id, str(folder))
     answers = [page.answer(section, metric) for section in sections]
-    client.set_tag(run_id, "mlflow.note.content", "\n\n".join(answers)[: ownership.TAG_CHARACTERS])
+    client.set_tag(run_id, Tag.DESCRIPTION, "\n\n".join(answers)[: ownership.TAG_CHARACTERS])
     runs = count(sum(len(recipe.runs) for recipe in found), "run")
     return [
         f"compared {count(len(board), 'recipe')} of {runs}: {chosen.title}",
@@ -187,8 +188,8 @@ def _open_own_run(client: MlflowClient, chosen: RunSelection, asked: ReportComma
     """The report's run: the one that `mlflow run` opened, else one beside the runs that are compared."""
     opened = os.environ.pop(PROJECT_RUN_ID_ENV, None)
     run_id = opened or client.create_run(chosen.rows[0].experiment_id).info.run_id
-    tags = {"role": "report", "mlflow.runName": f"report on {chosen.title}"[:200], "report.runs": asked.runs}
-    ownership.claim_run(client, run_id, tags | code_version())
+    tags = {Tag.ROLE: Role.REPORT, Tag.RUN_NAME: f"report on {chosen.title}"[:200], Tag.REPORT_RUNS: asked.runs}
+    ownership.claim_run(client, run_id, tags | code_version_tags())
     try:
         yield run_id
     except BaseException as error:
@@ -210,11 +211,11 @@ def _written(folder: Path, contents: dict[str, str]) -> Path:
 
 
 def _facts(run_id: str, asked: ReportCommand) -> dict[str, str]:
-    commit = code_version().get("git.commit", "")
+    version = code_version()
     return {
         "asked for": asked.runs,
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, as run {run_id}",
         "tracking store": mask_password(mlflow.get_tracking_uri()),
         "settings": "from config.yaml of runs that `mlflow run` opened, else from the parameters",
-        "code": f"commit {commit}" if commit else "not known",
+        "code": f"commit {version.commit}" if version else "not known",
     }

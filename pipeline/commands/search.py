@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipeline.config.training import to_yaml
 from pipeline.data.dataset import Dataset
-from pipeline.runtime.code_version import code_version
 from pipeline.runtime.console import Console
 from pipeline.runtime.cpu import available_cores
 from pipeline.runtime.errors import ClusterLost, SearchFailed
@@ -31,6 +30,7 @@ from pipeline.search.storage import storage_url
 from pipeline.search.study import Study
 from pipeline.tracking.outbox.delivery import address
 from pipeline.tracking.study_run import StudyRun
+from pipeline.tracking.tags import Role, Tag, code_version_tags
 from pipeline.training.checkpoint_manager import remove_finished
 
 
@@ -154,13 +154,13 @@ def _introduce(session: SearchContext, hold: Coordinator, data: Dataset, places:
     remove_finished()
     runs.name(f"search {search.name}")
     runs.tags(
-        code_version()
+        code_version_tags()
         | {
-            "role": "search",
-            "study": study.name,
-            "storage": mask_password(url),
-            "data": data.name,
-            "data.fingerprint": data.fingerprint,
+            Tag.ROLE: Role.SEARCH,
+            Tag.STUDY: study.name,
+            Tag.STORAGE: mask_password(url),
+            Tag.DATA: data.name,
+            Tag.DATA_FINGERPRINT: data.fingerprint,
         }
     )
     settings = {name: search.settings.text(name) for name in type(search.settings).model_fields if name != "storage"}

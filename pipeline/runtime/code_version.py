@@ -1,19 +1,27 @@
-"""Which commit of the project runs, and whether its files were changed since."""
+"""The commit of the project that runs, and whether its files have changed since."""
 
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 
-def code_version() -> dict[str, str]:
-    """`git.commit` and `git.dirty` (true or false); empty where the project is no git checkout or git is missing."""
+class CodeVersion(NamedTuple):
+    """A state of the project's files."""
+
+    commit: str  # 40 hexadecimal digits
+    is_dirty: bool  # whether files differ from that commit
+
+
+def code_version() -> CodeVersion | None:
+    """Return the version of the running code; None where the project is not a Git checkout or Git is missing."""
     commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     if commit is None or status is None:
-        return {}
-    return {"git.commit": commit, "git.dirty": str(bool(status)).lower()}
+        return None
+    return CodeVersion(commit, is_dirty=bool(status))
 
 
 def _git(*arguments: str) -> str | None:
-    # without the lock that git's status takes to note what it has seen: a commit made meanwhile would fail
+    # `git status` would otherwise lock the index to refresh it, and a commit made meanwhile would fail
     command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

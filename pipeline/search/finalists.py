@@ -14,7 +14,7 @@ from pipeline.search.attributes import FINAL, LATENCIES, RUN_ID, WINNER
 from pipeline.search.executors.base import TrialJob, TrialResult, should_retry
 from pipeline.search.results import pareto_table, trials_dataframe
 from pipeline.search.session import SearchContext
-from pipeline.tracking.tags import RunRef, TrialOutcome
+from pipeline.tracking.tags import RunRef, Tag, TrialOutcome
 
 
 @dataclass
@@ -75,7 +75,7 @@ class FinalistTraining:
         finalists = []
         for rank, trial in enumerate(top, start=1):
             params = self._study.search.exact(trial.params)
-            tags = {"trial.number": str(trial.number)}
+            tags = {Tag.TRIAL_NUMBER: str(trial.number)}
             run = self._session.child(f"final {rank} {short_settings(params)}", role="final", tags=tags)
             if run is None:
                 return []

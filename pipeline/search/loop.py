@@ -10,7 +10,7 @@ from pipeline.search import attributes
 from pipeline.search.executors.base import MAX_NODE_LOSSES, EpochReport, TrialJob, TrialResult, should_retry
 from pipeline.search.session import SearchContext
 from pipeline.search.study import TrialProposal
-from pipeline.tracking.tags import RunRef, TrialOutcome
+from pipeline.tracking.tags import RunRef, Tag, TrialOutcome
 
 MAX_CONSECUTIVE_FAILURES = 3  # failures in a row with one cause, after which it is not the configuration's fault
 ID = re.compile(r"(?<![\w.])[0-9a-f]{8,}(-[0-9a-f]{4,})*\b", re.IGNORECASE)  # of a run, a node, data; no fraction
@@ -117,7 +117,7 @@ class SearchLoop:
 
     def _start(self, proposal: TrialProposal) -> None:
         name = trial_name(proposal.number, proposal.params)
-        run = self._session.child(name, role="trial", tags={"trial.number": str(proposal.number)})
+        run = self._session.child(name, role="trial", tags={Tag.TRIAL_NUMBER: str(proposal.number)})
         if run is None:
             self._study.requeue(proposal.number)
             return

@@ -29,13 +29,13 @@ from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import changed_files
 from pipeline.runtime.text import join_names, one_line
 from pipeline.runtime.urls import storage_error
+from pipeline.tracking.tags import Tag
 
 if TYPE_CHECKING:
     import keras
 
 MODEL = "model"  # the run's network as Keras has it
 SERVED = "served"  # the same as it is registered: it answers with class names
-DIGESTS = "sha256"  # tag of a logged model: the digest of each of its files, as JSON
 
 
 def find_logged_model(client: MlflowClient, run: Run, name: str = MODEL) -> Entity | None:
@@ -130,12 +130,12 @@ def _version(client: MlflowClient, named: dict[str, str]) -> ModelVersion:
 
 def _kept(found: Entity, uri: str) -> dict[str, str]:
     """The digests that the tracking server holds of a model's files."""
-    if DIGESTS not in found.tags:
+    if Tag.FILE_DIGESTS not in found.tags:
         raise UsageError(
             f"model must have the digests of its files, which runs of this project log with it: {uri} "
             f"({found.model_id}) has none; train it again"
         )
-    return dict(json.loads(found.tags[DIGESTS]))
+    return dict(json.loads(found.tags[Tag.FILE_DIGESTS]))
 
 
 def _downloaded(found: Entity, uri: str, temporary: str) -> Path:

@@ -19,10 +19,9 @@ from pipeline.runtime.heartbeat import BEAT_SECONDS, heartbeat
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.process import ProcessIdentity, from_tags, this_process
 from pipeline.runtime.urls import storage_error
+from pipeline.tracking.tags import RunOutcome, Tag, run_outcome_tags
 
-PARENT_RUN_ID = "mlflow.parentRunId"
 TAG_CHARACTERS = 5000  # a tag may hold 8000
-STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
 def begin_run(client: MlflowClient, run_id: str | None = None) -> Run:
@@ -39,7 +38,7 @@ def begin_run(client: MlflowClient, run_id: str | None = None) -> Run:
 
 def claim_run(client: MlflowClient, run_id: str, tags: Mapping[str, str] | None = None) -> None:
     """Say in a run that it is this process's from now on; how it ended before is forgotten."""
-    tag_run(client, run_id, this_process().tags() | {"beat": _now()} | dict(tags or {}))
+    tag_run(client, run_id, this_process().tags() | {Tag.HEARTBEAT: _now()} | dict(tags or {}))
     _forget_end(client, client.get_run(run_id))
 
 
@@ -59,7 +58,7 @@ def heartbeat_run(
             if process := from_tags(run.data.tags):
                 taken(process)
             return
-        client.set_tag(run_id, "beat", _now())
+        client.set_tag(run_id, Tag.HEARTBEAT, _now())
         reopen_run(client, run)
 
     with heartbeat(beat, seconds=seconds):
@@ -96,7 +95,7 @@ def fail_project_run(reason: str) -> None:
         return
     try:
         client = MlflowClient()
-        if client.get_run(run_id).data.tags.keys().isdisjoint({"role", "ended"}):
+        if client.get_run(run_id).data.tags.keys().isdisjoint({Tag.ROLE, Tag.OUTCOME}):
             end_run(client, run_id, "failed", reason)
     except Exception:  # noqa: BLE001 - the store may be what was refused, and each kind raises its own
         return
@@ -104,7 +103,7 @@ def fail_project_run(reason: str) -> None:
 
 def set_parent(client: MlflowClient, child: str, *, parent: str, name: str, role: str) -> None:
     """Put the run that `mlflow run` opened below the one that is meant: `mlflow run` fails if its run is deleted."""
-    claim_run(client, child, {PARENT_RUN_ID: parent, "role": role, "mlflow.runName": name})
+    claim_run(client, child, {Tag.PARENT_RUN_ID: parent, Tag.ROLE: role, Tag.RUN_NAME: name})
 
 
 @contextmanager
@@ -144,8 +143,8 @@ def end_run(client: MlflowClient, run_id: str, ended: str, reason: str, *, at: f
     Args:
         at: when, in seconds since the epoch; None: now.
     """
-    tag_run(client, run_id, {"ended": ended} | ({"ended.reason": reason} if reason else {}))
-    client.set_terminated(run_id, STATUS[ended], end_time=int(1000 * at) if at else None)
+    tag_run(client, run_id, run_outcome_tags(RunOutcome(ended), reason))
+    client.set_terminated(run_id, RunOutcome(ended).status, end_time=int(1000 * at) if at else None)
 
 
 def tag_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
@@ -154,7 +153,7 @@ def tag_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
 
 
 def _forget_end(client: MlflowClient, run: Run) -> None:
-    for name in {"ended", "ended.reason"} & run.data.tags.keys():
+    for name in {Tag.OUTCOME, Tag.OUTCOME_REASON} & run.data.tags.keys():
         client.delete_tag(run.info.run_id, name)
 
 

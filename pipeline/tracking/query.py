@@ -19,7 +19,7 @@ from mlflow.store.entities import PagedList
 from pipeline.config.training import TrainingConfig, from_yaml, read_recipe
 from pipeline.evaluation.report.groups import RunRecord
 from pipeline.runtime.errors import UsageError
-from pipeline.tracking.ownership import PARENT_RUN_ID
+from pipeline.tracking.tags import Role, Tag, TrialOutcome
 from pipeline.tracking.test_set_access import access_count
 
 CONFIG_FILE = "config.yaml"
@@ -73,11 +73,13 @@ def _fingerprint(client: MlflowClient, run: Run) -> str:
     """Of the data of a run; a search's trainings say nothing of theirs: the search does, above them."""
     seen = set()
     while (
-        "data.fingerprint" not in run.data.tags and (parent := run.data.tags.get(PARENT_RUN_ID)) and parent not in seen
+        Tag.DATA_FINGERPRINT not in run.data.tags
+        and (parent := run.data.tags.get(Tag.PARENT_RUN_ID))
+        and parent not in seen
     ):
         seen.add(parent)
         run = client.get_run(parent)
-    return run.data.tags.get("data.fingerprint", "")
+    return run.data.tags.get(Tag.DATA_FINGERPRINT, "")
 
 
 PAGE = 1000  # runs at a time: 40 MB of Python objects, of which a tenth is kept
@@ -85,7 +87,9 @@ SETTINGS = frozenset(TrainingConfig.model_fields)
 METRICS = frozenset(
     ["test_accuracy", "test_loss", "best_val_accuracy", "val_accuracy", "best_epoch", "parameters", "latency_ms"]
 )
-TRAININGS = frozenset(["run", "trial", "final"])  # roles; a search, a resumption and a report train nothing themselves
+TRAININGS = frozenset(
+    [Role.RUN, Role.TRIAL, Role.FINAL]
+)  # roles; a search, a resumption and a report train nothing themselves
 
 
 def search_run_records(client: MlflowClient, experiments: Sequence[str], where: str) -> Iterator[RunRecord]:
@@ -121,16 +125,16 @@ def to_run_record(run: Run) -> RunRecord:
         experiment_id=run.info.experiment_id,
         artifact_uri=run.info.artifact_uri,
         state=_state(run),
-        role=tags.get("role", ""),
-        study=tags.get("study", ""),
-        parent=tags.get(PARENT_RUN_ID, ""),
-        params_as_typed="mlflow.project.entryPoint" in tags,
-        commit=tags.get("git.commit", ""),
+        role=tags.get(Tag.ROLE, ""),
+        study=tags.get(Tag.STUDY, ""),
+        parent=tags.get(Tag.PARENT_RUN_ID, ""),
+        params_as_typed=Tag.PROJECT_ENTRY_POINT in tags,
+        commit=tags.get(Tag.GIT_COMMIT, ""),
         recipe=params.get("recipe", ""),
         params={name: value for name, value in params.items() if name in SETTINGS},
         metrics={name: value for name, value in metrics.items() if name in METRICS},
-        data=tags.get("data", params.get("dataset", "")),
-        fingerprint=tags.get("data.fingerprint", ""),
+        data=tags.get(Tag.DATA, params.get("dataset", "")),
+        fingerprint=tags.get(Tag.DATA_FINGERPRINT, ""),
         start_time=run.info.start_time,
         seconds=metrics.get("seconds", ended),
         test_set_accesses=access_count(tags, run_id=run.info.run_id, tested="test_accuracy" in metrics),
@@ -139,7 +143,7 @@ def to_run_record(run: Run) -> RunRecord:
 
 def is_training(one: RunRecord) -> bool:
     """Whether a run is a training; of a search's finals those that hold the trainings of several seeds are not."""
-    return one.role in TRAININGS and not (one.role == "final" and "seed" not in one.params)
+    return one.role in TRAININGS and not (one.role == Role.FINAL and "seed" not in one.params)
 
 
 def inherit_data(client: MlflowClient, rows: Sequence[RunRecord], known: Sequence[RunRecord]) -> list[RunRecord]:
@@ -173,7 +177,7 @@ def inherit_data(client: MlflowClient, rows: Sequence[RunRecord], known: Sequenc
 def _state(run: Run) -> str:
     status = run.info.status
     if status == "KILLED":
-        return "pruned" if run.data.tags.get("trial.state") == "pruned" else "stopped"
+        return "pruned" if run.data.tags.get(Tag.TRIAL_STATE) == TrialOutcome.PRUNED else "stopped"
     return {"FINISHED": "finished", "FAILED": "failed"}.get(status, "running")
 
 

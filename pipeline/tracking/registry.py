@@ -16,12 +16,10 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.evaluation.significance import mcnemar_exact
 from pipeline.tracking.models import SERVED, find_logged_model
+from pipeline.tracking.tags import Tag
 
 CHAMPION, CHALLENGER = "champion", "challenger"  # aliases
 ALPHA = 0.05  # a champion goes if so great a difference is rarer than this between equals
-URI, ALIAS, WHY = "registered", "registered.alias", "registered.reason"  # tags of the run
-REASON = "reason"  # tag of the version: why it became the champion or not
-CLASSES_TAG = "classes.sha256"  # tag of the version: digest of their names, in order
 PREDICTIONS = "test_predictions.csv"
 
 
@@ -42,21 +40,29 @@ def register_version(client: MlflowClient, run_id: str, *, name: str, tags: dict
     version = _version(client, run, name, tags)
     champion = _champion(client, name)
     if champion and champion.version == version.version:  # an earlier try came so far
-        verdict = AliasDecision(CHAMPION, version.tags.get(REASON, ""))
+        verdict = AliasDecision(CHAMPION, version.tags.get(Tag.REASON, ""))
     else:
         verdict = _judge(client, run, version, champion)
-        client.set_model_version_tag(name, version.version, REASON, verdict.reason)
+        client.set_model_version_tag(name, version.version, Tag.REASON, verdict.reason)
         client.set_registered_model_alias(name, verdict.alias, version.version)
-    outcome = {URI: f"models:/{name}/{version.version}", ALIAS: verdict.alias, WHY: verdict.reason}
+    outcome = {
+        Tag.REGISTERED: f"models:/{name}/{version.version}",
+        Tag.REGISTERED_ALIAS: verdict.alias,
+        Tag.REGISTERED_REASON: verdict.reason,
+    }
     client.log_batch(run_id, tags=[RunTag(tag, value) for tag, value in outcome.items()])
 
 
 def describe(tags: Mapping[str, str]) -> str | None:
     """What a run's tags tell of its version, in words; None: it has none."""
-    return f"{tags[URI]} is the {tags[ALIAS]}: {tags[WHY]}" if URI in tags else None
+    return (
+        f"{tags[Tag.REGISTERED]} is the {tags[Tag.REGISTERED_ALIAS]}: {tags[Tag.REGISTERED_REASON]}"
+        if Tag.REGISTERED in tags
+        else None
+    )
 
 
-def _version(client: MlflowClient, run: Run, name: str, tags: dict[str, str]) -> ModelVersion:
+def _version(client: MlflowClient, run: Run, name: str, tags: Mapping[str, str]) -> ModelVersion:
     """The run's version, made where there is none yet."""
     run_id = run.info.run_id
     model = find_logged_model(client, run, SERVED)
@@ -70,7 +76,7 @@ def _version(client: MlflowClient, run: Run, name: str, tags: dict[str, str]) ->
     there = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     if there:
         return there[0]
-    tags = {"run": run_id, **tags}
+    tags = {Tag.VERSION_RUN: run_id, **tags}
     return client.create_model_version(
         name, f"models:/{model.model_id}", run_id, tags=tags, model_id=model.model_id, await_creation_for=0
     )
@@ -86,7 +92,7 @@ def _judge(client: MlflowClient, run: Run, version: ModelVersion, champion: Mode
     if champion is None:
         return AliasDecision(CHAMPION, "there was no champion")
     than = f"version {champion.version}, the champion"
-    if version.tags.get(CLASSES_TAG) != champion.tags.get(CLASSES_TAG):
+    if version.tags.get(Tag.CLASSES_DIGEST) != champion.tags.get(Tag.CLASSES_DIGEST):
         return AliasDecision(CHALLENGER, f"not comparable with {than}: it has other classes")
     mine, theirs = _predictions(client, run.info.run_id), _predictions(client, champion.run_id)
     if mine is None or theirs is None:

@@ -40,6 +40,7 @@ from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, PAUSES, Outbox
 from pipeline.tracking.outbox.records import FileWriter, is_permanent
 from pipeline.tracking.ownership import TAG_CHARACTERS, require_server
 from pipeline.tracking.system_metrics import system_metrics as system_metrics_of
+from pipeline.tracking.tags import Role, RunOutcome, Tag, run_outcome_tags
 
 PARAM_CHARACTERS = 6000  # MLflow refuses longer values
 
@@ -97,12 +98,12 @@ class TrackedRun:
         given = self._found.info.run_name if self._found else ""
         if given and not _is_generated_name(given):
             return given
-        self.tags({"mlflow.runName": name})
+        self.tags({Tag.RUN_NAME: name})
         return name
 
     def describe(self, text: str) -> None:
         """The description that MLflow's page of the run begins with, in Markdown."""
-        self.tags({"mlflow.note.content": text})
+        self.tags({Tag.DESCRIPTION: text})
 
     def tags(self, tags: Mapping[str, str]) -> None:
         self.outbox.put("batch", {"tags": {name: value[:TAG_CHARACTERS] for name, value in tags.items()}})
@@ -185,7 +186,7 @@ class TrackedRun:
         """
         self.outbox.put("model", {"name": SERVED}, fill=save)
         names = hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()
-        self._version = {"register_as": name, "tags": {**tags, registry.CLASSES_TAG: names}}
+        self._version = {"register_as": name, "tags": {**tags, Tag.CLASSES_DIGEST: names}}
 
     def registered(self) -> str | None:
         """What became of the registration that was asked for, after the run's end; None if none was.
@@ -201,7 +202,7 @@ class TrackedRun:
             tags = mlflow.MlflowClient().get_run(self.id).data.tags
         except Exception as error:  # noqa: BLE001 - each kind of store raises its own
             return f"not registered: {reason(error)}"
-        self.model_uri = tags.get(registry.URI, self.model_uri)
+        self.model_uri = tags.get(Tag.REGISTERED, self.model_uri)
         return registry.describe(tags)
 
     def settle(self, away_seconds: float) -> None:
@@ -222,8 +223,8 @@ class TrackedRun:
         """Tell how the run ended: finished, failed or stopped, and why; unless another process has gone on with it."""
         if self.taken:
             return
-        tags = {"ended": ended} | ({"ended.reason": reason[:TAG_CHARACTERS]} if reason else {})
-        said = {"tags": tags, "status": ownership.STATUS[ended], "end_time": int(1000 * time.time())}
+        tags = run_outcome_tags(RunOutcome(ended), reason[:TAG_CHARACTERS])
+        said = {"tags": tags, "status": RunOutcome(ended).status, "end_time": int(1000 * time.time())}
         process = this_process().tags() if self._found else None
         for run_id in filter(None, (self.id, self.below)):
             self.outbox.put("end", {**said, "process": process}, run_id=run_id)
@@ -244,8 +245,8 @@ STOP_SECONDS = 2.0  # of the ten in which a run that is asked to stop ends, for 
 def start_run(*, system_metrics: bool, resumed: str | None = None) -> Iterator[TrackedRun]:
     """The run that `mlflow run` opened, else a new one; closed and told why it ended whatever happens within.
 
-    Status FINISHED, FAILED for an exception, KILLED for a signal; tags `ended` (finished, failed, stopped) and
-    `ended.reason`, since an `mlflow run` that outlives this process writes FAILED over KILLED.
+    Status FINISHED, FAILED for an exception, KILLED for a signal; tags `run.outcome` (finished, failed, stopped) and
+    `run.outcome_reason`, since an `mlflow run` that outlives this process writes FAILED over KILLED.
 
     Args:
         resumed: id of a run that is to be opened again instead.
@@ -309,10 +310,10 @@ def own_run(opened: TrackedRun, *, below: str) -> Iterator[list[str]]:
 
     with handle_signals() as stopping:
         with require_server():
-            ownership.claim_run(client, opened.id, {"role": "run"})
+            ownership.claim_run(client, opened.id, {Tag.ROLE: Role.RUN})
             child = os.environ.pop(PROJECT_RUN_ID_ENV, opened.id)
             if child != opened.id:
-                ownership.set_parent(client, child, parent=opened.id, name=below, role="resume")
+                ownership.set_parent(client, child, parent=opened.id, name=below, role=Role.RESUME)
                 opened.below = child
             lines = [*send_pending(), *stale_runs.close_stale_runs(client, opened.experiment_id)]
         with ownership.heartbeat_run(client, opened.id, taken=take):

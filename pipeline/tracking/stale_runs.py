@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.runtime.process import ProcessIdentity, from_tags, liveness
-from pipeline.tracking.ownership import PARENT_RUN_ID, STATUS, end_run
+from pipeline.tracking.ownership import end_run
+from pipeline.tracking.tags import Role, RunOutcome, Tag, TrialOutcome, is_untouched
 
 UNRESPONSIVE_SECONDS = 300.0  # of a run on another host, before it is spoken of
 
@@ -34,7 +35,7 @@ def open_runs(run: Run) -> OpenRun:
     tags = run.data.tags
     process = from_tags(tags)
     try:
-        heard = datetime.fromisoformat(tags["beat"]).timestamp()
+        heard = datetime.fromisoformat(tags[Tag.HEARTBEAT]).timestamp()
     except (KeyError, ValueError):
         heard = run.info.start_time / 1000
     return OpenRun(run, process, liveness(process, heard=heard) if process else "elsewhere", heard)
@@ -49,7 +50,7 @@ def close_lost_run(client: MlflowClient, experiment_id: str) -> list[str]:
     """Close as FAILED the open runs of an experiment whose process on this host is gone; returns a line for each."""
     gone = {one.run.info.run_id: one for one in _open(client, experiment_id) if one.fate == "gone"}
     heads = [
-        one for one in gone.values() if one.run.data.tags.get(PARENT_RUN_ID) not in gone
+        one for one in gone.values() if one.run.data.tags.get(Tag.PARENT_RUN_ID) not in gone
     ]  # who take the others with them
     return [f"closed   run {one.run.info.run_id} ({one.run.info.run_name}): {close_run(client, one)}" for one in heads]
 
@@ -62,7 +63,7 @@ def silent_runs(client: MlflowClient, experiment_id: str) -> list[str]:
         f"{one.process or 'the process that was to begin it'} for {one.silence() / 60:.0f} min; if that is dead, "
         f"`mlflow run . -e doctor -P close={one.run.info.run_id}` closes it"
         for one in found
-        if one.silence() > UNRESPONSIVE_SECONDS and one.run.data.tags.get("role") != "resume"
+        if one.silence() > UNRESPONSIVE_SECONDS and one.run.data.tags.get(Tag.ROLE) != Role.RESUME
     ]
 
 
@@ -73,16 +74,16 @@ def close_run(client: MlflowClient, lost: OpenRun, because: str = "") -> str:
         because: how that is known; empty: it was looked for on this host.
     """
     run_id, tags = lost.run.info.run_id, lost.run.data.tags
-    ended, why = tags.get("ended", ""), tags.get("ended.reason", "")
-    if ended not in STATUS:  # else it came to write this, and no farther
+    ended, why = tags.get(Tag.OUTCOME, ""), tags.get(Tag.OUTCOME_REASON, "")
+    if ended not in set(RunOutcome):  # else it came to write this, and no farther
         ended = "failed"
         because = because or f"{lost.process or 'its process'} was gone, after a kill, a crash or a restart"
         why = f"{because}; {_cure(run_id, tags)}"
     end_run(client, run_id, ended, why, at=lost.heard)
-    below = f"tags.`{PARENT_RUN_ID}` = '{run_id}' and attributes.status = 'RUNNING'"
+    below = f"tags.`{Tag.PARENT_RUN_ID}` = '{run_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs([lost.run.info.experiment_id], filter_string=below, max_results=1000):
-        if run.data.tags.get("role") in {"trial", "final"}:
-            client.set_tag(run.info.run_id, "trial.state", "lost")
+        if run.data.tags.get(Tag.ROLE) in {Role.TRIAL, Role.FINAL}:
+            client.set_tag(run.info.run_id, Tag.TRIAL_STATE, TrialOutcome.LOST.value)
         close_run(client, open_runs(run), because)
     return why or ended
 
@@ -90,15 +91,14 @@ def close_run(client: MlflowClient, lost: OpenRun, because: str = "") -> str:
 def _open(client: MlflowClient, experiment_id: str) -> list[OpenRun]:
     """The open runs of an experiment, but for what a driver or another program answers for."""
     found = client.search_runs([experiment_id], filter_string="attributes.status = 'RUNNING'", max_results=1000)
-    return [open_runs(run) for run in found if from_tags(run.data.tags) or _waits(run.data.tags)]
-
-
-def _waits(tags: Mapping[str, str]) -> bool:
-    """Whether `mlflow run` opened a run in which nothing has begun."""
-    return "mlflow.project.entryPoint" in tags and "role" not in tags
+    return [open_runs(run) for run in found if from_tags(run.data.tags) or is_untouched(run.data.tags)]
 
 
 def _cure(run_id: str, tags: Mapping[str, str]) -> str:
     """How to go on with such a run."""
-    cures = {"run": f"mlflow run . -P resume={run_id} goes on with it", "search": "the same search goes on with it"}
-    return cures.get(tags.get("role", ""), "start it again")
+    match tags.get(Tag.ROLE):
+        case Role.RUN:
+            return f"mlflow run . -P resume={run_id} goes on with it"
+        case Role.SEARCH:
+            return "the same search goes on with it"
+    return "start it again"

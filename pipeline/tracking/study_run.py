@@ -19,9 +19,18 @@ from pipeline.tracking.outbox import spool
 from pipeline.tracking.outbox.delivery import reason, send_pending
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, Outbox
 from pipeline.tracking.outbox.records import is_permanent
-from pipeline.tracking.ownership import PARENT_RUN_ID, TAG_CHARACTERS
+from pipeline.tracking.ownership import TAG_CHARACTERS
 from pipeline.tracking.system_metrics import system_metrics
-from pipeline.tracking.tags import RunRef, TrialOutcome, ending_tags
+from pipeline.tracking.tags import (
+    RUNNING,
+    Role,
+    RunOutcome,
+    RunRef,
+    Tag,
+    TrialOutcome,
+    run_outcome_tags,
+    trial_outcome_tags,
+)
 
 STATUS = {
     TrialOutcome.FINISHED: "FINISHED",
@@ -64,9 +73,9 @@ class StudyRun:
             self._of: dict[str, str] = {}  # tags of all that it opens
             if given and known and given != known:
                 ownership.set_parent(
-                    self._client, given, parent=self.id, name=f"resumed after {trials} trials", role="resume"
+                    self._client, given, parent=self.id, name=f"resumed after {trials} trials", role=Role.RESUME
                 )
-                self._client.set_tag(given, "study", study)
+                self._client.set_tag(given, Tag.STUDY, study)
         self._begin(self.id)
 
     def _begin(self, mine: str) -> None:
@@ -97,7 +106,7 @@ class StudyRun:
         return lines
 
     def name(self, name: str) -> None:
-        self.tags({"mlflow.runName": name})
+        self.tags({Tag.RUN_NAME: name})
 
     def tags(self, tags: Mapping[str, str]) -> None:
         self._tags(self.id, tags)
@@ -133,10 +142,10 @@ class StudyRun:
                 self.experiment_id,
                 run_name=name,
                 tags={
-                    PARENT_RUN_ID: under or self.id,
-                    "study": self._study,
-                    "role": role,
-                    "trial.state": "running",
+                    Tag.PARENT_RUN_ID: under or self.id,
+                    Tag.STUDY: self._study,
+                    Tag.ROLE: role,
+                    Tag.TRIAL_STATE: RUNNING,
                     **self._of,
                     **tags,
                 },
@@ -152,9 +161,9 @@ class StudyRun:
         if output_tail and outcome not in STATUS:
             self._outbox.put("files", run_id=run_id, fill=spool.write_text("output.txt", output_tail))
         self._outbox.put("others", run_id=run_id)
-        tags = ending_tags(outcome)
+        tags = trial_outcome_tags(outcome)
         if reason:
-            tags["ended.reason"] = reason[:TAG_CHARACTERS]
+            tags[Tag.OUTCOME_REASON] = reason[:TAG_CHARACTERS]
         if_open = outcome is not TrialOutcome.CRASHED  # a final that was closed may crash as it is measured
         self._end(run_id, STATUS.get(outcome, "FAILED"), tags, if_open=if_open)
 
@@ -173,7 +182,7 @@ class StudyRun:
 
     def finish_child(self, run_id: str, outcome: TrialOutcome) -> None:
         """Close a run that trained nothing itself."""
-        self._end(run_id, STATUS.get(outcome, "FAILED"), ending_tags(outcome))
+        self._end(run_id, STATUS.get(outcome, "FAILED"), trial_outcome_tags(outcome))
 
     def close_lost(self, why: str = DRIVER_GONE) -> int:
         """Close as FAILED the runs below this one that a driver left open; returns how many.
@@ -183,7 +192,7 @@ class StudyRun:
         """
         self._outbox.flush()  # the driver that left them may also have left how they ended
         with ownership.require_server():
-            finals = self._below(self.id, "tags.role = 'final'")
+            finals = self._below(self.id, f"tags.{Tag.ROLE} = '{Role.FINAL}'")
             lost = [run_id for parent in [self.id, *finals] for run_id in self._below(parent, "status = 'RUNNING'")]
         lost = [run_id for run_id in lost if run_id not in self._own]
         for run_id in lost:
@@ -191,7 +200,9 @@ class StudyRun:
         return len(lost)
 
     def _close_lost(self, run_id: str, why: str) -> None:
-        self._end(run_id, "FAILED", {"trial.state": "lost", "ended": "failed", "ended.reason": why})
+        self._end(
+            run_id, "FAILED", {Tag.TRIAL_STATE: TrialOutcome.LOST.value} | run_outcome_tags(RunOutcome.FAILED, why)
+        )
 
     def close(self, status: str, ended: str, reason: str) -> str | None:
         """Close the study's own run; returns a line on what could not be told, if any."""
@@ -227,7 +238,7 @@ class StudyRun:
 
     def _below(self, run_id: str, where: str) -> list[str]:
         """Ids of a run's own children; the study's name would find those of another storage too."""
-        mine = f"tags.`{PARENT_RUN_ID}` = '{run_id}' and {where}"
+        mine = f"tags.`{Tag.PARENT_RUN_ID}` = '{run_id}' and {where}"
         found = self._client.search_runs([self.experiment_id], filter_string=mine, max_results=1000)
         return [run.info.run_id for run in found]
 
@@ -242,7 +253,7 @@ class StudyRun:
 
 def ending(ended: str, reason: str) -> dict[str, str]:
     """The tags of how a run ended: finished, failed or stopped, and why."""
-    return {"ended": ended, "ended.reason": reason[:TAG_CHARACTERS]}
+    return run_outcome_tags(RunOutcome(ended), reason[:TAG_CHARACTERS])
 
 
 def patience(ended: str) -> float:
@@ -267,17 +278,17 @@ class SharedStudyRun(StudyRun):
         self._client = mlflow.MlflowClient()
         self._study = study
         self._life = ExitStack()
-        self._of = {"driver": driver}
+        self._of = {Tag.DRIVER: driver}
         with ownership.require_server():
             mine = ownership.begin_run(self._client, os.environ.pop(PROJECT_RUN_ID_ENV, None))
             known = known if known and self._is_there(known) else None
             self._found = self._client.get_run(known or self._client.create_run(mine.info.experiment_id).info.run_id)
             self.id: str = self._found.info.run_id
             tags = {
-                PARENT_RUN_ID: self.id,
-                "role": "driver",
-                "study": study,
-                "mlflow.runName": f"driver {driver}",
+                Tag.PARENT_RUN_ID: self.id,
+                Tag.ROLE: Role.DRIVER,
+                Tag.STUDY: study,
+                Tag.RUN_NAME: f"driver {driver}",
                 **self._of,
             }
             ownership.tag_run(self._client, mine.info.run_id, tags)
@@ -287,7 +298,7 @@ class SharedStudyRun(StudyRun):
 
     def close_driver(self, driver: str) -> None:
         """Close what a driver that is gone left open."""
-        where = f"tags.driver = '{driver}' and attributes.status = 'RUNNING'"
+        where = f"tags.{Tag.DRIVER} = '{driver}' and attributes.status = 'RUNNING'"
         for run in self._client.search_runs([self.experiment_id], filter_string=where, max_results=1000):
             self._close_lost(run.info.run_id, DRIVER_GONE)
 

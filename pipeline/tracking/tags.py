@@ -1,32 +1,162 @@
-"""Names and values of the tags that this program writes to MLflow."""
+"""Names of the tags that this program writes to MLflow, and the values of those that have a fixed set of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+from pipeline.runtime.code_version import code_version
+
+
+class Tag:
+    """Names of tags; the tags of a run's process are those of `pipeline.runtime.process.ProcessIdentity`."""
+
+    # MLflow's own
+    PARENT_RUN_ID: Final = "mlflow.parentRunId"
+    RUN_NAME: Final = "mlflow.runName"
+    DESCRIPTION: Final = "mlflow.note.content"  # Markdown
+    PROJECT_ENTRY_POINT: Final = "mlflow.project.entryPoint"  # on runs that `mlflow run` opened
+    GIT_COMMIT: Final = "mlflow.source.git.commit"
+
+    # any run
+    ROLE: Final = "role"
+    HEARTBEAT: Final = "heartbeat"  # the last one, in ISO 8601
+    OUTCOME: Final = "run.outcome"  # a RunOutcome
+    OUTCOME_REASON: Final = "run.outcome_reason"
+    GIT_DIRTY: Final = "git.dirty"
+
+    # trainings
+    DEVICE: Final = "device"
+    PRECISION: Final = "precision"
+    TENSORFLOW: Final = "tensorflow"
+    KERAS: Final = "keras"
+    DATA: Final = "data"
+    DATA_FINGERPRINT: Final = "data.fingerprint"
+    DATA_DUPLICATES: Final = "data.duplicates"
+    TEST_SET_ACCESSES: Final = "test_set_accesses"  # also a prefix: one tag an access
+    EVALUATION: Final = "evaluation"  # a prefix: the fingerprint of the data at each place of an evaluation
+
+    # searches and the runs below them
+    STUDY: Final = "study"
+    STORAGE: Final = "storage"
+    DRIVER: Final = "driver"
+    TRIAL_STATE: Final = "trial.state"  # a TrialOutcome, or RUNNING
+    TRIAL_NUMBER: Final = "trial.number"
+
+    # runs that registered a model
+    REGISTERED: Final = "registered"  # the version's URI
+    REGISTERED_ALIAS: Final = "registered.alias"
+    REGISTERED_REASON: Final = "registered.reason"
+
+    # runs of the other commands
+    REPORT_RUNS: Final = "report.runs"
+    EVALUATION_MODEL: Final = "evaluation.model"
+    EVALUATION_IMAGES: Final = "evaluation.images"
+    PREDICT_MODEL: Final = "predict.model"
+    PREDICT_MODEL_ID: Final = "predict.model_id"
+    PREDICT_TRAINED_BY: Final = "predict.trained_by"
+    PREDICT_IMAGES: Final = "predict.images"
+
+    # why a trial failed, or why a model version is the champion or not
+    REASON: Final = "reason"
+
+    # logged models and their versions
+    FILE_DIGESTS: Final = "sha256"  # SHA-256 of each file, as JSON
+    CLASSES_DIGEST: Final = "classes.sha256"  # of the names of the classes, in order
+    VERSION_RUN: Final = "run"  # id of the run that a version comes from
+
+
+class Role(StrEnum):
+    """What a run is for."""
+
+    RUN = "run"  # one training
+    SEARCH = "search"
+    DRIVER = "driver"  # one of several that share a search
+    TRIAL = "trial"
+    FINAL = "final"  # a finalist's training with more epochs or seeds
+    RESUME = "resume"  # what `mlflow run` opened for another run that goes on
+    REPORT = "report"
+    EVALUATE = "evaluate"
+    PREDICT = "predict"
+    DOCTOR = "doctor"
+
+
+class RunOutcome(StrEnum):
+    """How a run ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"  # by a signal
+
+    @property
+    def status(self) -> str:
+        """MLflow's status of a run that ended so."""
+        return "KILLED" if self is RunOutcome.STOPPED else self.value.upper()
+
+
+RUNNING = "running"  # a trial's state until it ends
 
 
 class TrialOutcome(StrEnum):
-    """What became of a trial."""
+    """How a trial ended."""
 
     FINISHED = "finished"
     PRUNED = "pruned"  # the driver asked
     STOPPED = "stopped"  # the driver, or a SIGTERM
     TIMEOUT = "timeout"  # took more minutes than it was given
-    DIVERGED = "diverged"  # its loss was not finite any more
+    DIVERGED = "diverged"  # its loss was no longer finite
     OOM = "oom"  # wanted more memory than there was, on the GPU or the host
     RAISED = "raised"  # a Python exception
-    CRASHED = "crashed"  # the process ended without a word
-    LOST = "node lost"  # the machine that it ran on, or the way there
+    CRASHED = "crashed"  # the process ended without reporting a result
+    LOST = "node lost"  # the machine that it ran on, the connection to it, or its driver
+
+    @property
+    def status(self) -> str:
+        """MLflow's status of a trial that ended so."""
+        if self is TrialOutcome.FINISHED:
+            return "FINISHED"
+        return "FAILED" if self.is_failure else "KILLED"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the trial ended otherwise than by its own end or at the driver's request."""
+        return self not in {TrialOutcome.FINISHED, TrialOutcome.PRUNED, TrialOutcome.STOPPED}
 
 
 @dataclass(frozen=True)
 class RunRef:
-    """An MLflow run that is there already."""
+    """Address of an existing MLflow run."""
 
     tracking_uri: str
     run_id: str
 
 
-def ending_tags(outcome: TrialOutcome) -> dict[str, str]:
-    """The MLflow tags that say what became of a trial; `reason` stands on those that failed."""
-    went_as_meant = outcome in {TrialOutcome.FINISHED, TrialOutcome.PRUNED, TrialOutcome.STOPPED}
-    return {"trial.state": str(outcome)} | ({} if went_as_meant else {"reason": str(outcome)})
+def trial_outcome_tags(outcome: TrialOutcome) -> dict[str, str]:
+    """Return the tags that say how a trial ended; only those that failed have a `reason`."""
+    tags = {Tag.TRIAL_STATE: str(outcome)}
+    if outcome.is_failure:
+        tags[Tag.REASON] = str(outcome)
+    return tags
+
+
+def run_outcome_tags(outcome: RunOutcome, reason: str) -> dict[str, str]:
+    """Return the tags that say how a run ended and, unless `reason` is empty, why."""
+    tags = {Tag.OUTCOME: str(outcome)}
+    if reason:
+        tags[Tag.OUTCOME_REASON] = reason
+    return tags
+
+
+def code_version_tags() -> dict[str, str]:
+    """Return the tags of the project's commit; empty where the project is not a Git checkout.
+
+    MLflow sets the commit itself on runs that `mlflow run` opens or its context creates. Trainings that it does not tag
+    have it under the same name.
+    """
+    version = code_version()
+    return {Tag.GIT_COMMIT: version.commit, Tag.GIT_DIRTY: str(version.is_dirty).lower()} if version else {}
+
+
+def is_untouched(tags: Mapping[str, str]) -> bool:
+    """Return whether `mlflow run` opened a run in which nothing has begun."""
+    return Tag.PROJECT_ENTRY_POINT in tags and Tag.ROLE not in tags

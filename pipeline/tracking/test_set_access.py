@@ -9,7 +9,9 @@ eyes: of two at once the last one's number stays, and may be one short.
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-TOTAL = "test_opened"
+from pipeline.tracking.tags import Tag
+
+TOTAL = Tag.TEST_SET_ACCESSES
 
 
 def access_tags(tags: Mapping[str, str], *, by: str, run_id: str, tested: bool) -> dict[str, str]:

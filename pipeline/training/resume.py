@@ -18,6 +18,7 @@ from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.text import shown
 from pipeline.tracking import ownership, stale_runs
 from pipeline.tracking.outbox.delivery import send_pending
+from pipeline.tracking.tags import Role, RunOutcome, Tag
 from pipeline.training import checkpoint, checkpoint_manager
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.checkpoint_manager import checkpoint_folder
@@ -25,13 +26,13 @@ from pipeline.training.checkpoint_manager import checkpoint_folder
 log = logging.getLogger(__name__)
 
 PAGE = 100  # runs at a time on the way to the latest that can go on
-CURES = {
-    "search": "it is a search, and the same search goes on with it",
-    "trial": "it is a trial, and its search goes on with it",
-    "final": "it is a final training of a search, and that goes on with it",
-    "report": "it is a report, and the same command makes another",
-    "evaluate": "it is an evaluation, and the same command makes another",
-    "predict": "it is a prediction, and the same command makes another",
+CURES: dict[str | None, str] = {
+    Role.SEARCH: "it is a search, and the same search goes on with it",
+    Role.TRIAL: "it is a trial, and its search goes on with it",
+    Role.FINAL: "it is a final training of a search, and that goes on with it",
+    Role.REPORT: "it is a report, and the same command makes another",
+    Role.EVALUATE: "it is an evaluation, and the same command makes another",
+    Role.PREDICT: "it is a prediction, and the same command makes another",
 }
 
 
@@ -88,7 +89,7 @@ def find_resume_point(client: MlflowClient, asked: str | None, given: Mapping[st
     """
     opened = os.environ.get(PROJECT_RUN_ID_ENV)
     run = _latest(client) if asked == "latest" else _run(client, asked)
-    if asked is None and "role" not in run.data.tags:
+    if asked is None and Tag.ROLE not in run.data.tags:
         return None
     try:
         _refuse(run)
@@ -97,7 +98,7 @@ def find_resume_point(client: MlflowClient, asked: str | None, given: Mapping[st
             checkpoint_folder(run.info.run_id), ignore_errors=True
         )  # of which a kill at the very end left some
         if opened and opened != run.info.run_id:
-            ownership.set_parent(client, opened, parent=run.info.run_id, name="nothing to resume", role="resume")
+            ownership.set_parent(client, opened, parent=run.info.run_id, name="nothing to resume", role=Role.RESUME)
         raise
     found = _newest(client, run)
     if found is None:
@@ -112,7 +113,10 @@ def _latest(client: MlflowClient) -> Run:
     token = None
     while True:
         page = client.search_runs(
-            [experiment], "tags.role = 'run' and attributes.status != 'FINISHED'", max_results=PAGE, page_token=token
+            [experiment],
+            f"tags.{Tag.ROLE} = '{Role.RUN}' and attributes.status != 'FINISHED'",
+            max_results=PAGE,
+            page_token=token,
         )
         for run in page:
             if _stands(run) and _has_checkpoint(client, run):
@@ -150,14 +154,14 @@ def _run(client: MlflowClient, asked: str | None) -> Run:
 def _refuse(run: Run) -> None:
     """Refuse a run that cannot go on whatever its checkpoints say."""
     tags = run.data.tags
-    role = tags.get("role")
-    if role == "resume":
-        raise UsageError(f"{_named(run)} resumed another run: resume {tags.get(ownership.PARENT_RUN_ID)}")
+    role = tags.get(Tag.ROLE)
+    if role == Role.RESUME:
+        raise UsageError(f"{_named(run)} resumed another run: resume {tags.get(Tag.PARENT_RUN_ID)}")
     if role in CURES:
         raise UsageError(f"{_named(run)} cannot be resumed: {CURES[role]}")
-    if role != "run":
+    if role != Role.RUN:
         raise UsageError(f"{_named(run)} has no checkpoint to go on from: no training has begun in it")
-    if tags.get("ended") == "finished":
+    if tags.get(Tag.OUTCOME) == RunOutcome.FINISHED:
         raise NothingToDo(f"{_named(run)} is finished: there is nothing to resume")
     one = stale_runs.open_runs(run)
     if run.info.status != "RUNNING" or one.fate == "gone":

@@ -19,11 +19,11 @@ from pipeline.evaluation import metrics as scoring
 from pipeline.evaluation.figures import training
 from pipeline.model.conv_mixer import depthwise_kernels, patch_kernels
 from pipeline.runtime import device as devices
-from pipeline.runtime.code_version import code_version
 from pipeline.runtime.errors import Diverged, UsageError
 from pipeline.serving.packaging import save_keras, save_pyfunc
 from pipeline.tracking import run as track
 from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.tags import Role, Tag, code_version_tags
 from pipeline.tracking.test_set_access import access_tags
 from pipeline.training.benchmark import time_inference
 from pipeline.training.callbacks import CheckpointSaver, KernelSnapshots, ProgressReporter
@@ -218,7 +218,7 @@ def register_model(
     """Have the model registered when the run has ended well; returns latency_ms, which its version tells too."""
     assert config.register_as
     measured = {"latency_ms": time_inference(config, data)}
-    tags = {"data": data.name, "data.fingerprint": data.fingerprint}
+    tags = {Tag.DATA: data.name, Tag.DATA_FINGERPRINT: data.fingerprint}
     tags |= {name: f"{value:.6g}" for name, value in (figures | measured).items() if name in TOLD_OF_VERSION}
     example = data.validation.take(np.arange(1))[0][0]
     plain = serving_model(model, config, data)
@@ -276,16 +276,16 @@ def evaluate_on_test_set(
 def _log_origin(run: TrackedRun, config: TrainingConfig, data: Dataset, device: devices.Device) -> None:
     """What the result depends on besides the settings: code, libraries, device and data."""
     run.tags(
-        code_version()
+        code_version_tags()
         | {
-            "role": "run",
-            "device": str(device),
-            "precision": config.precision,
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "data": data.name,
-            "data.fingerprint": data.fingerprint,
-            "data.duplicates": str(data.duplicates),
+            Tag.ROLE: Role.RUN,
+            Tag.DEVICE: str(device),
+            Tag.PRECISION: config.precision,
+            Tag.TENSORFLOW: tf.__version__,
+            Tag.KERAS: keras.__version__,
+            Tag.DATA: data.name,
+            Tag.DATA_FINGERPRINT: data.fingerprint,
+            Tag.DATA_DUPLICATES: str(data.duplicates),
         }
     )
     splits = {"train": data.train, "validation": data.validation, "test": data.test}

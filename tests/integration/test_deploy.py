@@ -14,6 +14,7 @@ import pytest
 import requests
 from optuna.trial import TrialState
 
+from pipeline.tracking.tags import Tag
 from tests.support.deployed import called, settings
 from tests.support.ports import free_port
 from tests.support.postgres import PASSWORD
@@ -112,7 +113,7 @@ def test_nothing_is_lost_or_doubled_where_postgresql_restarts_under_two_drivers(
     ended = Counter(line[4] for line in noted(searched, "trial") if line[1] == "ended")
     assert len(ended) == 6 and set(ended.values()) == {1}
     runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")
-    assert Counter((run.data.tags["role"], run.info.status) for run in runs) == {
+    assert Counter((run.data.tags[Tag.ROLE], run.info.status) for run in runs) == {
         ("search", "FINISHED"): 1,
         ("driver", "FINISHED"): 2,
         ("trial", "FINISHED"): 6,

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.commands.main import run as run_command
 from pipeline.tracking import query
+from pipeline.tracking.tags import Role, Tag
 from tests.support.paths import ROOT
 from tests.support.runs import Store, make_run
 from tests.support.stores import environment, tracking_store
@@ -40,7 +41,9 @@ def runs(uri):
         alike = {"seed": seed + 3, "randaugment_magnitude": 5}
         make_run(store, f"alike seed {seed}", correct=tested(), settings=alike)
     found["worse"] = make_run(store, "worse <b>&", correct=tested(-0.1), settings={"depth": 2})
-    found["flowers"] = make_run(store, "flowers", correct=tested(), tags={"data": "flowers", "data.fingerprint": "f1"})
+    found["flowers"] = make_run(
+        store, "flowers", correct=tested(), tags={"data": "flowers", Tag.DATA_FINGERPRINT: "f1"}
+    )
     found["open"] = make_run(store, "open", settings={"depth": 3}, status="RUNNING", metrics={"test_accuracy": 0.99})
     found["nothing"] = make_run(store, "nothing yet", curve=(), status="RUNNING")
     return found
@@ -56,7 +59,7 @@ def report(uri, runs, tmp_path_factory):
         command, env=environment(uri, "compared"), cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    (run,) = mlflow.search_runs(["1"], "tags.role = 'report'", output_format="list")
+    (run,) = mlflow.search_runs(["1"], f"tags.{Tag.ROLE} = '{Role.REPORT}'", output_format="list")
     return done, run, folder / run.info.run_id
 
 
@@ -105,7 +108,7 @@ def test_the_page_needs_nothing_beside_it_and_runs_nothing(report):
 
 def test_the_report_is_a_run_of_its_own_that_other_reports_pass_over(report, runs, tmp_path, capsys):
     done, run, folder = report
-    assert run.info.status == "FINISHED" and run.data.tags["ended"] == "finished"
+    assert run.info.status == "FINISHED" and run.data.tags[Tag.OUTCOME] == "finished"
     assert run.info.run_name == "report on experiment compared"
     assert f"report   {folder / 'report.html'}" in done.stdout
     there = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
@@ -149,7 +152,7 @@ def test_what_cannot_be_compared_is_one_line_and_exit_code_2(uri, runs, capsys, 
     assert run_command(["report", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
-    (latest,) = mlflow.search_runs(["1"], "tags.role = 'report'", output_format="list", max_results=1)
+    (latest,) = mlflow.search_runs(["1"], f"tags.{Tag.ROLE} = '{Role.REPORT}'", output_format="list", max_results=1)
     assert latest.info.status != "RUNNING"
 
 

@@ -15,6 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from pipeline.commands.main import run as run_convmixer
+from pipeline.tracking.tags import Tag, TrialOutcome
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
@@ -65,12 +66,12 @@ def the_study(storage):
 
 
 def runs(study, extra=""):
-    where = f"tags.study = '{study.study_name}'{extra}"
+    where = f"tags.{Tag.STUDY} = '{study.study_name}'{extra}"
     return mlflow.search_runs(experiment_names=["searches"], filter_string=where, output_format="list")
 
 
 def by_role(study, role):
-    return [run for run in runs(study) if run.data.tags["role"] == role]
+    return [run for run in runs(study) if run.data.tags[Tag.ROLE] == role]
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +99,9 @@ def test_every_trial_is_a_child_with_its_settings_and_curve(searched):
     trials = by_role(study, "trial")
     assert len(trials) == len(study.trials) == 4
     for run in trials:
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags[Tag.PARENT_RUN_ID] == parent.info.run_id
         assert run.info.run_name.startswith(f"t{int(run.data.tags['trial.number']):03d} lr")
-        assert run.info.status == ("KILLED" if run.data.tags["trial.state"] == "pruned" else "FINISHED")
+        assert run.info.status == ("KILLED" if run.data.tags[Tag.TRIAL_STATE] == "pruned" else "FINISHED")
         history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_accuracy")
         assert [point.step for point in history] == [1]
         assert "test_accuracy" not in run.data.metrics
@@ -128,18 +129,18 @@ def test_the_parent_holds_the_answer_and_the_evidence(searched):
 def test_finals_are_grandchildren_and_the_winner_alone_saw_the_test_images(searched):
     _, study, parent = searched
     finals = by_role(study, "final")
-    configurations = [run for run in finals if run.data.tags["mlflow.parentRunId"] == parent.info.run_id]
+    configurations = [run for run in finals if run.data.tags[Tag.PARENT_RUN_ID] == parent.info.run_id]
     trainings = [run for run in finals if run not in configurations]
     assert len(configurations) == 2
     assert len(trainings) == 4
-    assert {run.data.tags["mlflow.parentRunId"] for run in trainings} == {run.info.run_id for run in configurations}
+    assert {run.data.tags[Tag.PARENT_RUN_ID] for run in trainings} == {run.info.run_id for run in configurations}
     (winner,) = [
         run for run in runs(study) if "test_accuracy" in run.data.metrics and run.info.run_id != parent.info.run_id
     ]
     assert winner.info.run_id in {run.info.run_id for run in trainings}
     assert parent.data.metrics["test_accuracy"] == winner.data.metrics["test_accuracy"]
     means = {run.info.run_id: run.data.metrics["val_accuracy_mean"] for run in configurations}
-    assert means[winner.data.tags["mlflow.parentRunId"]] == max(means.values())
+    assert means[winner.data.tags[Tag.PARENT_RUN_ID]] == max(means.values())
     (model,) = winner.outputs.model_outputs
     assert mlflow.models.get_model_info(f"models:/{model.model_id}").metadata["classes"] == list("0123456789")
 
@@ -206,9 +207,9 @@ def test_kill_9_of_the_driver_loses_no_finished_trial_and_the_same_command_goes_
     assert len({str(trial.params) for trial in complete}) == 3
     assert len(by_role(study, "search")) == 1
     assert not runs(study, " and attributes.status = 'RUNNING'")
-    (closed,) = [run for run in by_role(study, "trial") if run.data.tags["trial.state"] == "lost"]
+    (closed,) = [run for run in by_role(study, "trial") if run.data.tags[Tag.TRIAL_STATE] == TrialOutcome.LOST]
     assert closed.info.status == "FAILED"
-    assert closed.data.tags["trial.number"] == str(lost.number)
+    assert closed.data.tags[Tag.TRIAL_NUMBER] == str(lost.number)
 
 
 def test_one_ctrl_c_ends_running_trials_cleanly_and_a_second_driver_is_refused_before(uri, storage):
@@ -290,4 +291,4 @@ def test_a_search_that_cannot_write_its_evidence_is_a_failed_run(uri, storage):
     assert "TypeError" in done.stderr
     (parent,) = by_role(the_study(storage), "search")
     assert parent.info.status == "FAILED"
-    assert parent.data.tags["ended.reason"].startswith("TypeError")
+    assert parent.data.tags[Tag.OUTCOME_REASON].startswith("TypeError")

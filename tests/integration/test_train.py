@@ -18,6 +18,7 @@ from pipeline.commands.main import run as run_convmixer
 from pipeline.config.training import TrainingConfig
 from pipeline.data import dataset as data
 from pipeline.runtime.cpu import has_bfloat16
+from pipeline.tracking.tags import Tag
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
@@ -72,7 +73,7 @@ def test_mlflow_run_finishes_under_the_name_that_was_given(finished):
     _, found = finished
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "my own"
-    assert found.data.tags["ended"] == "finished"
+    assert found.data.tags[Tag.OUTCOME] == "finished"
 
 
 def test_every_setting_is_a_parameter_in_the_spelling_of_whoever_logged_it_first(finished):
@@ -123,11 +124,11 @@ def test_the_artifacts_are_all_there_and_hold_what_they_say(finished):
 
 def test_origin_is_told_in_tags_and_data_sets(finished):
     _, found = finished
-    assert {"git.commit", "git.dirty", "device", "tensorflow", "data", "precision"} <= set(found.data.tags)
+    assert {Tag.GIT_COMMIT, Tag.GIT_DIRTY, Tag.DEVICE, Tag.TENSORFLOW, Tag.DATA, Tag.PRECISION} <= set(found.data.tags)
     contexts = {given.tags[0].value: given.dataset for given in found.inputs.dataset_inputs}
     assert set(contexts) == {"train", "validation", "test"}
     assert len({dataset.digest for dataset in contexts.values()}) == 3
-    assert f"{found.data.metrics['test_accuracy']:.2%}" in found.data.tags["mlflow.note.content"]
+    assert f"{found.data.metrics['test_accuracy']:.2%}" in found.data.tags[Tag.DESCRIPTION]
 
 
 def test_the_terminal_tells_what_came_of_it_and_what_to_do_next(finished):
@@ -168,8 +169,8 @@ def test_the_model_is_registered_with_what_its_run_measured_and_the_terminal_say
     assert version.run_id == found.info.run_id
     assert float(version.tags["test_accuracy"]) == pytest.approx(found.data.metrics["test_accuracy"], rel=1e-5)
     assert float(version.tags["latency_ms"]) == pytest.approx(found.data.metrics["latency_ms"], rel=1e-5)
-    assert version.tags["data.fingerprint"] == found.data.tags["data.fingerprint"]
-    assert found.data.tags["registered.reason"] == version.tags["reason"] == "there was no champion"
+    assert version.tags[Tag.DATA_FINGERPRINT] == found.data.tags[Tag.DATA_FINGERPRINT]
+    assert found.data.tags[Tag.REGISTERED_REASON] == version.tags[Tag.REASON] == "there was no champion"
     lines = done.stdout.splitlines()
     assert "registry models:/smoke/1 is the champion: there was no champion" in lines
     assert any("models serve -m models:/smoke/1 --env-manager local" in line for line in lines)
@@ -190,8 +191,8 @@ def test_a_loss_that_overflows_is_a_failed_run_told_in_one_line(uri):
     assert "at epoch" in line and "step" in line
     assert "Traceback" not in done.stderr.split("error: ")[0]
     assert newest().info.status == "FAILED"
-    assert newest().data.tags["ended"] == "failed"
-    assert newest().data.tags["ended.reason"].startswith("Diverged: loss became")
+    assert newest().data.tags[Tag.OUTCOME] == "failed"
+    assert newest().data.tags[Tag.OUTCOME_REASON].startswith("Diverged: loss became")
 
 
 @pytest.fixture
@@ -234,8 +235,8 @@ def test_ctrl_c_stops_mlflow_run_and_the_trainer_and_is_told(training):
     process.communicate(timeout=60)
     wait_until_gone(family)
     assert newest().info.status in {"KILLED", "FAILED"}  # MLflow may write FAILED over KILLED
-    assert newest().data.tags["ended"] == "stopped"
-    assert newest().data.tags["ended.reason"] == "by SIGINT"
+    assert newest().data.tags[Tag.OUTCOME] == "stopped"
+    assert newest().data.tags[Tag.OUTCOME_REASON] == "by SIGINT"
 
 
 def test_sigterm_to_the_trainer_kills_the_run(training):
@@ -243,7 +244,7 @@ def test_sigterm_to_the_trainer_kills_the_run(training):
     process.terminate()
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
     assert newest().info.status == "KILLED"
-    assert newest().data.tags["ended.reason"] == "by SIGTERM"
+    assert newest().data.tags[Tag.OUTCOME_REASON] == "by SIGTERM"
 
 
 def test_projects_run_from_python_works_as_the_command_does(uri, monkeypatch):
@@ -282,10 +283,10 @@ def test_a_git_uri_runs_the_commit_it_names(repository, uri, tmp_path):
     assert done.returncode == 0, done.stderr
     head = ["git", "-C", str(repository), "rev-parse", "HEAD"]
     assert (
-        newest().data.tags["git.commit"]
+        newest().data.tags[Tag.GIT_COMMIT]
         == subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
     )
-    assert newest().data.tags["git.dirty"] == "false"
+    assert newest().data.tags[Tag.GIT_DIRTY] == "false"
 
 
 @pytest.mark.parametrize(
@@ -337,8 +338,8 @@ def test_a_refused_setting_under_mlflow_run_leaves_nothing_running(uri):
     assert "error: unknown setting 'depht'; did you mean depth?" in done.stderr
     assert newest().info.start_time / 1000 > before
     assert newest().info.status == "FAILED"
-    assert newest().data.tags["ended"] == "failed"
-    assert "did you mean depth?" in newest().data.tags["ended.reason"]
+    assert newest().data.tags[Tag.OUTCOME] == "failed"
+    assert "did you mean depth?" in newest().data.tags[Tag.OUTCOME_REASON]
 
 
 def test_a_data_set_that_cannot_be_downloaded_is_told_without_tensorflows_chatter(tmp_path):

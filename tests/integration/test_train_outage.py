@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.tracking.models import find_logged_model
 from pipeline.tracking.outbox import delivery, spool
+from pipeline.tracking.tags import Tag
 from pipeline.training.checkpoint_manager import checkpoint_folder
 from tests.support.paths import ROOT
 from tests.support.servers import Proxy, server
@@ -74,7 +75,7 @@ def is_whole(uri, epochs=EPOCHS):
     """All that a run leaves is there, every point once."""
     run = last_run(uri)
     client = mlflow.MlflowClient(uri)
-    assert (run.info.status, run.data.tags["ended"]) == ("FINISHED", "finished")
+    assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("FINISHED", "finished")
     assert run.data.metrics.keys() >= CURVES
     for name in run.data.metrics:
         steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
@@ -172,7 +173,7 @@ def test_a_run_is_stopped_within_ten_seconds_though_the_server_is_away_and_goes_
     mlflow.set_tracking_uri(served.uri)
     delivery.send_pending()
     run = last_run(served.uri)
-    assert (run.info.status, run.data.tags["ended"]) == ("KILLED", "stopped")
+    assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("KILLED", "stopped")
     steps = [point.step for point in mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")]
     assert len(steps) >= 3 and steps == list(range(1, len(steps) + 1))
     assert list(checkpoint_folder(run.info.run_id).glob("epoch-*.checkpoint"))

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from pipeline.commands.main import run as run_convmixer
+from pipeline.tracking.tags import Tag
 from pipeline.training.checkpoint_manager import checkpoint_folder
 from pipeline.training.fit import TIMINGS
 from tests.support.paths import ROOT
@@ -69,7 +70,7 @@ def gone(processes, *, seconds=10):
 
 def runs(role):
     found = mlflow.search_runs(experiment_names=["resuming"], output_format="list")
-    return [run for run in found if run.data.tags.get("role") == role]
+    return [run for run in found if run.data.tags.get(Tag.ROLE) == role]
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +150,12 @@ def test_the_filters_of_epochs_before_the_kill_are_in_the_picture(whole, resumed
 
 def test_the_same_run_is_finished_and_the_second_command_s_run_lies_below_it(resumed):
     run, done = resumed
-    assert (run.info.status, run.data.tags["ended"]) == ("FINISHED", "finished")
+    assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("FINISHED", "finished")
     assert run.data.params["recipe"] == "smoke"
     assert run.info.run_name == "smoke 8/1 k3 p2"
     (child,) = runs("resume")
     assert child.info.run_name == "resumed at epoch 2"
-    assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
+    assert child.data.tags[Tag.PARENT_RUN_ID] == run.info.run_id
     assert child.info.status == "FINISHED"
     assert f"resume   run {run.info.run_id} goes on after epoch 1 of 4" in done.stdout
     assert "epoch 1/4" not in done.stdout and "epoch 2/4" in done.stdout
@@ -168,7 +169,7 @@ def test_a_run_that_ends_well_leaves_no_checkpoint(resumed):
 
 def test_a_run_says_whose_it_was(resumed):
     tags = resumed[0].data.tags
-    assert {"host", "host.boot", "process", "process.started", "beat"} <= set(tags)
+    assert {"host", "host.boot", "process", "process.started", Tag.HEARTBEAT} <= set(tags)
     assert tags["process"].isdigit()
 
 
@@ -203,7 +204,7 @@ def test_whoever_is_asked_to_stop_the_trainer_is_gone_within_ten_seconds_and_the
         assert gone([trainer])
         assert gone(family, seconds=60), "mlflow run has to write how it ended"
     found = runs("run")[0]
-    assert found.data.tags["ended"] == "stopped"
+    assert found.data.tags[Tag.OUTCOME] == "stopped"
     assert found.info.status == ("FAILED" if whom == "trainer" else "KILLED")
     assert found.data.tags["process"] == str(trainer.pid)
     assert list(checkpoint_folder(found.info.run_id).glob("epoch-*.checkpoint"))

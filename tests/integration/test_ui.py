@@ -8,6 +8,7 @@ import sys
 import mlflow
 import pytest
 
+from pipeline.tracking.tags import Role, Tag
 from tests.support.browser import MISSING, answers, browser, wait_until
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
@@ -46,7 +47,7 @@ def said(uri):
 @pytest.fixture(scope="module")
 def made(said):
     """The two runs by kernel size."""
-    found = mlflow.search_runs(["1"], "tags.role = 'run'", output_format="list")
+    found = mlflow.search_runs(["1"], f"tags.{Tag.ROLE} = '{Role.RUN}'", output_format="list")
     return {run.data.params["kernel_size"]: run for run in found}
 
 
@@ -152,7 +153,7 @@ def test_the_page_of_a_model_shows_its_metrics_and_its_signature(window, pages, 
 
 def test_the_page_of_a_registered_version_shows_its_signature_its_alias_and_what_it_is(window, pages):
     window.open(f"{pages.rpartition('/experiments')[0]}/models/best/versions/1")
-    text = window.shows("Version 1", "champion", "data.fingerprint", "test_accuracy", "latency_ms", "Schema")
+    text = window.shows("Version 1", "champion", Tag.DATA_FINGERPRINT, "test_accuracy", "latency_ms", "Schema")
     assert "there was no champion" in text
     window.click("[role=cell]", holding="Inputs (1)")
     window.shows("image (optional)", "any")
@@ -176,7 +177,7 @@ def test_the_command_that_a_search_prints_shows_its_study_in_optuna_dashboard(wi
 def test_a_report_is_a_page_among_the_artifacts_of_its_run(window, pages, uri, tmp_path):
     command = [sys.executable, "-m", "pipeline", "report", "seen", "--folder", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, env=environment(uri, "seen"), check=True)
-    (run,) = mlflow.search_runs(["1"], "tags.role = 'report'", output_format="list")
+    (run,) = mlflow.search_runs(["1"], f"tags.{Tag.ROLE} = '{Role.REPORT}'", output_format="list")
     window.open(f"file://{tmp_path}/{run.info.run_id}/report.html")
     window.shows("Comparison of experiment seen", "Leaderboard", "How to read this")
     assert len(window.pictures()) >= 3

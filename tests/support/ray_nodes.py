@@ -16,6 +16,7 @@ from pipeline.search.executors.ray_executor import RayExecutor
 from pipeline.search.loop import SearchLoop
 from pipeline.search.session import SearchContext
 from pipeline.tracking.study_run import StudyRun
+from pipeline.tracking.tags import Tag
 from tests.support import misbehaving
 from tests.support.scripted import RANGE, made_search, mlflow_store, opened
 
@@ -70,7 +71,7 @@ def main(folder, address):
         "states": [trial.state.name for trial in study.trials()],
         "params": [trial.params["learning_rate"] for trial in study.trials()],
         "curves": [list(trial.intermediate_values) for trial in study.trials()],
-        "runs": sorted([run.info.status, run.data.tags.get("reason", "")] for run in children),
+        "runs": sorted([run.info.status, run.data.tags.get(Tag.REASON, "")] for run in children),
         "left": len(cluster.first),
     }
     (Path(folder) / "told.json").write_text(json.dumps(told))

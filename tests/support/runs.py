@@ -8,6 +8,7 @@ import pandas as pd
 from mlflow.entities import Metric, Param, RunTag
 
 from pipeline.config.training import TrainingConfig, to_yaml
+from pipeline.tracking.tags import Role, Tag
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -41,7 +42,7 @@ def make_run(
         known |= {"test_accuracy": float(np.mean(correct))}
     run_id = client.create_run(store.experiment_id, run_name=name).info.run_id
     points = [Metric("val_accuracy", value, 0, epoch) for epoch, value in enumerate(curve, start=1)]
-    all_tags = {"role": "run", "data": "digits", "data.fingerprint": "d0"} | (tags or {})
+    all_tags = {Tag.ROLE: Role.RUN, Tag.DATA: "digits", Tag.DATA_FINGERPRINT: "d0"} | (tags or {})
     client.log_batch(
         run_id,
         points + [Metric(metric, value, 0, 0) for metric, value in known.items()],

@@ -12,7 +12,7 @@ from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.runtime.errors import UsageError
 from pipeline.search.executors.base import TrialJob
 from pipeline.search.executors.worker_process import WorkerContext
-from pipeline.tracking.tags import TrialOutcome, ending_tags
+from pipeline.tracking.tags import Tag, TrialOutcome, trial_outcome_tags
 
 if TYPE_CHECKING:
     from pipeline.runtime import device as devices
@@ -45,7 +45,7 @@ def train_trial(job: TrialJob, trial: WorkerContext) -> None:
             raise
         finally:
             run.results(trial.metrics)
-            run.tags(ending_tags(outcome))
+            run.tags(trial_outcome_tags(outcome))
 
 
 def _setup(job: TrialJob, trial: WorkerContext) -> "tuple[TrainingConfig, Dataset, devices.Device]":
@@ -121,7 +121,7 @@ def _train(job: TrialJob, trial: WorkerContext, run: "TrackedRun") -> None:
     began = time.perf_counter()
     config, data, device = _setup(job, trial)
     run.params({setting: config.text(setting) for setting in TrainingConfig.model_fields})
-    run.tags({"device": str(device), "precision": config.precision})
+    run.tags({Tag.DEVICE: str(device), Tag.PRECISION: config.precision})
     figures = trial.metrics
     best = {"val_accuracy": -math.inf, "val_loss": math.inf}
 

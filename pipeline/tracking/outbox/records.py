@@ -25,8 +25,9 @@ from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.runtime.files import sha256_files
-from pipeline.tracking.models import DIGESTS, find_logged_model
+from pipeline.tracking.models import find_logged_model
 from pipeline.tracking.registry import register_version
+from pipeline.tracking.tags import Tag
 
 Kind = Literal["batch", "dataset", "files", "model", "end", "version", "others"]
 FileWriter = Callable[[Path], None]  # puts files into a folder
@@ -167,7 +168,7 @@ def _model(client: MlflowClient, record: Record) -> None:
         about.model_id = about.model_uuid = model.model_id
         about.save(str(record.files / "MLmodel.part"))
         os.replace(record.files / "MLmodel.part", record.files / "MLmodel")
-        client.set_logged_model_tags(model.model_id, {DIGESTS: json.dumps(sha256_files(record.files))})
+        client.set_logged_model_tags(model.model_id, {Tag.FILE_DIGESTS: json.dumps(sha256_files(record.files))})
         client.log_model_artifacts(model.model_id, str(record.files))
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     outputs = run.outputs.model_outputs if run.outputs else []

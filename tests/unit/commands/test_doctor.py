@@ -10,6 +10,7 @@ import pytest
 from pipeline.commands import doctor, doctor_checks
 from pipeline.commands.doctor_checks import CheckResult
 from pipeline.runtime.urls import WAITING
+from pipeline.tracking.tags import Tag
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
@@ -75,5 +76,5 @@ def test_mlflow_run_leaves_a_run_that_is_named_and_finished(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         assert "ok       TensorFlow " in done.stdout and "broken" not in done.stdout
         (run,) = mlflow.search_runs(experiment_names=["doctor"], output_format="list")
-        assert (run.info.run_name, run.info.status, run.data.tags["role"]) == ("doctor", "FINISHED", "doctor")
+        assert (run.info.run_name, run.info.status, run.data.tags[Tag.ROLE]) == ("doctor", "FINISHED", "doctor")
         assert os.listdir(tmp_path / "artifacts")

@@ -20,6 +20,7 @@ from pipeline.runtime.files import private_folder
 from pipeline.runtime.process import this_process
 from pipeline.tracking.outbox.delivery import address
 from pipeline.tracking.outbox.spool import Spool
+from pipeline.tracking.tags import Role, Tag
 from tests.support.scripted import mlflow_store
 
 
@@ -159,7 +160,7 @@ def opened(client, tmp_path):
 
     def open_it(process, *, minutes):
         heard = time.time() - 60 * minutes
-        tags = process.tags() | {"beat": datetime.fromtimestamp(heard, UTC).isoformat(), "role": "run"}
+        tags = process.tags() | {Tag.HEARTBEAT: datetime.fromtimestamp(heard, UTC).isoformat(), Tag.ROLE: Role.RUN}
         return client.create_run(experiment, start_time=int(1000 * heard), tags=tags).info.run_id
 
     return open_it
@@ -184,7 +185,7 @@ def test_the_run_that_mlflow_run_opened_is_used_and_named(monkeypatch, client, o
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     assert next(doctor_checks.check_store()).state == "ok"
     run = client.get_run(run_id)
-    assert (run.info.run_name, run.data.tags["role"], run.info.lifecycle_stage) == ("doctor", "doctor", "active")
+    assert (run.info.run_name, run.data.tags[Tag.ROLE], run.info.lifecycle_stage) == ("doctor", "doctor", "active")
     assert [file.path for file in client.list_artifacts(run_id)] == [doctor_checks.TEXT]
 
 
@@ -249,9 +250,9 @@ def test_a_run_of_another_host_is_closed_on_request_with_the_reason(opened):
     (finding,) = doctor_checks.close_runs((run_id,))
     assert finding.state == "ok" and run_id in finding.text
     run = mlflow.get_run(run_id)
-    assert (run.info.status, run.data.tags["ended"]) == ("FAILED", "failed")
-    assert run.data.tags["ended.reason"].startswith("closed by hand: no sign of process ")
-    assert f"on another for 9 min; mlflow run . -P resume={run_id}" in run.data.tags["ended.reason"]
+    assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("FAILED", "failed")
+    assert run.data.tags[Tag.OUTCOME_REASON].startswith("closed by hand: no sign of process ")
+    assert f"on another for 9 min; mlflow run . -P resume={run_id}" in run.data.tags[Tag.OUTCOME_REASON]
     with pytest.raises(UsageError, match="has ended as FAILED"):
         list(doctor_checks.close_runs((run_id,)))
 

@@ -16,6 +16,7 @@ from pipeline.commands.evaluate import artifact_dir, main
 from pipeline.data.dataset import load_splits
 from pipeline.data.subset import build_subset
 from pipeline.evaluation.corruptions import CORRUPTIONS
+from pipeline.tracking.tags import Tag
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
@@ -107,18 +108,18 @@ def test_tables_hold_what_the_figures_say(evaluated, run_id):
 
 def test_the_run_that_mlflow_run_opened_lies_below_the_model_s(evaluated, run_id):
     own = newest("evaluate")
-    assert own.info.status == "FINISHED" and own.data.tags["ended"] == "finished"
-    assert own.data.tags["mlflow.parentRunId"] == run_id
+    assert own.info.status == "FINISHED" and own.data.tags[Tag.OUTCOME] == "finished"
+    assert own.data.tags[Tag.PARENT_RUN_ID] == run_id
     assert own.info.run_name == "evaluation on digits, test split"
 
 
 def test_training_and_each_evaluation_of_the_test_images_are_counted(evaluated, run_id, capsys):
     _, before, after = evaluated
-    assert (before.data.tags["test_opened"], after.data.tags["test_opened"]) == ("1", "2")
+    assert (before.data.tags[Tag.TEST_SET_ACCESSES], after.data.tags[Tag.TEST_SET_ACCESSES]) == ("1", "2")
     many = len(steps(run_id, "evaluation/digits-test/ece"))
     assert main([run_id, *FEW]) == 0
     assert "opened   the test images of its training data: 3 times so far" in capsys.readouterr().out
-    assert found(run_id).data.tags["test_opened"] == "3"
+    assert found(run_id).data.tags[Tag.TEST_SET_ACCESSES] == "3"
     assert steps(run_id, "evaluation/digits-test/ece") == list(range(1, many + 2)), "a step each"
     assert artifacts(run_id, "digits-test") == FILES
 
@@ -128,11 +129,11 @@ def test_validation_images_and_other_data_are_not_the_test_set(evaluated, run_id
     labels, names = np.arange(20) % 10, np.array([str(9 - place) for place in range(10)])
     other = tmp_path / "digits.npz"
     np.savez(other, x_train=digits, y_train=labels, x_test=digits, y_test=labels, class_names=names)
-    before = found(run_id).data.tags["test_opened"]
+    before = found(run_id).data.tags[Tag.TEST_SET_ACCESSES]
     assert main([f"runs:/{run_id}/model", "--split", "validation", *FEW]) == 0
     assert main([run_id, "--dataset", str(other), *FEW]) == 0
     after = found(run_id)
-    assert after.data.tags["test_opened"] == before
+    assert after.data.tags[Tag.TEST_SET_ACCESSES] == before
     assert artifacts(run_id, "digits-validation") == FILES
     (place,) = [name for name in after.data.tags if name.startswith("evaluation.digits-test-")]
     told = table(run_id, f"{place.removeprefix('evaluation.')}/predictions.csv")
@@ -145,8 +146,8 @@ def test_a_model_s_own_run_is_not_taken_for_the_evaluation_s_where_mlflow_run_wa
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     assert main([run_id, *FEW]) == 0
     own, after = newest("evaluate"), found(run_id)
-    assert own.info.run_id != run_id == own.data.tags["mlflow.parentRunId"]
-    assert after.data.tags["role"] == "run" and "mlflow.parentRunId" not in after.data.tags
+    assert own.info.run_id != run_id == own.data.tags[Tag.PARENT_RUN_ID]
+    assert after.data.tags[Tag.ROLE] == "run" and Tag.PARENT_RUN_ID not in after.data.tags
 
 
 def test_an_evaluation_that_breaks_off_counts_and_leaves_the_model_s_run_finished(evaluated, run_id, monkeypatch):
@@ -154,12 +155,12 @@ def test_an_evaluation_that_breaks_off_counts_and_leaves_the_model_s_run_finishe
         raise RuntimeError("out of paper")
 
     monkeypatch.setattr(evaluate, "evaluate_robustness", broken)
-    before = int(found(run_id).data.tags["test_opened"])
+    before = int(found(run_id).data.tags[Tag.TEST_SET_ACCESSES])
     with pytest.raises(RuntimeError):
         main([run_id])
     own, after = newest("evaluate"), found(run_id)
-    assert (own.info.status, own.data.tags["ended.reason"]) == ("FAILED", "RuntimeError: out of paper")
-    assert (after.info.status, int(after.data.tags["test_opened"])) == ("FINISHED", before + 1)
+    assert (own.info.status, own.data.tags[Tag.OUTCOME_REASON]) == ("FAILED", "RuntimeError: out of paper")
+    assert (after.info.status, int(after.data.tags[Tag.TEST_SET_ACCESSES])) == ("FINISHED", before + 1)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.commands.main import run_command
 from pipeline.runtime.errors import Diverged, NothingToDo, Stopped, UsageError
+from pipeline.tracking.tags import Tag
 from tests.support.scripted import mlflow_store
 
 
@@ -79,4 +80,4 @@ def test_work_that_says_how_it_ended_is_believed():
 def test_a_refusal_is_said_in_the_run_that_mlflow_run_opened(monkeypatch, run_id):
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     assert ends(UsageError("depth must be more")) == 2
-    assert mlflow.get_run(run_id).data.tags["ended.reason"] == "depth must be more"
+    assert mlflow.get_run(run_id).data.tags[Tag.OUTCOME_REASON] == "depth must be more"

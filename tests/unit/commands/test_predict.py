@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.commands import predict as answers
 from pipeline.commands.predict import main
+from pipeline.tracking.tags import Tag
 from tests.support.paths import ROOT
 from tests.support.registered import CLASSES, NAME
 from tests.support.stores import environment
@@ -62,7 +63,7 @@ def test_mlflow_run_writes_a_table_here_and_into_a_run_of_its_own(registered_mod
     )
     assert done.returncode == 0, done.stderr
     run = newest()
-    assert (run.info.status, run.data.tags["role"], run.data.tags["ended"]) == ("FINISHED", "predict", "finished")
+    assert (run.info.status, run.data.tags[Tag.ROLE], run.data.tags[Tag.OUTCOME]) == ("FINISHED", "predict", "finished")
     assert run.data.tags["predict.trained_by"] == registered_model.run_id
     (row,) = table(tmp_path / "out", run).to_dict("records")
     assert (row["file"], row["class"], row["error"]) == ("one.png", "green", "") and row["probability"] > 0.9

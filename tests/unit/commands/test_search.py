@@ -12,7 +12,7 @@ from pipeline.data.dataset import load_dataset
 from pipeline.runtime.errors import ClusterLost, SearchFailed
 from pipeline.search.attributes import FINAL, WINNER
 from pipeline.search.session import SearchContext
-from pipeline.tracking.tags import TrialOutcome
+from pipeline.tracking.tags import Role, Tag, TrialOutcome
 from tests.support.scripted import RANGE, Runs, Scripted, ended, made_search, mlflow_store, opened, report, trained
 
 
@@ -98,10 +98,10 @@ def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_op
         runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")
     told = capsys.readouterr()
     assert told.err.splitlines()[-1] == "error: cluster must keep its head node"
-    statuses = sorted((run.info.status, run.data.tags.get("reason", "")) for run in runs)
+    statuses = sorted((run.info.status, run.data.tags.get(Tag.REASON, "")) for run in runs)
     assert statuses == [("FAILED", ""), ("FAILED", "node lost"), ("FINISHED", "")]
-    parent = next(run for run in runs if run.data.tags["role"] == "search")
-    assert parent.data.tags["ended.reason"] == "cluster must keep its head node"
+    parent = next(run for run in runs if run.data.tags[Tag.ROLE] == "search")
+    assert parent.data.tags[Tag.OUTCOME_REASON] == "cluster must keep its head node"
     study = optuna.load_study(study_name=search.study(load_dataset(search.base).fingerprint), storage=url)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
 
@@ -136,8 +136,8 @@ def test_a_search_without_a_result_fails_and_the_same_command_goes_on(tmp_path, 
     monkeypatch.setattr(searching, "_executor", lambda search, data: Short(broken))
     with mlflow_store(tmp_path):
         assert searching.run_search(search, load_dataset(search.base)) == 1
-        (run,) = mlflow.search_runs(filter_string="tags.role = 'search'", output_format="list")
-        assert (run.info.status, run.data.tags["ended.reason"]) == ("FAILED", reason)
+        (run,) = mlflow.search_runs(filter_string=f"tags.{Tag.ROLE} = '{Role.SEARCH}'", output_format="list")
+        assert (run.info.status, run.data.tags[Tag.OUTCOME_REASON]) == ("FAILED", reason)
         assert capsys.readouterr().err.splitlines()[-1] == f"error: {reason}"
         if role == "final":
             broken.clear()

@@ -26,10 +26,10 @@ def checkout(tmp_path, monkeypatch):
 def test_a_commit_is_clean_until_a_file_changes(tmp_path, monkeypatch):
     file = checkout(tmp_path, monkeypatch)
     clean = code_version()
-    assert len(clean["git.commit"]) == 40
-    assert clean["git.dirty"] == "false"
+    assert len(clean.commit) == 40
+    assert not clean.is_dirty
     file.write_text("changed")
-    assert code_version() == clean | {"git.dirty": "true"}
+    assert code_version() == (clean.commit, True)
 
 
 def test_asking_writes_nothing_into_the_checkout_so_that_a_commit_meanwhile_goes_through(tmp_path, monkeypatch):
@@ -37,11 +37,11 @@ def test_asking_writes_nothing_into_the_checkout_so_that_a_commit_meanwhile_goes
     index = file.parent / ".git" / "index"
     os.utime(file, (1, 1))  # git's status would note that it is the same all the same
     before = index.read_bytes(), index.stat().st_ino
-    assert code_version()["git.dirty"] == "false"
+    assert not code_version().is_dirty
     assert (index.read_bytes(), index.stat().st_ino) == before
 
 
 def test_outside_a_checkout_nothing_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.runtime.code_version.__file__", str(tmp_path / "code_version.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert code_version() == {}
+    assert code_version() is None

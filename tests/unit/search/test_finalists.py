@@ -10,7 +10,7 @@ from pipeline.search.results import leaderboard, summary
 from pipeline.search.session import SearchContext
 from pipeline.search.study import Study
 from pipeline.tracking.study_run import StudyRun
-from pipeline.tracking.tags import TrialOutcome
+from pipeline.tracking.tags import Tag, TrialOutcome
 from tests.support.scripted import SIX, Runs, Scripted, ended, made_search, opened, trained
 
 # validation accuracy by depth and seed: the best single seed is depth 1's, the best mean depth 2's
@@ -315,7 +315,7 @@ def test_in_a_real_store_a_failed_winner_leaves_no_run_open(final, store):
     final(answer, runs=runs)
     runs.close("FINISHED", "finished", "")
     found = mlflow.MlflowClient().search_runs([mlflow.get_experiment_by_name("mine").experiment_id])
-    states = {run.info.run_name: (run.info.status, run.data.tags.get("trial.state")) for run in found}
+    states = {run.info.run_name: (run.info.status, run.data.tags.get(Tag.TRIAL_STATE)) for run in found}
     assert [name for name, (status, _) in states.items() if status == "RUNNING"] == []
     assert states["final 1 d1"] == ("FAILED", "raised")
     assert states["final 2 d2"] == ("FINISHED", "finished")

@@ -11,7 +11,7 @@ from pipeline.search import loop
 from pipeline.search.loop import SearchLoop
 from pipeline.search.session import SearchContext
 from pipeline.tracking.study_run import StudyRun
-from pipeline.tracking.tags import TrialOutcome
+from pipeline.tracking.tags import Tag, TrialOutcome
 from tests.support.scripted import RANGE, SIX, Runs, Scripted, ended, made_search, opened, report, trained
 
 
@@ -89,7 +89,10 @@ def test_every_slot_is_filled_and_no_trial_is_begun_beyond_the_budget(drive):
 def test_each_trial_is_a_run_of_its_own_that_is_named_numbered_and_closed(drive):
     drive(well, SIX + "enqueue: [{kernel_size: 5, depth: 2}]", "--trials", "2")
     assert drive.runs.children["run 0"]["name"] == "t000 k5 d2"
-    assert [child["tags"] for child in drive.runs.children.values()] == [{"trial.number": "0"}, {"trial.number": "1"}]
+    assert [child["tags"] for child in drive.runs.children.values()] == [
+        {Tag.TRIAL_NUMBER: "0"},
+        {Tag.TRIAL_NUMBER: "1"},
+    ]
     assert drive.runs.closed == {"run 0": TrialOutcome.FINISHED, "run 1": TrialOutcome.FINISHED}
 
 
@@ -431,8 +434,8 @@ def test_children_in_a_real_store_show_what_became_of_them(drive, store):
     experiment = mlflow.get_experiment_by_name("mine").experiment_id
     found = mlflow.MlflowClient().search_runs([experiment], order_by=["attributes.start_time"])
     children = [run for run in found if run.info.run_id != runs.id]
-    children.sort(key=lambda run: int(run.data.tags["trial.number"]))
-    assert [(run.info.status, run.data.tags["trial.state"]) for run in children] == [
+    children.sort(key=lambda run: int(run.data.tags[Tag.TRIAL_NUMBER]))
+    assert [(run.info.status, run.data.tags[Tag.TRIAL_STATE]) for run in children] == [
         ("FINISHED", "finished"),
         ("FINISHED", "finished"),
         ("FAILED", "oom"),
@@ -440,5 +443,5 @@ def test_children_in_a_real_store_show_what_became_of_them(drive, store):
         ("FINISHED", "finished"),
         ("KILLED", "pruned"),
     ]
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {runs.id}
+    assert {run.data.tags[Tag.PARENT_RUN_ID] for run in children} == {runs.id}
     assert [trial.user_attrs["run_id"] for trial in drive.study.trials()] == [run.info.run_id for run in children]

@@ -16,6 +16,7 @@ from pipeline.search import coordination, session
 from pipeline.search.coordination import DriverRegistry
 from pipeline.search.session import ExclusiveCoordinator, SearchContext, SharedCoordinator
 from pipeline.search.study import Study
+from pipeline.tracking.tags import Tag, TrialOutcome
 from tests.support.scripted import SIX, made_search, mlflow_store, opened
 from tests.support.sleepers import finish, noted, start_sleeper, wait_for
 
@@ -78,14 +79,18 @@ def test_two_drivers_share_the_budget_and_one_takes_over_from_one_that_was_kille
     assert "winner " in out
     assert [line[1] for line in noted(tmp_path, "winner")] == ["began", "ended"]
     runs = all_runs()
-    (parent,) = [run for run in runs if run.data.tags.get("role") == "search"]
+    (parent,) = [run for run in runs if run.data.tags.get(Tag.ROLE) == "search"]
     assert parent.info.status == "FINISHED"
     assert not [run.info.run_name for run in runs if run.info.status == "RUNNING"]
-    one, other = sorted((run for run in runs if run.data.tags["role"] == "driver"), key=lambda run: run.info.status)
+    one, other = sorted((run for run in runs if run.data.tags[Tag.ROLE] == "driver"), key=lambda run: run.info.status)
     assert (one.info.status, other.info.status) == ("FAILED", "FINISHED")
-    assert one.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    lost = [run for run in runs if run.data.tags.get("trial.state") == "lost" and run.data.tags["role"] == "trial"]
-    assert len(lost) <= 1 and all(run.data.tags["driver"] == one.data.tags["driver"] for run in lost)
+    assert one.data.tags[Tag.PARENT_RUN_ID] == parent.info.run_id
+    lost = [
+        run
+        for run in runs
+        if run.data.tags.get(Tag.TRIAL_STATE) == TrialOutcome.LOST and run.data.tags[Tag.ROLE] == "trial"
+    ]
+    assert len(lost) <= 1 and all(run.data.tags[Tag.DRIVER] == one.data.tags[Tag.DRIVER] for run in lost)
 
 
 @pytest.mark.slow
@@ -96,7 +101,7 @@ def test_no_configuration_is_trained_twice_at_once_and_one_driver_runs_the_final
     assert Counter(line[4] for line in noted(tmp_path, "trial") if line[1] == "began").most_common(1)[0][1] == 1
     assert len(noted(tmp_path, "winner")) == 2, "began and ended, in one of them"
     assert sum("winner " in out for out in outs) >= 1
-    assert len([run for run in all_runs() if run.data.tags.get("role") == "search"]) == 1
+    assert len([run for run in all_runs() if run.data.tags.get(Tag.ROLE) == "search"]) == 1
 
 
 # in one process

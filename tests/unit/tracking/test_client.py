@@ -10,6 +10,7 @@ from mlflow.protos import databricks_pb2 as codes
 from mlflow.tracking import fluent
 
 from pipeline.tracking.client import Deleted, NotFound, Rejected, TrackingClient, Unavailable, mlflow_errors
+from pipeline.tracking.tags import Role, Tag
 from tests.support.ports import free_port
 
 
@@ -113,9 +114,11 @@ def test_search_runs_yields_each_run_of_all_pages_once_while_others_begin(tracki
 
 
 def test_search_runs_applies_the_filter_and_rejects_one_that_cannot_be_parsed(tracking, experiment):
-    wanted = tracking.create_run(experiment, name="a", tags={"role": "run"}).info.run_id
+    wanted = tracking.create_run(experiment, name="a", tags={Tag.ROLE: Role.RUN}).info.run_id
     tracking.create_run(experiment, name="b")
-    assert [run.info.run_id for run in tracking.search_runs([experiment], "tags.role = 'run'")] == [wanted]
+    assert [run.info.run_id for run in tracking.search_runs([experiment], f"tags.{Tag.ROLE} = '{Role.RUN}'")] == [
+        wanted
+    ]
     with pytest.raises(Rejected):
         list(tracking.search_runs([experiment], "role >> 1"))
 
@@ -128,9 +131,9 @@ def test_search_runs_restores_the_thresholds_of_the_garbage_collector(tracking, 
 
 def test_log_batch_logs_metrics_params_and_tags_in_one_call(tracking, experiment):
     run_id = tracking.create_run(experiment).info.run_id
-    tracking.log_batch(run_id, metrics=[Metric("loss", 0.5, 1, 3)], params={"depth": "8"}, tags={"role": "run"})
+    tracking.log_batch(run_id, metrics=[Metric("loss", 0.5, 1, 3)], params={"depth": "8"}, tags={Tag.ROLE: Role.RUN})
     run = tracking.get_run(run_id)
-    assert (run.data.params, run.data.tags["role"]) == ({"depth": "8"}, "run")
+    assert (run.data.params, run.data.tags[Tag.ROLE]) == ({"depth": "8"}, "run")
     assert [(point.step, point.value) for point in tracking.get_metric_history(run_id, "loss")] == [(3, 0.5)]
 
 

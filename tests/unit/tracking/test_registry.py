@@ -1,5 +1,7 @@
 """Facts about what becomes of a version in the registry: champion by proof alone, and each run once."""
 
+from typing import NamedTuple
+
 import mlflow
 import numpy as np
 import pandas as pd
@@ -7,12 +9,20 @@ import pytest
 from mlflow.entities import RunTag
 
 from pipeline.tracking.models import SERVED
-from pipeline.tracking.outbox.records import Record
-from pipeline.tracking.registry import CLASSES_TAG, PREDICTIONS, compared, describe, register_version
+from pipeline.tracking.registry import PREDICTIONS, compared, describe, register_version
+from pipeline.tracking.tags import Tag
 from tests.support.stores import tracking_store
 
 IMAGES = 200
 EASY = np.arange(IMAGES) < 100
+
+
+class Registration(NamedTuple):
+    """The arguments of a registration."""
+
+    run_id: str
+    name: str
+    tags: dict[str, str]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,10 +47,14 @@ def version(name, predictions, *, classes=("a", "b")):
     client.finalize_logged_model(model.model_id, "READY")
     if predictions is not None:
         client.log_text(run_id, predictions.to_csv(index=False), PREDICTIONS)
-    tags = {"data.fingerprint": "d0", "test_accuracy": "0.5", "latency_ms": "1.5", CLASSES_TAG: " ".join(classes)}
-    record = Record("version", run_id, {"register_as": name, "tags": tags})
-    register_version(client, record.run_id, name=record.body["register_as"], tags=record.body["tags"])
-    return record
+    tags = {
+        Tag.DATA_FINGERPRINT: "d0",
+        "test_accuracy": "0.5",
+        "latency_ms": "1.5",
+        Tag.CLASSES_DIGEST: " ".join(classes),
+    }
+    register_version(client, run_id, name=name, tags=tags)
+    return Registration(run_id, name, tags)
 
 
 def aliases(name):
@@ -48,7 +62,7 @@ def aliases(name):
 
 
 def reason(name, number):
-    return mlflow.MlflowClient().get_model_version(name, str(number)).tags["reason"]
+    return mlflow.MlflowClient().get_model_version(name, str(number)).tags[Tag.REASON]
 
 
 def test_the_first_version_is_the_champion_and_bears_what_its_run_knows():
@@ -57,7 +71,7 @@ def test_the_first_version_is_the_champion_and_bears_what_its_run_knows():
     assert (found.version, found.run_id) in {(1, record.run_id), ("1", record.run_id)}
     assert {
         "run": record.run_id,
-        "data.fingerprint": "d0",
+        Tag.DATA_FINGERPRINT: "d0",
         "test_accuracy": "0.5",
         "latency_ms": "1.5",
     }.items() <= found.tags.items()
@@ -121,8 +135,8 @@ def test_only_images_that_both_were_tested_on_are_compared_and_each_once():
 def test_a_record_that_is_sent_again_makes_no_second_version():
     record = version("again", table(EASY))
     client = mlflow.MlflowClient()
-    client.log_batch(record.run_id, tags=[RunTag("registered.reason", "lost")])
-    register_version(client, record.run_id, name=record.body["register_as"], tags=record.body["tags"])
+    client.log_batch(record.run_id, tags=[RunTag(Tag.REGISTERED_REASON, "lost")])
+    register_version(client, record.run_id, name=record.name, tags=record.tags)
     assert len(client.search_model_versions("name = 'again'")) == 1
     assert describe(client.get_run(record.run_id).data.tags) == "models:/again/1 is the champion: there was no champion"
 

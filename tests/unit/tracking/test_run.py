@@ -19,6 +19,7 @@ from pipeline.serving.packaging import save_keras
 from pipeline.tracking import run as track
 from pipeline.tracking import run as tracked_run
 from pipeline.tracking.outbox import delivery, records
+from pipeline.tracking.tags import Tag
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +69,15 @@ def test_a_run_that_went_well_is_finished(store):
     with track.start_run(system_metrics=False) as run:
         pass
     assert found(run.id).info.status == "FINISHED"
-    assert found(run.id).data.tags["ended"] == "finished"
+    assert found(run.id).data.tags[Tag.OUTCOME] == "finished"
 
 
 def test_an_exception_fails_the_run_with_its_reason_and_traceback(store):
     with pytest.raises(ZeroDivisionError), track.start_run(system_metrics=False) as run:
         1 / 0  # noqa: B018
     assert found(run.id).info.status == "FAILED"
-    assert found(run.id).data.tags["ended"] == "failed"
-    assert found(run.id).data.tags["ended.reason"] == "ZeroDivisionError: division by zero"
+    assert found(run.id).data.tags[Tag.OUTCOME] == "failed"
+    assert found(run.id).data.tags[Tag.OUTCOME_REASON] == "ZeroDivisionError: division by zero"
     assert "1 / 0" in mlflow.artifacts.load_text(f"runs:/{run.id}/traceback.txt")
 
 
@@ -85,8 +86,8 @@ def test_a_signal_kills_the_run(store, number):
     with pytest.raises(Stopped), track.start_run(system_metrics=False) as run:
         os.kill(os.getpid(), number)
     assert found(run.id).info.status == "KILLED"
-    assert found(run.id).data.tags["ended"] == "stopped"
-    assert found(run.id).data.tags["ended.reason"] == f"by {number.name}"
+    assert found(run.id).data.tags[Tag.OUTCOME] == "stopped"
+    assert found(run.id).data.tags[Tag.OUTCOME_REASON] == f"by {number.name}"
 
 
 def test_metrics_of_an_epoch_stand_at_its_step(store):
@@ -127,8 +128,8 @@ def test_a_run_that_goes_on_gets_no_second_point_and_no_second_model(store):
 def test_an_owned_run_takes_the_run_of_mlflow_run_with_it_to_its_end(opened_by_mlflow):
     with track.start_run(system_metrics=False, resumed=mlflow.MlflowClient().create_run("1").info.run_id) as run:
         with track.own_run(run, below="resumed at epoch 7"):
-            assert {"host", "process", "beat"} <= found(run.id).data.tags.keys()
-        assert found(opened_by_mlflow).data.tags["mlflow.parentRunId"] == run.id
+            assert {"host", "process", Tag.HEARTBEAT} <= found(run.id).data.tags.keys()
+        assert found(opened_by_mlflow).data.tags[Tag.PARENT_RUN_ID] == run.id
     assert "MLFLOW_RUN_ID" not in os.environ
     assert found(opened_by_mlflow).info.status == found(run.id).info.status == "FINISHED"
 
@@ -138,7 +139,7 @@ def test_a_run_that_another_process_has_taken_over_is_not_closed(store):
         run.taken = True
         os.kill(os.getpid(), signal.SIGTERM)
     assert found(run.id).info.status == "RUNNING"
-    assert "ended" not in found(run.id).data.tags
+    assert Tag.OUTCOME not in found(run.id).data.tags
     mlflow.MlflowClient().set_terminated(run.id)
 
 

@@ -7,6 +7,7 @@ from mlflow.tracking import fluent
 from pipeline.runtime.errors import UsageError
 from pipeline.tracking import query
 from pipeline.tracking.select_runs import select_runs
+from pipeline.tracking.tags import Role, Tag
 from tests.support.runs import make_run
 
 
@@ -19,22 +20,24 @@ def test_an_experiment_is_its_trainings_page_by_page(experiment, monkeypatch):
     monkeypatch.setattr(query, "PAGE", 2)
     trained = {make_run(store, f"run {number}") for number in range(5)}
     for role in ("search", "report", "resume"):
-        make_run(store, role, tags={"role": role})
-    make_run(store, "of another program", tags={"role": ""})
+        make_run(store, role, tags={Tag.ROLE: role})
+    make_run(store, "of another program", tags={Tag.ROLE: ""})
     assert ids(select_runs(store.client, name)) == trained
 
 
 def test_a_study_is_its_trials_and_final_trainings_on_the_data_that_its_search_names(experiment):
     store, _ = experiment
-    study = {"study": "kernels-1a2b", "data.fingerprint": ""}
-    search = make_run(store, "search", tags=study | {"role": "search", "data.fingerprint": "d7", "data": "flowers"})
-    below = {"mlflow.parentRunId": search}
-    trial = make_run(store, "t000", tags=study | below | {"role": "trial"})
+    study = {Tag.STUDY: "kernels-1a2b", Tag.DATA_FINGERPRINT: ""}
+    search = make_run(
+        store, "search", tags=study | {Tag.ROLE: Role.SEARCH, Tag.DATA_FINGERPRINT: "d7", Tag.DATA: "flowers"}
+    )
+    below = {Tag.PARENT_RUN_ID: search}
+    trial = make_run(store, "t000", tags=study | below | {Tag.ROLE: Role.TRIAL})
     final = store.client.create_run(
-        store.experiment_id, run_name="final 1", tags=study | below | {"role": "final"}
+        store.experiment_id, run_name="final 1", tags=study | below | {Tag.ROLE: Role.FINAL}
     ).info.run_id
     store.client.log_metric(final, "val_accuracy", 0.5)
-    seed = make_run(store, "final 1 seed 0", tags=study | {"role": "final", "mlflow.parentRunId": final})
+    seed = make_run(store, "final 1 seed 0", tags=study | {Tag.ROLE: Role.FINAL, Tag.PARENT_RUN_ID: final})
     for asked in ("kernels-1a2b", search):
         chosen = select_runs(store.client, asked)
         assert ids(chosen) == {trial, seed}
@@ -99,7 +102,7 @@ def test_an_experiment_without_runs_or_a_deleted_one_is_refused(experiment):
     store, name = experiment
     with pytest.raises(UsageError, match="it has no runs; train first"):
         select_runs(store.client, name)
-    make_run(store, "a report", tags={"role": "report"})
+    make_run(store, "a report", tags={Tag.ROLE: Role.REPORT})
     with pytest.raises(UsageError, match="1 that train nothing themselves"):
         select_runs(store.client, name)
     store.client.delete_experiment(store.experiment_id)

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.runtime.process import this_process
 from pipeline.tracking import stale_runs
+from pipeline.tracking.tags import Role, Tag, TrialOutcome
 
 ELSEWHERE = replace(this_process(), host="another")
 
@@ -34,8 +35,8 @@ def opened(client, experiment):
 
     def open_it(process=None, *, minutes=1.0, **tags):
         heard = time.time() - 60 * minutes
-        named = {"beat": datetime.fromtimestamp(heard, UTC).isoformat(), **process.tags()} if process else {}
-        run = client.create_run(experiment, start_time=int(1000 * heard), tags=named | {"role": "run"} | tags)
+        named = {Tag.HEARTBEAT: datetime.fromtimestamp(heard, UTC).isoformat(), **process.tags()} if process else {}
+        run = client.create_run(experiment, start_time=int(1000 * heard), tags=named | {Tag.ROLE: Role.RUN} | tags)
         return run.info.run_id
 
     return open_it
@@ -49,10 +50,10 @@ def test_a_run_whose_process_is_gone_is_closed_with_the_reason_and_how_to_go_on(
     run_id = opened(gone)
     (line,) = stale_runs.close_stale_runs(client, experiment)
     found = mlflow.get_run(run_id)
-    assert (found.info.status, found.data.tags["ended"]) == ("FAILED", "failed")
-    assert f"process {gone.id} on {gone.host} was gone" in found.data.tags["ended.reason"]
-    assert f"mlflow run . -P resume={run_id} goes on with it" in found.data.tags["ended.reason"]
-    assert run_id in line and found.data.tags["ended.reason"] in line
+    assert (found.info.status, found.data.tags[Tag.OUTCOME]) == ("FAILED", "failed")
+    assert f"process {gone.id} on {gone.host} was gone" in found.data.tags[Tag.OUTCOME_REASON]
+    assert f"mlflow run . -P resume={run_id} goes on with it" in found.data.tags[Tag.OUTCOME_REASON]
+    assert run_id in line and found.data.tags[Tag.OUTCOME_REASON] in line
     assert abs(found.info.end_time / 1000 - (time.time() - 60)) < 30, "when it was last heard of"
     assert stale_runs.close_stale_runs(client, experiment) == []
 
@@ -74,7 +75,7 @@ def test_a_run_of_another_host_is_spoken_of_when_it_has_been_silent_for_long_and
 
 
 def test_a_run_that_mlflow_run_opened_and_nobody_began_is_spoken_of(client, experiment, opened):
-    stray = {"mlflow.project.entryPoint": "main", "mlflow.source.type": "PROJECT"}
+    stray = {Tag.PROJECT_ENTRY_POINT: "main", "mlflow.source.type": "PROJECT"}
     run = client.create_run(experiment, start_time=int(1000 * (time.time() - 600)), tags=stray)
     (line,) = stale_runs.close_stale_runs(client, experiment)
     assert f"run {run.info.run_id}" in line and "no sign of the process that was to begin it for 10 min" in line
@@ -88,25 +89,25 @@ def test_a_run_of_another_program_is_none_of_ours(client, experiment):
 
 def test_what_is_open_below_a_lost_run_is_closed_with_it_and_told_once(client, experiment, opened, gone):
     parent = opened(gone)
-    child = opened(gone, role="resume", **{"mlflow.parentRunId": parent})
+    child = opened(gone, role="resume", **{Tag.PARENT_RUN_ID: parent})
     assert len(stale_runs.close_stale_runs(client, experiment)) == 1
     assert status(child) == "FAILED"
 
 
 def test_a_lost_search_takes_its_open_trials_with_it_and_names_its_own_cure(client, experiment, opened, gone):
     search = opened(gone, role="search")
-    trial = opened(role="trial", **{"mlflow.parentRunId": search})
-    done = opened(role="trial", **{"mlflow.parentRunId": search, "trial.state": "finished"})
+    trial = opened(role="trial", **{Tag.PARENT_RUN_ID: search})
+    done = opened(role="trial", **{Tag.PARENT_RUN_ID: search, Tag.TRIAL_STATE: "finished"})
     client.set_terminated(done)
     (line,) = stale_runs.close_stale_runs(client, experiment)
     assert "the same search goes on with it" in line
-    assert (status(trial), mlflow.get_run(trial).data.tags["trial.state"]) == ("FAILED", "lost")
-    assert (status(done), mlflow.get_run(done).data.tags["trial.state"]) == ("FINISHED", "finished")
+    assert (status(trial), mlflow.get_run(trial).data.tags[Tag.TRIAL_STATE]) == ("FAILED", TrialOutcome.LOST)
+    assert (status(done), mlflow.get_run(done).data.tags[Tag.TRIAL_STATE]) == ("FINISHED", "finished")
 
 
 def test_trials_of_a_search_that_lives_are_its_driver_s(client, experiment, opened):
     search = opened(this_process(), role="search")
-    trial = opened(role="trial", **{"mlflow.parentRunId": search})
+    trial = opened(role="trial", **{Tag.PARENT_RUN_ID: search})
     assert stale_runs.close_stale_runs(client, experiment) == []
     assert status(trial) == "RUNNING"
 
@@ -115,18 +116,18 @@ def test_trials_of_a_search_that_lives_are_its_driver_s(client, experiment, open
 def test_a_run_that_was_killed_between_saying_how_it_ended_and_its_status_gets_that(
     client, experiment, opened, gone, ended, becomes
 ):
-    run_id = opened(gone, **{"ended": ended, "ended.reason": "by SIGTERM"})
+    run_id = opened(gone, **{Tag.OUTCOME: ended, Tag.OUTCOME_REASON: "by SIGTERM"})
     stale_runs.close_stale_runs(client, experiment)
     found = mlflow.get_run(run_id)
-    assert (found.info.status, found.data.tags["ended"]) == (becomes, ended)
-    assert found.data.tags["ended.reason"] == "by SIGTERM"
+    assert (found.info.status, found.data.tags[Tag.OUTCOME]) == (becomes, ended)
+    assert found.data.tags[Tag.OUTCOME_REASON] == "by SIGTERM"
 
 
 def test_a_silent_run_of_another_host_can_be_closed_by_whoever_knows_better(client, opened):
     run_id = opened(ELSEWHERE, minutes=12)
     stale_runs.close_run(client, stale_runs.open_runs(mlflow.get_run(run_id)), "closed by hand")
     assert status(run_id) == "FAILED"
-    assert mlflow.get_run(run_id).data.tags["ended.reason"].startswith("closed by hand; mlflow run . -P resume=")
+    assert mlflow.get_run(run_id).data.tags[Tag.OUTCOME_REASON].startswith("closed by hand; mlflow run . -P resume=")
 
 
 def test_a_sign_that_cannot_be_read_counts_from_the_start(client, opened):

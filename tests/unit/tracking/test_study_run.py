@@ -6,12 +6,11 @@ import time
 import mlflow
 import pandas as pd
 import pytest
-from pipeline.study.track_study import PARENT
 
 from pipeline.search.executors.base import TrialResult
 from pipeline.tracking.outbox import records
 from pipeline.tracking.study_run import StudyRun
-from pipeline.tracking.tags import TrialOutcome
+from pipeline.tracking.tags import Role, Tag, TrialOutcome
 
 OPENED = []  # by the test that runs
 
@@ -69,7 +68,7 @@ def test_a_study_uses_the_run_that_mlflow_run_opened_and_a_trial_does_not_inheri
     assert "MLFLOW_RUN_ID" not in mlflow.tracking.fluent.os.environ
     assert runs.child("t000 d1", role="trial", tags={}).run_id != given
     finish(runs)
-    assert PARENT not in found(given).data.tags
+    assert Tag.PARENT_RUN_ID not in found(given).data.tags
 
 
 def test_a_study_that_goes_on_keeps_its_run_and_the_second_one_of_mlflow_run_becomes_its_child(opens):
@@ -80,7 +79,11 @@ def test_a_study_that_goes_on_keeps_its_run_and_the_second_one_of_mlflow_run_bec
     assert runs.id == first
     assert found(first).info.status == "RUNNING"
     tags = found(second).data.tags
-    assert (tags[PARENT], tags["role"], found(second).info.run_name) == (first, "resume", "resumed after 7 trials")
+    assert (tags[Tag.PARENT_RUN_ID], tags[Tag.ROLE], found(second).info.run_name) == (
+        first,
+        "resume",
+        "resumed after 7 trials",
+    )
     assert runs.close_lost() == 0  # it lives
     finish(runs)
     assert found(first).info.status == "FINISHED"
@@ -111,7 +114,7 @@ def test_the_same_run_given_again_is_no_child_of_its_own(opens):
     first = opened_by_mlflow()
     finish(opens(given=first))
     assert opens(known=first, given=first).id == first
-    assert PARENT not in found(first).data.tags
+    assert Tag.PARENT_RUN_ID not in found(first).data.tags
 
 
 @pytest.mark.parametrize("lose", [lambda run_id: mlflow.delete_run(run_id), lambda run_id: None])
@@ -125,22 +128,22 @@ def test_where_the_studys_run_is_gone_a_new_one_takes_its_place(opens, lose):
 
 def test_a_child_nests_under_the_study_or_under_another_run_and_says_what_it_is(opens, request):
     runs = opens()
-    trial = runs.child("t007 k9 p2 d8", role="trial", tags={"trial.number": "7"})
+    trial = runs.child("t007 k9 p2 d8", role="trial", tags={Tag.TRIAL_NUMBER: "7"})
     assert trial.tracking_uri == mlflow.get_tracking_uri()
     child, grandchild = (
         found(trial.run_id),
         found(runs.child("seed 0", role="final", tags={}, under=trial.run_id).run_id),
     )
     expected = {
-        PARENT: runs.id,
-        "study": request.node.name,
-        "role": "trial",
-        "trial.number": "7",
-        "trial.state": "running",
+        Tag.PARENT_RUN_ID: runs.id,
+        Tag.STUDY: request.node.name,
+        Tag.ROLE: Role.TRIAL,
+        Tag.TRIAL_NUMBER: "7",
+        Tag.TRIAL_STATE: "running",
     }
     assert {**child.data.tags, **expected} == child.data.tags
     assert (child.info.run_name, child.info.status) == ("t007 k9 p2 d8", "RUNNING")
-    assert (grandchild.data.tags[PARENT], grandchild.data.tags["role"]) == (trial.run_id, "final")
+    assert (grandchild.data.tags[Tag.PARENT_RUN_ID], grandchild.data.tags[Tag.ROLE]) == (trial.run_id, "final")
     runs.close_lost()
 
 
@@ -162,8 +165,12 @@ def test_a_trials_run_is_closed_as_it_ended_with_what_it_wrote_where_it_failed(o
     run_id = runs.child("t000", role="trial", tags={}).run_id
     close(runs, run_id, how(outcome, "so it was"))
     tags = found(run_id).data.tags
-    assert (found(run_id).info.status, tags["trial.state"], tags["ended.reason"]) == (status, outcome, "so it was")
-    assert tags.get("reason") == (str(outcome) if output else None)
+    assert (found(run_id).info.status, tags[Tag.TRIAL_STATE], tags[Tag.OUTCOME_REASON]) == (
+        status,
+        outcome,
+        "so it was",
+    )
+    assert tags.get(Tag.REASON) == (str(outcome) if output else None)
     assert files(run_id) == (["output.txt"] if output else [])
 
 
@@ -184,7 +191,7 @@ def test_a_run_that_trained_nothing_itself_is_not_shown_as_running_after_its_end
     run_id = runs.child("final 1", role="final", tags={}).run_id
     runs.measure(run_id, {"val_accuracy_mean": 0.5})
     runs.finish_child(run_id, outcome)
-    assert (found(run_id).info.status, found(run_id).data.tags["trial.state"]) == (status, outcome)
+    assert (found(run_id).info.status, found(run_id).data.tags[Tag.TRIAL_STATE]) == (status, outcome)
     assert found(run_id).data.metrics == {"val_accuracy_mean": 0.5}
 
 
@@ -197,13 +204,17 @@ def test_what_a_lost_driver_left_open_is_closed_and_nothing_of_a_study_of_the_sa
     )
     close(runs, done, how(TrialOutcome.FINISHED))
     runs.finish_child(final, TrialOutcome.STOPPED)
-    mine = {"study": found(lost[0]).data.tags["study"], PARENT: "0" * 32}
+    mine = {Tag.STUDY: found(lost[0]).data.tags[Tag.STUDY], Tag.PARENT_RUN_ID: "0" * 32}
     others = mlflow.MlflowClient().create_run(runs.experiment_id, tags=mine).info.run_id
     assert runs.close_lost() == 2
     for run_id in lost:
         tags = found(run_id).data.tags
-        assert (found(run_id).info.status, tags["trial.state"], tags["ended"]) == ("FAILED", "lost", "failed")
-        assert "driver was gone" in tags["ended.reason"]
+        assert (found(run_id).info.status, tags[Tag.TRIAL_STATE], tags[Tag.OUTCOME]) == (
+            "FAILED",
+            TrialOutcome.LOST,
+            "failed",
+        )
+        assert "driver was gone" in tags[Tag.OUTCOME_REASON]
     assert [found(run_id).info.status for run_id in (done, others, runs.id)] == ["FINISHED", "RUNNING", "RUNNING"]
     mlflow.MlflowClient().set_terminated(others)
 
@@ -236,7 +247,11 @@ def test_the_study_says_how_it_ended(opens):
     runs = opens()
     runs.close("KILLED", "stopped", "by a signal" + "!" * 10_000)
     run = found(runs.id)
-    assert (run.info.status, run.data.tags["ended"], len(run.data.tags["ended.reason"])) == ("KILLED", "stopped", 5000)
+    assert (run.info.status, run.data.tags[Tag.OUTCOME], len(run.data.tags[Tag.OUTCOME_REASON])) == (
+        "KILLED",
+        "stopped",
+        5000,
+    )
 
 
 def test_no_run_is_deleted(store):
@@ -262,4 +277,4 @@ def test_how_a_killed_driver_has_said_that_a_trial_ended_comes_before_what_it_le
 
     monkeypatch.setattr(records, "send", slow)
     opens(known=runs.id).close_lost()
-    assert found(child).data.tags["trial.state"] == "pruned"
+    assert found(child).data.tags[Tag.TRIAL_STATE] == "pruned"

@@ -1,17 +1,18 @@
 """How often test images have been looked at is counted, whoever looks and whatever becomes of it."""
 
+from pipeline.tracking.tags import Tag
 from pipeline.tracking.test_set_access import access_count, access_tags
 
 
 def test_each_look_counts_once_two_at_once_too():
     tags = access_tags({}, by="a", run_id="a", tested=False)
     one, other = (access_tags(tags, by=by, run_id="a", tested=True) for by in ("b", "c"))
-    assert (tags["test_opened"], one["test_opened"]) == ("1", "2")
+    assert (tags[Tag.TEST_SET_ACCESSES], one[Tag.TEST_SET_ACCESSES]) == ("1", "2")
     assert access_count(tags | one | other, run_id="a", tested=True) == 3
     again = access_tags(tags | one, by="b", run_id="a", tested=True)
     assert access_count(tags | one | again, run_id="a", tested=True) == 2
 
 
 def test_a_test_accuracy_without_a_tag_is_a_look_and_neither_is_none():
-    assert access_count({"test_opened": "7"}, run_id="a", tested=True) == 1
+    assert access_count({Tag.TEST_SET_ACCESSES: "7"}, run_id="a", tested=True) == 1
     assert access_count({}, run_id="a", tested=False) == 0

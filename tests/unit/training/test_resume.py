@@ -12,6 +12,7 @@ import pytest
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import NothingToDo, UsageError
 from pipeline.runtime.process import this_process
+from pipeline.tracking.tags import Role, Tag
 from pipeline.training import checkpoint, resume
 from pipeline.training.checkpoint import Checkpoint, TrainingState
 from pipeline.training.checkpoint_manager import checkpoint_folder
@@ -38,7 +39,7 @@ def made(client, experiment):
     """A run that ended so, with a checkpoint of so many epochs, or none."""
 
     def make(*, status="FAILED", epoch=3, **tags):
-        run_id = client.create_run(experiment, tags={"role": "run"} | tags).info.run_id
+        run_id = client.create_run(experiment, tags={Tag.ROLE: Role.RUN} | tags).info.run_id
         if status != "RUNNING":
             client.set_terminated(run_id, status)
         if epoch:
@@ -107,7 +108,7 @@ def test_a_finished_run_leaves_nothing_to_do_and_the_second_command_s_run_below_
     monkeypatch.setenv("MLFLOW_RUN_ID", second)
     with pytest.raises(NothingToDo, match="is finished: there is nothing to resume$"):
         resume.find_resume_point(client, finished, {})
-    assert mlflow.get_run(second).data.tags["mlflow.parentRunId"] == finished
+    assert mlflow.get_run(second).data.tags[Tag.PARENT_RUN_ID] == finished
     assert not checkpoint_folder(finished).exists()
 
 
@@ -135,7 +136,7 @@ def test_a_deleted_run_is_refused_with_how_to_bring_it_back(client, made):
     ],
 )
 def test_runs_of_other_roles_are_refused_with_what_goes_on_with_them(client, made, role, reason):
-    assert reason in refusal(client, made(role=role, **{"mlflow.parentRunId": "abc"}))
+    assert reason in refusal(client, made(role=role, **{Tag.PARENT_RUN_ID: "abc"}))
 
 
 def test_a_run_without_a_checkpoint_is_refused(client, made):
@@ -146,12 +147,12 @@ def test_a_run_that_is_under_way_is_refused(client, made):
     me = this_process()
     assert f"is under way as process {me.id} on {me.host}" in refusal(client, made(status="RUNNING", **me.tags()))
     other = replace(me, host="another")
-    beat = {"beat": "2999-01-01T00:00:00+00:00"}
+    beat = {Tag.HEARTBEAT: "2999-01-01T00:00:00+00:00"}
     assert "on another, as it said 0 s ago" in refusal(client, made(status="RUNNING", **other.tags(), **beat))
 
 
 def test_a_run_of_another_host_that_has_long_been_silent_may_go_on_here(client, made):
-    beat = {"beat": "2020-01-01T00:00:00+00:00"}
+    beat = {Tag.HEARTBEAT: "2020-01-01T00:00:00+00:00"}
     run_id = made(status="RUNNING", **replace(this_process(), host="another").tags(), **beat)
     assert resume.find_resume_point(client, run_id, {}).run_id == run_id
 

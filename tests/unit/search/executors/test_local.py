@@ -15,7 +15,7 @@ from pipeline.search.executors import local, out_of_memory
 from pipeline.search.executors.base import EpochReport, TrialResult
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.slots import Gpu, slots
-from pipeline.tracking.tags import TrialOutcome
+from pipeline.tracking.tags import Tag, TrialOutcome
 from tests.support import misbehaving
 from tests.support.paths import ROOT
 from tests.support.trial_driver import TINY, TrialDriver
@@ -79,7 +79,7 @@ def test_a_trial_leaves_settings_metrics_and_its_end_in_the_run_that_the_driver_
     assert (ended.outcome, ended.reason, ended.retryable) == (TrialOutcome.FINISHED, "", False), ended.output_tail
     run = store[0].get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.tags["trial.state"] == "finished"
+    assert run.data.tags[Tag.TRIAL_STATE] == "finished"
     resolved = "mixed_bfloat16" if has_bfloat16() else "float32"
     assert run.data.params["precision"] == resolved, "auto is resolved where the device is known"
     reported = [event for event in driver.received if event is not ended]
@@ -104,7 +104,7 @@ def test_a_pruned_trial_ends_within_the_epoch_and_keeps_its_curve(driver, store)
     assert ended.metrics["epochs"] < 1000
     run = store[0].get_run(run_id)
     assert run.info.status == "KILLED"
-    assert run.data.tags["trial.state"] == "pruned"
+    assert run.data.tags[Tag.TRIAL_STATE] == "pruned"
     assert "reason" not in run.data.tags
     assert len(store[0].get_metric_history(run_id, "val_accuracy")) == ended.metrics["epochs"]
     assert run.data.metrics["best_val_accuracy"] == ended.metrics["best_val_accuracy"]
@@ -116,7 +116,7 @@ def test_a_trial_that_diverges_says_where(driver, store):
     assert ended.outcome is TrialOutcome.DIVERGED
     assert ended.reason.startswith("loss became ")
     assert store[0].get_run(run_id).info.status == "FAILED"
-    assert store[0].get_run(run_id).data.tags["reason"] == "diverged"
+    assert store[0].get_run(run_id).data.tags[Tag.REASON] == "diverged"
 
 
 def test_settings_that_do_not_fit_the_data_fail_the_run_with_the_rule(driver, store):
@@ -124,7 +124,7 @@ def test_settings_that_do_not_fit_the_data_fail_the_run_with_the_rule(driver, st
     ended = driver.end(number)
     assert (ended.outcome, ended.retryable) == (TrialOutcome.RAISED, False)
     assert ended.reason.startswith("UsageError: patch_size must divide the image side: 8x8 pixels")
-    assert store[0].get_run(run_id).data.tags["trial.state"] == "raised"
+    assert store[0].get_run(run_id).data.tags[Tag.TRIAL_STATE] == "raised"
 
 
 @pytest.mark.parametrize(

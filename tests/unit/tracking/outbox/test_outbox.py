@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.runtime.process import this_process
 from pipeline.tracking.outbox import delivery, outbox, spool
 from pipeline.tracking.outbox.outbox import Outbox
+from pipeline.tracking.tags import Tag
 from tests.support.servers import Proxy, server
 
 STEPS = list(range(1, 6))
@@ -66,7 +67,7 @@ def curve(run_id, name="loss"):
 
 
 def end(status="FINISHED", **more):
-    return {"tags": {"ended": status.lower()}, "status": status, "end_time": 123_000} | more
+    return {"tags": {Tag.OUTCOME: status.lower()}, "status": status, "end_time": 123_000} | more
 
 
 def test_points_are_told_in_order_and_nothing_is_left(proxy, box, run_id):
@@ -155,8 +156,8 @@ def test_what_was_left_at_the_end_is_delivered_with_files_and_how_it_ended(proxy
     proxy.fault = lambda method, path: None
     assert delivery.send_pending() == [f"sent     4 record(s) of run {run_id} that were waiting here"]
     run = mlflow.get_run(run_id)
-    assert (run.info.status, run.info.end_time, run.data.tags["ended"]) == ("FINISHED", 123_000, "finished")
-    assert (run.data.params, run.data.tags["device"]) == ({"depth": "3"}, "cpu")
+    assert (run.info.status, run.info.end_time, run.data.tags[Tag.OUTCOME]) == ("FINISHED", 123_000, "finished")
+    assert (run.data.params, run.data.tags[Tag.DEVICE]) == ({"depth": "3"}, "cpu")
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/plots/how.txt") == "it went well"
     assert curve(run_id) == [1]
 
@@ -288,9 +289,9 @@ def test_a_version_is_registered_once_and_judged_whatever_becomes_of_the_calls(p
     proxy.fault = lambda method, path: None
     assert len(failed) >= 6
     (version,) = client.search_model_versions(f"name = 'once-{fault}'")
-    assert version.run_id == run_id and version.tags["data"] == "digits"
+    assert version.run_id == run_id and version.tags[Tag.DATA] == "digits"
     assert client.get_model_version_by_alias(f"once-{fault}", "champion").version == version.version
-    assert client.get_run(run_id).data.tags["registered"] == f"models:/once-{fault}/1"
+    assert client.get_run(run_id).data.tags[Tag.REGISTERED] == f"models:/once-{fault}/1"
 
 
 def test_what_kept_a_registry_from_taking_a_version_is_told_and_the_run_has_ended_all_the_same(proxy, box, run_id):
