@@ -386,7 +386,7 @@ IN_A_FOLDER = {
     "nothing": (lambda file: file.touch(), "not a JPEG, PNG, BMP or WebP image"),
     "a link to itself": (lambda file: file.symlink_to(file.name), "Too many levels of symbolic links"),
     "a link to nowhere": (lambda file: file.symlink_to("gone"), "No such file or directory"),
-    "another size": (lambda file: picture(9, size=(9, 9)).save(file, "PNG"), "give image_size to stretch all to it"),
+    "another size": (lambda file: picture(9, size=(9, 9)).save(file, "PNG"), "give image_size to resize all to it"),
 }
 
 
