@@ -129,7 +129,7 @@ def tracking() -> Iterator[tuple[str, float]]:
 
 def made(pixels: np.ndarray, labels: np.ndarray) -> Any:
     """These images as a data set."""
-    from pipeline.data import dataset
+    from pipeline.data.dataset import load_dataset
 
     with tempfile.TemporaryDirectory() as folder:
         np.savez(
@@ -139,7 +139,7 @@ def made(pixels: np.ndarray, labels: np.ndarray) -> Any:
             x_test=pixels[:INFERENCE],
             y_test=labels[:INFERENCE],
         )
-        return dataset.load_splits(str(file), image_size=None, validation_fraction=0.1, train_examples=None, seed=0)
+        return load_dataset(training.DataConfig(dataset=str(file)), seed=0)
 
 
 def ended(command: list[str]) -> float:

@@ -37,7 +37,7 @@ def kept(csv: Path, variants: Iterable[str], seeds: int, train: Callable[[str, i
 def history(recipe: str, changes: Mapping[str, object], device: Device) -> pd.DataFrame:
     """Train a recipe on the proxy with some settings changed; a row an epoch."""
     config = TrainingConfig.build(read_recipe(recipe) | PROXY | dict(changes))
-    data = load_dataset(config)
+    data = load_dataset(config.data, seed=config.seed)
     told = fit(resolve_auto(config, data, device), data).history
     keras.backend.clear_session()
     gc.collect()

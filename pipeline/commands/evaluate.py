@@ -143,7 +143,12 @@ def resolve_inputs(asked: EvaluateCommand) -> Iterator[EvaluationInputs]:
     ):  # `mlflow run --run-id`: a training's run is no evaluation's
         del os.environ[PROJECT_RUN_ID_ENV]
     with ownership.close_if_unused(client, os.environ.get(PROJECT_RUN_ID_ENV)):
-        data = reload_dataset(source.config, dataset=asked.settings.dataset, image_size=asked.settings.image_size)
+        data = reload_dataset(
+            source.config.data,
+            seed=source.config.seed,
+            dataset=asked.settings.dataset,
+            image_size=asked.settings.image_size,
+        )
         check_not_trained_on(data, asked.settings.split, fingerprint=source.fingerprint)
         check_same_classes(data, said.get("classes", data.classes))
         yield EvaluationInputs(uri, source, data, asked.settings)

@@ -143,7 +143,7 @@ def _search(arguments: Sequence[str]) -> int:
         arguments, program="convmixer search", description="Search hyperparameters with Optuna; runs go to MLflow."
     )
     check_cache_writable()
-    data = load_dataset(search.base)
+    data = load_dataset(search.base.data, seed=search.base.seed)
     check_against_data(search, image_shape=data.image_shape, training_images=len(data.train))
     from pipeline.commands.search import run_search
 

@@ -30,7 +30,7 @@ def _begin(typed: training.ParsedCommand, resumption: "ResumePoint | None") -> N
     config = resumption.config if resumption else typed.config
     check_cache_writable()
     check_single_host(os.environ)
-    data = load_dataset(config)
+    data = load_dataset(config.data, seed=config.seed)
     training.validate_against_data(config, image_shape=data.image_shape, training_images=len(data.train))
     if resumption:
         resumption.check(data.fingerprint)

@@ -43,7 +43,7 @@ SOCKET_SECONDS = 30  # of a server, after which the download has failed; Keras i
 log = logging.getLogger(__name__)
 
 
-def open_named(name: str, image_size: tuple[int, int] | None) -> DecodedImages:
+def load_builtin(name: str, image_size: tuple[int, int] | None) -> DecodedImages:
     """Open the data set of a name in CLASSES; scikit-learn or Keras is imported only where the cache lacks it."""
     read = _digits if name == "digits" else partial(_downloaded, name)
     return load_cached(
@@ -51,7 +51,7 @@ def open_named(name: str, image_size: tuple[int, int] | None) -> DecodedImages:
     )
 
 
-def source_of(name: str) -> str:
+def describe_source(name: str) -> str:
     """Where the data set of a name comes from."""
     return "scikit-learn load_digits" if name == "digits" else f"keras.datasets.{name}"
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 
-from pipeline.config.training import TrainingConfig
-from pipeline.data.builtin import CLASSES, open_named, source_of
+from pipeline.config.training import DataConfig
+from pipeline.data.builtin import CLASSES, describe_source, load_builtin
 from pipeline.data.cache import Allocate, DecodedImages, cache_key, load_cached
 from pipeline.data.folder import list_folder
 from pipeline.data.npz import read_npz, stack_splits
@@ -20,22 +20,23 @@ from pipeline.data.splits import split_rows, subsample
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import one_line
 
-NAMES = tuple(CLASSES)
-_NAME = 100  # characters of a path's last part, which names a data set
-GENERIC = {"train", "data", "dataset", "images", "imgs"}  # last parts of a path that do not tell data sets apart
+BUILTIN_NAMES = tuple(CLASSES)
+MAX_NAME_CHARACTERS = 100
+# Last parts of a path that do not tell data sets apart.
+GENERIC_FOLDERS = {"train", "data", "dataset", "images", "imgs"}
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """Some rows of the arrays that all splits share; nothing is copied before `take`."""
 
-    images: np.ndarray = field(repr=False)  # (n, h, w, c) uint8, a memory map where cached
+    images: np.ndarray = field(repr=False)  # (n, h, w, c) uint8, a memory map if cached
     labels: np.ndarray = field(repr=False)  # (n,) int64
     image_digests: np.ndarray = field(repr=False)  # (n,) of each image's pixels
     rows: np.ndarray  # (m,) of this split, ascending
 
     def __len__(self) -> int:
-        """Count the images of the split."""
+        """Return the number of images in the split."""
         return len(self.rows)
 
     def take(self, positions: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
@@ -45,13 +46,13 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of the split's pixels and labels in their order, the same on every machine."""
+        """Return 16 hexadecimal digits for the split's pixels and labels in order, the same on every machine."""
         return _digest(self.images.shape[1:], self.image_digests[self.rows], self.labels[self.rows])
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set, split."""
+    """A data set with its three splits."""
 
     name: str  # as given, or from the path
     source: str  # what it was read from: a function or an absolute path
@@ -60,41 +61,35 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    duplicates: int  # validation images whose pixels also stand in train, and test images in either of the two
+    duplicates: int  # validation images whose pixels are also in train, and test images that are also in either
     fingerprint: str  # of all pixels, labels and class names, the same on every machine
 
 
-class _Found(NamedTuple):
+class _Decoded(NamedTuple):
     name: str
     source: str
-    decoded: DecodedImages
+    images: DecodedImages
 
 
-def load_splits(
-    dataset: str,
-    *,
-    image_size: tuple[int, int] | None,
-    validation_fraction: float,
-    train_examples: int | None,
-    seed: int,
-) -> Dataset:
-    """Load a data set by name (NAMES), from a folder of class folders or from an .npz file.
+def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
+    """Load a data set and split it.
 
-    Images are stretched to `image_size` (height, width) where it is given. Validation and test are split off by
-    class and seed where the source does not have them; at most `train_examples` training images are used.
+    `config.dataset` is the name of a built-in data set, a folder of class folders or an .npz file. Validation and test
+    images are split off by class and seed if the source has no such split.
+
+    Raises:
+        UsageError: The data set does not exist, or cannot be used.
     """
-    if not 0 < validation_fraction < 1:
-        raise UsageError(f"validation_fraction must lie between 0 and 1: got {validation_fraction}; 0.1 is usual")
-    name, source, decoded = _find(dataset, image_size)
+    name, source, decoded = _decode(config.dataset, config.image_size)
     labels, classes = decoded.labels, decoded.classes
-    rows = split_rows(labels, decoded.sizes, classes, validation_fraction, seed)
-    if train_examples is not None:
-        if train_examples < len(classes):
+    rows = split_rows(labels, decoded.sizes, classes, config.validation_fraction, seed)
+    if config.train_examples is not None:
+        if config.train_examples < len(classes):
             raise UsageError(
                 f"train_examples must be at least the number of classes: {len(classes)} in {source}, "
-                f"got {train_examples}; try {10 * len(classes)}"
+                f"got {config.train_examples}; try {10 * len(classes)}"
             )
-        rows = rows._replace(train=subsample(rows.train, train_examples, labels, len(classes), seed))
+        rows = rows._replace(train=subsample(rows.train, config.train_examples, labels, len(classes), seed))
     train, validation, test = (Split(decoded.images, labels, decoded.digests, part) for part in rows)
     return Dataset(
         name,
@@ -104,58 +99,59 @@ def load_splits(
         train=train,
         validation=validation,
         test=test,
-        duplicates=_duplicates(train, validation, test),
+        duplicates=_count_duplicates(train, validation, test),
         fingerprint=_digest(decoded.images.shape[1:], decoded.digests, labels, *classes),
     )
 
 
 def check_dataset_exists(dataset: str) -> None:
-    """Raise UsageError where a name or path leads to no data set; nothing is read yet."""
-    if dataset not in NAMES:
-        _path(dataset)
+    """Raise UsageError if there is no data set of this name or path, without reading any data."""
+    if dataset not in BUILTIN_NAMES:
+        _resolve_path(dataset)
 
 
-def _find(dataset: str, image_size: tuple[int, int] | None) -> _Found:
-    if dataset in NAMES:
-        return _Found(dataset, source_of(dataset), open_named(dataset, image_size))
-    path = _path(dataset)
+def _decode(dataset: str, image_size: tuple[int, int] | None) -> _Decoded:
+    if dataset in BUILTIN_NAMES:
+        return _Decoded(dataset, describe_source(dataset), load_builtin(dataset, image_size))
+    path = _resolve_path(dataset)
     if os.path.isdir(path):
-        return _Found(_name(path), str(path), _open_folder(path, image_size))
-    return _Found(_name(path.with_suffix("")), str(path), _open_npz(path, image_size))
+        return _Decoded(_name_from_path(path), str(path), _decode_folder(path, image_size))
+    return _Decoded(_name_from_path(path.with_suffix("")), str(path), _decode_npz(path, image_size))
 
 
-def _path(dataset: str) -> Path:
-    """The folder or .npz file that is meant."""
+def _resolve_path(dataset: str) -> Path:
+    """Return the absolute path of a folder or .npz file."""
     path = Path(os.path.abspath(os.path.expanduser(dataset)))
-    _refuse_undecodable(path)
-    if dataset and os.path.isdir(path):  # which, unlike Path's own, is False for a name that no file can have
+    _check_utf8(path)
+    # os.path's functions, unlike Path's, are False for a name that no file can have.
+    if dataset and os.path.isdir(path):
         return path
     if path.suffix.lower() == ".npz" and os.path.isfile(path):
         return path
-    close = get_close_matches(dataset.lower(), NAMES, n=1)
-    cure = f"did you mean {close[0]}?" if close else "check the spelling of the path"
+    close = get_close_matches(dataset.lower(), BUILTIN_NAMES, n=1)
+    remedy = f"did you mean {close[0]}?" if close else "check the spelling of the path"
     if os.path.exists(path):
-        cure = "extract an archive first, and give the folder"
+        remedy = "extract an archive first, and give the folder"
     raise UsageError(
-        f"dataset must be {', '.join(NAMES)}, an existing folder of class folders or an .npz file: "
-        f"got {one_line(dataset, most=400) or 'nothing'} ({one_line(path, most=400)}); {cure}"
+        f"dataset must be {', '.join(BUILTIN_NAMES)}, an existing folder of class folders or an .npz file: "
+        f"got {one_line(dataset, most=400) or 'nothing'} ({one_line(path, most=400)}); {remedy}"
     )
 
 
-def _refuse_undecodable(path: Path) -> None:
-    """MLflow records where images come from, and its stores take UTF-8."""
+def _check_utf8(path: Path) -> None:
+    """Raise UsageError if a path is not UTF-8: MLflow records it, and its stores take UTF-8 only."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise UsageError(f"the path of a data set must be UTF-8 text: got {path}; rename what is not") from None
 
 
-def _name(path: Path) -> str:
-    telling = [part for part in path.parts[1:] if part.lower() not in GENERIC]
-    return one_line(telling[-1] if telling else path.name, most=_NAME)
+def _name_from_path(path: Path) -> str:
+    telling = [part for part in path.parts[1:] if part.lower() not in GENERIC_FOLDERS]
+    return one_line(telling[-1] if telling else path.name, most=MAX_NAME_CHARACTERS)
 
 
-def _open_folder(root: Path, image_size: tuple[int, int] | None) -> DecodedImages:
+def _decode_folder(root: Path, image_size: tuple[int, int] | None) -> DecodedImages:
     listing = list_folder(root)
     files = [file for part in listing.parts.values() for file in part]
 
@@ -169,7 +165,7 @@ def _open_folder(root: Path, image_size: tuple[int, int] | None) -> DecodedImage
     return load_cached(cache_key(listing.fingerprint(), image_size, PIL.__version__), decode)
 
 
-def _open_npz(file: Path, image_size: tuple[int, int] | None) -> DecodedImages:
+def _decode_npz(file: Path, image_size: tuple[int, int] | None) -> DecodedImages:
     def decode(allocate: Allocate) -> DecodedImages:
         parts, classes = read_npz(file)
         return stack_splits(parts, classes, image_size, allocate)
@@ -178,10 +174,10 @@ def _open_npz(file: Path, image_size: tuple[int, int] | None) -> DecodedImages:
     return load_cached(cache_key(str(file), status.st_size, status.st_mtime_ns, image_size), decode)
 
 
-def _duplicates(train: Split, validation: Split, test: Split) -> int:
-    seen, in_validation, in_test = (part.image_digests[part.rows] for part in (train, validation, test))
-    in_both = np.concatenate([seen, in_validation])
-    return int(np.isin(in_validation, seen).sum() + np.isin(in_test, in_both).sum())
+def _count_duplicates(train: Split, validation: Split, test: Split) -> int:
+    in_train, in_validation, in_test = (split.image_digests[split.rows] for split in (train, validation, test))
+    earlier = np.concatenate([in_train, in_validation])
+    return int(np.isin(in_validation, in_train).sum() + np.isin(in_test, earlier).sum())
 
 
 def _digest(shape: tuple[int, ...], image_digests: np.ndarray, labels: np.ndarray, *classes: str) -> str:
@@ -189,18 +185,3 @@ def _digest(shape: tuple[int, ...], image_digests: np.ndarray, labels: np.ndarra
     digest.update(image_digests.tobytes())
     digest.update(labels.astype("<i8").tobytes())
     return digest.hexdigest()
-
-
-def load_dataset(config: TrainingConfig) -> Dataset:
-    """Load and split the data; see `pipeline.data.dataset.load_splits`.
-
-    Raises:
-        UsageError: data that is not there, or that cannot be used.
-    """
-    return load_splits(
-        config.dataset,
-        image_size=config.image_size,
-        validation_fraction=config.validation_fraction,
-        train_examples=config.train_examples,
-        seed=config.seed,
-    )

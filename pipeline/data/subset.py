@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config.training import TrainingConfig
+from pipeline.config.training import DataConfig
 from pipeline.data.dataset import Dataset, Split, load_dataset
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import join_names
@@ -26,13 +26,16 @@ class Subset:
         return f"{self.dataset.name}, {split}"
 
 
-def reload_dataset(config: TrainingConfig, *, dataset: str | None, image_size: tuple[int, int] | None) -> Dataset:
+def reload_dataset(
+    config: DataConfig, *, seed: int, dataset: str | None, image_size: tuple[int, int] | None
+) -> Dataset:
     """Load the data set of a training run again, or another one with the run's settings.
 
     All training images are loaded, however many of them the run used: the other splits do not depend on that.
 
     Args:
-        config: Settings of the run.
+        config: Settings of the run's data.
+        seed: Seed of the run.
         dataset: Name or path of another data set.
         image_size: Another (height, width) to resize the images to.
 
@@ -41,7 +44,7 @@ def reload_dataset(config: TrainingConfig, *, dataset: str | None, image_size: t
     """
     overrides = {"dataset": dataset, "image_size": image_size}
     given = {name: value for name, value in overrides.items() if value is not None}
-    return load_dataset(config.model_copy(update={"train_examples": None, **given}))
+    return load_dataset(config.model_copy(update={"train_examples": None, **given}), seed=seed)
 
 
 def build_subset(

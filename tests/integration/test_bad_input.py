@@ -24,10 +24,10 @@ from PIL import Image
 
 from pipeline.commands.main import run as run_convmixer
 from pipeline.config.search import SearchConfig
-from pipeline.config.training import TrainingConfig, read_recipe, to_yaml
+from pipeline.config.training import DataConfig, TrainingConfig, read_recipe, to_yaml
 from pipeline.config.training import parse_training as run_from
 from pipeline.config.yaml_file import DEEPEST, MOST_BYTES, MOST_VALUES
-from pipeline.data import dataset
+from pipeline.data.dataset import load_dataset
 from pipeline.data.npz import read_npz
 from pipeline.data.read_images import read_batch
 from pipeline.runtime.errors import UsageError
@@ -356,8 +356,8 @@ def image_folder(root, classes=("cat", "dog"), each=4, size=(6, 5)):
 
 
 def load(path, **changed):
-    given = {"image_size": None, "validation_fraction": 0.2, "train_examples": None, "seed": 0}
-    return dataset.load_splits(str(path), **given | changed)
+    settings = {"dataset": str(path), "validation_fraction": 0.2} | changed
+    return load_dataset(DataConfig().model_copy(update=settings), seed=0)
 
 
 def png_header(width, height):
@@ -596,8 +596,9 @@ def mounts(tmp_path_factory):
 LOAD = """
 import logging, sys
 logging.basicConfig(format="%(message)s")
-from pipeline.data.dataset import load_splits
-found = load_splits(sys.argv[1], image_size=None, validation_fraction=0.2, train_examples=None, seed=0)
+from pipeline.config.training import DataConfig
+from pipeline.data.dataset import load_dataset
+found = load_dataset(DataConfig(dataset=sys.argv[1], validation_fraction=0.2), seed=0)
 print(found.fingerprint, type(found.train.images).__name__)
 """
 

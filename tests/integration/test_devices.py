@@ -16,13 +16,14 @@ import json, sys
 import keras, numpy as np, tensorflow as tf
 processor, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
-from pipeline.data.dataset import load_splits
+from pipeline.config.training import DataConfig
+from pipeline.data.dataset import load_dataset
 from pipeline.config.training import TrainingConfig
 from pipeline.training.callbacks import CheckpointSaver
 from pipeline.training.fit import fit
 from pipeline.training.run import serving_model
 
-digits = load_splits("digits", image_size=None, validation_fraction=0.1, train_examples=212, seed=0)
+digits = load_dataset(DataConfig(dataset="digits", train_examples=212), seed=0)
 settings = {
     "dataset": "digits", "filters": 8, "depth": 1, "kernel_size": 3, "epochs": 2, "batch_size": 50, "translation": 1,
     "learning_rate": 0.01, "batch_norm_momentum": 0.5, "precision": "float32", "jit_compile": False,

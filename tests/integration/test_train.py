@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from pipeline.commands.main import run as run_convmixer
-from pipeline.config.training import TrainingConfig
-from pipeline.data import dataset as data
+from pipeline.config.training import DataConfig, TrainingConfig
+from pipeline.data.dataset import load_dataset
 from pipeline.runtime.cpu import has_bfloat16
 from pipeline.tracking.tags import Tag
 from tests.support.paths import ROOT
@@ -157,7 +157,7 @@ def test_the_config_file_runs_the_run_again(finished, uri, tmp_path):
 def test_the_logged_model_is_the_one_that_was_tested(finished):
     _, found = finished
     model = mlflow.pyfunc.load_model(f"runs:/{found.info.run_id}/model")
-    digits = data.load_splits("digits", image_size=(12, 8), validation_fraction=0.1, train_examples=200, seed=0)
+    digits = load_dataset(DataConfig(dataset="digits", image_size=(12, 8), train_examples=200), seed=0)
     images, labels = digits.test.take(slice(None))
     accuracy = np.mean(model.predict(images.astype(np.float32)).argmax(axis=1) == labels)
     assert accuracy == pytest.approx(found.data.metrics["test_accuracy"])

@@ -74,7 +74,7 @@ class Sleeping:
 def main(folder, seconds, arguments):
     search = space.parse_search(arguments, program="search", description="Search.")
     searching.LocalExecutor = lambda slots: Sleeping(folder, float(seconds))
-    return searching.run_search(search, load_dataset(search.base))
+    return searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed))
 
 
 if __name__ == "__main__":

@@ -79,9 +79,9 @@ def load_trial_data(job: TrialJob) -> Dataset:
         UsageError: they are missing or others here; with the host, as it may be one of many.
     """
     if job.fingerprint is None:
-        return load_dataset(job.config)
+        return load_dataset(job.config.data, seed=job.config.seed)
     try:
-        data = load_dataset(job.config)
+        data = load_dataset(job.config.data, seed=job.config.seed)
     except UsageError as error:
         raise UsageError(f"on {socket.gethostname()}: {error}") from None
     if data.fingerprint != job.fingerprint:

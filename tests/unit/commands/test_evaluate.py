@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.commands import evaluate, train
 from pipeline.commands.evaluate import artifact_dir, main
-from pipeline.data.dataset import load_splits
+from pipeline.config.training import DataConfig
+from pipeline.data.dataset import load_dataset
 from pipeline.data.subset import build_subset
 from pipeline.evaluation.corruptions import CORRUPTIONS
 from pipeline.tracking.tags import Tag
@@ -224,9 +225,7 @@ def test_what_is_typed_is_refused_without_mlflow_and_models_without_tensorflow(u
 def test_artifact_dir_is_named_after_the_data_unless_other_images_have_that_name(tmp_path):
     pixels, labels = np.zeros((20, 4, 4), np.uint8), np.arange(20) % 2
     np.savez(tmp_path / "my pets (new).npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
-    pets = load_splits(
-        str(tmp_path / "my pets (new).npz"), image_size=None, validation_fraction=0.2, train_examples=None, seed=0
-    )
+    pets = load_dataset(DataConfig(dataset=str(tmp_path / "my pets (new).npz"), validation_fraction=0.2), seed=0)
     images = build_subset(pets, "test", classes=("0", "1"), image_shape=(4, 4, 1))
     assert artifact_dir(images, taken={}) == "my-pets-new-test"
     assert artifact_dir(images, taken={"my-pets-new-test": pets.fingerprint}) == "my-pets-new-test"

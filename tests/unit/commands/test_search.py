@@ -94,7 +94,7 @@ def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_op
     url = f"sqlite:///{tmp_path}/study.db"
     search = made_search(tmp_path, RANGE, "--trials", "5", "--storage", url)
     with mlflow_store(tmp_path):
-        assert searching.run_search(search, load_dataset(search.base)) == 1
+        assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1
         runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")
     told = capsys.readouterr()
     assert told.err.splitlines()[-1] == "error: cluster must keep its head node"
@@ -102,7 +102,8 @@ def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_op
     assert statuses == [("FAILED", ""), ("FAILED", "node lost"), ("FINISHED", "")]
     parent = next(run for run in runs if run.data.tags[Tag.ROLE] == "search")
     assert parent.data.tags[Tag.OUTCOME_REASON] == "cluster must keep its head node"
-    study = optuna.load_study(study_name=search.study(load_dataset(search.base).fingerprint), storage=url)
+    fingerprint = load_dataset(search.base.data, seed=search.base.seed).fingerprint
+    study = optuna.load_study(study_name=search.study(fingerprint), storage=url)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
 
 
@@ -135,13 +136,13 @@ def test_a_search_without_a_result_fails_and_the_same_command_goes_on(tmp_path, 
     broken = {role}
     monkeypatch.setattr(searching, "_executor", lambda search, data: Short(broken))
     with mlflow_store(tmp_path):
-        assert searching.run_search(search, load_dataset(search.base)) == 1
+        assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1
         (run,) = mlflow.search_runs(filter_string=f"tags.{Tag.ROLE} = '{Role.SEARCH}'", output_format="list")
         assert (run.info.status, run.data.tags[Tag.OUTCOME_REASON]) == ("FAILED", reason)
         assert capsys.readouterr().err.splitlines()[-1] == f"error: {reason}"
         if role == "final":
             broken.clear()
-            assert searching.run_search(search, load_dataset(search.base)) == 0
+            assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 0
             assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
 
 
@@ -164,5 +165,5 @@ def test_a_search_that_is_started_again_tells_its_cluster_that_there_were_gpus(t
     search = made_search(tmp_path, RANGE, "--trials", "9", "--storage", f"sqlite:///{tmp_path}/study.db")
     with mlflow_store(tmp_path):
         for _ in range(2):
-            assert searching.run_search(search, load_dataset(search.base)) == 1
+            assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1
     assert told == [False, True]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import builtin
-from pipeline.data.builtin import CLASSES, open_named
+from pipeline.data.builtin import CLASSES, load_builtin
 from pipeline.runtime.errors import UsageError
 
 PARTS = [("train-images", 3), ("train-labels", 1), ("t10k-images", 3), ("t10k-labels", 1)]
@@ -38,7 +38,7 @@ def test_download_is_asked_for_once_and_its_labels_become_a_row(monkeypatch, nam
 
     stand_in(monkeypatch, name, load_data)
     for _ in range(2):
-        decoded = open_named(name, None)
+        decoded = load_builtin(name, None)
         assert decoded.images.shape == (6, *(*shape, 1)[1:4]) and decoded.labels.tolist() == [0, 1, 2, 0, 1, 2]
         assert decoded.sizes == (3, 0, 3) and decoded.classes == CLASSES[name]
     assert asked == [30] and socket.getdefaulttimeout() is None  # a silent server is not waited for
@@ -50,7 +50,7 @@ def test_failed_download_is_one_line_with_the_reason_and_a_way_out(monkeypatch):
 
     stand_in(monkeypatch, "cifar10", load_data)
     with pytest.raises(UsageError) as caught:
-        open_named("cifar10", None)
+        load_builtin("cifar10", None)
     message = str(caught.value)
     assert message.startswith("cifar10 must be downloaded once by Keras") and "no route" in message
     assert message.isprintable() and "a folder of class folders" in message
@@ -66,14 +66,14 @@ def test_fashion_mnist_is_fetched_with_the_digests_that_keras_leaves_out(monkeyp
         fetched.append((file, len(file_hash)))
 
     monkeypatch.setitem(sys.modules, "keras.utils", types.SimpleNamespace(get_file=get_file))
-    open_named("fashion_mnist", None)
+    load_builtin("fashion_mnist", None)
     assert fetched == [(f"{part}-idx{n}-ubyte.gz", 32) for part, n in PARTS]
 
 
 def test_image_size_stretches_named_data_too(monkeypatch):
     monkeypatch.setattr(builtin, "_digits", lambda: {"train": (np.full((4, 8, 8), 200, np.uint8), np.arange(4))})
-    assert open_named("digits", (12, 16)).images.shape == (4, 12, 16, 1)
-    assert (open_named("digits", (12, 16)).images == 200).all()
+    assert load_builtin("digits", (12, 16)).images.shape == (4, 12, 16, 1)
+    assert (load_builtin("digits", (12, 16)).images == 200).all()
 
 
 def test_every_name_has_as_many_different_classes_as_its_data_set():

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import dataset as data
+from pipeline.config.training import DataConfig
+from pipeline.data import dataset
+from pipeline.data.dataset import Split, load_dataset
 from pipeline.runtime.errors import UsageError
 from tests.support.paths import ROOT
 
@@ -21,14 +23,9 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "convmixer" / "data"
 
 
-def load(dataset, *, image_size=None, validation_fraction=0.2, train_examples=None, seed=0):
-    return data.load_splits(
-        str(dataset),
-        image_size=image_size,
-        validation_fraction=validation_fraction,
-        train_examples=train_examples,
-        seed=seed,
-    )
+def load(dataset, *, seed=0, **settings):
+    config = DataConfig().model_copy(update={"dataset": str(dataset), "validation_fraction": 0.2} | settings)
+    return load_dataset(config, seed=seed)
 
 
 def noise(seed, shape=(6, 5, 3)):  # (h, w, c)
@@ -91,8 +88,8 @@ def test_pixels_and_labels_are_those_of_the_files(tmp_path):
 def test_split_is_the_same_in_another_process_and_other_for_another_seed(tmp_path):
     root = make_folder(tmp_path / "pets", {"cat": 30, "dog": 20})
     code = (
-        "from pipeline.data.dataset import load_splits; import sys, json;"
-        "d = load_splits(sys.argv[1], image_size=None, validation_fraction=0.2, train_examples=None, seed=7);"
+        "from pipeline.config.training import DataConfig; from pipeline.data.dataset import load_dataset\n"
+        "import sys, json; d = load_dataset(DataConfig(dataset=sys.argv[1], validation_fraction=0.2), seed=7)\n"
         "print(json.dumps([d.validation.rows.tolist(), d.validation.digest, d.fingerprint]))"
     )
     other = subprocess.run([sys.executable, "-c", code, root], cwd=ROOT, capture_output=True, check=True)
@@ -113,11 +110,11 @@ def test_split_of_the_digits_is_pinned_so_that_no_release_changes_it_unseen():
 def test_digest_tells_labels_and_order_of_one_pixel_apart(tmp_path):
     images, labels = noise(0, (4, 2, 2, 1)), np.array([0, 1, 0, 1])
     digests = np.array([bytes([i]) * 16 for i in range(1, 5)], "S16")
-    split = data.Split(images, labels, digests, np.array([0, 1]))
-    relabelled = data.Split(images, 1 - labels, digests, np.array([0, 1]))
-    renumbered = data.Split(images[1:], labels[1:], digests[1:], np.array([0, 1]))
+    split = Split(images, labels, digests, np.array([0, 1]))
+    relabelled = Split(images, 1 - labels, digests, np.array([0, 1]))
+    renumbered = Split(images[1:], labels[1:], digests[1:], np.array([0, 1]))
     assert len({split.digest, relabelled.digest, renumbered.digest}) == 3
-    assert data.Split(images[[2, 0, 1]], labels[[2, 0, 1]], digests[[2, 0, 1]], np.array([1, 2])).digest == split.digest
+    assert Split(images[[2, 0, 1]], labels[[2, 0, 1]], digests[[2, 0, 1]], np.array([1, 2])).digest == split.digest
 
 
 def test_train_examples_cut_training_alone_to_exactly_that_many_of_every_class(tmp_path):
@@ -150,7 +147,8 @@ def test_class_too_small_to_be_in_every_split_is_named(tmp_path):
 def test_training_keeps_an_image_of_each_class_however_large_the_fraction(tmp_path):
     loaded = load(make_folder(tmp_path / "pets", {"cat": 5, "dog": 3}), validation_fraction=0.99)
     assert np.bincount(loaded.train.take(slice(None))[1]).tolist() == [1, 1]
-    assert "validation_fraction must lie between 0 and 1: got 1.0" in refusal("digits", validation_fraction=1.0)
+    with pytest.raises(UsageError, match="validation_fraction must be a number above 0 to below 1, got 1"):
+        DataConfig.build({"validation_fraction": 1.0})
 
 
 def test_images_that_stand_in_an_earlier_split_are_counted_once_each(tmp_path):
@@ -207,8 +205,9 @@ def test_neither_name_nor_data_set_is_one_line(dataset, words):
 
 def test_bad_data_is_refused_before_any_heavy_import(tmp_path):
     code = (
-        "import sys; from pipeline.data.dataset import load_splits; from pipeline.runtime.errors import UsageError\n"
-        "try: load_splits(sys.argv[1], image_size=None, validation_fraction=0.1, train_examples=None, seed=0)\n"
+        "import sys; from pipeline.config.training import DataConfig; from pipeline.data.dataset import load_dataset\n"
+        "from pipeline.runtime.errors import UsageError\n"
+        "try: load_dataset(DataConfig(dataset=sys.argv[1]), seed=0)\n"
         "except UsageError as error: print(error)\n"
         "print(sorted({'tensorflow', 'keras', 'mlflow', 'pandas', 'matplotlib', 'sklearn'} & sys.modules.keys()))"
     )
@@ -223,7 +222,7 @@ def test_bad_data_is_refused_before_any_heavy_import(tmp_path):
 def test_sixty_thousand_files_are_decoded_once(tmp_path, monkeypatch):
     subprocess.run(["tar", "xzf", CIFAR10, "-C", tmp_path], check=True)
     first = load(tmp_path, validation_fraction=0.1)
-    monkeypatch.setattr(data, "read_images", None)  # decoding again would fail
+    monkeypatch.setattr(dataset, "read_images", None)  # decoding again would fail
     again = load(tmp_path, validation_fraction=0.1)
     assert (len(first.train), len(first.validation), len(first.test)) == (45_000, 5_000, 10_000)
     assert first.fingerprint == again.fingerprint == "b43e992cf1d9cc56"

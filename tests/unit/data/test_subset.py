@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.config.training import TrainingConfig
+from pipeline.config.training import DataConfig
 from pipeline.data.subset import build_subset, reload_dataset
 from pipeline.runtime.errors import UsageError
 
@@ -26,7 +26,7 @@ def npz(tmp_path):
 
 
 def subset(dataset=None, *, split="test", config=None):
-    reloaded = reload_dataset(TrainingConfig.build(config or {}), dataset=dataset, image_size=None)
+    reloaded = reload_dataset(DataConfig.build(config or {}), seed=0, dataset=dataset, image_size=None)
     return build_subset(reloaded, split, **MODEL)
 
 
@@ -54,7 +54,7 @@ def test_all_images_are_those_of_every_split_once(npz):
     ("names", "shape", "message"),
     [
         (["cat", "dog", "emu"], (4, 4, 1), "must be the model's 3, in any order: pets lacks owl and has emu besides"),
-        (["cat", "dog"], (4, 4, 1), "pets lacks owl; name"),
+        (["cat", "dog"], (4, 4, 1), "pets lacks owl; rename"),
         (["cat", "dog", "owl"], (8, 6, 1), "the model takes: 4x4x1, got 8x6x1 of pets; try image_size=4,4"),
         (["cat", "dog", "owl"], (4, 4, 3), "got 4x4x3 of pets; convert the images to 1 channel"),
     ],

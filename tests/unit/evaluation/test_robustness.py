@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.data import dataset
+from pipeline.config.training import DataConfig
+from pipeline.data.dataset import load_dataset
 from pipeline.evaluation import robustness
 from pipeline.evaluation.corruptions import CORRUPTIONS
 from pipeline.evaluation.robustness import evaluate_robustness
@@ -11,7 +12,7 @@ from pipeline.evaluation.robustness import evaluate_robustness
 
 @pytest.fixture(scope="module")
 def split():
-    return dataset.load_splits("digits", image_size=None, validation_fraction=0.1, train_examples=None, seed=0).test
+    return load_dataset(DataConfig(dataset="digits"), seed=0).test
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import keras
 import pytest
 
-from pipeline.config.training import TrainingConfig
-from pipeline.data import dataset
+from pipeline.config.training import DataConfig, TrainingConfig
+from pipeline.data.dataset import load_dataset
 from pipeline.training import benchmark
 
 TINY = TrainingConfig.build(
@@ -15,7 +15,7 @@ TINY = TrainingConfig.build(
 
 @pytest.fixture(scope="module")
 def digits():
-    return dataset.load_splits("digits", image_size=None, validation_fraction=0.1, train_examples=100, seed=0)
+    return load_dataset(DataConfig(dataset="digits", train_examples=100), seed=0)
 
 
 def test_a_step_takes_batches_of_the_settings_size_however_few_an_epoch_has(digits, monkeypatch):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config.training import TrainingConfig
-from pipeline.data import dataset
+from pipeline.config.training import DataConfig, TrainingConfig
+from pipeline.data.dataset import load_dataset
 from pipeline.model.conv_mixer import depthwise_kernels
 from pipeline.model.initializers import initial_kernels
 from pipeline.runtime.errors import Diverged, UsageError
@@ -42,7 +42,7 @@ TINY = TrainingConfig.build(
 
 @pytest.fixture(scope="module")
 def digits():
-    return dataset.load_splits("digits", image_size=None, validation_fraction=0.1, train_examples=200, seed=0)
+    return load_dataset(DataConfig(dataset="digits", train_examples=200), seed=0)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_step_that_xla_compiles_sees_batches_of_one_size(digits, jit_compile, 
 
 @pytest.mark.parametrize(("batch_size", "at_once"), [(2, 8), (200, 485)])  # 485: three equal parts
 def test_evaluation_takes_more_images_at_once_than_training_but_not_any_number(batch_size, at_once):
-    whole = dataset.load_splits("digits", image_size=None, validation_fraction=0.1, train_examples=None, seed=0)
+    whole = load_dataset(DataConfig(dataset="digits"), seed=0)
     config = TINY.model_copy(update={"batch_size": batch_size})
     images, _ = next(iter(evaluation_batches(config, whole, whole.train)))
     assert len(images) == at_once < len(whole.train)

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline.config.training import TrainingConfig
-from pipeline.data import dataset
+from pipeline.config.training import DataConfig, TrainingConfig
+from pipeline.data.dataset import load_dataset
 from pipeline.training.run import evaluate_on_test_set
 
 
@@ -22,7 +22,7 @@ class Unlogged:
 
 @pytest.fixture(scope="module")
 def digits():
-    return dataset.load_splits("digits", image_size=None, validation_fraction=0.1, train_examples=200, seed=0)
+    return load_dataset(DataConfig(dataset="digits", train_examples=200), seed=0)
 
 
 @pytest.fixture(scope="module")

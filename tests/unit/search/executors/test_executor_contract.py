@@ -35,7 +35,7 @@ def executor(request):
             patch.setattr("pipeline.search.executors.ray_executor.CORES_A_TRIAL", 1)
             patch.setattr("pipeline.search.executors.ray_executor.CALLS", 8)  # at once: fewer than trials come and go
             patch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2}')
-            fingerprint = load_dataset(TINY).fingerprint
+            fingerprint = load_dataset(TINY.data, seed=TINY.seed).fingerprint
             made = RayExecutor("local", fingerprint=fingerprint, trials_per_gpu=1, trials=TWO, **work)
         with made as executor:
             yield executor
