@@ -1,38 +1,46 @@
-"""One policy for asking again: while there is no answer, with growing pauses, and not for ever."""
+"""One retry policy: repeat a call after transient errors, with growing pauses, for a limited time."""
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain, repeat
 from typing import TypeVar
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def retry(
-    ask: Callable[[], Answer],
+    call: Callable[[], Result],
     *,
     is_transient: Callable[[Exception], bool],
     seconds: float,
     pauses: Sequence[float],
-) -> Answer:
-    """Return what `ask` returns, asking again after each transient error.
+    on_retry: Callable[[Exception], None] = lambda error: None,
+) -> Result:
+    """Return what `call` returns, repeating it after each transient error.
 
     Args:
-        ask: the call.
-        is_transient: whether an error may pass; any other is raised at once.
-        seconds: how long to go on asking.
-        pauses: seconds to wait after each error; the last one repeats.
+        call: may be made several times.
+        is_transient: whether a repeated call may succeed after this error; any other error is raised at once.
+        seconds: how long to repeat the call.
+        pauses: see `pause_seconds`.
+        on_retry: called with each transient error that a pause and another call follow.
 
     Raises:
-        Exception: what `ask` raised last.
+        Exception: the last error of `call`, where it was not transient or the time was up.
     """
-    end = time.monotonic() + seconds
-    waits = chain(pauses, repeat(pauses[-1]))
+    deadline = time.monotonic() + seconds
+    failures = 0
     while True:
         try:
-            return ask()
+            return call()
         except Exception as error:
-            pause = next(waits)
-            if not is_transient(error) or time.monotonic() + pause > end:
+            failures += 1
+            pause = pause_seconds(pauses, failures)
+            if not is_transient(error) or time.monotonic() + pause > deadline:
                 raise
+            on_retry(error)
         time.sleep(pause)
+
+
+def pause_seconds(pauses: Sequence[float], failures: int) -> float:
+    """Return how long to wait after so many failures in a row: `pauses` in turn, and then the last one each time."""
+    return pauses[min(failures, len(pauses)) - 1]

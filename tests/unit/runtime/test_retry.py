@@ -1,51 +1,62 @@
-"""Asking again: while there is no answer and not for ever, but never where there is one."""
+"""Retrying a call: while its errors are transient, and for a limited time."""
 
 import pytest
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from pipeline.runtime.retry import retry
-from pipeline.tracking.outbox.records import is_permanent
-
-AWAY = MlflowException("Connection refused")
-GONE = MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST)
+from pipeline.runtime.retry import pause_seconds, retry
 
 
-def again(ask, seconds=5.0):
-    is_away = lambda error: isinstance(error, MlflowException) and not is_permanent(error)  # noqa: E731
-    return retry(ask, is_transient=is_away, seconds=seconds, pauses=(0.01, 0.02))
+class Away(Exception):
+    """Passes."""
 
 
-def asked(*answers):
-    """A question that is answered so in turn, and how often it was asked."""
-    times = []
+class Scripted:
+    """A call that gives these results in turn, the last one from then on, and counts."""
 
-    def ask():
-        times.append(None)
-        answer = answers[min(len(times), len(answers)) - 1]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def __init__(self, *results):
+        self.results, self.calls = results, 0
 
-    return ask, times
-
-
-def test_it_asks_until_there_is_an_answer():
-    ask, times = asked(AWAY, AWAY, AWAY, "here")
-    assert again(ask) == "here"
-    assert len(times) == 4
+    def __call__(self):
+        self.calls += 1
+        result = self.results[min(self.calls, len(self.results)) - 1]
+        if isinstance(result, Exception):
+            raise result
+        return result
 
 
-def test_it_gives_up_after_the_time_given_with_what_was_said_last():
-    ask, times = asked(AWAY)
-    with pytest.raises(MlflowException, match="Connection refused"):
-        again(ask, seconds=0.1)
-    assert 2 <= len(times) <= 11
+def retried(call, seconds=5.0, **more):
+    return retry(
+        call, is_transient=lambda error: isinstance(error, Away), seconds=seconds, pauses=(0.01, 0.02), **more
+    )
 
 
-@pytest.mark.parametrize("answer", [GONE, ValueError("a fault in the question")])
-def test_a_refusal_is_an_answer(answer):
-    ask, times = asked(answer)
-    with pytest.raises(type(answer)):
-        again(ask)
-    assert len(times) == 1
+def test_retry_after_transient_errors_returns_the_result():
+    call = Scripted(Away(), Away(), Away(), "here")
+    assert retried(call) == "here"
+    assert call.calls == 4
+
+
+def test_retry_after_its_time_raises_the_last_error():
+    call = Scripted(Away("Connection refused"))
+    with pytest.raises(Away, match="Connection refused"):
+        retried(call, seconds=0.1)
+    assert 2 <= call.calls <= 11
+
+
+@pytest.mark.parametrize("error", [LookupError("no such run"), ValueError("a fault in the request")])
+def test_retry_of_a_permanent_error_raises_it_at_once(error):
+    call = Scripted(error)
+    with pytest.raises(type(error)):
+        retried(call)
+    assert call.calls == 1
+
+
+def test_retry_reports_each_error_that_another_call_follows():
+    errors = [Away("first"), Away("second"), LookupError("last")]
+    reported = []
+    with pytest.raises(LookupError):
+        retried(Scripted(*errors), on_retry=reported.append)
+    assert reported == errors[:2]
+
+
+def test_pauses_grow_and_the_last_one_repeats():
+    assert [pause_seconds((0.5, 1, 5), failures) for failures in range(1, 6)] == [0.5, 1, 5, 5, 5]
