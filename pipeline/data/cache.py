@@ -1,13 +1,11 @@
 """Decoded data sets, kept in the user's cache: built once by one process, then shared as memory maps by all."""
 
-import fcntl
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -18,7 +16,7 @@ import numpy as np
 import psutil
 
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.files import cache_folder, private_folder
+from pipeline.runtime.files import cache_folder, lock, private_folder, try_lock
 from pipeline.runtime.text import printable
 
 FORMAT = 1  # of the cached files, and of how pixels are made: raise it when either changes
@@ -87,7 +85,7 @@ def _opened(folder: Path) -> DecodedImages | None:
 def _built(folder: Path, decode: Callable[[Allocate], DecodedImages]) -> DecodedImages:
     private_folder("data")
     _remove_leftovers(folder.parent)
-    with _build_lock(_lock_file(folder), wait=True):
+    with lock(_lock_file(folder)):
         if found := _opened(folder):  # another process was faster
             return found
         shutil.rmtree(folder, ignore_errors=True)  # damaged; whoever has it mapped keeps its pages
@@ -135,17 +133,10 @@ def _save(folder: Path, decoded: DecodedImages) -> None:
 def _remove_leftovers(parent: Path) -> None:
     """Remove what killed processes left unfinished: folders whose key nobody holds the lock of."""
     for leftover in parent.glob(f"*{BUILDING}*"):
-        with suppress(BlockingIOError), _build_lock(_lock_file(leftover), wait=False):
-            shutil.rmtree(leftover, ignore_errors=True)
+        with try_lock(_lock_file(leftover)) as unused:
+            if unused:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _lock_file(folder: Path) -> Path:
     return folder.with_name(folder.name.partition(BUILDING)[0] + ".lock")
-
-
-@contextmanager
-def _build_lock(file: Path, wait: bool) -> Iterator[None]:
-    """Hold the file's lock, which the kernel frees if this process is killed; BlockingIOError if it is held."""
-    with open(file, "ab") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield

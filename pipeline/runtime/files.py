@@ -43,11 +43,26 @@ def make_private(folder: Path) -> Path:
 
 
 @contextmanager
-def try_lock(file: Path) -> Iterator[bool]:
-    """Within it no other process holds this file, which is made; False where one does. It ends with the process.
+def lock(file: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is created, once no other process holds it; the kernel frees it with the process.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created, or its file system has no locks.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def try_lock(file: Path) -> Iterator[bool]:
+    """Hold the lock of a file, as `lock` does, and yield True; or yield False at once if another process holds it.
+
+    Raises:
+        OSError: the file cannot be created.
     """
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:

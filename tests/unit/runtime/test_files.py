@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline.runtime.files import (
     sha256_files,
     temporary_directory,
     temporary_files,
+    try_lock,
 )
 from tests.support.paths import ROOT
 
@@ -110,3 +112,42 @@ def test_temporary_files_lie_in_it_and_elsewhere_again_after_it():
         assert Path(file.name).is_relative_to(private_folder("runs"))
     assert tempfile.gettempdir() == before
     assert list(private_folder("runs").iterdir()) == []
+
+
+LOCKED = """
+import sys
+from pathlib import Path
+from pipeline.runtime.files import lock
+with lock(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_try_lock_yields_false_while_another_process_holds_the_lock(tmp_path):
+    file = tmp_path / "lock"
+    command = [sys.executable, "-c", LOCKED, str(file)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        with try_lock(file) as locked:
+            assert not locked
+        other.send_signal(signal.SIGKILL)
+    with try_lock(file) as locked:
+        assert locked, "the kernel frees the lock of a killed process"
+    with try_lock(file) as locked:
+        assert locked, "it is free again after the block"
+
+
+def test_lock_waits_until_it_is_free(tmp_path):
+    file = tmp_path / "lock"
+    command = [sys.executable, "-c", LOCKED, str(file)]
+    with try_lock(file) as locked:
+        assert locked
+        other = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        os.set_blocking(other.stdout.fileno(), False)
+        time.sleep(0.5)
+        assert not other.stdout.readline()
+    os.set_blocking(other.stdout.fileno(), True)
+    with other:
+        assert other.stdout.readline() == "locked\n"
+        other.stdin.close()

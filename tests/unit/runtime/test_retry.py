@@ -24,9 +24,7 @@ class Scripted:
 
 
 def retried(call, seconds=5.0, **more):
-    return retry(
-        call, is_transient=lambda error: isinstance(error, Away), seconds=seconds, pauses=(0.01, 0.02), **more
-    )
+    return retry(call, is_transient=lambda error: isinstance(error, Away), seconds=seconds, pauses=(0.01, 0.02), **more)
 
 
 def test_retry_after_transient_errors_returns_the_result():
