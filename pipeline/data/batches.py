@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from pipeline.data.augmentation import Augment
 from pipeline.runtime.cpu import available_cores
-
-Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]  # images, labels, seed (2,) -> both
 
 
 class ImageSource(Protocol):

@@ -64,7 +64,7 @@ def list_folder(root: Path) -> FolderListing:
     return FolderListing(root, tuple(printable(name) for name in classes), parts)
 
 
-def image_files(root: Path) -> list[str]:
+def list_images(root: Path) -> list[str]:
     """Paths of all images below a folder, at any depth and through links, in the order of their bytes.
 
     Hidden files and folders and files of other suffixes are passed over.

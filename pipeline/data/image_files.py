@@ -1,10 +1,10 @@
-"""The image files that were named and, where their folders are called as classes of the model, their true classes."""
+"""The image files to predict, and their labels if their folders have the names of classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.folder import image_files
+from pipeline.data.folder import list_images
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import printable
 
@@ -13,42 +13,42 @@ from pipeline.runtime.text import printable
 class ImageFiles:
     """Files to predict."""
 
-    root: Path  # their names in the table are below it
+    root: Path  # the files' names are relative to it
     files: list[str]
 
     def display_name(self, file: str) -> str:
-        """What a file is called in the table."""
+        """Return the path of a file relative to the root, as it is printed."""
         return printable(Path(file).relative_to(self.root).as_posix())
 
     def labels_from_folders(self, classes: Sequence[str]) -> list[int | None]:
-        """The position of each file's class: that which its folder is called as.
+        """Return the class of each file as a position in `classes`, taken from the name of its folder.
 
-        None of a file that lies in no folder; and of all, where a folder is called as none of the classes.
+        A file outside any folder has None; all files have None if a folder has the name of no class.
         """
         if self.folders_without_class(classes):
             return [None] * len(self.files)
-        places: dict[str, int | None] = {name: place for place, name in enumerate(classes)}
-        return [places.get(self._folder(file)) for file in self.files]
+        positions: dict[str, int | None] = {name: position for position, name in enumerate(classes)}
+        return [positions.get(self._folder(file)) for file in self.files]
 
     def folders_without_class(self, classes: Sequence[str]) -> list[str]:
-        """The folders that are called as none of the classes, in order."""
+        """Return the folders that have the name of no class, sorted."""
         return sorted({self._folder(file) for file in self.files} - {"", *classes})
 
     def _folder(self, file: str) -> str:
-        """The folder right below the root that a file lies in; empty where it lies in the root itself."""
+        """Return the folder directly below the root that contains a file; empty for a file in the root itself."""
         first, *further = Path(file).relative_to(self.root).parts
         return printable(first) if further else ""
 
 
 def find_images(images: Path) -> ImageFiles:
-    """The image that `images` is, whatever its suffix, or those in the folder that it is.
+    """Return a single image file, whatever its suffix, or all image files in a folder.
 
     Raises:
-        UsageError: the folder cannot be read or has no image.
+        UsageError: The folder cannot be read, or has no image.
     """
     if not images.is_dir():
         return ImageFiles(images.parent, [str(images)])
-    files = image_files(images)
+    files = list_images(images)
     if not files:
         raise UsageError(
             f"images must be a folder with JPEG, PNG, BMP or WebP files, at any depth, got {images}, which has none"

@@ -1,22 +1,11 @@
-"""What tests of training images share: changes that are off unless named, and images to change."""
+"""Augmentations that are off unless named, and images to augment."""
 
 import numpy as np
 import tensorflow as tf
 
-from pipeline.data.augmentation import build_augmentation
+from pipeline.config.training import AugmentationConfig
+from pipeline.data import augmentation
 
-OFF = {
-    "flip": False,
-    "translation": 0,
-    "randaugment_layers": 0,
-    "randaugment_magnitude": 12,
-    "color_jitter": 0.0,
-    "random_erasing": 0.0,
-    "cutout": 0,
-    "mixup_alpha": 0.0,
-    "cutmix_alpha": 0.0,
-    "mix_probability": 1.0,
-}
 ALL = {
     "flip": True,
     "translation": 2,
@@ -30,8 +19,8 @@ ALL = {
 SEED = tf.constant([1, 2], tf.int64)
 
 
-def changes(**on):
-    return build_augmentation(**OFF | on)
+def build_augmentation(**settings):
+    return augmentation.build_augmentation(AugmentationConfig(randaugment_magnitude=12, **settings))
 
 
 def noise(*shape, seed=0):
@@ -39,7 +28,7 @@ def noise(*shape, seed=0):
 
 
 def smooth(count, height, width, channels, seed=0):
-    """Images that are gradients, each another, as neighbouring pixels of photographs are alike."""
+    """Different gradients: as in photographs, neighbouring pixels are alike."""
     ends = np.random.default_rng(seed).uniform(0, 255, (4, count, 1, 1, channels))
     down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j][:, None, :, :, None]
     top, bottom = ends[0] + (ends[1] - ends[0]) * across, ends[2] + (ends[3] - ends[2]) * across

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.data.batches import evaluation_batches, training_batches
-from tests.support.augmentations import ALL, changes, noise
+from tests.support.augmentations import ALL, build_augmentation, noise
 from tests.support.paths import ROOT
 
 
@@ -24,7 +24,7 @@ class Numbered:
         return positions.astype(np.uint8).reshape(-1, 1, 1, 1), positions % 2
 
 
-def batches(*, seed=0, epochs=2, label_smoothing=0.0, augment=changes(), initial_epoch=0, batch_multiple=1):
+def batches(*, seed=0, epochs=2, label_smoothing=0.0, augment=build_augmentation(), initial_epoch=0, batch_multiple=1):
     made = training_batches(
         Numbered(),
         image_shape=(1, 1, 1),
@@ -131,7 +131,7 @@ def changed_batches():
         batch_size=16,
         epochs=3,
         seed=3,
-        augment=changes(**ALL),
+        augment=build_augmentation(**ALL),
         label_smoothing=0.1,
     )
 
@@ -171,7 +171,7 @@ def test_mixing_changes_labels_in_the_batches():
         batch_size=16,
         epochs=1,
         seed=3,
-        augment=changes(mixup_alpha=5.0),
+        augment=build_augmentation(mixup_alpha=5.0),
         label_smoothing=0.0,
     )
     labels = np.concatenate([labels for _, labels in made])

@@ -68,7 +68,7 @@ def test_equalize_takes_images_with_too_few_values_as_pillow_does():
         lambda x: color.solarize(x, threshold=0),
         color.auto_contrast,
         color.equalize,
-        lambda x: color.color_jitter(x, SEED, most=0.9),
+        lambda x: color.color_jitter(x, SEED, strength=0.9),
     ],
 )
 def test_what_is_see_through_stays_so(change):
@@ -81,7 +81,7 @@ def test_what_is_see_through_stays_so(change):
 
 def test_jitter_stays_within_its_bounds_and_differs_from_image_to_image():
     images = np.full((200, 2, 2, 3), 100, np.uint8)  # of one colour, so that only brightness shows
-    found = color.color_jitter(tf.constant(images), SEED, most=0.2).numpy()
+    found = color.color_jitter(tf.constant(images), SEED, strength=0.2).numpy()
     assert 79 <= found.min() < 85 and 115 < found.max() <= 120
     assert len(np.unique(found)) > 20
 

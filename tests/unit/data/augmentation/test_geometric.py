@@ -57,7 +57,7 @@ def windows(image, most):
 
 
 def test_training_images_are_shifted_both_ways_with_reflected_edges():
-    changed = random_translation(tf.constant(SMALL_IMAGES), SEED, most=2).numpy()
+    changed = random_translation(tf.constant(SMALL_IMAGES), SEED, max_pixels=2).numpy()
     found = set()
     for one, image in zip(changed, SMALL_IMAGES, strict=True):
         shifts = [shift for shift, view in windows(image, 2).items() if np.array_equal(view, one)]

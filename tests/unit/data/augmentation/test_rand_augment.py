@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.data.augmentation import color, geometric
-from pipeline.data.augmentation.rand_augment import _colors, _moves, rand_augment
+from pipeline.data.augmentation.rand_augment import _color_operations, _geometric_matrices, rand_augment
 from tests.support.augmentations import SEED, smooth
 
 COUNT = 1400
@@ -15,13 +15,13 @@ IMAGES = np.repeat(smooth(1, 24, 20, 3), COUNT, axis=0)
 def every_result(image, magnitude):
     """What one operation can make of an image: by name, and by sign where there is one."""
     strength = magnitude / 30
-    moves, x = _moves(strength, 24, 20), tf.constant(image[None])
+    moves, x = _geometric_matrices(strength, 24, 20), tf.constant(image[None])
     moved = {
         f"move {place}": geometric.affine_transform(x, tf.constant(moves[place][None])) for place in np.ndindex(2, 6)
     }
     colored = {
         f"colour {number} {sign}": change(x, tf.constant([sign]))
-        for number, change in enumerate(_colors(strength))
+        for number, change in enumerate(_color_operations(strength))
         for sign in (1.0, -1.0)
     }
     return {name: result.numpy()[0].tobytes() for name, result in (moved | colored).items()}
@@ -44,17 +44,17 @@ def test_two_layers_are_two_operations_on_top_of_each_other():
     changed_twice = np.mean([image.tobytes() not in once for image in found])
     assert changed_twice > 0.5
     darker = color.brightness(tf.constant(IMAGES[:1]), 1 - 0.45)
-    both = geometric.affine_transform(darker, tf.constant(_moves(0.5, 24, 20)[0, 5][None])).numpy()[0]
+    both = geometric.affine_transform(darker, tf.constant(_geometric_matrices(0.5, 24, 20)[0, 5][None])).numpy()[0]
     assert any(np.array_equal(image, both) for image in found)
 
 
 def test_the_strengths_are_torchvisions():
     height, width = 331, 331
-    right = _moves(12 / 30, height, width)[0]
+    right = _geometric_matrices(12 / 30, height, width)[0]
     assert right[1, 0, 1] == pytest.approx(0.3 * 0.4) and right[2, 1, 0] == pytest.approx(0.3 * 0.4)
     assert right[3, 0, 2] == pytest.approx(150 * 0.4) and right[4, 1, 2] == pytest.approx(150 * 0.4)
     assert np.degrees(np.arccos(right[5, 0, 0])) == pytest.approx(30 * 0.4, abs=1e-3)
-    brightness, posterize, solarize = (_colors(12 / 30)[number] for number in (0, 4, 5))
+    brightness, posterize, solarize = (_color_operations(12 / 30)[number] for number in (0, 4, 5))
     ramp = tf.reshape(tf.range(256), (1, 16, 16, 1))
     ramp = tf.cast(ramp, tf.uint8)
     np.testing.assert_array_equal(brightness(ramp, tf.constant([-1.0])), color.brightness(ramp, 1 - 0.9 * 0.4))
