@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check bench bench-around bench-search bench-serving soak audit ui lock clean
+.PHONY: help demo test test-long check docs bench bench-around bench-search bench-serving soak audit ui lock clean
 
 # An environment that happens to be activated, or installed packages elsewhere, must not leak in. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -33,6 +33,10 @@ check: $(READY)  ## ruff, types and import rules
 	@$(BIN)/ruff format --check
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports
+
+docs: $(READY)  ## write docs/settings.md from the config
+	@$(BIN)/python -m pipeline.config.reference > docs/settings.md.part
+	@mv docs/settings.md.part docs/settings.md
 
 bench: $(READY)  ## the training step beside the stock example's and PyTorch's; make bench TORCH=python if that has it
 	@$(BIN)/python experiments/benchmarks/step.py --torch_python "$(or $(TORCH),$(BIN)/python)"

@@ -1,96 +1,208 @@
-"""The README's commands are commands, its files are files, and what it says of settings is so."""
+"""README and docs agree with the program: links, commands, settings, files and names."""
 
+import ast
 import os
 import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from pipeline.config.training import parse_training
-from pipeline.search import space
+from pipeline.config.commands import DoctorConfig, EvaluateConfig, PredictConfig, ReportConfig
+from pipeline.config.search import SearchConfig
+from pipeline.config.training import TrainingConfig, parse_training
+from pipeline.search.space import parse_search
 from tests.support.paths import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    shlex.split(line, comments=True)
-    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
-    for line in block.splitlines()
-]
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "deploy" / "README.md"])
+}
+MEASURED = ROOT / "experiments" / "README.md"
+# A change log names what is gone.
+CURRENT = {name: text for name, text in PAGES.items() if name != "CHANGELOG.md"}
+CONFIGS = {
+    "train": TrainingConfig,
+    "search": SearchConfig,
+    "report": ReportConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "doctor": DoctorConfig,
+}
+# The positional argument of each command, as MLproject declares it.
+POSITIONAL = {"train": "recipe", "search": "search", "report": "runs", "evaluate": "model", "predict": "model"}
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 
 
-def program_of(words):
-    """The module of pipeline/ that a command of the README starts, if it starts one."""
-    if "-m" in words and words[words.index("-m") + 1].startswith("pipeline."):
-        return words[words.index("-m") + 1].removeprefix("pipeline.")
-    if words[:2] == ["mlflow", "run"]:
-        return words[words.index("-e") + 1] if "-e" in words else "train"
-    return None
+def commands():
+    """Yield the words of each command line in the pages' shell blocks."""
+    for name, text in CURRENT.items():
+        for language, block in FENCED.findall(text):
+            for line in block.splitlines() if language == "sh" else ():
+                if "mlflow run" in line or "-m pipeline" in line:
+                    yield pytest.param(shlex.split(line, comments=True), id=f"{name}: {line.split('  #')[0]}")
 
 
-TRAINING = [words for words in COMMANDS if program_of(words) == "train"]
-SEARCHING = [words for words in COMMANDS if program_of(words) == "search"]
-OTHERS = [words for words in COMMANDS if program_of(words) not in {"train", "search", None}]
+COMMANDS = list(commands())
 
 
-def settings_of(words):
-    """The arguments of the program that a command of the README starts."""
+def without_prefix(words):
+    """Drop what stands before the command itself, as `srun --overlap ...` does."""
+    return words[words.index("mlflow") :] if "mlflow" in words else words[words.index("python") :]
+
+
+def parsed(words):
+    """Return the name of the command that a command line starts, and the arguments that the program receives."""
+    words = without_prefix(words)
     if "-m" in words:
-        return words[words.index("-m") + 2 :]
-    given = dict(words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "-P")
-    declared = {"train": ["recipe", "baseline"], "search": ["search"], "report": ["runs"]}
-    declared |= {"evaluate": ["model"], "predict": ["model"]}
-    first = declared.get(program_of(words))  # as MLproject has it
-    return [
-        *([given.pop(*first)] if first else []),
-        *(word for name, value in given.items() for word in (f"--{name}", value)),
-    ]
+        start = words.index("-m")
+        assert words[start + 1] == "pipeline"
+        return words[start + 2], words[start + 3 :]
+    command = words[words.index("-e") + 1] if "-e" in words else "train"
+    values = dict(words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "-P")
+    first = POSITIONAL.get(command)
+    arguments = [values.pop(first, "baseline")] if first else []
+    return command, [*arguments, *(word for name, value in values.items() for word in (f"--{name}", value))]
 
 
-@pytest.mark.parametrize("words", [words for words in TRAINING if "--help" not in words], ids=" ".join)
-def test_every_training_command_holds_recipes_and_settings_that_exist(words):
-    typed = parse_training(settings_of(words), program="train", description="")
-    assert typed.resume or (ROOT / "experiments" / "recipes" / f"{typed.recipe}.yaml").is_file()
-    assert typed.config.dataset
+@pytest.mark.parametrize("words", COMMANDS)
+def test_documented_command_names_recipes_searches_and_settings_that_exist(words):
+    command, arguments = parsed(words)
+    if "--help" in arguments:
+        arguments.remove("--help")
+    if command == "train":
+        result = parse_training(arguments, program="train", description="")
+        assert result.resume or (ROOT / "experiments" / "recipes" / f"{result.recipe}.yaml").is_file()
+    elif command == "search":
+        search = parse_search(arguments, program="search", description="")
+        assert (ROOT / "experiments" / "searches" / f"{search.name}.yaml").is_file()
+    else:
+        flags = {word.removeprefix("--") for word in arguments if word.startswith("--")}
+        assert flags <= CONFIGS[command].model_fields.keys() | {"images"}
 
 
-@pytest.mark.parametrize("words", [words for words in SEARCHING if "--help" not in words], ids=" ".join)
-def test_every_searching_command_holds_searches_and_settings_that_exist(words):
-    search = space.parse_search(settings_of(words), program="search", description="")
-    assert (ROOT / "experiments" / "searches" / f"{search.name}.yaml").is_file()
+def headings(path):
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    text = FENCED.sub("", path.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("words", [words for words in OTHERS if "--help" not in words], ids=" ".join)
-def test_every_other_command_holds_settings_that_its_help_names(words):
-    command = [sys.executable, "-m", f"pipeline.{program_of(words)}", "--help"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {word for word in settings_of(words) if word.startswith("--")} <= set(re.findall(r"--[a-z_]+", told))
+@pytest.mark.parametrize("page", [*PAGES, "experiments/README.md"])
+def test_links_lead_to_files_and_headings_that_exist(page):
+    text = FENCED.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / file if file else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in headings(path), target
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z-]+)`?", README)) - {"alone"}))
-def test_every_make_target_exists(target):
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_every_page_is_linked_from_the_readme_or_from_a_page_that_is():
+    linked, left = set(), ["README.md"]
+    while left:
+        page = left.pop()
+        if page in linked or not page.endswith(".md"):
+            continue
+        linked.add(page)
+        text = FENCED.sub("", (ROOT / page).read_text(encoding="utf-8"))
+        for target in re.findall(r"\]\(([^)\s#]+)", text):
+            path = ((ROOT / page).parent / target).resolve()
+            pages = path.glob("*.md") if path.is_dir() else [path]
+            left += [str(one.relative_to(ROOT)) for one in pages if one.is_relative_to(ROOT)]
+    assert set(PAGES) <= linked
 
 
-def test_every_file_of_the_tree_is_there():
-    (tree,) = re.findall(r"## The tree\n\n```\n(.*?)```", README, flags=re.DOTALL)
-    folder = Path()
-    for line in tree.splitlines():
-        name = line.split()[0]
-        path = (folder if line.startswith("  ") else Path()) / name
-        assert (ROOT / path).exists(), path
-        if not line.startswith("  "):
-            folder = Path(name) if name.endswith("/") else Path()
+@pytest.mark.parametrize("page", CURRENT)
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"^\s*make ([a-z-]+)|`make ([a-z-]+)", CURRENT[page], flags=re.MULTILINE))
+    for target in {one or other for one, other in targets}:
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def inline_code(text):
+    return re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
+
+
+@pytest.mark.parametrize("page", CURRENT)
+def test_files_that_a_page_names_exist(page):
+    top = "pipeline|experiments|tests|docs|deploy|requirements.lock|pyproject.toml|conda.yaml|MLproject|Makefile"
+    for code in inline_code(CURRENT[page]):
+        if re.match(rf"({top})\b", code) and not re.search(r"[\s<>*=(]", code) and "/" in code:
+            assert (ROOT / code).exists() or code.startswith(("reports/", "predictions/")), code
+
+
+@cache
+def names_of(module):
+    """Return the names that a module of pipeline/ defines at its top, or None if there is no such module."""
+    path = ROOT / "pipeline" / module.replace(".", "/")
+    file = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+    if not file.exists():
+        return None
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    return {getattr(node, "name", None) for node in tree.body} | {getattr(target, "id", None) for target in targets}
+
+
+def is_dotted_name(code):
+    packages = {path.name for path in (ROOT / "pipeline").iterdir() if path.is_dir()}
+    return re.fullmatch(r"[a-z_]+(\.\w+)+", code) and code.split(".")[0] in packages
+
+
+def exists(code):
+    """Whether `package.module` or `package.module.name` (or a method behind it) is in pipeline/."""
+    parts = code.split(".")
+    for end in range(len(parts), 0, -1):
+        names = names_of(".".join(parts[:end]))
+        if names is not None:
+            return end == len(parts) or parts[end] in names
+    return (ROOT / "pipeline" / Path(*parts)).is_dir()
+
+
+CONFIG_ATTRIBUTES = {f"config.{name}" for name in ("data", "augmentation", "model", "training", "runtime")}
+
+
+@pytest.mark.parametrize("page", CURRENT)
+def test_modules_and_names_that_a_page_names_exist(page):
+    for code in inline_code(CURRENT[page]):
+        if is_dotted_name(code) and code not in CONFIG_ATTRIBUTES and not code.startswith("config.optim"):
+            assert exists(code), code
+
+
+@cache
+def vocabulary():
+    """Return all words of the program, its configuration and its tests: what a page may put in code font."""
+    files = [*ROOT.glob("pipeline/**/*"), *ROOT.glob("experiments/**/*.y*ml"), *ROOT.glob("deploy/*")]
+    files += [ROOT / name for name in ("Makefile", "pyproject.toml", "MLproject", "conda.yaml")]
+    files += ROOT.glob("tests/**/*.py")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files if path.suffix != ".pyc" and path.is_file())
+    return set(re.findall(r"\w+", text))
+
+
+@pytest.mark.parametrize("page", CURRENT)
+def test_settings_and_names_in_code_font_are_words_of_the_program(page):
+    for code in inline_code(CURRENT[page]):
+        if re.fullmatch(r"[a-z]+(_[a-z0-9]+)+(=\S*)?", code):
+            assert code.split("=")[0] in vocabulary(), code
+        elif found := re.fullmatch(r"-P ([a-z_]+)=\S*", code):
+            known = set(POSITIONAL.values()) | {"images", "resume"}
+            known |= {name for config in CONFIGS.values() for name in config.model_fields}
+            assert found[1] in known, code
+
+
+def test_readme_has_at_most_200_lines():
+    assert len(PAGES["README.md"].splitlines()) <= 200
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "words", [words for words in TRAINING if {"recipe=digits", "digits"} & set(words)], ids=" ".join
-)
-def test_the_digits_commands_run_as_written(words, tmp_path):
+@pytest.mark.parametrize("words", [one for one in COMMANDS if {"recipe=digits", "digits"} & set(one.values[0])])
+def test_documented_digits_command_trains(words, tmp_path):
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -1,4 +1,4 @@
-"""A Ray cluster made by the README's lines, as they stand, in a network and with processes of its own."""
+"""A Ray cluster made by the documented commands, as they stand, in a network and with processes of its own."""
 
 import os
 import re
@@ -7,9 +7,10 @@ import tempfile
 
 import pytest
 
-from tests.integration.test_docs import README
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
+
+PAGE = (ROOT / "docs" / "distributed-search.md").read_text(encoding="utf-8")
 
 pytestmark = pytest.mark.slow
 ALONE = ["unshare", "--net", "--pid", "--fork", "--mount-proc"]  # `ray stop` ends all of Ray that it sees
@@ -21,8 +22,8 @@ def alone(script):
 
 
 def by_hand():
-    """The README's lines for all machines in one script, with a search that takes seconds."""
-    (block,) = re.findall(r"```sh\n(\(umask 077; ray get-auth-token.*?)```", README, flags=re.DOTALL)
+    """Return the documented lines for all machines in one script, with a search that takes seconds."""
+    (block,) = re.findall(r"```sh\n(\(umask 077; ray get-auth-token.*?)```", PAGE, flags=re.DOTALL)
     assert block.count("HEAD") == block.count("search=kernel-patch-depth") == block.count("\nray stop") == 1
     stranger = f"RAY_AUTH_TOKEN={'0' * 64} ray status 2>&1 | grep InvalidAuthToken\n"
     return (
@@ -32,7 +33,7 @@ def by_hand():
     )
 
 
-def test_the_readmes_lines_make_a_cluster_that_asks_for_its_token_and_search_on_it(tmp_path):
+def test_documented_ray_commands_make_a_cluster_that_requires_its_token_and_search_on_it(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
     if subprocess.run(alone("true"), capture_output=True, check=False).returncode:
         pytest.skip("namespaces are not allowed here, and such a cluster listens on all addresses")
