@@ -1,4 +1,4 @@
-"""What training goes on from, in one file: written whole or not at all, and known by its digest to be whole."""
+"""Checkpoint files: the state from which a training is resumed, written atomically and verified by a digest."""
 
 import hashlib
 import io
@@ -18,54 +18,40 @@ import numpy.typing as npt
 from pipeline.runtime.errors import CorruptCheckpoint
 from pipeline.runtime.files import fsync_path, make_private, write_atomic
 
-
-def write_weights(path: Path, weights: Sequence[npt.NDArray]) -> None:
-    """Keep what `model.get_weights()` gave.
-
-    Raises:
-        OSError: there is no room; what was there before still is.
-    """
-    file = io.BytesIO()
-    np.savez(file, *weights)
-    write_atomic(path, file.getvalue())
-
-
-def read_weights(path: Path) -> list[npt.NDArray]:
-    """What `model.set_weights` takes."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return [arrays[f"arr_{place}"] for place in range(len(arrays.files))]
-
-
-KEPT = 2  # the newest, and the one before in case the newest is damaged
-DIGEST_BYTES = 64  # hexadecimal SHA-256 of what follows it in the file
+# checkpoint files to keep: the newest, and the one before in case the newest is damaged
+GENERATIONS = 2
+# hexadecimal SHA-256 of everything that follows it in the file
+DIGEST_BYTES = 64
 PATTERN = "epoch-*.checkpoint"
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Training after a whole number of epochs."""
+    """State of a training after a whole number of epochs."""
 
-    epoch: int  # the last one that is finished, counted from 1
-    history: Mapping[str, list[float]]  # a value an epoch
+    epoch: int  # the last finished one, counted from 1
+    history: Mapping[str, list[float]]  # one value per metric and epoch
     variables: list[npt.NDArray]  # the model's, then the optimizer's, in Keras' order
     best_weights: list[npt.NDArray]  # the model's after its best epoch, in Keras' order
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state, and of which run it is."""
+    """State of a training, with the run and the data that it belongs to."""
 
     run_id: str
     settings: Mapping[str, object]  # every setting, as YAML would hold it
-    data: str  # the images' fingerprint
+    fingerprint: str  # of the data set
     state: TrainingState
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Put a checkpoint into a folder of the run's own, which is made, beside the one before; older ones go.
+    """Write a checkpoint into the run's own folder, and remove all but the newest `GENERATIONS`.
+
+    The folder is created if needed.
 
     Raises:
-        OSError: it could not be written; those that were there still are.
+        OSError: The checkpoint could not be written; the earlier ones are unchanged.
     """
     make_private(folder)
     path = folder / f"epoch-{checkpoint.state.epoch:06d}.checkpoint"
@@ -81,44 +67,63 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             os.unlink(temporary)
         raise
     fsync_path(folder)
-    for old in [*checkpoint_files(folder)[KEPT:], *folder.glob("*.part")]:  # a kill in mid-write leaves such a part
+    # a process that is killed while it writes leaves a .part file
+    for old in [*checkpoint_files(folder)[GENERATIONS:], *folder.glob("*.part")]:
         old.unlink(missing_ok=True)
     return path
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a file.
+    """Read and verify a checkpoint file.
 
     Raises:
-        Damaged: the file was cut short or changed, or is none.
-        OSError: it could not be read.
+        CorruptCheckpoint: The file was truncated or changed, or is not a checkpoint.
+        OSError: The file could not be read.
     """
     with open(path, "rb") as file:
         if file.read(DIGEST_BYTES) != _digest(file):
-            raise CorruptCheckpoint(f"{path} is damaged: its content does not have the digest that it bears")
+            raise CorruptCheckpoint(f"{path} is damaged: its content does not match its digest")
         file.seek(DIGEST_BYTES)
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return _load(arrays)
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise CorruptCheckpoint(f"{path} is no checkpoint: {error}") from None
+            raise CorruptCheckpoint(f"{path} is not a checkpoint: {error}") from None
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, newest epoch first; none where there is no folder."""
+    """Return the checkpoint files of a folder, newest epoch first; an empty list if there is no folder."""
     return sorted(folder.glob(PATTERN), reverse=True)
 
 
+def write_weights(path: Path, weights: Sequence[npt.NDArray]) -> None:
+    """Write the weights that `model.get_weights()` returned to a file, atomically.
+
+    Raises:
+        OSError: The disk is full, for example; what the file held before is unchanged.
+    """
+    file = io.BytesIO()
+    np.savez(file, *weights)
+    write_atomic(path, file.getvalue())
+
+
+def read_weights(path: Path) -> list[npt.NDArray]:
+    """Read weights in the form that `model.set_weights` takes."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return [arrays[f"arr_{index}"] for index in range(len(arrays.files))]
+
+
 def _dump(file: BinaryIO, checkpoint: Checkpoint) -> None:
+    """Write the digest and, behind it, an .npz archive: JSON metadata and one array per variable."""
     state = checkpoint.state
-    about = {
+    metadata = {
         "run_id": checkpoint.run_id,
         "settings": checkpoint.settings,
-        "data": checkpoint.data,
+        "fingerprint": checkpoint.fingerprint,
         "epoch": state.epoch,
         "history": state.history,
     }
-    arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    arrays = {"metadata": np.frombuffer(json.dumps(metadata).encode(), np.uint8)}
     arrays |= _numbered("variable", state.variables) | _numbered("best", state.best_weights)
     file.write(bytes(DIGEST_BYTES))
     np.savez(file, **arrays)  # type: ignore[arg-type] # its next parameter is a bool
@@ -129,18 +134,20 @@ def _dump(file: BinaryIO, checkpoint: Checkpoint) -> None:
 
 
 def _load(arrays: Mapping[str, npt.NDArray]) -> Checkpoint:
-    about = json.loads(arrays["about"].tobytes())
-    variables, best = (
-        [arrays[name] for name in sorted(arrays) if name.startswith(kind)] for kind in ("variable", "best")
+    """Return the checkpoint in an .npz archive."""
+    metadata = json.loads(arrays["metadata"].tobytes())
+    variables, best_weights = (
+        [arrays[name] for name in sorted(arrays) if name.startswith(prefix)] for prefix in ("variable", "best")
     )
-    state = TrainingState(about["epoch"], about["history"], variables, best)
-    return Checkpoint(about["run_id"], about["settings"], about["data"], state)
+    state = TrainingState(metadata["epoch"], metadata["history"], variables, best_weights)
+    return Checkpoint(metadata["run_id"], metadata["settings"], metadata["fingerprint"], state)
 
 
-def _numbered(kind: str, arrays: list[npt.NDArray]) -> dict[str, npt.NDArray]:
-    return {f"{kind}{place:06d}": array for place, array in enumerate(arrays)}
+def _numbered(prefix: str, arrays: list[npt.NDArray]) -> dict[str, npt.NDArray]:
+    """Return arrays under names that sort in the arrays' order."""
+    return {f"{prefix}{index:06d}": array for index, array in enumerate(arrays)}
 
 
 def _digest(file: BinaryIO) -> bytes:
-    """Of the rest of a file."""
+    """Return the digest of the rest of a file."""
     return hashlib.file_digest(file, "sha256").hexdigest().encode()  # type: ignore[arg-type] # a typeshed protocol

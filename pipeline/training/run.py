@@ -59,7 +59,7 @@ def run_training(recipe: str, config: TrainingConfig, data: Dataset, resumption:
     with (
         track.start_run(system_metrics=True, resumed=resumption.run_id if resumption else None) as run,
         track.own_run(run, below=resumption.name if resumption else "") as lost,
-        checkpoint_on_exit(run, CheckpointManager(run.id, config, data=data.fingerprint)) as checkpoints,
+        checkpoint_on_exit(run, CheckpointManager(run.id, config, fingerprint=data.fingerprint)) as checkpoints,
     ):
         remove_finished()
         name = _go_on(run, start) if start else _introduce(run, recipe, config, data, device)

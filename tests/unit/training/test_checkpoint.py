@@ -25,7 +25,7 @@ def made(epoch=1, value=1.0):
 def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path):
     written = made(3, value=np.nextafter(np.float32(1), np.float32(2)))
     found = read_checkpoint(write_checkpoint(tmp_path / "run", written))
-    assert (found.run_id, found.settings, found.data) == ("abc", {"depth": 8, "clip_norm": None}, "f00d")
+    assert (found.run_id, found.settings, found.fingerprint) == ("abc", {"depth": 8, "clip_norm": None}, "f00d")
     assert (found.state.epoch, found.state.history) == (3, {"loss": [0.30000000000000004] * 3})
     for was, now in zip(written.state.variables, found.state.variables, strict=True):
         assert (was.dtype, was.shape, was.tobytes()) == (now.dtype, now.shape, now.tobytes())
@@ -79,7 +79,7 @@ def test_a_file_with_a_good_digest_and_something_else_in_it_is_known(tmp_path, c
         digest = checkpoint._digest(file)
         file.seek(0)
         file.write(digest)
-    with pytest.raises(CorruptCheckpoint, match="is no checkpoint"):
+    with pytest.raises(CorruptCheckpoint, match="is not a checkpoint"):
         read_checkpoint(path)
 
 

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 
 from pipeline.config.training import TrainingConfig
-from pipeline.training import checkpoint, checkpoint_manager
+from pipeline.tracking.client import TrackingClient
+from pipeline.training import checkpoint
 from pipeline.training.checkpoint import TrainingState, read_checkpoint
-from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder, remove_finished
+from pipeline.training.checkpoint_manager import (
+    CheckpointManager,
+    checkpoint_folder,
+    download_checkpoint,
+    remove_finished,
+    uploaded_checkpoints,
+)
 from tests.support.scripted import mlflow_store
 
 
@@ -22,7 +29,7 @@ def run_id(client):
 @pytest.fixture
 def kept(run_id):
     """Makes the checkpoints of the run, for so many minutes between copies."""
-    return lambda minutes=None: CheckpointManager(run_id, TrainingConfig(checkpoint_minutes=minutes), data="f00d")
+    return lambda minutes=None: CheckpointManager(run_id, TrainingConfig(checkpoint_minutes=minutes), fingerprint="f00d")
 
 
 def state(epoch):
@@ -31,7 +38,7 @@ def state(epoch):
 
 def copied(checkpoints):
     """Waits for the copy that is under way."""
-    checkpoints._copies._wait(60)
+    checkpoints._uploader.wait(60)
 
 
 def test_each_epoch_is_kept_on_this_machine_with_the_run_s_settings(kept, run_id):
@@ -39,7 +46,7 @@ def test_each_epoch_is_kept_on_this_machine_with_the_run_s_settings(kept, run_id
     checkpoints.save(state(1))
     checkpoints.save(state(2))
     found = read_checkpoint(checkpoints.newest())
-    assert (found.run_id, found.data, found.state.epoch) == (run_id, "f00d", 2)
+    assert (found.run_id, found.fingerprint, found.state.epoch) == (run_id, "f00d", 2)
     assert TrainingConfig.build(found.settings) == TrainingConfig(checkpoint_minutes=None)
 
 
@@ -47,17 +54,17 @@ def test_none_copies_nothing(kept, client, run_id):
     checkpoints = kept(None)
     checkpoints.save(state(1))
     checkpoints.upload_final()
-    assert checkpoint_manager.uploaded_names(client, run_id) == []
+    assert uploaded_checkpoints(TrackingClient(), run_id) == []
 
 
 def test_a_copy_waits_its_minutes_but_not_when_the_run_is_asked_to_stop(kept, client, run_id):
     checkpoints = kept(1000)
     checkpoints.save(state(1))
     copied(checkpoints)
-    assert checkpoint_manager.uploaded_names(client, run_id) == []
+    assert uploaded_checkpoints(TrackingClient(), run_id) == []
     checkpoints.upload_final()
     copied(checkpoints)
-    assert checkpoint_manager.uploaded_names(client, run_id) == ["epoch-000001.checkpoint"]
+    assert uploaded_checkpoints(TrackingClient(), run_id) == ["epoch-000001.checkpoint"]
 
 
 def test_the_newest_copy_alone_is_kept_and_is_whole(kept, client, run_id, tmp_path):
@@ -65,9 +72,9 @@ def test_the_newest_copy_alone_is_kept_and_is_whole(kept, client, run_id, tmp_pa
     for epoch in (1, 2, 3):
         checkpoints.save(state(epoch))
         copied(checkpoints)
-    (name,) = checkpoint_manager.uploaded_names(client, run_id)
-    brought = checkpoint_manager.fetch_uploads(client, run_id, name, tmp_path / "new")
-    assert read_checkpoint(brought).state.epoch == 3
+    (name,) = uploaded_checkpoints(TrackingClient(), run_id)
+    downloaded = download_checkpoint(TrackingClient(), run_id, name, tmp_path / "new")
+    assert read_checkpoint(downloaded).state.epoch == 3
     assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
     assert not list(checkpoint_folder(run_id).glob("*.sending"))
 
@@ -110,7 +117,7 @@ def test_an_artifact_store_that_refuses_is_one_warning(kept, monkeypatch, caplog
     def refuse(*arguments):
         raise PermissionError("no\nentry")
 
-    monkeypatch.setattr(checkpoints._copies._client, "log_artifact", refuse)
+    monkeypatch.setattr(checkpoints._uploader._client, "upload_artifact", refuse)
     with caplog.at_level(logging.WARNING):
         for epoch in (1, 2):
             checkpoints.save(state(epoch))
