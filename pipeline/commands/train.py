@@ -33,7 +33,7 @@ def _begin(typed: training.ParsedCommand, resumption: "ResumePoint | None") -> N
     data = load_dataset(config.data, seed=config.seed)
     training.validate_against_data(config, image_shape=data.image_shape, training_images=len(data.train))
     if resumption:
-        resumption.check(data.fingerprint)
+        resumption.check_data(data.fingerprint)
     with temporary_files("runs"):
         with capture_stderr():
             from pipeline.training.run import run_training
@@ -48,5 +48,5 @@ def _opened(typed: training.ParsedCommand) -> "Iterator[ResumePoint | None]":
         return
     from pipeline.training import resume
 
-    with resume.resume_point(typed.resume, typed.given) as resumption:
+    with resume.open_resume_point(typed.resume, typed.given) as resumption:
         yield resumption

@@ -1,4 +1,4 @@
-"""Which run is to go on, and from what: by its id, as the latest, or as the one that `mlflow run --run-id` names."""
+"""Resuming a run: find the run, refuse those that cannot be resumed, and load its newest checkpoint."""
 
 import logging
 import os
@@ -7,38 +7,35 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mlflow import MlflowClient
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
-from mlflow.tracking.fluent import _get_experiment_id
-
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
-from pipeline.runtime.errors import CorruptCheckpoint, NothingToDo, UsageError
+from pipeline.runtime.errors import CorruptCheckpoint, Deleted, NotFound, NothingToDo, UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.text import shown
 from pipeline.tracking import ownership, stale_runs
+from pipeline.tracking.client import Run, TrackingClient
 from pipeline.tracking.outbox.delivery import send_pending
 from pipeline.tracking.tags import Role, RunOutcome, Tag
-from pipeline.training import checkpoint, checkpoint_manager
-from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.checkpoint_manager import checkpoint_folder
+from pipeline.training.checkpoint import Checkpoint, checkpoint_files, read_checkpoint
+from pipeline.training.checkpoint_manager import checkpoint_folder, download_checkpoint, uploaded_checkpoints
 
 log = logging.getLogger(__name__)
 
-PAGE = 100  # runs at a time on the way to the latest that can go on
-CURES: dict[str | None, str] = {
-    Role.SEARCH: "it is a search, and the same search goes on with it",
-    Role.TRIAL: "it is a trial, and its search goes on with it",
-    Role.FINAL: "it is a final training of a search, and that goes on with it",
-    Role.REPORT: "it is a report, and the same command makes another",
-    Role.EVALUATE: "it is an evaluation, and the same command makes another",
-    Role.PREDICT: "it is a prediction, and the same command makes another",
+# Few runs a page, since the latest run that can be resumed is usually among the newest.
+RUNS_PER_PAGE = 100
+# What to do instead of resuming a run of another role.
+REMEDIES: Mapping[str, str] = {
+    Role.SEARCH: "it is a search; start the same search again to continue it",
+    Role.TRIAL: "it is a trial; start its search again to continue that",
+    Role.FINAL: "it is a final training of a search; start that search again to continue it",
+    Role.REPORT: "it is a report; the same command makes another one",
+    Role.EVALUATE: "it is an evaluation; the same command makes another one",
+    Role.PREDICT: "it is a prediction; the same command makes another one",
 }
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A run that goes on."""
+    """A run to resume, and the checkpoint to resume it from."""
 
     run_id: str
     recipe: str
@@ -47,185 +44,202 @@ class ResumePoint:
 
     @property
     def name(self) -> str:
-        """What the run is called that `mlflow run` opened for it."""
+        """Return the name for the run that `mlflow run` opened for the resumption."""
         epoch = self.checkpoint.state.epoch
         return f"resumed at epoch {epoch + 1}" if epoch < self.config.epochs else "resumed after the last epoch"
 
     def __str__(self) -> str:
-        return f"run {self.run_id} goes on after epoch {self.checkpoint.state.epoch} of {self.config.epochs}"
+        return f"run {self.run_id} resumes after epoch {self.checkpoint.state.epoch} of {self.config.epochs}"
 
-    def check(self, data: str) -> None:
-        """Refuse images that have changed since; `data` is their fingerprint now."""
-        if data != self.checkpoint.data:
+    def check_data(self, fingerprint: str) -> None:
+        """Raise UsageError unless the data set still has the fingerprint that it had when the run began."""
+        before = self.checkpoint.fingerprint
+        if fingerprint != before:
             raise UsageError(
-                f"a run goes on with the images that it began with: {self.config.dataset} has changed since, its "
-                f"fingerprint from {self.checkpoint.data} to {data}; start a new run"
+                f"a resumed run needs the images that it began with: {self.config.dataset} has changed since, its "
+                f"fingerprint from {before} to {fingerprint}; start a new run"
             )
 
 
 @contextmanager
-def resume_point(asked: str | None, given: Mapping[str, str]) -> Iterator[ResumePoint | None]:
-    """The run to go on with, see `find`; the run that `mlflow run` opened does not stay open if nothing begins."""
-    client = MlflowClient()
-    with ownership.require_server():
-        for line in send_pending():  # a run may have ended, and had nobody to tell it
-            log.info("%s", line)
-        found = find_resume_point(client, asked, given)
-    new = os.environ.get(PROJECT_RUN_ID_ENV)
-    with ownership.close_if_unused(client, None if found and found.run_id == new else new):
-        yield found
+def open_resume_point(run: str | None, overrides: Mapping[str, str]) -> Iterator[ResumePoint | None]:
+    """Find the run to resume, see `find_resume_point`, and close the project run if nothing begins in it.
 
-
-def find_resume_point(client: MlflowClient, asked: str | None, given: Mapping[str, str]) -> ResumePoint | None:
-    """The run to go on with; None where `mlflow run` has opened a new one and nobody asked for another.
-
-    Args:
-        asked: a run's id, latest, or None for the run that `mlflow run` names.
-        given: the settings that were given, as typed.
+    The project run is the one that `mlflow run` opened for this process, if any. It is closed as failed, or as killed,
+    if the block raises before a run has been started in it.
 
     Raises:
-        NothingToDo: the run is finished.
-        UsageError: there is no such run, or none that can go on, or a setting would change its result.
+        UsageError: The tracking store does not answer, or there is no run to resume.
     """
-    opened = os.environ.get(PROJECT_RUN_ID_ENV)
-    run = _latest(client) if asked == "latest" else _run(client, asked)
-    if asked is None and Tag.ROLE not in run.data.tags:
+    client = TrackingClient()
+    with ownership.require_server():
+        # The run may have finished without being able to tell the server so.
+        for line in send_pending():
+            log.info("%s", line)
+        resume_point = find_resume_point(client, run, overrides)
+    project_run = os.environ.get(PROJECT_RUN_ID_ENV)
+    if resume_point and resume_point.run_id == project_run:
+        project_run = None
+    with ownership.close_if_unused(client.mlflow, project_run):
+        yield resume_point
+
+
+def find_resume_point(client: TrackingClient, run: str | None, overrides: Mapping[str, str]) -> ResumePoint | None:
+    """Return the run to resume, or None if `mlflow run` has opened a new run and no other one is named.
+
+    Args:
+        client: of the tracking store.
+        run: a run's id, latest, or None for the project run, which `mlflow run --run-id` names.
+        overrides: the settings on the command line, as text.
+
+    Raises:
+        NothingToDo: The run has finished.
+        UsageError: There is no such run, it cannot be resumed, or a setting would change its result.
+    """
+    found = _latest_run(client) if run == "latest" else _get_run(client, run)
+    if run is None and Tag.ROLE not in found.data.tags:
         return None
     try:
-        _refuse(run)
+        check_resumable(found)
     except NothingToDo:
-        shutil.rmtree(
-            checkpoint_folder(run.info.run_id), ignore_errors=True
-        )  # of which a kill at the very end left some
-        if opened and opened != run.info.run_id:
-            ownership.set_parent(client, opened, parent=run.info.run_id, name="nothing to resume", role=Role.RESUME)
+        _discard_resumption(client, found)
         raise
-    found = _newest(client, run)
-    if found is None:
-        raise UsageError(f"{_named(run)} has no checkpoint to go on from: start it again with its recipe and settings")
-    config = _config(found, given)
-    return ResumePoint(run.info.run_id, run.data.params.get("recipe", ""), config, found)
+    checkpoint = load_newest_checkpoint(client, found)
+    config = merge_overrides(TrainingConfig.build(checkpoint.settings), overrides)
+    return ResumePoint(found.info.run_id, found.data.params.get("recipe", ""), config, checkpoint)
 
 
-def _latest(client: MlflowClient) -> Run:
-    """The newest run of the experiment that can go on."""
-    experiment = str(_get_experiment_id())
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment],
-            f"tags.{Tag.ROLE} = '{Role.RUN}' and attributes.status != 'FINISHED'",
-            max_results=PAGE,
-            page_token=token,
+def check_resumable(run: Run) -> None:
+    """Check that a run can be resumed if it has a checkpoint.
+
+    Raises:
+        NothingToDo: The run has finished.
+        UsageError: The run is no training, or is still running.
+    """
+    tags = run.data.tags
+    role = tags.get(Tag.ROLE)
+    if role == Role.RESUME:
+        raise UsageError(f"{_describe(run)} resumed another run: resume {tags.get(Tag.PARENT_RUN_ID)}")
+    if role in REMEDIES:
+        raise UsageError(f"{_describe(run)} cannot be resumed: {REMEDIES[role]}")
+    if role != Role.RUN:
+        raise UsageError(f"{_describe(run)} has no checkpoint to resume from: no training has begun in it")
+    if tags.get(Tag.OUTCOME) == RunOutcome.FINISHED:
+        raise NothingToDo(f"{_describe(run)} is finished: there is nothing to resume")
+    open_run = stale_runs.open_runs(run)
+    if run.info.status != "RUNNING" or open_run.fate == "gone":
+        return
+    if open_run.fate == "lives":
+        raise UsageError(f"{_describe(run)} is running as {open_run.process}: wait for it, or stop it first")
+    if open_run.silence() < stale_runs.UNRESPONSIVE_SECONDS:
+        raise UsageError(
+            f"{_describe(run)} is running as {open_run.process}, which sent a heartbeat {open_run.silence():.0f} s ago: "
+            f"stop it first, or wait until it has sent none for {stale_runs.UNRESPONSIVE_SECONDS:.0f} s"
         )
-        for run in page:
-            if _stands(run) and _has_checkpoint(client, run):
-                return run
-        if not (token := page.token):
-            name = client.get_experiment(experiment).name
-            raise UsageError(f"resume=latest must find a run to go on with: experiment {name} has none")
 
 
-def _stands(run: Run) -> bool:
-    """Whether a run is neither finished nor under way."""
+def load_newest_checkpoint(client: TrackingClient, run: Run) -> Checkpoint:
+    """Load the newest intact checkpoint of a run, from this machine or from its artifacts.
+
+    Raises:
+        UsageError: The run has none.
+    """
+    run_id = run.info.run_id
+    folder = checkpoint_folder(run_id)
+    local = {path.name: path for path in checkpoint_files(folder)}
+    problem = ""
+    for name in sorted({*local, *uploaded_checkpoints(client, run_id)}, reverse=True):
+        try:
+            path = local.get(name) or download_checkpoint(client, run_id, name, folder)
+            checkpoint = read_checkpoint(path)
+        except (CorruptCheckpoint, OSError) as error:
+            problem = str(error)
+        else:
+            if checkpoint.run_id == run_id:
+                return checkpoint
+            problem = f"{path} belongs to another run, {shown(checkpoint.run_id)}"
+    problem = problem or "start it again with its recipe and settings"
+    raise UsageError(f"{_describe(run)} has no checkpoint to resume from: {problem}")
+
+
+def merge_overrides(config: TrainingConfig, overrides: Mapping[str, str]) -> TrainingConfig:
+    """Return the settings of a run with those overrides that change no result.
+
+    Raises:
+        UsageError: An override would change the result.
+    """
+    given = TrainingConfig.build(overrides)
+    differences = [
+        f"{name}={config.text(name)} there, got {shown(overrides[name])}"
+        for name in overrides
+        if name not in CHANGE_NO_RESULT and not _is_same_setting(name, config, given)
+    ]
+    if differences:
+        raise UsageError(f"a resumed run keeps its own settings: {'; '.join(differences)}; leave out what differs")
+    return config.model_copy(update={name: getattr(given, name) for name in CHANGE_NO_RESULT & overrides.keys()})
+
+
+def _is_same_setting(name: str, config: TrainingConfig, given: TrainingConfig) -> bool:
+    """Return whether a given setting means what a run has, in which every auto is resolved and every path absolute."""
+    value = getattr(given, name)
+    is_same_path = name == "dataset" and os.path.abspath(os.path.expanduser(value)) == config.dataset
+    return is_same_path or value in (getattr(config, name), "auto")
+
+
+def _latest_run(client: TrackingClient) -> Run:
+    """Return the newest run of the current experiment that can be resumed."""
+    experiment_id = client.experiment_id()
+    unfinished = f"tags.{Tag.ROLE} = '{Role.RUN}' and attributes.status != 'FINISHED'"
+    for run in client.search_runs([experiment_id], unfinished, page_size=RUNS_PER_PAGE):
+        if _is_resumable(run) and _has_checkpoint(client, run):
+            return run
+    raise UsageError(
+        "resume=latest must find a run that can be resumed: "
+        f"experiment {client.experiment_name(experiment_id)} has none"
+    )
+
+
+def _is_resumable(run: Run) -> bool:
+    """Return whether a run is neither finished nor running."""
     try:
-        _refuse(run)
+        check_resumable(run)
     except (NothingToDo, UsageError):
         return False
     return True
 
 
-def _run(client: MlflowClient, asked: str | None) -> Run:
-    run_id = os.environ[PROJECT_RUN_ID_ENV] if asked is None else asked
+def _has_checkpoint(client: TrackingClient, run: Run) -> bool:
+    """Return whether a run has a checkpoint, intact or not, on this machine or among its artifacts."""
+    run_id = run.info.run_id
+    return bool(checkpoint_files(checkpoint_folder(run_id)) or uploaded_checkpoints(client, run_id))
+
+
+def _get_run(client: TrackingClient, run: str | None) -> Run:
+    """Return the run of an id, or the project run."""
+    run_id = os.environ[PROJECT_RUN_ID_ENV] if run is None else run
     try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-            raise
-        if asked is None:
+        return client.get_active_run(run_id)
+    except Deleted as error:
+        raise UsageError(str(error)) from None
+    except NotFound:
+        if run is None:
             ownership.check_store_path()
-        name = PROJECT_RUN_ID_ENV if asked is None else "resume"
+        name = PROJECT_RUN_ID_ENV if run is None else "resume"
         raise UsageError(f"{name} must be the id of a run in this tracking store, got {shown(run_id)}") from None
-    if run.info.lifecycle_stage != "active":
-        raise UsageError(f"{_named(run)} has been deleted: `mlflow runs restore --run-id {run_id}` brings it back")
-    return run
 
 
-def _refuse(run: Run) -> None:
-    """Refuse a run that cannot go on whatever its checkpoints say."""
-    tags = run.data.tags
-    role = tags.get(Tag.ROLE)
-    if role == Role.RESUME:
-        raise UsageError(f"{_named(run)} resumed another run: resume {tags.get(Tag.PARENT_RUN_ID)}")
-    if role in CURES:
-        raise UsageError(f"{_named(run)} cannot be resumed: {CURES[role]}")
-    if role != Role.RUN:
-        raise UsageError(f"{_named(run)} has no checkpoint to go on from: no training has begun in it")
-    if tags.get(Tag.OUTCOME) == RunOutcome.FINISHED:
-        raise NothingToDo(f"{_named(run)} is finished: there is nothing to resume")
-    one = stale_runs.open_runs(run)
-    if run.info.status != "RUNNING" or one.fate == "gone":
-        return
-    if one.fate == "lives":
-        raise UsageError(f"{_named(run)} is under way as {one.process}: wait for it, or stop it first")
-    if one.silence() < stale_runs.UNRESPONSIVE_SECONDS:
-        raise UsageError(
-            f"{_named(run)} is under way as {one.process}, as it said {one.silence():.0f} s ago: stop it first, "
-            f"or wait until it has been silent for {stale_runs.UNRESPONSIVE_SECONDS:.0f} s"
+def _discard_resumption(client: TrackingClient, finished: Run) -> None:
+    """Remove what is left of the checkpoints of a finished run, and put the project run below it."""
+    run_id = finished.info.run_id
+    # A process that was killed at the very end leaves some of its checkpoints.
+    shutil.rmtree(checkpoint_folder(run_id), ignore_errors=True)
+    project_run = os.environ.get(PROJECT_RUN_ID_ENV)
+    if project_run and project_run != run_id:
+        ownership.set_parent(
+            client.mlflow, project_run, parent=run_id, name="nothing to resume", role=Role.RESUME
         )
 
 
-def _has_checkpoint(client: MlflowClient, run: Run) -> bool:
-    run_id = run.info.run_id
-    return bool(
-        checkpoint.checkpoint_files(checkpoint_folder(run_id)) or checkpoint_manager.uploaded_names(client, run_id)
-    )
-
-
-def _newest(client: MlflowClient, run: Run) -> Checkpoint | None:
-    """The checkpoint of the latest epoch that is whole, here or among the run's artifacts."""
-    folder = checkpoint_folder(run.info.run_id)
-    here = {path.name: path for path in checkpoint.checkpoint_files(folder)}
-    damaged = ""
-    for name in sorted({*here, *checkpoint_manager.uploaded_names(client, run.info.run_id)}, reverse=True):
-        try:
-            path = here.get(name) or checkpoint_manager.fetch_uploads(client, run.info.run_id, name, folder)
-            found = checkpoint.read_checkpoint(path)
-        except (CorruptCheckpoint, OSError) as error:
-            damaged = str(error)
-        else:
-            if found.run_id == run.info.run_id:
-                return found
-            damaged = f"{path} is of another run, {shown(found.run_id)}"
-    if damaged:
-        raise UsageError(f"{_named(run)} has no checkpoint to go on from: {damaged}")
-    return None
-
-
-def _config(found: Checkpoint, given: Mapping[str, str]) -> TrainingConfig:
-    """The run's own settings, and those of the given ones that change no result.
-
-    Raises:
-        UsageError: a given one would change it.
-    """
-    own = TrainingConfig.build(found.settings)
-    said = TrainingConfig.build(given)
-    others = [
-        f"{name}={own.text(name)} there, got {shown(given[name])}"
-        for name in given
-        if name not in CHANGE_NO_RESULT and not _equal(name, own, said)
-    ]
-    if others:
-        raise UsageError(f"a run goes on with its own settings: {'; '.join(others)}; leave out what differs")
-    return own.model_copy(update={name: getattr(said, name) for name in CHANGE_NO_RESULT & given.keys()})
-
-
-def _equal(name: str, own: TrainingConfig, said: TrainingConfig) -> bool:
-    """Whether a setting was given as the run has it, which has every auto decided and every path absolute."""
-    value = getattr(said, name)
-    paths = name == "dataset" and os.path.abspath(os.path.expanduser(value)) == own.dataset
-    return paths or value in (getattr(own, name), "auto")
-
-
-def _named(run: Run) -> str:
+def _describe(run: Run) -> str:
+    """Return a run's id and name for a message."""
     return f"run {run.info.run_id} ({run.info.run_name})"

@@ -157,7 +157,7 @@ def test_the_same_run_is_finished_and_the_second_command_s_run_lies_below_it(res
     assert child.info.run_name == "resumed at epoch 2"
     assert child.data.tags[Tag.PARENT_RUN_ID] == run.info.run_id
     assert child.info.status == "FINISHED"
-    assert f"resume   run {run.info.run_id} goes on after epoch 1 of 4" in done.stdout
+    assert f"resume   run {run.info.run_id} resumes after epoch 1 of 4" in done.stdout
     assert "epoch 1/4" not in done.stdout and "epoch 2/4" in done.stdout
 
 
@@ -228,7 +228,7 @@ def test_another_machine_goes_on_from_the_run_s_artifacts_by_mlflow_s_own_run_id
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert f"resume   run {run_id} goes on after epoch" in done.stdout
+    assert f"resume   run {run_id} resumes after epoch" in done.stdout
     assert len(mlflow.search_runs(experiment_names=["resuming"], output_format="list")) == before
     found = mlflow.get_run(run_id)
     assert found.info.status == "FINISHED"

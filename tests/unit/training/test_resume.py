@@ -13,6 +13,7 @@ from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import NothingToDo, UsageError
 from pipeline.runtime.process import this_process
 from pipeline.tracking.tags import Role, Tag
+from pipeline.tracking.client import TrackingClient
 from pipeline.training import checkpoint, resume
 from pipeline.training.checkpoint import Checkpoint, TrainingState
 from pipeline.training.checkpoint_manager import checkpoint_folder
@@ -30,7 +31,7 @@ def client(store, monkeypatch):
 @pytest.fixture
 def experiment(client, request, tmp_path, monkeypatch):
     made = client.create_experiment(request.node.name, artifact_location=str(tmp_path / "artifacts"))
-    monkeypatch.setattr(resume, "_get_experiment_id", lambda: made)
+    monkeypatch.setattr(TrackingClient, "experiment_id", lambda self: made)
     return made
 
 
@@ -57,33 +58,33 @@ def kept(run_id, epoch, folder=None):
 
 def refusal(client, asked, **given):
     with pytest.raises(UsageError) as refused:
-        resume.find_resume_point(client, asked, given)
+        resume.find_resume_point(TrackingClient(), asked, given)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
 
 def test_a_run_goes_on_with_its_own_settings_from_its_last_epoch(client, made):
-    found = resume.find_resume_point(client, made(), {})
+    found = resume.find_resume_point(TrackingClient(), made(), {})
     assert found.config == CONFIG
     assert found.checkpoint.state.epoch == 3
     assert found.name == "resumed at epoch 4"
 
 
 def test_a_run_that_was_interrupted_after_its_last_epoch_has_the_rest_to_do(client, made):
-    assert resume.find_resume_point(client, made(epoch=10), {}).name == "resumed after the last epoch"
+    assert resume.find_resume_point(TrackingClient(), made(epoch=10), {}).name == "resumed after the last epoch"
 
 
 def test_settings_that_are_equal_or_change_no_result_may_be_given(client, made, monkeypatch):
     monkeypatch.chdir("/")
     given = {"depth": "6", "precision": "auto", "dataset": "data/flowers", "learning_rate": "1e-3"}
-    found = resume.find_resume_point(client, made(), given | {"checkpoint_minutes": "none", "register_as": "flowers"})
+    found = resume.find_resume_point(TrackingClient(), made(), given | {"checkpoint_minutes": "none", "register_as": "flowers"})
     assert found.config == CONFIG.model_copy(update={"checkpoint_minutes": None, "register_as": "flowers"})
 
 
 def test_settings_that_would_change_the_result_are_all_refused_in_one_line(client, made):
     said = refusal(client, made(), depth="8", epochs="20", flip="false")
     assert said == (
-        "a run goes on with its own settings: depth=6 there, got '8'; epochs=10 there, got '20'; leave out what differs"
+        "a resumed run keeps its own settings: depth=6 there, got '8'; epochs=10 there, got '20'; leave out what differs"
     )
 
 
@@ -94,20 +95,20 @@ def test_latest_is_the_newest_that_can_go_on(client, made):
     made(status="RUNNING", **this_process().tags())
     for role in ("resume", "trial", "search", "final", "report", "predict"):
         made(role=role)
-    assert resume.find_resume_point(client, "latest", {}).run_id == wanted
+    assert resume.find_resume_point(TrackingClient(), "latest", {}).run_id == wanted
 
 
 def test_latest_says_so_where_there_is_none(client, made, experiment):
     made(status="FINISHED", ended="finished")
     said = refusal(client, "latest")
-    assert said.startswith("resume=latest must find a run to go on with: experiment test_latest_says_so")
+    assert said.startswith("resume=latest must find a run that can be resumed: experiment test_latest_says_so")
 
 
 def test_a_finished_run_leaves_nothing_to_do_and_the_second_command_s_run_below_it(client, made, monkeypatch):
     finished, second = made(status="FINISHED", ended="finished"), made(epoch=0)
     monkeypatch.setenv("MLFLOW_RUN_ID", second)
     with pytest.raises(NothingToDo, match="is finished: there is nothing to resume$"):
-        resume.find_resume_point(client, finished, {})
+        resume.find_resume_point(TrackingClient(), finished, {})
     assert mlflow.get_run(second).data.tags[Tag.PARENT_RUN_ID] == finished
     assert not checkpoint_folder(finished).exists()
 
@@ -122,16 +123,16 @@ def test_a_run_that_is_not_there_is_refused(client, experiment, asked):
 def test_a_deleted_run_is_refused_with_how_to_bring_it_back(client, made):
     run_id = made()
     client.delete_run(run_id)
-    assert f"has been deleted: `mlflow runs restore --run-id {run_id}` brings it back" in refusal(client, run_id)
+    assert f"has been deleted: `mlflow runs restore --run-id {run_id}` restores it" in refusal(client, run_id)
 
 
 @pytest.mark.parametrize(
     ("role", "reason"),
     [
-        ("search", "it is a search, and the same search goes on with it"),
-        ("trial", "it is a trial, and its search goes on with it"),
+        ("search", "it is a search; start the same search again to continue it"),
+        ("trial", "it is a trial; start its search again to continue that"),
         ("final", "it is a final training of a search"),
-        ("report", "it is a report, and the same command makes another"),
+        ("report", "it is a report; the same command makes another one"),
         ("resume", "resumed another run: resume abc"),
     ],
 )
@@ -140,28 +141,28 @@ def test_runs_of_other_roles_are_refused_with_what_goes_on_with_them(client, mad
 
 
 def test_a_run_without_a_checkpoint_is_refused(client, made):
-    assert "has no checkpoint to go on from" in refusal(client, made(epoch=0))
+    assert "has no checkpoint to resume from" in refusal(client, made(epoch=0))
 
 
 def test_a_run_that_is_under_way_is_refused(client, made):
     me = this_process()
-    assert f"is under way as process {me.id} on {me.host}" in refusal(client, made(status="RUNNING", **me.tags()))
+    assert f"is running as process {me.id} on {me.host}" in refusal(client, made(status="RUNNING", **me.tags()))
     other = replace(me, host="another")
     beat = {Tag.HEARTBEAT: "2999-01-01T00:00:00+00:00"}
-    assert "on another, as it said 0 s ago" in refusal(client, made(status="RUNNING", **other.tags(), **beat))
+    assert "on another, which sent a heartbeat 0 s ago" in refusal(client, made(status="RUNNING", **other.tags(), **beat))
 
 
 def test_a_run_of_another_host_that_has_long_been_silent_may_go_on_here(client, made):
     beat = {Tag.HEARTBEAT: "2020-01-01T00:00:00+00:00"}
     run_id = made(status="RUNNING", **replace(this_process(), host="another").tags(), **beat)
-    assert resume.find_resume_point(client, run_id, {}).run_id == run_id
+    assert resume.find_resume_point(TrackingClient(), run_id, {}).run_id == run_id
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(client, made):
     run_id = made()
     newest = kept(run_id, 4)
     newest.write_bytes(newest.read_bytes()[:-1])
-    assert resume.find_resume_point(client, run_id, {}).checkpoint.state.epoch == 3
+    assert resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint.state.epoch == 3
     for path in checkpoint.checkpoint_files(checkpoint_folder(run_id)):
         path.write_bytes(b"")
     assert "is damaged" in refusal(client, run_id)
@@ -170,35 +171,35 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(client, made):
 def test_a_checkpoint_of_another_run_is_refused(client, made):
     run_id = made(epoch=0)
     kept("another", 3, checkpoint_folder(run_id))
-    assert "is of another run, 'another'" in refusal(client, run_id)
+    assert "belongs to another run, 'another'" in refusal(client, run_id)
 
 
 def test_the_later_of_what_lies_here_and_among_the_artifacts_is_taken(client, made, tmp_path):
     run_id = made()
     client.log_artifact(run_id, str(kept(run_id, 5, tmp_path)), "checkpoint")
-    assert resume.find_resume_point(client, run_id, {}).checkpoint.state.epoch == 5
+    assert resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint.state.epoch == 5
     client.log_artifact(run_id, str(kept(run_id, 2, tmp_path)), "checkpoint")
-    assert resume.find_resume_point(client, run_id, {}).checkpoint.state.epoch == 5
+    assert resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint.state.epoch == 5
 
 
 def test_images_that_have_changed_are_refused(client, made):
-    found = resume.find_resume_point(client, made(), {})
-    found.check("f00d")
+    found = resume.find_resume_point(TrackingClient(), made(), {})
+    found.check_data("f00d")
     with pytest.raises(UsageError, match="/data/flowers has changed since, its fingerprint from f00d to beef"):
-        found.check("beef")
+        found.check_data("beef")
 
 
 def test_a_run_that_mlflow_run_has_just_opened_is_a_new_one(client, experiment, monkeypatch):
     fresh = client.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", fresh)
-    assert resume.find_resume_point(client, None, {"depth": "3"}) is None
+    assert resume.find_resume_point(TrackingClient(), None, {"depth": "3"}) is None
 
 
 def test_the_run_that_mlflow_run_was_given_goes_on(client, made, monkeypatch):
     run_id = made()
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    assert resume.find_resume_point(client, None, {}).run_id == run_id
-    with resume.resume_point(None, {}) as found:
+    assert resume.find_resume_point(TrackingClient(), None, {}).run_id == run_id
+    with resume.open_resume_point(None, {}) as found:
         assert found.run_id == run_id
     assert mlflow.get_run(run_id).info.status == "FAILED", "it is opened later"
 
@@ -220,9 +221,9 @@ def test_a_store_that_cannot_be_asked_is_told_in_one_line_without_its_password(c
     def away(*arguments):
         raise ConnectionError("https://me:secret@host: nobody\nanswers")
 
-    monkeypatch.setattr(resume, "_latest", away)
+    monkeypatch.setattr(resume, "_latest_run", away)
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://me:secret@host")
-    with pytest.raises(UsageError) as refused, resume.resume_point("latest", {}):
+    with pytest.raises(UsageError) as refused, resume.open_resume_point("latest", {}):
         pass
     assert str(refused.value).endswith("ConnectionError: https://me:***@host: nobody answers")
     assert "secret" not in str(refused.value)
