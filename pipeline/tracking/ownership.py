@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.tracking.fluent import _get_experiment_id
 
-from pipeline.runtime.errors import NothingToDo, Stopped, UsageError
+from pipeline.runtime.errors import NothingToDo, Stopped, TrackingError, UsageError
 from pipeline.runtime.heartbeat import BEAT_SECONDS, heartbeat
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.process import ProcessIdentity, from_tags, this_process
@@ -118,7 +118,7 @@ def require_server() -> Iterator[None]:
     except (NothingToDo, UsageError):
         raise
     except Exception as error:  # noqa: BLE001 - each kind of store raises its own
-        if isinstance(error, MlflowException):
+        if isinstance(error, MlflowException | TrackingError):
             check_store_path()
         raise storage_error("the tracking store", mlflow.get_tracking_uri(), error) from None
 

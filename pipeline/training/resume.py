@@ -117,7 +117,7 @@ def check_resumable(run: Run) -> None:
         UsageError: The run is no training, or is still running.
     """
     tags = run.data.tags
-    role = tags.get(Tag.ROLE)
+    role = tags.get(Tag.ROLE, "")
     if role == Role.RESUME:
         raise UsageError(f"{_describe(run)} resumed another run: resume {tags.get(Tag.PARENT_RUN_ID)}")
     if role in REMEDIES:
@@ -133,8 +133,8 @@ def check_resumable(run: Run) -> None:
         raise UsageError(f"{_describe(run)} is running as {open_run.process}: wait for it, or stop it first")
     if open_run.silence() < stale_runs.UNRESPONSIVE_SECONDS:
         raise UsageError(
-            f"{_describe(run)} is running as {open_run.process}, which sent a heartbeat {open_run.silence():.0f} s ago: "
-            f"stop it first, or wait until it has sent none for {stale_runs.UNRESPONSIVE_SECONDS:.0f} s"
+            f"{_describe(run)} is running as {open_run.process}, which sent a heartbeat {open_run.silence():.0f} s "
+            f"ago: stop it first, or wait until it has sent none for {stale_runs.UNRESPONSIVE_SECONDS:.0f} s"
         )
 
 
@@ -235,9 +235,7 @@ def _discard_resumption(client: TrackingClient, finished: Run) -> None:
     shutil.rmtree(checkpoint_folder(run_id), ignore_errors=True)
     project_run = os.environ.get(PROJECT_RUN_ID_ENV)
     if project_run and project_run != run_id:
-        ownership.set_parent(
-            client.mlflow, project_run, parent=run_id, name="nothing to resume", role=Role.RESUME
-        )
+        ownership.set_parent(client.mlflow, project_run, parent=run_id, name="nothing to resume", role=Role.RESUME)
 
 
 def _describe(run: Run) -> str:

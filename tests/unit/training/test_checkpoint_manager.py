@@ -29,7 +29,9 @@ def run_id(client):
 @pytest.fixture
 def kept(run_id):
     """Makes the checkpoints of the run, for so many minutes between copies."""
-    return lambda minutes=None: CheckpointManager(run_id, TrainingConfig(checkpoint_minutes=minutes), fingerprint="f00d")
+    return lambda minutes=None: CheckpointManager(
+        run_id, TrainingConfig(checkpoint_minutes=minutes), fingerprint="f00d"
+    )
 
 
 def state(epoch):

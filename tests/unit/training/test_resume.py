@@ -12,8 +12,8 @@ import pytest
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import NothingToDo, UsageError
 from pipeline.runtime.process import this_process
-from pipeline.tracking.tags import Role, Tag
 from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.tags import Role, RunOutcome, Tag
 from pipeline.training import checkpoint, resume
 from pipeline.training.checkpoint import Checkpoint, TrainingState
 from pipeline.training.checkpoint_manager import checkpoint_folder
@@ -77,20 +77,23 @@ def test_a_run_that_was_interrupted_after_its_last_epoch_has_the_rest_to_do(clie
 def test_settings_that_are_equal_or_change_no_result_may_be_given(client, made, monkeypatch):
     monkeypatch.chdir("/")
     given = {"depth": "6", "precision": "auto", "dataset": "data/flowers", "learning_rate": "1e-3"}
-    found = resume.find_resume_point(TrackingClient(), made(), given | {"checkpoint_minutes": "none", "register_as": "flowers"})
+    found = resume.find_resume_point(
+        TrackingClient(), made(), given | {"checkpoint_minutes": "none", "register_as": "flowers"}
+    )
     assert found.config == CONFIG.model_copy(update={"checkpoint_minutes": None, "register_as": "flowers"})
 
 
 def test_settings_that_would_change_the_result_are_all_refused_in_one_line(client, made):
     said = refusal(client, made(), depth="8", epochs="20", flip="false")
     assert said == (
-        "a resumed run keeps its own settings: depth=6 there, got '8'; epochs=10 there, got '20'; leave out what differs"
+        "a resumed run keeps its own settings: depth=6 there, got '8'; epochs=10 there, got '20'; "
+        "leave out what differs"
     )
 
 
 def test_latest_is_the_newest_that_can_go_on(client, made):
     wanted = made(status="KILLED")
-    made(status="FINISHED", ended="finished")
+    made(status="FINISHED", **{Tag.OUTCOME: RunOutcome.FINISHED})
     made(epoch=0)
     made(status="RUNNING", **this_process().tags())
     for role in ("resume", "trial", "search", "final", "report", "predict"):
@@ -99,13 +102,13 @@ def test_latest_is_the_newest_that_can_go_on(client, made):
 
 
 def test_latest_says_so_where_there_is_none(client, made, experiment):
-    made(status="FINISHED", ended="finished")
+    made(status="FINISHED", **{Tag.OUTCOME: RunOutcome.FINISHED})
     said = refusal(client, "latest")
     assert said.startswith("resume=latest must find a run that can be resumed: experiment test_latest_says_so")
 
 
 def test_a_finished_run_leaves_nothing_to_do_and_the_second_command_s_run_below_it(client, made, monkeypatch):
-    finished, second = made(status="FINISHED", ended="finished"), made(epoch=0)
+    finished, second = made(status="FINISHED", **{Tag.OUTCOME: RunOutcome.FINISHED}), made(epoch=0)
     monkeypatch.setenv("MLFLOW_RUN_ID", second)
     with pytest.raises(NothingToDo, match="is finished: there is nothing to resume$"):
         resume.find_resume_point(TrackingClient(), finished, {})
@@ -149,7 +152,9 @@ def test_a_run_that_is_under_way_is_refused(client, made):
     assert f"is running as process {me.id} on {me.host}" in refusal(client, made(status="RUNNING", **me.tags()))
     other = replace(me, host="another")
     beat = {Tag.HEARTBEAT: "2999-01-01T00:00:00+00:00"}
-    assert "on another, which sent a heartbeat 0 s ago" in refusal(client, made(status="RUNNING", **other.tags(), **beat))
+    assert "on another, which sent a heartbeat 0 s ago" in refusal(
+        client, made(status="RUNNING", **other.tags(), **beat)
+    )
 
 
 def test_a_run_of_another_host_that_has_long_been_silent_may_go_on_here(client, made):
@@ -209,7 +214,7 @@ def test_a_refusal_needs_no_tensorflow(store):
         "import sys; from pipeline.commands.main import run; print(run(['train', 'baseline', '--resume', 'nothing']));"
         "print({'tensorflow', 'keras', 'matplotlib'} & sys.modules.keys() or 'none')"
     )
-    environment = os.environ | {"MLFLOW_TRACKING_URI": store}
+    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "none"]
