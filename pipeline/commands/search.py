@@ -21,7 +21,7 @@ from pipeline.search.attributes import FINAL, GPUS, SEARCHED_SECONDS, WINNER
 from pipeline.search.executors.base import Executor
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.ray_executor import RayExecutor
-from pipeline.search.executors.slots import CORES_A_TRIAL, find_gpus, slots
+from pipeline.search.executors.slots import CORES_PER_TRIAL, find_gpus, make_slots
 from pipeline.search.finalists import FinalistTraining, measure_latencies
 from pipeline.search.loop import SearchLoop
 from pipeline.search.session import Coordinator, ExclusiveCoordinator, SearchContext, SharedCoordinator
@@ -140,8 +140,10 @@ def _executor(search: SearchSpec, data: Dataset) -> Executor:
             tracking_uri=address(),
         )
     gpus = find_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    workers = settings.workers or max(1, available_cores() // CORES_A_TRIAL)
-    return LocalExecutor(slots(gpus, trials_per_gpu=settings.trials_per_gpu, workers=workers, cores=available_cores()))
+    workers = settings.workers or max(1, available_cores() // CORES_PER_TRIAL)
+    return LocalExecutor(
+        make_slots(gpus, trials_per_gpu=settings.trials_per_gpu, workers=workers, cores=available_cores())
+    )
 
 
 def _introduce(session: SearchContext, hold: Coordinator, data: Dataset, places: str, url: str) -> None:

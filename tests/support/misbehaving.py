@@ -1,4 +1,4 @@
-"""What trials do to themselves, for the tests of those who have to live with it; imports nothing slow."""
+"""Trial functions that crash, hang, exit or report, for the tests of executors; imports nothing slow."""
 
 import os
 import resource
@@ -11,126 +11,126 @@ from pathlib import Path
 from pipeline.search.executors.trial import train_trial
 
 
-def by_run_id(job, trial):
-    """Train where there is a store to train into; else do what the run is called."""
+def call_by_run_id(job, context):
+    """Train if the job has a tracking server; else call the function of this module that the run id names."""
     if job.run.tracking_uri:
-        return train_trial(job, trial)
-    return globals().get(job.run.run_id, by_its_rate)(job, trial)
+        return train_trial(job, context)
+    return globals().get(job.run.run_id, score_learning_rate)(job, context)
 
 
-def segfault(job, trial):
+def segfault(job, context):
     import ctypes
 
     print("about to read address 0")
     ctypes.string_at(0)
 
 
-def kill_itself(job, trial):
+def kill_itself(job, context):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def terminate_itself(job, trial):
+def terminate_itself(job, context):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def leave(job, trial):
+def exit_with_3(job, context):
     os._exit(3)
 
 
-def abort_for_memory(job, trial):
+def abort_for_memory(job, context):
     os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
     os.abort()
 
 
-def divide_by_zero(job, trial):
-    trial.metrics["epochs"] = 2
+def divide_by_zero(job, context):
+    context.metrics["epochs"] = 2
     return 1 / 0
 
 
-def exhaust_tensorflow(job, trial):
+def exhaust_tensorflow(job, context):
     import tensorflow as tf
 
     raise tf.errors.ResourceExhaustedError(None, None, "Graph execution error:\n\nOOM when allocating tensor")
 
 
-def exhaust_address_space(job, trial):
-    """Ask TensorFlow for 8 GB where 4 GB more than now may be had."""
+def exhaust_address_space(job, context):
+    """Allocate 8 GB with TensorFlow under a limit of 4 GB above the current use."""
     import tensorflow as tf
 
     with open("/proc/self/statm", encoding="ascii") as pages:
-        now = int(pages.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (now + 4 * 2**30,) * 2)
+        used = int(pages.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 2**30,) * 2)
     tf.zeros((2 * 2**30,), tf.float32)
 
 
-def hang(job, trial):
+def hang(job, context):
     print(f"child {os.getpid()}")
     time.sleep(3600)
 
 
-def hang_on(job, trial):
-    """Hang, deaf to SIGTERM, with a child that is deaf too."""
+def hang_ignoring_sigterm(job, context):
+    """Hang, ignoring SIGTERM, with a child process that ignores it too."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
     time.sleep(3600)
 
 
-def step_for_ever(job, trial):
-    trial.report(1, {"val_accuracy": 0.1})
+def step_forever(job, context):
+    context.report(1, {"val_accuracy": 0.1})
     while True:
         time.sleep(0.01)
-        trial.raise_if_stopped()
+        context.raise_if_stopped()
 
 
-def three_epochs(job, trial):
+def three_epochs(job, context):
     for epoch in (1, 2, 3):
-        trial.report(epoch, {"val_accuracy": epoch / 10})
-        trial.metrics.update(epochs=epoch)
+        context.report(epoch, {"val_accuracy": epoch / 10})
+        context.metrics.update(epochs=epoch)
 
 
-def slow_epochs(job, trial):
-    """Four epochs of half a second each, and all figures that a search asks for."""
+def slow_epochs(job, context):
+    """Report four epochs of half a second each, and all metrics that a search needs."""
     for epoch in range(1, 5):
         time.sleep(0.5)
-        trial.report(epoch, {"val_accuracy": epoch / 10, "val_loss": 1 / epoch})
-        trial.raise_if_stopped()
-    trial.metrics.update(best_val_accuracy=0.4, best_val_loss=0.25, parameters=9.0, epochs=4.0, seconds=2.0)
+        context.report(epoch, {"val_accuracy": epoch / 10, "val_loss": 1 / epoch})
+        context.raise_if_stopped()
+    context.metrics.update(best_val_accuracy=0.4, best_val_loss=0.25, parameters=9.0, epochs=4.0, seconds=2.0)
 
 
-def by_its_rate(job, trial):
-    """What a search asks for, as a function of the settings alone."""
+def score_learning_rate(job, context):
+    """Report all metrics that a search needs, as functions of the learning rate alone."""
     best = 1 / (1 + job.config.learning_rate)
-    trial.report(1, {"val_accuracy": best, "val_loss": 1.0})
-    trial.metrics.update(best_val_accuracy=best, best_val_loss=1.0, parameters=9.0, epochs=1.0, seconds=1.0)
+    context.report(1, {"val_accuracy": best, "val_loss": 1.0})
+    context.metrics.update(best_val_accuracy=best, best_val_loss=1.0, parameters=9.0, epochs=1.0, seconds=1.0)
 
 
-def leave_weights(job, trial):
+def write_weights(job, context):
     job.weights.write_bytes(b"weights")
 
 
-def weigh(job, trial):
-    trial.metrics.update(bytes=len(job.weights.read_bytes()))
+def read_weights(job, context):
+    context.metrics.update(bytes=len(job.weights.read_bytes()))
 
 
-def look_at_devices(job, trial):
-    """Say which device it was given, whether TensorFlow has seen one, its threads, and when it was there."""
-    from tensorflow.python.eager import context
+def print_devices(job, context):
+    """Print the visible device, whether TensorFlow has touched any, and the run id; report when it began and ended."""
+    from tensorflow.python.eager import context as eager_context
 
-    began = time.monotonic()
-    print("device", os.environ["CUDA_VISIBLE_DEVICES"], "untouched", context._context is None)
+    started = time.monotonic()
+    print("device", os.environ["CUDA_VISIBLE_DEVICES"], "untouched", eager_context._context is None)
     print("run", os.environ.get("MLFLOW_RUN_ID"))
     time.sleep(0.2)
-    trial.metrics.update(began=began, ended=time.monotonic())
+    context.metrics.update(started=started, ended=time.monotonic())
 
 
-def compute(job, trial):
-    """Say how many threads TensorFlow computes with."""
+def count_threads(job, context):
+    """Report how many threads TensorFlow computes with."""
     import tensorflow as tf
 
     tf.linalg.matmul(tf.ones((512, 512)), tf.ones((512, 512)))
     names = [Path(f"/proc/self/task/{task}/comm").read_text(encoding="utf-8") for task in os.listdir("/proc/self/task")]
-    trial.metrics["threads"] = sum(name == "tf_Compute\n" for name in names)
+    context.metrics["threads"] = sum(name == "tf_Compute\n" for name in names)
 
 
-def nothing(job, trial):
+def do_nothing(job, context):
     pass

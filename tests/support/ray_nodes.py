@@ -31,11 +31,11 @@ class Watched(RayExecutor):
 
     def events(self, timeout):
         happened = super().events(timeout)
-        self.places.append(self.free() + len(self._running))
+        self.places.append(self.free() + len(self._tasks))
         if (
             any(isinstance(event, EpochReport) for event in happened)
             and self.first
-            and len(self._running) == self.places[-1]
+            and len(self._tasks) == self.places[-1]
         ):
             self.nodes.remove_node(self.first.pop(0), allow_graceful=False)
             if len(self.first) == 1:
@@ -48,7 +48,7 @@ def main(folder, address):
     nodes = Nodes(initialize_head=True, head_node_args=head)
     os.environ["RAY_ADDRESS"] = nodes.address
     cluster = Watched(
-        address, fingerprint=None, trials_per_gpu=1, trials=None, work=misbehaving.slow_epochs, preloaded=()
+        address, fingerprint=None, trials_per_gpu=1, trials=None, trial_function=misbehaving.slow_epochs, preloaded=()
     )
     cluster.nodes, cluster.places = nodes, []
     cluster.first = [nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)]

@@ -11,23 +11,21 @@ from pathlib import Path
 from pipeline.commands import search as searching
 from pipeline.data.dataset import load_dataset
 from pipeline.search import space
+from pipeline.search.executors.base import Executor
 from tests.support.scripted import trained
 
 
-class Sleeping:
+class Sleeping(Executor):
     """One slot; a trial's epochs take some time each, and it notes when and in which process it began and ended."""
 
     def __init__(self, folder, seconds):
         self._log, self._seconds = Path(folder) / f"{os.getpid()}.txt", seconds
         self._left, self._number, self._said = [], None, ""
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *error):
         pass
 
-    def __str__(self):
+    def describe(self):
         return "1 at a time, asleep"
 
     def free(self):

@@ -1,4 +1,4 @@
-"""Takes a minute to import, as TensorFlow may on a node that is busy."""
+"""A module that takes a minute to import, as TensorFlow may on a busy node."""
 
 import time
 

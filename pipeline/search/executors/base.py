@@ -1,4 +1,4 @@
-"""What passes between a driver and the trials that it has trained elsewhere: plain data that pickles."""
+"""The interface between a driver and its executor: trial jobs, epoch reports, trial results, and the retry policy."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -10,27 +10,32 @@ from pipeline.config.training import TrainingConfig
 from pipeline.tracking.tags import RunRef, TrialOutcome
 
 
+# The dataclasses are pickled on their way between processes, so they hold plain data only.
 @dataclass(frozen=True)
 class TrialJob:
-    """All that a trial needs; settings may be auto, since the device is known where it is trained."""
+    """What a trial is to train; settings may be `auto`, as the device is known only where it is trained."""
 
     number: int
     config: TrainingConfig
     run: RunRef
-    role: Literal["trial", "final", "winner", "step", "latency"]  # the last two are timed
-    weights: Path | None = None  # a final leaves its best weights there, and the winner is measured with them
-    latency: bool = False  # whether a trial, once trained, is timed as well
-    fingerprint: str | None = None  # of the driver's data, where a trial may find other data than its driver
+    # `step` and `latency` jobs are only timed
+    role: Literal["trial", "final", "winner", "step", "latency"]
+    # file to which a final writes its best weights, and with which the winner is evaluated
+    weights: Path | None = None
+    # whether to measure the latency after the training
+    latency: bool = False
+    # of the driver's data, to compare with the data on a trial's node
+    fingerprint: str | None = None
 
     @property
     def timed(self) -> bool:
-        """Whether it is only timed, and logs nothing."""
+        """Return whether the job is only timed and logs nothing."""
         return self.role in ("step", "latency")
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """The metrics of a trial's epoch, counted from 1."""
+    """The metrics of one epoch of a trial, counted from 1."""
 
     number: int
     epoch: int
@@ -39,16 +44,16 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A trial whose process is gone and whose slot is free again."""
+    """How a trial ended; its process has ended and its slot is free again."""
 
     number: int
     outcome: TrialOutcome
-    reason: str  # one line; empty for finished
-    retryable: bool  # whether the same trial may well succeed another time
-    metrics: Mapping[str, float]  # the figures of the whole trial as far as it came
-    output_tail: str  # the end of what it wrote, a traceback or a native stack included
-    slot: str  # where it ran
-    started_seconds: float | None  # from start() to the first line of the trial's own code; None: it never came there
+    reason: str  # one line; empty if finished
+    retryable: bool  # whether the same trial may succeed another time
+    metrics: Mapping[str, float]  # of the whole trial, as far as it came
+    output_tail: str  # the end of its output, including a traceback or a native stack
+    slot: str  # name of the slot in which it ran
+    started_seconds: float | None  # from start() to the first line of the trial's own code; None if it never got there
 
 
 class Executor(ABC):

@@ -11,39 +11,44 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 context: ForkServerContext = multiprocessing.get_context("forkserver")
-# by the server, which ends with its driver; its processes may unblock them
+
+# Blocked in the server, which ends with its driver; the processes that it forks may unblock them
 BLOCKED_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def start(modules: Sequence[str], environment: Mapping[str, str | None], log: Path) -> None:
-    """Start the server unless it runs; it imports the modules while the caller goes on.
+    """Start the server unless it runs; it imports the modules while the caller continues.
 
-    Its processes see the server's environment, not what this process makes of its own later. None takes a variable
-    away. What the imports write goes to the log.
+    Args:
+        modules: names of the modules to import.
+        environment: changes to the environment of the server and of its processes, which see no later change of this
+            process's environment; None removes a variable.
+        log: file that receives what the imports write.
     """
     context.set_forkserver_preload(list(modules))
-    # the server does not get this process's sys.path, and would pass over modules that it does not find
+    # The server does not get this process's sys.path, and would silently skip modules that it does not find.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    with _environment({**environment, "PYTHONPATH": path}), _stderr(log), _blocked():
+    with _environment({**environment, "PYTHONPATH": path}), _redirected_stderr(log), _blocked_signals():
         forkserver.ensure_running()
 
 
 def stop() -> None:
-    """End the server, which must have no processes left, and give its memory back."""
-    forkserver._forkserver._stop()  # type: ignore[attr-defined] # else it stays for as long as this process
+    """Stop the server, which must have no processes left, and free its memory."""
+    # without this call it would run for as long as this process
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 @contextmanager
 def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in changes}
-    _set(changes)
+    _set_environment(changes)
     try:
         yield
     finally:
-        _set(before)
+        _set_environment(before)
 
 
-def _set(values: Mapping[str, str | None]) -> None:
+def _set_environment(values: Mapping[str, str | None]) -> None:
     for name, value in values.items():
         if value is None:
             os.environ.pop(name, None)
@@ -52,8 +57,11 @@ def _set(values: Mapping[str, str | None]) -> None:
 
 
 @contextmanager
-def _blocked() -> Iterator[None]:
-    """Within it a signal waits, and never comes to processes started there: importing, Python would heed a Ctrl-C."""
+def _blocked_signals() -> Iterator[None]:
+    """Block signals in this process and in all processes started meanwhile.
+
+    The server inherits the blocked signals. Otherwise Ctrl-C in the terminal would interrupt its imports.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
     try:
         yield
@@ -62,8 +70,8 @@ def _blocked() -> Iterator[None]:
 
 
 @contextmanager
-def _stderr(log: Path) -> Iterator[None]:
-    """Within it what this process and those it starts write to file descriptor 2 goes to the log."""
+def _redirected_stderr(log: Path) -> Iterator[None]:
+    """Redirect file descriptor 2 of this process, and of the processes that it starts, to the log."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with open(log, "ab") as file:

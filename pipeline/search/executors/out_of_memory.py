@@ -1,4 +1,4 @@
-"""Whether a process failed for want of memory: by its exception, its last words, or the kernel's count of kills."""
+"""Detection of processes that ran out of memory: by exception, by output, and by the kernel's count of kills."""
 
 import re
 from pathlib import Path
@@ -6,28 +6,29 @@ from pathlib import Path
 CGROUPS = Path("/proc/self/cgroup")
 MOUNTS = Path("/sys/fs/cgroup")
 
-SAYS_SO = re.compile(
+OOM_MESSAGE = re.compile(
     r"RESOURCE_EXHAUSTED|ResourceExhausted|OOM when allocating|OUT_OF_MEMORY|std::bad_alloc|\bout of memory\b",
     re.IGNORECASE,
 )
 
 
 def is_oom_message(text: str) -> bool:
-    """Whether TensorFlow, XLA, CUDA or the C++ library complains of memory in this text."""
-    return SAYS_SO.search(text) is not None
+    """Return whether the text holds an out-of-memory message of TensorFlow, XLA, CUDA or the C++ library."""
+    return OOM_MESSAGE.search(text) is not None
 
 
 def is_oom_error(error: BaseException) -> bool:
-    """Whether the exception, whatever its type, is about memory."""
+    """Return whether the exception, whatever its type, is about memory."""
     return isinstance(error, MemoryError) or is_oom_message(f"{type(error).__name__}: {error}")
 
 
 def oom_kill_count() -> int:
-    """How many processes the kernel has killed for memory, in this process's control group where that is told.
+    """Return how many processes the kernel has killed for memory.
 
-    On the whole machine otherwise, and 0 where neither is told: what counts is whether the number grows.
+    The count is that of this process's control group if the kernel keeps one, else that of the machine, else 0. Callers
+    only look at whether it grows.
     """
-    for file in (*_of_control_group(), Path("/proc/vmstat")):
+    for file in (*_cgroup_files(), Path("/proc/vmstat")):
         try:
             lines = file.read_text(encoding="ascii").splitlines()
         except OSError:
@@ -39,20 +40,18 @@ def oom_kill_count() -> int:
     return 0
 
 
-def _of_control_group() -> list[Path]:
-    """The files of version 2 and version 1 that may hold the count."""
+def _cgroup_files() -> list[Path]:
+    """Return the files of control groups, version 2 and version 1, that may hold the count."""
     try:
         groups = [line.split(":", 2) for line in CGROUPS.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return []
-    two = [MOUNTS / path.lstrip("/") / "memory.events" for _, kind, path in groups if not kind]
-    one = [
+    version_2 = [MOUNTS / path.lstrip("/") / "memory.events" for _, controllers, path in groups if not controllers]
+    version_1 = [
         MOUNTS / "memory" / path.lstrip("/") / "memory.oom_control"
-        for _, kind, path in groups
-        if "memory" in kind.split(",")
+        for _, controllers, path in groups
+        if "memory" in controllers.split(",")
     ]
-    inside = [
-        MOUNTS / "memory.events",
-        MOUNTS / "memory" / "memory.oom_control",
-    ]  # as a container sees its own
-    return [*two, *one, *inside]
+    # a container sees its own group at the root
+    container = [MOUNTS / "memory.events", MOUNTS / "memory" / "memory.oom_control"]
+    return [*version_2, *version_1, *container]

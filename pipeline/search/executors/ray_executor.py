@@ -1,4 +1,4 @@
-"""Trials on a Ray cluster: a task a trial, on whichever node has room for it; what becomes of a node that is lost."""
+"""Trials on a Ray cluster: one task per trial, on any node with enough free resources, and the loss of nodes."""
 
 import logging
 import os
@@ -6,11 +6,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import dropwhile
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import pipeline
 from pipeline.runtime.errors import ClusterLost, UsageError
@@ -19,89 +19,116 @@ from pipeline.runtime.text import join_names, one_line
 from pipeline.runtime.urls import mask_password, on_one_machine
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.executors.ray_worker import KILL, MessageQueue, TaskResult, TaskSpec, run_task
-from pipeline.search.executors.slots import CORES_A_TRIAL
-from pipeline.search.executors.trial import PRELOADED, train_on_node
-from pipeline.search.executors.worker_process import Work
+from pipeline.search.executors.slots import CORES_PER_TRIAL
+from pipeline.search.executors.trial import PRELOADED_MODULES, train_on_node
+from pipeline.search.executors.worker_process import TrialFunction
 from pipeline.tracking.outbox.delivery import import_records
 from pipeline.tracking.tags import TrialOutcome
 
-NODE_LOST = ("NodeDiedError", "WorkerCrashedError", "LocalRayletDiedError", "ObjectLostError", "RayActorError")
-HEADING = "Failed to set up runtime environment."  # the reason follows it
-CHARACTERS = 500
-
-
-def result_from_ray_error(job: TrialJob, error: Exception, errors: Any) -> TrialResult:
-    """The end of a trial of which nothing is known but what Ray raised for it.
-
-    Args:
-        errors: Ray's module of exceptions.
-    """
-    kind = type(error).__name__
-    told = f"{kind}: {telling_line(error)}"
-    if isinstance(error, errors.TaskCancelledError):
-        return failed_result(job, TrialOutcome.STOPPED, "by the driver")
-    if isinstance(error, tuple(getattr(errors, name) for name in NODE_LOST)):
-        return failed_result(job, TrialOutcome.LOST, f"its node was lost: {kind}")
-    if isinstance(error, errors.OutOfMemoryError):
-        return failed_result(job, TrialOutcome.OOM, told)
-    own = isinstance(error, errors.RayTaskError)  # what the task itself raised, and would again
-    return failed_result(
-        job, TrialOutcome.RAISED, telling_line(error) if own else told, tail=str(error), retryable=not own
-    )
-
-
-def failed_result(
-    job: TrialJob, outcome: TrialOutcome, reason: str, *, tail: str = "", retryable: bool = False
-) -> TrialResult:
-    """An end with no figures; what is lost may succeed another time."""
-    return TrialResult(job.number, outcome, reason, retryable or outcome is TrialOutcome.LOST, {}, tail, "Ray", None)
-
-
-def telling_line(error: BaseException) -> str:
-    """The exception's line of the last traceback that an error quotes, else the first line after its heading."""
-    lines = [line for line in str(error).splitlines() if line.strip() and line != HEADING]
-    frames = [index for index, line in enumerate(lines) if line.startswith("  File ")]
-    said = dropwhile(lambda line: line.startswith(" "), lines[max(frames, default=0) :])
-    return one_line(next(said, ""), most=CHARACTERS)
-
-
-LOOK_SECONDS = 1.0  # between two looks at which nodes there are
-DEAF_SECONDS = 5.0  # which a node is given to kill a trial: it is deaf while its fork server imports TensorFlow
-CALLS = 10_000  # of the mailbox's that may be pending: one for each trial that runs
+# Interval at which the nodes of the cluster are listed
+REFRESH_SECONDS = 1.0
+# Time that a node has to kill a trial: it does not respond while its fork server imports TensorFlow
+UNRESPONSIVE_SECONDS = 5.0
+# Calls to the message queue that may be pending at once: one for each trial that runs
+MAX_PENDING_CALLS = 10_000
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-HEAD = "node:__internal_head__"  # a resource that Ray gives to the head node alone
+# A resource that Ray gives to the head node alone
+HEAD_NODE_RESOURCE = "node:__internal_head__"
+# Ray's errors that mean the loss of a node
+NODE_LOST = ("NodeDiedError", "WorkerCrashedError", "LocalRayletDiedError", "ObjectLostError", "RayActorError")
+# First line of some of Ray's errors; the reason follows it
+ENVIRONMENT_SETUP_FAILED = "Failed to set up runtime environment."
+REASON_CHARACTERS = 500
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ClusterResources:
+    """What the nodes of a cluster offer to trials, as Ray listed them at one moment.
+
+    Attributes:
+        trials_per_gpu: how many trials share a GPU.
+        gpu_only: whether trials run on GPUs only: several per GPU were requested, or there have been GPUs. When all
+            are taken away, what is left is often a head node whose CPUs would need weeks.
+        nodes: the resources of each node that trains.
+        cpus_per_trial: as many as the node with the fewest CPUs per trial has for each.
+        waits_for_gpus: whether there is no GPU although trials run on GPUs only.
+    """
+
+    trials_per_gpu: int
+    gpu_only: bool
+    nodes: tuple[Mapping[str, float], ...] = ()
+    cpus_per_trial: int = 1
+    waits_for_gpus: bool = False
+
+    def with_nodes(self, nodes: Sequence[Mapping[str, float]]) -> "ClusterResources":
+        """Return the resources of a later moment, with these nodes."""
+        gpu_nodes = [node for node in nodes if node.get("GPU")]
+        gpu_only = self.gpu_only or bool(gpu_nodes)
+        if gpu_only:
+            shares = [node["CPU"] // (node["GPU"] * self.trials_per_gpu) for node in gpu_nodes]
+            # without a GPU now, what the next trials need is what the last ones needed
+            cpus = max(1, min(shares, default=self.cpus_per_trial))
+        else:
+            cpus = min([CORES_PER_TRIAL, *(node["CPU"] for node in nodes)])
+        return replace(
+            self,
+            gpu_only=gpu_only,
+            nodes=tuple(nodes),
+            cpus_per_trial=int(cpus),
+            waits_for_gpus=gpu_only and not gpu_nodes,
+        )
+
+    @property
+    def has_gpus(self) -> bool:
+        """Return whether a node has GPUs."""
+        return any(node.get("GPU") for node in self.nodes)
+
+    @property
+    def slots(self) -> int:
+        """Return how many trials the nodes can run at a time."""
+        return sum(self._slots_of(node) for node in self.nodes)
+
+    def _slots_of(self, node: Mapping[str, float]) -> int:
+        by_cpu = int(node["CPU"] // self.cpus_per_trial)
+        if not self.gpu_only:
+            return by_cpu
+        return min(by_cpu, int(node.get("GPU", 0) * self.trials_per_gpu))
 
 
 @dataclass(eq=False)
 class _RunningTask:
-    """A trial's task as its driver sees it."""
+    """A trial's Ray task as its driver sees it."""
 
     job: TrialJob
-    task: Any = None  # reference to its result
-    placed: bool = False
-    kill_at: float | None = None  # on time.monotonic(), with the process that should have killed it
+    result_ref: Any = None
+    # whether it runs on a node, instead of waiting for resources
+    started: bool = False
+    # time.monotonic() at which Ray has to kill it, with the process that should have killed its trial
+    kill_at: float | None = None
 
 
 class RayExecutor(Executor):
-    """An executor on a Ray cluster, as many trials at a time as it has GPUs (or shares of CPUs) at that moment.
+    """An executor on a Ray cluster; at any moment it has as many slots as there are GPUs, or shares of CPUs.
 
-    A trial that loses its node ends as LOST, and so do all with the head node, without which nothing can begin: what is
-    asked after that raises ClusterLost. Leaving the context kills what still runs.
+    A trial whose node is lost ends as LOST. So do all trials when the head node is lost, without which none can start:
+    from then on the methods raise ClusterLost. Leaving the context kills the trials that still run.
 
     Args:
-        address: `auto` for the cluster that this machine belongs to, `ray://host:port`, or `local` for one of its own.
+        address: `auto` for the cluster that this machine belongs to, `ray://host:port`, or `local` for a new cluster on
+            this machine.
         fingerprint: of the driver's data, which every node must have; None: not checked.
-        trials_per_gpu: a task asks for the inverse of it.
-        trials: at most so many at a time, where there is no GPU; None: as many as the cores can feed.
-        tracking_uri: where the trials' runs are.
-        work: what a trial does, as a function of a module that the nodes can import.
-        preloaded: modules that a node imports once.
+        trials_per_gpu: how many trials share a GPU.
+        trials: upper bound on the trials at a time if there is no GPU; None: as many as the cores can feed.
+        tracking_uri: where the runs of the trials are logged.
+        trial_function: what a trial does, a function at the top level of a module that the nodes can import.
+        preloaded: names of the modules that each node imports once.
 
     Raises:
-        UsageError: Ray is not installed, there is no such cluster, or some of its nodes do not reach the runs.
+        UsageError: Ray is not installed, there is no such cluster, or some of its nodes cannot reach `tracking_uri`.
     """
 
     def __init__(
@@ -112,273 +139,317 @@ class RayExecutor(Executor):
         trials_per_gpu: int,
         trials: int | None,
         tracking_uri: str = "",
-        work: Work = train_on_node,
-        preloaded: Sequence[str] = PRELOADED,
+        trial_function: TrialFunction = train_on_node,
+        preloaded: Sequence[str] = PRELOADED_MODULES,
     ) -> None:
-        self._address, self._fingerprint, self._tracking_uri = address, fingerprint, tracking_uri
-        self._trials_per_gpu, self._most = trials_per_gpu, trials
-        self._work, self._preloaded = work, preloaded
-        self._running: dict[int, _RunningTask] = {}
-        self._looked = -LOOK_SECONDS
-        self._lost: str | None = None  # how the head node was found to be gone
-        self._gpus = trials_per_gpu > 1  # whether trials are trained on GPUs: they were asked for, or have been there
-        self._there = True  # GPUs, at the last look
-        self._found_gpus: Callable[[], None] = lambda: None
-        self._share = 1  # of the CPUs, for a trial on a GPU
-        self._only: dict[str, float] = {}  # what keeps tasks to this host, where the runs are seen from it alone
-        self._warned = False  # of a node on another one
+        self._address = address
+        self._fingerprint = fingerprint
+        self._trials_per_gpu = trials_per_gpu
+        self._max_cpu_trials = trials
+        self._tracking_uri = tracking_uri
+        self._trial_function = trial_function
+        self._preloaded = preloaded
+        self._tasks: dict[int, _RunningTask] = {}
+        self._resources = ClusterResources(trials_per_gpu, gpu_only=trials_per_gpu > 1)
+        self._refreshed_at = -REFRESH_SECONDS
+        self._on_first_gpu: Callable[[], None] | None = None
+        # keeps tasks on this host if its nodes alone reach the runs
+        self._host_resource: dict[str, float] = {}
+        self._warned_of_host = False
+        # the error by which the head node was found to be lost
+        self._head_error: str | None = None
+        # Ray's module, and handles of what runs in the cluster; set when the context is entered
+        self._ray: Any = None
+        self._queue: Any = None
+        self._queue_not_empty: Any = None
+        self._remote_run_task: Any = None
 
     def restore(self, *, used_gpus: bool, on_first_gpu: Callable[[], None]) -> None:
         """Wait for GPUs if an earlier driver of the same search had some."""
-        self._gpus |= used_gpus
-        if not used_gpus:
-            self._found_gpus = on_first_gpu
+        if used_gpus:
+            self._resources = replace(self._resources, gpu_only=True)
+        else:
+            self._on_first_gpu = on_first_gpu
 
     def __enter__(self) -> Self:
         self._ray = _connect(self._address)
         try:
-            self._refuse_hosts_without_runs()
+            self._check_nodes_reach_runs()
         except BaseException:
             self._ray.shutdown()
             raise
-        mailbox = self._ray.remote(MessageQueue).options(num_cpus=0, resources={HEAD: 0.001}, max_concurrency=CALLS)
-        self._mailbox = mailbox.remote()
-        self._stirred = self._mailbox.stirred.remote()
-        self._task = self._ray.remote(run_task)
+        queue_class = self._ray.remote(MessageQueue).options(
+            num_cpus=0, resources={HEAD_NODE_RESOURCE: 0.001}, max_concurrency=MAX_PENDING_CALLS
+        )
+        self._queue = queue_class.remote()
+        self._queue_not_empty = self._queue.wait.remote()
+        self._remote_run_task = self._ray.remote(run_task)
         return self
 
-    def _refuse_hosts_without_runs(self) -> None:
-        """Refuse nodes that could train whole trials and then tell nobody."""
-        others = sorted({_host(node) for node in self._trainers() if not _is_here(node)})
+    def __exit__(self, *error: object) -> None:
+        self.stop_all(now=True)
+        self._tasks.clear()
+        try:
+            # ends the tasks, and with them their trials
+            self._ray.shutdown()
+        except Exception:
+            # a lost head node does not answer any more
+            if self._head_error is None:
+                raise
+
+    def describe(self) -> str:
+        slots = (self._call(self._count_free_slots) or 0) + len(self._tasks)
+        resources = self._call(self._refresh_resources)
+        nodes = len(resources.nodes) if resources else 0
+        return f"{slots} at a time on {nodes} node{'' if nodes == 1 else 's'} of Ray"
+
+    def free(self) -> int:
+        """Return the number of slots that wait for a job.
+
+        Raises:
+            ClusterLost: the head node is lost.
+        """
+        slots = self._call(self._count_free_slots) or 0
+        self._check_head_node()
+        return slots
+
+    def start(self, job: TrialJob, *, minutes: float | None) -> None:
+        self._tasks[job.number] = _RunningTask(job)
+        self._call(self._submit, self._tasks[job.number], minutes)
+
+    def events(self, timeout: float) -> list[EpochReport | TrialResult]:
+        """Return what has happened, as soon as something has; an empty list after `timeout` seconds.
+
+        Raises:
+            ClusterLost: the head node is lost, and the results of all trials that ran have been returned.
+        """
+        events = self._call(self._poll, timeout) or []
+        if self._head_error and self._tasks:
+            reason = f"the cluster's head node was lost: {self._head_error}"
+            events = [failed_result(task.job, TrialOutcome.LOST, reason) for task in self._tasks.values()]
+            self._tasks.clear()
+            return events
+        self._check_head_node()
+        return events
+
+    def prune(self, number: int) -> None:
+        self._request(number, TrialOutcome.PRUNED)
+
+    def stop(self, number: int) -> None:
+        self._request(number, TrialOutcome.STOPPED)
+
+    def stop_all(self, *, now: bool) -> None:
+        for number, task in self._tasks.items():
+            self._request(number, KILL if now else TrialOutcome.STOPPED)
+            if now and task.kill_at is None:
+                task.kill_at = time.monotonic() + UNRESPONSIVE_SECONDS
+            # it might wait for resources for ever
+            if not task.started:
+                self._cancel(task, force=False)
+
+    # The head node
+
+    def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Call a function that talks to the cluster; return None if the head node is lost, before or meanwhile."""
+        if self._head_error is None:
+            try:
+                return function(*args, **kwargs)
+            # over ray:// a lost head node is a ConnectionError
+            except (self._ray.exceptions.RayError, ConnectionError) as error:
+                self._head_error = f"{type(error).__name__}: {summary_line(error)}"
+        return None
+
+    def _check_head_node(self) -> None:
+        if self._head_error and not self._tasks:
+            raise ClusterLost(
+                f"cluster must keep its head node, and has lost it ({self._head_error}): start the cluster again, then "
+                "the same search, which goes on where it was"
+            )
+
+    # Nodes and their resources
+
+    def _count_free_slots(self) -> int:
+        resources = self._refresh_resources()
+        slots = resources.slots
+        if self._max_cpu_trials is not None and not resources.gpu_only:
+            slots = min(slots, self._max_cpu_trials)
+        return max(0, slots - len(self._tasks))
+
+    def _refresh_resources(self) -> ClusterResources:
+        """Return the cluster's resources, listed again if the last list is older than REFRESH_SECONDS."""
+        if time.monotonic() - self._refreshed_at > REFRESH_SECONDS:
+            waited = self._resources.waits_for_gpus
+            self._resources = self._resources.with_nodes([node["Resources"] for node in self._usable_nodes()])
+            self._refreshed_at = time.monotonic()
+            if self._on_first_gpu and self._resources.has_gpus:
+                self._on_first_gpu()
+                self._on_first_gpu = None
+            if self._resources.waits_for_gpus and not waited:
+                log.warning("waiting for a node with a GPU, as the cluster has none now: trials do not go to its CPUs")
+        return self._resources
+
+    def _usable_nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes that can train trials and log them; a node that joins later may be unable to log."""
+        nodes = self._worker_nodes()
+        if not on_one_machine(self._tracking_uri):
+            return nodes
+        here = [node for node in nodes if _is_this_host(node)]
+        elsewhere = [node for node in nodes if not _is_this_host(node)]
+        if here:
+            # a resource of each node at this address
+            self._host_resource = {f"node:{here[-1]['NodeManagerAddress']}": 0.001}
+        if elsewhere and not self._warned_of_host:
+            self._warned_of_host = True
+            host = _host_name(elsewhere[0])
+            log.warning("a node on another host (%s) is not used, as it does not reach the runs", host)
+        return here
+
+    def _worker_nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes that are alive and have CPUs; a head node may have none."""
+        alive = [node for node in self._ray.nodes() if node["Alive"]]
+        return [node for node in alive if node["Resources"].get("CPU")]
+
+    def _check_nodes_reach_runs(self) -> None:
+        """Raise UsageError if there are nodes that could train whole trials and then be unable to log them."""
+        others = sorted({_host_name(node) for node in self._worker_nodes() if not _is_this_host(node)})
         if others and on_one_machine(self._tracking_uri):
             raise UsageError(
                 "MLFLOW_TRACKING_URI must be a server, or a database that all nodes reach, where a cluster has nodes "
                 f"on other hosts ({join_names(others)}): got {mask_password(self._tracking_uri) or 'none'}"
             )
 
-    def __exit__(self, *error: object) -> None:
-        self.stop_all(now=True)
-        self._running.clear()
-        with suppress(Exception) if self._lost else nullcontext():  # then there is nobody to take leave of
-            self._ray.shutdown()  # which ends the tasks, and with them their trials
+    # Tasks
 
-    def describe(self) -> str:
-        nodes = self._reach(lambda: len(self._nodes()), 0)
-        places = self._reach(self._free, 0) + len(self._running)
-        return f"{places} at a time on {nodes} node{'s' * (nodes != 1)} of Ray"
-
-    def free(self) -> int:
-        """As Executor's.
-
-        Raises:
-            ClusterLost: the head node is gone.
-        """
-        places = self._reach(self._free, 0)
-        self._refuse_if_lost()
-        return places
-
-    def _free(self) -> int:
-        places = sum(min(self._places(node).values()) for node in self._nodes())  # first, as it looks for GPUs
-        most = places if self._gpus or self._most is None else min(places, self._most)
-        return max(0, most - len(self._running))
-
-    def _reach(self, ask: Callable[[], T], otherwise: T) -> T:
-        """What the cluster is asked; `otherwise`, from then on too, where it turns out that the head node is gone."""
-        if self._lost is None:
-            try:
-                return ask()
-            except (self._ray.exceptions.RayError, ConnectionError) as error:  # the latter over ray://
-                self._lost = f"{type(error).__name__}: {telling_line(error)}"
-        return otherwise
-
-    def _refuse_if_lost(self) -> None:
-        if self._lost and not self._running:
-            raise ClusterLost(
-                f"cluster must keep its head node, and has lost it ({self._lost}): start the cluster again, then the "
-                "same search, which goes on where it was"
-            )
-
-    def start(self, job: TrialJob, *, minutes: float | None) -> None:
-        self._running[job.number] = _RunningTask(job)
-        self._reach(lambda: self._start(self._running[job.number], minutes), None)
-
-    def _start(self, running: _RunningTask, minutes: float | None) -> None:
-        job, cpus = running.job, self._cpus()
-        credentials = {name: os.environ[name] for name in CREDENTIALS if name in os.environ}
-        weights = job.weights.read_bytes() if job.role == "winner" and job.weights else None
-        order = TaskSpec(
-            replace(job, fingerprint=self._fingerprint),
-            minutes,
-            cpus,
-            self._trials_per_gpu,
-            credentials,
-            weights,
-            self._work,
-            self._preloaded,
+    def _submit(self, task: _RunningTask, minutes: float | None) -> None:
+        job, resources = task.job, self._refresh_resources()
+        spec = TaskSpec(
+            job=replace(job, fingerprint=self._fingerprint),
+            minutes=minutes,
+            cpus=resources.cpus_per_trial,
+            trials_per_gpu=self._trials_per_gpu,
+            environment={name: os.environ[name] for name in CREDENTIALS if name in os.environ},
+            weights=job.weights.read_bytes() if job.role == "winner" and job.weights else None,
+            trial_function=self._trial_function,
+            preloaded=self._preloaded,
         )
-        gpus = 1 / self._trials_per_gpu if self._gpus else 0
-        task = self._task.options(num_cpus=cpus, num_gpus=gpus, resources=self._only, max_retries=0)
-        running.task = task.remote(order, self._mailbox)
+        options = self._remote_run_task.options(
+            num_cpus=resources.cpus_per_trial,
+            num_gpus=1 / self._trials_per_gpu if resources.gpu_only else 0,
+            resources=self._host_resource,
+            max_retries=0,
+        )
+        task.result_ref = options.remote(spec, self._queue)
 
-    def events(self, timeout: float) -> list[EpochReport | TrialResult]:
-        """As Executor's.
+    def _poll(self, timeout: float) -> list[EpochReport | TrialResult]:
+        """Wait until a message arrives or a task ends, and return the events."""
+        self._kill_unresponsive_workers()
+        pending = [self._queue_not_empty, *(task.result_ref for task in self._tasks.values())]
+        ready, _ = self._ray.wait(pending, num_returns=1, timeout=timeout)
+        if not ready:
+            return []
+        ready, _ = self._ray.wait(pending, num_returns=len(pending), timeout=0)
+        # what a task sent before it ended is in the queue by now
+        reports = self._drain_queue()
+        if self._queue_not_empty in ready:
+            self._queue_not_empty = self._queue.wait.remote()
+        ended = [task for task in self._tasks.values() if task.result_ref in ready]
+        # All of them or none: if fetching one fails with the head node, all are still known as running, and are lost.
+        results = [self._fetch_result(task) for task in ended]
+        for result in results:
+            del self._tasks[result.number]
+        return [*reports, *results]
 
-        Raises:
-            ClusterLost: the head node is gone, and all trials that ran have ended.
-        """
-        nothing: list[EpochReport | TrialResult] = []
-        happened = self._reach(lambda: self._events(timeout), nothing)
-        if self._lost and self._running:
-            return self._lose_all(f"the cluster's head node was lost: {self._lost}")
-        self._refuse_if_lost()
-        return happened
+    def _drain_queue(self) -> list[EpochReport]:
+        """Return the epoch reports in the queue, and note which tasks have started."""
+        reports = []
+        for message in self._ray.get(self._queue.drain.remote()):
+            if message.number not in self._tasks:
+                # from a node that was declared dead and continued
+                continue
+            if isinstance(message, EpochReport):
+                reports.append(message)
+            else:
+                self._tasks[message.number].started = True
+        return reports
 
-    def _lose_all(self, why: str) -> list[EpochReport | TrialResult]:
-        lost = [failed_result(running.job, TrialOutcome.LOST, why) for running in self._running.values()]
-        self._running.clear()
-        return [*lost]
-
-    def _events(self, timeout: float) -> list[EpochReport | TrialResult]:
-        self._kill_the_deaf()
-        waited = [self._stirred, *(running.task for running in self._running.values())]
-        ready, _ = self._ray.wait(waited, num_returns=1, timeout=timeout)
-        ready, _ = self._ray.wait(waited, num_returns=len(waited), timeout=0) if ready else ([], [])
-        found: list[EpochReport | TrialResult] = []
-        if ready:  # what was told before a task ended is in the mailbox by now
-            for told in self._ray.get(self._mailbox.take.remote()):
-                if told.number not in self._running:  # of a node that was taken for dead, and went on
-                    continue
-                if isinstance(told, EpochReport):
-                    found.append(told)
-                else:
-                    self._running[told.number].placed = True
-        if self._stirred in ready:
-            self._stirred = self._mailbox.stirred.remote()
-        ended = [running for running in self._running.values() if running.task in ready]
-        ends = [self._end(running) for running in ended]
-        for end in ends:  # all of them, or none: what is not told now is told as lost with the head node
-            del self._running[end.number]
-        return [*found, *ends]
-
-    def prune(self, number: int) -> None:
-        self._ask(number, TrialOutcome.PRUNED)
-
-    def stop(self, number: int) -> None:
-        self._ask(number, TrialOutcome.STOPPED)
-
-    def stop_all(self, *, now: bool) -> None:
-        for number, running in self._running.items():
-            self._ask(number, KILL if now else TrialOutcome.STOPPED)
-            if now and running.kill_at is None:
-                running.kill_at = time.monotonic() + DEAF_SECONDS
-            if not running.placed:  # it may wait for a place for ever
-                self._cancel(running, force=False)
-
-    def _kill_the_deaf(self) -> None:
-        """End the processes of nodes that should have killed their trial by now, and the trial with them."""
-        for running in self._running.values():
-            if running.kill_at is not None and time.monotonic() >= running.kill_at:
-                self._cancel(running, force=True)
-
-    def _cancel(self, running: _RunningTask, *, force: bool) -> None:
-        self._reach(lambda: self._ray.cancel(running.task, force=force), None)
-
-    def _ask(self, number: int, what: str) -> None:
-        if number in self._running:  # else it has ended meanwhile
-            self._reach(lambda: self._mailbox.ask.remote(number, what), None)
-
-    def _end(self, running: _RunningTask) -> TrialResult:
-        """Take leave of a trial whose task is over."""
-        job = running.job
-        self._mailbox.over.remote(job.number)  # a node that is lost cannot say so
+    def _fetch_result(self, task: _RunningTask) -> TrialResult:
+        """Return the result of a trial whose task has ended, and store what its node returned."""
+        job = task.job
+        # a lost node cannot do so itself
+        self._queue.close.remote(job.number)
         try:
-            done: TaskResult = self._ray.get(running.task)
+            task_result: TaskResult = self._ray.get(task.result_ref)
         except self._ray.exceptions.RayError as error:
-            if running.kill_at is not None:
+            if task.kill_at is not None:
                 return failed_result(job, TrialOutcome.STOPPED, "by the driver, with all of its process")
             return result_from_ray_error(job, error, self._ray.exceptions)
-        _write_tail(job, done)
-        return done.ended
+        _store_files(job, task_result)
+        return task_result.result
 
-    def _nodes(self) -> list[dict[str, float]]:
-        """The resources of each node that lives."""
-        if time.monotonic() - self._looked > LOOK_SECONDS:
-            self._alive = [node["Resources"] for node in self._trainers() if self._reaches_runs(node)]
-            self._looked = time.monotonic()
-            self._look_for_gpus()
-        return self._alive
+    def _request(self, number: int, what: str) -> None:
+        # a trial that is not there has ended in the meantime
+        if number in self._tasks:
+            self._call(self._queue.request.remote, number, what)
 
-    def _trainers(self) -> list[dict[str, Any]]:
-        """Nodes that live and have CPUs: a head may be there to lead only."""
-        alive = [node for node in self._ray.nodes() if node["Alive"]]
-        return [node for node in alive if node["Resources"].get("CPU")]
+    def _kill_unresponsive_workers(self) -> None:
+        """Kill the processes on nodes that should have killed their trial by now, and the trials with them."""
+        for task in self._tasks.values():
+            if task.kill_at is not None and time.monotonic() >= task.kill_at:
+                self._cancel(task, force=True)
 
-    def _reaches_runs(self, node: Mapping[str, Any]) -> bool:
-        """Whether a node can tell what it trains; one that joins later and cannot is not used."""
-        if not on_one_machine(self._tracking_uri):
-            return True
-        if _is_here(node):
-            self._only = {f"node:{node['NodeManagerAddress']}": 0.001}  # a resource of each node at this address
-        elif not self._warned:
-            self._warned = True
-            log.warning("a node on another host (%s) is not used, as it does not reach the runs", _host(node))
-        return _is_here(node)
+    def _cancel(self, task: _RunningTask, *, force: bool) -> None:
+        self._call(self._ray.cancel, task.result_ref, force=force)
 
-    def _look_for_gpus(self) -> None:
-        """Keep to GPUs once there are some: when all are taken away, what is left is a head that would take weeks."""
-        there = any(node.get("GPU") for node in self._alive)
-        if there:
-            self._found_gpus()
-            self._found_gpus = lambda: None
-        self._gpus |= there
-        if self._gpus and not there and self._there:
-            log.warning("waiting for a node with a GPU, as the cluster has none now: trials do not go to its CPUs")
-        self._there = there
 
-    def _cpus(self) -> int:
-        """CPUs for each trial: as many as the node that is poorest in them has for each of its places."""
-        nodes = self._nodes()
-        if not self._gpus:
-            return int(min([CORES_A_TRIAL, *(node["CPU"] for node in nodes)]))
-        each = [node["CPU"] // (node["GPU"] * self._trials_per_gpu) for node in nodes if node.get("GPU")]
-        self._share = int(max(1, min(each, default=self._share)))
-        return self._share
-
-    def _places(self, node: dict[str, float]) -> dict[str, int]:
-        """How many trials each resource of a node is enough for."""
-        places = {"CPU": int(node["CPU"] // self._cpus())}
-        return places | ({"GPU": int(node.get("GPU", 0) * self._trials_per_gpu)} if self._gpus else {})
+def _store_files(job: TrialJob, task_result: TaskResult) -> None:
+    """Store what a node returned where a trial on this machine would have left it."""
+    if task_result.weights is not None and job.weights:
+        write_atomic(job.weights, task_result.weights)
+    if task_result.records is not None:
+        try:
+            import_records(job.run.run_id, task_result.records)
+        except OSError as error:
+            # a full disk, for example; the trial itself has succeeded
+            log.warning("records of run %s from its node are lost: %s", job.run.run_id, error)
 
 
 def _connect(address: str) -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
-    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster that starts here: Ray would say 15
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without a GPU sees what its node sees
+    """Connect to a cluster and return Ray's module.
+
+    Raises:
+        UsageError: Ray is not installed, or there is no such cluster.
+    """
+    # Ray would send usage statistics to its makers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # of a cluster that starts here: Ray's default is 15
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # a task without a GPU sees the devices that its node sees
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # imported here, as it is an optional dependency and takes a second
     try:
         import ray
     except ImportError:
         raise UsageError("cluster needs Ray: pip install -c requirements.lock -e '.[ray]' brings it") from None
-    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    code = {"py_modules": [str(Path(pipeline.__path__[0]))]}  # the nodes need its packages, but no checkout
+    if address == "local":
+        options: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    else:
+        # the nodes need this package's dependencies, but no checkout of it
+        options = {"runtime_env": {"py_modules": [str(Path(pipeline.__path__[0]))]}}
     try:
-        with _handlers_kept():
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level="error",
-                **(own if address == "local" else {"runtime_env": code}),
-            )
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - Ray raises many kinds, the latter of a head that is gone
+        with _kept_signal_handlers():
+            ray.init(address=address, log_to_driver=False, logging_level="error", **options)
+    # Ray raises many kinds of errors; SystemExit if the head node has just been lost
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         raise UsageError(
             f"cluster must be auto (on a node of a running Ray cluster), ray://host:port or local, got {address}: "
-            f"{type(error).__name__}: {telling_line(error)}"
+            f"{type(error).__name__}: {summary_line(error)}"
         ) from None
     return ray
 
 
 @contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Within it Ray may set handlers of signals, which a driver counts."""
+def _kept_signal_handlers() -> Iterator[None]:
+    """Restore this process's signal handlers afterwards: Ray sets its own, but the driver counts interrupts."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -387,20 +458,55 @@ def _handlers_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _is_here(node: Mapping[str, Any]) -> bool:
-    return _host(node) == socket.gethostname()
+def _is_this_host(node: Mapping[str, Any]) -> bool:
+    return _host_name(node) == socket.gethostname()
 
 
-def _host(node: Mapping[str, Any]) -> str:
+def _host_name(node: Mapping[str, Any]) -> str:
     return str(node["NodeManagerHostname"])
 
 
-def _write_tail(job: TrialJob, done: TaskResult) -> None:
-    """Lay what a node hands back where a trial of this machine would have left it."""
-    if done.weights is not None and job.weights:
-        write_atomic(job.weights, done.weights)
-    if done.untold is not None:
-        try:
-            import_records(job.run.run_id, done.untold)
-        except OSError as error:  # a full disk, say: the trial itself is well
-            log.warning("records of run %s from its node are lost: %s", job.run.run_id, error)
+def result_from_ray_error(job: TrialJob, error: Exception, errors: Any) -> TrialResult:
+    """Return the result of a trial of which nothing is known but the error that Ray raised for it.
+
+    Args:
+        job: of the trial.
+        error: what Ray raised.
+        errors: Ray's module of exceptions.
+    """
+    kind = type(error).__name__
+    reason = f"{kind}: {summary_line(error)}"
+    if isinstance(error, errors.TaskCancelledError):
+        return failed_result(job, TrialOutcome.STOPPED, "by the driver")
+    if isinstance(error, tuple(getattr(errors, name) for name in NODE_LOST)):
+        return failed_result(job, TrialOutcome.LOST, f"its node was lost: {kind}")
+    if isinstance(error, errors.OutOfMemoryError):
+        return failed_result(job, TrialOutcome.OOM, reason)
+    if isinstance(error, errors.RayTaskError):
+        # raised by the task itself, which would raise it again
+        return failed_result(job, TrialOutcome.RAISED, summary_line(error), output_tail=str(error))
+    return failed_result(job, TrialOutcome.RAISED, reason, output_tail=str(error), retryable=True)
+
+
+def failed_result(
+    job: TrialJob, outcome: TrialOutcome, reason: str, *, output_tail: str = "", retryable: bool = False
+) -> TrialResult:
+    """Return a result without metrics; a lost trial is always retryable."""
+    return TrialResult(
+        job.number,
+        outcome,
+        reason,
+        retryable=retryable or outcome is TrialOutcome.LOST,
+        metrics={},
+        output_tail=output_tail,
+        slot="Ray",
+        started_seconds=None,
+    )
+
+
+def summary_line(error: BaseException) -> str:
+    """Return the exception line of the last traceback that an error quotes, else the first line of its message."""
+    lines = [line for line in str(error).splitlines() if line.strip() and line != ENVIRONMENT_SETUP_FAILED]
+    frames = [index for index, line in enumerate(lines) if line.startswith("  File ")]
+    after_traceback = dropwhile(lambda line: line.startswith(" "), lines[max(frames, default=0) :])
+    return one_line(next(after_traceback, ""), most=REASON_CHARACTERS)

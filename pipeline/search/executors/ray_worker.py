@@ -1,4 +1,4 @@
-"""A trial on a node of a Ray cluster: it runs there as it would on its driver's machine."""
+"""Ray's side of a trial: the task that runs it on a node, and the message queue between the node and the driver."""
 
 import asyncio
 import atexit
@@ -15,155 +15,168 @@ from typing import Any
 from pipeline.runtime.files import private_folder
 from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult
 from pipeline.search.executors.local import LocalExecutor
-from pipeline.search.executors.slots import Slot, find_gpus, slots
-from pipeline.search.executors.worker_process import Work
+from pipeline.search.executors.slots import Slot, find_gpus, make_slots
+from pipeline.search.executors.worker_process import TrialFunction
 from pipeline.tracking.outbox.delivery import export_records
 from pipeline.tracking.tags import TrialOutcome
 
-POLL_SECONDS = 0.2  # until a trial hears what it was asked
-KILL = "kill"  # beside the outcomes that a trial can be asked for: at once, in the middle of whatever it does
+# Interval at which a task looks for requests from the driver
+POLL_SECONDS = 0.2
+
+# Request beside PRUNED and STOPPED: kill the trial at once, whatever it is doing
+KILL = "kill"
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """All that a node needs to train a job."""
+    """What a node needs to train a job."""
 
     job: TrialJob
     minutes: float | None
     cpus: int  # for this trial
     trials_per_gpu: int
-    environment: Mapping[str, str]  # how to reach the tracking server: a user, a password
-    weights: bytes | None  # what a winner is measured with
-    work: Work
+    environment: Mapping[str, str]  # the tracking server's credentials
+    weights: bytes | None  # with which a winner is evaluated
+    trial_function: TrialFunction
     preloaded: Sequence[str]
 
 
 @dataclass(frozen=True)
 class TaskStarted:
-    """A trial has found its node."""
+    """Message of a task that runs on a node."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a node hands back of a trial."""
+    """What a node returns of a trial."""
 
-    ended: TrialResult
+    result: TrialResult
     weights: bytes | None  # of a final
-    untold: bytes | None  # what the tracking server has not taken, as a parcel
+    records: bytes | None  # archive of the records that the tracking server has not taken
 
 
-def run_task(order: TaskSpec, mailbox: Any) -> TaskResult:
-    """Train an order's job in this process's slot, and tell the mailbox of it.
+def run_task(spec: TaskSpec, queue: Any) -> TaskResult:
+    """Train a job on the resources that Ray gave to this task.
 
     Args:
-        mailbox: handle of a `pipeline.search.executors.ray_worker.MessageQueue`.
+        spec: the job and how to train it.
+        queue: handle of a MessageQueue, which receives the epoch reports.
     """
-    mailbox.tell.remote(TaskStarted(order.job.number))
-    os.environ.update(order.environment)
-    with _weights(order) as job:
-        ended = _train(replace(order, job=job), mailbox)
-        trained = job.role == "final" and job.weights and job.weights.exists()
-        weights = job.weights.read_bytes() if job.weights and trained else None
-    return TaskResult(ended, weights, None if job.timed else export_records(job.run.run_id))
+    queue.send.remote(TaskStarted(spec.job.number))
+    os.environ.update(spec.environment)
+    with _local_weights(spec) as job:
+        result = _run_trial(replace(spec, job=job), queue)
+        has_weights = job.role == "final" and job.weights and job.weights.exists()
+        weights = job.weights.read_bytes() if job.weights and has_weights else None
+    return TaskResult(result, weights, None if job.timed else export_records(job.run.run_id))
 
 
-def _train(order: TaskSpec, mailbox: Any) -> TrialResult:
+def _run_trial(spec: TaskSpec, queue: Any) -> TrialResult:
+    """Run the trial in a local executor, forwarding its reports to the driver and the driver's requests to it."""
     import ray
 
-    number, local = order.job.number, _local(order.work, tuple(order.preloaded))
-    slot = _slot(order, ray.get_gpu_ids())
-    local.place([slot])
-    local.start(order.job, minutes=order.minutes)
-    told: list[Any] = []
-    asked = mailbox.asked.remote(number)
+    number = spec.job.number
+    executor = _local_executor(spec.trial_function, tuple(spec.preloaded))
+    executor.use_slots([_assigned_slot(spec, ray.get_gpu_ids())])
+    executor.start(spec.job, minutes=spec.minutes)
+    sent: list[Any] = []
+    request = queue.receive.remote(number)
     try:
         while True:
-            for event in local.events(POLL_SECONDS):
+            for event in executor.events(POLL_SECONDS):
                 if isinstance(event, TrialResult):
-                    ray.get([*told, mailbox.over.remote(number)])  # the driver must hear the reports first
+                    # the driver must have the reports before the result
+                    ray.get([*sent, queue.close.remote(number)])
                     return event
-                told = [*told, mailbox.tell.remote(event)]
-            if ray.wait([asked], timeout=0)[0]:
-                _ask(local, number, ray.get(asked))
-                asked = mailbox.asked.remote(number)
-    finally:  # where Ray breaks off the task
-        while not local.free():
-            local.stop_all(now=True)
-            local.events(POLL_SECONDS)
+                sent.append(queue.send.remote(event))
+            if ray.wait([request], timeout=0)[0]:
+                _forward_request(executor, number, ray.get(request))
+                request = queue.receive.remote(number)
+    finally:
+        # runs no loop unless Ray interrupts the task
+        while not executor.free():
+            executor.stop_all(now=True)
+            executor.events(POLL_SECONDS)
 
 
-def _ask(local: LocalExecutor, number: int, what: str) -> None:
-    if what == TrialOutcome.PRUNED:
-        local.prune(number)
-    elif what == KILL:
-        local.stop_all(now=True)
+def _forward_request(executor: LocalExecutor, number: int, request: str) -> None:
+    if request == TrialOutcome.PRUNED:
+        executor.prune(number)
+    elif request == KILL:
+        executor.stop_all(now=True)
     else:
-        local.stop(number)
+        executor.stop(number)
 
 
 @cache
-def _local(work: Work, preloaded: tuple[str, ...]) -> LocalExecutor:
-    """One executor for as long as Ray keeps this process: its fork server takes seconds to start."""
-    local = LocalExecutor([], work=work, preloaded=preloaded).__enter__()
-    atexit.register(local.__exit__)
-    return local
+def _local_executor(trial_function: TrialFunction, preloaded: tuple[str, ...]) -> LocalExecutor:
+    """Return an executor that stays open while Ray keeps this process: its fork server takes seconds to start."""
+    executor = LocalExecutor([], trial_function=trial_function, preloaded=preloaded).__enter__()
+    atexit.register(executor.__exit__)
+    return executor
 
 
-def _slot(order: TaskSpec, gpus: Sequence[object]) -> Slot:
-    """The GPU, or share of one, that Ray gave this task, or its CPUs."""
+def _assigned_slot(spec: TaskSpec, gpus: Sequence[object]) -> Slot:
+    """Return the slot of the GPU, the share of a GPU or the CPUs that Ray gave to this task."""
     devices = find_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")) if gpus else []
-    shares = order.trials_per_gpu if devices else 1
-    first, *_ = slots(devices, trials_per_gpu=shares, workers=1, cores=order.cpus * shares)
+    shares = spec.trials_per_gpu if devices else 1
+    first, *_ = make_slots(devices, trials_per_gpu=shares, workers=1, cores=spec.cpus * shares)
     return replace(first, name=f"{socket.gethostname()} {first.name}")
 
 
 @contextmanager
-def _weights(order: TaskSpec) -> Iterator[TrialJob]:
-    """The job with a file of this node's in place of the driver's."""
-    if order.job.weights is None:
-        yield order.job
+def _local_weights(spec: TaskSpec) -> Iterator[TrialJob]:
+    """Yield the job with a weights file on this node in place of the driver's."""
+    if spec.job.weights is None:
+        yield spec.job
         return
     with tempfile.TemporaryDirectory(dir=private_folder("finals")) as folder:
-        file = Path(folder) / order.job.weights.name
-        if order.weights is not None:
-            file.write_bytes(order.weights)
-        yield replace(order.job, weights=file)
+        file = Path(folder) / spec.job.weights.name
+        if spec.weights is not None:
+            file.write_bytes(spec.weights)
+        yield replace(spec.job, weights=file)
 
 
 class MessageQueue:
-    """An actor of Ray's; each trial has one call of `asked` pending for as long as it runs."""
+    """A Ray actor that passes messages from the trials to the driver, and requests from the driver to each trial.
+
+    Each trial has one call of `receive` pending for as long as it runs.
+    """
 
     def __init__(self) -> None:
-        self._told: list[EpochReport | TaskStarted] = []
-        self._stirred = asyncio.Event()
-        self._asked: dict[int, asyncio.Queue[str]] = {}
+        self._messages: list[EpochReport | TaskStarted] = []
+        self._not_empty = asyncio.Event()
+        self._requests: dict[int, asyncio.Queue[str]] = {}
 
-    async def tell(self, what: EpochReport | TaskStarted) -> None:
-        self._told.append(what)
-        self._stirred.set()
+    async def send(self, message: EpochReport | TaskStarted) -> None:
+        """Add a message for the driver."""
+        self._messages.append(message)
+        self._not_empty.set()
 
-    async def stirred(self) -> None:
-        """Wait until there is something to take."""
-        await self._stirred.wait()
+    async def wait(self) -> None:
+        """Wait until there is a message for the driver."""
+        await self._not_empty.wait()
 
-    async def take(self) -> list[EpochReport | TaskStarted]:
-        taken, self._told = self._told, []
-        self._stirred.clear()
-        return taken
+    async def drain(self) -> list[EpochReport | TaskStarted]:
+        """Remove and return all messages for the driver."""
+        messages, self._messages = self._messages, []
+        self._not_empty.clear()
+        return messages
 
-    async def ask(self, number: int, what: str) -> None:
-        await self._queue(number).put(what)
+    async def request(self, number: int, what: str) -> None:
+        """Add a request for a trial: PRUNED, STOPPED or KILL."""
+        await self._trial_queue(number).put(what)
 
-    async def asked(self, number: int) -> str:
-        """Wait until something is asked of a trial."""
-        return await self._queue(number).get()
+    async def receive(self, number: int) -> str:
+        """Wait for the next request for a trial, and return it."""
+        return await self._trial_queue(number).get()
 
-    async def over(self, number: int) -> None:
-        """End what waits for a trial that has ended: such a call, left pending, would keep its place for good."""
-        if queue := self._asked.pop(number, None):
+    async def close(self, number: int) -> None:
+        """End the pending `receive` of a trial that has ended: it would occupy its place in the actor for good."""
+        if queue := self._requests.pop(number, None):
             queue.put_nowait(KILL)
 
-    def _queue(self, number: int) -> "asyncio.Queue[str]":
-        return self._asked.setdefault(number, asyncio.Queue())
+    def _trial_queue(self, number: int) -> "asyncio.Queue[str]":
+        return self._requests.setdefault(number, asyncio.Queue())

@@ -1,4 +1,4 @@
-"""The training of one trial, in an MLflow run that its driver has opened; the test images have no part in it."""
+"""The training of one trial, in an MLflow run that its driver has opened; it does not use the test images."""
 
 import math
 import os
@@ -14,69 +14,67 @@ from pipeline.search.executors.base import TrialJob
 from pipeline.search.executors.worker_process import WorkerContext
 from pipeline.tracking.tags import Tag, TrialOutcome, trial_outcome_tags
 
+# Here and in functions only: a driver, which names train_trial and holds no device, does not import TensorFlow.
 if TYPE_CHECKING:
-    from pipeline.runtime import device as devices
+    from pipeline.runtime.device import Device
     from pipeline.tracking.run import TrackedRun
 
-# Imported by the fork server for all trials. Here they come within functions only: a driver, which names train_trial
-# and holds no device, is spared TensorFlow. Optuna is what a search's own module imports, and a process imports that.
-PRELOADED = ("pipeline.training.run", "mlflow.store.tracking.sqlalchemy_store", "optuna")
+# Modules that the fork server imports for all trials. Optuna is among them as the module of the search command imports
+# it, which every process imports.
+PRELOADED_MODULES = ("pipeline.training.run", "mlflow.store.tracking.sqlalchemy_store", "optuna")
 
 
-def train_trial(job: TrialJob, trial: WorkerContext) -> None:
-    """Train a job's configuration and leave its settings, metrics and end in its run.
+def train_trial(job: TrialJob, context: WorkerContext) -> None:
+    """Train a job's configuration and log its settings, metrics and outcome to its run.
 
-    `trial.metrics` is kept up to date: epochs, best_val_accuracy, best_epoch, parameters, seconds, and tracing_seconds
-    (building the model, and the first step with all that is traced and compiled for it); latency_ms where it is asked
-    for. Of a job that is only timed, step_seconds and tracing_seconds, or latency_ms.
+    Keeps `context.metrics` up to date:
+
+    - of a trial or final: epochs, best_val_accuracy, best_val_loss, best_epoch, parameters, seconds, tracing_seconds
+      (to build the model and take the first step, with everything that is traced and compiled for it), and latency_ms
+      if the job requests it;
+    - of a winner: those of its evaluation on the test set;
+    - of a job that is only timed: step_seconds and tracing_seconds, or latency_ms.
     """
     if job.timed:
-        _time(job, trial)
+        _time(job, context)
         return
     os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
-    from pipeline.tracking import run as track
+    from pipeline.tracking.run import attach_run
 
-    with track.attach_run(job.run.run_id) as run:
+    with attach_run(job.run.run_id) as run:
         outcome = TrialOutcome.FINISHED
         try:
-            (_measure if job.role == "winner" else _train)(job, trial, run)
+            if job.role == "winner":
+                _evaluate(job, context, run)
+            else:
+                _train(job, context, run)
         except BaseException as error:
-            outcome, _ = trial.classify_error(error)
+            outcome, _ = context.classify_error(error)
             raise
         finally:
-            run.results(trial.metrics)
+            run.results(context.metrics)
             run.tags(trial_outcome_tags(outcome))
 
 
-def _setup(job: TrialJob, trial: WorkerContext) -> "tuple[TrainingConfig, Dataset, devices.Device]":
-    """The resolved settings, the data and the device of a trial."""
-    from pipeline.runtime import device as devices
-    from pipeline.training.run import resolve_auto
+def train_on_node(job: TrialJob, context: WorkerContext) -> None:
+    """Run `train_trial` on a node of a cluster, and send what earlier trials have left unsent there.
 
-    config, data = job.config, load_trial_data(job)
-    validate_against_data(config, image_shape=data.image_shape, training_images=len(data.train))
-    device = devices.select_device(config.devices)
-    if unused := devices.unused_gpu(device):  # hours on a CPU that nobody looks at
-        raise UsageError(f"{unused}; or hide it with CUDA_VISIBLE_DEVICES=-1")
-    _limit_memory(trial.slot.memory_mib)
-    return resolve_auto(config, data, device), data, device
-
-
-def train_on_node(job: TrialJob, trial: WorkerContext) -> None:
-    """`train_trial` where its driver cannot look; what earlier trials have left there, a lost one say, is sent too."""
+    A trial whose task was lost, for example, leaves records that its driver cannot fetch.
+    """
     if not job.timed:
         os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
         from pipeline.tracking.outbox.delivery import send_pending
 
-        threading.Thread(target=send_pending, name="deliver", daemon=True).start()  # which may wait for the server
-    train_trial(job, trial)
+        # in a thread, as it may have to wait for the server
+        threading.Thread(target=send_pending, name="deliver", daemon=True).start()
+    train_trial(job, context)
 
 
 def load_trial_data(job: TrialJob) -> Dataset:
-    """The data of a job, which its driver has seen: the same, where it told their fingerprint.
+    """Load the data of a job and check that they are the driver's, if the job holds their fingerprint.
 
     Raises:
-        UsageError: they are missing or others here; with the host, as it may be one of many.
+        UsageError: they are missing or different on this node; the message names the host.
     """
     if job.fingerprint is None:
         return load_dataset(job.config.data, seed=job.config.seed)
@@ -92,26 +90,43 @@ def load_trial_data(job: TrialJob) -> Dataset:
     return data
 
 
-def _time(job: TrialJob, trial: WorkerContext) -> None:
-    from pipeline.training import benchmark
+def _setup(job: TrialJob, context: WorkerContext) -> "tuple[TrainingConfig, Dataset, Device]":
+    """Return the resolved settings, the data and the device of a trial."""
+    from pipeline.runtime.device import select_device, unused_gpu
+    from pipeline.training.run import resolve_auto
 
-    config, data, _ = _setup(job, trial)
+    config, data = job.config, load_trial_data(job)
+    validate_against_data(config, image_shape=data.image_shape, training_images=len(data.train))
+    device = select_device(config.devices)
+    # else a search could train for hours on a CPU before anyone notices
+    if unused := unused_gpu(device):
+        raise UsageError(f"{unused}; or hide it with CUDA_VISIBLE_DEVICES=-1")
+    if context.slot.memory_mib is not None:
+        _limit_gpu_memory(context.slot.memory_mib)
+    return resolve_auto(config, data, device), data, device
+
+
+def _time(job: TrialJob, context: WorkerContext) -> None:
+    """Time a training step or the inference of one image."""
+    from pipeline.training.benchmark import time_inference, time_training_step
+
+    config, data, _ = _setup(job, context)
     if job.role == "step":
-        trial.metrics.update(benchmark.time_training_step(config, data))
+        context.metrics.update(time_training_step(config, data))
     else:
-        trial.metrics["latency_ms"] = benchmark.time_inference(config, data)
+        context.metrics["latency_ms"] = time_inference(config, data)
 
 
-def _measure(job: TrialJob, trial: WorkerContext, run: "TrackedRun") -> None:
-    """Open the test set for the winner of a search, with the weights that its final training left."""
+def _evaluate(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
+    """Evaluate the winner of a search on the test set, with the weights that its final training left."""
     from pipeline.training.run import evaluate_winner
 
-    config, data, _ = _setup(job, trial)
+    config, data, _ = _setup(job, context)
     assert job.weights
-    trial.metrics.update(evaluate_winner(run, config, data, job.weights))
+    context.metrics.update(evaluate_winner(run, config, data, job.weights))
 
 
-def _train(job: TrialJob, trial: WorkerContext, run: "TrackedRun") -> None:
+def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     from pipeline.training import checkpoint
     from pipeline.training.benchmark import time_inference
     from pipeline.training.callbacks import ProgressReporter
@@ -119,25 +134,26 @@ def _train(job: TrialJob, trial: WorkerContext, run: "TrackedRun") -> None:
     from pipeline.training.run import log_training
 
     began = time.perf_counter()
-    config, data, device = _setup(job, trial)
+    config, data, device = _setup(job, context)
     run.params({setting: config.text(setting) for setting in TrainingConfig.model_fields})
     run.tags({Tag.DEVICE: str(device), Tag.PRECISION: config.precision})
-    figures = trial.metrics
+    figures = context.metrics
     best = {"val_accuracy": -math.inf, "val_loss": math.inf}
 
     def step() -> None:
         figures.setdefault("tracing_seconds", time.perf_counter() - fitting)
-        trial.raise_if_stopped()
+        context.raise_if_stopped()
 
     def epoch(number: int, metrics: dict[str, float]) -> None:
-        trial.report(number, metrics)  # first, so that the driver can think while MLflow writes
+        # first, so that the driver decides on pruning while MLflow writes
+        context.report(number, metrics)
         run.epoch(number, metrics)
         figures.update(epochs=number, seconds=time.perf_counter() - began)
         if metrics["val_accuracy"] > best["val_accuracy"]:
             best["val_accuracy"] = figures["best_val_accuracy"] = metrics["val_accuracy"]
             figures["best_epoch"] = number
         best["val_loss"] = figures["best_val_loss"] = min(best["val_loss"], metrics["val_loss"])
-        trial.raise_if_stopped()
+        context.raise_if_stopped()
 
     fitting = time.perf_counter()
     figures["parameters"] = build_model(config, data).count_params()
@@ -149,9 +165,10 @@ def _train(job: TrialJob, trial: WorkerContext, run: "TrackedRun") -> None:
         checkpoint.write_weights(job.weights, fitted.model.get_weights())
 
 
-def _limit_memory(mib: int | None) -> None:
-    """Take a fixed part of the GPU's memory, or none where TensorFlow sees no GPU; None leaves it to growth."""
+def _limit_gpu_memory(mib: int) -> None:
+    """Give TensorFlow a fixed part of the GPU's memory; without a limit, what it takes grows with its needs."""
     import tensorflow as tf
 
-    for gpu in tf.config.get_visible_devices("GPU") if mib else ():
+    # an empty list where TensorFlow sees no GPU
+    for gpu in tf.config.get_visible_devices("GPU"):
         tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=mib)])

@@ -1,4 +1,4 @@
-"""The process of one trial: confined to its slot, heard by its driver, and gone when its driver is gone."""
+"""The process of one trial: it keeps to its slot, reports to its driver, and ends when its driver ends."""
 
 import faulthandler
 import os
@@ -21,20 +21,20 @@ from pipeline.search.executors.base import EpochReport, TrialJob
 from pipeline.search.executors.slots import Slot
 from pipeline.tracking.tags import TrialOutcome
 
-OUTPUT = "output.txt"
+OUTPUT_FILE = "output.txt"
 REASON_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
 class WorkerStarted:
-    """The trial's own code begins, `at` this time of the system-wide monotonic clock."""
+    """Message of a worker whose trial begins."""
 
-    at: float
+    at: float  # time.monotonic(), which is the same clock in all processes of a machine
 
 
 @dataclass(frozen=True)
 class WorkerResult:
-    """How the trial ended, in its own words."""
+    """Last message of a worker: how its trial ended."""
 
     outcome: TrialOutcome
     reason: str  # one line
@@ -53,80 +53,93 @@ class StopRequested(Stopped):
 
 
 class WorkerContext:
-    """A trial as its own code sees it: where it is, and the line to its driver."""
+    """A trial's access to its slot, its folder and its driver.
+
+    Attributes:
+        slot: where the trial runs.
+        folder: for files of the trial, removed after it.
+        metrics: of the whole trial so far; they are part of its result, however it ends.
+    """
 
     def __init__(self, job: TrialJob, slot: Slot, folder: Path, driver: Connection) -> None:
         self.slot = slot
-        self.folder = folder  # of its own, gone after it
-        self.metrics: dict[str, float] = {}  # the figures of the whole trial so far
+        self.folder = folder
+        self.metrics: dict[str, float] = {}
         self._number = job.number
         self._driver = driver
-        self._asked: TrialOutcome | None = None
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._stop_reason: TrialOutcome | None = None
+        threading.Thread(target=self._receive_requests, daemon=True).start()
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Tell the driver the metrics of an epoch, counted from 1."""
+        """Send the metrics of an epoch, counted from 1, to the driver."""
         self._driver.send(EpochReport(self._number, epoch, dict(metrics)))
 
     def raise_if_stopped(self) -> None:
-        """Raise Asked if the driver has asked the trial to end; to be called often."""
-        if self._asked:
-            raise StopRequested(self._asked)
+        """Raise StopRequested if the driver has asked the trial to end; to be called after every step."""
+        if self._stop_reason:
+            raise StopRequested(self._stop_reason)
 
     def classify_error(self, error: BaseException) -> tuple[TrialOutcome, str]:
-        """What has become of a trial that ended by this exception, and why, in one line."""
+        """Return the outcome of a trial that ended with this exception, and the reason in one line."""
         if isinstance(error, Stopped):
-            outcome = self._asked or TrialOutcome.STOPPED
-            return outcome, f"by {error}"
+            return self._stop_reason or TrialOutcome.STOPPED, f"by {error}"
         if isinstance(error, Diverged):
             return TrialOutcome.DIVERGED, str(error)
         outcome = TrialOutcome.OOM if out_of_memory.is_oom_error(error) else TrialOutcome.RAISED
-        return outcome, f"{type(error).__name__}: {_telling_line(str(error))}"[:REASON_CHARACTERS]
+        return outcome, f"{type(error).__name__}: {_first_informative_line(str(error))}"[:REASON_CHARACTERS]
 
-    def _listen(self) -> None:
-        """Take what the driver asks. The line ends with the driver, however it died, and the trial with the line."""
+    def _receive_requests(self) -> None:
+        """Receive the driver's requests, and kill this process when the driver is gone.
+
+        The connection closes when the driver's process ends, however it ends.
+        """
         while True:
             try:
-                self._asked = self._driver.recv()
+                self._stop_reason = self._driver.recv()
             except (EOFError, OSError):
                 shutil.rmtree(self.folder, ignore_errors=True)
                 os.killpg(0, signal.SIGKILL)
 
 
-Work = Callable[[TrialJob, WorkerContext], None]
+TrialFunction = Callable[[TrialJob, WorkerContext], None]
 
 
-def run(job: TrialJob, slot: Slot, folder: Path, driver: Connection, work: Work) -> None:
-    """Do the work of a trial as the first and last thing of this process."""
-    os.setsid()  # its own group: a Ctrl-C in the terminal is the driver's, and one signal reaches all it starts
+def run_worker(job: TrialJob, slot: Slot, folder: Path, driver: Connection, trial_function: TrialFunction) -> None:
+    """Run one trial in this process, send its result to the driver, and exit."""
+    # A process group of its own: Ctrl-C in the terminal reaches the driver alone, and one signal to the group reaches
+    # all processes that the trial starts.
+    os.setsid()
     for number in forkserver.BLOCKED_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, forkserver.BLOCKED_SIGNALS)
     os.environ.update(slot.environment())
-    tempfile.tempdir = str(folder)  # TensorFlow writes a file a traced function, and this process takes no leave
-    _write_to(folder / OUTPUT)
-    trial = WorkerContext(job, slot, folder, driver)
+    # TensorFlow writes a file for each function that it traces, and this process ends without removing any
+    tempfile.tempdir = str(folder)
+    _redirect_output(folder / OUTPUT_FILE)
+    context = WorkerContext(job, slot, folder, driver)
     try:
         check_untouched_device()
         driver.send(WorkerStarted(time.monotonic()))
-        work(job, trial)
-        verdict = WorkerResult(TrialOutcome.FINISHED, "", trial.metrics)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is this trial's end and the driver's to judge
+        trial_function(job, context)
+        result = WorkerResult(TrialOutcome.FINISHED, "", context.metrics)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this trial, and the driver decides
         traceback.print_exc()
-        verdict = WorkerResult(*trial.classify_error(error), trial.metrics)
+        result = WorkerResult(*context.classify_error(error), context.metrics)
     sys.stdout.flush()
     sys.stderr.flush()
-    driver.send(verdict)
-    os._exit(0)  # no thread that a library left, and no destructor on a GPU, can hold the slot
+    driver.send(result)
+    # no thread that a library left, and no destructor on a GPU, can keep the slot occupied
+    os._exit(0)
 
 
 def check_untouched_device() -> None:
-    """Fail where TensorFlow looked at devices before this process was forked: it would not look again.
+    """Raise an error if TensorFlow listed the devices before this process was forked: it would not do so again.
 
     Raises:
-        RuntimeError: some module does work on import.
+        RuntimeError: a preloaded module does work on import.
     """
-    module = sys.modules.get("tensorflow.python.eager.context")  # absent: not imported, so nothing was touched
+    # None if TensorFlow has not been imported, and so has not touched anything
+    module = sys.modules.get("tensorflow.python.eager.context")
     context = module and module._context
     if context and (context._initialized or context._physical_devices is not None):
         raise RuntimeError(
@@ -135,8 +148,8 @@ def check_untouched_device() -> None:
         )
 
 
-def _write_to(file: Path) -> None:
-    """Send what this process writes to a file, which survives it, with a native crash's stack at the end."""
+def _redirect_output(file: Path) -> None:
+    """Write this process's output to a file that outlives it, and a native crash's stack at the end of it."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
@@ -146,8 +159,8 @@ def _write_to(file: Path) -> None:
     faulthandler.enable(all_threads=False)
 
 
-def _telling_line(message: str) -> str:
-    """The first line that says something: TensorFlow puts the same few before each of its errors."""
-    empty = ("Graph execution error", "Detected at node", "<stack traces unavailable>")
+def _first_informative_line(message: str) -> str:
+    """Return the first line with information: TensorFlow begins each of its errors with the same few lines."""
+    boilerplate = ("Graph execution error", "Detected at node", "<stack traces unavailable>")
     lines = [line.strip() for line in message.splitlines()]
-    return printable(next((line for line in lines if line and not line.startswith(empty)), ""))
+    return printable(next((line for line in lines if line and not line.startswith(boilerplate)), ""))

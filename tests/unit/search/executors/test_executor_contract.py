@@ -10,7 +10,7 @@ from pipeline.search.executors import local
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.ray_executor import RayExecutor
-from pipeline.search.executors.slots import slots
+from pipeline.search.executors.slots import make_slots
 from pipeline.search.session import SearchContext
 from pipeline.tracking.tags import RunRef, TrialOutcome
 from tests.support import misbehaving
@@ -27,13 +27,15 @@ def executor(request):
         patch.setattr(local, "SIGTERM_AFTER_SECONDS", 0.3)
         patch.setattr(local, "SIGKILL_AFTER_SECONDS", 0.6)
         patch.setenv("PYTHONPATH", str(ROOT))
-        work = {"work": misbehaving.by_run_id, "preloaded": ()}
+        work = {"trial_function": misbehaving.call_by_run_id, "preloaded": ()}
         if request.param == "local":
-            made = LocalExecutor(slots([], trials_per_gpu=1, workers=TWO, cores=TWO), **work)
+            made = LocalExecutor(make_slots([], trials_per_gpu=1, workers=TWO, cores=TWO), **work)
         else:
             pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
-            patch.setattr("pipeline.search.executors.ray_executor.CORES_A_TRIAL", 1)
-            patch.setattr("pipeline.search.executors.ray_executor.CALLS", 8)  # at once: fewer than trials come and go
+            patch.setattr("pipeline.search.executors.ray_executor.CORES_PER_TRIAL", 1)
+            patch.setattr(
+                "pipeline.search.executors.ray_executor.MAX_PENDING_CALLS", 8
+            )  # at once: fewer than trials come and go
             patch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2}')
             fingerprint = load_dataset(TINY.data, seed=TINY.seed).fingerprint
             made = RayExecutor("local", fingerprint=fingerprint, trials_per_gpu=1, trials=TWO, **work)
@@ -62,7 +64,7 @@ def test_reports_come_in_order_and_the_end_comes_last(driver):
 
 
 def test_reports_come_while_a_trial_runs_and_it_ends_when_it_is_pruned(driver):
-    number = driver.start("step_for_ever")
+    number = driver.start("step_forever")
     driver.wait_for(EpochReport, number)
     driver.executor.prune(number)
     assert driver.end(number).outcome is TrialOutcome.PRUNED
@@ -70,7 +72,7 @@ def test_reports_come_while_a_trial_runs_and_it_ends_when_it_is_pruned(driver):
 
 def test_a_trial_ends_when_it_is_stopped_and_keeps_no_place(driver):
     assert driver.executor.free() == TWO
-    number = driver.start("step_for_ever")
+    number = driver.start("step_forever")
     assert driver.executor.free() == TWO - 1
     driver.wait_for(EpochReport, number)
     driver.executor.stop(number)
@@ -80,7 +82,7 @@ def test_a_trial_ends_when_it_is_stopped_and_keeps_no_place(driver):
 
 
 def test_two_run_at_a_time_and_both_are_killed_when_now_is_meant(driver):
-    numbers = [driver.start("step_for_ever"), driver.start("step_for_ever")]
+    numbers = [driver.start("step_forever"), driver.start("step_forever")]
     for number in numbers:
         driver.wait_for(EpochReport, number)
     driver.executor.stop_all(now=True)
@@ -91,7 +93,7 @@ def test_two_run_at_a_time_and_both_are_killed_when_now_is_meant(driver):
     ("name", "outcome", "reason", "retryable"),
     [
         ("segfault", TrialOutcome.CRASHED, "killed by SIGSEGV", True),
-        ("leave", TrialOutcome.CRASHED, "exited with status 3", True),
+        ("exit_with_3", TrialOutcome.CRASHED, "exited with status 3", True),
         ("divide_by_zero", TrialOutcome.RAISED, "ZeroDivisionError: division by zero", False),
         ("abort_for_memory", TrialOutcome.OOM, "killed by SIGABRT, as memory ran out", False),
     ],
@@ -99,8 +101,8 @@ def test_two_run_at_a_time_and_both_are_killed_when_now_is_meant(driver):
 def test_failed_trial_has_its_outcome_and_the_next_trial_finishes(driver, name, outcome, reason, retryable):
     ended = driver.run(name)
     assert (ended.outcome, ended.reason, ended.retryable) == (outcome, reason, retryable)
-    assert ended.output_tail or name == "leave", "what it said is kept"
-    assert driver.run("nothing").outcome is TrialOutcome.FINISHED
+    assert ended.output_tail or name == "exit_with_3", "what it said is kept"
+    assert driver.run("do_nothing").outcome is TrialOutcome.FINISHED
 
 
 def test_a_trial_that_hangs_is_stopped_after_its_minutes(driver):
@@ -115,7 +117,7 @@ def test_events_wait_no_longer_than_asked(executor):
 
 
 def test_asking_a_trial_that_has_ended_is_no_mistake(driver):
-    number = driver.start("nothing")
+    number = driver.start("do_nothing")
     driver.end(number)
     driver.executor.prune(number)
     driver.executor.stop(number)
@@ -123,7 +125,7 @@ def test_asking_a_trial_that_has_ended_is_no_mistake(driver):
 
 def test_a_final_leaves_its_weights_with_the_driver_and_the_winner_is_measured_with_them(driver, tmp_path):
     file = tmp_path / "1.weights.h5"
-    for name, role in (("leave_weights", "final"), ("weigh", "winner")):
+    for name, role in (("write_weights", "final"), ("read_weights", "winner")):
         driver.number += 1
         driver.executor.start(TrialJob(driver.number, TINY, RunRef("", name), role, weights=file), minutes=None)
         ended = driver.wait_for(TrialResult, driver.number)

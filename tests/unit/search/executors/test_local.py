@@ -14,13 +14,13 @@ from pipeline.runtime.cpu import has_bfloat16
 from pipeline.search.executors import local, out_of_memory
 from pipeline.search.executors.base import EpochReport, TrialResult
 from pipeline.search.executors.local import LocalExecutor
-from pipeline.search.executors.slots import Gpu, slots
+from pipeline.search.executors.slots import Gpu, make_slots
 from pipeline.tracking.tags import Tag, TrialOutcome
 from tests.support import misbehaving
 from tests.support.paths import ROOT
 from tests.support.trial_driver import TINY, TrialDriver
 
-TWO_GPUS = slots([Gpu("GPU-one", 24_000), Gpu("1", 24_000)], trials_per_gpu=1, workers=1, cores=2)
+TWO_GPUS = make_slots([Gpu("GPU-one", 24_000), Gpu("1", 24_000)], trials_per_gpu=1, workers=1, cores=2)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def local_executor():
     patient.setattr(local, "SIGTERM_AFTER_SECONDS", 0.3)
     patient.setattr(local, "SIGKILL_AFTER_SECONDS", 0.6)
     patient.setenv("MLFLOW_RUN_ID", "the driver's own")
-    with LocalExecutor(TWO_GPUS, work=misbehaving.by_run_id) as executor:
+    with LocalExecutor(TWO_GPUS, trial_function=misbehaving.call_by_run_id) as executor:
         yield executor
     patient.undo()
 
@@ -132,7 +132,7 @@ def test_settings_that_do_not_fit_the_data_fail_the_run_with_the_rule(driver, st
     [
         ("segfault", TrialOutcome.CRASHED, "killed by SIGSEGV", True),
         ("kill_itself", TrialOutcome.CRASHED, "killed by SIGKILL", True),
-        ("leave", TrialOutcome.CRASHED, "exited with status 3", True),
+        ("exit_with_3", TrialOutcome.CRASHED, "exited with status 3", True),
         ("terminate_itself", TrialOutcome.CRASHED, "killed by SIGTERM", True),
         ("divide_by_zero", TrialOutcome.RAISED, "ZeroDivisionError: division by zero", False),
         ("exhaust_tensorflow", TrialOutcome.OOM, "ResourceExhaustedError: OOM when allocating tensor", False),
@@ -145,7 +145,7 @@ def test_a_failure_is_told_by_what_it_was_and_whether_it_can_pass(driver, name, 
     assert (ended.outcome, ended.retryable) == (outcome, retryable)
     assert ended.reason.startswith(reason)
     assert "\n" not in ended.reason
-    assert driver.run("nothing").outcome is TrialOutcome.FINISHED, "and the next trial is none the worse"
+    assert driver.run("do_nothing").outcome is TrialOutcome.FINISHED, "and the next trial is none the worse"
 
 
 def test_the_kernels_kill_for_memory_is_no_crash_but_only_once(driver, monkeypatch):
@@ -176,8 +176,8 @@ def test_a_trial_that_hangs_is_stopped_after_its_minutes(driver):
 
 
 def test_a_trial_that_does_not_hear_sigterm_is_killed_with_all_that_it_started(driver):
-    number = driver.start("hang_on", minutes=0.03)
-    pid = driver.executor._running[number].process.pid
+    number = driver.start("hang_ignoring_sigterm", minutes=0.03)
+    pid = driver.executor._workers[number].process.pid
     (started,) = comes(psutil.Process(pid).children)
     assert driver.end(number).outcome is TrialOutcome.TIMEOUT
     assert gone(pid)
@@ -185,7 +185,7 @@ def test_a_trial_that_does_not_hear_sigterm_is_killed_with_all_that_it_started(d
 
 
 def test_a_trial_stops_between_two_steps_when_asked(driver):
-    number = driver.start("step_for_ever")
+    number = driver.start("step_forever")
     driver.wait_for(EpochReport, number)
     driver.executor.stop(number)
     ended = driver.end(number)
@@ -193,7 +193,7 @@ def test_a_trial_stops_between_two_steps_when_asked(driver):
 
 
 def test_all_trials_are_killed_at_once_when_now_is_meant(driver):
-    numbers = [driver.start("hang_on"), driver.start("step_for_ever")]
+    numbers = [driver.start("hang_ignoring_sigterm"), driver.start("step_forever")]
     driver.executor.stop_all(now=True)
     assert {driver.end(number).outcome for number in numbers} == {TrialOutcome.STOPPED}
 
@@ -202,7 +202,7 @@ def test_each_trial_sees_its_own_gpu_before_tensorflow_has_seen_any_and_no_two_s
     began, ended = {}, []
     while len(ended) < 6:
         while driver.executor.free() and len(began) < 6:
-            began[driver.start("look_at_devices")] = None
+            began[driver.start("print_devices")] = None
         ended += [event for event in driver.executor.events(5) if isinstance(event, TrialResult)]
     by_device = {}
     for trial in ended:
@@ -211,14 +211,14 @@ def test_each_trial_sees_its_own_gpu_before_tensorflow_has_seen_any_and_no_two_s
         assert second == "run None", "the driver's own run is none of the trial's"
         device = first.removeprefix("device ").removesuffix(" untouched True")
         assert trial.slot == f"GPU {device}"
-        by_device.setdefault(device, []).append((trial.metrics["began"], trial.metrics["ended"]))
+        by_device.setdefault(device, []).append((trial.metrics["started"], trial.metrics["ended"]))
     assert set(by_device) == {"GPU-one", "1"}
     for times in by_device.values():
         assert all(before[1] <= after[0] for before, after in pairwise(sorted(times)))
 
 
 def test_a_trial_computes_with_the_threads_of_its_slot(driver):
-    assert driver.run("compute").metrics == {"threads": TWO_GPUS[0].threads}
+    assert driver.run("count_threads").metrics == {"threads": TWO_GPUS[0].threads}
 
 
 def test_events_wait_no_longer_than_asked(local_executor):
@@ -228,7 +228,7 @@ def test_events_wait_no_longer_than_asked(local_executor):
 
 
 def test_asking_a_trial_that_has_ended_is_no_mistake(driver):
-    number = driver.start("nothing")
+    number = driver.start("do_nothing")
     driver.end(number)
     driver.executor.prune(number)
     driver.executor.stop(number)
@@ -238,16 +238,16 @@ DRIVER = """
 import sys, time
 from pipeline.search.executors.base import TrialJob
 from pipeline.tracking.tags import RunRef
-from pipeline.search.executors.slots import slots
+from pipeline.search.executors.slots import make_slots
 from pipeline.search.executors.local import LocalExecutor
 from tests.support import misbehaving
 
 def main(preloaded, *names):
-    two = slots([], trials_per_gpu=1, workers=2, cores=2)
-    with LocalExecutor(two, work=misbehaving.by_run_id, preloaded=preloaded.split()) as local:
+    two = make_slots([], trials_per_gpu=1, workers=2, cores=2)
+    with LocalExecutor(two, trial_function=misbehaving.call_by_run_id, preloaded=preloaded.split()) as local:
         for number, name in enumerate(names):
             local.start(TrialJob(number, TrainingConfig(), RunRef("", name), "trial"), minutes=None)
-        print(*(running.process.pid for running in local._running.values()), flush=True)
+        print(*(running.process.pid for running in local._workers.values()), flush=True)
         sys.stdin.readline()
         for ended in local.events(0):
             print(ended)
@@ -295,7 +295,7 @@ def family(process, size):
 
 
 def test_trials_end_when_their_driver_is_killed(other_driver):
-    process, pids = other_driver("hang", "hang_on")
+    process, pids = other_driver("hang", "hang_ignoring_sigterm")
     members = {member.pid for member in family(process, 5)}
     assert {*pids} < members
     process.kill()
@@ -303,7 +303,7 @@ def test_trials_end_when_their_driver_is_killed(other_driver):
 
 
 def test_nothing_is_left_after_the_executor(other_driver, tmp_path):
-    process, _ = other_driver("hang", "hang_on")
+    process, _ = other_driver("hang", "hang_ignoring_sigterm")
     members = {member.pid for member in family(process, 5)}
     _, errors = process.communicate("\n", timeout=30)
     assert (process.returncode, errors) == (0, "")
@@ -313,7 +313,7 @@ def test_nothing_is_left_after_the_executor(other_driver, tmp_path):
 
 def test_a_fork_server_that_cannot_import_is_told_with_its_traceback(other_driver, tmp_path):
     (tmp_path / "broken.py").write_text("1 / 0", encoding="ascii")
-    process, pids = other_driver("nothing", preloaded="broken")
+    process, pids = other_driver("do_nothing", preloaded="broken")
     told, _ = process.communicate("\n", timeout=30)
     assert pids == []
     assert "the fork server died" in told

@@ -14,14 +14,14 @@ import pytest
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import ClusterLost, UsageError
 from pipeline.search.executors.base import EpochReport, TrialJob
-from pipeline.search.executors.ray_executor import RayExecutor, result_from_ray_error, telling_line
+from pipeline.search.executors.ray_executor import RayExecutor, result_from_ray_error, summary_line
 from pipeline.search.executors.ray_worker import TaskResult, TaskStarted
 from pipeline.search.executors.trial import load_trial_data
 from pipeline.tracking.outbox.delivery import export_records
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.tags import RunRef, TrialOutcome
 from tests.support import misbehaving
-from tests.support.fake_ray import MadeRay, node
+from tests.support.fake_ray import FakeRay, make_node
 from tests.support.paths import ROOT
 from tests.support.scripted import ended
 
@@ -80,7 +80,7 @@ def test_a_node_refuses_to_train_on_other_images_than_the_drivers_and_says_which
 def test_trials_are_told_which_images_their_driver_has(began):
     cluster, ray = began(fingerprint="of the driver's")
     cluster.start(JOB, minutes=None)
-    assert ray.orders[0].job.fingerprint == "of the driver's"
+    assert ray.specs[0].job.fingerprint == "of the driver's"
 
 
 def test_a_cluster_that_is_not_there_is_refused_in_one_line(monkeypatch):
@@ -108,7 +108,7 @@ def began(monkeypatch):
     with ExitStack() as life:
 
         def begin(*nodes, **more):
-            ray = MadeRay(*nodes)
+            ray = FakeRay(*nodes)
             monkeypatch.setattr("pipeline.search.executors.ray_executor._connect", lambda address: ray)
             given = {"fingerprint": None, "trials_per_gpu": 1, "trials": None, "tracking_uri": "http://server"} | more
             return life.enter_context(RayExecutor("auto", **given)), ray
@@ -124,28 +124,28 @@ def test_what_a_trial_says_after_its_end_is_not_passed_on(began):
     late, other = EpochReport(7, 2, {"val_accuracy": 0.5}), EpochReport(8, 1, {"val_accuracy": 0.5})
     cluster.start(replace(JOB, number=8), minutes=None)
     for told in (late, other):  # by a node that was taken for dead, and went on
-        cluster._mailbox.tell.remote(told)
+        cluster._queue.send.remote(told)
     assert cluster.events(0) == [other]
 
 
 def test_a_trial_that_has_ended_leaves_nothing_pending_in_the_mailbox(began):
     cluster, ray = began()
     cluster.start(JOB, minutes=None)
-    pending = cluster._mailbox.asked.remote(7)  # as its node does
+    pending = cluster._queue.receive.remote(7)  # as its node does
     assert not pending.done()
     ray.tasks[0].set_exception(ray.exceptions.NodeDiedError("gone"))
     cluster.events(0)
     cluster.prune(7)  # too late
-    ray.turn()
-    assert pending.done() and not cluster._mailbox.made._asked
+    ray.run_actors()
+    assert pending.done() and not cluster._queue.instance._requests
 
 
 @pytest.mark.parametrize("error", ["ConnectionError", "RayError"])
 def test_with_the_head_node_all_trials_are_lost_and_then_it_is_said_what_to_do(began, error):
-    cluster, ray = began(node(cpus=8))
+    cluster, ray = began(make_node(cpus=8))
     cluster.start(JOB, minutes=None)
     cluster.start(replace(JOB, number=8), minutes=None)
-    ray.away = (
+    ray.error = (
         ConnectionError("Client is shutting down.") if error == "ConnectionError" else ray.exceptions.RayError("-")
     )
     assert cluster.free() == 0
@@ -162,7 +162,7 @@ def test_with_the_head_node_all_trials_are_lost_and_then_it_is_said_what_to_do(b
 
 
 def test_a_trial_that_ended_as_the_head_node_was_lost_is_told_once(began):
-    cluster, ray = began(node(cpus=8))
+    cluster, ray = began(make_node(cpus=8))
     cluster.start(JOB, minutes=None)
     cluster.start(replace(JOB, number=8), minutes=None)
     ray.tasks[0].set_result(TaskResult(ended(JOB), None, None))
@@ -174,14 +174,14 @@ def test_a_trial_that_ended_as_the_head_node_was_lost_is_told_once(began):
 
 
 def test_a_node_that_is_deaf_to_a_kill_loses_the_process_that_should_have_heard_it(began, monkeypatch):
-    monkeypatch.setattr("pipeline.search.executors.ray_executor.DEAF_SECONDS", 0)
+    monkeypatch.setattr("pipeline.search.executors.ray_executor.UNRESPONSIVE_SECONDS", 0)
     cluster, ray = began()
     cluster.start(JOB, minutes=None)
-    cluster._mailbox.tell.remote(TaskStarted(7))
+    cluster._queue.send.remote(TaskStarted(7))
     cluster.stop_all(now=False)
     assert ray.cancelled == ["cancelled"], "it had not been heard that it has a place"
     cluster.start(replace(JOB, number=8), minutes=None)
-    cluster._mailbox.tell.remote(TaskStarted(8))
+    cluster._queue.send.remote(TaskStarted(8))
     assert [event.number for event in cluster.events(0)] == [7]
     cluster.stop_all(now=False)
     cluster.events(0)
@@ -194,14 +194,14 @@ def test_a_node_that_is_deaf_to_a_kill_loses_the_process_that_should_have_heard_
 @pytest.fixture
 def looking(monkeypatch):
     """Has the nodes looked at whenever they are asked for."""
-    monkeypatch.setattr("pipeline.search.executors.ray_executor.LOOK_SECONDS", -1)
+    monkeypatch.setattr("pipeline.search.executors.ray_executor.REFRESH_SECONDS", -1)
 
 
 def test_a_search_that_has_used_gpus_waits_for_some_rather_than_fall_to_the_cpus_of_the_head(began, looking, caplog):
-    cluster, ray = began(node(cpus=8), node(cpus=8, gpus=2))
+    cluster, ray = began(make_node(cpus=8), make_node(cpus=8, gpus=2))
     assert cluster.free() == 2
     cluster.start(JOB, minutes=None)
-    ray.there = [node(cpus=8)]  # spot machines are taken away
+    ray.node_list = [make_node(cpus=8)]  # spot machines are taken away
     assert cluster.free() == cluster.free() == 0
     assert [record.message for record in caplog.records] == [
         "waiting for a node with a GPU, as the cluster has none now: trials do not go to its CPUs"
@@ -209,36 +209,36 @@ def test_a_search_that_has_used_gpus_waits_for_some_rather_than_fall_to_the_cpus
     cluster.start(replace(JOB, number=8), minutes=None)  # which comes to its place when there is one
     assert [options["num_gpus"] for options in ray.options] == [1, 1]
     assert [options["num_cpus"] for options in ray.options] == [4, 4]
-    ray.there = [node(cpus=8), node(cpus=4, gpus=4)]
+    ray.node_list = [make_node(cpus=8), make_node(cpus=4, gpus=4)]
     assert cluster.free() == 4 - 2
 
 
 def test_what_an_earlier_driver_had_is_what_trials_wait_for(began, looking, caplog):
-    cluster, ray = began(node(cpus=8))
+    cluster, ray = began(make_node(cpus=8))
     cluster.restore(used_gpus=True, on_first_gpu=pytest.fail)
     assert cluster.free() == 0 and "waiting for a node with a GPU" in caplog.text
-    ray.there = [node(cpus=8), node(cpus=8, gpus=2)]
+    ray.node_list = [make_node(cpus=8), make_node(cpus=8, gpus=2)]
     assert cluster.free() == 2
 
 
 def test_that_there_are_gpus_is_noted_once_and_not_before_there_are(began, looking):
     notes = []
-    cluster, ray = began(node(cpus=8))
+    cluster, ray = began(make_node(cpus=8))
     cluster.restore(used_gpus=False, on_first_gpu=lambda: notes.append("GPUs"))
     assert cluster.free() == 2 and notes == []
-    ray.there = [node(cpus=8), node(cpus=8, gpus=2)]
+    ray.node_list = [make_node(cpus=8), make_node(cpus=8, gpus=2)]
     assert cluster.free() == cluster.free() == 2 and notes == ["GPUs"]
 
 
 def test_who_asks_for_several_trials_a_gpu_waits_for_the_first_gpu(began, looking, caplog):
-    cluster, ray = began(node(cpus=8), trials_per_gpu=2)
+    cluster, ray = began(make_node(cpus=8), trials_per_gpu=2)
     assert cluster.free() == 0 and len(caplog.records) == 1
-    ray.there = [node(cpus=8), node(cpus=8, gpus=1)]
+    ray.node_list = [make_node(cpus=8), make_node(cpus=8, gpus=1)]
     assert cluster.free() == 2
 
 
 def test_a_cluster_without_gpus_trains_on_cpus(began, looking, caplog):
-    cluster, ray = began(node(cpus=8), node(cpus=2))
+    cluster, ray = began(make_node(cpus=8), make_node(cpus=2))
     assert cluster.free() == 4 + 1 and not caplog.records
     cluster.start(JOB, minutes=None)
     assert ray.options[0] == {"num_cpus": 2, "num_gpus": 0, "max_retries": 0, "resources": {}}
@@ -249,9 +249,11 @@ def test_a_second_ctrl_c_ends_a_trial_whose_node_is_still_importing(monkeypatch)
     pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     given = {"fingerprint": None, "trials_per_gpu": 1, "trials": 1}
-    with RayExecutor("local", **given, work=misbehaving.nothing, preloaded=["slow_import"]) as cluster:
+    with RayExecutor(
+        "local", **given, trial_function=misbehaving.do_nothing, preloaded=["tests.support.slow_import"]
+    ) as cluster:
         cluster.start(JOB, minutes=None)
-        while not cluster._running[7].placed:
+        while not cluster._tasks[7].started:
             cluster.events(1)
         began, heard = time.monotonic(), []
         while not heard:
@@ -262,7 +264,7 @@ def test_a_second_ctrl_c_ends_a_trial_whose_node_is_still_importing(monkeypatch)
 
 @pytest.mark.parametrize("uri", ["sqlite:////home/me/mlflow.db", "file:///home/me/mlruns", "/home/me/mlruns", ""])
 def test_nodes_on_other_hosts_are_refused_in_one_line_where_they_could_not_tell_what_they_train(monkeypatch, uri):
-    ray = MadeRay(node(), node(host="gpu-2"), node(cpus=0, host="head"), node(host="gpu-1"))
+    ray = FakeRay(make_node(), make_node(host="gpu-2"), make_node(cpus=0, host="head"), make_node(host="gpu-1"))
     monkeypatch.setattr("pipeline.search.executors.ray_executor._connect", lambda address: ray)
     cluster = RayExecutor("auto", fingerprint=None, trials_per_gpu=1, trials=None, tracking_uri=uri)
     with (
@@ -270,7 +272,7 @@ def test_nodes_on_other_hosts_are_refused_in_one_line_where_they_could_not_tell_
         cluster,
     ):
         pass
-    assert "\n" not in str(refused.value) and ray.ended
+    assert "\n" not in str(refused.value) and ray.is_shut_down
 
 
 @pytest.mark.parametrize(
@@ -278,13 +280,13 @@ def test_nodes_on_other_hosts_are_refused_in_one_line_where_they_could_not_tell_
     [("sqlite:////home/me/mlflow.db", None), ("https://mlflow.example", "gpu-1"), ("postgresql://me@db/runs", "gpu-1")],
 )
 def test_a_file_of_runs_does_for_one_host_and_a_server_for_several(began, uri, host):
-    cluster, _ = began(node(), node(host=host), node(cpus=0, host="head"), tracking_uri=uri)
+    cluster, _ = began(make_node(), make_node(host=host), make_node(cpus=0, host="head"), tracking_uri=uri)
     assert cluster.free() == 2
 
 
 def test_a_node_that_joins_later_and_does_not_reach_the_runs_is_not_used(began, looking, caplog):
-    cluster, ray = began(node(), tracking_uri="sqlite:////home/me/mlflow.db")
-    ray.there = [node(), node(cpus=8, host="gpu-1")]
+    cluster, ray = began(make_node(), tracking_uri="sqlite:////home/me/mlflow.db")
+    ray.node_list = [make_node(), make_node(cpus=8, host="gpu-1")]
     assert cluster.free() == cluster.free() == 1
     assert [record.message for record in caplog.records] == [
         "a node on another host (gpu-1) is not used, as it does not reach the runs"
@@ -364,4 +366,4 @@ def test_what_the_task_itself_raised_and_a_want_of_memory_are_told_as_such():
 
 
 def test_an_error_without_words_is_no_line():
-    assert telling_line(ValueError("")) == ""
+    assert summary_line(ValueError("")) == ""

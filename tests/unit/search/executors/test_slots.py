@@ -4,40 +4,42 @@ import pynvml
 import pytest
 
 from pipeline.runtime.errors import UsageError
-from pipeline.search.executors.slots import CONTEXT_MIB, Gpu, find_gpus, slots
+from pipeline.search.executors.slots import CONTEXT_MIB, Gpu, find_gpus, make_slots
 
 TWO = [Gpu("GPU-aaaa", 24_000), Gpu("GPU-bbbb", 24_000)]
 
 
 def test_each_gpu_is_one_slot_with_its_share_of_the_cores_and_all_its_memory():
-    assert [(slot.gpu, slot.threads, slot.memory_mib) for slot in slots(TWO, trials_per_gpu=1, workers=3, cores=9)] == [
+    assert [
+        (slot.gpu, slot.threads, slot.memory_mib) for slot in make_slots(TWO, trials_per_gpu=1, workers=3, cores=9)
+    ] == [
         ("GPU-aaaa", 4, None),
         ("GPU-bbbb", 4, None),
     ]
 
 
 def test_every_gpu_gets_a_first_trial_before_any_gets_a_second():
-    assert [slot.gpu for slot in slots(TWO, trials_per_gpu=2, workers=1, cores=8)] == ["GPU-aaaa", "GPU-bbbb"] * 2
+    assert [slot.gpu for slot in make_slots(TWO, trials_per_gpu=2, workers=1, cores=8)] == ["GPU-aaaa", "GPU-bbbb"] * 2
 
 
 def test_trials_on_one_gpu_cannot_take_each_others_memory():
-    shared = slots(TWO[:1], trials_per_gpu=3, workers=1, cores=3)
+    shared = make_slots(TWO[:1], trials_per_gpu=3, workers=1, cores=3)
     assert {slot.memory_mib for slot in shared} == {24_000 // 3 - CONTEXT_MIB}
     assert len({slot.name for slot in shared}) == 3
 
 
 def test_parts_too_small_to_train_in_are_refused_with_the_most_that_fit():
     with pytest.raises(UsageError, match=r"GPU-aaaa has 24000, got trials_per_gpu=12; try 11$"):
-        slots(TWO, trials_per_gpu=12, workers=1, cores=8)
-    assert slots(TWO, trials_per_gpu=11, workers=1, cores=8)
+        make_slots(TWO, trials_per_gpu=12, workers=1, cores=8)
+    assert make_slots(TWO, trials_per_gpu=11, workers=1, cores=8)
 
 
 def test_a_gpu_gets_a_thread_where_cores_are_few():
-    assert {slot.threads for slot in slots(TWO, trials_per_gpu=1, workers=1, cores=1)} == {1}
+    assert {slot.threads for slot in make_slots(TWO, trials_per_gpu=1, workers=1, cores=1)} == {1}
 
 
 def test_workers_share_the_cores_where_there_is_no_gpu():
-    assert [(slot.name, slot.gpu, slot.threads) for slot in slots([], trials_per_gpu=4, workers=3, cores=8)] == [
+    assert [(slot.name, slot.gpu, slot.threads) for slot in make_slots([], trials_per_gpu=4, workers=3, cores=8)] == [
         ("CPU 1 of 3", None, 2),
         ("CPU 2 of 3", None, 2),
         ("CPU 3 of 3", None, 2),
@@ -47,12 +49,12 @@ def test_workers_share_the_cores_where_there_is_no_gpu():
 @pytest.mark.parametrize("workers", [0, 9])
 def test_workers_without_a_core_of_their_own_are_refused(workers):
     with pytest.raises(UsageError, match=f"^workers must lie between 1 and .* 8 here, got workers={workers}$"):
-        slots([], trials_per_gpu=1, workers=workers, cores=8)
+        make_slots([], trials_per_gpu=1, workers=workers, cores=8)
 
 
 def test_a_cpu_slot_hides_every_gpu_and_a_gpu_slot_all_others():
-    (cpu,) = slots([], trials_per_gpu=1, workers=1, cores=2)
-    gpu, _ = slots(TWO, trials_per_gpu=1, workers=1, cores=2)
+    (cpu,) = make_slots([], trials_per_gpu=1, workers=1, cores=2)
+    gpu, _ = make_slots(TWO, trials_per_gpu=1, workers=1, cores=2)
     assert cpu.environment()["CUDA_VISIBLE_DEVICES"] == "-1"
     assert gpu.environment()["CUDA_VISIBLE_DEVICES"] == "GPU-aaaa"
 
