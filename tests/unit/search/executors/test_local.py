@@ -236,6 +236,7 @@ def test_asking_a_trial_that_has_ended_is_no_mistake(driver):
 
 DRIVER = """
 import sys, time
+from pipeline.config.training import TrainingConfig
 from pipeline.search.executors.base import TrialJob
 from pipeline.tracking.tags import RunRef
 from pipeline.search.executors.slots import make_slots
