@@ -1,4 +1,4 @@
-"""A model's probabilities for some images, clean and spoilt -> what an evaluation says of it."""
+"""Evaluation of a model on the images of a split: its metrics on clean images and its accuracy under corruptions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from pipeline.evaluation import metrics
 from pipeline.evaluation.corruptions import CORRUPTIONS, STRENGTHS, Corruption, Images
 
 BINS = 15  # of confidence, as in Guo et al. 2017
-VALUES = 2**22  # pixel values at a time, so that no data set need fit into memory
+VALUES = 2**22  # pixel values at a time, so that no data set has to fit into memory
 SEED = 0  # of the corruptions
 
 
 class ImageSource(Protocol):
-    """Images of one data set, and which of them are meant: `pipeline.data.dataset.Split` is one."""
+    """The images of one data set, and which of them belong to a split; `pipeline.data.dataset.Split` is one."""
 
     @property
     def images(self) -> np.ndarray: ...  # (n, h, w, c) uint8
@@ -27,7 +27,7 @@ class ImageSource(Protocol):
     def image_digests(self) -> np.ndarray: ...  # (n,)
 
     @property
-    def rows(self) -> np.ndarray: ...  # (m,) positions of those that are meant
+    def rows(self) -> np.ndarray: ...  # (m,) positions of the images of the split
 
     def __len__(self) -> int: ...
 
@@ -37,19 +37,19 @@ class ImageSource(Protocol):
 
 
 Predict = Callable[[Images], npt.NDArray[np.float32]]  # (b, h, w, c) uint8 -> (b, classes)
-Change = Callable[[Images, Sequence[int]], Images]  # images and a seed
+SeededChange = Callable[[Images, Sequence[int]], Images]  # images and a seed -> changed images
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What came of an evaluation."""
+    """All that an evaluation has measured."""
 
     metrics: dict[str, float]  # accuracy, nll (nats), ece, brier_score, mean_confidence, mean_corruption_accuracy
-    reliability: pd.DataFrame  # see `calibration.reliability`
+    reliability: pd.DataFrame  # see `metrics.reliability_table`
     corruptions: pd.DataFrame  # columns corruption, strength and accuracy; the first row, none and 0, is clean
-    predictions: pd.DataFrame  # see `scoring.predictions`
+    predictions: pd.DataFrame  # see `metrics.predictions_table`
     confusion: npt.NDArray[np.int64]  # (classes, classes)
-    examples: Images  # (corruptions, 1 + strengths, h, w, c): one image, clean and as each corruption leaves it
+    examples: Images  # (corruptions, 1 + strengths, h, w, c): one image, clean and under each corruption
 
 
 def evaluate_robustness(
@@ -63,73 +63,81 @@ def evaluate_robustness(
     """Predict all images clean, and all or some of them under each corruption.
 
     Args:
-        labels: (n,) of the split's images, as positions among the model's classes.
-        corrupted_images: at most so many, evenly chosen; None: all.
-        report: called with a line after each corruption.
+        predict: The model.
+        split: The images.
+        labels: (n,) of the split's images, as indices of the model's classes.
+        corrupted_images: Number of images to corrupt at most, evenly chosen; None for all.
+        report: Called with a line after each corruption.
     """
-    every = np.arange(len(split))
-    probabilities = _probabilities(predict, split, every)
-    bins = metrics.reliability_table(probabilities, labels, bins=BINS)
-    some = every if corrupted_images is None else _evenly(len(split), corrupted_images)
-    rows = [("none", 0, metrics.accuracy(probabilities[some], labels[some]))]
-    for row in _corrupted(predict, split, labels, some):
+    everything = np.arange(len(split))
+    probabilities = _predict_at(predict, split, everything)
+    reliability = metrics.reliability_table(probabilities, labels, bins=BINS)
+    chosen = everything if corrupted_images is None else _evenly_spaced(len(split), corrupted_images)
+    rows = [("none", 0, metrics.accuracy(probabilities[chosen], labels[chosen]))]
+    for row in _corrupted_accuracies(predict, split, labels, chosen):
         rows.append(row)
         report("{:<17} strength {}: accuracy {:.2%}".format(*row))
-    table = pd.DataFrame(rows, columns=["corruption", "strength", "accuracy"])
+    corruptions = pd.DataFrame(rows, columns=["corruption", "strength", "accuracy"])
     return EvaluationResult(
-        {
+        metrics={
             "accuracy": metrics.accuracy(probabilities, labels),
             "nll": metrics.cross_entropy(probabilities, labels),
-            "ece": metrics.expected_calibration_error(bins),
+            "ece": metrics.expected_calibration_error(reliability),
             "brier_score": metrics.brier_score(probabilities, labels),
             "mean_confidence": float(probabilities.max(axis=1).mean()),
-            "mean_corruption_accuracy": float(table.loc[table["strength"] > 0, "accuracy"].mean()),
+            "mean_corruption_accuracy": float(corruptions.loc[corruptions["strength"] > 0, "accuracy"].mean()),
         },
-        bins,
-        table,
-        metrics.predictions_table(probabilities, labels, images=split.image_digests[split.rows]),
-        metrics.confusion_matrix(probabilities, labels),
-        _examples(split),
+        reliability=reliability,
+        corruptions=corruptions,
+        predictions=metrics.predictions_table(probabilities, labels, images=split.image_digests[split.rows]),
+        confusion=metrics.confusion_matrix(probabilities, labels),
+        examples=_corrupted_examples(split),
     )
 
 
-def _corrupted(
+def _corrupted_accuracies(
     predict: Predict, split: ImageSource, labels: metrics.Labels, positions: npt.NDArray[np.int64]
 ) -> Iterator[tuple[str, int, float]]:
-    """(corruption, strength, accuracy) of every corruption at every strength."""
+    """Yield (corruption, strength, accuracy) for every corruption at every strength."""
     for name, corrupt in CORRUPTIONS.items():
         for strength in STRENGTHS:
-            probabilities = _probabilities(predict, split, positions, _at(corrupt, strength))
+            probabilities = _predict_at(predict, split, positions, _with_strength(corrupt, strength))
             yield name, strength, metrics.accuracy(probabilities, labels[positions])
 
 
-def _at(corrupt: Corruption, strength: int) -> Change:
+def _with_strength(corrupt: Corruption, strength: int) -> SeededChange:
     return lambda images, seed: corrupt(images, strength, seed)
 
 
-def _examples(split: ImageSource) -> Images:
+def _corrupted_examples(split: ImageSource) -> Images:
+    """Return the image in the middle of the split, clean and under each corruption at each strength."""
     clean = split.take(np.array([len(split) // 2]))[0]  # (1, h, w, c)
-    rows = [[clean, *(corrupt(clean, by, [SEED, 0]) for by in STRENGTHS)] for corrupt in CORRUPTIONS.values()]
+    rows = [
+        [clean, *(corrupt(clean, strength, [SEED, 0]) for strength in STRENGTHS)] for corrupt in CORRUPTIONS.values()
+    ]
     return np.concatenate([np.stack(row, axis=1) for row in rows])
 
 
-def _probabilities(
+def _predict_at(
     predict: Predict,
     split: ImageSource,
     positions: npt.NDArray[np.int64],
-    change: Change = lambda images, seed: images,
+    change: SeededChange = lambda images, seed: images,
 ) -> npt.NDArray[np.float32]:
-    """(n, classes). The seed of a batch is where it begins, so that it is the same at all strengths."""
-    at_once = max(1, VALUES // prod(split.images.shape[1:]))
+    """Return the probabilities (n, classes) of some images, predicted in batches.
+
+    The seed of a batch is the position where it begins, so that all strengths draw the same noise.
+    """
+    batch_size = max(1, VALUES // prod(split.images.shape[1:]))
     return np.concatenate(
         [
-            predict(change(split.take(positions[start : start + at_once])[0], [SEED, start]))
-            for start in range(0, len(positions), at_once)
+            predict(change(split.take(positions[start : start + batch_size])[0], [SEED, start]))
+            for start in range(0, len(positions), batch_size)
         ]
     )
 
 
-def _evenly(number: int, most: int) -> npt.NDArray[np.int64]:
-    """At most so many of the positions below `number`, as far apart as can be: folders are sorted by class."""
-    many = min(number, most)
-    return np.arange(many) * number // many
+def _evenly_spaced(number: int, most: int) -> npt.NDArray[np.int64]:
+    """Return at most `most` of the positions below `number`, as far apart as possible: folders are sorted by class."""
+    size = min(number, most)
+    return np.arange(size) * number // size

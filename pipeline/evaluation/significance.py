@@ -1,53 +1,62 @@
-"""How much better one recipe is than another, with a 95 % interval that says over what it was taken.
+"""The significance of a difference in accuracy between two configurations: its 95 % interval, and McNemar's test.
 
 The variance of a difference of two mean accuracies has up to two parts, which are added:
 
-- over test images, where all runs of both have the same ones: the variance over images of the difference between the
-  shares of runs that recognized an image, divided by the number of images (paired, as in McNemar's test);
-- over seeds: s²/k for each recipe of k runs (Welch 1947); for a recipe of one run, with s² pooled over the recipes that
-  have several.
+- Over test images, if all runs of both configurations have the same ones: the variance, over the images, of the
+  difference between the shares of runs that classified an image correctly, divided by the number of images (paired, as
+  in McNemar's test).
+- Over seeds: s²/k for a configuration of k runs (Welch 1947). For a configuration of one run, s² is pooled over the
+  configurations that have several.
 
-Both parts hold what a seed changes in single images, so the interval is rather too wide than too narrow. Degrees of
-freedom after Satterthwaite (1946). Of one run each, without a recipe that tells what seeds do, the interval speaks of
-the images alone.
+Both parts contain what a seed changes in single images, so the interval is too wide rather than too narrow. Degrees of
+freedom after Satterthwaite (1946). If both configurations have one run and no other one tells what seeds change, the
+interval covers the images alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import isnan, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import (
-    bdtr,  # the binomial distribution; scipy.stats takes a second to import
-    stdtrit,  # quantiles of Student's t; scipy.stats takes a second to import
-)
 
-
-def mcnemar_exact(first_only: int, second_only: int) -> float:
-    """Two-sided, from the counts of images that just the first, and just the second, recognizes."""
-    return min(1.0, 2 * float(bdtr(min(first_only, second_only), first_only + second_only, 0.5)))
-
+# The binomial distribution and the quantiles of Student's t; scipy.stats, which has them too, takes a second to import.
+from scipy.special import bdtr, stdtrit
 
 LEVEL = 0.95
 
 
+def mcnemar_exact(first_only: int, second_only: int) -> float:
+    """Return the two-sided p-value of McNemar's test for two classifiers of the same images.
+
+    The exact, binomial form: if the classifiers are equally good, an image that just one of them classifies correctly
+    is as likely to be one's as the other's (McNemar 1947, "Note on the sampling error of the difference between
+    correlated proportions or percentages").
+
+    Args:
+        first_only: Number of images that only the first classifies correctly.
+        second_only: Number of images that only the second classifies correctly.
+    """
+    return min(1.0, 2 * float(bdtr(min(first_only, second_only), first_only + second_only, 0.5)))
+
+
 @dataclass(frozen=True)
 class Sample:
-    """The accuracies of a recipe's runs and, where they have been kept, their outcomes on one and the same test set."""
+    """The accuracies of a configuration's runs and, if known, their outcomes on one test set that all of them share."""
 
     values: npt.NDArray[np.float64]  # (k,) fractions
     images: npt.NDArray | None = None  # (n,) which images, in their order
-    right: npt.NDArray[np.bool_] | None = None  # (k, n)
+    correct: npt.NDArray[np.bool_] | None = None  # (k, n)
 
     @property
     def mean(self) -> float:
+        """Return the mean over the runs."""
         return float(self.values.mean())
 
     @property
     def sd(self) -> float:
-        """Sample standard deviation over the runs; NaN of one run."""
+        """Return the sample standard deviation over the runs; NaN for one run."""
         return float(self.values.std(ddof=1)) if len(self.values) > 1 else nan
 
 
@@ -60,21 +69,21 @@ class Variance(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more accurate the first of two recipes is, as a fraction, and between which limits."""
+    """How much more accurate the first of two configurations is, as a fraction, and the limits of its interval."""
 
     mean: float
-    low: float  # NaN, as `high`, where nothing tells how sure it is
+    low: float  # NaN, as is `high`, if there is no interval
     high: float
-    over: str  # what the interval was taken over; empty where there is none
+    over: str  # what the interval was taken over; empty if there is none
 
     @property
     def known(self) -> bool:
-        """Whether there is an interval."""
-        return self.low == self.low
+        """Return whether there is an interval."""
+        return not isnan(self.low)
 
     @property
     def verdict(self) -> str:
-        """worse, within noise, better or not known: what the interval says of the second recipe."""
+        """Return what the interval says about the second: worse, within noise, better or not known."""
         if not self.known:
             return "not known"
         if self.low <= 0 <= self.high:
@@ -82,52 +91,66 @@ class Difference:
         return "worse" if self.low > 0 else "better"
 
 
-def pooled_variance(recipes: Sequence[Sample]) -> Variance | None:
-    """The variance between runs of one recipe, pooled over those that have several; None where none has."""
-    several = [one for one in recipes if len(one.values) > 1]
-    df = sum(len(one.values) - 1 for one in several)
-    if not several:
+def pooled_variance(samples: Sequence[Sample]) -> Variance | None:
+    """Return the variance over seeds, pooled over the samples of several runs; None if there is no such sample."""
+    repeated = [sample for sample in samples if len(sample.values) > 1]
+    if not repeated:
         return None
-    return Variance(sum(float(one.values.var(ddof=1)) * (len(one.values) - 1) for one in several) / df, df)
+    df = sum(len(sample.values) - 1 for sample in repeated)
+    return Variance(sum(float(sample.values.var(ddof=1)) * (len(sample.values) - 1) for sample in repeated) / df, df)
 
 
 def difference(first: Sample, second: Sample, between_seeds: Variance | None = None) -> Difference:
-    """The first's mean accuracy less the second's.
+    """Return the first's mean accuracy minus the second's, with its interval.
 
     Args:
-        between_seeds: for a recipe of one run, see `pooled`.
+        first: A configuration.
+        second: The one that is compared with it.
+        between_seeds: Variance over seeds for a sample of one run, see `pooled_variance`.
     """
     mean = first.mean - second.mean
     paired = _over_images(first, second)
-    seeds = [spread for spread in (_over_seeds(one, between_seeds) for one in (first, second)) if spread]
-    seeds = seeds if len(seeds) == 2 else []
-    parts = [*([paired] if paired else []), *seeds]
-    half = _half_width(parts)
-    if not parts or (half == 0 and mean != 0):  # a few runs that happen to agree tell nothing
+    seeds = [variance for sample in (first, second) if (variance := _over_seeds(sample, between_seeds))]
+    if len(seeds) < 2:
+        seeds = []
+    parts = [paired, *seeds] if paired else seeds
+    half_width = _half_width(parts)
+    # A few runs that happen to agree exactly do not show that the variance is zero.
+    if not parts or (half_width == 0 and mean != 0):
         return Difference(mean, nan, nan, "")
-    borrowed = " of other recipes" if 1 in (len(first.values), len(second.values)) else ""
-    over = " and ".join(["test images"] * bool(paired) + [f"seeds{borrowed}"] * bool(seeds))
-    return Difference(mean, mean - half, mean + half, over if seeds else f"{over}, one seed each")
+    borrowed = 1 in (len(first.values), len(second.values))
+    return Difference(mean, mean - half_width, mean + half_width, _taken_over(paired, seeds, borrowed=borrowed))
 
 
 def _over_images(first: Sample, second: Sample) -> Variance | None:
-    if first.images is None or second.images is None or first.right is None or second.right is None:
+    """Return the variance of the mean difference over images; None unless both samples have the same ones."""
+    if first.images is None or second.images is None or first.correct is None or second.correct is None:
         return None
     if len(first.images) < 2 or not np.array_equal(first.images, second.images):
         return None
-    of_each = first.right.mean(axis=0) - second.right.mean(axis=0)  # (n,)
-    return Variance(float(of_each.var(ddof=1)) / len(of_each), len(of_each) - 1)
+    by_image = first.correct.mean(axis=0) - second.correct.mean(axis=0)  # (n,)
+    return Variance(float(by_image.var(ddof=1)) / len(by_image), len(by_image) - 1)
 
 
-def _over_seeds(one: Sample, between_seeds: Variance | None) -> Variance | None:
-    if len(one.values) > 1:
-        return Variance(float(one.values.var(ddof=1)) / len(one.values), len(one.values) - 1)
+def _over_seeds(sample: Sample, between_seeds: Variance | None) -> Variance | None:
+    """Return the variance of a mean over seeds; `between_seeds` for one run."""
+    if len(sample.values) > 1:
+        return Variance(float(sample.values.var(ddof=1)) / len(sample.values), len(sample.values) - 1)
     return between_seeds
 
 
 def _half_width(parts: Sequence[Variance]) -> float:
+    """Return half the width of the interval for the sum of some variances."""
     variance = sum(part.variance for part in parts)
     if variance == 0:
         return 0.0
     df = variance**2 / sum(part.variance**2 / part.df for part in parts)
     return float(stdtrit(df, (1 + LEVEL) / 2)) * sqrt(variance)
+
+
+def _taken_over(paired: Variance | None, seeds: Sequence[Variance], *, borrowed: bool) -> str:
+    """Return in words what an interval was taken over."""
+    if not seeds:
+        return "test images, one seed each"
+    over_seeds = "seeds of other configurations" if borrowed else "seeds"
+    return f"test images and {over_seeds}" if paired else over_seeds

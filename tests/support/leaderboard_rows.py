@@ -1,4 +1,4 @@
-"""Standings without a store behind them."""
+"""Rows of a leaderboard that need no tracking store."""
 
 import numpy as np
 
@@ -9,10 +9,11 @@ from pipeline.evaluation.significance import Sample
 EMPTY_RECORD = RunRecord("", "", "1", "", "finished", "run", "", "", False, "", "", {}, {}, "digits", "d0", 0, None, 0)
 
 
-def make_row(place, values, *, name="", state="finished", settings=None, **figures):
+def make_row(rank, values, *, name="", state="finished", settings=None, **metrics):
+    """Make the row of a group whose runs have these test accuracies; `metrics` are of each run."""
     runs = tuple(
-        EMPTY_RECORD._replace(id=f"{place}-{seed}", state=state, metrics={"test_accuracy": value} | figures)
+        EMPTY_RECORD._replace(id=f"{rank}-{seed}", state=state, metrics={"test_accuracy": value} | metrics)
         for seed, value in enumerate(values)
     )
-    recipe = RunGroup(name or f"recipe {place}", settings or {}, runs, "d0", "digits", state)
-    return LeaderboardRow(place, recipe, Sample(np.array(values)), None)
+    group = RunGroup(name or f"configuration {rank}", settings or {}, runs, "d0", "digits", state)
+    return LeaderboardRow(rank, group, Sample(np.array(values)), None)

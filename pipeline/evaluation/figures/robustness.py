@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from pipeline.evaluation.figures.style import BLUE, COLOURS, DPI, GREY, VERMILLION, draw_title, ellipsize
+from pipeline.evaluation.figures.style import BLUE, COLORS, DPI, GREY, VERMILLION, draw_title, ellipsize, strip_frame
 from pipeline.runtime.text import count, percent
 
 CONFIDENT, RIGHT = VERMILLION, BLUE
@@ -42,7 +42,7 @@ def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Fi
     for panel in (upper, lower):
         panel.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         panel.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-        _plain(panel)
+        strip_frame(panel)
     figure.align_ylabels([upper, lower])
     return figure
 
@@ -65,7 +65,7 @@ def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> 
     figure.subplots_adjust(left=0.1, right=0.73, bottom=0.12, top=0.86)
     axes = figure.subplots()
     axes.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="clean")
-    for name, colour, marker in zip(by_strength, COLOURS, "osD^vPX", strict=False):
+    for name, colour, marker in zip(by_strength, COLORS, "osD^vPX", strict=False):
         label = str(name).replace("_", " ")
         line = axes.plot(by_strength.index, by_strength[name], color=colour, marker=marker, markersize=6, label=label)
         line[0].set_clip_on(False)
@@ -73,7 +73,7 @@ def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> 
     axes.margins(x=0.04)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    _plain(axes)
+    strip_frame(axes)
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
     return figure
 
@@ -144,9 +144,3 @@ def _histogram(panel: Axes, bins: pd.DataFrame, means: Mapping[str, tuple[float,
 
 def _widths(bins: pd.DataFrame) -> pd.Series:
     return bins["high"] - bins["low"]
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9")
-    axes.set_axisbelow(True)

@@ -39,7 +39,7 @@ from pipeline.evaluation.figures.style import (
     ellipsize,
     finite_or_nan,
     text_figure,
-    width_of,
+    text_width,
 )
 from pipeline.evaluation.ranking import Direction, best, finished, pareto_front, sign
 from pipeline.runtime.text import count, format_value, percent, short_settings, trial_name
@@ -282,9 +282,12 @@ def heat_map(
     cell = min(0.95, 7 / max(values.shape))  # inches
     wide, high = max(cell, 0.6) * across.cells, cell * down.cells
     beside, below = ([ellipsize(label, 1.5, 9) for label in scale.labels] for scale in (down, across))
-    longest = max(width_of(label, 9) for label in below)
+    longest = max(text_width(label, 9) for label in below)
     upright = longest > 0.95 * wide / across.cells
-    names_beside, names_below = max(width_of(label, 9) for label in beside) + 0.5, (longest if upright else 0.15) + 0.5
+    names_beside, names_below = (
+        max(text_width(label, 9) for label in beside) + 0.5,
+        (longest if upright else 0.15) + 0.5,
+    )
     left = max(names_beside, (6.6 - 1.3 - wide + names_beside) / 2)
     figure = new_figure(
         max(left + wide + 1.3, 6.6),
@@ -338,7 +341,7 @@ def _setting_axis(axes: Axes, setting: AxisScale, inches: float) -> None:
     ticks, labels, free = [], [], -1.0
     for tick, label in zip(setting.ticks, setting.labels, strict=True):
         label = ellipsize(label, room if setting.discrete else inches, 8)
-        half = width_of(label, 8) / 2
+        half = text_width(label, 8) / 2
         if inches * tick - half > free:
             ticks.append(tick)
             labels.append(label)
@@ -352,7 +355,7 @@ def _wrapped(name: str, inches: float) -> str:
     """The name in up to three lines, broken after underscores; a longer one loses its middle."""
     lines = [""]
     for word in name.replace("_", "_\n").split("\n"):
-        if lines[-1] and width_of(lines[-1] + word, 9) > inches:
+        if lines[-1] and text_width(lines[-1] + word, 9) > inches:
             lines.append("")
         lines[-1] += word
     lines = lines if len(lines) <= 3 else [lines[0], "…", lines[-1] or lines[-2]]
@@ -386,7 +389,7 @@ def _write_cells(
 ) -> None:
     """Value and finished / tried in the cells of `wide` by `high` inches, where they can be read."""
     longest = max(written(value, metric) for value in values[np.isfinite(values)])
-    size = min(10, 0.28 * 72 * high, 0.9 * wide / width_of(longest, 1))  # points
+    size = min(10, 0.28 * 72 * high, 0.9 * wide / text_width(longest, 1))  # points
     if size < 5 or np.count_nonzero(counts[1]) > 600:  # a text takes a millisecond to draw
         return
     for row, column in zip(*np.nonzero(counts[1]), strict=True):
@@ -540,7 +543,7 @@ def value_vs_cost(trials: pd.DataFrame, *, metric: str, direction: Direction, co
 
     wide, high, size = 6.6, 3.6, 8  # inches, inches, points
     across = _unit(sizes)
-    widths = [width_of(name, size) for name in names]
+    widths = [text_width(name, size) for name in names]
     room = [  # names stand left of their points, where by definition no other trial is
         (width + 0.2 - across[row] * (wide - 0.3)) / (1 - across[row])
         for width, row in zip(widths, members, strict=True)
@@ -597,7 +600,7 @@ def parameter_importances(importances: Mapping[str, float], *, metric: str) -> F
     shares = dict(zip(importances, np.nan_to_num(finite_or_nan(list(importances.values()))), strict=True))
     ranked = sorted(shares, key=lambda name: -shares[name])
     names = [ellipsize(name, 2.4, 10) for name in ranked]
-    beside, high = max(width_of(name, 10) for name in names) + 0.25, 0.34 * len(ranked)
+    beside, high = max(text_width(name, 10) for name in names) + 0.25, 0.34 * len(ranked)
     across = max(beside + 4.8, 6.4)
     figure = Figure(figsize=(across, high + 1.3), dpi=DPI)
     draw_title(

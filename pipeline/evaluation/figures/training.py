@@ -21,7 +21,7 @@ from pipeline.evaluation.figures.style import (
     ellipsize,
     finite_or_nan,
     text_figure,
-    width_of,
+    text_width,
 )
 from pipeline.runtime.text import count, percent
 
@@ -161,7 +161,7 @@ def confusion_matrix(counts: NDArray[np.integer], *, classes: Sequence[str]) -> 
 
     size = min(10, 0.72 * 72 * cell)  # points
     names = [ellipsize(name, 2, size) for name in classes]
-    longest = max(width_of(name, size) for name in names)
+    longest = max(text_width(name, size) for name in names)
     upright = longest > 0.95 * cell
     beside, below = longest + 0.5, (longest if upright else size / 72) + 0.5  # inches for the names
     across, down = max(beside + side + 1.2, 6.4), below + side + 0.75
@@ -321,7 +321,7 @@ def _framed(board: NDArray, title: str, weights: NDArray, *, colours: str, scale
 
 def _write_counts(axes: Axes, counts: NDArray, share: NDArray, cell: float) -> None:
     """Counts in cells of `cell` inches, where they can be read."""
-    size = min(10, 0.6 * 72 * cell, 0.9 * cell / width_of(str(counts.max()), 1))  # points
+    size = min(10, 0.6 * 72 * cell, 0.9 * cell / text_width(str(counts.max()), 1))  # points
     if size < 5 or np.count_nonzero(counts) > 600:  # a text takes a millisecond to draw
         return
     for row, column in zip(*np.nonzero(counts), strict=True):

@@ -1,9 +1,10 @@
-"""Runs -> recipes: what has equal settings apart from the seed, on the same data, is one recipe with several runs."""
+"""Runs -> groups of runs with equal settings, apart from the seed, on the same data."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,9 +15,15 @@ import pandas as pd
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import UsageError
 
+Metric = Literal["test_accuracy", "best_val_accuracy"]
+Settings = Mapping[str, str]  # by name, each value in the one spelling that `TrainingConfig.text` gives
+
+NOT_COMPARED = CHANGE_NO_RESULT | {"seed"}
+SEED_IN_NAME = re.compile(r"[ ,_-]*\bseed[ =_-]?\d+$")
+
 
 class RunRecord(NamedTuple):
-    """What a report needs of a run."""
+    """What a report reads of one MLflow run."""
 
     id: str
     name: str
@@ -25,132 +32,154 @@ class RunRecord(NamedTuple):
     state: str  # finished, running, pruned, stopped or failed
     role: str
     study: str
-    parent: str
-    params_as_typed: bool  # whether parameters may be in a person's spelling, as `mlflow run` logs them
-    commit: str  # that it was trained with; empty where nobody knows it
-    recipe: str
+    parent: str  # run id; empty if the run is not nested
+    params_as_typed: bool  # logged by `mlflow run` as the user spelled them
+    commit: str  # of the code that trained it; empty if unknown
+    recipe: str  # the YAML file that the run was started with; empty if unknown
     params: Mapping[str, str]  # of settings
     metrics: Mapping[str, float]
-    data: str  # name, as a person gave it
-    fingerprint: str  # of the data; empty where nobody has said it
+    data: str  # name of the data set, as the user gave it
+    fingerprint: str  # of the data; empty if unknown
     start_time: int  # ms since 1970
-    seconds: float | None  # of wall time, where it has ended
-    test_set_accesses: int  # how often its test images have been looked at, by its training and by evaluations
-
-
-Metric = Literal["test_accuracy", "best_val_accuracy"]
-Settings = Mapping[str, str]  # by name, in the one spelling that `Config.text` gives
-
-NOT_COMPARED = CHANGE_NO_RESULT | {"seed"}
-SEED_IN_NAME = re.compile(r"[ ,_-]*\bseed[ =_-]?\d+$")
+    seconds: float | None  # wall time; None while the run goes on
+    test_set_accesses: int  # evaluations on the test set, by the training and by later commands
 
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs of equal settings; those that have not finished are another recipe, of which nothing can be concluded."""
+    """The runs of one configuration: equal settings apart from the seed.
+
+    Runs that have not finished form a group of their own, from which nothing can be concluded.
+    """
 
     name: str
-    settings: Settings  # all but the seed
-    runs: tuple[RunRecord, ...]  # by seed
-    data: str  # fingerprint of the data, or its name where that is not known
+    settings: Settings  # without the seed
+    runs: tuple[RunRecord, ...]  # ordered by seed
+    data: str  # fingerprint of the data, or its name if the fingerprint is unknown
     data_name: str
-    state: str  # finished, or what its runs are instead
-    repeats: tuple[RunRecord, ...] = ()  # older runs of the same seeds
+    state: str  # finished, or the states of its runs
+    superseded: tuple[RunRecord, ...] = ()  # older runs with the seed of a run in `runs`
 
     @property
     def finished(self) -> bool:
+        """Return whether the runs have finished."""
         return self.state == "finished"
 
-    def values(self, metric: Metric) -> npt.NDArray[np.float64]:
-        """The metric of each run, (k,); of one that has not finished, what it has reached so far."""
-        return np.array([accuracy(one, metric) for one in self.runs], dtype=np.float64)
-
-    def figure(self, name: str) -> float:
-        """Mean over the runs that have this figure, of what no seed changes; NaN where none has.
-
-        A search times its trials, and the best of them are trained again with the same seed: so a repeat counts too.
-        """
-        return _mean(one.metrics.get(name) for one in (*self.runs, *self.repeats))
-
     @property
-    def test_opened(self) -> int:
-        """How often the test images have been looked at, by all its runs together."""
-        return sum(one.test_set_accesses for one in self.runs)
+    def test_set_accesses(self) -> int:
+        """Return how often the models of all runs were evaluated on the test set."""
+        return sum(run.test_set_accesses for run in self.runs)
 
-    def seconds(self) -> float:
-        """Mean wall time of the runs."""
-        return _mean(one.seconds for one in self.runs)
+    def values(self, metric: Metric) -> npt.NDArray[np.float64]:
+        """Return the metric of each run, (k,); a run that has not finished counts with its value so far."""
+        return np.array([metric_value(run, metric) for run in self.runs], dtype=np.float64)
+
+    def mean_metric(self, name: str) -> float:
+        """Return the mean of a metric that the seed does not change, over the runs that have it; NaN if none has.
+
+        Superseded runs count too: a search times its trials, and the best of them are trained again with the same seed.
+        """
+        return _mean(run.metrics.get(name) for run in (*self.runs, *self.superseded))
+
+    def mean_seconds(self) -> float:
+        """Return the mean wall time of the runs in seconds; NaN if none has ended."""
+        return _mean(run.seconds for run in self.runs)
 
 
-def settings_of(one: RunRecord) -> Settings:
-    """The settings of a run from its parameters, read as what a person types: `1e-3` and `0.001` are one value."""
+def parse_settings(run: RunRecord) -> Settings:
+    """Return the settings of a run, parsed from its parameters: `1e-3` and `0.001` are the same value."""
     try:
-        config = TrainingConfig.build(one.params)
-    except UsageError:  # of another version, whose bounds were others
-        return dict(one.params)
-    return format_setting(config)
+        config = TrainingConfig.build(run.params)
+    except UsageError:
+        # Another version logged the run, with other bounds.
+        return dict(run.params)
+    return format_settings(config)
 
 
-def format_setting(config: TrainingConfig) -> Settings:
-    """Every setting, as `Config.text` spells it."""
+def format_settings(config: TrainingConfig) -> Settings:
+    """Return every setting by name, spelled by `TrainingConfig.text`."""
     return {name: config.text(name) for name in TrainingConfig.model_fields}
 
 
-def accuracy(one: RunRecord, metric: Metric) -> float:
-    """The metric of a run; of one under way or ended early its last validation accuracy stands for the best."""
-    value = one.metrics.get(metric)
-    if value is None and metric == "best_val_accuracy" and one.state != "finished":
-        value = one.metrics.get("val_accuracy")
-    return float("nan") if value is None else value
+def metric_value(run: RunRecord, metric: Metric) -> float:
+    """Return the metric of a run, NaN if it has none.
+
+    For a run that goes on or ended early, the last validation accuracy stands in for the best one.
+    """
+    value = run.metrics.get(metric)
+    if value is None and metric == "best_val_accuracy" and run.state != "finished":
+        value = run.metrics.get("val_accuracy")
+    return nan if value is None else value
 
 
-def usual_metric(rows: Sequence[RunRecord]) -> Metric:
-    """test_accuracy, where at least half of the runs have it: of a search one run has."""
-    tested = sum("test_accuracy" in one.metrics for one in rows)
-    return "test_accuracy" if 2 * tested >= len(rows) else "best_val_accuracy"
+def choose_metric(runs: Sequence[RunRecord]) -> Metric:
+    """Return test_accuracy if at least half of the runs have it: of a search, one run has."""
+    tested = sum("test_accuracy" in run.metrics for run in runs)
+    return "test_accuracy" if 2 * tested >= len(runs) else "best_val_accuracy"
 
 
-def group_runs(rows: Iterable[RunRecord], settings: Mapping[str, Settings], metric: Metric) -> list[RunGroup]:
-    """The recipes of some runs: those with the best mean first, those that have not finished last.
+def group_runs(runs: Iterable[RunRecord], settings: Mapping[str, Settings], metric: Metric) -> list[RunGroup]:
+    """Group runs by settings and data; return the group with the best mean first, unfinished groups last.
 
-    Of several finished runs with one seed the newest counts: the others repeat it, and are no further seeds.
+    Of several finished runs with one seed the newest counts. The older ones are superseded, not further seeds.
 
     Args:
-        settings: of every run, by its id.
+        runs: The runs, in any order.
+        settings: The settings of every run, by run id.
+        metric: What the groups are ordered by.
     """
+    # group key -> seed -> runs, newest first; unfinished runs are never merged by seed
     groups: dict[tuple, dict[str, list[RunRecord]]] = {}
-    for one in sorted(rows, key=lambda one: -one.start_time):
-        state = one.state if one.state == "finished" else "not finished"
-        told = {name: value for name, value in settings[one.id].items() if name not in NOT_COMPARED}
-        if one.fingerprint:
-            told.pop("dataset", None)  # the same images may lie elsewhere
-        key = (one.fingerprint or one.data, state, tuple(sorted(told.items())))
-        which = settings[one.id].get("seed", "") if state == "finished" else one.id
-        groups.setdefault(key, {}).setdefault(which, []).append(one)
-    found = [_group(key[0], list(runs.values()), settings) for key, runs in groups.items()]
-    return sorted(found, key=lambda recipe: (not recipe.finished, -recipe.values(metric).mean(), recipe.name))
+    for run in sorted(runs, key=lambda run: -run.start_time):
+        state = run.state if run.state == "finished" else "not finished"
+        compared = {name: value for name, value in settings[run.id].items() if name not in NOT_COMPARED}
+        if run.fingerprint:
+            # The same images may lie in another place.
+            compared.pop("dataset", None)
+        key = (run.fingerprint or run.data, state, tuple(sorted(compared.items())))
+        seed = settings[run.id].get("seed", "") if state == "finished" else run.id
+        groups.setdefault(key, {}).setdefault(seed, []).append(run)
+    found = [_group(key[0], list(by_seed.values()), settings) for key, by_seed in groups.items()]
+    return sorted(found, key=lambda group: (not group.finished, -group.values(metric).mean(), group.name))
+
+
+def differing_settings(groups: Sequence[RunGroup]) -> pd.DataFrame:
+    """Return the settings that are not equal in all groups: a row a group, a column a setting, "" where it is absent.
+
+    The data set's name counts as a setting only if the groups were trained on different data.
+    """
+    names = dict.fromkeys(name for group in groups for name in group.settings)
+    table = pd.DataFrame([{name: group.settings.get(name, "") for name in names} for group in groups])
+    if len({group.data for group in groups}) == 1:
+        names.pop("dataset", None)
+    return table.loc[:, [name for name in names if table[name].nunique() > 1]]
 
 
 def _group(data: str, by_seed: Sequence[Sequence[RunRecord]], settings: Mapping[str, Settings]) -> RunGroup:
+    """Return the group of runs given by seed, the newest of each seed first."""
     runs = [newest for newest, *_ in by_seed]
-    told = settings[runs[0].id]
-    states = Counter(one.state for one in runs)
+    states = Counter(run.state for run in runs)
     return RunGroup(
         name=_group_name(runs),
-        settings={name: value for name, value in told.items() if name not in NOT_COMPARED},
-        runs=tuple(sorted(runs, key=lambda one: (_seed(settings[one.id]), one.id))),
+        settings={name: value for name, value in settings[runs[0].id].items() if name not in NOT_COMPARED},
+        runs=tuple(sorted(runs, key=lambda run: (_seed(settings[run.id]), run.id))),
         data=data,
         data_name=runs[0].data,
         state=", ".join(states),
-        repeats=tuple(older for _, *others in by_seed for older in others),
+        superseded=tuple(older for _, *others in by_seed for older in others),
     )
 
 
 def _group_name(runs: Sequence[RunRecord]) -> str:
-    """What most of the runs are called, without the seed; of equally many the oldest."""
-    names = Counter(SEED_IN_NAME.sub("", one.name) or one.name for one in reversed(runs))
-    name, many = names.most_common(1)[0]
-    return name if many > 1 or len(runs) == 1 or not runs[0].recipe else Path(runs[0].recipe).stem
+    """Return the most frequent name of the runs, newest first, without the seed; of equally frequent ones the oldest.
+
+    If no two runs share a name, the group is named after their recipe.
+    """
+    names = Counter(SEED_IN_NAME.sub("", run.name) or run.name for run in reversed(runs))
+    name, frequency = names.most_common(1)[0]
+    if frequency > 1 or len(runs) == 1 or not runs[0].recipe:
+        return name
+    return Path(runs[0].recipe).stem
 
 
 def _seed(settings: Settings) -> int:
@@ -160,12 +189,4 @@ def _seed(settings: Settings) -> int:
 
 def _mean(values: Iterable[float | None]) -> float:
     known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def differing_settings(recipes: Sequence[RunGroup]) -> pd.DataFrame:
-    """A row a recipe in the order given, a column a setting that is not the same in all; empty where it is absent."""
-    names = dict.fromkeys(name for recipe in recipes for name in recipe.settings)
-    table = pd.DataFrame([{name: recipe.settings.get(name, "") for name in names} for recipe in recipes])
-    same_data = len({recipe.data for recipe in recipes}) == 1
-    return table.loc[:, [name for name in names if table[name].nunique() > 1 and not (same_data and name == "dataset")]]
+    return float(np.mean(known)) if known else nan

@@ -1,4 +1,4 @@
-"""Recipes of one data set -> a table: the best first, and how sure it is that each other one is worse."""
+"""Groups of runs on one data set -> a leaderboard: the best first, and the gap of each other one with its interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,101 +10,107 @@ from pipeline.evaluation.metrics import is_correct
 from pipeline.evaluation.report.groups import Metric, RunGroup, differing_settings
 from pipeline.evaluation.significance import Difference, Sample, difference, pooled_variance
 
-SHARES = frozenset(["accuracy", "sd", "behind", "behind_low", "behind_high"])  # columns of fractions
+FRACTIONS = frozenset(["accuracy", "sd", "gap", "gap_low", "gap_high"])  # columns that are written as per cent
 
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """A recipe's place, counted from 1 over all data sets, and how far it is behind the best on the same data."""
+    """The rank of a group of runs, counted from 1 over all data sets, and its gap to the best on the same data."""
 
-    place: int
-    recipe: RunGroup
-    measured: Sample
-    behind: Difference | None  # None: the best itself, or not to be compared, as it has not finished
+    rank: int
+    group: RunGroup
+    sample: Sample
+    gap: Difference | None  # None: the group is the best, or has not finished and is not compared
 
     @property
     def verdict(self) -> str:
-        """best, worse, within noise, not known, or in what state the runs are."""
-        if not self.recipe.finished:
-            return self.recipe.state
-        return self.behind.verdict if self.behind else "best"
+        """Return best, worse, within noise or not known; for runs that have not finished, their state."""
+        if not self.group.finished:
+            return self.group.state
+        return self.gap.verdict if self.gap else "best"
 
 
-def leaderboard_rows(
-    recipes: Sequence[RunGroup], metric: Metric, predictions: Mapping[str, pd.DataFrame], *, first: int = 1
+def rank_groups(
+    groups: Sequence[RunGroup], metric: Metric, predictions: Mapping[str, pd.DataFrame], *, first_rank: int = 1
 ) -> list[LeaderboardRow]:
-    """The places of the recipes of one data set, which come in order.
+    """Return a row for each group of one data set, with the gap to the first one.
 
     Args:
-        predictions: tables of test images by the id of the run; used where `metric` is of the test images.
-        first: place of the first recipe.
+        groups: In order, the best first and those that have not finished last, as `group_runs` returns them.
+        metric: What the groups are ranked by.
+        predictions: Tables of test images by run id; they are used if `metric` is measured on the test images.
+        first_rank: Rank of the first group.
     """
-    measured = [_measured(recipe, metric, predictions) for recipe in recipes]
-    finished = [one for one, recipe in zip(measured, recipes, strict=True) if recipe.finished]
+    samples = [_sample(group, metric, predictions) for group in groups]
+    finished = [sample for sample, group in zip(samples, groups, strict=True) if group.finished]
     between_seeds = pooled_variance(finished)
-    return [
-        LeaderboardRow(
-            place,
-            recipe,
-            one,
-            difference(finished[0], one, between_seeds) if recipe.finished and one is not finished[0] else None,
-        )
-        for place, (recipe, one) in enumerate(zip(recipes, measured, strict=True), start=first)
-    ]
+    rows = []
+    for rank, (group, sample) in enumerate(zip(groups, samples, strict=True), start=first_rank):
+        compared = group.finished and sample is not finished[0]
+        gap = difference(finished[0], sample, between_seeds) if compared else None
+        rows.append(LeaderboardRow(rank, group, sample, gap))
+    return rows
 
 
-def leaderboard_table(found: Sequence[LeaderboardRow], metric: Metric) -> pd.DataFrame:
-    """A row a recipe; accuracies and differences are fractions, NaN where there is none."""
-    rows = [_row(one, metric) for one in found]
-    changed = differing_settings([one.recipe for one in found])
-    runs = pd.Series([" ".join(run.id for run in one.recipe.runs) for one in found], name="run_ids")
-    return pd.concat([pd.DataFrame(rows), changed.add_prefix("settings."), runs], axis=1)
+def leaderboard_table(rows: Sequence[LeaderboardRow], metric: Metric) -> pd.DataFrame:
+    """Return the leaderboard as a table, a row a configuration.
+
+    Accuracies and gaps are fractions, NaN where there is none. The settings in which the rows differ are columns
+    `settings.<name>`; the ids of the runs are in `run_ids`, separated by spaces.
+    """
+    differing = differing_settings([row.group for row in rows])
+    run_ids = pd.Series([" ".join(run.id for run in row.group.runs) for row in rows], name="run_ids")
+    return pd.concat(
+        [pd.DataFrame([_columns(row, metric) for row in rows]), differing.add_prefix("settings."), run_ids], axis=1
+    )
 
 
-def as_markdown(board: pd.DataFrame) -> str:
-    """A table in Markdown, accuracies and differences in per cent."""
-    told = board.drop(columns="run_ids")
-    for name in told.select_dtypes("number").columns:
-        shape = "{:.2%}" if name in SHARES else "{:,.6g}"
-        told[name] = [shape.format(value) if value == value else "" for value in told[name]]
-    lines: list[list[str]] = [told.columns.tolist(), ["---"] * told.shape[1], *told.astype(str).to_numpy().tolist()]
-    return "".join(f"| {' | '.join(_cell_text(value) for value in line)} |\n" for line in lines)
+def to_markdown(board: pd.DataFrame) -> str:
+    """Return the leaderboard as a table in Markdown, accuracies and gaps in per cent, without the run ids."""
+    text = board.drop(columns="run_ids")
+    for name in text.select_dtypes("number").columns:
+        spec = "{:.2%}" if name in FRACTIONS else "{:,.6g}"
+        text[name] = ["" if np.isnan(value) else spec.format(value) for value in text[name]]
+    lines: list[list[str]] = [text.columns.tolist(), ["---"] * text.shape[1], *text.astype(str).to_numpy().tolist()]
+    return "".join(f"| {' | '.join(_escape_cell(cell) for cell in line)} |\n" for line in lines)
 
 
-def _measured(recipe: RunGroup, metric: Metric, predictions: Mapping[str, pd.DataFrame]) -> Sample:
-    values = recipe.values(metric)
-    tables = [predictions[run.id] for run in recipe.runs if run.id in predictions]
-    if metric != "test_accuracy" or len(tables) < len(recipe.runs):
+def _sample(group: RunGroup, metric: Metric, predictions: Mapping[str, pd.DataFrame]) -> Sample:
+    """Return the accuracies of a group; with the outcome on each test image if all runs have the same test images."""
+    values = group.values(metric)
+    tables = [predictions[run.id] for run in group.runs if run.id in predictions]
+    if metric != "test_accuracy" or len(tables) < len(group.runs):
         return Sample(values)
     images = tables[0]["image"].to_numpy()
-    if any(not np.array_equal(images, table["image"].to_numpy()) for table in tables):  # a split of its own a seed
+    if any(not np.array_equal(images, table["image"].to_numpy()) for table in tables):
+        # Each seed has split the data anew.
         return Sample(values)
     return Sample(values, images, np.stack([is_correct(table) for table in tables]))
 
 
-def _row(one: LeaderboardRow, metric: Metric) -> dict[str, object]:
-    recipe, behind = one.recipe, one.behind
+def _columns(row: LeaderboardRow, metric: Metric) -> dict[str, object]:
+    group, gap = row.group, row.gap
     return {
-        "place": one.place,
-        "recipe": recipe.name,
-        "data": recipe.data_name,
-        "data_fingerprint": recipe.data,
+        "rank": row.rank,
+        "configuration": group.name,
+        "data": group.data_name,
+        "data_fingerprint": group.data,
         "metric": metric,
-        "runs": len(recipe.runs),
-        "accuracy": one.measured.mean,
-        "sd": one.measured.sd,
-        "behind": behind.mean if behind else np.nan,
-        "behind_low": behind.low if behind else np.nan,
-        "behind_high": behind.high if behind else np.nan,
-        "interval_over": behind.over if behind else "",
-        "verdict": one.verdict,
-        "parameters": recipe.figure("parameters"),
-        "seconds": recipe.seconds(),
-        "latency_ms": recipe.figure("latency_ms"),
-        "test_opened": recipe.test_opened,
+        "runs": len(group.runs),
+        "accuracy": row.sample.mean,
+        "sd": row.sample.sd,
+        "gap": gap.mean if gap else np.nan,
+        "gap_low": gap.low if gap else np.nan,
+        "gap_high": gap.high if gap else np.nan,
+        "interval_over": gap.over if gap else "",
+        "verdict": row.verdict,
+        "parameters": group.mean_metric("parameters"),
+        "seconds": group.mean_seconds(),
+        "latency_ms": group.mean_metric("latency_ms"),
+        "test_set_accesses": group.test_set_accesses,
     }
 
 
-def _cell_text(text: str) -> str:
-    """Text that does not end its cell of a Markdown table."""
+def _escape_cell(text: str) -> str:
+    """Return text that does not end its cell of a Markdown table."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())

@@ -1,242 +1,31 @@
-"""Sections of compared recipes -> one page of HTML that needs nothing beside it."""
+"""The report page: sections of compared groups of runs -> one HTML page, by way of the template report.html.j2."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from math import isnan
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.evaluation.figures import report
-from pipeline.evaluation.figures.report import colour_of
-from pipeline.evaluation.figures.style import COLOURS
+from pipeline.evaluation.figures.report import Curves, accuracy_vs_cost, color_of, to_svg, validation_curves
+from pipeline.evaluation.figures.style import COLORS
 from pipeline.evaluation.report.groups import Metric, differing_settings
 from pipeline.evaluation.report.leaderboard import LeaderboardRow
 from pipeline.evaluation.significance import Difference
 from pipeline.runtime.text import count
 
-
-class Cell(NamedTuple):
-    """A cell of a table: HTML, and how it is set."""
-
-    html: str
-    kind: str = ""  # CSS classes
-    style: str = ""
-
-
-def text(value: object) -> str:
-    """What may stand anywhere in a page, whatever characters it holds."""
-    return escape(" ".join(str(value).split()))
-
-
-def table(heads: Sequence[Cell], rows: Iterable[tuple[str, Sequence[Cell]]]) -> str:
-    """A table that scrolls sideways where it is wide; a row is its CSS class and its cells."""
-    head = "".join(_cell("th", cell) for cell in heads)
-    body = "".join(
-        f"<tr{_attribute('class', kind)}>{''.join(_cell('td', cell) for cell in cells)}</tr>\n" for kind, cells in rows
-    )
-    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n'
-
-
-def picture(content: bytes, kind: str, *, caption: str) -> str:
-    """A picture that the page holds itself; `kind` is svg+xml or png, the caption is plain text."""
-    data = base64.b64encode(content).decode("ascii")
-    alternative = text(caption.split(". ")[0])
-    return (
-        f'<figure><img alt="{alternative}" src="data:image/{kind};base64,{data}">'
-        f"<figcaption>{text(caption)}</figcaption></figure>\n"
-    )
-
-
-def definitions(meanings: Mapping[str, str]) -> str:
-    """A list of words and what they mean, both plain text."""
-    entries = "".join(f"<dt>{text(word)}</dt><dd>{text(meaning)}</dd>\n" for word, meaning in meanings.items())
-    return f"<dl>\n{entries}</dl>\n"
-
-
-def _cell(tag: str, cell: Cell) -> str:
-    return f"<{tag}{_attribute('class', cell.kind)}{_attribute('style', cell.style)}>{cell.html}</{tag}>"
-
-
-def _attribute(name: str, value: str) -> str:
-    return f' {name}="{value}"' if value else ""
-
-
-CLASSES = 20  # rows; of more classes those are shown on which the recipes differ most
-WIDE, HIGH, MARGIN = 130, 18, 6  # pixels of an interval's picture
-
-
-def leaderboard(found: Sequence[LeaderboardRow], accuracy: str) -> str:
-    """The recipes, the best first, with an interval each for how far it is behind."""
-    scale = _scale([one.behind for one in found if one.behind])
-    columns = {
-        "parameters": [_number(one.recipe.figure("parameters"), "{:,.0f}") for one in found],
-        "minutes": [_number(one.recipe.seconds() / 60, "{:,.1f}") for one in found],
-        "latency, ms": [_number(one.recipe.figure("latency_ms"), "{:,.2f}") for one in found],
-        "test set opened": [f"{one.recipe.test_opened:,}" if one.recipe.test_opened else "" for one in found],
-    }
-    costs = {name: values for name, values in columns.items() if any(values)}
-    heads = [Cell("#"), Cell("recipe", "text"), Cell("runs"), Cell(text(accuracy)), Cell("± sd")]
-    heads += [Cell("behind<br>the best"), Cell("95 % interval", "text"), Cell("", "text"), Cell("verdict", "text")]
-    heads += [Cell(text(name)) for name in costs]
-    rows = []
-    for position, one in enumerate(found):
-        kind = "" if one.recipe.finished else "open"
-        cells = [*_who(position, one), Cell(str(len(one.recipe.runs))), Cell(_percent(one.measured.mean))]
-        cells += [Cell(_number(100 * one.measured.sd, "{:.2f}")), *_behind(one, scale)]
-        cells += [Cell(values[position]) for values in costs.values()]
-        rows.append(("best" if one.verdict == "best" else kind, cells))
-    return table(heads, rows)
-
-
-def settings(found: Sequence[LeaderboardRow]) -> str:
-    """The settings in which the recipes differ; empty where there are none."""
-    changed = differing_settings([one.recipe for one in found])
-    if changed.empty:
-        return ""
-    rows = [
-        ("", [*_who(position, one), *(Cell(text(value)) for value in values)])
-        for position, (one, values) in enumerate(zip(found, changed.to_numpy().tolist(), strict=True))
-    ]
-    return table([Cell("#"), Cell("recipe", "text"), *(Cell(text(name)) for name in changed)], rows)
-
-
-def classes(found: Sequence[LeaderboardRow], recalls: "Mapping[str, pd.Series[float]]") -> tuple[str, int]:
-    """Share of each class's test images that were recognized, a column a recipe, mean over its runs.
-
-    Returns:
-        The table, and how many classes it leaves out; empty text where no recipe has such figures.
-    """
-    told = [(position, one, _mean_recall(one, recalls)) for position, one in enumerate(found)]
-    columns = {position: recall for position, _, recall in told if recall is not None}
-    if not columns:
-        return "", 0
-    shares = pd.DataFrame(columns)  # (classes, recipes)
-    shown = shares
-    if len(shares) > CLASSES:
-        most = (shares.max(axis=1) - shares.min(axis=1)).nlargest(CLASSES).index
-        shown = shares[shares.index.isin(most)]
-    heads = [Cell("class", "text")]
-    heads += [Cell(f"{_dot(position)}{one.place}") for position, one, _ in told if position in columns]
-    low = float(shares.min().min())
-    rows = [
-        ("", [Cell(text(name), "text"), *(_shaded(share, low, max(values)) for share in values)])
-        for name, values in zip(shown.index, shown.to_numpy().tolist(), strict=True)
-    ]
-    return table(heads, rows), len(shares) - len(shown)
-
-
-def _mean_recall(one: LeaderboardRow, recalls: "Mapping[str, pd.Series[float]]") -> "pd.Series[float] | None":
-    known = [recalls[run.id] for run in one.recipe.runs if run.id in recalls]
-    return pd.concat(known, axis=1).mean(axis=1) if known else None
-
-
-def _shaded(share: float, low: float, best: float) -> Cell:
-    """A share on blue, the darker the higher; the best of its row in bold."""
-    if isnan(share):
-        return Cell("")
-    depth = 0.38 * (share - low) / max(1 - low, 1e-9)
-    bold = "font-weight:600;" if share == best else ""
-    return Cell(_percent(share), style=f"{bold}background:rgba(0,114,178,{depth:.3f})")
-
-
-def _who(position: int, one: LeaderboardRow) -> tuple[Cell, Cell]:
-    return Cell(str(one.place)), Cell(_dot(position) + text(one.recipe.name), "text name")
-
-
-def _dot(position: int) -> str:
-    return f'<span class="dot" style="background:{_css(colour_of(position))}"></span>'
-
-
-def _css(colour: str) -> str:
-    """A colour of matplotlib's as one of CSS: its greys are numbers as text."""
-    return colour if colour.startswith("#") else f"hsl(0 0% {100 * float(colour):.0f}%)"
-
-
-def _scale(known: Sequence[Difference]) -> tuple[float, float]:
-    """The lowest and the highest of what is drawn, zero among it."""
-    drawn = [limit for one in known for limit in (one.low, one.mean, one.high) if not isnan(limit)]
-    return min([0.0, *drawn]), max([0.0, *drawn])
-
-
-def _behind(one: LeaderboardRow, scale: tuple[float, float]) -> list[Cell]:
-    if one.behind is None:
-        return [Cell(""), Cell("", "text"), Cell(""), Cell(text(one.verdict), "text verdict")]
-    low, mean, high = one.behind.low, one.behind.mean, one.behind.high
-    limits = f"{100 * low:+.2f} to {100 * high:+.2f}" if one.behind.known else ""
-    kind = "text verdict worse" if one.verdict == "worse" else "text verdict"
-    over = f'<br><span class="over">{text(one.behind.over)}</span>' if one.behind.over else ""
-    return [
-        Cell(f"{100 * mean:.2f}"),
-        Cell(limits, "text"),
-        Cell(_interval(low, mean, high, scale)),
-        Cell(text(one.verdict) + over, kind),
-    ]
-
-
-def _interval(low: float, mean: float, high: float, scale: tuple[float, float]) -> str:
-    """A dot with whiskers on a scale that all rows share; the grey line is no difference."""
-
-    def across(value: float) -> float:
-        return MARGIN + (WIDE - 2 * MARGIN) * (value - scale[0]) / max(scale[1] - scale[0], 1e-9)
-
-    middle = HIGH / 2
-    whisker = (
-        f'<line x1="{across(low):.1f}" x2="{across(high):.1f}" y1="{middle}" y2="{middle}" stroke="#1c1c1a"/>'
-        if not isnan(low)
-        else ""
-    )
-    return (
-        f'<svg class="interval" width="{WIDE}" height="{HIGH}" role="img" aria-label="interval">'
-        f'<line x1="{across(0):.1f}" x2="{across(0):.1f}" y1="0" y2="{HIGH}" stroke="#b9b7b0"/>{whisker}'
-        f'<circle cx="{across(mean):.1f}" cy="{middle}" r="3.5" fill="#1c1c1a"/></svg>'
-    )
-
-
-def _percent(fraction: float) -> str:
-    return "" if isnan(fraction) else f"{100 * fraction:.2f} %"
-
-
-def _number(value: float, shape: str) -> str:
-    return "" if isnan(value) else shape.format(value)
-
-
+FOLDER = Path(__file__).parent  # of the template and the stylesheet
+CLASSES = 20  # rows of the table of classes
 ACCURACY = {"test_accuracy": "test accuracy", "best_val_accuracy": "best validation accuracy"}
 COSTS = {
     "parameters": "parameters",
     "seconds": "seconds from start to end of a run",
     "latency_ms": "latency of one image, ms",
 }
-WORDS = {
-    "recipe": "all runs of equal settings apart from the seed, on the same data",
-    "test accuracy": "share of test images recognized with the weights of the best validation epoch; mean over runs",
-    "best validation accuracy": "the highest of a run's epochs, which flatters runs of many epochs; mean over runs",
-    "sd": "sample standard deviation over the runs, in percentage points; none of one run",
-    "behind": "the best recipe's mean less this one's, in percentage points; the best is the row of the highest mean",
-    "95 % interval": (
-        "of that difference. Where all runs of both recipes were tested on the same images, its variance is that of "
-        "the difference image by image (paired, after McNemar); to it, or alone where the images differ, comes the "
-        "variance over seeds of each recipe (Welch's t, degrees of freedom after Satterthwaite). A recipe of one run "
-        "borrows the variance of the recipes that have several. With one seed each the interval knows nothing of what "
-        "seeds change"
-    ),
-    "within noise": "the interval holds zero: these runs do not tell the two recipes apart",
-    "worse": "the interval lies on one side of zero. Each is one of 95 % by itself: of twenty rows one errs by chance",
-    "not known": "too few runs for any interval: train each recipe with several seeds",
-    "minutes": "wall time from start to end of a run, whatever else the machine did",
-    "test set opened": (
-        "how often these runs' models have been shown the test images: once in each training that was tested, and once "
-        "in each evaluation since. Whoever chooses by what came of it has no untouched images left to measure with"
-    ),
-    "latency": (
-        "of one image at a time; measured of the best trials of a search, and of runs whose model was registered"
-    ),
-}
-
-AGAINST_THE_BEST = {
+COMPARED_WITH_BEST = {
     "within noise": "within noise of it",
     "worse": "worse by more than noise",
     "not known": "of too few runs to tell",
@@ -245,143 +34,318 @@ AGAINST_THE_BEST = {
 
 @dataclass(frozen=True)
 class Section:
-    """What is shown of the recipes on one data set."""
+    """The groups of runs on one data set, and what is drawn of them."""
 
     data: str
     fingerprint: str
-    found: Sequence[LeaderboardRow]  # the best, as many as there is room for
-    others: int  # recipes beyond these
-    test_opened: int  # how often the test images have been looked at, by all runs
-    curves: report.Curves = field(default_factory=dict)
-    recalls: "Mapping[str, pd.Series[float]]" = field(default_factory=dict)
-    kernels: Sequence[tuple[LeaderboardRow, bytes]] = ()  # PNG of two recipes' filters
+    rows: Sequence[LeaderboardRow]  # the best, as many as the page has room for
+    others: int  # number of groups beyond these
+    test_set_accesses: int  # by all runs on these data, also by those that are not compared
+    curves: Curves = field(default_factory=dict)
+    recalls: "Mapping[str, pd.Series[float]]" = field(default_factory=dict)  # of each class, by run id
+    kernels: Sequence[tuple[LeaderboardRow, bytes]] = ()  # PNG of two groups' filters
 
 
-def page(
+def render_page(
     title: str, sections: Sequence[Section], metric: Metric, *, notes: Sequence[str], facts: Mapping[str, str]
 ) -> str:
-    """The whole page.
+    """Return the whole page as HTML.
 
     Args:
-        notes: what a reader must know of the choice of runs, a sentence each.
-        facts: how the page was made, by what is told.
+        title: Heading of the page.
+        sections: One for each data set.
+        metric: What the groups are ranked by.
+        notes: What a reader must know about the choice of runs, a sentence each.
+        facts: How the page was made, by name.
     """
-    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-    many = len(sections) > 1
-    warned = [f'<p class="warn">{text(_several(sections))}</p>'] * many
-    warned += [f'<p class="warn">{text(note)}</p>' for note in notes]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # a page that anybody may have named things in loads nothing and runs nothing
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
-        "'unsafe-inline'\">\n"
-        f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body><main>\n"
-        f'<h1>{text(title)}</h1>\n<p class="quiet">{text(_counted(sections, metric))}</p>\n'
-        + "\n".join(warned)
-        + "".join(_section(section, metric, headed=many) for section in sections)
-        + f"<h2>How to read this</h2>\n{definitions(WORDS)}"
-        + f"<h2>How it was made</h2>\n{definitions(facts)}</main></body>\n</html>\n"
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        # Run names, class names and settings are anybody's text.
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        subtitle=_subtitle(sections, metric),
+        warnings=[*([_different_data(sections)] if len(sections) > 1 else []), *notes],
+        sections=[_view_section(section, metric) for section in sections],
+        accuracy=ACCURACY[metric],
+        facts=facts,
+        stylesheet=(FOLDER / "report.css").read_text(encoding="utf-8"),
     )
 
 
 def answer(section: Section, metric: Metric) -> str:
-    """The first sentences: which recipe is best, and what may not be told from it."""
-    done = [one for one in section.found if one.recipe.finished]
-    if not done:
+    """Return in a few sentences which configuration is best, and how the others compare with it."""
+    finished = [row for row in section.rows if row.group.finished]
+    if not finished:
         return "No run has finished, so there is nothing to conclude yet."
-    best = done[0]
-    spread = f" ± {100 * best.measured.sd:.2f}" if len(best.recipe.runs) > 1 else ""
-    runs = f"{len(best.recipe.runs)} runs" if len(best.recipe.runs) > 1 else "one run"
-    said = f"{best.recipe.name} has the highest {ACCURACY[metric]}: {100 * best.measured.mean:.2f} %{spread} of {runs}."
-    verdicts = [one.verdict for one in done[1:]]
-    counted = [(verdicts.count(verdict), phrase) for verdict, phrase in AGAINST_THE_BEST.items()]
-    others = ", ".join(f"{number} {'is' if number == 1 else 'are'} {phrase}" for number, phrase in counted if number)
-    if not others:
-        return f"{said} There is no other recipe to compare it with."
+    best, *others = finished
+    runs, spread = "one run", ""
+    if len(best.group.runs) > 1:
+        runs, spread = f"{len(best.group.runs)} runs", f" ± {100 * best.sample.sd:.2f}"
+    mean = f"{100 * best.sample.mean:.2f} %{spread}"
+    sentence = f"{best.group.name} has the highest {ACCURACY[metric]}: {mean} of {runs}."
+    verdicts = [row.verdict for row in others]
+    counts = {phrase: verdicts.count(verdict) for verdict, phrase in COMPARED_WITH_BEST.items() if verdict in verdicts}
+    if not counts:
+        return f"{sentence} There is no other configuration to compare it with."
     if len(verdicts) == 1:
-        return f"{said} The other {others.removeprefix('1 ')}."
+        return f"{sentence} The other is {next(iter(counts))}."
     which = f"the next {len(verdicts)}" if section.others else "the others"
-    return f"{said} Of {which}, {others}."
+    compared = ", ".join(f"{number} {'is' if number == 1 else 'are'} {phrase}" for phrase, number in counts.items())
+    return f"{sentence} Of {which}, {compared}."
 
 
-def opened(section: Section) -> str:
-    """How often the test images of a data set have been looked at, in one sentence."""
-    if not section.test_opened:
-        return f"None of these runs has opened the test images of {section.data}."
-    times = count(section.test_opened, "time")
-    return f"These runs and their evaluations have opened the test images of {section.data} {times}."
+def describe_test_set_accesses(section: Section) -> str:
+    """Return in one sentence how often models were evaluated on the test set of these data."""
+    if not section.test_set_accesses:
+        return f"No model of these runs was evaluated on the test set of {section.data}."
+    times = count(section.test_set_accesses, "time")
+    return f"Models of these runs were evaluated on the test set of {section.data} {times}."
 
 
-def _section(section: Section, metric: Metric, *, headed: bool) -> str:
-    found, accuracy = section.found, ACCURACY[metric]
-    head = f"<h2>Data: {text(section.data)} {text(section.fingerprint)}</h2>\n" if headed else ""
-    more = f'<p class="note">{section.others:,} more recipes are in leaderboard.csv.</p>\n' if section.others else ""
-    return (
-        f'{head}<div class="answer"><p>{text(answer(section, metric))}</p></div>\n'
-        f"<h3>Leaderboard</h3>\n{leaderboard(found, accuracy)}{more}"
-        f'<p class="note">{text(opened(section))}</p>\n'
-        f"{_curves(section)}{_settings(section)}{_costs(section, accuracy)}{_classes(section)}{_kernels(section)}"
+# The view: what the template writes, as text, colours and coordinates
+
+
+class Picture(NamedTuple):
+    """A picture that is part of the page."""
+
+    data_uri: str
+    caption: str
+
+    @property
+    def alt(self) -> str:
+        """Return the first sentence of the caption."""
+        return self.caption.split(". ")[0]
+
+
+class IntervalBar(NamedTuple):
+    """The x coordinates of an interval's picture, in pixels; `low` and `high` are empty if there is no interval."""
+
+    zero: str
+    mean: str
+    low: str
+    high: str
+
+    # without annotations, which would make them fields
+    WIDTH, HEIGHT, MARGIN = 130, 18, 6
+
+    @property
+    def middle(self) -> float:
+        """Return the y coordinate of the mean."""
+        return self.HEIGHT / 2
+
+
+class RowView(NamedTuple):
+    """A row of the leaderboard and of the table of settings; cells without a value are empty."""
+
+    rank: int
+    name: str
+    color: str
+    css_class: str
+    runs: int
+    accuracy: str
+    sd: str
+    gap: str
+    interval: str
+    bar: IntervalBar | None
+    over: str  # what the interval was taken over
+    verdict: str
+    costs: list[str]  # in the order of `SectionView.cost_names`
+    settings: list[str]  # in the order of `SectionView.setting_names`
+
+
+class ShadedCell(NamedTuple):
+    """A share on blue, the darker the higher; the best of its row in bold."""
+
+    text: str
+    style: str
+
+
+class ClassTable(NamedTuple):
+    """Recall of each class, a row a class and a column a group."""
+
+    columns: list[RowView]
+    rows: list[tuple[str, list[ShadedCell]]]
+    hidden: int  # number of classes that are left out
+
+
+class SectionView(NamedTuple):
+    """All that the template writes of one section."""
+
+    data: str
+    fingerprint: str
+    answer: str
+    test_set_accesses: str
+    rows: list[RowView]
+    others: int
+    cost_names: list[str]
+    setting_names: list[str]
+    curves: Picture | None
+    costs: Picture | None
+    classes: ClassTable | None
+    kernels: list[Picture]
+
+
+def _view_section(section: Section, metric: Metric) -> SectionView:
+    settings = differing_settings([row.group for row in section.rows])
+    costs = _cost_columns(section.rows)
+    rows = _view_rows(section.rows, costs, settings.to_numpy().tolist())
+    return SectionView(
+        data=section.data,
+        fingerprint=section.fingerprint,
+        answer=answer(section, metric),
+        test_set_accesses=describe_test_set_accesses(section),
+        rows=rows,
+        others=section.others,
+        cost_names=list(costs),
+        setting_names=settings.columns.tolist(),
+        curves=_curves_picture(section),
+        costs=_costs_picture(section, metric),
+        classes=_class_table(section, rows),
+        kernels=[
+            _picture(png, "png", f"{row.rank} {row.group.name}: depthwise kernels of the middle block.")
+            for row, png in section.kernels
+        ],
     )
 
 
-def _curves(section: Section) -> str:
-    drawn = [one for one in section.found[: len(COLOURS)] if any(section.curves.get(r.id) for r in one.recipe.runs)]
+def _view_rows(
+    rows: Sequence[LeaderboardRow], costs: Mapping[str, Sequence[str]], settings: Sequence[Sequence[str]]
+) -> list[RowView]:
+    gaps = [row.gap for row in rows if row.gap]
+    limits = [limit for gap in gaps for limit in (gap.low, gap.mean, gap.high) if not isnan(limit)]
+    scale = min([0.0, *limits]), max([0.0, *limits])
+    views = []
+    for position, row in enumerate(rows):
+        gap = row.gap
+        interval = f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}" if gap and gap.known else ""
+        unfinished = "" if row.group.finished else "unfinished"
+        views.append(
+            RowView(
+                rank=row.rank,
+                name=row.group.name,
+                color=_css_color(color_of(position)),
+                css_class="best" if row.verdict == "best" else unfinished,
+                runs=len(row.group.runs),
+                accuracy=_number(100 * row.sample.mean, "{:.2f} %"),
+                sd=_number(100 * row.sample.sd, "{:.2f}"),
+                gap=f"{100 * gap.mean:.2f}" if gap else "",
+                interval=interval,
+                bar=_interval_bar(gap, scale) if gap else None,
+                over=gap.over if gap else "",
+                verdict=row.verdict,
+                costs=[column[position] for column in costs.values()],
+                settings=list(settings[position]),
+            )
+        )
+    return views
+
+
+def _cost_columns(rows: Sequence[LeaderboardRow]) -> dict[str, list[str]]:
+    """Return the cells of each cost that any row has, by the heading of the column."""
+    groups = [row.group for row in rows]
+    columns = {
+        "parameters": [_number(group.mean_metric("parameters"), "{:,.0f}") for group in groups],
+        "minutes": [_number(group.mean_seconds() / 60, "{:,.1f}") for group in groups],
+        "latency, ms": [_number(group.mean_metric("latency_ms"), "{:,.2f}") for group in groups],
+        "test set evaluations": [f"{group.test_set_accesses:,}" if group.test_set_accesses else "" for group in groups],
+    }
+    return {name: cells for name, cells in columns.items() if any(cells)}
+
+
+def _interval_bar(gap: Difference, scale: tuple[float, float]) -> IntervalBar:
+    """Place a gap and its interval between the lowest and the highest value that any row shows."""
+    lowest, highest = scale
+
+    def x(value: float) -> str:
+        width = IntervalBar.WIDTH - 2 * IntervalBar.MARGIN
+        return f"{IntervalBar.MARGIN + width * (value - lowest) / max(highest - lowest, 1e-9):.1f}"
+
+    low, high = (x(gap.low), x(gap.high)) if gap.known else ("", "")
+    return IntervalBar(x(0), x(gap.mean), low, high)
+
+
+def _curves_picture(section: Section) -> Picture | None:
+    rows = section.rows[: len(COLORS)]
+    drawn = sum(any(section.curves.get(run.id) for run in row.group.runs) for row in rows)
     if not drawn:
-        return ""
-    first = section.found[: len(COLOURS)]  # so that each keeps its colour
-    caption = f"Validation accuracy of {count(len(drawn), 'recipe')}. A line a run; dashed: not finished."
-    content = report.to_svg(report.validation_curves(first, section.curves))
-    return f"<h3>Curves</h3>\n{picture(content, 'svg+xml', caption=caption)}"
+        return None
+    caption = f"Validation accuracy of {count(drawn, 'configuration')}. A line for each run; dashed: not finished."
+    return _picture(to_svg(validation_curves(rows, section.curves)), "svg+xml", caption)
 
 
-def _settings(section: Section) -> str:
-    if len(section.found) < 2:
-        return ""
-    same = '<p class="note">These recipes differ in no setting.</p>\n'
-    return f"<h3>What differs</h3>\n{settings(section.found) or same}"
-
-
-def _costs(section: Section, accuracy: str) -> str:
-    figure = report.accuracy_vs_cost(section.found, COSTS, accuracy)
+def _costs_picture(section: Section, metric: Metric) -> Picture | None:
+    figure = accuracy_vs_cost(section.rows, COSTS, ACCURACY[metric])
     if figure is None:
-        return ""
+        return None
     caption = (
-        f"What {accuracy} costs. The line joins the recipes that no other one beats in both (the Pareto front), "
-        "which bear their number."
+        f"The {ACCURACY[metric]} against its cost. The line joins the Pareto front: configurations that no other one "
+        "beats in both, labelled with their rank."
     )
-    return f"<h3>Accuracy and its price</h3>\n{picture(report.to_svg(figure), 'svg+xml', caption=caption)}"
+    return _picture(to_svg(figure), "svg+xml", caption)
 
 
-def _classes(section: Section) -> str:
-    table, hidden = classes(section.found[: len(COLOURS)], section.recalls)
-    if not table:
-        return ""
-    note = f"The {CLASSES} classes on which they differ most; {hidden:,} more." if hidden else ""
-    what = "Share of the test images of each class that were recognized, mean over the runs; bold: the best of the row."
-    return f'<h3>Class by class</h3>\n{table}<p class="note">{what} {note}</p>\n'
+def _class_table(section: Section, views: Sequence[RowView]) -> ClassTable | None:
+    """Return the mean recall of each class over the runs of each group; None if no run has logged recalls.
+
+    Of many classes those are shown in which the groups differ most.
+    """
+    means = {}
+    for position, row in enumerate(section.rows[: len(COLORS)]):
+        known = [section.recalls[run.id] for run in row.group.runs if run.id in section.recalls]
+        if known:
+            means[position] = pd.concat(known, axis=1).mean(axis=1)
+    if not means:
+        return None
+    recalls = pd.DataFrame(means)  # (classes, groups)
+    shown = recalls
+    if len(recalls) > CLASSES:
+        spread = recalls.max(axis=1) - recalls.min(axis=1)
+        shown = recalls[recalls.index.isin(spread.nlargest(CLASSES).index)]
+    lowest = float(recalls.min().min())
+    rows = [
+        (str(name), [_shaded_cell(recall, lowest, max(cells)) for recall in cells])
+        for name, cells in zip(shown.index, shown.to_numpy().tolist(), strict=True)
+    ]
+    return ClassTable([views[position] for position in means], rows, len(recalls) - len(shown))
 
 
-def _kernels(section: Section) -> str:
-    if len(section.kernels) < 2:
-        return ""
-    pictures = "".join(
-        picture(png, "png", caption=f"{one.place} {one.recipe.name}: depthwise kernels of the middle block.")
-        for one, png in section.kernels
-    )
-    return f'<h3>Filters</h3>\n<div class="pair">{pictures}</div>\n'
+def _shaded_cell(share: float, lowest: float, best: float) -> ShadedCell:
+    if isnan(share):
+        return ShadedCell("", "")
+    opacity = 0.38 * (share - lowest) / max(1 - lowest, 1e-9)
+    bold = "font-weight:600;" if share == best else ""
+    return ShadedCell(f"{100 * share:.2f} %", f"{bold}background:rgba(0,114,178,{opacity:.3f})")
 
 
-def _counted(sections: Sequence[Section], metric: Metric) -> str:
-    recipes = sum(len(section.found) + section.others for section in sections)
-    runs = sum(len(one.recipe.runs) for section in sections for one in section.found)
+def _picture(content: bytes, kind: str, caption: str) -> Picture:
+    data = base64.b64encode(content).decode("ascii")
+    return Picture(f"data:image/{kind};base64,{data}", caption)
+
+
+def _css_color(color: str) -> str:
+    """Return a colour of matplotlib's as CSS writes it: matplotlib's greys are numbers in text."""
+    return color if color.startswith("#") else f"hsl(0 0% {100 * float(color):.0f}%)"
+
+
+def _number(value: float, spec: str) -> str:
+    return "" if isnan(value) else spec.format(value)
+
+
+def _subtitle(sections: Sequence[Section], metric: Metric) -> str:
+    configurations = sum(len(section.rows) + section.others for section in sections)
+    runs = sum(len(row.group.runs) for section in sections for row in section.rows)
     more = " and more" if any(section.others for section in sections) else ""
-    return f"{count(recipes, 'recipe')}, {count(runs, 'run')}{more}, ranked by {ACCURACY[metric]}"
+    return f"{count(configurations, 'configuration')}, {count(runs, 'run')}{more}, ranked by {ACCURACY[metric]}"
 
 
-def _several(sections: Sequence[Section]) -> str:
+def _different_data(sections: Sequence[Section]) -> str:
     names = "; ".join(f"{section.data} {section.fingerprint}".strip() for section in sections)
     return (
-        f"These runs saw {len(sections)} different data sets ({names}). Accuracies on different data are no "
-        "comparison: each data set has a leaderboard of its own."
+        f"These runs used {len(sections)} different data sets ({names}). Accuracies on different data cannot be "
+        "compared: each data set has its own leaderboard."
     )

@@ -21,7 +21,7 @@ def test_the_best_is_the_first_of_equals_in_the_direction_asked_for() -> None:
 
 
 def test_another_direction_is_refused() -> None:
-    with pytest.raises(ValueError, match="maximize or minimize: got 'up'"):
+    with pytest.raises(ValueError, match="maximize or minimize, got 'up'"):
         best(table(("complete", 1)), direction="up")  # type: ignore[arg-type]
 
 

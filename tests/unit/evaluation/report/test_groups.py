@@ -1,14 +1,14 @@
-"""Which runs are one recipe."""
+"""Grouping runs by their settings and data."""
 
 from math import isnan
 
 import pytest
 
-from pipeline.evaluation.report.groups import differing_settings, group_runs, settings_of, usual_metric
+from pipeline.evaluation.report.groups import choose_metric, differing_settings, group_runs, parse_settings
 from tests.support.leaderboard_rows import EMPTY_RECORD
 
 
-def run(run_id, name="a", *, accuracy=0.5, state="finished", fingerprint="d0", recipe="", **params):
+def make_record(run_id, name="a", *, accuracy=0.5, state="finished", fingerprint="d0", recipe="", **params):
     return EMPTY_RECORD._replace(
         id=run_id,
         name=name,
@@ -20,60 +20,79 @@ def run(run_id, name="a", *, accuracy=0.5, state="finished", fingerprint="d0", r
     )
 
 
-def grouped(*runs, metric="test_accuracy"):
-    return group_runs(runs, {one.id: settings_of(one) for one in runs}, metric)
+def group(*runs, metric="test_accuracy"):
+    return group_runs(runs, {run.id: parse_settings(run) for run in runs}, metric)
 
 
-def ids(found):
-    return [[one.id for one in recipe.runs] for recipe in found]
+def run_ids(groups):
+    return [[run.id for run in group.runs] for group in groups]
 
 
-def test_a_value_is_one_however_a_person_spelled_it():
-    runs = [run("1", learning_rate="1e-3", flip="True"), run("2", learning_rate="0.001", flip="true", seed="1")]
-    assert ids(grouped(*runs)) == [["1", "2"]]
+def test_parse_settings_gives_one_spelling_of_equal_values():
+    runs = [
+        make_record("1", learning_rate="1e-3", flip="True"),
+        make_record("2", learning_rate="0.001", flip="true", seed="1"),
+    ]
+    assert run_ids(group(*runs)) == [["1", "2"]]
 
 
-def test_a_recipe_is_all_settings_but_the_seed_and_what_changes_no_result():
-    runs = [run("b", seed="2"), run("a", seed="10"), run("c", checkpoint_minutes="3"), run("d", depth="3")]
-    assert ids(grouped(*runs)) == [["c", "b", "a"], ["d"]]
+def test_parse_settings_of_another_version_are_the_parameters_as_logged():
+    assert parse_settings(make_record("1", depth="-3"))["depth"] == "-3"
 
 
-def test_runs_on_different_data_are_different_recipes_and_the_same_data_may_lie_elsewhere():
-    runs = [run("1", fingerprint="d0"), run("2", fingerprint="d1"), run("3", dataset="/else/where", seed="1")]
-    assert sorted(ids(grouped(*runs))) == [["1", "3"], ["2"]]
+def test_group_runs_ignores_the_seed_and_settings_that_change_no_result():
+    runs = [
+        make_record("b", seed="2"),
+        make_record("a", seed="10"),
+        make_record("c", checkpoint_minutes="3"),
+        make_record("d", depth="3"),
+    ]
+    assert run_ids(group(*runs)) == [["c", "b", "a"], ["d"]]
 
 
-def test_what_has_not_finished_is_apart_and_last():
-    better = run("2", accuracy=0.9, state="running"), run("3", accuracy=0.8, state="failed")
-    found = grouped(run("1", accuracy=0.4), *better)
-    assert ids(found) == [["1"], ["2", "3"]]
-    assert [recipe.state for recipe in found] == ["finished", "running, failed"]
+def test_group_runs_separates_data_by_fingerprint_and_not_by_path():
+    runs = [
+        make_record("1", fingerprint="d0"),
+        make_record("2", fingerprint="d1"),
+        make_record("3", dataset="/else/where", seed="1"),
+    ]
+    assert sorted(run_ids(group(*runs))) == [["1", "3"], ["2"]]
 
 
-def test_a_run_again_with_the_same_seed_is_no_further_seed():
-    runs = [run("newest", seed="1"), run("before", seed="1"), run("other", seed="2")]
-    assert ids(grouped(*runs)) == [["newest", "other"]]
-    assert ids(grouped(*[one._replace(state="running") for one in runs])) == [["before", "newest", "other"]]
+def test_group_runs_puts_unfinished_runs_in_a_group_of_their_own_at_the_end():
+    better = make_record("2", accuracy=0.9, state="running"), make_record("3", accuracy=0.8, state="failed")
+    groups = group(make_record("1", accuracy=0.4), *better)
+    assert run_ids(groups) == [["1"], ["2", "3"]]
+    assert [group.state for group in groups] == ["finished", "running, failed"]
 
 
-def test_the_newest_counts_in_whatever_order_they_are_named():
-    old, new = run("old", accuracy=0.5), run("new", accuracy=0.4)
-    found = grouped(old._replace(start_time=1), new._replace(start_time=2))
-    assert ids(found) == [["new"]] and [one.id for one in found[0].repeats] == ["old"]
-    assert found[0].values("test_accuracy").tolist() == [0.4]
+def test_group_runs_counts_a_repeated_seed_once_unless_unfinished():
+    runs = [make_record("newest", seed="1"), make_record("before", seed="1"), make_record("other", seed="2")]
+    assert run_ids(group(*runs)) == [["newest", "other"]]
+    assert run_ids(group(*[run._replace(state="running") for run in runs])) == [["before", "newest", "other"]]
 
 
-def test_a_finalist_has_the_latency_of_its_trial():
-    trial, final = run("trial"), run("final")
-    found = grouped(
-        final._replace(start_time=2), trial._replace(start_time=1, metrics=trial.metrics | {"latency_ms": 3.0})
+def test_group_runs_supersedes_the_older_run_of_a_seed_in_any_order():
+    old, new = make_record("old", accuracy=0.5), make_record("new", accuracy=0.4)
+    groups = group(old._replace(start_time=1), new._replace(start_time=2))
+    assert run_ids(groups) == [["new"]] and [run.id for run in groups[0].superseded] == ["old"]
+    assert groups[0].values("test_accuracy").tolist() == [0.4]
+
+
+def test_mean_metric_includes_the_latency_of_a_superseded_trial():
+    trial, final = make_record("trial"), make_record("final")
+    timed = trial._replace(start_time=1, metrics=trial.metrics | {"latency_ms": 3.0})
+    groups = group(final._replace(start_time=2), timed)
+    assert run_ids(groups) == [["final"]] and groups[0].mean_metric("latency_ms") == 3.0
+
+
+def test_group_runs_orders_by_the_best_mean():
+    runs = (
+        make_record("1", accuracy=0.9),
+        make_record("2", accuracy=0.5, seed="1"),
+        make_record("3", accuracy=0.8, depth="2"),
     )
-    assert ids(found) == [["final"]] and found[0].figure("latency_ms") == 3.0
-
-
-def test_the_best_mean_is_first():
-    found = grouped(run("1", accuracy=0.9), run("2", accuracy=0.5, seed="1"), run("3", accuracy=0.8, depth="2"))
-    assert ids(found) == [["3"], ["1", "2"]]
+    assert run_ids(group(*runs)) == [["3"], ["1", "2"]]
 
 
 @pytest.mark.parametrize(
@@ -85,33 +104,31 @@ def test_the_best_mean_is_first():
         (["seed 3"], "", "seed 3"),
     ],
 )
-def test_a_recipe_is_called_what_its_runs_are_called_without_their_seed(names, recipe, expected):
-    runs = [run(str(seed), name, seed=str(seed), recipe=recipe) for seed, name in enumerate(names)]
-    assert grouped(*runs)[0].name == expected
+def test_group_name_is_the_common_run_name_without_seed_or_the_recipe(names, recipe, expected):
+    runs = [make_record(str(seed), name, seed=str(seed), recipe=recipe) for seed, name in enumerate(names)]
+    assert group(*runs)[0].name == expected
 
 
-def test_of_a_run_that_goes_on_the_last_accuracy_stands_for_the_best_and_of_a_finished_one_it_does_not():
-    figures = {"val_accuracy": 0.7}
-    found = grouped(
-        run("1", state="running")._replace(metrics=figures),
-        run("2")._replace(metrics=figures),
+def test_metric_value_falls_back_to_the_last_accuracy_for_unfinished_runs_only():
+    metrics = {"val_accuracy": 0.7}
+    groups = group(
+        make_record("1", state="running")._replace(metrics=metrics),
+        make_record("2")._replace(metrics=metrics),
         metric="best_val_accuracy",
     )
-    values = {recipe.runs[0].id: recipe.values("best_val_accuracy")[0] for recipe in found}
+    values = {group.runs[0].id: group.values("best_val_accuracy")[0] for group in groups}
     assert values["1"] == 0.7 and isnan(values["2"])
 
 
-def test_settings_of_another_version_are_taken_as_they_stand():
-    assert settings_of(run("1", depth="-3"))["depth"] == "-3"
-
-
-def test_only_settings_that_differ_are_told():
-    found = grouped(run("1", depth="2", learning_rate="1e-3"), run("2", depth="3", learning_rate="0.001", seed="4"))
-    table = differing_settings(found)
+def test_differing_settings_leaves_out_equal_ones():
+    groups = group(
+        make_record("1", depth="2", learning_rate="1e-3"), make_record("2", depth="3", learning_rate="0.001", seed="4")
+    )
+    table = differing_settings(groups)
     assert list(table) == ["depth"] and sorted(table["depth"]) == ["2", "3"]
 
 
-def test_test_accuracy_ranks_where_half_of_the_runs_have_it():
-    tested, untested = run("1"), run("2")._replace(metrics={"best_val_accuracy": 0.5})
-    assert usual_metric([tested, untested]) == "test_accuracy"
-    assert usual_metric([tested, untested, untested]) == "best_val_accuracy"
+def test_choose_metric_prefers_test_accuracy_if_half_of_the_runs_have_it():
+    tested, untested = make_record("1"), make_record("2")._replace(metrics={"best_val_accuracy": 0.5})
+    assert choose_metric([tested, untested]) == "test_accuracy"
+    assert choose_metric([tested, untested, untested]) == "best_val_accuracy"
