@@ -1,4 +1,4 @@
-"""Metrics of a classifier: probabilities and labels -> accuracy, loss, calibration, confusion, most confident errors."""
+"""Metrics of a classifier: probabilities and labels -> accuracy, loss, calibration, confusion, worst errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A store of its own for what compares runs."""
+"""Fixtures of unit tests that log runs: a tracking store for each file, an experiment for each test."""
 
 import mlflow
 import pytest
@@ -8,7 +8,7 @@ from tests.support.runs import Store
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Made once a file, as its tables take seconds; the tests' runs are apart by experiment."""
+    """Create a tracking store once for each file, as its tables take seconds; each test has its own experiment."""
     folder = tmp_path_factory.mktemp("store")
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
@@ -18,7 +18,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture
 def experiment(store, request):
-    """An experiment named after the test, in which it makes its runs."""
+    """Create an experiment named after the test; return it as a Store, and its name."""
     client = mlflow.MlflowClient()
     name = request.node.name[:200]
     return Store(client, client.create_experiment(name, artifact_location=str(store / "artifacts"))), name
