@@ -13,6 +13,7 @@ from itertools import groupby
 from math import isnan
 from os import environ
 from pathlib import Path
+from typing import Literal
 
 import mlflow
 from mlflow import MlflowClient
@@ -91,9 +92,9 @@ def build_report(command: ReportCommand) -> list[str]:
             return [*lines, f"report   {folder / 'report.html'}", f"run      {run_id}"]
 
 
-def _group(selection: RunSelection, metric_setting: str) -> tuple[Metric, list[RunGroup], list[str]]:
+def _group(selection: RunSelection, ranked_by: Metric | Literal["auto"]) -> tuple[Metric, list[RunGroup], list[str]]:
     """Return the metric that ranks, the groups of runs on all data sets, and why other runs are left out."""
-    metric: Metric = choose_metric(selection.rows) if metric_setting == "auto" else metric_setting
+    metric = choose_metric(selection.rows) if ranked_by == "auto" else ranked_by
     runs = [run for run in selection.rows if not isnan(metric_value(run, metric))]
     if not runs:
         raise UsageError(

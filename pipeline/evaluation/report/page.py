@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -122,16 +122,18 @@ class Picture(NamedTuple):
         return self.caption.split(". ")[0]
 
 
-class IntervalBar(NamedTuple):
+@dataclass(frozen=True)
+class IntervalBar:
     """The x coordinates of an interval's picture, in pixels; `low` and `high` are empty if there is no interval."""
+
+    WIDTH: ClassVar[int] = 130
+    HEIGHT: ClassVar[int] = 18
+    MARGIN: ClassVar[int] = 6
 
     zero: str
     mean: str
     low: str
     high: str
-
-    # without annotations, which would make them fields
-    WIDTH, HEIGHT, MARGIN = 130, 18, 6
 
     @property
     def middle(self) -> float:
