@@ -14,11 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mlflow import MlflowClient
-from mlflow.entities import LoggedModelStatus
-from mlflow.models import get_model_info
-from mlflow.tracking.fluent import _get_experiment_id
-
 from pipeline.config.commands import EVALUATE_RUN_ID, LATEST, EvaluateCommand, EvaluateConfig
 from pipeline.data.dataset import Dataset
 from pipeline.data.subset import (
@@ -32,11 +27,11 @@ from pipeline.evaluation import metrics
 from pipeline.evaluation.corruptions import CORRUPTIONS, STRENGTHS
 from pipeline.evaluation.figures import robustness, training
 from pipeline.evaluation.robustness import EvaluationResult, evaluate_robustness
-from pipeline.runtime.errors import UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.text import count
-from pipeline.tracking import models, ownership, run, stale_runs
-from pipeline.tracking.models import MODEL, find_model, predictor
+from pipeline.tracking import ownership, run, stale_runs
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.models import MODEL, find_model, latest_model_uri, load_model, logged_classes
 from pipeline.tracking.outbox import spool
 from pipeline.tracking.query import TrainingRun, get_training_run
 from pipeline.tracking.run import TrackedRun
@@ -65,7 +60,7 @@ def artifact_dir(images: Subset, *, taken: Mapping[str, str]) -> str:
     return plain if taken.get(plain, fingerprint) == fingerprint else f"{plain}-{fingerprint[:8]}"
 
 
-def next_step(client: MlflowClient, run_id: str, where: str) -> int:
+def next_step(client: TrackingClient, run_id: str, where: str) -> int:
     """The step of a new evaluation at a place: how many have been logged there, and this one."""
     points = client.get_metric_history(run_id, f"{ARTIFACT_FOLDER}/{where}/accuracy")
     return 1 + max((point.step for point in points), default=0)
@@ -132,17 +127,17 @@ def resolve_inputs(asked: EvaluateCommand) -> Iterator[EvaluationInputs]:
     Raises:
         UsageError: the model, its run or the images cannot be had, or have other classes.
     """
-    client = MlflowClient()
+    client = TrackingClient()
     with ownership.require_server():
-        uri = _uri(client, asked.model)
+        uri = _model_uri(client, asked.model)
         found = find_model(client, uri)
         source = get_training_run(client, str(found.source_run_id))
-        said = get_model_info(found.model_uri).metadata or {}
+        classes = logged_classes(found)
     if (
         os.environ.get(PROJECT_RUN_ID_ENV) == source.run.info.run_id
     ):  # `mlflow run --run-id`: a training's run is no evaluation's
         del os.environ[PROJECT_RUN_ID_ENV]
-    with ownership.close_if_unused(client, os.environ.get(PROJECT_RUN_ID_ENV)):
+    with ownership.close_if_unused(client.mlflow, os.environ.get(PROJECT_RUN_ID_ENV)):
         data = reload_dataset(
             source.config.data,
             seed=source.config.seed,
@@ -150,23 +145,17 @@ def resolve_inputs(asked: EvaluateCommand) -> Iterator[EvaluationInputs]:
             image_size=asked.settings.image_size,
         )
         check_not_trained_on(data, asked.settings.split, fingerprint=source.fingerprint)
-        check_same_classes(data, said.get("classes", data.classes))
+        check_same_classes(data, classes or data.classes)
         yield EvaluationInputs(uri, source, data, asked.settings)
 
 
-def _uri(client: MlflowClient, text: str) -> str:
-    """What MLflow calls the model that a person names."""
+def _model_uri(client: TrackingClient, text: str) -> str:
+    """Return the URI of the model that a person names."""
+    if text == LATEST:
+        return latest_model_uri(client)
     if EVALUATE_RUN_ID.fullmatch(text):
         return f"runs:/{text}/{MODEL}"
-    if text != LATEST:
-        return text
-    experiment = str(_get_experiment_id())
-    newest = [{"field_name": "creation_timestamp", "ascending": False}]
-    for model in client.search_logged_models([experiment], f"name = '{MODEL}'", order_by=newest):
-        if model.status == LoggedModelStatus.READY:
-            return str(model.model_uri)
-    name = client.get_experiment(experiment).name
-    raise UsageError(f"model=latest must find a logged model: experiment {name} has none; train first")
+    return text
 
 
 Report = Callable[[str], None]
@@ -184,21 +173,21 @@ def run_evaluation(ready: EvaluationInputs, *, report: Report) -> list[str]:
     Raises:
         UsageError: the model's files are not those that were logged, or the images have another shape than it takes.
     """
-    client = MlflowClient()
-    model = models.load_model(ready.uri)
+    client = TrackingClient()
+    model = load_model(client, ready.uri)
     images = build_subset(ready.data, ready.settings.split, classes=model.classes, image_shape=model.image_shape)
     report(f"model    {model.model_id} of run {model.run_id} ({ready.source.run.info.run_name})")
     report(f"images   {images}: {count(len(images.split), 'image')}, {len(model.classes)} classes")
     if ready.settings.dataset is None and ready.source.fingerprint not in {"", ready.data.fingerprint}:
         report(f"warning: {ready.data.name} is not what it was when the run was trained on it")
     with _open_own_run(client, ready, images) as own:
-        for lost in stale_runs.close_stale_runs(client, own.experiment_id):
+        for lost in stale_runs.close_stale_runs(client.mlflow, own.experiment_id):
             report(lost)
         where = artifact_dir(images, taken=_check_owner(ready.source))
         opened = _say_what_is_opened(client, own, ready.source, images, where)
         step = next_step(client, model.run_id, where)
         measured = evaluate_robustness(
-            predictor(model),
+            model.predict_proba,
             images.split,
             images.labels,
             corrupted_images=ready.settings.corrupted_images,
@@ -218,13 +207,13 @@ def run_evaluation(ready: EvaluationInputs, *, report: Report) -> list[str]:
 
 
 @contextmanager
-def _open_own_run(client: MlflowClient, ready: EvaluationInputs, images: Subset) -> Iterator[TrackedRun]:
+def _open_own_run(client: TrackingClient, ready: EvaluationInputs, images: Subset) -> Iterator[TrackedRun]:
     """The evaluation's run, below the one that trained the model, and beside it where nobody opened one elsewhere."""
     trained_in = ready.source.run.info
     run_id = os.environ.pop(PROJECT_RUN_ID_ENV, None) or client.create_run(trained_in.experiment_id).info.run_id
     with run.start_run(system_metrics=False, resumed=run_id) as own:
         name = f"evaluation on {images}"
-        ownership.set_parent(client, own.id, parent=trained_in.run_id, name=name, role=Role.EVALUATE)
+        ownership.set_parent(client.mlflow, own.id, parent=trained_in.run_id, name=name, role=Role.EVALUATE)
         own.tags(
             {
                 Tag.EVALUATION_MODEL: ready.uri,
@@ -232,12 +221,12 @@ def _open_own_run(client: MlflowClient, ready: EvaluationInputs, images: Subset)
                 Tag.DATA_FINGERPRINT: images.dataset.fingerprint,
             }
         )
-        with ownership.heartbeat_run(client, own.id, taken=lambda process: None):
+        with ownership.heartbeat_run(client.mlflow, own.id, taken=lambda process: None):
             yield own
 
 
 def _say_what_is_opened(
-    client: MlflowClient, own: TrackedRun, source: TrainingRun, images: Subset, where: str
+    client: TrackingClient, own: TrackedRun, source: TrainingRun, images: Subset, where: str
 ) -> list[str]:
     """Tell the run that trained the model whose images an evaluation is of, and count it if they are its test images.
 
@@ -249,7 +238,7 @@ def _say_what_is_opened(
         tested = "test_accuracy" in source.run.data.metrics
         told |= access_tags(tags, by=own.id, run_id=run_id, tested=tested)
         lines = [f"opened   the test images of its training data: {told[Tag.TEST_SET_ACCESSES]} times so far"]
-    ownership.tag_run(client, run_id, told)
+    client.set_tags(run_id, told)
     return lines
 
 

@@ -192,8 +192,9 @@ def _predict(arguments: Sequence[str]) -> None:
         files = find_images(command.images)
         with capture_stderr():
             from pipeline.commands.predict import run_prediction
-            from pipeline.tracking.models import check_model_exists
-        check_model_exists(command.model)
+            from pipeline.tracking.client import TrackingClient
+            from pipeline.tracking.models import find_model
+        find_model(TrackingClient(), command.model)
         for line in run_prediction(command, files):
             print(line)
 

@@ -8,11 +8,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 import numpy.typing as npt
-from mlflow import MlflowClient
 
 from pipeline.config.commands import PredictCommand
 from pipeline.data.image_files import ImageFiles
@@ -21,14 +20,12 @@ from pipeline.evaluation.figures import training
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.text import count, join_names
-from pipeline.tracking import models, ownership, stale_runs
+from pipeline.tracking import ownership, stale_runs
 from pipeline.tracking import run as track
-from pipeline.tracking.models import LoggedModel
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.models import LoggedModel, load_model
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Role, Tag, code_version_tags
-
-if TYPE_CHECKING:
-    from pipeline.tracking.models import LoggedModel
 
 BATCH = 64  # images in memory at a time
 TOP = 3  # classes that are told of each
@@ -42,13 +39,13 @@ class Prediction(NamedTuple):
     fault: str  # why it cannot be read, or nothing
 
 
-def predict_files(model: "LoggedModel", files: Sequence[str]) -> Iterator[Prediction]:
+def predict_files(model: LoggedModel, files: Sequence[str]) -> Iterator[Prediction]:
     """An answer for each file, in order; each image is stretched to the model's size, as in training."""
     for start in range(0, len(files), BATCH):
         some = files[start : start + BATCH]
         batch = read_batch(some, model.image_shape, True)
         faults = dict(batch.errors)
-        probabilities = np.asarray(model.model.predict_on_batch(batch.images.astype(np.float32)))  # (b, classes)
+        probabilities = model.predict_proba(batch.images)  # (b, classes)
         for file, row in zip(some, probabilities, strict=True):
             yield Prediction(file, [], faults[file]) if file in faults else Prediction(file, _best(row), "")
 
@@ -94,11 +91,12 @@ def run_prediction(asked: PredictCommand, found: ImageFiles) -> list[str]:
     Raises:
         UsageError: the model cannot be had as it was logged, the folder cannot be written, or no file is an image.
     """
-    with ownership.close_if_unused(MlflowClient(), os.environ.get(PROJECT_RUN_ID_ENV)):
-        model = models.load_model(asked.model)
-        with _open_own_run(asked, model) as run:
+    client = TrackingClient()
+    with ownership.close_if_unused(client.mlflow, os.environ.get(PROJECT_RUN_ID_ENV)):
+        model = load_model(client, asked.model)
+        with _open_own_run(client, asked, model) as run:
             return [
-                *stale_runs.close_stale_runs(MlflowClient(), run.experiment_id),
+                *stale_runs.close_stale_runs(client.mlflow, run.experiment_id),
                 *_log_prediction(run, asked, model, found),
             ]
 
@@ -143,11 +141,10 @@ def _written(file: TextIO, rows: Iterable[Prediction], model: LoggedModel, found
 
 
 @contextmanager
-def _open_own_run(asked: PredictCommand, model: LoggedModel) -> Iterator[TrackedRun]:
+def _open_own_run(client: TrackingClient, asked: PredictCommand, model: LoggedModel) -> Iterator[TrackedRun]:
     """The prediction's run: the one that `mlflow run` opened, else a new one in the present experiment."""
-    client = MlflowClient()
     with track.start_run(system_metrics=False) as run:
-        ownership.claim_run(client, run.id, {Tag.ROLE: Role.PREDICT})
+        ownership.claim_run(client.mlflow, run.id, {Tag.ROLE: Role.PREDICT})
         run.name(f"predictions of {asked.images.name}"[:200])
         run.tags(
             code_version_tags()
@@ -158,7 +155,7 @@ def _open_own_run(asked: PredictCommand, model: LoggedModel) -> Iterator[Tracked
                 Tag.PREDICT_IMAGES: str(asked.images),
             }
         )
-        with ownership.heartbeat_run(client, run.id, taken=lambda process: None):
+        with ownership.heartbeat_run(client.mlflow, run.id, taken=lambda process: None):
             yield run
 
 

@@ -15,9 +15,6 @@ from os import environ
 from pathlib import Path
 from typing import Literal
 
-import mlflow
-from mlflow import MlflowClient
-
 from pipeline.config.commands import ReportCommand
 from pipeline.evaluation.figures.style import COLORS
 from pipeline.evaluation.report.groups import (
@@ -38,6 +35,7 @@ from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.text import count
 from pipeline.runtime.urls import mask_password, storage_error
 from pipeline.tracking import ownership, query
+from pipeline.tracking.client import TrackingClient, tracking_uri
 from pipeline.tracking.select_runs import RunSelection, select_runs
 from pipeline.tracking.stale_runs import close_stale_runs
 from pipeline.tracking.tags import Role, Tag, code_version_tags
@@ -57,11 +55,11 @@ def build_report(command: ReportCommand) -> list[str]:
         UsageError: Nothing that can be compared was named, or the tracking store or the folder cannot be used.
     """
     client = _connect()
-    with ownership.close_if_unused(client, environ.get(PROJECT_RUN_ID_ENV)):
+    with ownership.close_if_unused(client.mlflow, environ.get(PROJECT_RUN_ID_ENV)):
         selection = select_runs(client, command.runs)
-        metric, groups, left_out = _group(selection, command.settings.metric)
+        metric, groups, left_out = _group(client, selection, command.settings.metric)
         with _open_own_run(client, selection, command) as run_id:
-            lines = close_stale_runs(client, selection.rows[0].experiment_id)
+            lines = close_stale_runs(client.mlflow, selection.rows[0].experiment_id)
             lines.append(_compared(groups, selection))
             lines += [f"left out {reason}" for reason in left_out]
 
@@ -87,12 +85,14 @@ def build_report(command: ReportCommand) -> list[str]:
                     "leaderboard.md": to_markdown(board),
                 },
             )
-            client.log_artifacts(run_id, str(folder))
-            client.set_tag(run_id, Tag.DESCRIPTION, "\n\n".join(answers)[: ownership.TAG_CHARACTERS])
+            client.upload_artifacts(run_id, folder)
+            client.set_tags(run_id, {Tag.DESCRIPTION: "\n\n".join(answers)})
             return [*lines, f"report   {folder / 'report.html'}", f"run      {run_id}"]
 
 
-def _group(selection: RunSelection, ranked_by: Metric | Literal["auto"]) -> tuple[Metric, list[RunGroup], list[str]]:
+def _group(
+    client: TrackingClient, selection: RunSelection, ranked_by: Metric | Literal["auto"]
+) -> tuple[Metric, list[RunGroup], list[str]]:
     """Return the metric that ranks, the groups of runs on all data sets, and why other runs are left out."""
     metric = choose_metric(selection.rows) if ranked_by == "auto" else ranked_by
     runs = [run for run in selection.rows if not isnan(metric_value(run, metric))]
@@ -104,7 +104,7 @@ def _group(selection: RunSelection, ranked_by: Metric | Literal["auto"]) -> tupl
     if len(runs) < len(selection.rows):
         left_out.append(f"without {metric}: {count(len(selection.rows) - len(runs), 'run')}")
 
-    settings = _read_settings(runs, metric)
+    settings = _read_settings(client, runs, metric)
     groups = group_runs(runs, settings, metric)
     if selection.by_id and _superseded(groups):
         # The user has named each run, so as to compare two commits with the same settings.
@@ -115,11 +115,11 @@ def _group(selection: RunSelection, ranked_by: Metric | Literal["auto"]) -> tupl
     return metric, groups, left_out
 
 
-def _read_settings(runs: Sequence[RunRecord], metric: Metric) -> dict[str, Mapping[str, str]]:
+def _read_settings(client: TrackingClient, runs: Sequence[RunRecord], metric: Metric) -> dict[str, Mapping[str, str]]:
     """Return the settings of each run by run id: from its config.yaml where `mlflow run` logged the parameters."""
     settings = {run.id: parse_settings(run) for run in runs}
     as_typed = sorted((run for run in runs if run.params_as_typed), key=lambda run: -metric_value(run, metric))
-    configs = query.fetch_configs(as_typed[:READ_CONFIGS])
+    configs = query.fetch_configs(client, as_typed[:READ_CONFIGS])
     return settings | {run_id: format_settings(config) for run_id, config in configs.items()}
 
 
@@ -133,7 +133,7 @@ def _compared(groups: Sequence[RunGroup], selection: RunSelection) -> str:
 
 
 def _rank(
-    client: MlflowClient, selection: RunSelection, groups: Sequence[RunGroup], metric: Metric, *, on_page: int
+    client: TrackingClient, selection: RunSelection, groups: Sequence[RunGroup], metric: Metric, *, on_page: int
 ) -> tuple[list[Section], list[LeaderboardRow]]:
     """Return a section for each data set, the one with the most groups first, and the rows of all groups.
 
@@ -152,7 +152,7 @@ def _rank(
     for data, same_data in groupby(by_data, key=lambda group: group.data):
         of_data = list(same_data)
         tested = [run for group in of_data[:on_page] if group.finished for run in group.runs]
-        predictions = query.fetch_predictions(tested) if metric == "test_accuracy" else {}
+        predictions = query.fetch_predictions(client, tested) if metric == "test_accuracy" else {}
         ranked = rank_groups(of_data, metric, predictions, first_rank=len(rows) + 1)
         rows += ranked
         sections.append(_section(client, ranked, on_page=on_page, test_set_accesses=accesses[data]))
@@ -167,11 +167,13 @@ def _count_test_set_accesses(runs: Sequence[RunRecord]) -> Counter[str]:
     return accesses
 
 
-def _section(client: MlflowClient, rows: Sequence[LeaderboardRow], *, on_page: int, test_set_accesses: int) -> Section:
+def _section(
+    client: TrackingClient, rows: Sequence[LeaderboardRow], *, on_page: int, test_set_accesses: int
+) -> Section:
     """Return what the page shows of one data set; curves, classes and filters of the first few rows only."""
     first = rows[: len(COLORS)]
     curves = {run.id: _fetch_curve(client, run) for row in first for run in row.group.runs[:CURVES]}
-    images = query.fetch_kernel_images(row.group.runs[0] for row in first)
+    images = query.fetch_kernel_images(client, [row.group.runs[0] for row in first])
     kernels = [(row, images[row.group.runs[0].id]) for row in first if row.group.runs[0].id in images]
     return Section(
         data=rows[0].group.data_name,
@@ -180,39 +182,41 @@ def _section(client: MlflowClient, rows: Sequence[LeaderboardRow], *, on_page: i
         others=len(rows[on_page:]),
         test_set_accesses=test_set_accesses,
         curves=curves,
-        recalls=query.fetch_recalls(run for row in first for run in row.group.runs),
+        recalls=query.fetch_recalls(client, [run for row in first for run in row.group.runs]),
         kernels=kernels[:2],
     )
 
 
-def _fetch_curve(client: MlflowClient, run: RunRecord) -> list[tuple[int, float]]:
+def _fetch_curve(client: TrackingClient, run: RunRecord) -> list[tuple[int, float]]:
     """Return the (epoch, validation accuracy) of a run."""
     return sorted((point.step, point.value) for point in client.get_metric_history(run.id, "val_accuracy"))
 
 
-def _connect() -> MlflowClient:
+def _connect() -> TrackingClient:
     try:
-        client = MlflowClient()
-        client.search_experiments(max_results=1)
+        client = TrackingClient()
+        next(client.search_experiments(), None)
     except Exception as error:  # noqa: BLE001 - each kind of store raises its own
-        raise storage_error("the tracking store", mlflow.get_tracking_uri(), error) from None
+        raise storage_error("the tracking store", tracking_uri(), error) from None
     return client
 
 
 @contextmanager
-def _open_own_run(client: MlflowClient, selection: RunSelection, command: ReportCommand) -> Iterator[str]:
+def _open_own_run(client: TrackingClient, selection: RunSelection, command: ReportCommand) -> Iterator[str]:
     """Open the report's run: the one that `mlflow run` opened, or a new one beside the runs that are compared."""
     project_run_id = environ.pop(PROJECT_RUN_ID_ENV, None)
     run_id = project_run_id or client.create_run(selection.rows[0].experiment_id).info.run_id
     tags = {Tag.ROLE: Role.REPORT, Tag.RUN_NAME: f"report on {selection.title}"[:200], Tag.REPORT_RUNS: command.runs}
-    ownership.claim_run(client, run_id, tags | code_version_tags())
+    ownership.claim_run(client.mlflow, run_id, tags | code_version_tags())
     try:
         yield run_id
     except BaseException as error:
         stopped = isinstance(error, Stopped)
-        ownership.end_run(client, run_id, "stopped" if stopped else "failed", f"by {error}" if stopped else str(error))
+        ownership.end_run(
+            client.mlflow, run_id, "stopped" if stopped else "failed", f"by {error}" if stopped else str(error)
+        )
         raise
-    ownership.end_run(client, run_id, "finished", "")
+    ownership.end_run(client.mlflow, run_id, "finished", "")
 
 
 def _write(folder: Path, contents: Mapping[str, str]) -> Path:
@@ -232,7 +236,7 @@ def _facts(run_id: str, command: ReportCommand) -> dict[str, str]:
     return {
         "runs": command.runs,
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, as run {run_id}",
-        "tracking store": mask_password(mlflow.get_tracking_uri()),
+        "tracking store": mask_password(tracking_uri()),
         "settings": "from config.yaml of runs that `mlflow run` started, otherwise from the parameters",
         "code": f"commit {version.commit}" if version else "unknown",
     }

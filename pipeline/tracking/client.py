@@ -30,6 +30,7 @@ __all__ = [
     "TrackingError",
     "Unavailable",
     "mlflow_errors",
+    "tracking_uri",
 ]
 
 RUNS_PER_PAGE = 1000  # 40 MB of Python objects
@@ -64,6 +65,11 @@ def _translated(error: MlflowException) -> TrackingError:
     return Unavailable(error)
 
 
+def tracking_uri() -> str:
+    """Return the URI of the tracking store that new clients use."""
+    return mlflow.get_tracking_uri()
+
+
 class TrackingClient:
     """MLflow's client with this program's errors, every page of a search, and the present experiment.
 
@@ -74,11 +80,6 @@ class TrackingClient:
     def __init__(self, mlflow_client: MlflowClient | None = None) -> None:
         with mlflow_errors():
             self.mlflow = mlflow_client or MlflowClient()
-
-    @property
-    def uri(self) -> str:
-        """The URI of the tracking store."""
-        return mlflow.get_tracking_uri()
 
     # Experiments
 
@@ -129,8 +130,10 @@ class TrackingClient:
             with mlflow_errors():
                 return self.mlflow.get_run(run_id)
         except Rejected as error:
-            # a malformed id names no run; a server answers INVALID_PARAMETER_VALUE, and has no other reason to
-            raise NotFound(error) from error
+            # a malformed id names no run
+            if _has_code(error, "INVALID_PARAMETER_VALUE"):
+                raise NotFound(error) from error
+            raise
 
     def get_active_run(self, run_id: str) -> Run:
         """Return a run that has not been deleted.
@@ -145,14 +148,14 @@ class TrackingClient:
         return run
 
     def search_runs(
-        self, experiment_ids: Iterable[str], where: str = "", *, page_size: int = RUNS_PER_PAGE
+        self, experiment_ids: Iterable[str], where: str = "", *, page_size: int | None = None
     ) -> Iterator[Run]:
         """Yield the runs of some experiments, the newest first and each once; deleted ones are left out.
 
         Args:
             experiment_ids: The experiments.
             where: An MLflow filter.
-            page_size: How many runs to ask for at once.
+            page_size: How many runs to ask for at once; None is RUNS_PER_PAGE.
 
         Raises:
             Rejected: MLflow cannot parse the filter.
@@ -162,7 +165,7 @@ class TrackingClient:
         def page(token: str | None) -> PagedList[Run]:
             with _fewer_garbage_collections():
                 return self.mlflow.search_runs(
-                    experiments, where, ViewType.ACTIVE_ONLY, max_results=page_size, page_token=token
+                    experiments, where, ViewType.ACTIVE_ONLY, max_results=page_size or RUNS_PER_PAGE, page_token=token
                 )
 
         seen = set()
@@ -361,8 +364,10 @@ class TrackingClient:
             with mlflow_errors():
                 return self.mlflow.get_model_version_by_alias(name, alias)
         except Rejected as error:
-            # MLflow answers INVALID_PARAMETER_VALUE for an alias that no version has
-            raise NotFound(error) from error
+            # what MLflow answers for an alias that no version has
+            if _has_code(error, "INVALID_PARAMETER_VALUE"):
+                raise NotFound(error) from error
+            raise
 
     def search_model_versions(self, where: str, *, at_most: int = 1000) -> list[ModelVersion]:
         """Return the newest of the model versions that match an MLflow filter, the newest first."""

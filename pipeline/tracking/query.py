@@ -1,7 +1,5 @@
-"""Runs from MLflow, page by page; of each no more is kept than a report needs."""
+"""Read training runs back from MLflow: their settings, what a report needs of them, and the tables they have logged."""
 
-import gc
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,19 +8,30 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
-from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
-from mlflow.entities import Run, ViewType
-from mlflow.exceptions import MlflowException
-from mlflow.store.entities import PagedList
 
 from pipeline.config.training import TrainingConfig, from_yaml, read_recipe
 from pipeline.evaluation.report.groups import RunRecord
 from pipeline.runtime.errors import UsageError
+from pipeline.tracking.client import Deleted, NotFound, Run, TrackingClient
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
 from pipeline.tracking.test_set_access import access_count
 
 CONFIG_FILE = "config.yaml"
+PREDICTIONS_FILE = "test_predictions.csv"
+RECALLS_FILE = "per_class.csv"
+KERNELS_FILE = "plots/depthwise_kernels.png"
+
+# Of a run's parameters and metrics those that a report needs: a tenth of what MLflow returns.
+SETTINGS = frozenset(TrainingConfig.model_fields)
+METRICS = frozenset(
+    ["test_accuracy", "test_loss", "best_val_accuracy", "val_accuracy", "best_epoch", "parameters", "latency_ms"]
+)
+# Roles of runs that train a model; a search, a resumption and a report train none themselves.
+TRAINING_ROLES = frozenset([Role.RUN, Role.TRIAL, Role.FINAL])
+# Downloads at once; each mostly waits for a server, where the artifacts are on one.
+DOWNLOAD_THREADS = 8
+
+Content = TypeVar("Content")
 
 
 class TrainingRun(NamedTuple):
@@ -30,95 +39,66 @@ class TrainingRun(NamedTuple):
 
     run: Run
     config: TrainingConfig
-    fingerprint: str  # of its data; empty where nobody has said it
+    fingerprint: str  # of its data; empty where it is not recorded
 
 
-def get_training_run(client: MlflowClient, run_id: str) -> TrainingRun:
-    """What a run was trained with.
+def get_training_run(client: TrackingClient, run_id: str) -> TrainingRun:
+    """Return a run with the settings and the data that it trained with.
 
     Raises:
-        UsageError: it is gone, or says nothing of its settings that this version can read.
+        UsageError: It does not exist, has been deleted, or has no settings that this version can read.
     """
+    rule = f"a model needs the run that trained it, got one of run {run_id}"
     try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise UsageError(f"a model needs the run that trained it, got one of run {run_id}, which is gone") from None
-    if run.info.lifecycle_stage != "active":
-        raise UsageError(
-            f"a model needs the run that trained it, got one of run {run_id}, which has been deleted: "
-            f"`mlflow runs restore --run-id {run_id}` brings it back"
-        )
-    return TrainingRun(run, _config(run), _fingerprint(client, run))
+        run = client.get_active_run(run_id)
+    except Deleted as error:
+        raise UsageError(f"{rule}: {error}") from None
+    except NotFound:
+        raise UsageError(f"{rule}, which does not exist any more") from None
+    return TrainingRun(run, _read_config(client, run), _find_fingerprint(client, run))
 
 
-def _config(run: Run) -> TrainingConfig:
-    """The settings as they were used: the parameters of a run by `mlflow run` may be as a person typed them."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+def _read_config(client: TrackingClient, run: Run) -> TrainingConfig:
+    """Return the settings as they were used.
+
+    They are read from config.yaml: the parameters of a run that `mlflow run` opened are logged as a person typed them.
+    The runs of a search have no such file, and their parameters are as they were used.
+    """
     with TemporaryDirectory() as folder:
         try:
-            file = Path(download_artifacts(artifact_uri=f"{run.info.artifact_uri}/{CONFIG_FILE}", dst_path=folder))
-        except Exception:  # noqa: BLE001 - a search's trainings have none, and each kind of store raises its own
-            file = None
-        said = (
-            read_recipe(str(file))
-            if file
-            else {k: v for k, v in run.data.params.items() if k in TrainingConfig.model_fields}
-        )
-    return TrainingConfig.build(said)
+            file = client.download(f"{run.info.artifact_uri}/{CONFIG_FILE}", Path(folder))
+        except Exception:  # noqa: BLE001 - each kind of artifact store raises its own
+            settings: dict[str, object] = {name: value for name, value in run.data.params.items() if name in SETTINGS}
+        else:
+            settings = read_recipe(str(file))
+    return TrainingConfig.build(settings)
 
 
-def _fingerprint(client: MlflowClient, run: Run) -> str:
-    """Of the data of a run; a search's trainings say nothing of theirs: the search does, above them."""
-    seen = set()
-    while (
-        Tag.DATA_FINGERPRINT not in run.data.tags
-        and (parent := run.data.tags.get(Tag.PARENT_RUN_ID))
-        and parent not in seen
-    ):
-        seen.add(parent)
+def _find_fingerprint(client: TrackingClient, run: Run) -> str:
+    """Return the fingerprint of a run's data: its own tag, or of a search's runs that of the search above them."""
+    visited = set()
+    while Tag.DATA_FINGERPRINT not in run.data.tags:
+        parent = run.data.tags.get(Tag.PARENT_RUN_ID)
+        if not parent or parent in visited:
+            return ""
+        visited.add(parent)
         run = client.get_run(parent)
-    return run.data.tags.get(Tag.DATA_FINGERPRINT, "")
+    return run.data.tags[Tag.DATA_FINGERPRINT]
 
 
-PAGE = 1000  # runs at a time: 40 MB of Python objects, of which a tenth is kept
-SETTINGS = frozenset(TrainingConfig.model_fields)
-METRICS = frozenset(
-    ["test_accuracy", "test_loss", "best_val_accuracy", "val_accuracy", "best_epoch", "parameters", "latency_ms"]
-)
-TRAININGS = frozenset(
-    [Role.RUN, Role.TRIAL, Role.FINAL]
-)  # roles; a search, a resumption and a report train nothing themselves
+def search_run_records(client: TrackingClient, experiment_ids: Sequence[str], where: str) -> Iterator[RunRecord]:
+    """Yield the runs of some experiments that match an MLflow filter, the newest first; deleted ones are left out.
 
-
-def search_run_records(client: MlflowClient, experiments: Sequence[str], where: str) -> Iterator[RunRecord]:
-    """The runs of some experiments that match an MLflow filter, the newest first; deleted ones are passed over."""
-    token, seen = None, set()
-    while True:
-        page = _page(client, experiments, where, token)
-        for run in page:
-            if run.info.run_id not in seen:  # of runs that began meanwhile, each moves one to the next page
-                seen.add(run.info.run_id)
-                yield to_run_record(run)
-        if not (token := page.token):
-            return
-
-
-def _page(client: MlflowClient, experiments: Sequence[str], where: str, token: str | None) -> PagedList[Run]:
-    """One page. A run is some sixty objects, and Python's looking through all of them took half the time."""
-    usual = gc.get_threshold()
-    gc.set_threshold(100_000, 50, 50)
-    try:
-        return client.search_runs(list(experiments), where, ViewType.ACTIVE_ONLY, max_results=PAGE, page_token=token)
-    finally:
-        gc.set_threshold(*usual)
+    Raises:
+        Rejected: MLflow cannot parse the filter.
+    """
+    return map(to_run_record, client.search_runs(experiment_ids, where))
 
 
 def to_run_record(run: Run) -> RunRecord:
-    """What is kept of a run."""
+    """Return what a report needs of a run."""
     tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
-    ended = (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None
+    elapsed = (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None
     return RunRecord(
         id=run.info.run_id,
         name=run.info.run_name or run.info.run_id,
@@ -136,98 +116,121 @@ def to_run_record(run: Run) -> RunRecord:
         data=tags.get(Tag.DATA, params.get("dataset", "")),
         fingerprint=tags.get(Tag.DATA_FINGERPRINT, ""),
         start_time=run.info.start_time,
-        seconds=metrics.get("seconds", ended),
+        seconds=metrics.get("seconds", elapsed),
         test_set_accesses=access_count(tags, run_id=run.info.run_id, tested="test_accuracy" in metrics),
     )
 
 
-def is_training(one: RunRecord) -> bool:
-    """Whether a run is a training; of a search's finals those that hold the trainings of several seeds are not."""
-    return one.role in TRAININGS and not (one.role == Role.FINAL and "seed" not in one.params)
+def _state(run: Run) -> str:
+    """Return finished, failed, pruned, stopped or running."""
+    if run.info.status == "KILLED":
+        return "pruned" if run.data.tags.get(Tag.TRIAL_STATE) == TrialOutcome.PRUNED else "stopped"
+    return {"FINISHED": "finished", "FAILED": "failed"}.get(run.info.status, "running")
 
 
-def inherit_data(client: MlflowClient, rows: Sequence[RunRecord], known: Sequence[RunRecord]) -> list[RunRecord]:
-    """Trials say nothing of their data: their search does, in the run above theirs, or above that.
+def is_training(record: RunRecord) -> bool:
+    """Return whether a run trained a model.
+
+    Of a search's final runs those that only hold the trainings of several seeds did not: they have no seed.
+    """
+    if record.role == Role.FINAL and "seed" not in record.params:
+        return False
+    return record.role in TRAINING_ROLES
+
+
+def inherit_data(client: TrackingClient, records: Sequence[RunRecord], known: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the records with the name and the fingerprint of their data filled in.
+
+    Trials do not record their data: their search does, whose run is one or two levels above theirs.
 
     Args:
-        known: runs that have been read, `rows` among them.
+        client: Asked for the runs above that are not known.
+        records: The records to fill in.
+        known: Runs that have been read already, `records` among them.
     """
-    found = {one.id: one for one in known}
+    by_id: dict[str, RunRecord | None] = {record.id: record for record in known}
 
-    def above(run_id: str) -> RunRecord | None:
-        if run_id not in found:
+    def get(run_id: str) -> RunRecord | None:
+        if run_id not in by_id:
             try:
-                found[run_id] = to_run_record(client.get_run(run_id))
-            except MlflowException:  # gone for good
-                return None
-        return found[run_id]
+                by_id[run_id] = to_run_record(client.get_run(run_id))
+            except NotFound:
+                by_id[run_id] = None
+        return by_id[run_id]
 
-    def told(one: RunRecord) -> RunRecord:
-        parent = one
-        while not parent.fingerprint and parent.parent:
-            higher = above(parent.parent)
-            if higher is None or higher.parent == parent.id:
+    def filled_in(record: RunRecord) -> RunRecord:
+        ancestor = record
+        while not ancestor.fingerprint and ancestor.parent:
+            parent = get(ancestor.parent)
+            if parent is None or parent.parent == ancestor.id:
                 break
-            parent = higher
-        return one if parent is one else one._replace(data=parent.data or one.data, fingerprint=parent.fingerprint)
+            ancestor = parent
+        if ancestor is record:
+            return record
+        return record._replace(data=ancestor.data or record.data, fingerprint=ancestor.fingerprint)
 
-    return [told(one) for one in rows]
-
-
-def _state(run: Run) -> str:
-    status = run.info.status
-    if status == "KILLED":
-        return "pruned" if run.data.tags.get(Tag.TRIAL_STATE) == TrialOutcome.PRUNED else "stopped"
-    return {"FINISHED": "finished", "FAILED": "failed"}.get(status, "running")
+    return [filled_in(record) for record in records]
 
 
-AT_ONCE = 8  # mostly waiting for a server, where the artifacts are on one
-Read = TypeVar("Read")
+def fetch_configs(client: TrackingClient, records: Iterable[RunRecord]) -> dict[str, TrainingConfig]:
+    """Return the settings as they were used, from config.yaml, by run id; runs without such a file are left out."""
+    return _fetch_artifacts(client, records, CONFIG_FILE, from_yaml)
 
 
-def fetch_configs(rows: Iterable[RunRecord]) -> dict[str, TrainingConfig]:
-    """The settings as they were used, from config.yaml, by the id of the run; none where there is no such file."""
-    return _read_artifacts(rows, "config.yaml", from_yaml)
+def fetch_predictions(client: TrackingClient, records: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
+    """Return tables with columns image, label and predicted, a row a test image, by run id."""
+    return _fetch_artifacts(client, records, PREDICTIONS_FILE, read_predictions)
 
 
-def fetch_predictions(rows: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
-    """Tables with columns image, label and predicted, a row a test image, by the id of the run."""
-    kinds = {"image": str, "label": np.int64, "predicted": np.int64}
-    return _read_artifacts(
-        rows, "test_predictions.csv", lambda path: pd.read_csv(path, usecols=list(kinds), dtype=kinds)
-    )
+def fetch_recalls(client: TrackingClient, records: Iterable[RunRecord]) -> "dict[str, pd.Series[float]]":
+    """Return the recall of each class on the test images, a fraction, by run id."""
+    return _fetch_artifacts(client, records, RECALLS_FILE, _read_recalls)
 
 
-def fetch_recalls(rows: Iterable[RunRecord]) -> "dict[str, pd.Series[float]]":
-    """Share of each class's test images that were recognized, by the id of the run."""
-    return _read_artifacts(rows, "per_class.csv", _recall)
+def fetch_kernel_images(client: TrackingClient, records: Iterable[RunRecord]) -> dict[str, bytes]:
+    """Return a PNG file of the middle block's depthwise kernels, by run id."""
+    return _fetch_artifacts(client, records, KERNELS_FILE, Path.read_bytes)
 
 
-def fetch_kernel_images(rows: Iterable[RunRecord]) -> dict[str, bytes]:
-    """PNG of the middle block's depthwise kernels, by the id of the run."""
-    return _read_artifacts(rows, "plots/depthwise_kernels.png", Path.read_bytes)
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Return a run's predictions of its test images: columns image, label and predicted, a row an image."""
+    dtypes = {"image": str, "label": np.int64, "predicted": np.int64}
+    return pd.read_csv(path, usecols=list(dtypes), dtype=dtypes)
 
 
-def _recall(path: Path) -> "pd.Series[float]":
+def _read_recalls(path: Path) -> "pd.Series[float]":
+    # a class may be called "null" or "nan", so that missing values are recognized in the recalls alone
     table = pd.read_csv(path, dtype={"class": str}, keep_default_na=False, na_values={"recall": [""]})
     return table.set_index("class")["recall"].astype(float)
 
 
-def _read_artifacts(rows: Iterable[RunRecord], name: str, reader: Callable[[Path], Read]) -> dict[str, Read]:
-    """What a reader makes of an artifact, by the id of the run; a missing or damaged artifact is left out."""
+def _fetch_artifacts(
+    client: TrackingClient, records: Iterable[RunRecord], name: str, read: Callable[[Path], Content]
+) -> dict[str, Content]:
+    """Download an artifact of each run and read it; missing or damaged ones are left out.
 
-    def one(row: RunRecord) -> Read | None:
+    Args:
+        client: Asked for the artifacts.
+        records: The runs.
+        name: Path of the artifact below the run's artifact root.
+        read: Returns the content of the downloaded file.
+
+    Returns:
+        What `read` returned, by run id.
+    """
+
+    def fetch(record: RunRecord) -> Content | None:
         with TemporaryDirectory() as folder:
             try:
-                path = Path(download_artifacts(artifact_uri=f"{row.artifact_uri}/{name}", dst_path=folder))
-            except Exception:  # noqa: BLE001 - each kind of store raises its own
+                path = client.download(f"{record.artifact_uri}/{name}", Path(folder))
+            except Exception:  # noqa: BLE001 - each kind of artifact store raises its own
                 return None
             try:
-                return reader(path)
+                return read(path)
             except (OSError, UsageError, ValueError, KeyError):
                 return None
 
-    rows = list(rows)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(one, rows)
-        return {row.id: value for row, value in zip(rows, found, strict=True) if value is not None}
+    records = list(records)
+    with ThreadPoolExecutor(DOWNLOAD_THREADS) as pool:
+        contents = pool.map(fetch, records)
+        return {record.id: content for record, content in zip(records, contents, strict=True) if content is not None}

@@ -1,130 +1,137 @@
-"""Which runs a person has named: an experiment's, a study's, some by id, or those that an MLflow filter finds."""
+"""Select the runs that a person names: by experiment, study, run ids or an MLflow filter."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from mlflow.tracking.fluent import _get_experiment_id
-
 from pipeline.config.commands import RUNS
 from pipeline.evaluation.report.groups import RunRecord
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.text import join_names, nearest, one_line, shown
+from pipeline.runtime.text import count, join_names, nearest, one_line, shown
+from pipeline.tracking.client import Deleted, NotFound, Rejected, TrackingClient
 from pipeline.tracking.query import inherit_data, is_training, search_run_records, to_run_record
+from pipeline.tracking.tags import Role, Tag
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 FILTER = re.compile(r"[=<>]|\b(LIKE|ILIKE|IN|IS)\b", re.IGNORECASE)
+ACCURACIES = {"test_accuracy", "best_val_accuracy", "val_accuracy"}
 
 
 class RunSelection(NamedTuple):
-    """The trainings that were asked for, with an accuracy each."""
+    """Training runs, each with an accuracy."""
 
     title: str
     rows: list[RunRecord]
-    left_out: list[str]  # a phrase for each kind of run that is not among them
-    by_id: bool  # whether each run was named by itself
+    left_out: list[str]  # a phrase for each kind of run that was named and is not among them
+    by_id: bool  # whether the runs were named by their ids
 
 
-def select_runs(client: MlflowClient, text: str) -> RunSelection:
-    """The runs that `text` names.
+class _Match(NamedTuple):
+    """All runs that a text names, of whatever kind."""
+
+    title: str
+    records: list[RunRecord]
+    left_out: list[str]
+
+
+def select_runs(client: TrackingClient, text: str) -> RunSelection:
+    """Return the training runs that `text` names.
+
+    Args:
+        client: Asked for the runs.
+        text: An experiment or a study by its name, run ids separated by commas, or an MLflow filter.
 
     Raises:
-        UsageError: it names nothing, a run that does not exist, or runs without any accuracy.
+        UsageError: It names nothing, a run that does not exist, or no run with an accuracy.
     """
-    title, found, left_out = _find(client, text)
-    trainings = inherit_data(client, [one for one in found if is_training(one)], found)
-    without = [one for one in trainings if not has_accuracy(one)]
-    rows = [one for one in trainings if has_accuracy(one)]
+    match = _match(client, text)
+    trainings = inherit_data(client, [record for record in match.records if is_training(record)], match.records)
+    rows = [record for record in trainings if has_accuracy(record)]
+    without = [record for record in trainings if not has_accuracy(record)]
+    left_out = list(match.left_out)
     if without:
-        states = Counter(one.state for one in without)
-        many = ", ".join(f"{number:,} {state}" for state, number in states.items())
-        left_out.append(f"without an accuracy: {many} ({join_names([one.name for one in without])})")
+        states = Counter(record.state for record in without)
+        counts = ", ".join(f"{number:,} {state}" for state, number in states.items())
+        left_out.append(f"without an accuracy: {counts} ({join_names([record.name for record in without])})")
     if not rows:
-        other = len(found) - len(trainings)
-        reasons = [f"{other:,} that train nothing themselves"] * bool(other) + left_out
+        reasons = left_out
+        if others := len(match.records) - len(trainings):
+            reasons = [f"{others:,} that train nothing themselves", *left_out]
         raise UsageError(
-            f"a report needs runs with an accuracy, got none of {title}: "
+            f"a report needs runs with an accuracy, got none of {match.title}: "
             f"{'; '.join(reasons) or 'it has no runs'}; train first, or name others"
         )
-    return RunSelection(title, rows, left_out, by_id=bool(_ids(text)))
+    return RunSelection(match.title, rows, left_out, by_id=bool(_split_ids(text)))
 
 
-def has_accuracy(one: RunRecord) -> bool:
-    """Whether a run has been measured at all."""
-    return bool({"test_accuracy", "best_val_accuracy", "val_accuracy"} & one.metrics.keys())
+def has_accuracy(record: RunRecord) -> bool:
+    """Return whether a run has been measured at all."""
+    return not ACCURACIES.isdisjoint(record.metrics)
 
 
-def _find(client: MlflowClient, text: str) -> tuple[str, list[RunRecord], list[str]]:
-    """A title, the runs as they are, and what is not among them."""
-    if ids := _ids(text):
-        return _by_id(client, ids)
-    if experiment := client.get_experiment_by_name(text):
-        if experiment.lifecycle_stage != "active":
-            raise UsageError(f"the experiment must not be deleted, and {shown(text)} is: restore it, or name another")
-        return f"experiment {one_line(text)}", list(search_run_records(client, [experiment.experiment_id], "")), []
-    names = _experiments(client)
-    if found := _study(client, text, list(names)):
-        return f"study {one_line(text)}", found, []
+def _match(client: TrackingClient, text: str) -> _Match:
+    """Return all runs that `text` names: as run ids, else as an experiment, else as a study, else as a filter."""
+    if run_ids := _split_ids(text):
+        return _match_ids(client, run_ids)
+    try:
+        experiment = client.find_experiment(text)
+    except Deleted as error:
+        raise UsageError(f"the experiment must not be deleted, got {shown(text)}: {error}; or name another") from None
+    if experiment:
+        records = list(search_run_records(client, [experiment.experiment_id], ""))
+        return _Match(f"experiment {one_line(text)}", records, [])
+    names = {each.experiment_id: each.name for each in client.search_experiments()}
+    if records := _search_study(client, text, list(names)):
+        return _Match(f"study {one_line(text)}", records, [])
     if not FILTER.search(text):
         raise UsageError(f"runs must be {RUNS}, got {shown(text)}{nearest(text, names.values())}")
-    return _filtered(client, text, names)
+    return _match_filter(client, text)
 
 
-def _ids(text: str) -> list[str]:
-    """The ids of which `text` is a list, once each; none if it is anything else."""
+def _split_ids(text: str) -> list[str]:
+    """Return the run ids in a list separated by commas, each once; none if `text` is anything else."""
     parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     return parts if all(RUN_ID.fullmatch(part) for part in parts) else []
 
 
-def _by_id(client: MlflowClient, ids: Sequence[str]) -> tuple[str, list[RunRecord], list[str]]:
-    """Runs by their ids; that of a search stands for its trainings."""
-    found: list[RunRecord] = []
+def _match_ids(client: TrackingClient, run_ids: Sequence[str]) -> _Match:
+    """Return runs by their ids; the run of a search stands for all runs of its study."""
+    records: dict[str, RunRecord] = {}
     deleted = []
-    for run_id in ids:
+    for run_id in run_ids:
         try:
-            run = client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise UsageError(f"runs must be in this tracking store, got {run_id}, which is not") from None
-        if run.info.lifecycle_stage != "active":
+            record = to_run_record(client.get_active_run(run_id))
+        except Deleted:
             deleted.append(run_id)
             continue
-        one = to_run_record(run)
-        found += _study(client, one.study, [one.experiment_id]) if one.role == "search" and one.study else [one]
-    found = list({one.id: one for one in found}.values())
-    left_out = [f"deleted: {', '.join(deleted)} (`mlflow runs restore --run-id ID` brings one back)"] if deleted else []
-    return f"{len(ids)} run{'s' if len(ids) > 1 else ''} by id", found, left_out
+        except NotFound:
+            raise UsageError(f"runs must be in this tracking store, got {run_id}, which is not") from None
+        if record.role == Role.SEARCH and record.study:
+            records |= {each.id: each for each in _search_study(client, record.study, [record.experiment_id])}
+        else:
+            records[record.id] = record
+    left_out = []
+    if deleted:
+        left_out = [f"deleted: {', '.join(deleted)} (`mlflow runs restore --run-id ID` restores one)"]
+    return _Match(f"{count(len(run_ids), 'run')} by id", list(records.values()), left_out)
 
 
-def _study(client: MlflowClient, name: str, experiments: Sequence[str]) -> list[RunRecord]:
-    if "'" in name and '"' in name:  # which MLflow's filters cannot quote
+def _search_study(client: TrackingClient, name: str, experiment_ids: Sequence[str]) -> list[RunRecord]:
+    """Return the runs of a study in some experiments."""
+    if "'" in name and '"' in name:
+        # MLflow's filters cannot quote such a text, and no study is named so
         return []
     quote = '"' if "'" in name else "'"
-    return list(search_run_records(client, experiments, f"tags.study = {quote}{name}{quote}"))
+    return list(search_run_records(client, experiment_ids, f"tags.{Tag.STUDY} = {quote}{name}{quote}"))
 
 
-def _filtered(client: MlflowClient, text: str, names: dict[str, str]) -> tuple[str, list[RunRecord], list[str]]:
-    experiment = str(_get_experiment_id())
-    where = f"experiment {names.get(experiment, experiment)}"
+def _match_filter(client: TrackingClient, where: str) -> _Match:
+    """Return the runs of the present experiment that match an MLflow filter."""
+    experiment_id = client.experiment_id()
     try:
-        found = list(search_run_records(client, [experiment], text))
-    except MlflowException as error:
-        if error.error_code != "INVALID_PARAMETER_VALUE":
-            raise
-        raise UsageError(f"runs must be {RUNS}, got {shown(text)}: {one_line(error, most=300)}") from None
-    return f"runs of {where} where {one_line(text, most=300)}", found, []
-
-
-def _experiments(client: MlflowClient) -> dict[str, str]:
-    """Names of the experiments that are not deleted, by id."""
-    names: dict[str, str] = {}
-    token = None
-    while True:
-        page = client.search_experiments(page_token=token)
-        names |= {one.experiment_id: one.name for one in page}
-        if not (token := page.token):
-            return names
+        records = list(search_run_records(client, [experiment_id], where))
+    except Rejected as error:
+        raise UsageError(f"runs must be {RUNS}, got {shown(where)}: {one_line(error, most=300)}") from None
+    name = client.experiment_name(experiment_id)
+    return _Match(f"runs of experiment {name} where {one_line(where, most=300)}", records, [])

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from pipeline.commands.main import run as run_command
-from pipeline.tracking import query
 from pipeline.tracking.tags import Role, Tag
 from tests.support.paths import ROOT
 from tests.support.runs import Store, make_run
@@ -125,7 +124,7 @@ def test_markdown_leaderboard_has_the_rows_of_the_csv_file(report):
 
 
 def test_report_reads_the_runs_of_all_search_pages(uri, runs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(query, "PAGE", 3)
+    monkeypatch.setattr("pipeline.tracking.client.RUNS_PER_PAGE", 3)
     assert run_command(["report", "compared", "--folder", str(tmp_path), "--metric", "best_val_accuracy"]) == 0
     assert "of 9 runs" in capsys.readouterr().out
 

@@ -25,6 +25,7 @@ from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.runtime.files import sha256_files
+from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import find_logged_model
 from pipeline.tracking.registry import register_version
 from pipeline.tracking.tags import Tag
@@ -188,7 +189,7 @@ def _end(client: MlflowClient, record: Record) -> None:
 
 
 def _version(client: MlflowClient, record: Record) -> None:
-    register_version(client, record.run_id, name=record.body["register_as"], tags=record.body["tags"])
+    register_version(TrackingClient(client), record.run_id, name=record.body["register_as"], tags=record.body["tags"])
 
 
 _SENDERS: dict[str, Callable[[MlflowClient, Record], None]] = {

@@ -10,7 +10,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import psutil
 import pytest
@@ -19,6 +18,7 @@ from PIL import Image
 
 from pipeline.data.decode import read_image, resize_to
 from pipeline.serving.pyfunc_model import MOST_IMAGES
+from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import find_model
 from tests.support.ports import free_port
 from tests.support.registered import CLASSES, NAME, SHAPE
@@ -182,7 +182,7 @@ def test_what_cannot_be_answered_is_refused_in_one_line_and_the_server_lives_on(
 
 def test_a_registered_model_imports_nothing_but_its_requirements(registered_model):
     """Where it is served there is nothing else: nothing of this project."""
-    folder = Path(find_model(mlflow.MlflowClient(), f"runs:/{registered_model.run_id}/served").artifact_location)
+    folder = Path(find_model(TrackingClient(), f"runs:/{registered_model.run_id}/served").artifact_location)
     asked = {line.split("==")[0] for line in (folder / "requirements.txt").read_text().splitlines()}
     imported = set()
     for file in folder.rglob("*.py"):

@@ -103,10 +103,11 @@ def test_get_active_run_says_how_to_restore_a_deleted_one(tracking, experiment):
         tracking.get_active_run(run_id)
 
 
-def test_search_runs_yields_each_run_of_all_pages_once_while_others_begin(tracking, experiment):
+def test_search_runs_yields_each_run_of_all_pages_once_while_others_begin(tracking, experiment, monkeypatch):
+    monkeypatch.setattr("pipeline.tracking.client.RUNS_PER_PAGE", 2)
     earlier = [tracking.create_run(experiment).info.run_id for _ in range(5)]
     found = []
-    for run in tracking.search_runs([experiment], page_size=2):
+    for run in tracking.search_runs([experiment]):
         found.append(run.info.run_id)
         if len(found) == 2:
             tracking.create_run(experiment)  # moves a run that was on the first page to the second

@@ -1,11 +1,10 @@
 """What a person may name, and what is said where that is nothing to compare."""
 
-import mlflow
 import pytest
 from mlflow.tracking import fluent
 
 from pipeline.runtime.errors import UsageError
-from pipeline.tracking import query
+from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.select_runs import select_runs
 from pipeline.tracking.tags import Role, Tag
 from tests.support.runs import make_run
@@ -17,12 +16,12 @@ def ids(chosen):
 
 def test_an_experiment_is_its_trainings_page_by_page(experiment, monkeypatch):
     store, name = experiment
-    monkeypatch.setattr(query, "PAGE", 2)
+    monkeypatch.setattr("pipeline.tracking.client.RUNS_PER_PAGE", 2)
     trained = {make_run(store, f"run {number}") for number in range(5)}
     for role in ("search", "report", "resume"):
         make_run(store, role, tags={Tag.ROLE: role})
     make_run(store, "of another program", tags={Tag.ROLE: ""})
-    assert ids(select_runs(store.client, name)) == trained
+    assert ids(select_runs(TrackingClient(), name)) == trained
 
 
 def test_a_study_is_its_trials_and_final_trainings_on_the_data_that_its_search_names(experiment):
@@ -39,39 +38,39 @@ def test_a_study_is_its_trials_and_final_trainings_on_the_data_that_its_search_n
     store.client.log_metric(final, "val_accuracy", 0.5)
     seed = make_run(store, "final 1 seed 0", tags=study | {Tag.ROLE: Role.FINAL, Tag.PARENT_RUN_ID: final})
     for asked in ("kernels-1a2b", search):
-        chosen = select_runs(store.client, asked)
+        chosen = select_runs(TrackingClient(), asked)
         assert ids(chosen) == {trial, seed}
         assert {(one.data, one.fingerprint) for one in chosen.rows} == {("flowers", "d7")}
-    assert select_runs(store.client, trial).rows[0].fingerprint == "d7", "its search was not among what was read"
+    assert select_runs(TrackingClient(), trial).rows[0].fingerprint == "d7", "its search was not among what was read"
 
 
 def test_run_ids_are_taken_from_any_experiment_and_once(experiment):
     store, _ = experiment
     other = store._replace(experiment_id=store.client.create_experiment("another one"))
     here, there = make_run(store, "a"), make_run(other, "b")
-    assert [one.id for one in select_runs(store.client, f"{here}, {there},{here}").rows] == [here, there]
+    assert [one.id for one in select_runs(TrackingClient(), f"{here}, {there},{here}").rows] == [here, there]
 
 
 def test_a_filter_finds_runs_of_the_experiment_that_the_command_runs_in(experiment, monkeypatch):
     store, _ = experiment
     deep, shallow = make_run(store, "a", settings={"depth": 9}), make_run(store, "b", settings={"depth": 2})
     monkeypatch.setattr(fluent, "_active_experiment_id", store.experiment_id)
-    assert ids(select_runs(store.client, "params.depth = '9'")) == {deep}
-    assert ids(select_runs(store.client, "attributes.status = 'FINISHED'")) == {deep, shallow}
+    assert ids(select_runs(TrackingClient(), "params.depth = '9'")) == {deep}
+    assert ids(select_runs(TrackingClient(), "attributes.status = 'FINISHED'")) == {deep, shallow}
     with pytest.raises(UsageError, match="or an MLflow filter, got 'metric.x >> 1'"):
-        select_runs(store.client, "metric.x >> 1")
+        select_runs(TrackingClient(), "metric.x >> 1")
 
 
 def test_deleted_runs_are_named_and_passed_over(experiment):
     store, name = experiment
     kept, gone = make_run(store, "a"), make_run(store, "b")
     store.client.delete_run(gone)
-    assert ids(select_runs(store.client, name)) == {kept}
-    chosen = select_runs(store.client, f"{kept},{gone}")
+    assert ids(select_runs(TrackingClient(), name)) == {kept}
+    chosen = select_runs(TrackingClient(), f"{kept},{gone}")
     assert ids(chosen) == {kept}
-    assert chosen.left_out == [f"deleted: {gone} (`mlflow runs restore --run-id ID` brings one back)"]
+    assert chosen.left_out == [f"deleted: {gone} (`mlflow runs restore --run-id ID` restores one)"]
     with pytest.raises(UsageError, match=f"got none of 1 run by id: deleted: {gone}"):
-        select_runs(store.client, gone)
+        select_runs(TrackingClient(), gone)
 
 
 def test_runs_without_an_accuracy_are_counted_by_state(experiment):
@@ -79,7 +78,7 @@ def test_runs_without_an_accuracy_are_counted_by_state(experiment):
     trained = make_run(store, "a")
     for state in ("RUNNING", "FAILED", "FAILED"):
         make_run(store, f"no {state}", curve=(), status=state)
-    chosen = select_runs(store.client, name)
+    chosen = select_runs(TrackingClient(), name)
     assert ids(chosen) == {trained}
     (line,) = chosen.left_out
     assert "2 failed" in line and "1 running" in line
@@ -95,16 +94,16 @@ def test_runs_without_an_accuracy_are_counted_by_state(experiment):
 )
 def test_what_does_not_exist_is_refused_by_its_name(experiment, asked, message):
     with pytest.raises(UsageError, match=message):
-        select_runs(experiment[0].client, asked)
+        select_runs(TrackingClient(), asked)
 
 
 def test_an_experiment_without_runs_or_a_deleted_one_is_refused(experiment):
     store, name = experiment
     with pytest.raises(UsageError, match="it has no runs; train first"):
-        select_runs(store.client, name)
+        select_runs(TrackingClient(), name)
     make_run(store, "a report", tags={Tag.ROLE: Role.REPORT})
     with pytest.raises(UsageError, match="1 that train nothing themselves"):
-        select_runs(store.client, name)
+        select_runs(TrackingClient(), name)
     store.client.delete_experiment(store.experiment_id)
     with pytest.raises(UsageError, match="must not be deleted"):
-        select_runs(mlflow.MlflowClient(), name)
+        select_runs(TrackingClient(), name)
