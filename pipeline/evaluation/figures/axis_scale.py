@@ -79,7 +79,9 @@ def _order(value: object) -> tuple[int, float, str]:
         return 2, 0, label
 
 
-def line_scale(name: str, values: NDArray, *, log: bool, write: Callable[[float], str] = format_value) -> AxisScale:
+def line_scale(
+    name: str, values: NDArray, *, log: bool, format_tick: Callable[[float], str] = format_value
+) -> AxisScale:
     """Numbers between their smallest and their largest, which differ."""
     low, high = np.nanmin(values), np.nanmax(values)
     log = log and low > 0
@@ -87,7 +89,7 @@ def line_scale(name: str, values: NDArray, *, log: bool, write: Callable[[float]
     bend = np.log10 if log else np.asarray
     places = (bend(np.array([*values, *ticks])) - bend(low)) / (bend(high) - bend(low))
     return AxisScale(
-        name, places[: len(values)], list(places[len(values) :]), [write(t) for t in ticks], discrete=False
+        name, places[: len(values)], list(places[len(values) :]), [format_tick(tick) for tick in ticks], discrete=False
     )
 
 

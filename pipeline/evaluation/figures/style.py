@@ -25,6 +25,11 @@ def finite_or_nan(values: Sequence[float] | NDArray) -> NDArray:
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
+def spans_decades(values: NDArray) -> bool:
+    """Return whether finite values need a log scale: they are positive and span more than a factor of 20."""
+    return bool(values.size and values.min() > 0 and values.max() > 20 * values.min())
+
+
 def ellipsize(name: str, inches: float, size: float) -> str:
     """Return the name, shortened to a width in inches at a font size in points.
 
