@@ -58,8 +58,9 @@ def parts() -> Iterator[tuple[str, float]]:
     import keras
     import tensorflow as tf
 
+    from pipeline.model.conv_mixer import build_model
     from pipeline.runtime import device
-    from pipeline.training.fit import build_model, compile_model, evaluation_batches, training_batches
+    from pipeline.training.fit import compile_model, evaluation_batches, training_batches
     from pipeline.training.schedules import LearningRateSchedule
 
     random = np.random.default_rng(0)
@@ -70,7 +71,7 @@ def parts() -> Iterator[tuple[str, float]]:
     found = device.select_device("one")
     config = config.model_copy(update={"fast_layers": device.fast_layers_for(found), "jit_compile": False})
     keras.utils.set_random_seed(0)
-    model = build_model(config, data)
+    model = build_model(config, data.image_shape, len(data.classes))
     compile_model(model, config, LearningRateSchedule("constant", peak=1e-3, steps=1, warmup_fraction=0))
     batches = iter(training_batches(config.model_copy(update={"epochs": 1000}), data))
     images, labels = next(batches)

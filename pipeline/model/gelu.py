@@ -1,13 +1,14 @@
-"""GELU and its slope, exact, and as polynomials where the results are rounded to bfloat16."""
+"""GELU and its derivative, exact, and as polynomials for results that are rounded to bfloat16."""
 
 import math
 
 import tensorflow as tf
 
-# Odd polynomials in z, lowest power first, which are 1/2 at their limit: the normal distribution function less 1/2, and
-# GELU's slope less 1/2. Least squares on 4,001 points up to the limit, the weights moved until the largest errors were
-# equal (Lawson 1961), those of the first times z. A test holds GELU to 1.3e-4 and the slope to 6e-4, where bfloat16
-# rounds numbers near 1 by up to 4e-3. A polynomial costs a fourth of erf, and of erf and exp.
+# Coefficients of odd polynomials in z, lowest power first, that are 1/2 at their limit: the normal distribution
+# function less 1/2, and the derivative of GELU less 1/2. They come from least squares on 4,001 points up to the limit,
+# with the weights moved until the largest errors were equal (Lawson 1961), where an error of the first counts times z.
+# A test holds GELU to 1.3e-4 and its derivative to 6e-4, while bfloat16 rounds numbers near 1 by up to 4e-3. A
+# polynomial takes a fourth of the time of erf, and of erf and exp.
 CDF_LIMIT = 4.3
 CDF = (
     0.3983662,
@@ -19,8 +20,8 @@ CDF = (
     7.184697e-08,
     -7.891267e-10,
 )
-SLOPE_LIMIT = 4.0
-SLOPE = (
+GRAD_LIMIT = 4.0
+GRAD = (
     0.7989657,
     -0.2661304,
     0.05831997,
@@ -33,23 +34,23 @@ SLOPE = (
 
 
 def gelu(z: tf.Tensor, *, exact: bool) -> tf.Tensor:
-    """Of float32 numbers, z times the normal distribution function of z (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
-    return z * (_cdf(z) if exact else 0.5 + _odd(z, CDF, CDF_LIMIT))
+    """Return z times the normal distribution function of z, float32 (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+    return z * (_cdf(z) if exact else 0.5 + _evaluate_odd_polynomial(z, CDF, CDF_LIMIT))
 
 
 def gelu_grad(z: tf.Tensor, *, exact: bool) -> tf.Tensor:
-    """The derivative of `gelu`."""
+    """Return the derivative of `gelu`."""
     if exact:
         return _cdf(z) + z * tf.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return 0.5 + _odd(z, SLOPE, SLOPE_LIMIT)
+    return 0.5 + _evaluate_odd_polynomial(z, GRAD, GRAD_LIMIT)
 
 
 def _cdf(z: tf.Tensor) -> tf.Tensor:
     return 0.5 * (1 + tf.math.erf(z * math.sqrt(0.5)))
 
 
-def _odd(z: tf.Tensor, coefficients: tuple[float, ...], limit: float) -> tf.Tensor:
-    """The polynomial at z, or at the limit for what lies beyond."""
+def _evaluate_odd_polynomial(z: tf.Tensor, coefficients: tuple[float, ...], limit: float) -> tf.Tensor:
+    """Return the polynomial at z, or at the limit for numbers beyond it."""
     z = tf.clip_by_value(z, -limit, limit)
     square = z * z
     total = coefficients[-1]

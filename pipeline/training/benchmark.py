@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset
-from pipeline.training.fit import build_model, build_stock_model, compile_model, training_batches
+from pipeline.model.conv_mixer import build_model, build_stock_model
+from pipeline.training.fit import compile_model, training_batches
 from pipeline.training.schedules import LearningRateSchedule
 
 SECONDS = 2.0  # of measuring, after tracing and compiling
@@ -29,7 +30,7 @@ def time_training_step(config: TrainingConfig, data: Dataset) -> dict[str, float
     """
     began = time.perf_counter()
     keras.config.set_dtype_policy(config.precision)
-    model = build_model(config, data)
+    model = build_model(config, data.image_shape, len(data.classes))
     compile_model(
         model, config, LearningRateSchedule("constant", peak=config.learning_rate, steps=1, warmup_fraction=0)
     )
@@ -42,7 +43,7 @@ def time_training_step(config: TrainingConfig, data: Dataset) -> dict[str, float
 
 def time_inference(config: TrainingConfig, data: Dataset) -> float:
     """Median time, in milliseconds, from one image to its probabilities, by the network as it would be served."""
-    model = build_stock_model(config, data)
+    model = build_stock_model(config.model, data.image_shape, len(data.classes))
     predict = tf.function(lambda images: model(images, training=False))
     image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *data.image_shape)), tf.float32)
     predict(image)  # traces

@@ -10,8 +10,7 @@ from pipeline.config.training import TrainingConfig
 from pipeline.data import batches
 from pipeline.data.augmentation import build_augmentation
 from pipeline.data.dataset import Dataset
-from pipeline.model.conv_mixer import conv_mixer
-from pipeline.model.initializers import initial_kernels
+from pipeline.model.conv_mixer import build_model
 from pipeline.training.callbacks import (
     BestWeights,
     EarlyStopping,
@@ -84,8 +83,7 @@ def fit(
     )
     progress = TrainingProgress(start)
     with strategy.scope():
-        model = build_model(config, dataset)
-        initialize(model, config)
+        model = build_model(config, dataset.image_shape, len(dataset.classes))
         compile_model(model, config, learning_rate)
         if start:
             restore_variables(model, start)
@@ -117,46 +115,6 @@ def fit(
         )
     model.set_weights(progress.best_weights)
     return TrainingResult(model, progress.history, progress.best_epoch)
-
-
-def build_model(config: TrainingConfig, data: Dataset) -> keras.Model:
-    """The ConvMixer of these settings, under Keras' global dtype policy and TensorFlow's present strategy."""
-    return conv_mixer(
-        data.image_shape,
-        len(data.classes),
-        filters=config.filters,
-        depth=config.depth,
-        kernel_size=config.kernel_size,
-        patch_size=config.patch_size,
-        batch_norm_momentum=config.batch_norm_momentum,
-        fast_layers=config.fast_layers is True,
-        synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
-    )
-
-
-def build_stock_model(config: TrainingConfig, data: Dataset) -> keras.Model:
-    """The network of these settings as it is served: of Keras' own layers, in float32."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        return build_model(config.model_copy(update={"fast_layers": False}), data)
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
-def initialize(model: keras.Model, config: TrainingConfig) -> None:
-    """Give the depthwise layers their initial kernels, unless those are Keras' own."""
-    if config.depthwise_init == "glorot_uniform":
-        return
-    kernels = initial_kernels(
-        config.depthwise_init,
-        kernel_size=config.kernel_size,
-        filters=config.filters,
-        depth=config.depth,
-        seed=config.seed,
-    )
-    for block, initial in enumerate(kernels, start=1):
-        model.get_layer(f"block{block}_depthwise").kernel.assign(initial)
 
 
 def compile_model(model: keras.Model, config: TrainingConfig, rate: LearningRateSchedule) -> None:

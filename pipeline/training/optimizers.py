@@ -5,6 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
+from pipeline.model.conv_mixer import is_pointwise_kernel
+
 
 def build_optimizer(
     kind: str,
@@ -68,7 +70,7 @@ class Muon(GlobalClipMixin, keras.optimizers.Muon):
     """
 
     def _should_use_adamw(self, variable: keras.Variable) -> bool:
-        return not variable.path.endswith("pointwise/kernel")
+        return not is_pointwise_kernel(variable)
 
     def lr_adjust(self, x: keras.KerasTensor) -> keras.KerasTensor:
         return x * (self.rms_rate * math.sqrt(max(x.shape[-2:])))

@@ -17,7 +17,13 @@ from pipeline.config.training import TrainingConfig, slow_batch_norm, to_yaml
 from pipeline.data.dataset import Dataset
 from pipeline.evaluation import metrics as scoring
 from pipeline.evaluation.figures import training
-from pipeline.model.conv_mixer import depthwise_kernels, patch_kernels
+from pipeline.model.conv_mixer import (
+    build_model,
+    build_stock_model,
+    count_parameters,
+    depthwise_kernels,
+    patch_kernels,
+)
 from pipeline.runtime import device as devices
 from pipeline.runtime.errors import Diverged, UsageError
 from pipeline.serving.packaging import save_keras, save_pyfunc
@@ -32,8 +38,6 @@ from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_f
 from pipeline.training.fit import (
     TIMINGS,
     TrainingResult,
-    build_model,
-    build_stock_model,
     evaluation_batches,
     fit,
     steps_per_epoch,
@@ -177,7 +181,7 @@ def resolve_auto(config: TrainingConfig, data: Dataset, device: devices.Device) 
 def evaluate_winner(run: TrackedRun, config: TrainingConfig, data: Dataset, weights: Path) -> dict[str, float]:
     """Log the model of a search's winner, whose training left its weights in a file, and open the test set for it."""
     keras.config.set_dtype_policy(config.precision)
-    model = build_model(config, data)
+    model = build_model(config, data.image_shape, len(data.classes))
     model.set_weights(read_weights(weights))
     log_trained_model(run, model, config, data)
     figures = evaluate_on_test_set(run, model, config, data)
@@ -229,7 +233,7 @@ def register_model(
 
 def serving_model(model: keras.Model, config: TrainingConfig, data: Dataset) -> keras.Model:
     """The same weights in Keras' own layers and float32, whatever the layers and the precision of training."""
-    plain = build_stock_model(config, data)
+    plain = build_stock_model(config.model, data.image_shape, len(data.classes))
     plain.set_weights(model.get_weights())
     return plain
 
@@ -310,7 +314,7 @@ def _announce(config: TrainingConfig, data: Dataset, device: devices.Device) -> 
         print(said, file=sys.stderr, flush=True)
     print(
         f"model    ConvMixer-{config.filters}/{config.depth}, kernel {config.kernel_size}, patch {config.patch_size}: "
-        f"{build_model(config, data).count_params():,} parameters"
+        f"{count_parameters(config.model, data.image_shape, len(data.classes)):,} parameters"
     )
     ways = [
         config.precision,

@@ -127,10 +127,11 @@ def _evaluate(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
 
 
 def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
+    from pipeline.model.conv_mixer import count_parameters
     from pipeline.training import checkpoint
     from pipeline.training.benchmark import time_inference
     from pipeline.training.callbacks import ProgressReporter
-    from pipeline.training.fit import build_model, fit
+    from pipeline.training.fit import fit
     from pipeline.training.run import log_training
 
     began = time.perf_counter()
@@ -156,7 +157,7 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
         context.raise_if_stopped()
 
     fitting = time.perf_counter()
-    figures["parameters"] = build_model(config, data).count_params()
+    figures["parameters"] = count_parameters(config.model, data.image_shape, len(data.classes))
     fitted = fit(config, data, [ProgressReporter(epoch, after_step=step)])
     if job.latency:
         figures["latency_ms"] = time_inference(config, data)

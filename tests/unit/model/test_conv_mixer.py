@@ -1,12 +1,26 @@
 """ConvMixer against a plain stock-Keras rendering of the public example."""
 
+import subprocess
+import sys
+from hashlib import sha256
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
 
-from pipeline.model.conv_mixer import conv_mixer, depthwise_kernels, patch_kernels
+from pipeline.config.training import ModelConfig, TrainingConfig
+from pipeline.model.conv_mixer import (
+    build_model,
+    build_stock_model,
+    conv_mixer,
+    count_parameters,
+    depthwise_kernels,
+    is_pointwise_kernel,
+    patch_kernels,
+)
+from pipeline.model.initializers import build_depthwise_initializer
 
 
 def keras_example(image_shape, classes, *, filters, depth, kernel_size, patch_size):
@@ -49,16 +63,15 @@ def twins(size, *, fast_layers):
 def test_the_examples_model_has_602_890_parameters():
     model = conv_mixer((32, 32, 3), 10, filters=256, depth=8, kernel_size=5, patch_size=2)
     assert model.count_params() == 602_890
+    assert count_parameters(ModelConfig(), (32, 32, 3), 10) == 602_890
     assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == 594_186
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_parameters_follow_the_papers_formula(size):
-    h, d, k, p = size["filters"], size["depth"], size["kernel_size"], size["patch_size"]
-    c, n = size["image_shape"][2], size["classes"]
-    stem = p * p * c * h + h + 4 * h  # kernel, bias, batch norm's scale, shift and two moving averages
-    block = (k * k * h + h + 4 * h) + (h * h + h + 4 * h)
-    assert conv_mixer(**size).count_params() == stem + d * block + h * n + n
+def test_count_parameters_equals_the_built_models_count(size):
+    image_shape, classes = size["image_shape"], size["classes"]
+    config = ModelConfig().model_copy(update={name: size[name] for name in size.keys() - {"image_shape", "classes"}})
+    assert conv_mixer(**size).count_params() == count_parameters(config, image_shape, classes)
 
 
 @pytest.mark.parametrize("fast_layers", [False, True])
@@ -128,3 +141,51 @@ def test_batch_norm_momentum_is_the_examples_unless_given():
     assert conv_mixer((4, 4, 1), 2, **size).get_layer("patch_embedding_norm").momentum == 0.99
     given = conv_mixer((4, 4, 1), 2, **size, batch_norm_momentum=0.8)
     assert {layer.momentum for layer in given.layers if isinstance(layer, layers.BatchNormalization)} == {0.8}
+
+
+SMALL = {"filters": 8, "depth": 2, "kernel_size": 3, "patch_size": 2, "seed": 5}
+
+
+@pytest.mark.parametrize("fast_layers", [False, True])
+@pytest.mark.parametrize("depthwise_init", ["fan_in_uniform", "covariance"])
+def test_depthwise_init_sets_the_depthwise_kernels_and_no_other_weight(depthwise_init, fast_layers):
+    weights = []
+    for init in ("glorot_uniform", depthwise_init):
+        keras.utils.set_random_seed(0)
+        model = build_model(TrainingConfig(**SMALL, depthwise_init=init, fast_layers=fast_layers), (8, 8, 1), 3)
+        weights.append({weight.path: weight.numpy() for weight in model.weights})
+    for block in (1, 2):
+        initializer = build_depthwise_initializer(depthwise_init, block=block, depth=2, seed=5)
+        np.testing.assert_array_equal(depthwise_kernels(model, block), initializer((3, 3, 8, 1)))
+    changed = {path for path, weight in weights[0].items() if not np.array_equal(weight, weights[1][path])}
+    assert changed == {f"block{block}_depthwise/kernel" for block in (1, 2)}
+
+
+def test_initial_weights_are_pinned_so_that_no_change_of_the_code_changes_them_unseen():
+    keras.utils.set_random_seed(7)
+    config = TrainingConfig(
+        filters=8, depth=3, kernel_size=3, patch_size=2, depthwise_init="fan_in_uniform", seed=7, fast_layers=False
+    )
+    weights = build_model(config, (8, 8, 3), 5).get_weights()
+    assert sha256(b"".join(weight.tobytes() for weight in weights)).hexdigest()[:16] == "875e8e3a11d4f7c3"
+
+
+def test_stock_model_is_saved_and_loaded_without_code_of_this_project(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        config = TrainingConfig(**SMALL, depthwise_init="covariance", fast_layers=True)
+        model = build_stock_model(config.model, (8, 8, 1), 3)
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.save(tmp_path / "model.keras")
+    program = "import sys, keras; print(keras.saving.load_model(sys.argv[1]).compute_dtype)"
+    command = [sys.executable, "-I", "-c", program, tmp_path / "model.keras"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "float32"
+
+
+def test_pointwise_kernels_are_told_from_all_other_weights():
+    model = conv_mixer((8, 8, 1), 3, filters=8, depth=2, kernel_size=3, patch_size=2)
+    kernels = [weight for weight in model.trainable_weights if is_pointwise_kernel(weight)]
+    assert [tuple(kernel.shape) for kernel in kernels] == [(1, 1, 8, 8)] * 2

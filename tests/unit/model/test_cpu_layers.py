@@ -79,7 +79,7 @@ def test_depthwise_equals_keras_outputs_and_gradients(size, policy):
 def test_both_ways_to_a_kernels_gradient_lead_there_at_every_size(size, largest_whole, monkeypatch):
     *shape, kernel_size = size
     images, upstream, kernel = random(*shape), random(*shape, seed=1), random(kernel_size, kernel_size, shape[-1], 1)
-    monkeypatch.setattr(cpu_layers, "LARGEST_WHOLE", largest_whole)
+    monkeypatch.setattr(cpu_layers, "LARGEST_WHOLE_KERNEL", largest_whole)
     with tf.GradientTape() as tape:
         tape.watch(kernel)
         mixed = tf.nn.depthwise_conv2d(images, kernel, [1, 1, 1, 1], "SAME")

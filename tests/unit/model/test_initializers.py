@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from pipeline.model.initializers import covariance, initial_kernels, width
+from pipeline.model.initializers import build_depthwise_initializer, gaussian_variance, kernel_covariance
+
+
+def initial_kernels(kind, *, kernel_size, filters, depth, seed):
+    """The kernels of each block, (k, k, filters, 1)."""
+    shape = (kernel_size, kernel_size, filters, 1)
+    return [
+        np.asarray(build_depthwise_initializer(kind, block=block, depth=depth, seed=seed)(shape))
+        for block in range(1, depth + 1)
+    ]
 
 
 def flat(kernels):
@@ -22,7 +31,7 @@ def spread(kernels):
 @pytest.mark.parametrize(("kernel_size", "block"), [(3, 2), (4, 3), (5, 1), (5, 4), (7, 3)])
 def test_many_kernels_have_the_closed_forms_covariance(kernel_size, block):
     kernels = initial_kernels("covariance", kernel_size=kernel_size, filters=40_000, depth=4, seed=1)[block - 1]
-    wanted = covariance(kernel_size, variance=width(block, 4))
+    wanted = kernel_covariance(kernel_size, variance=gaussian_variance(block, 4))
     np.testing.assert_allclose(np.cov(flat(kernels).T), wanted, atol=6 * wanted.max() / np.sqrt(40_000))
     np.testing.assert_allclose(flat(kernels).mean(axis=0), 0, atol=6 * np.sqrt(wanted.max() / 40_000))
 
@@ -30,7 +39,7 @@ def test_many_kernels_have_the_closed_forms_covariance(kernel_size, block):
 @pytest.mark.parametrize("variance", [0.16, 1.0, 1.92])
 @pytest.mark.parametrize("kernel_size", [3, 4, 5, 9])
 def test_it_is_a_covariance_and_near_the_formula_before_the_nearest_one_is_taken(kernel_size, variance):
-    found = covariance(kernel_size, variance=variance)
+    found = kernel_covariance(kernel_size, variance=variance)
     np.testing.assert_allclose(found, found.T)
     assert np.linalg.eigvalsh(found).min() > -1e-12
     middle, side = kernel_size // 2, range(kernel_size)

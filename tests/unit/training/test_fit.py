@@ -7,16 +7,14 @@ import tensorflow as tf
 
 from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
-from pipeline.model.conv_mixer import depthwise_kernels
-from pipeline.model.initializers import initial_kernels
+from pipeline.model.conv_mixer import build_model, depthwise_kernels
+from pipeline.model.initializers import SpatialCovariance
 from pipeline.runtime.errors import Diverged, UsageError
 from pipeline.training.callbacks import CheckpointSaver, ProgressReporter
 from pipeline.training.fit import (
-    build_model,
     compile_model,
     evaluation_batches,
     fit,
-    initialize,
     steps_per_epoch,
     training_batches,
 )
@@ -132,7 +130,7 @@ def test_weight_decay_reaches_batch_norm_and_biases_only_where_asked(digits, dec
     for weight_decay in (0.0, 0.5):
         keras.utils.set_random_seed(0)
         config = TINY.model_copy(update={"weight_decay": weight_decay, "decay_norm_and_bias": decay_norm_and_bias})
-        model = build_model(config, digits)
+        model = build_model(config, digits.image_shape, len(digits.classes))
         compile_model(model, config, LearningRateSchedule("constant", peak=0.1, steps=1, warmup_fraction=0))
         model.fit(training_batches(config, digits).take(1), shuffle=False, verbose=0)
         after.append({weight.path: weight.numpy() for weight in model.trainable_weights})
@@ -147,7 +145,7 @@ def test_weight_decay_reaches_batch_norm_and_biases_only_where_asked(digits, dec
 
 def test_clip_norm_bounds_the_gradients_of_all_variables_together(digits):
     config = TINY.model_copy(update={"clip_norm": 0.25})
-    model = build_model(config, digits)
+    model = build_model(config, digits.image_shape, len(digits.classes))
     compile_model(model, config, LearningRateSchedule("constant", peak=0.1, steps=1, warmup_fraction=0))
     pairs = [(tf.fill([4], 3.0), "first"), (tf.fill([4], 4.0), "second")]  # of a gradient and its variable
     (first, _), (second, _) = model.optimizer._all_reduce_sum_gradients(pairs)
@@ -155,24 +153,10 @@ def test_clip_norm_bounds_the_gradients_of_all_variables_together(digits):
     assert np.asarray(second)[0] / np.asarray(first)[0] == pytest.approx(4 / 3)
 
 
-@pytest.mark.parametrize("depthwise_init", ["fan_in_uniform", "covariance"])
-def test_the_depthwise_kernels_begin_as_drawn_and_nothing_else_does(digits, depthwise_init):
-    config = TINY.model_copy(update={"depthwise_init": depthwise_init, "depth": 2, "seed": 5})
-    keras.utils.set_random_seed(0)
-    model = build_model(config, digits)
-    before = {weight.path: weight.numpy() for weight in model.weights}
-    initialize(model, config)
-    kernels = initial_kernels(depthwise_init, kernel_size=3, filters=8, depth=2, seed=5)
-    for block in (1, 2):
-        np.testing.assert_array_equal(depthwise_kernels(model, block), kernels[block - 1])
-    changed = {weight.path for weight in model.weights if not np.array_equal(before[weight.path], weight.numpy())}
-    assert changed == {model.get_layer(f"block{block}_depthwise").kernel.path for block in (1, 2)}
-
-
 def test_training_starts_from_the_kernels_drawn(fitted):
     result, _ = fitted(epochs=1, depthwise_init="covariance", learning_rate=1e-9)
-    (drawn,) = initial_kernels("covariance", kernel_size=3, filters=8, depth=1, seed=TINY.seed)
-    np.testing.assert_allclose(depthwise_kernels(result.model, 1), drawn, atol=1e-6)
+    initializer = SpatialCovariance(block=1, depth=1, seed=TINY.seed)
+    np.testing.assert_allclose(depthwise_kernels(result.model, 1), initializer((3, 3, 8, 1)), atol=1e-6)
 
 
 def test_averaging_changes_what_is_validated_and_kept_but_not_how_training_goes(fitted, digits):
@@ -185,7 +169,7 @@ def test_averaging_changes_what_is_validated_and_kept_but_not_how_training_goes(
 
 
 def test_adam_epsilon_reaches_the_optimizer(digits):
-    model = build_model(TINY, digits)
+    model = build_model(TINY, digits.image_shape, len(digits.classes))
     rate = LearningRateSchedule("constant", peak=0.1, steps=1, warmup_fraction=0)
     compile_model(model, TINY.model_copy(update={"adam_epsilon": 0.01}), rate)
     assert model.optimizer.epsilon == 0.01
