@@ -117,19 +117,10 @@ def fit(
     return TrainingResult(model, progress.history, progress.best_epoch)
 
 
-def compile_model(model: keras.Model, config: TrainingConfig, rate: LearningRateSchedule) -> None:
-    """Cross-entropy, and the optimizer of these settings; float16 gets Keras' loss scaling."""
-    steps = build_optimizer(
-        config.optimizer,
-        rate,
-        weight_decay=config.weight_decay,
-        epsilon=config.adam_epsilon,
-        clip_norm=config.clip_norm,
-        ema_momentum=config.ema_momentum,
-        decay_norm_and_bias=config.decay_norm_and_bias,
-    )
+def compile_model(model: keras.Model, config: TrainingConfig, learning_rate: LearningRateSchedule) -> None:
+    """Compile a model with cross-entropy and the optimizer of the settings; float16 gets Keras' loss scaling."""
     model.compile(
-        steps,
+        build_optimizer(config.optimization, learning_rate, ema_momentum=config.ema_momentum),
         loss=keras.losses.CategoricalCrossentropy(),
         metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         jit_compile=config.jit_compile is True,

@@ -1,52 +1,45 @@
-"""How a gradient becomes a step: AdamW, or Muon for the convolutions over channels and AdamW for the rest."""
+"""Optimizers by name: AdamW, or Muon for the pointwise convolutions and AdamW for all other weights."""
 
 import math
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
+from pipeline.config.training import OptimizationConfig
 from pipeline.model.conv_mixer import is_pointwise_kernel
 
 
 def build_optimizer(
-    kind: str,
-    rate: keras.optimizers.schedules.LearningRateSchedule,
+    config: OptimizationConfig,
+    learning_rate: keras.optimizers.schedules.LearningRateSchedule,
     *,
-    weight_decay: float,
-    epsilon: float,
-    clip_norm: float | None,
-    ema_momentum: float | None,
-    decay_norm_and_bias: bool,
+    ema_momentum: float | None = None,
 ) -> keras.optimizers.Optimizer:
-    """An optimizer as Keras has it.
-
-    - adamw: Loshchilov & Hutter 2019, arXiv 1711.05101.
-    - muon: see `Muon`.
+    """Build the optimizer that the settings name; see `OPTIMIZERS`.
 
     Args:
-        weight_decay: share of each weight that a step takes away, times the learning rate.
-        epsilon: AdamW's, against division by zero.
-        clip_norm: gradients are scaled down to this L2 norm of all together, those of all devices added up.
-        ema_momentum: share of a moving average of the weights that each step keeps; None: there is none.
-        decay_norm_and_bias: decay batch norm's scales and shifts and all biases too.
+        config: `clip_norm` applies to the gradients of all variables together, those of all devices added up.
+        learning_rate: learning rate as a function of the step.
+        ema_momentum: share of a moving average of the weights that each step keeps; None keeps no average.
     """
-    common = {
-        "weight_decay": weight_decay,
-        "epsilon": epsilon,
-        "global_clipnorm": clip_norm,
-        "use_ema": ema_momentum is not None,
-        "ema_momentum": ema_momentum or 0.0,
-    }
-    made = Muon(rate, adam_weight_decay=weight_decay, **common) if kind == "muon" else AdamW(rate, **common)
-    if not decay_norm_and_bias:
-        made.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    return made
+    optimizer = OPTIMIZERS[config.optimizer](
+        config,
+        learning_rate=learning_rate,
+        weight_decay=config.weight_decay,
+        global_clipnorm=config.clip_norm,
+        use_ema=ema_momentum is not None,
+        ema_momentum=ema_momentum or 0.0,
+    )
+    if not config.decay_norm_and_bias:
+        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    return optimizer
 
 
 class GlobalClipMixin(keras.optimizers.Optimizer):
-    """Clips what the gradients of all devices add up to; Keras 3.15 clips each device's own, and adds up then.
+    """Clip the sum of the gradients of all devices; Keras 3.15 clips each device's gradients before it adds them.
 
-    On one device that is Keras' own clipping, to the last bit.
+    On one device the result is that of Keras, to the last bit.
     """
 
     def _clip_gradients(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -58,15 +51,17 @@ class GlobalClipMixin(keras.optimizers.Optimizer):
 
 
 class AdamW(GlobalClipMixin, keras.optimizers.AdamW):
-    """Keras' own but for the clipping."""
+    """Keras' AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with `GlobalClipMixin`."""
 
 
 class Muon(GlobalClipMixin, keras.optimizers.Muon):
-    """Steps of the pointwise convolutions' matrices (channels in, channels out) in which all directions are as long.
+    """Muon for the kernels of the pointwise convolutions, as matrices (channels in, channels out); AdamW for the rest.
 
-    Keras' own leaves every weight of more than two axes to AdamW, also such a convolution's (1, 1, in, out).
-    Jordan 2024, kellerjordan.github.io/posts/muon; scaled as by Liu et al. 2025 (arXiv 2502.16982), so that a learning
-    rate and a weight decay of AdamW suit both.
+    Its steps are equally long in all directions of the matrix. Keras' Muon leaves all weights of more than two axes to
+    AdamW, and with them a pointwise kernel (1, 1, in, out).
+
+    Jordan 2024, kellerjordan.github.io/posts/muon; scaled as by Liu et al. 2025 (arXiv 2502.16982), so that AdamW's
+    learning rate and weight decay suit both.
     """
 
     def _should_use_adamw(self, variable: keras.Variable) -> bool:
@@ -74,3 +69,18 @@ class Muon(GlobalClipMixin, keras.optimizers.Muon):
 
     def lr_adjust(self, x: keras.KerasTensor) -> keras.KerasTensor:
         return x * (self.rms_rate * math.sqrt(max(x.shape[-2:])))
+
+
+def _build_adamw(config: OptimizationConfig, **common: object) -> keras.optimizers.Optimizer:
+    return AdamW(epsilon=config.adam_epsilon, **common)
+
+
+def _build_muon(config: OptimizationConfig, **common: object) -> keras.optimizers.Optimizer:
+    return Muon(epsilon=config.adam_epsilon, adam_weight_decay=config.weight_decay, **common)
+
+
+# Each builder takes the settings, and the arguments that all of Keras' optimizers share.
+OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
+    "adamw": _build_adamw,
+    "muon": _build_muon,
+}

@@ -1,11 +1,14 @@
 """Muon's steps beside AdamW's, on a small ConvMixer with made gradients."""
 
+from typing import get_args
+
 import keras
 import numpy as np
 import pytest
 
+from pipeline.config.training import OptimizationConfig
 from pipeline.model.conv_mixer import conv_mixer
-from pipeline.training.optimizers import build_optimizer
+from pipeline.training.optimizers import OPTIMIZERS, build_optimizer
 from pipeline.training.schedules import LearningRateSchedule
 
 RATE, FILTERS = 0.01, 24
@@ -24,15 +27,10 @@ def steps(kind, *, weight_decay=0.0, gradient=1.0, epsilon=1e-7, clip_norm=None)
     before = {path: np.array(weight) for path, weight in variables.items()}
     random = np.random.default_rng(0)
     gradients = [gradient * random.standard_normal(weight.shape).astype(np.float32) for weight in variables.values()]
-    made = build_optimizer(
-        kind,
-        LearningRateSchedule("constant", peak=RATE, steps=1, warmup_fraction=0),
-        weight_decay=weight_decay,
-        epsilon=epsilon,
-        clip_norm=clip_norm,
-        ema_momentum=None,
-        decay_norm_and_bias=False,
+    config = OptimizationConfig.build(
+        {"optimizer": kind, "weight_decay": weight_decay, "adam_epsilon": epsilon, "clip_norm": clip_norm}
     )
+    made = build_optimizer(config, LearningRateSchedule("constant", peak=RATE, steps=1, warmup_fraction=0))
     made.apply(gradients, list(variables.values()))
     return {path: np.array(weight) - before[path] for path, weight in variables.items()}
 
@@ -70,3 +68,7 @@ def test_clip_norm_scales_all_gradients_down_together():
     step = steps("adamw", epsilon=1.0, clip_norm=1e-3)  # with that epsilon a first step is so much of its gradient
     length = np.sqrt(sum((part**2).sum() for part in step.values()))
     assert length == pytest.approx(RATE * np.sqrt(1 - 0.999) * 1e-3, rel=1e-2)
+
+
+def test_registry_has_a_builder_for_each_optimizer_of_the_config():
+    assert set(OPTIMIZERS) == set(get_args(OptimizationConfig.model_fields["optimizer"].annotation))
