@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
-from pipeline.tracking.tags import RunRef, TrialOutcome
+from pipeline.tracking.tags import Role, RunRef, TrialOutcome
 
 
 class Recorded:
@@ -107,8 +107,8 @@ class Played(Executor):
 class Forgetful:
     """Stands in for the run of a study in MLflow."""
 
-    def child(self, name: str, *, role: str, tags: Mapping[str, str], under: str | None = None) -> RunRef:
+    def start_child(self, name: str, *, role: Role, tags: Mapping[str, str], parent: str | None = None) -> RunRef:
         return RunRef("", name)
 
-    def close_child(self, run_id: str, outcome: TrialOutcome, *, reason: str, output_tail: str) -> None:
+    def end_trial(self, run_id: str, outcome: TrialOutcome, *, reason: str, output_tail: str) -> None:
         pass

@@ -56,15 +56,16 @@ def main() -> None:
 def made(folder: Path) -> None:
     """Register a network of the recipe's shape."""
     from pipeline.model.conv_mixer import conv_mixer
-    from pipeline.tracking import run as track
+    from pipeline.tracking.run import start_run
+    from pipeline.tracking.tags import Role
 
     os.chdir(folder)  # where MLflow's artifacts go
     config = TrainingConfig.build(read_recipe(RECIPE))
     shape = {name: getattr(config, name) for name in ("filters", "depth", "kernel_size", "patch_size")}
     model = conv_mixer(SHAPE, CLASSES, **shape)
     classes = [str(label) for label in range(CLASSES)]
-    with track.start_run(system_metrics=False) as run:
-        run.register(
+    with start_run(role=Role.RUN) as run:
+        run.register_model(
             NAME,
             partial(save_pyfunc, model=model, example=np.zeros(SHAPE, np.uint8), classes=classes),
             classes=classes,

@@ -34,8 +34,8 @@ from pipeline.search.loop import SearchLoop
 from pipeline.search.session import SearchContext
 from pipeline.search.space import parse_search
 from pipeline.search.study import Study
-from pipeline.tracking.study_run import StudyRun
-from pipeline.tracking.tags import TrialOutcome
+from pipeline.tracking.study_run import StudyRun, open_study_run
+from pipeline.tracking.tags import RunOutcome, TrialOutcome
 
 HERE = Path(__file__).parent
 CURVES = HERE / "kernel-patch-depth.csv"
@@ -113,7 +113,7 @@ def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: flo
         mlflow.set_tracking_uri(given.tracking or f"sqlite:///{folder}/mlflow.db")
         url, name = given.storage or f"sqlite:///{folder}/optuna.db", given.study or f"asleep-{time.time_ns()}"
         study = Study(search, url=url, name=name, image_shape=(32, 32, 3), training_images=50_000)
-        runs, executor = StudyRun(name, known=None, trials=0), Asleep(slots, epoch_seconds)
+        runs, executor = open_study_run(name, known=None, trials=0), Asleep(slots, epoch_seconds)
         drawn = []
 
         def say(line: str) -> None:
@@ -127,7 +127,7 @@ def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: flo
                 _print_cost(trial, executor.ends)
 
         SearchLoop(SearchContext(study, runs, executor, lambda: 0, beat=lambda: None, say=say)).search()
-        runs.close("FINISHED", "finished", "")
+        runs.close(RunOutcome.FINISHED, "")
         if len(drawn) > FIRST:
             grown = (drawn[-1] - drawn[FIRST - 1]) / (given.figures * (len(drawn) - FIRST))
             print(f"  {grown:.3f} MiB a trial since the figures were drawn {FIRST} times")
@@ -136,9 +136,9 @@ def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: flo
 
 def draw(study: Study, runs: StudyRun) -> None:
     """Leave the study's table and figures in MLflow."""
-    runs.table("leaderboard.csv", results.leaderboard(study))
+    runs.run.log_table("leaderboard.csv", results.leaderboard(study))
     for path, figure in results.figures(study):
-        runs.figure(path, figure)
+        runs.run.log_figure(path, figure)
 
 
 def _print_cost(trial: int, ends: list[tuple[float, float]]) -> None:

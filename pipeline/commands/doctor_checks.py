@@ -23,11 +23,12 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import cache_folder, check_cache_writable
-from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.text import shown
 from pipeline.runtime.urls import mask_password, storage_error
 from pipeline.tracking import ownership, stale_runs
+from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.outbox.delivery import send_pending
+from pipeline.tracking.project_run import ProjectRun
 from pipeline.tracking.tags import Role, Tag
 
 
@@ -188,10 +189,12 @@ def check_store() -> Iterator[CheckResult]:
     began = time.monotonic()
     try:
         client = MlflowClient()
-        own = os.environ.get(PROJECT_RUN_ID_ENV)
-        run = client.get_run(own) if own else client.create_run(_experiment(client), run_name="doctor")
+        own = ProjectRun.find()
+        run = client.get_run(own.id) if own else client.create_run(_experiment(client), run_name="doctor")
         try:
-            ownership.claim_run(client, run.info.run_id, {Tag.ROLE: Role.DOCTOR, Tag.RUN_NAME: "doctor"})
+            ownership.claim_run(
+                TrackingClient(client), run.info.run_id, {Tag.ROLE: Role.DOCTOR, Tag.RUN_NAME: "doctor"}
+            )
             client.log_text(run.info.run_id, f"{mask_password(uri)} can be written\n", TEXT)
         finally:
             if not own:
@@ -214,9 +217,7 @@ def check_open_runs() -> Iterator[CheckResult]:
         return
     client = MlflowClient()
     for experiment_id in _experiments(client):
-        for line in stale_runs.close_lost_run(client, experiment_id):
-            yield CheckResult("look", line)
-        for line in stale_runs.silent_runs(client, experiment_id):
+        for line in stale_runs.close_stale_runs(TrackingClient(client), experiment_id):
             yield CheckResult("look", line)
 
 
@@ -237,14 +238,15 @@ def close_runs(run_ids: tuple[str, ...]) -> Iterator[CheckResult]:
     client = MlflowClient()
     found = [_to_close(client, run_id) for run_id in run_ids]
     for one in found:
-        why = f"closed by hand: no sign of {one.process or 'its process'} for {one.silence() / 60:.0f} min"
-        said = stale_runs.close_run(client, one, why)
-        yield CheckResult("ok", f"closed run {one.run.info.run_id} ({one.run.info.run_name}): {said}")
+        minutes = one.last_seen_age() / 60
+        why = f"closed by hand: {one.process or 'its process'} has sent no heartbeat for {minutes:.0f} min"
+        said = stale_runs.close_run(TrackingClient(client), one, why)
+        yield CheckResult("ok", f"closed {one}: {said}")
 
 
 def _to_close(client: MlflowClient, run_id: str) -> stale_runs.OpenRun:
     try:
-        one = stale_runs.open_runs(client.get_run(run_id))
+        one = stale_runs.inspect_run(client.get_run(run_id))
     except MlflowException as error:
         if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
             raise storage_error("the tracking store", mlflow.get_tracking_uri(), error) from None
@@ -252,9 +254,11 @@ def _to_close(client: MlflowClient, run_id: str) -> stale_runs.OpenRun:
     name = f"run {run_id} ({one.run.info.run_name})"
     if one.run.info.status != "RUNNING":
         raise UsageError(f"close takes runs that are open: {name} has ended as {one.run.info.status}")
-    if one.fate == "lives" or (one.fate == "elsewhere" and one.silence() < stale_runs.UNRESPONSIVE_SECONDS):
+    if one.liveness == "lives" or (
+        one.liveness == "elsewhere" and one.last_seen_age() < stale_runs.UNRESPONSIVE_SECONDS
+    ):
         raise UsageError(
-            f"close takes runs whose process is gone: {name} gave a sign {one.silence():.0f} s ago as "
+            f"close takes runs whose process is gone: {name} gave a sign {one.last_seen_age():.0f} s ago as "
             f"{one.process or 'a program that does not say who it is'}: stop that first"
         )
     return one

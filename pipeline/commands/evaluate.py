@@ -7,9 +7,7 @@ test images of the training data is counted there, and told in reports. TensorFl
 so they come after the command line has been accepted.
 """
 
-import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,14 +25,13 @@ from pipeline.evaluation import metrics
 from pipeline.evaluation.corruptions import CORRUPTIONS, STRENGTHS
 from pipeline.evaluation.figures import robustness, training
 from pipeline.evaluation.robustness import EvaluationResult, evaluate_robustness
-from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.text import count
-from pipeline.tracking import ownership, run, stale_runs
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import MODEL, find_model, latest_model_uri, load_model, logged_classes
-from pipeline.tracking.outbox import spool
+from pipeline.tracking.ownership import require_server
+from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.query import TrainingRun, get_training_run
-from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.run import TrackedRun, start_run
 from pipeline.tracking.tags import Role, Tag
 from pipeline.tracking.test_set_access import access_tags
 
@@ -100,14 +97,12 @@ def log_evaluation(
         ),
         "confusion_matrix.png": training.confusion_matrix(measured.confusion, classes=classes),
     }
+    evaluated = TrackedRun(run_id, own.outbox)
     for name, table in tables.items():
-        text = table.to_csv(index=False)
-        own.outbox.put("files", run_id=run_id, fill=spool.write_text(f"{folder}/{name}", text))
+        evaluated.log_table(f"{folder}/{name}", table)
     for name, figure in figures.items():
-        own.outbox.put("files", run_id=run_id, fill=spool.save_figure(f"{folder}/{name}", figure))
-    now = int(1000 * time.time())
-    points = [[f"{folder}/{name}", value, now, step] for name, value in measured.metrics.items()]
-    own.outbox.put("batch", {"metrics": points, "once": True, "of_model": True}, run_id=run_id)
+        evaluated.log_figure(f"{folder}/{name}", figure)
+    evaluated.log_model_metrics({f"{folder}/{name}": value for name, value in measured.metrics.items()}, step=step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,16 +123,17 @@ def resolve_inputs(asked: EvaluateCommand) -> Iterator[EvaluationInputs]:
         UsageError: the model, its run or the images cannot be had, or have other classes.
     """
     client = TrackingClient()
-    with ownership.require_server():
+    with require_server():
         uri = _model_uri(client, asked.model)
         found = find_model(client, uri)
         source = get_training_run(client, str(found.source_run_id))
         classes = logged_classes(found)
-    if (
-        os.environ.get(PROJECT_RUN_ID_ENV) == source.run.info.run_id
-    ):  # `mlflow run --run-id`: a training's run is no evaluation's
-        del os.environ[PROJECT_RUN_ID_ENV]
-    with ownership.close_if_unused(client.mlflow, os.environ.get(PROJECT_RUN_ID_ENV)):
+    project_run = ProjectRun.find()
+    if project_run and project_run.id == source.run.info.run_id:
+        # `mlflow run --run-id`: a training's run is no evaluation's
+        project_run.claim()
+        project_run = None
+    with close_if_unused(project_run):
         data = reload_dataset(
             source.config.data,
             seed=source.config.seed,
@@ -180,9 +176,9 @@ def run_evaluation(ready: EvaluationInputs, *, report: Report) -> list[str]:
     report(f"images   {images}: {count(len(images.split), 'image')}, {len(model.classes)} classes")
     if ready.settings.dataset is None and ready.source.fingerprint not in {"", ready.data.fingerprint}:
         report(f"warning: {ready.data.name} is not what it was when the run was trained on it")
-    with _open_own_run(client, ready, images) as own:
-        for lost in stale_runs.close_stale_runs(client.mlflow, own.experiment_id):
-            report(lost)
+    with _open_own_run(ready, images) as own:
+        for notice in own.notices:
+            report(notice)
         where = artifact_dir(images, taken=_check_owner(ready.source))
         opened = _say_what_is_opened(client, own, ready.source, images, where)
         step = next_step(client, model.run_id, where)
@@ -195,8 +191,8 @@ def run_evaluation(ready: EvaluationInputs, *, report: Report) -> list[str]:
         )
         log_evaluation(own, model.run_id, measured, images, model.classes, where=where, step=step)
         said = _summary(measured, images)
-        own.describe(said)
-    kept = [line] if (line := own.outbox.left()) else []
+        own.set_description(said)
+    kept = [line] if (line := own.outbox.pending()) else []
     return [
         "",
         said,
@@ -207,22 +203,19 @@ def run_evaluation(ready: EvaluationInputs, *, report: Report) -> list[str]:
 
 
 @contextmanager
-def _open_own_run(client: TrackingClient, ready: EvaluationInputs, images: Subset) -> Iterator[TrackedRun]:
+def _open_own_run(ready: EvaluationInputs, images: Subset) -> Iterator[TrackedRun]:
     """The evaluation's run, below the one that trained the model, and beside it where nobody opened one elsewhere."""
     trained_in = ready.source.run.info
-    run_id = os.environ.pop(PROJECT_RUN_ID_ENV, None) or client.create_run(trained_in.experiment_id).info.run_id
-    with run.start_run(system_metrics=False, resumed=run_id) as own:
-        name = f"evaluation on {images}"
-        ownership.set_parent(client.mlflow, own.id, parent=trained_in.run_id, name=name, role=Role.EVALUATE)
-        own.tags(
+    with start_run(role=Role.EVALUATE, parent=trained_in.run_id, experiment_id=trained_in.experiment_id) as own:
+        own.set_tags(
             {
+                Tag.RUN_NAME: f"evaluation on {images}",
                 Tag.EVALUATION_MODEL: ready.uri,
                 Tag.EVALUATION_IMAGES: str(images),
                 Tag.DATA_FINGERPRINT: images.dataset.fingerprint,
             }
         )
-        with ownership.heartbeat_run(client.mlflow, own.id, taken=lambda process: None):
-            yield own
+        yield own
 
 
 def _say_what_is_opened(

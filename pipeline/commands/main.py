@@ -16,11 +16,12 @@ from pipeline.runtime.console import Console, configure_logging
 from pipeline.runtime.cpu import prefer_onednn
 from pipeline.runtime.errors import NothingToDo, PipelineError, Stopped, UsageError
 from pipeline.runtime.files import check_cache_writable, temporary_files
-from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV, stop_with_parent
+from pipeline.runtime.parent_watch import stop_with_parent
 from pipeline.runtime.signals import handle_signals
 from pipeline.runtime.stderr import capture_stderr
 from pipeline.runtime.text import nearest, one_line, shown
 from pipeline.runtime.urls import hide_credentials, set_http_timeouts
+from pipeline.tracking.project_run import fail_project_run
 
 USAGE = """usage: convmixer COMMAND ...
 
@@ -54,7 +55,7 @@ def run_command(work: Callable[[], int | None]) -> int:
         return done.exit_code
     except UsageError as error:
         console.error(str(error))
-        _fail_project_run(str(error))
+        fail_project_run(str(error))
         return error.exit_code
     except PipelineError as error:
         console.error(str(error))
@@ -80,14 +81,6 @@ def exit_process(code: int) -> NoReturn:
         with suppress(OSError):  # a terminal that was closed
             stream.flush()
     os._exit(code)
-
-
-def _fail_project_run(reason: str) -> None:
-    """Close the run that `mlflow run` opened for this process, if it did, as failed for this reason."""
-    if PROJECT_RUN_ID_ENV in os.environ:
-        from pipeline.tracking.ownership import fail_project_run
-
-        fail_project_run(reason)
 
 
 def main() -> NoReturn:

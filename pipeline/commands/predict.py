@@ -4,7 +4,6 @@ MLflow and TensorFlow take seconds to import, so they come after the command lin
 """
 
 import csv
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +17,11 @@ from pipeline.data.image_files import ImageFiles
 from pipeline.data.read_images import read_batch
 from pipeline.evaluation.figures import training
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.text import count, join_names
-from pipeline.tracking import ownership, stale_runs
-from pipeline.tracking import run as track
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import LoggedModel, load_model
-from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.project_run import ProjectRun, close_if_unused
+from pipeline.tracking.run import TrackedRun, start_run
 from pipeline.tracking.tags import Role, Tag, code_version_tags
 
 BATCH = 64  # images in memory at a time
@@ -91,12 +88,11 @@ def run_prediction(asked: PredictCommand, found: ImageFiles) -> list[str]:
     Raises:
         UsageError: the model cannot be had as it was logged, the folder cannot be written, or no file is an image.
     """
-    client = TrackingClient()
-    with ownership.close_if_unused(client.mlflow, os.environ.get(PROJECT_RUN_ID_ENV)):
-        model = load_model(client, asked.model)
-        with _open_own_run(client, asked, model) as run:
+    with close_if_unused(ProjectRun.find()):
+        model = load_model(TrackingClient(), asked.model)
+        with _open_own_run(asked, model) as run:
             return [
-                *stale_runs.close_stale_runs(client.mlflow, run.experiment_id),
+                *run.notices,
                 *_log_prediction(run, asked, model, found),
             ]
 
@@ -108,18 +104,18 @@ def _log_prediction(run: TrackedRun, asked: PredictCommand, model: LoggedModel, 
         tally = _written(file, predict_files(model, found.files), model, found)
     if not tally.read:
         raise UsageError(f"at least one file must be an image, got {count(tally.unread, 'file')}: {tally.why}")
-    run.file(TABLE, table)
+    run.log_file(TABLE, table)
     figures: dict[str, float] = {"images": tally.read, "unreadable": tally.unread}
     said = f"{count(tally.read, 'image')} predicted"
     if tally.told:
         figures["accuracy"] = tally.accuracy
         of = f" of {tally.told:,} of them" if tally.told < tally.read else ""
         said += f", accuracy {tally.accuracy:.2%}{of} by the names of their folders"
-        run.figure("plots/confusion_matrix.png", training.confusion_matrix(tally.counts, classes=model.classes))
+        run.log_figure("plots/confusion_matrix.png", training.confusion_matrix(tally.counts, classes=model.classes))
     if tally.unread:
         said += f"; {count(tally.unread, 'file')} could not be read: their rows say why"
-    run.results(figures)
-    run.describe(said)
+    run.log_results(figures)
+    run.set_description(said)
     others = join_names(found.folders_without_class(model.classes))
     why = [f"no accuracy, as folders are not called as classes of the model: {others}"] * bool(others)
     return [said, *why, f"model    {model.model_id} of run {model.run_id}", f"table    {table}", f"run      {run.id}"]
@@ -141,12 +137,11 @@ def _written(file: TextIO, rows: Iterable[Prediction], model: LoggedModel, found
 
 
 @contextmanager
-def _open_own_run(client: TrackingClient, asked: PredictCommand, model: LoggedModel) -> Iterator[TrackedRun]:
+def _open_own_run(asked: PredictCommand, model: LoggedModel) -> Iterator[TrackedRun]:
     """The prediction's run: the one that `mlflow run` opened, else a new one in the present experiment."""
-    with track.start_run(system_metrics=False) as run:
-        ownership.claim_run(client.mlflow, run.id, {Tag.ROLE: Role.PREDICT})
-        run.name(f"predictions of {asked.images.name}"[:200])
-        run.tags(
+    with start_run(role=Role.PREDICT) as run:
+        run.set_name(f"predictions of {asked.images.name}"[:200])
+        run.set_tags(
             code_version_tags()
             | {
                 Tag.PREDICT_MODEL: asked.model,
@@ -155,8 +150,7 @@ def _open_own_run(client: TrackingClient, asked: PredictCommand, model: LoggedMo
                 Tag.PREDICT_IMAGES: str(asked.images),
             }
         )
-        with ownership.heartbeat_run(client.mlflow, run.id, taken=lambda process: None):
-            yield run
+        yield run
 
 
 def _made(table: Path) -> Path:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from math import isnan
-from os import environ
 from pathlib import Path
 from typing import Literal
 
@@ -30,14 +29,14 @@ from pipeline.evaluation.report.groups import (
 from pipeline.evaluation.report.leaderboard import LeaderboardRow, leaderboard_table, rank_groups, to_markdown
 from pipeline.evaluation.report.page import Section, answer, describe_test_set_accesses, render_page
 from pipeline.runtime.code_version import code_version
-from pipeline.runtime.errors import Stopped, UsageError
-from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
+from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import count
 from pipeline.runtime.urls import mask_password, storage_error
-from pipeline.tracking import ownership, query
+from pipeline.tracking import query
 from pipeline.tracking.client import TrackingClient, tracking_uri
+from pipeline.tracking.project_run import ProjectRun, close_if_unused
+from pipeline.tracking.run import TrackedRun, start_run
 from pipeline.tracking.select_runs import RunSelection, select_runs
-from pipeline.tracking.stale_runs import close_stale_runs
 from pipeline.tracking.tags import Role, Tag, code_version_tags
 
 READ_CONFIGS = 2000  # config.yaml files at most, those of the best runs: a server needs 15 s or more for as many
@@ -55,11 +54,11 @@ def build_report(command: ReportCommand) -> list[str]:
         UsageError: Nothing that can be compared was named, or the tracking store or the folder cannot be used.
     """
     client = _connect()
-    with ownership.close_if_unused(client.mlflow, environ.get(PROJECT_RUN_ID_ENV)):
+    with close_if_unused(ProjectRun.find()):
         selection = select_runs(client, command.runs)
         metric, groups, left_out = _group(client, selection, command.settings.metric)
-        with _open_own_run(client, selection, command) as run_id:
-            lines = close_stale_runs(client.mlflow, selection.rows[0].experiment_id)
+        with _open_own_run(selection, command) as run:
+            lines = list(run.notices)
             lines.append(_compared(groups, selection))
             lines += [f"left out {reason}" for reason in left_out]
 
@@ -72,22 +71,22 @@ def build_report(command: ReportCommand) -> list[str]:
 
             board = leaderboard_table(rows, metric)
             folder = _write(
-                Path(command.settings.folder).expanduser() / run_id,
+                Path(command.settings.folder).expanduser() / run.id,
                 {
                     "report.html": render_page(
                         f"Comparison of {selection.title}",
                         sections,
                         metric,
                         notes=[f"Not compared: {reason}." for reason in left_out],
-                        facts=_facts(run_id, command),
+                        facts=_facts(run.id, command),
                     ),
                     "leaderboard.csv": board.to_csv(index=False),
                     "leaderboard.md": to_markdown(board),
                 },
             )
-            client.upload_artifacts(run_id, folder)
-            client.set_tags(run_id, {Tag.DESCRIPTION: "\n\n".join(answers)})
-            return [*lines, f"report   {folder / 'report.html'}", f"run      {run_id}"]
+            client.upload_artifacts(run.id, folder)
+            run.set_description("\n\n".join(answers))
+            return [*lines, f"report   {folder / 'report.html'}", f"run      {run.id}"]
 
 
 def _group(
@@ -202,21 +201,12 @@ def _connect() -> TrackingClient:
 
 
 @contextmanager
-def _open_own_run(client: TrackingClient, selection: RunSelection, command: ReportCommand) -> Iterator[str]:
-    """Open the report's run: the one that `mlflow run` opened, or a new one beside the runs that are compared."""
-    project_run_id = environ.pop(PROJECT_RUN_ID_ENV, None)
-    run_id = project_run_id or client.create_run(selection.rows[0].experiment_id).info.run_id
-    tags = {Tag.ROLE: Role.REPORT, Tag.RUN_NAME: f"report on {selection.title}"[:200], Tag.REPORT_RUNS: command.runs}
-    ownership.claim_run(client.mlflow, run_id, tags | code_version_tags())
-    try:
-        yield run_id
-    except BaseException as error:
-        stopped = isinstance(error, Stopped)
-        ownership.end_run(
-            client.mlflow, run_id, "stopped" if stopped else "failed", f"by {error}" if stopped else str(error)
-        )
-        raise
-    ownership.end_run(client.mlflow, run_id, "finished", "")
+def _open_own_run(selection: RunSelection, command: ReportCommand) -> Iterator[TrackedRun]:
+    """Open the report's run: the one that `mlflow run` opened, else one beside the runs that are compared."""
+    with start_run(role=Role.REPORT, experiment_id=selection.rows[0].experiment_id) as run:
+        name = f"report on {selection.title}"[:200]
+        run.set_tags({Tag.RUN_NAME: name, Tag.REPORT_RUNS: command.runs} | code_version_tags())
+        yield run
 
 
 def _write(folder: Path, contents: Mapping[str, str]) -> Path:

@@ -28,9 +28,9 @@ from pipeline.search.session import Coordinator, ExclusiveCoordinator, SearchCon
 from pipeline.search.space import SearchSpec
 from pipeline.search.storage import storage_url
 from pipeline.search.study import Study
-from pipeline.tracking.outbox.delivery import address
+from pipeline.tracking.outbox.delivery import tracking_address
 from pipeline.tracking.study_run import StudyRun
-from pipeline.tracking.tags import Role, Tag, code_version_tags
+from pipeline.tracking.tags import Role, RunOutcome, Tag, code_version_tags
 from pipeline.training.checkpoint_manager import remove_finished
 
 
@@ -62,7 +62,7 @@ def run_search(search: SearchSpec, data: Dataset) -> int:
                     _introduce(session, hold, data, executor.describe(), url)
                     return _run_in_session(session, hold, data)
             except BaseException as error:  # else MLflow would close the run as FINISHED when this process ends
-                hold.close("FAILED", "failed", f"{type(error).__name__}: {error}")
+                hold.close(RunOutcome.FAILED, f"{type(error).__name__}: {error}")
                 raise
     finally:
         hold.release()
@@ -70,7 +70,7 @@ def run_search(search: SearchSpec, data: Dataset) -> int:
 
 def _run_in_session(session: SearchContext, hold: Coordinator, data: Dataset) -> int:
     """Trials, the final and what is left of them in MLflow; returns the exit code."""
-    code, ending = 0, ("FINISHED", "finished", "")
+    code, ending = 0, (RunOutcome.FINISHED, "")
     finishes = False
     try:
         if line := time_estimate.estimate_duration(session, data):
@@ -83,9 +83,9 @@ def _run_in_session(session: SearchContext, hold: Coordinator, data: Dataset) ->
             if not session.interrupts():
                 _refuse_to_end_without_result(session.study)
         if session.interrupts():
-            code, ending = 130, ("KILLED", "stopped", "by a signal; the same command goes on")
+            code, ending = 130, (RunOutcome.STOPPED, "by a signal; the same command goes on")
     except (SearchFailed, ClusterLost) as failing:
-        code, ending = 1, ("FAILED", "failed", str(failing))
+        code, ending = 1, (RunOutcome.FAILED, str(failing))
         Console().error(str(failing))
     if finishes or not session.study.shared:
         _report(session)
@@ -137,7 +137,7 @@ def _executor(search: SearchSpec, data: Dataset) -> Executor:
             fingerprint=data.fingerprint,
             trials_per_gpu=settings.trials_per_gpu,
             trials=settings.workers,
-            tracking_uri=address(),
+            tracking_uri=tracking_address(),
         )
     gpus = find_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     workers = settings.workers or max(1, available_cores() // CORES_PER_TRIAL)
@@ -151,11 +151,11 @@ def _introduce(session: SearchContext, hold: Coordinator, data: Dataset, places:
     study, runs = session.study, session.runs
     search = study.search
     lost = hold.take_over()
-    for line in runs.own():
+    for line in runs.claim():
         session.say(line)
     remove_finished()
-    runs.name(f"search {search.name}")
-    runs.tags(
+    runs.run.set_name(f"search {search.name}")
+    runs.run.set_tags(
         code_version_tags()
         | {
             Tag.ROLE: Role.SEARCH,
@@ -166,8 +166,8 @@ def _introduce(session: SearchContext, hold: Coordinator, data: Dataset, places:
         }
     )
     settings = {name: search.settings.text(name) for name in type(search.settings).model_fields if name != "storage"}
-    runs.params({"search": search.name, **settings, **search.differences()})
-    runs.text("config.yaml", to_yaml(search.base))
+    runs.run.log_params({"search": search.name, **settings, **search.differences()})
+    runs.run.log_text("config.yaml", to_yaml(search.base))
     many, done = search.configurations(), study.n_finished()
     session.say(
         f"study    {study.name} in {mask_password(url)}\n"
@@ -184,9 +184,9 @@ def _introduce(session: SearchContext, hold: Coordinator, data: Dataset, places:
 def _report(session: SearchContext) -> None:
     """Log the state of the study."""
     study, runs = session.study, session.runs
-    runs.table("leaderboard.csv", results.leaderboard(study))
+    runs.run.log_table("leaderboard.csv", results.leaderboard(study))
     for path, figure in results.figures(study):
-        runs.figure(path, figure)
+        runs.run.log_figure(path, figure)
     figures: dict[str, float] = {
         "trials": study.n_finished(),
         "searched_seconds": study.get_attr(SEARCHED_SECONDS) or 0.0,
@@ -196,14 +196,14 @@ def _report(session: SearchContext) -> None:
             f"best_{metric}": value for metric, value in zip(study.search.settings.metric, best.values, strict=True)
         }
     winner = study.get_attr(WINNER) or {}
-    runs.metrics(figures | {name: value for name, value in winner.items() if isinstance(value, int | float)})
+    runs.run.log_metrics(figures | {name: value for name, value in winner.items() if isinstance(value, int | float)})
 
 
 def _where(study: Study, runs: StudyRun) -> list[str]:
     command = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
     return [
         f"run       {runs.id}, study {study.name}",
-        f"figures   {runs.artifacts}/plots",
+        f"figures   {runs.run.artifact_uri}/plots",
         f"compare   {command} ui --backend-store-uri {shlex.quote(mask_password(runs.tracking_uri))}",
         f"report    mlflow run . -e report --env-manager local -P runs={shlex.quote(study.name)}",
         f"dashboard {dashboard(storage_url(study.search.settings.storage, os.environ))}",

@@ -13,8 +13,8 @@ from pipeline.config import training
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.device import check_single_host
 from pipeline.runtime.files import check_cache_writable, temporary_files
-from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.stderr import capture_stderr
+from pipeline.tracking.project_run import ProjectRun
 
 if TYPE_CHECKING:
     from pipeline.training.resume import ResumePoint
@@ -43,7 +43,7 @@ def _begin(typed: training.ParsedCommand, resumption: "ResumePoint | None") -> N
 @contextmanager
 def _opened(typed: training.ParsedCommand) -> "Iterator[ResumePoint | None]":
     """The run that is to go on, if one is; the run that `mlflow run` opened does not stay open if nothing begins."""
-    if typed.resume is None and PROJECT_RUN_ID_ENV not in os.environ:
+    if typed.resume is None and ProjectRun.find() is None:
         yield None
         return
     from pipeline.training import resume

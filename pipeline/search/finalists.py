@@ -14,7 +14,7 @@ from pipeline.search.attributes import FINAL, LATENCIES, RUN_ID, WINNER
 from pipeline.search.executors.base import TrialJob, TrialResult, should_retry
 from pipeline.search.results import pareto_table, trials_dataframe
 from pipeline.search.session import SearchContext
-from pipeline.tracking.tags import RunRef, Tag, TrialOutcome
+from pipeline.tracking.tags import Role, RunRef, Tag, TrialOutcome
 
 
 @dataclass
@@ -51,7 +51,7 @@ class FinalistTraining:
             self._train(finalists)
         except BaseException:  # the cluster is lost, say
             for finalist in finalists:
-                self._runs.finish_child(finalist.run_id, TrialOutcome.STOPPED)
+                self._runs.end_child(finalist.run_id, TrialOutcome.STOPPED)
             raise
         for finalist in finalists:
             self._close(finalist)
@@ -64,8 +64,8 @@ class FinalistTraining:
         trained = TrialOutcome.FINISHED if finalist.values else TrialOutcome.RAISED
         outcome = TrialOutcome.STOPPED if self._session.interrupts() else trained
         if outcome is TrialOutcome.FINISHED:
-            self._runs.measure(finalist.run_id, _spread(self._metric, finalist))
-        self._runs.finish_child(finalist.run_id, outcome)
+            self._runs.log_child_metrics(finalist.run_id, _spread(self._metric, finalist))
+        self._runs.end_child(finalist.run_id, outcome)
 
     def _finalists(self) -> list[_Finalist]:
         noted = self._study.get_attr(FINAL)
@@ -76,7 +76,7 @@ class FinalistTraining:
         for rank, trial in enumerate(top, start=1):
             params = self._study.search.exact(trial.params)
             tags = {Tag.TRIAL_NUMBER: str(trial.number)}
-            run = self._session.child(f"final {rank} {short_settings(params)}", role="final", tags=tags)
+            run = self._session.start_child(f"final {rank} {short_settings(params)}", role=Role.FINAL, tags=tags)
             if run is None:
                 return []
             finalists.append(_Finalist(rank, params, run.run_id, {}, {}))
@@ -129,7 +129,9 @@ class FinalistTraining:
 
     def _run(self, finalist: _Finalist, seed: int) -> RunRef | None:
         name = f"final {finalist.rank} {short_settings(finalist.params)} seed {seed}"
-        return self._session.child(name, role="final", tags={"final.rank": str(finalist.rank)}, under=finalist.run_id)
+        return self._session.start_child(
+            name, role=Role.FINAL, tags={Tag.FINAL_RANK: str(finalist.rank)}, parent=finalist.run_id
+        )
 
     def _job(self, finalist: _Finalist, seed: int, run: RunRef) -> TrialJob:
         self._numbers -= 1  # apart from the trials' own
@@ -137,7 +139,7 @@ class FinalistTraining:
 
     def _end(self, finalist: _Finalist, seed: int, run: RunRef, ended: TrialResult) -> bool:
         """Take leave of a training; returns whether it has ended well."""
-        self._runs.close_child(run.run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
+        self._runs.end_trial(run.run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
         name = f"final {finalist.rank} seed {seed}  {short_settings(finalist.params)}"
         if ended.outcome is not TrialOutcome.FINISHED:
             self._session.say(f"{name}  {ended.outcome}: {ended.reason}")
@@ -161,12 +163,12 @@ class FinalistTraining:
             try:
                 self._session.executor.free()
             except BaseException:  # the cluster is lost
-                self._runs.close_child(run.run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
+                self._runs.end_trial(run.run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
                 raise
             self._session.say(f"the winner is measured again: {ended.outcome}: {ended.reason}")
 
     def _result(self, winner: _Finalist, seed: str, ended: TrialResult) -> dict[str, float] | None:
-        self._runs.close_child(winner.runs[seed], ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
+        self._runs.end_trial(winner.runs[seed], ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
         if ended.outcome is not TrialOutcome.FINISHED:
             self._session.say(f"the winner could not be measured: {ended.outcome}: {ended.reason}")
             return None
@@ -179,7 +181,7 @@ class FinalistTraining:
             f"run {winner.runs[seed]}"
         )
         if self._study.search.base.register_as:
-            self._session.say(f"registry  {self._runs.registered(winner.runs[seed])}")
+            self._session.say(f"registry  {self._runs.describe_registration(winner.runs[seed])}")
         return figures
 
     def _config(self, finalist: _Finalist, seed: int) -> TrainingConfig:
@@ -213,6 +215,6 @@ def measure_latencies(session: SearchContext) -> None:
         if ended.outcome is TrialOutcome.FINISHED:
             found[str(number)] = ended.metrics["latency_ms"]
             study.set_attr(LATENCIES, found)
-            session.runs.measure(run_id, {"latency_ms": found[str(number)]})
+            session.runs.log_child_metrics(run_id, {"latency_ms": found[str(number)]})
         elif not session.interrupts():
             session.say(f"{trial_name(number, {})}  latency not measured: {ended.outcome}: {ended.reason}")

@@ -10,7 +10,7 @@ from pipeline.search import attributes
 from pipeline.search.executors.base import MAX_NODE_LOSSES, EpochReport, TrialJob, TrialResult, should_retry
 from pipeline.search.session import SearchContext
 from pipeline.search.study import TrialProposal
-from pipeline.tracking.tags import RunRef, Tag, TrialOutcome
+from pipeline.tracking.tags import Role, RunRef, Tag, TrialOutcome
 
 MAX_CONSECUTIVE_FAILURES = 3  # failures in a row with one cause, after which it is not the configuration's fault
 ID = re.compile(r"(?<![\w.])[0-9a-f]{8,}(-[0-9a-f]{4,})*\b", re.IGNORECASE)  # of a run, a node, data; no fraction
@@ -117,7 +117,7 @@ class SearchLoop:
 
     def _start(self, proposal: TrialProposal) -> None:
         name = trial_name(proposal.number, proposal.params)
-        run = self._session.child(name, role="trial", tags={Tag.TRIAL_NUMBER: str(proposal.number)})
+        run = self._session.start_child(name, role=Role.TRIAL, tags={Tag.TRIAL_NUMBER: str(proposal.number)})
         if run is None:
             self._study.requeue(proposal.number)
             return
@@ -141,7 +141,7 @@ class SearchLoop:
         if ended.outcome is TrialOutcome.LOST and not _again(trial, ended):
             reason = f"{ended.reason}; this configuration has lost {MAX_NODE_LOSSES} and is not tried again"
             ended = replace(ended, retryable=False, reason=reason)
-        self._session.runs.close_child(
+        self._session.runs.end_trial(
             trial.run.run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail
         )
         figures = {name: ended.metrics[name] for name in attributes.FIGURES if name in ended.metrics}

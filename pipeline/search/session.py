@@ -10,8 +10,8 @@ from pipeline.search.attributes import FINAL, FINAL_OF, FINISHER, LEASE, RUN_ID,
 from pipeline.search.coordination import Lease, is_alive, others_live
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.study import Study
-from pipeline.tracking.study_run import SharedStudyRun, StudyRun
-from pipeline.tracking.tags import RunRef
+from pipeline.tracking.study_run import StudyRun, join_study_run, open_study_run
+from pipeline.tracking.tags import Role, RunOutcome, RunRef
 
 
 class Coordinator(Protocol):
@@ -37,7 +37,7 @@ class Coordinator(Protocol):
         """Whether the end of the search, with its final, is this driver's to carry out."""
         ...
 
-    def close(self, status: str, ended: str, reason: str) -> str | None:
+    def close(self, outcome: RunOutcome, reason: str) -> str | None:
         """Close the runs that are this driver's to close; returns a line on what could not be told, if any."""
         ...
 
@@ -61,7 +61,9 @@ class ExclusiveCoordinator:
         self.beat, self.release = self._lease.beat, self._lease.release
 
     def open_run(self) -> StudyRun:
-        self._run = StudyRun(self._study.name, known=self._study.get_attr(RUN_ID), trials=self._study.n_finished())
+        self._run = open_study_run(
+            self._study.name, known=self._study.get_attr(RUN_ID), trials=self._study.n_finished()
+        )
         self._study.set_attr(RUN_ID, self._run.id)
         return self._run
 
@@ -73,8 +75,8 @@ class ExclusiveCoordinator:
     def finishes(self) -> bool:
         return True
 
-    def close(self, status: str, ended: str, reason: str) -> str | None:
-        return self._run.close(status, ended, reason)
+    def close(self, outcome: RunOutcome, reason: str) -> str | None:
+        return self._run.close(outcome, reason)
 
 
 class SharedCoordinator:
@@ -96,15 +98,15 @@ class SharedCoordinator:
 
     def open_run(self) -> StudyRun:
         with self._study.alone():  # one run, also where two begin at once
-            self._run = SharedStudyRun(self._study.name, known=self._study.get_attr(RUN_ID), driver=self._drivers.id)
-            self._study.set_attr(RUN_ID, self._run.id)
-        return self._run
+            self._run = join_study_run(self._study.name, known=self._study.get_attr(RUN_ID), driver=self._drivers.id)
+            self._study.set_attr(RUN_ID, self._run.study_run.id)
+        return self._run.study_run
 
     def take_over(self) -> int:
         with self._study.alone():
             gone, lost = self._drivers.look(), self._study.requeue_lost()
             if self._drivers.living() == {self._drivers.id}:
-                self._run.close_lost()  # what a driver left, too, that held the study alone
+                self._run.study_run.close_lost()  # what a driver left, too, that held the study alone
         for driver in gone:
             self._run.close_driver(driver)
             self._drivers.bury(driver)
@@ -128,11 +130,11 @@ class SharedCoordinator:
                     study.set_attr(FINAL_OF, study.n_finished())
         return self.finishes() if held.lost else self._finishes
 
-    def close(self, status: str, ended: str, reason: str) -> str | None:
+    def close(self, outcome: RunOutcome, reason: str) -> str | None:
         with self._study.alone():
             last = self._drivers.living() == {self._drivers.id}
         close = self._run.close if last or self._finishes else self._run.leave
-        return close(status, ended, reason)
+        return close(outcome, reason)
 
     def release(self) -> None:
         self._drivers.leave()
@@ -161,14 +163,16 @@ class SearchContext:
         self.beat()
         return happened
 
-    def child(self, name: str, *, role: str, tags: Mapping[str, str], under: str | None = None) -> RunRef | None:
+    def start_child(
+        self, name: str, *, role: Role, tags: Mapping[str, str], parent: str | None = None
+    ) -> RunRef | None:
         """Open a run below the study's, as soon as the tracking server answers; None if asked to stop before.
 
         Running trials go on meanwhile, but nobody listens to them.
         """
         while True:
             try:
-                return self.runs.child(name, role=role, tags=tags, under=under)
+                return self.runs.start_child(name, role=role, tags=tags, parent=parent)
             except Unavailable:
                 if self.interrupts():
                     return None

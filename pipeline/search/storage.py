@@ -16,8 +16,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, PendingRollbackError, ProgrammingError
 
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.runtime.urls import mask_password, refuse_unescaped, storage_error
+from pipeline.tracking.project_run import ProjectRun
 
 VARIABLE = "OPTUNA_STORAGE"
 
@@ -57,14 +57,16 @@ def check_storage_url(storage: str, environ: Mapping[str, str]) -> None:
         raise UsageError("storage must be a URL such as sqlite:////home/me/studies.db or postgresql://me@host/studies")
     if mask_password(storage) == storage:
         return
-    run = environ.get(PROJECT_RUN_ID_ENV)
+    run = ProjectRun.find(environ)
     recorded = (
-        f"; `mlflow run` has already recorded this one in run {run}: remove it with "
-        f"`mlflow runs delete --run-id {run}` and `mlflow gc --run-ids {run}`, and change the password"
+        ""
+        if run is None
+        else f"; `mlflow run` has already recorded this one in run {run.id}: remove it with "
+        f"`mlflow runs delete --run-id {run.id}` and `mlflow gc --run-ids {run.id}`, and change the password"
     )
     raise UsageError(
         "storage must hold no password: it comes from PGPASSWORD or ~/.pgpass, or with the whole URL in OPTUNA_STORAGE"
-        + (recorded if run else "")
+        + recorded
     )
 
 

@@ -1,4 +1,4 @@
-"""A run in MLflow from its opening to its end, whatever ends it; what it leaves there is tracked_run.py's."""
+"""One run in MLflow: what is logged to it, and how it is opened and closed."""
 
 import hashlib
 import json
@@ -10,347 +10,443 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import LoggedModelStatus
-from mlflow.exceptions import MlflowException
+from mlflow.entities import LoggedModelStatus, Run
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from pipeline.runtime import signals
-from pipeline.runtime.errors import Stopped
-from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
+from pipeline.runtime.errors import Stopped, Unavailable
 from pipeline.runtime.process import ProcessIdentity, this_process
 from pipeline.runtime.retry import retry
 from pipeline.runtime.signals import handle_signals
 from pipeline.runtime.urls import mask_password
-from pipeline.tracking import ownership, registry, stale_runs
-from pipeline.tracking.models import MODEL, SERVED, find_logged_model
+from pipeline.tracking import registry
+from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
+from pipeline.tracking.models import MODEL, SERVED
 from pipeline.tracking.outbox import spool
-from pipeline.tracking.outbox.delivery import reason, send_pending
+from pipeline.tracking.outbox.delivery import describe_error, send_pending
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, PAUSES, Outbox
-from pipeline.tracking.outbox.records import FileWriter, is_permanent
-from pipeline.tracking.ownership import TAG_CHARACTERS, require_server
-from pipeline.tracking.system_metrics import system_metrics as system_metrics_of
+from pipeline.tracking.outbox.records import (
+    SUMMARY_STEP,
+    EndRun,
+    FileWriter,
+    LogBatch,
+    LogDataset,
+    LogFiles,
+    LogModel,
+    Point,
+    RegisterVersion,
+)
+from pipeline.tracking.ownership import (
+    begin_run,
+    claim_run,
+    heartbeat_run,
+    outcome_of_error,
+    require_server,
+    set_parent,
+)
+from pipeline.tracking.project_run import ProjectRun
+from pipeline.tracking.stale_runs import close_stale_runs
+from pipeline.tracking.system_metrics import log_system_metrics
 from pipeline.tracking.tags import Role, RunOutcome, Tag, run_outcome_tags
 
 PARAM_CHARACTERS = 6000  # MLflow refuses longer values
+# of the ten in which a run that is asked to stop ends, for what is still to be sent
+STOP_SECONDS = 2.0
 
 
 class TrackedRun:
-    """What is told of a run under way."""
+    """What is logged to one run of MLflow; it goes through an outbox, which no outage of the server stops."""
 
-    def __init__(self, run_id: str, found: mlflow.entities.Run | None = None) -> None:
-        """`found`: what MLflow holds of the run; None: nothing but what its driver began it with."""
+    def __init__(self, run_id: str, outbox: Outbox, entity: Run | None = None) -> None:
+        """Log to an open run.
+
+        Args:
+            run_id: The run.
+            outbox: Sends what is logged; it may be another run's.
+            entity: The run as MLflow had it when it was opened; None if that was not asked.
+        """
         self.id = run_id
-        self.experiment_id: str = found.info.experiment_id if found else ""
-        self.artifacts: str = found.info.artifact_uri if found else ""
+        self.outbox = outbox
+        self.experiment_id: str = entity.info.experiment_id if entity else ""
+        self.artifact_uri: str = entity.info.artifact_uri if entity else ""
         self.model_uri: str | None = None
-        self.below: str | None = None  # id of the run that `mlflow run` opened, where this one is another
-        self.taken = False  # whether another process has gone on with it
-        self.outbox = Outbox(run_id)
-        self._found = found
+        self.notices: list[str] = []  # lines on other runs, for the terminal
+        self.is_superseded = False  # whether another process has claimed the run since
+        self.is_claimed = False  # whether this process has
+        self.project_run_id: str | None = None  # the run below it that `mlflow run` opened, and that ends with it
+        self._entity = entity
         self._has_model = False
-        self._version: dict[str, object] | None = None  # what it is to become in the registry
-        self._known: dict[tuple[str, int], float] = {}  # points that the run has
+        self._registration: RegisterVersion | None = None
+        self._logged: dict[tuple[str, int], float] = {}  # values by metric and step
 
-    def recall(self) -> str:
-        """Learn what an interrupted run holds, since MLflow would keep a second point beside the first.
+    def load_logged_state(self) -> str:
+        """Read what an interrupted run has logged, since MLflow would keep a second point beside the first.
 
         Returns:
             The run's name.
 
         Raises:
-            UsageError: MLflow does not answer, and not a while later either.
+            UsageError: MLflow does not answer, not after a while either.
         """
-        self.outbox.flush()  # what the interrupted process has left may still be on its way
-        with ownership.require_server():
+        # what the interrupted process has left may still be on its way
+        self.outbox.flush()
+        with require_server():
             return retry(
-                self._recall,
-                is_transient=lambda error: isinstance(error, MlflowException) and not is_permanent(error),
+                self._load_logged_state,
+                is_transient=lambda error: isinstance(error, Unavailable),
                 seconds=PATIENCE_SECONDS,
                 pauses=PAUSES,
             )
 
-    def _recall(self) -> str:
-        client = mlflow.MlflowClient()
-        found = client.get_run(self.id)
-        for name in found.data.metrics:
-            if not name.startswith("system/"):  # which go on after the last step
+    def _load_logged_state(self) -> str:
+        client = TrackingClient()
+        entity = client.get_run(self.id)
+        for name in entity.data.metrics:
+            # system metrics continue after the last step
+            if not name.startswith("system/"):
                 points = client.get_metric_history(self.id, name)
-                self._known |= {(name, point.step): point.value for point in points}
-        for output in found.outputs.model_outputs if found.outputs else ():
+                self._logged |= {(name, point.step): point.value for point in points}
+        for output in entity.outputs.model_outputs if entity.outputs else ():
             model = client.get_logged_model(output.model_id)
             if model.status == LoggedModelStatus.READY and model.name == MODEL:
                 self._has_model, self.model_uri = True, model.model_uri
-        return found.info.run_name
+        return entity.info.run_name
 
-    def name(self, name: str) -> str:
-        """Name the run, unless a person has named it; returns the name that it bears."""
-        given = self._found.info.run_name if self._found else ""
+    def set_name(self, name: str) -> str:
+        """Name the run, unless a person has named it; return the name that it has then."""
+        given = self._entity.info.run_name if self._entity else ""
         if given and not _is_generated_name(given):
             return given
-        self.tags({Tag.RUN_NAME: name})
+        self.set_tags({Tag.RUN_NAME: name})
         return name
 
-    def describe(self, text: str) -> None:
-        """The description that MLflow's page of the run begins with, in Markdown."""
-        self.tags({Tag.DESCRIPTION: text})
+    def set_description(self, text: str) -> None:
+        """Set the description at the top of MLflow's page of the run, in Markdown."""
+        self.set_tags({Tag.DESCRIPTION: text})
 
-    def tags(self, tags: Mapping[str, str]) -> None:
-        self.outbox.put("batch", {"tags": {name: value[:TAG_CHARACTERS] for name, value in tags.items()}})
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags; long values are cut."""
+        self.outbox.put(LogBatch(self.id, tags=_cut(tags, TAG_CHARACTERS)))
 
-    def params(self, settings: Mapping[str, str]) -> None:
-        """Log the settings that `mlflow run` has not logged before, in whatever spelling."""
-        there = self._found.data.params if self._found else {}
-        self.outbox.put("batch", {"params": {k: v[:PARAM_CHARACTERS] for k, v in settings.items() if k not in there}})
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Log parameters, but for those that the run had when it was opened, as `mlflow run` logs what was typed."""
+        logged = self._entity.data.params if self._entity else {}
+        new = {name: value for name, value in params.items() if name not in logged}
+        self.outbox.put(LogBatch(self.id, params=_cut(new, PARAM_CHARACTERS)))
 
-    def dataset(self, *, name: str, source: str, digest: str, context: str, shape: Sequence[int]) -> None:
-        """An input of the run: a path or, for data that a package brings, who brings it.
+    def log_dataset(self, *, name: str, source: str, digest: str, context: str, shape: Sequence[int]) -> None:
+        """Log a data set as an input of the run.
 
         Args:
-            digest: of the content, at most 36 characters.
+            name: Of the data set.
+            source: An absolute path or, for data that come with a package, the package.
+            digest: Of the content, at most 36 characters.
             context: train, validation or test.
-            shape: of one image, (height, width, channels).
+            shape: Of one image, (height, width, channels).
         """
-        with warnings.catch_warnings(action="ignore"):  # MLflow knows two names for a local path and warns of that
+        # MLflow knows two names for a local path and warns of that
+        with warnings.catch_warnings(action="ignore"):
             origin = resolve_dataset_source(source) if os.path.isabs(source) else CodeDatasetSource({"source": source})
         images = TensorSpec(np.dtype(np.uint8), (-1, *shape), "image")
         dataset = MetaDataset(origin, name=name, digest=digest, schema=Schema([images]))  # type: ignore[abstract]
-        self.outbox.put("dataset", {**dataset._to_mlflow_entity().to_dictionary(), "context": context})
+        self.outbox.put(LogDataset(self.id, dataset._to_mlflow_entity().to_dictionary(), context))
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> set[str]:
-        """The metrics of an epoch, counted from 1, in one call.
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> set[str]:
+        """Log the metrics of an epoch, counted from 1, in one call.
 
         Returns:
-            Names of those that the run held already, with another value, which stays.
+            Names of the metrics that the run had at this epoch with another value, which stays.
 
         Raises:
-            MlflowException: MLflow has refused what it was told before: the run has been deleted, say.
+            TrackingError: MLflow has refused an earlier record, because the run has been deleted, for example.
         """
-        self.outbox.check()
-        others = {name for name, value in metrics.items() if self._known.get((name, epoch), value) != value}
-        self._metrics(metrics, epoch)
+        self.outbox.raise_rejection()
+        others = {name for name, value in metrics.items() if self._logged.get((name, epoch), value) != value}
+        self._log_once(metrics, epoch)
         return others
 
-    def results(self, metrics: Mapping[str, float]) -> None:
-        """The figures of the whole run, and of its model where there is one."""
-        self._metrics(metrics, 0, of_model=self._has_model)
+    def log_results(self, metrics: Mapping[str, float]) -> None:
+        """Log metrics of the whole run, which are also those of its model, if it has one."""
+        if self._has_model:
+            self.log_model_metrics(metrics)
+        else:
+            self._log_once(metrics, SUMMARY_STEP)
 
-    def system(self, metrics: Mapping[str, float], step: int) -> None:
-        """What the machine does."""
-        self._metrics(metrics, step)
+    def log_model_metrics(self, metrics: Mapping[str, float], *, step: int = SUMMARY_STEP) -> None:
+        """Log metrics of the run and of the model that it has logged."""
+        self._log_once(metrics, step, of_model=True)
 
-    def _metrics(self, metrics: Mapping[str, float], step: int, *, of_model: bool = False) -> None:
-        new = {name: value for name, value in metrics.items() if (name, step) not in self._known}
-        self._known |= {(name, step): value for name, value in new.items()}
+    def log_system_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log what the machine does."""
+        self._log_once(metrics, step)
+
+    def _log_once(self, metrics: Mapping[str, float], step: int, *, of_model: bool = False) -> None:
+        """Log the metrics that have no value at this step."""
+        new = {name: value for name, value in metrics.items() if (name, step) not in self._logged}
+        self._logged |= {(name, step): value for name, value in new.items()}
         if new:
-            now = int(1000 * time.time())
-            points = [[name, float(value), now, step] for name, value in new.items()]
-            self.outbox.put("batch", {"metrics": points, "once": True, "of_model": of_model})
+            points = metric_points(new, step)
+            self.outbox.put(LogBatch(self.id, metrics=points, one_point_a_step=True, of_model=of_model))
 
-    def figure(self, path: str, figure: Figure) -> None:
-        self.outbox.put("files", fill=spool.save_figure(path, figure))
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = SUMMARY_STEP) -> None:
+        """Log metrics that may change: a step keeps each value."""
+        self.outbox.put(LogBatch(self.id, metrics=metric_points(metrics, step)))
 
-    def text(self, path: str, text: str) -> None:
-        self.outbox.put("files", fill=spool.write_text(path, text))
+    def log_figure(self, path: str, figure: spool.Figure) -> None:
+        """Log a picture, in the format that `path` ends with."""
+        self.outbox.put(LogFiles(self.id, write=spool.save_figure(path, figure)))
 
-    def file(self, path: str, source: Path) -> None:
-        self.outbox.put("files", fill=spool.copy_file(path, source))
+    def log_text(self, path: str, text: str) -> None:
+        """Log a text file."""
+        self.outbox.put(LogFiles(self.id, write=spool.write_text(path, text)))
 
-    def table(self, path: str, table: pd.DataFrame) -> None:
-        self.text(path, table.to_csv(index=False))
+    def log_file(self, path: str, source: Path) -> None:
+        """Log a copy of a file as it is now."""
+        self.outbox.put(LogFiles(self.id, write=spool.copy_file(path, source)))
 
-    def model(self, save: FileWriter) -> None:
-        """Log the model that `save` writes into a folder, unless the run was interrupted after that."""
+    def log_table(self, path: str, table: pd.DataFrame) -> None:
+        """Log a table as CSV, without its index."""
+        self.log_text(path, table.to_csv(index=False))
+
+    def log_model(self, save: FileWriter) -> None:
+        """Log the model that `save` writes into a folder, unless the run has logged it before an interruption."""
         if not self._has_model:
-            self.outbox.put("model", {"name": MODEL}, fill=save)
+            self.outbox.put(LogModel(self.id, MODEL, write=save))
             self._has_model = True
 
-    def register(self, name: str, save: FileWriter, *, classes: Sequence[str], tags: Mapping[str, str]) -> None:
-        """Log the model that `save` writes as it is served; once the run has ended well it is registered.
+    def register_model(self, name: str, save: FileWriter, *, classes: Sequence[str], tags: Mapping[str, str]) -> None:
+        """Log the model as it is served, and register it once the run has finished.
 
         Args:
-            name: of the registered model; this becomes a version of it.
-            save: writes it into a folder.
-            classes: names in the order of the model's probabilities.
-            tags: of the version.
+            name: Of the registered model; the run's becomes a version of it.
+            save: Writes the model into a folder.
+            classes: Names in the order of the model's probabilities.
+            tags: Of the version.
         """
-        self.outbox.put("model", {"name": SERVED}, fill=save)
-        names = hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()
-        self._version = {"register_as": name, "tags": {**tags, Tag.CLASSES_DIGEST: names}}
+        self.outbox.put(LogModel(self.id, SERVED, write=save))
+        digest = hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()
+        self._registration = RegisterVersion(self.id, name, {**tags, Tag.CLASSES_DIGEST: digest})
 
-    def registered(self) -> str | None:
-        """What became of the registration that was asked for, after the run's end; None if none was.
+    def describe_registration(self) -> str | None:
+        """Return what became of the registration after the run's end; None if there was none to be.
 
         `model_uri` is the version's from then on.
         """
-        if self._version is None:
+        if self._registration is None:
             return None
-        if self.outbox.left():
-            return "not registered yet: it will be when what is kept here has been sent"
+        if self.outbox.pending():
+            return "not registered yet: it will be when the pending records have been sent"
         try:
-            self.outbox.check()
-            tags = mlflow.MlflowClient().get_run(self.id).data.tags
+            self.outbox.raise_rejection()
+            tags = TrackingClient().get_run(self.id).data.tags
         except Exception as error:  # noqa: BLE001 - each kind of store raises its own
-            return f"not registered: {reason(error)}"
+            return f"not registered: {describe_error(error)}"
         self.model_uri = tags.get(Tag.REGISTERED, self.model_uri)
         return registry.describe(tags)
 
-    def settle(self, away_seconds: float) -> None:
-        """Wait until MLflow has what it was told, or has not answered for so long.
+    def wait_until_logged(self, unavailable_seconds: float) -> None:
+        """Wait until MLflow has what was logged, or has not answered for so long.
 
         Raises:
-            MlflowException: it has refused something.
+            TrackingError: MLflow has refused something.
         """
-        left = self.outbox.flush(away_seconds=away_seconds)
-        self.outbox.check()
-        if self._has_model and not left and self.model_uri is None:
-            with suppress(Exception):  # it is only shown
-                client = mlflow.MlflowClient()
-                model = find_logged_model(client, client.get_run(self.id))
+        pending = self.outbox.flush(unavailable_seconds=unavailable_seconds)
+        self.outbox.raise_rejection()
+        if self._has_model and not pending and self.model_uri is None:
+            # it is only shown
+            with suppress(Exception):
+                client = TrackingClient()
+                model = client.find_logged_model(client.get_run(self.id), MODEL)
                 self.model_uri = model.model_uri if model else None
 
-    def end(self, ended: str, reason: str) -> None:
-        """Tell how the run ended: finished, failed or stopped, and why; unless another process has gone on with it."""
-        if self.taken:
+    def end(self, outcome: RunOutcome, reason: str) -> None:
+        """End the run, and the project's run below it, unless another process has claimed it."""
+        if self.is_superseded:
             return
-        tags = run_outcome_tags(RunOutcome(ended), reason[:TAG_CHARACTERS])
-        said = {"tags": tags, "status": RunOutcome(ended).status, "end_time": int(1000 * time.time())}
-        process = this_process().tags() if self._found else None
-        for run_id in filter(None, (self.id, self.below)):
-            self.outbox.put("end", {**said, "process": process}, run_id=run_id)
-        if self._version and ended == "finished":
-            self.outbox.put("version", self._version)
+        process = this_process().tags() if self.is_claimed else None
+        for run_id in filter(None, (self.id, self.project_run_id)):
+            self.outbox.put(end_record(run_id, outcome, reason, process=process))
+        if self._registration and outcome is RunOutcome.FINISHED:
+            self.outbox.put(self._registration)
+
+
+def metric_points(metrics: Mapping[str, float], step: int) -> tuple[Point, ...]:
+    """Return metrics as points of this moment."""
+    now = int(1000 * time.time())
+    return tuple(Point(name, float(value), now, step) for name, value in metrics.items())
+
+
+def end_record(run_id: str, outcome: RunOutcome, reason: str, *, process: Mapping[str, str] | None = None) -> EndRun:
+    """Return the record of a run's end at this moment."""
+    tags = run_outcome_tags(outcome, reason[:TAG_CHARACTERS])
+    return EndRun(run_id, outcome.status, int(1000 * time.time()), tags, process)
+
+
+def _cut(values: Mapping[str, str], most: int) -> dict[str, str]:
+    return {name: value[:most] for name, value in values.items()}
 
 
 def _is_generated_name(name: str) -> bool:
-    """Whether MLflow invented this name (`bold-ant-123`) because nobody gave one."""
+    """Return whether MLflow made up a name (`bold-ant-123`) because nobody gave one."""
     words = name.split("-")
     return len(words) == 3 and words[0] in _GENERATOR_PREDICATES and words[1] in _GENERATOR_NOUNS and words[2].isdigit()
 
 
-STOP_SECONDS = 2.0  # of the ten in which a run that is asked to stop ends, for what is still to be told
-
-
 @contextmanager
-def start_run(*, system_metrics: bool, resumed: str | None = None) -> Iterator[TrackedRun]:
-    """The run that `mlflow run` opened, else a new one; closed and told why it ended whatever happens within.
+def start_run(
+    *,
+    role: Role,
+    parent: str | None = None,
+    experiment_id: str | None = None,
+    resume: str | None = None,
+    resume_name: str = "",
+    system_metrics: bool = False,
+) -> Iterator[TrackedRun]:
+    """Open the command's own run, send its heartbeat, and end it whatever happens inside.
 
-    Status FINISHED, FAILED for an exception, KILLED for a signal; tags `run.outcome` (finished, failed, stopped) and
-    `run.outcome_reason`, since an `mlflow run` that outlives this process writes FAILED over KILLED.
+    It is the run `resume`, else the one that `mlflow run` opened, else a new one. It ends as FINISHED, as FAILED after
+    an exception, or as KILLED after a signal, with the tags `run.outcome` and `run.outcome_reason`, since an
+    `mlflow run` that outlives this process writes FAILED over KILLED.
+
+    A command writes::
+
+        with start_run(role=Role.REPORT, experiment_id=experiment_id) as run:
+            run.set_name(f"report on {title}")
+            run.set_tags({Tag.REPORT_RUNS: runs} | code_version_tags())
+            console.print(*run.notices)
+            run.log_text("report.html", html)
 
     Args:
-        resumed: id of a run that is to be opened again instead.
+        role: What the run is for.
+        parent: Id of the run to put it below.
+        experiment_id: Where a new run belongs; None is the present experiment.
+        resume: Id of a run to open again.
+        resume_name: Name of the run that `mlflow run` opened, if that is not `resume`: it is put below `resume` and
+            ends with it.
+        system_metrics: Log what the machine does.
+
+    Yields:
+        The run. Its `notices` are lines for the terminal: on records of other runs that were pending on this machine,
+        and on other runs of the experiment whose process is dead, which have been closed.
 
     Raises:
-        UsageError: the run that `mlflow run` opened is not in the tracking store that this process sees.
+        UsageError: The tracking store does not answer, or does not hold the run that `mlflow run` opened.
     """
-    with handle_signals():
-        opened = TrackedRun(*_open_run(resumed))
-        log = opened.system if system_metrics else None
-        with _closed(opened), system_metrics_of(opened.id, log) if log else nullcontext():
-            yield opened
+    # its INFO lines are about tables and monitors
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    client = TrackingClient()
+    project_run = ProjectRun.find()
+    with handle_signals() as shutdown, ExitStack() as stack:
+        with require_server():
+            entity = begin_run(
+                client, resume or (project_run.claim() if project_run else None), experiment_id=experiment_id
+            )
+        run_id = entity.info.run_id
+        no_run = shutdown.last_words
+
+        @stack.callback
+        def forget_run() -> None:
+            """Leave a run that has ended as it is."""
+            shutdown.last_words = no_run
+
+        run = stack.enter_context(_end_on_exit(TrackedRun(run_id, Outbox(run_id), entity)))
+        if system_metrics:
+            stack.enter_context(log_system_metrics(run_id, run.log_system_metrics))
+        with require_server():
+            claim_run(client, run_id, {Tag.ROLE: str(role)} | ({Tag.PARENT_RUN_ID: parent} if parent else {}))
+            run.is_claimed = True
+            if project_run and not project_run.is_claimed():
+                run.project_run_id = _put_below(client, project_run.claim(), run_id, resume_name)
+            run.notices = [*send_pending(), *close_stale_runs(client, run.experiment_id)]
+
+        def on_superseded(process: ProcessIdentity) -> None:
+            run.is_superseded = True
+            signals.stop(f"as {process} has gone on with the run")
+
+        def on_deadline(stopped: Stopped) -> None:
+            """End the run of a main thread that does not get to it."""
+            run.end(*outcome_of_error(stopped))
+            run.outbox.flush(at_most=STOP_SECONDS)
+
+        stack.enter_context(heartbeat_run(client, run_id, superseded=on_superseded))
+        shutdown.last_words = on_deadline
+        yield run
+
+
+def _put_below(client: TrackingClient, project_run_id: str, run_id: str, name: str) -> str | None:
+    """Put the run that `mlflow run` opened below another one; return its id, or None if they are one run."""
+    if project_run_id == run_id:
+        return None
+    set_parent(client, project_run_id, parent=run_id, name=name, role=Role.RESUME)
+    return project_run_id
 
 
 @contextmanager
 def attach_run(run_id: str) -> Iterator[TrackedRun]:
-    """The run that a driver has begun, closed like `run`; MLflow need not answer, as the driver tells what is left."""
-    with handle_signals(), _closed(TrackedRun(run_id), away_seconds=STOP_SECONDS) as opened:
-        yield opened
+    """Log to a run that a search's driver has opened, and end it as `start_run` does.
+
+    MLflow need not answer: the driver sends what is pending at the end.
+    """
+    with (
+        handle_signals(),
+        _end_on_exit(TrackedRun(run_id, Outbox(run_id)), unavailable_seconds=STOP_SECONDS) as run,
+    ):
+        yield run
 
 
 @contextmanager
-def _closed(opened: TrackedRun, *, away_seconds: float = PATIENCE_SECONDS) -> Iterator[TrackedRun]:
-    """Within it a run is under way; it is told why it ended whatever happens."""
+def _end_on_exit(run: TrackedRun, *, unavailable_seconds: float = PATIENCE_SECONDS) -> Iterator[TrackedRun]:
+    """End a run with the reason, whatever happens inside."""
     try:
-        yield opened
-        opened.settle(away_seconds)
-        opened.end("finished", "")
+        yield run
+        run.wait_until_logged(unavailable_seconds)
+        run.end(RunOutcome.FINISHED, "")
     except Stopped as stopped:
-        opened.end("stopped", f"by {stopped}")
-        opened.outbox.flush(at_most=STOP_SECONDS)
+        run.end(*outcome_of_error(stopped))
+        run.outbox.flush(at_most=STOP_SECONDS)
         raise
     except BaseException as error:
-        with suppress(Exception):  # on a full disk, say; the run must be closed all the same
-            opened.text("traceback.txt", "".join(traceback.format_exception(error)))
-        opened.end("failed", f"{type(error).__name__}: {error}")
-        opened.outbox.flush(away_seconds=away_seconds)
+        # on a full disk, for example; the run has to be ended all the same
+        with suppress(Exception):
+            run.log_text("traceback.txt", "".join(traceback.format_exception(error)))
+        run.end(*outcome_of_error(error))
+        run.outbox.flush(unavailable_seconds=unavailable_seconds)
         raise
     else:
-        opened.outbox.flush(away_seconds=STOP_SECONDS)
+        run.outbox.flush(unavailable_seconds=STOP_SECONDS)
     finally:
-        opened.outbox.close()
+        run.outbox.close()
 
 
-@contextmanager
-def own_run(opened: TrackedRun, *, below: str) -> Iterator[list[str]]:
-    """Within it a run that no driver watches says whose it is and that it lives.
-
-    The run that `mlflow run` opened, if that is another, is put below it under the name `below`, and ends with it.
-    Yields a line for each other run that left something to be told, and for each other run of the experiment that has
-    lost its process: those of this host are closed.
-
-    Raises:
-        UsageError: the tracking store does not answer.
-    """
-    client = mlflow.MlflowClient()
-
-    def take(process: ProcessIdentity) -> None:
-        opened.taken = True
-        signals.stop(f"as {process} has gone on with the run")
-
-    with handle_signals() as stopping:
-        with require_server():
-            ownership.claim_run(client, opened.id, {Tag.ROLE: Role.RUN})
-            child = os.environ.pop(PROJECT_RUN_ID_ENV, opened.id)
-            if child != opened.id:
-                ownership.set_parent(client, child, parent=opened.id, name=below, role=Role.RESUME)
-                opened.below = child
-            lines = [*send_pending(), *stale_runs.close_stale_runs(client, opened.experiment_id)]
-        with ownership.heartbeat_run(client, opened.id, taken=take):
-            stopping.last_words = lambda stopped: _last_words(opened, stopped)
-            yield lines
-
-
-def _last_words(opened: TrackedRun, stopped: Stopped) -> None:
-    """What is told of a run whose main thread does not come to it."""
-    opened.end("stopped", f"by {stopped}")
-    opened.outbox.flush(at_most=STOP_SECONDS)
-
-
-def _open_run(run_id: str | None) -> tuple[str, mlflow.entities.Run]:
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # its INFO tells of tables and monitors
-    with require_server():
-        found = ownership.begin_run(mlflow.MlflowClient(), run_id)
-    return found.info.run_id, found
-
-
-def next_steps(opened: TrackedRun) -> list[str]:
-    """Where the plots of a run lie and how to see and serve it: lines for the terminal."""
+def next_steps(run: TrackedRun) -> list[str]:
+    """Return lines for the terminal: where the plots of a run are, and how to see and serve it."""
     uri = mlflow.get_tracking_uri()
-    page = f"#/experiments/{opened.experiment_id}/runs/{opened.id}"
-    # beside this Python, as the person's shell need not have it on PATH
+    page = f"#/experiments/{run.experiment_id}/runs/{run.id}"
+    # beside this Python, as the user's shell need not have it on PATH
     command = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
-    lines = [kept] if (kept := opened.outbox.left()) else []
-    if not opened.artifacts.startswith("mlflow-artifacts:"):  # which nobody can open
-        lines.append(f"plots    {opened.artifacts}/plots")
+    pending = run.outbox.pending()
+    lines = [pending] if pending else []
+    # which nobody can open
+    if not run.artifact_uri.startswith("mlflow-artifacts:"):
+        lines.append(f"plots    {run.artifact_uri}/plots")
     if uri.startswith(("http://", "https://")):
         lines.append(f"compare  {mask_password(uri).rstrip('/')}/{page}")
     else:
         lines.append(f"compare  {command} ui --backend-store-uri {shlex.quote(mask_password(uri))}")
         lines.append(f"         then http://127.0.0.1:5000/{page}")
-    if said := opened.registered():
-        lines.append(f"registry {said}")
-    if opened.model_uri:
+    if registration := run.describe_registration():
+        lines.append(f"registry {registration}")
+    if run.model_uri:
         store = f"MLFLOW_TRACKING_URI={shlex.quote(mask_password(uri))}"
-        lines.append(f"serve    {store} {command} models serve -m {opened.model_uri} --env-manager local")
+        lines.append(f"serve    {store} {command} models serve -m {run.model_uri} --env-manager local")
     return lines

@@ -1,315 +1,310 @@
-"""What a study leaves in MLflow: one parent run, a child a trial; for drivers, which import no TensorFlow."""
+"""The run of a study in MLflow and the runs below it, one a trial; for drivers, which import no TensorFlow."""
 
 import logging
-import os
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 import mlflow
-import pandas as pd
-from matplotlib.figure import Figure
-from mlflow.exceptions import MlflowException
 
-from pipeline.runtime.errors import Unavailable, UsageError
-from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
-from pipeline.runtime.process import this_process
-from pipeline.tracking import ownership, registry, stale_runs
+from pipeline.runtime.errors import NotFound, Unavailable, UsageError
+from pipeline.tracking import registry
+from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
 from pipeline.tracking.outbox import spool
-from pipeline.tracking.outbox.delivery import reason, send_pending
+from pipeline.tracking.outbox.delivery import describe_error, send_pending
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, Outbox
-from pipeline.tracking.outbox.records import is_permanent
-from pipeline.tracking.ownership import TAG_CHARACTERS
-from pipeline.tracking.system_metrics import system_metrics
-from pipeline.tracking.tags import (
-    RUNNING,
-    Role,
-    RunOutcome,
-    RunRef,
-    Tag,
-    TrialOutcome,
-    run_outcome_tags,
-    trial_outcome_tags,
-)
+from pipeline.tracking.outbox.records import EndRun, ForwardSpool, LogBatch, LogFiles, is_permanent
+from pipeline.tracking.ownership import begin_run, claim_run, heartbeat_run, reopen_run, require_server, set_parent
+from pipeline.tracking.project_run import ProjectRun
+from pipeline.tracking.run import STOP_SECONDS, TrackedRun, end_record, metric_points
+from pipeline.tracking.stale_runs import close_stale_runs
+from pipeline.tracking.system_metrics import log_system_metrics
+from pipeline.tracking.tags import RUNNING, Role, RunOutcome, RunRef, Tag, TrialOutcome, trial_outcome_tags
 
-STATUS = {
-    TrialOutcome.FINISHED: "FINISHED",
-    TrialOutcome.PRUNED: "KILLED",
-    TrialOutcome.STOPPED: "KILLED",
-}  # else FAILED
 DRIVER_GONE = "the search's driver was gone"
-STOP_SECONDS = 2.0  # for a server that does not answer, where somebody waits for the end
 
 
 class StudyRun:
-    """The one run of a study, whether it is begun or gone on with, and the runs under it.
+    """The run of a study as its driver sees it, and the runs below it.
 
-    What it is told goes through an outbox, which no outage of the tracking server stops.
+    What is logged goes through an outbox, which no outage of the tracking server stops.
+
+    Attributes:
+        run: The study's own run.
     """
 
-    def __init__(self, study: str, *, known: str | None, trials: int) -> None:
-        """Open the study's run.
-
-        A run that `mlflow run` opened for a study which has one already becomes a child of that: `mlflow run` fails if
-        its run is deleted.
+    def __init__(
+        self,
+        study: str,
+        run: TrackedRun,
+        *,
+        driver_run: TrackedRun,
+        project_run_id: str | None = None,
+        child_tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log to an open run; see `open_study_run` and `join_study_run`.
 
         Args:
-            known: id of the run that the study has had so far.
-            trials: how many it has finished, for the name of such a child.
-
-        Raises:
-            UsageError: the tracking store does not answer.
+            study: Name of the study.
+            run: The study's run.
+            driver_run: The run that this process claims: the study's, or one of its own.
+            project_run_id: The run below the study's that `mlflow run` opened, and ends.
+            child_tags: Tags of all runs that it opens.
         """
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self._client = mlflow.MlflowClient()
-        self._study = study
-        self._life = ExitStack()
-        with ownership.require_server():
-            given = os.environ.pop(PROJECT_RUN_ID_ENV, None)
-            known = known if known and self._is_there(known) else None
-            self._found = ownership.begin_run(self._client, known or given)
-            self.id: str = self._found.info.run_id
-            self._own = {self.id, given}
-            self._of: dict[str, str] = {}  # tags of all that it opens
-            if given and known and given != known:
-                ownership.set_parent(
-                    self._client, given, parent=self.id, name=f"resumed after {trials} trials", role=Role.RESUME
-                )
-                self._client.set_tag(given, Tag.STUDY, study)
-        self._begin(self.id)
-
-    def _begin(self, mine: str) -> None:
-        """The rest of opening; `mine` is the id of the run that is this process's."""
-        self._mine = mine
-        self.experiment_id: str = self._found.info.experiment_id
-        self.artifacts: str = self._found.info.artifact_uri
+        self.run = run
         self.tracking_uri: str = mlflow.get_tracking_uri()
-        self._outbox = Outbox(mine)
-        self._life.enter_context(system_metrics(mine, lambda figures, step: self.measure(mine, figures, step=step)))
+        self._study = study
+        self._driver_run = driver_run
+        self._own_run_ids = {run.id, driver_run.id, project_run_id}
+        self._child_tags = dict(child_tags or {})
+        self._client = TrackingClient()
+        self._outbox = run.outbox
+        self._life = ExitStack()
+        self._life.enter_context(log_system_metrics(driver_run.id, driver_run.log_system_metrics))
 
-    def own(self) -> list[str]:
-        """Say, from now to its close, that the run that is this process's is so.
+    @property
+    def id(self) -> str:
+        """Id of the study's run."""
+        return self.run.id
+
+    def claim(self) -> list[str]:
+        """Claim this process's run and send its heartbeat until the run is closed.
 
         Returns:
-            A line for each other run that left something to be told, and for each other run of the experiment that has
-            lost its process: those of this host are closed.
+            A line for each other run that had records on this machine, and for each stale or unresponsive run of the
+            experiment.
 
         Raises:
-            UsageError: the tracking store does not answer.
+            UsageError: The tracking store does not answer.
         """
-        with ownership.require_server():
-            ownership.claim_run(self._client, self._mine)
-            lines = [*send_pending(), *stale_runs.close_stale_runs(self._client, self.experiment_id)]
-        # a second driver, which the study's lease knows of before
-        beating = ownership.heartbeat_run(self._client, self._mine, taken=lambda process: None)
-        self._life.enter_context(beating)
+        with require_server():
+            claim_run(self._client, self._driver_run.id)
+            self._driver_run.is_claimed = True
+            lines = [*send_pending(), *close_stale_runs(self._client, self.run.experiment_id)]
+        # a second driver does not supersede this one: the study's lease keeps it out
+        self._life.enter_context(heartbeat_run(self._client, self._driver_run.id))
         return lines
 
-    def name(self, name: str) -> None:
-        self.tags({Tag.RUN_NAME: name})
+    def start_child(self, name: str, *, role: Role, tags: Mapping[str, str], parent: str | None = None) -> RunRef:
+        """Open a run below the study's.
 
-    def tags(self, tags: Mapping[str, str]) -> None:
-        self._tags(self.id, tags)
-
-    def params(self, settings: Mapping[str, str]) -> None:
-        """Log the settings that no earlier call, and not `mlflow run`, has logged."""
-        there = self._found.data.params
-        new = {name: value[:TAG_CHARACTERS] for name, value in settings.items() if name not in there}
-        self._outbox.put("batch", {"params": new}, run_id=self.id)
-
-    def metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
-        self.measure(self.id, metrics, step=step or 0)
-
-    def figure(self, path: str, figure: Figure) -> None:
-        self._outbox.put("files", run_id=self.id, fill=spool.save_figure(path, figure))
-
-    def table(self, path: str, table: pd.DataFrame) -> None:
-        self.text(path, table.to_csv(index=False))
-
-    def text(self, path: str, text: str) -> None:
-        self._outbox.put("files", run_id=self.id, fill=spool.write_text(path, text))
-
-    def child(self, name: str, *, role: str, tags: Mapping[str, str], under: str | None = None) -> RunRef:
-        """Open a run below the study's own, or below another of its runs.
+        Args:
+            name: Of the new run.
+            role: What it is for.
+            tags: More tags.
+            parent: Id of another run to put it below.
 
         Raises:
-            Away: the tracking server does not answer.
-            MlflowException: it has refused something: the study's run has been deleted, say.
+            Unavailable: The tracking server does not answer.
+            TrackingError: It has refused something: the study's run has been deleted, for example.
         """
-        self._outbox.check()
+        self._outbox.raise_rejection()
+        all_tags = {
+            Tag.PARENT_RUN_ID: parent or self.id,
+            Tag.STUDY: self._study,
+            Tag.ROLE: str(role),
+            Tag.TRIAL_STATE: RUNNING,
+            **self._child_tags,
+            **tags,
+        }
         try:
-            run = self._client.create_run(
-                self.experiment_id,
-                run_name=name,
-                tags={
-                    Tag.PARENT_RUN_ID: under or self.id,
-                    Tag.STUDY: self._study,
-                    Tag.ROLE: role,
-                    Tag.TRIAL_STATE: RUNNING,
-                    **self._of,
-                    **tags,
-                },
-            )
+            run = self._client.create_run(self.run.experiment_id, name=name, tags=all_tags)
         except Exception as error:
             if is_permanent(error):
                 raise
-            raise Unavailable(reason(error)) from None
+            raise Unavailable(describe_error(error)) from None
         return RunRef(self.tracking_uri, run.info.run_id)
 
-    def close_child(self, run_id: str, outcome: TrialOutcome, *, reason: str, output_tail: str) -> None:
-        """Close a trial's run as it ended; it may have done so itself, if it lived to."""
-        if output_tail and outcome not in STATUS:
-            self._outbox.put("files", run_id=run_id, fill=spool.write_text("output.txt", output_tail))
-        self._outbox.put("others", run_id=run_id)
+    def log_child_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log metrics of a run below the study's that describe it as a whole."""
+        self._outbox.put(LogBatch(run_id, metrics=metric_points(metrics, step=0)))
+
+    def end_trial(self, run_id: str, outcome: TrialOutcome, *, reason: str, output_tail: str) -> None:
+        """End the run of a trial whose process is gone; the process may have ended it itself.
+
+        Args:
+            run_id: The trial's run.
+            outcome: How the trial ended.
+            reason: Why; may be empty.
+            output_tail: The end of what its process wrote, which is logged if it failed.
+        """
+        if output_tail and outcome.is_failure:
+            self._outbox.put(LogFiles(run_id, write=spool.write_text("output.txt", output_tail)))
+        self._outbox.put(ForwardSpool(run_id))
+        end = self._trial_end(run_id, outcome, reason)
+        # a finalist's run that has ended may crash when it is measured
+        self._outbox.put(replace(end, keep_status=outcome is not TrialOutcome.CRASHED))
+
+    def end_child(self, run_id: str, outcome: TrialOutcome) -> None:
+        """End a run that trained nothing itself."""
+        self._outbox.put(self._trial_end(run_id, outcome, ""))
+
+    def describe_registration(self, run_id: str) -> str:
+        """Return what became of the registration of a run's model."""
+        # it is only shown
+        with suppress(Exception):
+            if description := registry.describe(self._client.get_run(run_id).data.tags):
+                return description
+        return "not registered: the tracking server has not taken it yet, or has refused it"
+
+    def close_lost(self, reason: str = DRIVER_GONE) -> int:
+        """Close as FAILED the runs below the study's that a driver left open; return how many.
+
+        Raises:
+            UsageError: The tracking store does not answer.
+        """
+        # the driver that left them may also have left how they ended
+        self._outbox.flush()
+        with require_server():
+            finals = self._children(self.id, f"tags.{Tag.ROLE} = '{Role.FINAL}'")
+            lost = [run_id for parent in [self.id, *finals] for run_id in self._children(parent, "status = 'RUNNING'")]
+        lost = [run_id for run_id in lost if run_id not in self._own_run_ids]
+        for run_id in lost:
+            self.end_lost(run_id, reason)
+        return len(lost)
+
+    def end_lost(self, run_id: str, reason: str) -> None:
+        """End as FAILED a run that a driver left open."""
+        end = end_record(run_id, RunOutcome.FAILED, reason)
+        self._outbox.put(replace(end, tags={**end.tags, Tag.TRIAL_STATE: str(TrialOutcome.LOST)}))
+
+    def close(self, outcome: RunOutcome, reason: str) -> str | None:
+        """End the study's run; return a line on the records that are pending, if any."""
+        self.stop_heartbeat()
+        self.run.end(outcome, reason)
+        unavailable_seconds = patience_seconds(outcome)
+        if not self._outbox.flush(unavailable_seconds=unavailable_seconds):
+            with suppress(UsageError):
+                self.close_lost("the tracking server began it, and its answer was lost")
+                self._outbox.flush(unavailable_seconds=unavailable_seconds)
+        return self.close_outbox()
+
+    def stop_heartbeat(self) -> None:
+        """Stop the heartbeat and the system metrics."""
+        self._life.close()
+
+    def close_outbox(self) -> str | None:
+        """Stop logging; return a line on the records that are pending, if any."""
+        self.stop_heartbeat()
+        pending = self._outbox.pending()
+        self._outbox.close()
+        return pending
+
+    def _trial_end(self, run_id: str, outcome: TrialOutcome, reason: str) -> EndRun:
+        end = end_record(run_id, RunOutcome.FINISHED, "")
         tags = trial_outcome_tags(outcome)
         if reason:
             tags[Tag.OUTCOME_REASON] = reason[:TAG_CHARACTERS]
-        if_open = outcome is not TrialOutcome.CRASHED  # a final that was closed may crash as it is measured
-        self._end(run_id, STATUS.get(outcome, "FAILED"), tags, if_open=if_open)
+        return replace(end, status=outcome.status, tags=tags)
 
-    def registered(self, run_id: str) -> str:
-        """What became of the registration of a run's model."""
-        with suppress(Exception):  # it is only shown
-            if told := registry.describe(self._client.get_run(run_id).data.tags):
-                return told
-        return "not registered: the tracking server has not taken it yet, or has refused it"
-
-    def measure(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        """Log figures of the study's own run or of one below it."""
-        now = int(1000 * time.time())
-        points = [[name, float(value), now, step] for name, value in metrics.items()]
-        self._outbox.put("batch", {"metrics": points}, run_id=run_id)
-
-    def finish_child(self, run_id: str, outcome: TrialOutcome) -> None:
-        """Close a run that trained nothing itself."""
-        self._end(run_id, STATUS.get(outcome, "FAILED"), trial_outcome_tags(outcome))
-
-    def close_lost(self, why: str = DRIVER_GONE) -> int:
-        """Close as FAILED the runs below this one that a driver left open; returns how many.
-
-        Raises:
-            UsageError: the tracking store does not answer.
-        """
-        self._outbox.flush()  # the driver that left them may also have left how they ended
-        with ownership.require_server():
-            finals = self._below(self.id, f"tags.{Tag.ROLE} = '{Role.FINAL}'")
-            lost = [run_id for parent in [self.id, *finals] for run_id in self._below(parent, "status = 'RUNNING'")]
-        lost = [run_id for run_id in lost if run_id not in self._own]
-        for run_id in lost:
-            self._close_lost(run_id, why)
-        return len(lost)
-
-    def _close_lost(self, run_id: str, why: str) -> None:
-        self._end(
-            run_id, "FAILED", {Tag.TRIAL_STATE: TrialOutcome.LOST.value} | run_outcome_tags(RunOutcome.FAILED, why)
-        )
-
-    def close(self, status: str, ended: str, reason: str) -> str | None:
-        """Close the study's own run; returns a line on what could not be told, if any."""
-        self._life.close()
-        self._end(self.id, status, ending(ended, reason), process=this_process().tags())
-        away_seconds = patience(ended)
-        if not self._outbox.flush(away_seconds=away_seconds):
-            with suppress(UsageError):
-                self.close_lost("the tracking server began it, and its answer was lost")
-                self._outbox.flush(away_seconds=away_seconds)
-        return self._closed_outbox()
-
-    def _closed_outbox(self) -> str | None:
-        left = self._outbox.left()
-        self._outbox.close()
-        return left
-
-    def _tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        shortened = {name: value[:TAG_CHARACTERS] for name, value in tags.items()}
-        self._outbox.put("batch", {"tags": shortened}, run_id=run_id)
-
-    def _end(
-        self,
-        run_id: str,
-        status: str,
-        tags: Mapping[str, str],
-        *,
-        if_open: bool = False,
-        process: Mapping[str, str] | None = None,
-    ) -> None:
-        said = {"tags": dict(tags), "status": status, "end_time": int(1000 * time.time())}
-        self._outbox.put("end", {**said, "if_open": if_open, "process": process}, run_id=run_id)
-
-    def _below(self, run_id: str, where: str) -> list[str]:
-        """Ids of a run's own children; the study's name would find those of another storage too."""
-        mine = f"tags.`{Tag.PARENT_RUN_ID}` = '{run_id}' and {where}"
-        found = self._client.search_runs([self.experiment_id], filter_string=mine, max_results=1000)
-        return [run.info.run_id for run in found]
-
-    def _is_there(self, run_id: str) -> bool:
-        try:
-            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException as error:
-            if not is_permanent(error):
-                raise
-            return False
+    def _children(self, run_id: str, where: str) -> list[str]:
+        """Return the ids of a run's own children; the study's name would find those of another storage too."""
+        below = f"tags.`{Tag.PARENT_RUN_ID}` = '{run_id}' and {where}"
+        return [run.info.run_id for run in self._client.search_runs([self.run.experiment_id], below)]
 
 
-def ending(ended: str, reason: str) -> dict[str, str]:
-    """The tags of how a run ended: finished, failed or stopped, and why."""
-    return run_outcome_tags(RunOutcome(ended), reason[:TAG_CHARACTERS])
+class SharedStudyRun:
+    """The run of a study as one of several drivers sees it, each of which has a run of its own below it.
 
+    Attributes:
+        study_run: The study's run.
+    """
 
-def patience(ended: str) -> float:
-    """Seconds to wait at an end like this for a tracking server that does not answer."""
-    return STOP_SECONDS if ended == "stopped" else PATIENCE_SECONDS
-
-
-class SharedStudyRun(StudyRun):
-    """The run of a study as one of several drivers sees it; `mlflow run`'s own run becomes the driver's below it."""
-
-    def __init__(self, study: str, *, known: str | None, driver: str) -> None:
-        """Open the study's run, unless it is there, and a run of this driver's below it.
-
-        Args:
-            known: id of the run that the study has had so far.
-            driver: id of this driver among the study's.
-
-        Raises:
-            UsageError: the tracking store does not answer.
-        """
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self._client = mlflow.MlflowClient()
-        self._study = study
-        self._life = ExitStack()
-        self._of = {Tag.DRIVER: driver}
-        with ownership.require_server():
-            mine = ownership.begin_run(self._client, os.environ.pop(PROJECT_RUN_ID_ENV, None))
-            known = known if known and self._is_there(known) else None
-            self._found = self._client.get_run(known or self._client.create_run(mine.info.experiment_id).info.run_id)
-            self.id: str = self._found.info.run_id
-            tags = {
-                Tag.PARENT_RUN_ID: self.id,
-                Tag.ROLE: Role.DRIVER,
-                Tag.STUDY: study,
-                Tag.RUN_NAME: f"driver {driver}",
-                **self._of,
-            }
-            ownership.tag_run(self._client, mine.info.run_id, tags)
-            ownership.reopen_run(self._client, self._found)
-        self._own = {self.id, mine.info.run_id}
-        self._begin(mine.info.run_id)
+    def __init__(self, study_run: StudyRun, driver_run: TrackedRun) -> None:
+        self.study_run = study_run
+        self._driver_run = driver_run
+        self._client = TrackingClient()
 
     def close_driver(self, driver: str) -> None:
-        """Close what a driver that is gone left open."""
+        """Close what a dead driver left open."""
         where = f"tags.{Tag.DRIVER} = '{driver}' and attributes.status = 'RUNNING'"
-        for run in self._client.search_runs([self.experiment_id], filter_string=where, max_results=1000):
-            self._close_lost(run.info.run_id, DRIVER_GONE)
+        for run in self._client.search_runs([self._driver_run.experiment_id], where):
+            self.study_run.end_lost(run.info.run_id, DRIVER_GONE)
 
-    def close(self, status: str, ended: str, reason: str) -> str | None:
-        """Close the study's run, and this driver's; returns as StudyRun's does."""
-        self._end(self.id, status, ending(ended, reason))
-        return self.leave(status, ended, reason)
+    def close(self, outcome: RunOutcome, reason: str) -> str | None:
+        """End the study's run and this driver's; return a line on the records that are pending, if any."""
+        self.study_run.run.end(outcome, reason)
+        return self.leave(outcome, reason)
 
-    def leave(self, status: str, ended: str, reason: str) -> str | None:
-        """Close this driver's run; the study's is the others' to close. Returns as StudyRun's close does."""
-        self._life.close()
-        self._end(self._mine, status, ending(ended, reason), process=this_process().tags())
-        self._outbox.flush(away_seconds=patience(ended))
-        return self._closed_outbox()
+    def leave(self, outcome: RunOutcome, reason: str) -> str | None:
+        """End this driver's run alone; return a line on the records that are pending, if any."""
+        self.study_run.stop_heartbeat()
+        self._driver_run.end(outcome, reason)
+        self._driver_run.outbox.flush(unavailable_seconds=patience_seconds(outcome))
+        return self.study_run.close_outbox()
+
+
+def open_study_run(study: str, *, known: str | None, trials: int) -> StudyRun:
+    """Open the run of a study that has one driver.
+
+    Where the study has a run already, the one that `mlflow run` opened is put below it: `mlflow run` fails if its run
+    is deleted.
+
+    Args:
+        study: Name of the study.
+        known: Id of the run that the study has had so far.
+        trials: How many it has finished, for the name of such a child.
+
+    Raises:
+        UsageError: The tracking store does not answer.
+    """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    client = TrackingClient()
+    with require_server():
+        project_run = ProjectRun.find()
+        given = project_run.claim() if project_run else None
+        known = known if known and _is_active(client, known) else None
+        entity = begin_run(client, known or given)
+        run = TrackedRun(entity.info.run_id, Outbox(entity.info.run_id), entity)
+        if given and given != run.id:
+            set_parent(client, given, parent=run.id, name=f"resumed after {trials} trials", role=Role.RESUME)
+            client.set_tags(given, {Tag.STUDY: study})
+    return StudyRun(study, run, driver_run=run, project_run_id=given)
+
+
+def join_study_run(study: str, *, known: str | None, driver: str) -> SharedStudyRun:
+    """Open the run of a study that has several drivers, unless it is open, and a run of this driver's below it.
+
+    The run that `mlflow run` opened becomes the driver's.
+
+    Args:
+        study: Name of the study.
+        known: Id of the run that the study has had so far.
+        driver: Id of this driver among the study's.
+
+    Raises:
+        UsageError: The tracking store does not answer.
+    """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    client = TrackingClient()
+    with require_server():
+        project_run = ProjectRun.find()
+        own = begin_run(client, project_run.claim() if project_run else None)
+        known = known if known and _is_active(client, known) else None
+        entity = client.get_run(known or client.create_run(own.info.experiment_id).info.run_id)
+        tags = {
+            Tag.PARENT_RUN_ID: entity.info.run_id,
+            Tag.ROLE: str(Role.DRIVER),
+            Tag.STUDY: study,
+            Tag.RUN_NAME: f"driver {driver}",
+            Tag.DRIVER: driver,
+        }
+        client.set_tags(own.info.run_id, tags)
+        reopen_run(client, entity)
+    outbox = Outbox(own.info.run_id)
+    driver_run = TrackedRun(own.info.run_id, outbox, own)
+    run = TrackedRun(entity.info.run_id, outbox, entity)
+    study_run = StudyRun(study, run, driver_run=driver_run, child_tags={Tag.DRIVER: driver})
+    return SharedStudyRun(study_run, driver_run)
+
+
+def patience_seconds(outcome: RunOutcome) -> float:
+    """Return how long to wait at a run's end for a tracking server that does not answer."""
+    return STOP_SECONDS if outcome is RunOutcome.STOPPED else PATIENCE_SECONDS
+
+
+def _is_active(client: TrackingClient, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except NotFound:
+        return False

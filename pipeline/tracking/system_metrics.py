@@ -1,16 +1,16 @@
-"""What the machine does while a run is under way: MLflow's own figures, told through whoever is given."""
+"""System metrics: what the machine does during a run, measured by MLflow and logged through the run's outbox."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-Log = Callable[[dict[str, float], int], None]  # takes the figures and their step
+Log = Callable[[dict[str, float], int], None]  # takes metrics and their step
 
 
 @contextmanager
-def system_metrics(run_id: str, log: Log) -> Iterator[None]:
-    """Within it the figures are taken every ten seconds, after the steps that the run has already."""
+def log_system_metrics(run_id: str, log: Log) -> Iterator[None]:
+    """Measure every ten seconds, at the steps after those that the run has already."""
     monitor = _Monitor(run_id, log)
     monitor.start()  # type: ignore[no-untyped-call]
     try:
@@ -20,7 +20,7 @@ def system_metrics(run_id: str, log: Log) -> Iterator[None]:
 
 
 class _Monitor(SystemMetricsMonitor):
-    """MLflow's monitor, but that it asks no server, at whose first silence MLflow's would end for good."""
+    """MLflow's monitor without its calls to the server: MLflow's ends for good at the first one without an answer."""
 
     def __init__(self, run_id: str, log: Log) -> None:
         super().__init__(run_id, resume_logging=True)  # type: ignore[no-untyped-call]

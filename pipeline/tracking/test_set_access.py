@@ -1,9 +1,9 @@
-"""How often the test images of the data that a run was trained on have been looked at through its model.
+"""Test set accesses: how often the test images of a run's data have been evaluated with its model.
 
-Each look leaves a tag of its own, named after the run that took it: training itself, or an evaluation. So two at once
-lose none, as a number in one tag would; one that is killed counts, and one that is resumed counts once. Evaluations
-cannot be counted as runs instead: theirs may lie in another experiment, or be deleted. The tag TOTAL is for people's
-eyes: of two at once the last one's number stays, and may be one short.
+Each access leaves a tag of its own, named after the run that made it: the training itself, or an evaluation. So two at
+once lose none, as a number in one tag would; one that is killed counts, and one that is resumed counts once.
+Evaluations cannot be counted as runs instead: theirs may be in another experiment, or be deleted. The tag without a
+suffix holds the number for people to read: of two at once the last one's stays, and may be one short.
 """
 
 from collections.abc import Mapping
@@ -11,24 +11,30 @@ from datetime import UTC, datetime
 
 from pipeline.tracking.tags import Tag
 
-TOTAL = Tag.TEST_SET_ACCESSES
-
 
 def access_tags(tags: Mapping[str, str], *, by: str, run_id: str, tested: bool) -> dict[str, str]:
-    """The tags that say of a run that another one, or itself, opens its test images now; see `openings`.
+    """Return the tags that record an access to the test images of a run's data, at this moment.
 
     Args:
-        by: id of the run that opens them.
+        tags: The run's.
+        by: Id of the run that evaluates the images.
+        run_id: The run that trained the model.
+        tested: See `access_count`.
     """
-    new = {f"{TOTAL}.{by}": datetime.now(UTC).isoformat(timespec="seconds")}
-    return new | {TOTAL: str(access_count({**tags, **new}, run_id=run_id, tested=tested))}
+    new = {f"{Tag.TEST_SET_ACCESSES}.{by}": datetime.now(UTC).isoformat(timespec="seconds")}
+    return new | {Tag.TEST_SET_ACCESSES: str(access_count({**tags, **new}, run_id=run_id, tested=tested))}
 
 
 def access_count(tags: Mapping[str, str], *, run_id: str, tested: bool) -> int:
-    """How often, from the tags that a run has.
+    """Return how often the test images have been evaluated.
 
     Args:
-        tested: whether it has a test accuracy: earlier versions left no tag of that.
+        tags: Of the run that trained the model.
+        run_id: That run.
+        tested: Whether it has a test accuracy, which counts as an access even without a tag.
     """
-    seen_by = {name.removeprefix(f"{TOTAL}.") for name in tags if name.startswith(f"{TOTAL}.")}
-    return len(seen_by | ({run_id} if tested else set()))
+    prefix = f"{Tag.TEST_SET_ACCESSES}."
+    accesses = {name.removeprefix(prefix) for name in tags if name.startswith(prefix)}
+    if tested:
+        accesses.add(run_id)
+    return len(accesses)

@@ -14,6 +14,7 @@ from pipeline.runtime.text import shown
 from pipeline.tracking import ownership, stale_runs
 from pipeline.tracking.client import Run, TrackingClient
 from pipeline.tracking.outbox.delivery import send_pending
+from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.tags import Role, RunOutcome, Tag
 from pipeline.training.checkpoint import Checkpoint, checkpoint_files, read_checkpoint
 from pipeline.training.checkpoint_manager import checkpoint_folder, download_checkpoint, uploaded_checkpoints
@@ -77,10 +78,10 @@ def open_resume_point(run: str | None, overrides: Mapping[str, str]) -> Iterator
         for line in send_pending():
             log.info("%s", line)
         resume_point = find_resume_point(client, run, overrides)
-    project_run = os.environ.get(PROJECT_RUN_ID_ENV)
-    if resume_point and resume_point.run_id == project_run:
+    project_run = ProjectRun.find()
+    if project_run and resume_point and resume_point.run_id == project_run.id:
         project_run = None
-    with ownership.close_if_unused(client.mlflow, project_run):
+    with close_if_unused(project_run):
         yield resume_point
 
 
@@ -126,15 +127,16 @@ def check_resumable(run: Run) -> None:
         raise UsageError(f"{_describe(run)} has no checkpoint to resume from: no training has begun in it")
     if tags.get(Tag.OUTCOME) == RunOutcome.FINISHED:
         raise NothingToDo(f"{_describe(run)} is finished: there is nothing to resume")
-    open_run = stale_runs.open_runs(run)
-    if run.info.status != "RUNNING" or open_run.fate == "gone":
+    open_run = stale_runs.inspect_run(run)
+    if run.info.status != "RUNNING" or open_run.liveness == "gone":
         return
-    if open_run.fate == "lives":
+    if open_run.liveness == "lives":
         raise UsageError(f"{_describe(run)} is running as {open_run.process}: wait for it, or stop it first")
-    if open_run.silence() < stale_runs.UNRESPONSIVE_SECONDS:
+    if open_run.last_seen_age() < stale_runs.UNRESPONSIVE_SECONDS:
         raise UsageError(
-            f"{_describe(run)} is running as {open_run.process}, which sent a heartbeat {open_run.silence():.0f} s "
-            f"ago: stop it first, or wait until it has sent none for {stale_runs.UNRESPONSIVE_SECONDS:.0f} s"
+            f"{_describe(run)} is running as {open_run.process}, which sent a heartbeat "
+            f"{open_run.last_seen_age():.0f} s ago: stop it first, or wait until it has sent none for "
+            f"{stale_runs.UNRESPONSIVE_SECONDS:.0f} s"
         )
 
 
@@ -216,7 +218,12 @@ def _has_checkpoint(client: TrackingClient, run: Run) -> bool:
 
 def _get_run(client: TrackingClient, run: str | None) -> Run:
     """Return the run of an id, or the project run."""
-    run_id = os.environ[PROJECT_RUN_ID_ENV] if run is None else run
+    project_run = ProjectRun.find()
+    if run is None:
+        assert project_run
+        run_id, setting = project_run.id, PROJECT_RUN_ID_ENV
+    else:
+        run_id, setting = run, "resume"
     try:
         return client.get_active_run(run_id)
     except Deleted as error:
@@ -224,8 +231,7 @@ def _get_run(client: TrackingClient, run: str | None) -> Run:
     except NotFound:
         if run is None:
             ownership.check_store_path()
-        name = PROJECT_RUN_ID_ENV if run is None else "resume"
-        raise UsageError(f"{name} must be the id of a run in this tracking store, got {shown(run_id)}") from None
+        raise UsageError(f"{setting} must be the id of a run in this tracking store, got {shown(run_id)}") from None
 
 
 def _discard_resumption(client: TrackingClient, finished: Run) -> None:
@@ -233,9 +239,9 @@ def _discard_resumption(client: TrackingClient, finished: Run) -> None:
     run_id = finished.info.run_id
     # A process that was killed at the very end leaves some of its checkpoints.
     shutil.rmtree(checkpoint_folder(run_id), ignore_errors=True)
-    project_run = os.environ.get(PROJECT_RUN_ID_ENV)
-    if project_run and project_run != run_id:
-        ownership.set_parent(client.mlflow, project_run, parent=run_id, name="nothing to resume", role=Role.RESUME)
+    project_run = ProjectRun.find()
+    if project_run and project_run.id != run_id:
+        ownership.set_parent(client, project_run.id, parent=run_id, name="nothing to resume", role=Role.RESUME)
 
 
 def _describe(run: Run) -> str:

@@ -27,8 +27,7 @@ from pipeline.model.conv_mixer import (
 from pipeline.runtime import device as devices
 from pipeline.runtime.errors import Diverged, UsageError
 from pipeline.serving.packaging import save_keras, save_pyfunc
-from pipeline.tracking import run as track
-from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.run import TrackedRun, next_steps, start_run
 from pipeline.tracking.tags import Role, Tag, code_version_tags
 from pipeline.tracking.test_set_access import access_tags
 from pipeline.training.benchmark import time_inference
@@ -61,19 +60,23 @@ def run_training(recipe: str, config: TrainingConfig, data: Dataset, resumption:
     config = resolve_auto(config, data, device)
     start = resumption.checkpoint.state if resumption else None
     with (
-        track.start_run(system_metrics=True, resumed=resumption.run_id if resumption else None) as run,
-        track.own_run(run, below=resumption.name if resumption else "") as lost,
+        start_run(
+            role=Role.RUN,
+            resume=resumption.run_id if resumption else None,
+            resume_name=resumption.name if resumption else "",
+            system_metrics=True,
+        ) as run,
         checkpoint_on_exit(run, CheckpointManager(run.id, config, fingerprint=data.fingerprint)) as checkpoints,
     ):
         remove_finished()
         name = _go_on(run, start) if start else _introduce(run, recipe, config, data, device)
         _announce(config, data, device)
-        for line in [*lost, *([f"resume   {resumption}"] if resumption else [])]:
+        for line in [*run.notices, *([f"resume   {resumption}"] if resumption else [])]:
             print(line, flush=True)
         bar = sys.stdout.isatty()  # which says what the line of an epoch says
 
         def report(epoch: int, metrics: dict[str, float]) -> None:
-            _warn_of_others(epoch, run.epoch(epoch, metrics))
+            _warn_of_others(epoch, run.log_epoch(epoch, metrics))
             if not bar:
                 print(_epoch_line(config.epochs, epoch, metrics), flush=True)
 
@@ -91,7 +94,7 @@ def run_training(recipe: str, config: TrainingConfig, data: Dataset, resumption:
         )
         log_training(run, config, fitted)
         if kept := snapshots.load():
-            run.figure("plots/filters_over_epochs.png", training.filters_over_epochs(kept, block=middle))
+            run.log_figure("plots/filters_over_epochs.png", training.filters_over_epochs(kept, block=middle))
         log_trained_model(run, fitted.model, config, data)
         figures = evaluate_on_test_set(run, fitted.model, config, data) | {
             "best_epoch": fitted.best_epoch,
@@ -102,28 +105,28 @@ def run_training(recipe: str, config: TrainingConfig, data: Dataset, resumption:
             figures |= register_model(run, fitted.model, config, data, figures)
         before = sum(start.history["epoch_seconds"]) if start else 0  # of a run that was interrupted
         figures["seconds"] = time.perf_counter() - began + before
-        run.results(figures)
+        run.log_results(figures)
         said = _result(fitted, figures, config, data)
-        run.describe(said)
+        run.set_description(said)
     checkpoints.clear()
-    print("", said, f"run      {name}  {run.id}", *track.next_steps(run), sep="\n", flush=True)
+    print("", said, f"run      {name}  {run.id}", *next_steps(run), sep="\n", flush=True)
 
 
 def _introduce(run: TrackedRun, recipe: str, config: TrainingConfig, data: Dataset, device: devices.Device) -> str:
     """Log what the run is before it begins; returns its name."""
     of = data.name if Path(recipe).name == CONFIG_FILE else Path(recipe).stem
-    name = run.name(f"{of} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}")
-    run.params({"recipe": recipe} | {setting: config.text(setting) for setting in TrainingConfig.model_fields})
-    run.text(CONFIG_FILE, to_yaml(config))
+    name = run.set_name(f"{of} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}")
+    run.log_params({"recipe": recipe} | {setting: config.text(setting) for setting in TrainingConfig.model_fields})
+    run.log_text(CONFIG_FILE, to_yaml(config))
     _log_origin(run, config, data, device)
     return name
 
 
 def _go_on(run: TrackedRun, start: TrainingState) -> str:
     """Log what an interrupted run had finished and could not log any more; returns its name."""
-    name = run.recall()
+    name = run.load_logged_state()
     for epoch in range(1, start.epoch + 1):
-        run.epoch(epoch, {metric: values[epoch - 1] for metric, values in start.history.items()})
+        run.log_epoch(epoch, {metric: values[epoch - 1] for metric, values in start.history.items()})
     return name
 
 
@@ -147,7 +150,7 @@ def checkpoint_on_exit(run: TrackedRun, checkpoints: CheckpointManager) -> Itera
         checkpoints.clear()
         raise
     except BaseException:
-        if not run.taken:
+        if not run.is_superseded:
             checkpoints.upload_final()
             if checkpoints.newest():
                 print(f"resume   mlflow run . -P resume={run.id}", file=sys.stderr, flush=True)
@@ -187,7 +190,7 @@ def evaluate_winner(run: TrackedRun, config: TrainingConfig, data: Dataset, weig
     figures = evaluate_on_test_set(run, model, config, data)
     if config.register_as:
         figures |= register_model(run, model, config, data, figures)
-    run.results(figures)
+    run.log_results(figures)
     return figures
 
 
@@ -195,14 +198,14 @@ def log_training(run: TrackedRun, config: TrainingConfig, fitted: TrainingResult
     """The history, and what the filters have become."""
     history = pd.DataFrame(fitted.history)
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
-    run.table("history.csv", history)
-    run.figure("plots/curves.png", training.curves(fitted.history, best_epoch=fitted.best_epoch))
-    run.figure("plots/patch_embeddings.png", training.patch_embeddings(patch_kernels(fitted.model)))
+    run.log_table("history.csv", history)
+    run.log_figure("plots/curves.png", training.curves(fitted.history, best_epoch=fitted.best_epoch))
+    run.log_figure("plots/patch_embeddings.png", training.patch_embeddings(patch_kernels(fitted.model)))
     for block in range(1, config.depth + 1):
         figure = training.depthwise_kernels(depthwise_kernels(fitted.model, block), block=block)
-        run.figure(f"plots/depthwise_kernels/block_{block}.png", figure)
+        run.log_figure(f"plots/depthwise_kernels/block_{block}.png", figure)
         if block == middle_block(config):
-            run.figure("plots/depthwise_kernels.png", figure)
+            run.log_figure("plots/depthwise_kernels.png", figure)
 
 
 def middle_block(config: TrainingConfig) -> int:
@@ -213,7 +216,7 @@ def middle_block(config: TrainingConfig) -> int:
 def log_trained_model(run: TrackedRun, model: keras.Model, config: TrainingConfig, data: Dataset) -> None:
     """Log the model that is served."""
     example = data.validation.take(np.arange(1))[0].astype(np.float32)
-    run.model(partial(save_keras, model=serving_model(model, config, data), example=example, classes=data.classes))
+    run.log_model(partial(save_keras, model=serving_model(model, config, data), example=example, classes=data.classes))
 
 
 def register_model(
@@ -227,7 +230,7 @@ def register_model(
     example = data.validation.take(np.arange(1))[0][0]
     plain = serving_model(model, config, data)
     save = partial(save_pyfunc, model=plain, example=example, classes=data.classes)
-    run.register(config.register_as, save, classes=data.classes, tags=tags)
+    run.register_model(config.register_as, save, classes=data.classes, tags=tags)
     return measured
 
 
@@ -245,18 +248,18 @@ def evaluate_on_test_set(
 
     `test_time_flip` adds test_accuracy_flip, of the mean of each image's probabilities and its mirror image's.
     """
-    run.tags(access_tags({}, by=run.id, run_id=run.id, tested=False))
+    run.set_tags(access_tags({}, by=run.id, run_id=run.id, tested=False))
     test_batches = evaluation_batches(config, data, data.test)
     probabilities = model.predict(test_batches, verbose=0)
     labels = data.test.labels[data.test.rows]
     counts = scoring.confusion_matrix(probabilities, labels)
     worst = scoring.most_confident_errors(probabilities, labels, most=MISTAKES)
-    run.table("per_class.csv", scoring.per_class_table(counts, classes=data.classes))
+    run.log_table("per_class.csv", scoring.per_class_table(counts, classes=data.classes))
     digests = data.test.image_digests[data.test.rows]
-    run.table("test_predictions.csv", scoring.predictions_table(probabilities, labels, images=digests))
-    run.figure("plots/confusion_matrix.png", training.confusion_matrix(counts, classes=data.classes))
+    run.log_table("test_predictions.csv", scoring.predictions_table(probabilities, labels, images=digests))
+    run.log_figure("plots/confusion_matrix.png", training.confusion_matrix(counts, classes=data.classes))
     names = np.array(data.classes, dtype=object)
-    run.figure(
+    run.log_figure(
         "plots/mistakes.png",
         training.mistakes(
             data.test.take(worst.positions)[0],
@@ -279,7 +282,7 @@ def evaluate_on_test_set(
 
 def _log_origin(run: TrackedRun, config: TrainingConfig, data: Dataset, device: devices.Device) -> None:
     """What the result depends on besides the settings: code, libraries, device and data."""
-    run.tags(
+    run.set_tags(
         code_version_tags()
         | {
             Tag.ROLE: Role.RUN,
@@ -294,7 +297,7 @@ def _log_origin(run: TrackedRun, config: TrainingConfig, data: Dataset, device: 
     )
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     for context, split in splits.items():
-        run.dataset(
+        run.log_dataset(
             name=f"{data.name} {context}",
             source=data.source,
             digest=split.digest,

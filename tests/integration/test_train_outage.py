@@ -111,7 +111,7 @@ def test_a_server_that_is_killed_or_stopped_and_started_again_costs_no_point(ser
         served.start()
         out, said = finish(process)
     assert "the tracking server does not answer; training goes on" in said
-    assert "kept     " not in out
+    assert "pending  " not in out
     is_whole(served.uri, epochs=25)
 
 
@@ -122,9 +122,9 @@ def test_what_a_server_that_stays_away_missed_is_delivered_and_registered_later(
         served.end(signal.SIGKILL)
         out, _ = finish(process)
     assert re.findall(r"test accuracy [\d.]+%", out)
-    (line,) = [line for line in out.splitlines() if line.startswith("kept     ")]
+    (line,) = [line for line in out.splitlines() if line.startswith("pending  ")]
     assert "-e doctor" in line
-    assert "registry not registered yet: it will be when what is kept here has been sent" in out.splitlines()
+    assert "registry not registered yet: it will be when the pending records have been sent" in out.splitlines()
     served.start()
     mlflow.set_tracking_uri(served.uri)
     assert last_run(served.uri).info.status == "RUNNING"

@@ -15,8 +15,8 @@ from pipeline.search.executors.base import EpochReport
 from pipeline.search.executors.ray_executor import RayExecutor
 from pipeline.search.loop import SearchLoop
 from pipeline.search.session import SearchContext
-from pipeline.tracking.study_run import StudyRun
-from pipeline.tracking.tags import Tag
+from pipeline.tracking.study_run import open_study_run
+from pipeline.tracking.tags import RunOutcome, Tag
 from tests.support import misbehaving
 from tests.support.scripted import RANGE, made_search, mlflow_store, opened
 
@@ -56,12 +56,12 @@ def main(folder, address):
     search = made_search(folder, RANGE, "--trials", "6", "--pruner", "none")
     study, said = opened(folder, search), []
     with mlflow_store(folder), cluster as executor:
-        runs = StudyRun("mine", known=None, trials=0)
+        runs = open_study_run("mine", known=None, trials=0)
         before = executor.describe()
         ending = SearchLoop(
             SearchContext(study, runs, executor, lambda: 0, beat=lambda: None, say=said.append)
         ).search()
-        runs.close("FINISHED", "finished", "")
+        runs.close(RunOutcome.FINISHED, "")
         found = mlflow.search_runs(experiment_names=["mine"], output_format="list")
     children = [run for run in found if run.info.run_id != runs.id]
     told = {

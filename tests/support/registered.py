@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from pipeline.serving.packaging import save_keras, save_pyfunc
-from pipeline.tracking import run as track
+from pipeline.tracking.run import start_run
+from pipeline.tracking.tags import Role
 from tests.support.stores import tracking_store
 
 NAME = "colours"
@@ -34,13 +35,13 @@ def registered(folder):
     """A finished run whose model is version 1 and the champion, in a tracking store of its own."""
     model = network()
     with tracking_store(folder, "registering") as uri:
-        with track.start_run(system_metrics=False) as run:
-            run.model(partial(save_keras, model=model, example=np.zeros((1, *SHAPE), np.float32), classes=CLASSES))
-            run.register(
+        with start_run(role=Role.RUN) as run:
+            run.log_model(partial(save_keras, model=model, example=np.zeros((1, *SHAPE), np.float32), classes=CLASSES))
+            run.register_model(
                 NAME,
                 partial(save_pyfunc, model=model, example=np.zeros(SHAPE, np.uint8), classes=CLASSES),
                 classes=CLASSES,
                 tags={"test_accuracy": "0.9"},
             )
-        assert run.registered() == f"models:/{NAME}/1 is the champion: there was no champion"
+        assert run.describe_registration() == f"models:/{NAME}/1 is the champion: there was no champion"
         return Registered(uri, run.id, model)

@@ -147,19 +147,19 @@ class Runs:
     def __init__(self):
         self.children, self.closed, self.finished, self.measured = {}, {}, {}, {}
 
-    def child(self, name, *, role, tags, under=None):
+    def start_child(self, name, *, role, tags, parent=None):
         run_id = f"run {len(self.children)}"
-        self.children[run_id] = {"name": name, "role": role, "tags": dict(tags), "under": under}
+        self.children[run_id] = {"name": name, "role": role, "tags": dict(tags), "parent": parent}
         return RunRef(self.tracking_uri, run_id)
 
-    def close_child(self, run_id, outcome, *, reason, output_tail):
+    def end_trial(self, run_id, outcome, *, reason, output_tail):
         self.closed[run_id] = outcome
 
-    def finish_child(self, run_id, outcome):
+    def end_child(self, run_id, outcome):
         self.finished[run_id] = outcome
 
-    def registered(self, run_id):
+    def describe_registration(self, run_id):
         return f"the model of {run_id}"
 
-    def measure(self, run_id, metrics):
+    def log_child_metrics(self, run_id, metrics):
         self.measured[run_id] = dict(metrics)

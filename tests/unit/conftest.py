@@ -1,24 +1,12 @@
-"""Fixtures of unit tests that log runs: a tracking store for each file, an experiment for each test."""
+"""Fixtures of unit tests that log runs: an experiment for each test, in the store of its file."""
 
-import mlflow
 import pytest
 
 from tests.support.runs import Store
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """Create a tracking store once for each file, as its tables take seconds; each test has its own experiment."""
-    folder = tmp_path_factory.mktemp("store")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    yield folder
-    mlflow.set_tracking_uri(before)
-
-
 @pytest.fixture
-def experiment(store, request):
+def experiment(client, request, tmp_path):
     """Create an experiment named after the test; return it as a Store, and its name."""
-    client = mlflow.MlflowClient()
     name = request.node.name[:200]
-    return Store(client, client.create_experiment(name, artifact_location=str(store / "artifacts"))), name
+    return Store(client, client.create_experiment(name, artifact_location=str(tmp_path / "artifacts"))), name

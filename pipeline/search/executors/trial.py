@@ -52,8 +52,8 @@ def train_trial(job: TrialJob, context: WorkerContext) -> None:
             outcome, _ = context.classify_error(error)
             raise
         finally:
-            run.results(context.metrics)
-            run.tags(trial_outcome_tags(outcome))
+            run.log_results(context.metrics)
+            run.set_tags(trial_outcome_tags(outcome))
 
 
 def train_on_node(job: TrialJob, context: WorkerContext) -> None:
@@ -136,8 +136,8 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
 
     began = time.perf_counter()
     config, data, device = _setup(job, context)
-    run.params({setting: config.text(setting) for setting in TrainingConfig.model_fields})
-    run.tags({Tag.DEVICE: str(device), Tag.PRECISION: config.precision})
+    run.log_params({setting: config.text(setting) for setting in TrainingConfig.model_fields})
+    run.set_tags({Tag.DEVICE: str(device), Tag.PRECISION: config.precision})
     figures = context.metrics
     best = {"val_accuracy": -math.inf, "val_loss": math.inf}
 
@@ -148,7 +148,7 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     def epoch(number: int, metrics: dict[str, float]) -> None:
         # first, so that the driver decides on pruning while MLflow writes
         context.report(number, metrics)
-        run.epoch(number, metrics)
+        run.log_epoch(number, metrics)
         figures.update(epochs=number, seconds=time.perf_counter() - began)
         if metrics["val_accuracy"] > best["val_accuracy"]:
             best["val_accuracy"] = figures["best_val_accuracy"] = metrics["val_accuracy"]

@@ -1,4 +1,4 @@
-"""Sends what runs that are over have left on this machine."""
+"""Delivery of the records that runs have left on this machine, to the tracking server or to another machine."""
 
 import io
 import tarfile
@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow import MlflowClient
 
+from pipeline.runtime.errors import TrackingError, Unavailable
 from pipeline.runtime.files import make_private
-from pipeline.runtime.text import one_line
+from pipeline.runtime.text import count, one_line
 from pipeline.runtime.urls import mask_password
-from pipeline.tracking.outbox import records
-from pipeline.tracking.outbox.records import Record
-from pipeline.tracking.outbox.spool import ABOUT, Spool, spool_folders
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.outbox.records import FileRecord, coalesce, is_permanent
+from pipeline.tracking.outbox.spool import ABOUT, Spool, SpooledRecord, spool_folders
 
 REASON_CHARACTERS = 200
-HOW = "`mlflow run . -e doctor` sends it when the server is back"
-WHICH = "`mlflow run . -e doctor` names them"
+HOW_TO_SEND = "`mlflow run . -e doctor` sends them when the server is back"
+ARCHIVE_PATIENCE_SECONDS = 10.0  # with another process that is sending the records
+ARCHIVE_PAUSE_SECONDS = 0.2
 
 
 @dataclass
@@ -27,123 +28,158 @@ class DeliveryResult:
     """What became of a run's records."""
 
     sent: int = 0
-    left: int = 0
-    why: str = ""  # of those that are left
-    away: bool = False  # whether it is that no server answered
+    pending: int = 0
+    reason: str = ""  # why records are pending
+    is_unavailable: bool = False  # whether that is because no server answered
+
+    def describe(self, folder: Path) -> str:
+        """Return a line on the records of the run whose spool is `folder`."""
+        if not self.pending:
+            return f"sent     {count(self.sent, 'record')} of run {folder.name} that were pending on this machine"
+        sent = f"{self.sent} sent, " if self.sent else ""
+        return f"pending  {sent}{count(self.pending, 'record')} of run {folder.name} in {folder}: {self.reason}"
 
 
-def send_pending(runs: Sequence[str] | None = None, *, each: bool = False) -> list[str]:
-    """Send what lies on this machine for the present tracking server; returns a line for each run that had something.
+def send_pending(run_ids: Sequence[str] | None = None, *, each: bool = False) -> list[str]:
+    """Send the records on this machine that are for the present tracking server.
+
+    What a live process sends itself is left to it.
 
     Args:
-        runs: the ids of those to send; None: all. What a live process sends itself is left to it.
-        each: a line also for each run whose records go to another server; without it these have one together.
+        run_ids: The runs whose records to send; None is all.
+        each: Return a line also for each run whose records are for another server; else these have one line together.
+
+    Returns:
+        A line for each run that had records.
     """
-    found = [folder for folder in spool_folders() if runs is None or folder.name in runs]
-    lines, elsewhere, here, away = [], [], address(), ""
-    for folder in found:
+    lines: list[str] = []
+    for_other_servers: list[str] = []
+    here, unavailable = tracking_address(), ""
+    for folder in spool_folders():
+        if run_ids is not None and folder.name not in run_ids:
+            continue
         spool = Spool(folder.name)
-        with spool.held() as mine:
-            waiting = spool.waiting() if mine else []
-            if not waiting:
+        with spool.lock() as is_mine:
+            pending = spool.pending() if is_mine else []
+            if not pending:
                 continue
-            if (to := spool.goes_to()) != here:
-                why = f"it goes to {to}: name that in MLFLOW_TRACKING_URI, or delete the folder to give it up"
-                elsewhere.append(_line(folder, DeliveryResult(left=len(waiting), why=why)))
+            destination = spool.destination()
+            if destination != here:
+                reason = f"they are for {destination}: name it in MLFLOW_TRACKING_URI, or delete the folder"
+                for_other_servers.append(DeliveryResult(pending=len(pending), reason=reason).describe(folder))
                 continue
-            if away:
-                done = DeliveryResult(left=len(waiting), why=away)
+            if unavailable:
+                result = DeliveryResult(pending=len(pending), reason=unavailable)
             else:
-                done = drain(MlflowClient(), spool, waiting)
-                away = done.why if done.away else ""
-        lines.append(_line(folder, done))
-    if len(elsewhere) > 1 and not each:
-        elsewhere = [f"kept     records of {len(elsewhere)} runs wait for other tracking servers: {WHICH}"]
-    return lines + elsewhere
+                result = drain(TrackingClient(), spool, pending)
+                unavailable = result.reason if result.is_unavailable else ""
+        lines.append(result.describe(folder))
+    if len(for_other_servers) > 1 and not each:
+        return [
+            *lines,
+            f"pending  records of {len(for_other_servers)} runs for other tracking servers: "
+            "`mlflow run . -e doctor` names them",
+        ]
+    return lines + for_other_servers
 
 
-def drain(client: MlflowClient, spool: Spool, waiting: list[Record]) -> DeliveryResult:
-    """Send the records of a run in order; what MLflow refuses is kept and passed over."""
-    done = DeliveryResult(left=len(waiting))
-    while waiting:
-        some = records.coalesce(waiting)
+def drain(client: TrackingClient, spool: Spool, pending: list[SpooledRecord]) -> DeliveryResult:
+    """Send the records of a run in order until no server answers; those that MLflow refuses are kept."""
+    result = DeliveryResult(pending=len(pending))
+    while pending:
+        record, n_records = coalesce([spooled.record for spooled in pending])
         try:
-            records.send(client, some)
+            record.send(client)
         except Exception as error:  # noqa: BLE001 - each kind of store raises its own
-            done.why = reason(error)
-            if not records.is_permanent(error):
-                done.away = True
+            result.reason = describe_error(error)
+            if not is_permanent(error):
+                result.is_unavailable = True
                 break
         else:
-            for record in some:
-                spool.drop(record)
-            done.sent += len(some)
-            done.left -= len(some)
-        del waiting[: len(some)]
-    return done
+            for spooled in pending[:n_records]:
+                spool.remove(spooled)
+            result.sent += n_records
+            result.pending -= n_records
+        del pending[:n_records]
+    return result
 
 
-def reason(error: Exception) -> str:
-    """Why something could not be sent, in one line without a password."""
-    return one_line(f"{type(error).__name__}: {mask_password(str(error))}")[:REASON_CHARACTERS]
+def forward_spool(client: TrackingClient, run_id: str) -> None:
+    """Send the records that another process has left of a run; a process that lives sends its own.
+
+    Raises:
+        Unavailable: No server answers.
+    """
+    spool = Spool(run_id)
+    with spool.lock() as is_mine:
+        result = drain(client, spool, spool.pending()) if is_mine else DeliveryResult()
+    if result.is_unavailable:
+        raise Unavailable(result.reason)
 
 
-def address() -> str:
-    """The present tracking server, without a password."""
+def describe_error(error: Exception) -> str:
+    """Return why something could not be sent, in one line without a password."""
+    name = type(error.__cause__ or error) if isinstance(error, TrackingError) else type(error)
+    return one_line(f"{name.__name__}: {mask_password(str(error))}")[:REASON_CHARACTERS]
+
+
+def tracking_address() -> str:
+    """Return the URI of the present tracking server, absolute and without a password."""
     uri = mlflow.get_tracking_uri()
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         uri = f"sqlite:///{Path.cwd() / uri.removeprefix('sqlite:///')}"
     return mask_password(uri)
 
 
-def pending_line(run_id: str, left: int, why: str) -> str:
-    """What is said of a run whose records are kept."""
-    return f"kept     {left} record(s) of run {run_id}, as the tracking server did not take them ({why}); {HOW}"
-
-
-def _line(folder: Path, done: DeliveryResult) -> str:
-    if not done.left:
-        return f"sent     {done.sent} record(s) of run {folder.name} that were waiting here"
-    sent = f"{done.sent} sent, " if done.sent else ""
-    return f"kept     {sent}{done.left} record(s) of run {folder.name} wait in {folder}: {done.why}"
-
-
-ARCHIVE_PATIENCE_SECONDS = 10.0  # with another process that sends it at this moment
-ARCHIVE_PAUSE_SECONDS = 0.2
+def describe_pending(run_id: str, pending: int, reason: str) -> str:
+    """Return a line on the pending records of a run."""
+    return (
+        f"pending  {count(pending, 'record')} of run {run_id}: the tracking server did not accept them ({reason}); "
+        f"{HOW_TO_SEND}"
+    )
 
 
 def export_records(run_id: str) -> bytes | None:
-    """Take away the records that a run has left here; None where there are none, or another process sends them."""
-    until = time.monotonic() + ARCHIVE_PATIENCE_SECONDS
+    """Take the records of a run from this machine.
+
+    Returns:
+        An archive for `import_records`; None if there are no records, or another process is sending them.
+    """
+    deadline = time.monotonic() + ARCHIVE_PATIENCE_SECONDS
     spool = Spool(run_id)
     while spool.folder.is_dir():
-        with spool.held() as mine:
-            if mine:
-                return _taken(spool)
-        if time.monotonic() > until:
+        with spool.lock() as is_mine:
+            if is_mine:
+                return _export_locked(spool)
+        if time.monotonic() > deadline:
             break
         time.sleep(ARCHIVE_PAUSE_SECONDS)
     return None
 
 
-def import_records(run_id: str, parcel: bytes) -> None:
-    """Lay a parcel's records where this machine keeps those of a run.
+def import_records(run_id: str, archive: bytes) -> None:
+    """Put the records of an archive into this machine's spool of a run.
 
     Raises:
-        OSError: there is no place for them.
+        OSError: There is no place for them.
     """
     spool = Spool(run_id)
-    with spool.held(), tarfile.open(fileobj=io.BytesIO(parcel)) as archive:
-        archive.extractall(make_private(spool.folder), filter="data")
+    with spool.lock(), tarfile.open(fileobj=io.BytesIO(archive)) as content:
+        content.extractall(make_private(spool.folder), filter="data")
 
 
-def _taken(spool: Spool) -> bytes | None:
-    records = spool.waiting()
+def _export_locked(spool: Spool) -> bytes | None:
+    pending = spool.pending()
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
-        for path in [spool.folder / ABOUT, *(path for record in records for path in (record.path, record.files))]:
-            if path and path.exists():
+        for path in [spool.folder / ABOUT, *(path for spooled in pending for path in _paths(spooled))]:
+            if path.exists():
                 archive.add(path, path.name)
-    for record in records:
-        spool.drop(record)
-    return content.getvalue() if records else None
+    for spooled in pending:
+        spool.remove(spooled)
+    return content.getvalue() if pending else None
+
+
+def _paths(spooled: SpooledRecord) -> list[Path]:
+    folder = spooled.record.folder if isinstance(spooled.record, FileRecord) else None
+    return [path for path in (spooled.path, folder) if path]

@@ -1,166 +1,136 @@
-"""Tells the tracking server what a run says, in order, from a thread of its own; keeps what it cannot tell."""
+"""The outbox: sends what is logged to a run from a thread of its own, in order, and keeps what it cannot send."""
 
 import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack
 
-from mlflow import MlflowClient
+from pipeline.runtime.retry import pause_seconds
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.outbox import delivery
+from pipeline.tracking.outbox.records import Record, coalesce, is_permanent
+from pipeline.tracking.outbox.spool import Spool, SpooledRecord
 
-from pipeline.tracking.outbox import delivery, records
-from pipeline.tracking.outbox.records import FileWriter, Kind, Record
-from pipeline.tracking.outbox.spool import Spool
-
-PAUSES = (0.5, 1.0, 2.0, 5.0)  # seconds between tries; the last one from then on
+PAUSES = (0.5, 1.0, 2.0, 5.0)  # seconds between attempts; the last one from then on
 PATIENCE_SECONDS = 20.0  # at the end of a run with a server that does not answer: a restart takes less
 
 log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """The way of one run's records to MLflow. What is put into it lies on this machine's disk when `put` returns."""
+    """The records of a run on their way to MLflow: once `put` returns, a record is on this machine's disk."""
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
-        self._spool = Spool(run_id, to=delivery.address())
+        self._spool = Spool(run_id, destination=delivery.tracking_address())
         self._life = ExitStack()
-        self._client = MlflowClient()
+        self._client = TrackingClient()
         self._changed = threading.Condition()
-        self._tries = 0  # since the server's last answer
-        self._behind = False  # whether something is still to be told that it did not take
-        self._why = ""  # it did not
-        self._refused: Exception | None = None
-        self._over = False
-        self._mine = self._life.enter_context(self._spool.held())
-        self._records: list[Record] = self._spool.waiting() if self._mine else []
+        self._failures = 0  # since the server's last answer
+        self._is_behind = False  # whether there are records that the server did not accept at once
+        self._reason = ""  # why the last attempt failed
+        self._rejection: Exception | None = None
+        self._is_closed = False
+        is_mine = self._life.enter_context(self._spool.lock())
+        self._records: list[SpooledRecord] = self._spool.pending() if is_mine else []
         threading.Thread(target=self._work, name="outbox", daemon=True).start()
 
-    def put(
-        self,
-        kind: Kind,
-        body: Mapping[str, Any] | None = None,
-        *,
-        run_id: str | None = None,
-        fill: FileWriter | None = None,
-    ) -> None:
-        """Have something told.
-
-        Args:
-            run_id: of which run, if not the outbox's own.
-            fill: puts the record's files into a folder.
+    def put(self, record: Record) -> None:
+        """Keep a record, and send it after those before it.
 
         Raises:
-            OSError: there is no place for the files.
+            OSError: There is no place for its files.
         """
         with self._changed:
-            self._records.append(self._spool.put(kind, run_id or self._run_id, body or {}, fill))
+            self._records.append(self._spool.put(record))
             self._changed.notify_all()
 
-    def flush(self, *, away_seconds: float = PATIENCE_SECONDS, at_most: float = math.inf) -> int:
-        """Wait until all is told; returns how many records are left.
+    def flush(self, *, unavailable_seconds: float = PATIENCE_SECONDS, at_most: float = math.inf) -> int:
+        """Wait until all records are sent; return how many are pending.
 
         Args:
-            away_seconds: how long to wait for a server that does not answer.
-            at_most: how long to wait in any case.
+            unavailable_seconds: How long to wait for a server that does not answer.
+            at_most: How long to wait in any case.
         """
         began = time.monotonic()
         with self._changed:
-            while self._records and not self._over:
-                waited = time.monotonic() - began
-                left = min(at_most, away_seconds if self._tries else math.inf) - waited
-                if left <= 0:
+            while self._records and not self._is_closed:
+                elapsed = time.monotonic() - began
+                remaining = min(at_most, unavailable_seconds if self._failures else math.inf) - elapsed
+                if remaining <= 0:
                     break
-                self._changed.wait(min(left, 1.0))
+                self._changed.wait(min(remaining, 1.0))
             return len(self._records)
 
-    def check(self) -> None:
-        """Raise what MLflow raised as it refused something, once; that is not tried again."""
+    def raise_rejection(self) -> None:
+        """Raise, once, the error with which MLflow refused a record; that record is not sent again."""
         with self._changed:
-            refused, self._refused = self._refused, None
-        if refused:
-            raise refused
+            rejection, self._rejection = self._rejection, None
+        if rejection:
+            raise rejection
 
-    def answers(self) -> bool:
-        """Whether the server has taken the last thing that it was told."""
-        return not self._tries
-
-    def left(self) -> str | None:
-        """A line on what is not told yet, or None."""
+    def pending(self) -> str | None:
+        """Return a line on the records that are not sent yet, or None."""
         with self._changed:
-            return delivery.pending_line(self._run_id, len(self._records), self._why) if self._records else None
+            if not self._records:
+                return None
+            return delivery.describe_pending(self._run_id, len(self._records), self._reason)
 
     def close(self) -> None:
-        """End; what is not told stays on the disk for `deliver`."""
+        """Stop sending; what is pending stays on the disk for `delivery.send_pending`."""
         with self._changed:
-            self._over = True
+            self._is_closed = True
             self._changed.notify_all()
         self._life.close()
 
     def _work(self) -> None:
-        while some := self._next():
+        while True:
+            batch = self._next()
+            if batch is None:
+                return
+            record, count = batch
             try:
-                self._send(some)
+                record.send(self._client)
             except Exception as error:  # noqa: BLE001 - each kind of store raises its own
                 with self._changed:
-                    self._failed(some, error)
+                    self._on_failure(count, error)
             else:
                 with self._changed:
-                    self._sent(some)
+                    self._on_sent(count)
 
-    def _next(self) -> list[Record]:
-        """What to send next, when it is time; nothing: it is over."""
+    def _next(self) -> tuple[Record, int] | None:
+        """Wait for the pause after a failure and for a record; return it as `coalesce` does, or None at the end."""
         with self._changed:
-            if self._tries:
-                self._changed.wait_for(lambda: self._over, PAUSES[min(self._tries, len(PAUSES)) - 1])
-            self._changed.wait_for(lambda: self._over or self._records)
-            return [] if self._over else records.coalesce(self._records)
+            if self._failures:
+                self._changed.wait_for(lambda: self._is_closed, pause_seconds(PAUSES, self._failures))
+            self._changed.wait_for(lambda: self._is_closed or self._records)
+            return None if self._is_closed else coalesce([spooled.record for spooled in self._records])
 
-    def _send(self, some: list[Record]) -> None:
-        if some[0].kind != "others":
-            records.send(self._client, some)
-            return
-        spool = Spool(some[0].run_id)
-        with spool.held() as mine:
-            done = delivery.drain(self._client, spool, spool.waiting()) if mine else delivery.DeliveryResult()
-        if done.away:
-            raise ConnectionError(done.why)
-
-    def _sent(self, some: list[Record]) -> None:
-        for record in some:
-            self._spool.drop(record)
-        del self._records[: len(some)]
-        self._tries = 0
-        if self._behind and not self._records:
-            self._behind = False
-            log.info("the tracking server answers again, and has been told what was kept")
+    def _on_sent(self, count: int) -> None:
+        for spooled in self._records[:count]:
+            self._spool.remove(spooled)
+        del self._records[:count]
+        self._failures = 0
+        if self._is_behind and not self._records:
+            self._is_behind = False
+            log.warning("the tracking server answers again and has all pending records")
         self._changed.notify_all()
 
-    def _failed(self, some: list[Record], error: Exception) -> None:
-        self._why = delivery.reason(error)
-        if records.is_permanent(error):
-            self._refused = self._refused or error
-            self._sent(some)  # so that what comes after it, the run's end above all, is told
+    def _on_failure(self, count: int, error: Exception) -> None:
+        self._reason = delivery.describe_error(error)
+        if is_permanent(error):
+            self._rejection = self._rejection or error
+            # so that what comes after it is sent, the run's end above all
+            self._on_sent(count)
             return
-        for record in some:
-            record.tried = True
-        if not self._behind:
+        for spooled in self._records[:count]:
+            spooled.record = spooled.record.as_retried()
+        if not self._is_behind:
             log.warning(
-                "the tracking server does not answer; training goes on, and what it does not take is kept on "
-                "this machine (%s)",
-                self._why,
+                "the tracking server does not answer; training goes on, and what is logged is kept on this machine "
+                "until it does (%s)",
+                self._reason,
             )
-        self._tries, self._behind = self._tries + 1, True
+        self._failures, self._is_behind = self._failures + 1, True
         self._changed.notify_all()
-
-
-@contextmanager
-def outbox(run_id: str) -> Iterator[Outbox]:
-    """An outbox that is closed in the end."""
-    opened = Outbox(run_id)
-    try:
-        yield opened
-    finally:
-        opened.close()

@@ -1,201 +1,297 @@
-"""How records reach MLflow, each once, even where an earlier try has arrived and its answer was lost."""
+"""Records: what is to be logged to a run, each kind with the call that sends it to MLflow.
+
+A record reaches MLflow once, even where an earlier attempt has arrived and its answer was lost.
+"""
 
 import errno
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple, Self
 
-import mlflow
-from mlflow import MlflowClient
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    LoggedModelOutput,
-    LoggedModelStatus,
-    Metric,
-    Param,
-    RunTag,
-)
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from pipeline.runtime.errors import NotFound, Rejected, TrackingError
 from pipeline.runtime.files import sha256_files
-from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.models import find_logged_model
+from pipeline.tracking.client import TrackingClient, mlflow_errors
+from pipeline.tracking.models import MODEL
 from pipeline.tracking.registry import register_version
 from pipeline.tracking.tags import Tag
 
-Kind = Literal["batch", "dataset", "files", "model", "end", "version", "others"]
-FileWriter = Callable[[Path], None]  # puts files into a folder
+FileWriter = Callable[[Path], None]  # writes files into a folder
+
+MAX_RECORDS = 200  # in one call
+SUMMARY_STEP = 0  # of metrics that describe a whole run
+# of local artifact stores: what does not change when the call is repeated
+PERMANENT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}
 
 
-@dataclass
-class Record:
-    """One thing that a run tells.
+class Point(NamedTuple):
+    """A value of a metric."""
 
-    The body of a `batch` holds metrics, as [name, value, milliseconds since the epoch, step], params and tags; `once`:
-    a metric has one point a step; `of_model`: the metrics are the logged model's too. A `dataset` is an MLflow data set
-    with its context. `files` and `model` have their files in a folder; a model has a name. A `version` is the served
-    model's in the registry, under the name `register_as`, with tags. An `end` holds status, end_time in milliseconds,
-    tags, and `process`, the tags of the process whose end it is, or none; `if_open` leaves the status of a run that is
-    closed. `others` are the records that another process has left of this run.
+    name: str
+    value: float
+    timestamp: int  # milliseconds since the epoch
+    step: int
+
+
+@dataclass(frozen=True)
+class Record(ABC):
+    """One thing to be logged to a run.
+
+    As JSON it is the name of its class, `kind`, and those of its fields that are kept on disk.
     """
 
-    kind: Kind
     run_id: str
-    body: Mapping[str, Any] = field(default_factory=dict)
-    files: Path | None = None  # a folder
-    path: Path | None = None  # where it is kept; None: in memory alone
-    tried: bool = False  # whether it may have arrived, its answer being lost
 
-    def joins(self, other: "Record") -> bool:
-        """Whether both can be sent in one call."""
-        if not self.kind == other.kind == "batch":
-            return False
-        return all(self.body.get(key) == other.body.get(key) for key in ("once", "of_model")) and (
-            self.run_id == other.run_id
+    def send(self, client: TrackingClient) -> None:
+        """Log the record.
+
+        Raises:
+            TrackingError: MLflow refused it, or did not answer.
+            OSError: A local store, or a library below a remote one, failed.
+        """
+        with mlflow_errors():
+            self._send(client)
+
+    @abstractmethod
+    def _send(self, client: TrackingClient) -> None: ...
+
+    def as_retried(self) -> "Record":
+        """Return the record as one that an earlier attempt may have logged, its answer being lost."""
+        return self
+
+    def merge(self, other: "Record") -> "Record | None":
+        """Return one record that stands for this one and the next one, or None if they need a call each."""
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it is kept on disk."""
+        kept = {one.name: getattr(self, one.name) for one in fields(self) if one.metadata.get("is_kept", True)}
+        return {"kind": type(self).__name__} | kept
+
+    @classmethod
+    def from_fields(cls, kept: Mapping[str, Any]) -> Self:
+        """Return the record with the fields that were kept on disk."""
+        return cls(**kept)
+
+
+@dataclass(frozen=True)
+class LogBatch(Record):
+    """Log metrics, parameters and tags in one call."""
+
+    metrics: tuple[Point, ...] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    one_point_a_step: bool = False  # a second point of a metric at a step is left out
+    of_model: bool = False  # the metrics are the logged model's too
+    retried: bool = field(default=False, metadata={"is_kept": False})
+
+    @classmethod
+    def from_fields(cls, kept: Mapping[str, Any]) -> Self:
+        """Return the batch that was kept on disk."""
+        return cls(**{**kept, "metrics": tuple(Point(*point) for point in kept["metrics"])})
+
+    def as_retried(self) -> "LogBatch":
+        """Return the batch with the request to look for its points first."""
+        return replace(self, retried=True)
+
+    def merge(self, other: Record) -> "LogBatch | None":
+        """Return both batches as one if they are of the same run and kind of metrics."""
+        if not isinstance(other, LogBatch) or self._call() != other._call():
+            return None
+        return replace(
+            self,
+            metrics=(*self.metrics, *other.metrics),
+            params={**self.params, **other.params},
+            tags={**self.tags, **other.tags},
+            retried=self.retried or other.retried,
         )
 
+    def _call(self) -> tuple[object, ...]:
+        return (self.run_id, self.one_point_a_step, self.of_model)
 
-MOST = 200  # records in one call
-FIGURE = 0  # the step of what is said of a whole run
-LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}  # of local artifact stores
-PASSING = {401, 403, 408, 429}  # of HTTP's answers from 400 to 499: a password that has run out can be renewed
+    def _send(self, client: TrackingClient) -> None:
+        points: Sequence[Point] = self.metrics
+        if any(point.step == SUMMARY_STEP for point in points) or (points and self.retried):
+            points = self._missing_points(client)
+        model = client.find_logged_model(client.get_run(self.run_id), MODEL) if self.of_model else None
+        model_id = model.model_id if model else None
+        metrics = [
+            Metric(point.name, point.value, point.timestamp, point.step, model_id=model_id, run_id=self.run_id)
+            for point in points
+        ]
+        try:
+            client.log_batch(self.run_id, metrics=metrics, params=self.params, tags=self.tags)
+        except TrackingError:
+            # another driver logs the same parameters: MLflow looks, then writes, and takes no lock in between
+            logged = client.get_run(self.run_id).data.params
+            missing = {name: value for name, value in self.params.items() if logged.get(name) != value}
+            if missing == self.params:
+                raise
+            client.log_batch(self.run_id, metrics=metrics, params=missing, tags=self.tags)
+
+    def _missing_points(self, client: TrackingClient) -> list[Point]:
+        """Return the points that the run does not have, and of its summary metrics those with a new value.
+
+        A summary metric may come again from a process that resumes the run: a kill fell between its logging and what
+        it stands for.
+        """
+        latest = client.get_run(self.run_id).data.metrics
+        logged: set[tuple[object, ...]] = set()
+        for name in {point.name for point in self.metrics} & latest.keys():
+            for metric in client.get_metric_history(self.run_id, name):
+                logged |= {(name, metric.step), (name, metric.step, metric.timestamp)}
+
+        def is_logged(point: Point) -> bool:
+            if self.one_point_a_step:
+                return (point.name, point.step) in logged
+            is_same_summary = point.step == SUMMARY_STEP and latest.get(point.name) == point.value
+            return (point.name, point.step, point.timestamp) in logged or is_same_summary
+
+        return [point for point in self.metrics if not is_logged(point)]
+
+
+@dataclass(frozen=True)
+class LogDataset(Record):
+    """Log a data set as an input of a run."""
+
+    dataset: Mapping[str, str]  # MLflow's entity, as a dictionary
+    context: str  # train, validation or test
+
+    def _send(self, client: TrackingClient) -> None:
+        context = InputTag(MLFLOW_DATASET_CONTEXT, self.context)
+        client.mlflow.log_inputs(self.run_id, datasets=[DatasetInput(Dataset(**self.dataset), [context])])
+
+
+@dataclass(frozen=True)
+class FileRecord(Record):
+    """Base of the records that have files: `write` makes them, and then they lie in `folder`."""
+
+    write: FileWriter | None = field(default=None, kw_only=True, compare=False, metadata={"is_kept": False})
+    folder: Path | None = field(default=None, kw_only=True, metadata={"is_kept": False})
+
+    def in_folder(self, folder: Path) -> Self:
+        """Return the record with its files in a folder."""
+        return replace(self, write=None, folder=folder)
+
+
+@dataclass(frozen=True)
+class LogFiles(FileRecord):
+    """Upload files among a run's artifacts."""
+
+    def _send(self, client: TrackingClient) -> None:
+        assert self.folder
+        client.upload_artifacts(self.run_id, self.folder)
+
+
+@dataclass(frozen=True)
+class LogModel(FileRecord):
+    """Log a model, which has MLflow's file MLmodel among its files."""
+
+    name: str
+
+    def _send(self, client: TrackingClient) -> None:
+        """Do what MLflow's `log_model` does, in steps that can be repeated."""
+        assert self.folder
+        run = client.get_run(self.run_id)
+        model = client.find_logged_model(run, self.name)
+        if model is None:
+            model = client.mlflow.create_logged_model(
+                run.info.experiment_id, name=self.name, source_run_id=self.run_id, params=run.data.params
+            )
+        if model.status != LoggedModelStatus.READY:
+            about = Model.load(str(self.folder / "MLmodel"))
+            about.run_id, about.artifact_path = self.run_id, model.artifact_location
+            about.model_id = about.model_uuid = model.model_id
+            about.save(str(self.folder / "MLmodel.part"))
+            os.replace(self.folder / "MLmodel.part", self.folder / "MLmodel")
+            client.mlflow.set_logged_model_tags(
+                model.model_id, {Tag.FILE_DIGESTS: json.dumps(sha256_files(self.folder))}
+            )
+            client.mlflow.log_model_artifacts(model.model_id, str(self.folder))
+            client.mlflow.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        outputs = run.outputs.model_outputs if run.outputs else []
+        if model.model_id not in {output.model_id for output in outputs}:
+            client.mlflow.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+@dataclass(frozen=True)
+class EndRun(Record):
+    """End a run, unless another process has claimed it since."""
+
+    status: str
+    end_time: int  # milliseconds since the epoch
+    tags: Mapping[str, str]
+    process: Mapping[str, str] | None = None  # tags of the process that ends the run; None: whoever owns it
+    keep_status: bool = False  # leave the status of a run that has ended already
+
+    def _send(self, client: TrackingClient) -> None:
+        run = client.get_run(self.run_id)
+        if any(run.data.tags.get(name, value) != value for name, value in (self.process or {}).items()):
+            return
+        client.log_batch(self.run_id, tags=self.tags)
+        if not (self.keep_status and run.info.status != "RUNNING"):
+            client.terminate_run(self.run_id, self.status, end_time=self.end_time)
+
+
+@dataclass(frozen=True)
+class RegisterVersion(Record):
+    """Make the served model of a run a version in the registry."""
+
+    name: str  # of the registered model
+    tags: Mapping[str, str]  # of the version
+
+    def _send(self, client: TrackingClient) -> None:
+        register_version(client, self.run_id, name=self.name, tags=self.tags)
+
+
+@dataclass(frozen=True)
+class ForwardSpool(Record):
+    """Send the records of this run that another process has left in its own spool."""
+
+    def _send(self, client: TrackingClient) -> None:
+        # imported here, as delivery sends the records of this module
+        from pipeline.tracking.outbox.delivery import forward_spool
+
+        forward_spool(client, self.run_id)
+
+
+KINDS: dict[str, type[Record]] = {
+    kind.__name__: kind for kind in (LogBatch, LogDataset, LogFiles, LogModel, EndRun, RegisterVersion, ForwardSpool)
+}
+
+
+def from_json(kept: Mapping[str, Any]) -> Record:
+    """Return the record that `Record.to_json` gave.
+
+    Raises:
+        ValueError: It is none of this program's.
+    """
+    try:
+        return KINDS[kept["kind"]].from_fields({name: value for name, value in kept.items() if name != "kind"})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no record: {error}") from None
+
+
+def coalesce(records: Sequence[Record]) -> tuple[Record, int]:
+    """Return one record that stands for the first of `records`, and for how many it stands."""
+    merged, count = records[0], 1
+    for record in records[1:MAX_RECORDS]:
+        both = merged.merge(record)
+        if both is None:
+            break
+        merged, count = both, count + 1
+    return merged, count
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether MLflow has answered, and will not answer otherwise when it is asked again."""
-    if isinstance(error, MlflowException):
-        answered = isinstance(error, RestException) or not mlflow.get_tracking_uri().startswith("http")
-        status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-        return answered and 400 <= status < 500 and status not in PASSING
-    return isinstance(error, OSError) and error.errno in LASTING
-
-
-def coalesce(records: Sequence[Record]) -> list[Record]:
-    """The first of the records, with those after it that can be sent in the same call."""
-    found = [records[0]]
-    for record in records[1:MOST]:
-        if not record.joins(found[0]):
-            break
-        found.append(record)
-    return found
-
-
-def send(client: MlflowClient, records: Sequence[Record]) -> None:
-    """Send records that go together; raises what MLflow's client raises."""
-    if records[0].kind == "batch":
-        _batch(client, records)
-    else:
-        _SENDERS[records[0].kind](client, records[0])
-
-
-def _batch(client: MlflowClient, records: Sequence[Record]) -> None:
-    run_id, first = records[0].run_id, records[0].body
-    points: list[list[Any]] = [point for record in records for point in record.body.get("metrics", ())]
-    if any(point[3] == FIGURE for point in points) or (points and any(record.tried for record in records)):
-        points = _missing(client, run_id, points, once=first.get("once", False))
-    model = find_logged_model(client, client.get_run(run_id)) if first.get("of_model") else None
-    model_id = model.model_id if model else None
-    metrics = [Metric(name, value, time, step, model_id=model_id, run_id=run_id) for name, value, time, step in points]
-    tags = [RunTag(name, value) for name, value in _merged(records, "tags").items()]
-
-    def log(params: Mapping[str, str]) -> None:
-        client.log_batch(
-            run_id, metrics, [Param(name, value) for name, value in params.items()], tags, synchronous=True
-        )
-
-    params = _merged(records, "params")
-    try:
-        log(params)
-    except MlflowException:  # another driver logs the same: MLflow looks, then writes, and does not hold on between
-        there = client.get_run(run_id).data.params
-        missing = {name: value for name, value in params.items() if there.get(name) != value}
-        if missing == params:
-            raise
-        log(missing)
-
-
-def _merged(records: Sequence[Record], part: str) -> dict[str, str]:
-    return {name: value for record in records for name, value in record.body.get(part, {}).items()}
-
-
-def _missing(client: MlflowClient, run_id: str, points: list[list[Any]], *, once: bool) -> list[list[Any]]:
-    """Those of the points that the run does not have, and of its figures those that say something new.
-
-    A figure may come again from whoever goes on after a kill, which fell between its telling and what it stands for.
-    """
-    there = client.get_run(run_id).data.metrics
-    known: set[tuple[object, ...]] = set()
-    for name in {point[0] for point in points} & there.keys():
-        for point in client.get_metric_history(run_id, name):
-            known |= {(name, point.step), (name, point.step, point.timestamp)}
-
-    def is_there(name: str, value: float, time: int, step: int) -> bool:
-        if once:
-            return (name, step) in known
-        return (name, step, time) in known or (step == FIGURE and there.get(name) == value)
-
-    return [point for point in points if not is_there(*point)]
-
-
-def _dataset(client: MlflowClient, record: Record) -> None:
-    said = dict(record.body)
-    context = InputTag(MLFLOW_DATASET_CONTEXT, said.pop("context"))
-    client.log_inputs(record.run_id, datasets=[DatasetInput(Dataset(**said), [context])])
-
-
-def _files(client: MlflowClient, record: Record) -> None:
-    client.log_artifacts(record.run_id, str(record.files))
-
-
-def _model(client: MlflowClient, record: Record) -> None:
-    """What `log_model` does, in steps that can be taken again."""
-    assert record.files
-    run, name = client.get_run(record.run_id), record.body["name"]
-    model = find_logged_model(client, run, name)
-    if model is None:
-        model = client.create_logged_model(
-            run.info.experiment_id, name=name, source_run_id=record.run_id, params=run.data.params
-        )
-    if model.status != LoggedModelStatus.READY:
-        about = Model.load(str(record.files / "MLmodel"))
-        about.run_id, about.artifact_path = record.run_id, model.artifact_location
-        about.model_id = about.model_uuid = model.model_id
-        about.save(str(record.files / "MLmodel.part"))
-        os.replace(record.files / "MLmodel.part", record.files / "MLmodel")
-        client.set_logged_model_tags(model.model_id, {Tag.FILE_DIGESTS: json.dumps(sha256_files(record.files))})
-        client.log_model_artifacts(model.model_id, str(record.files))
-        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-    outputs = run.outputs.model_outputs if run.outputs else []
-    if model.model_id not in {output.model_id for output in outputs}:
-        client.log_outputs(record.run_id, [LoggedModelOutput(model.model_id, step=0)])
-
-
-def _end(client: MlflowClient, record: Record) -> None:
-    said = record.body
-    run = client.get_run(record.run_id)
-    mine: Mapping[str, str] = said.get("process") or {}
-    if any(run.data.tags.get(name, value) != value for name, value in mine.items()):
-        return  # another process has gone on with the run since
-    client.log_batch(record.run_id, tags=[RunTag(name, value) for name, value in said["tags"].items()])
-    if not (said.get("if_open") and run.info.status != "RUNNING"):
-        client.set_terminated(record.run_id, said["status"], end_time=said["end_time"])
-
-
-def _version(client: MlflowClient, record: Record) -> None:
-    register_version(TrackingClient(client), record.run_id, name=record.body["register_as"], tags=record.body["tags"])
-
-
-_SENDERS: dict[str, Callable[[MlflowClient, Record], None]] = {
-    "dataset": _dataset,
-    "files": _files,
-    "model": _model,
-    "end": _end,
-    "version": _version,
-}
+    """Return whether the same call would raise the same error again."""
+    if isinstance(error, TrackingError):
+        return isinstance(error, NotFound | Rejected)
+    return isinstance(error, OSError) and error.errno in PERMANENT_ERRNOS

@@ -18,7 +18,8 @@ from pipeline.commands import doctor_checks
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import private_folder
 from pipeline.runtime.process import this_process
-from pipeline.tracking.outbox.delivery import address
+from pipeline.tracking.outbox.delivery import tracking_address
+from pipeline.tracking.outbox.records import LogBatch
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.tags import Role, Tag
 from tests.support.scripted import mlflow_store
@@ -210,7 +211,7 @@ def test_a_store_that_no_run_has_made_yet_is_not_made_by_looking(tmp_path):
 def test_what_a_run_could_not_tell_is_sent(monkeypatch, tmp_path, client, opened):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     run_id = opened(this_process(), minutes=0)
-    Spool(run_id, to=address()).put("batch", run_id, {"tags": {"late": "told"}}, None)
+    Spool(run_id, destination=tracking_address()).put(LogBatch(run_id, tags={"late": "told"}))
     (finding,) = doctor_checks.check_outbox()
     assert finding.state == "ok" and run_id in finding.text
     assert client.get_run(run_id).data.tags["late"] == "told"
@@ -219,16 +220,16 @@ def test_what_a_run_could_not_tell_is_sent(monkeypatch, tmp_path, client, opened
 
 def test_what_cannot_be_sent_yet_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    Spool("0" * 32, to="http://elsewhere").put("batch", "0" * 32, {"tags": {"late": "told"}}, None)
+    Spool("0" * 32, destination="http://elsewhere").put(LogBatch("0" * 32, tags={"late": "told"}))
     (finding,) = doctor_checks.check_outbox()
-    assert finding.state == "look" and "it goes to http://elsewhere" in finding.text
+    assert finding.state == "look" and "they are for http://elsewhere" in finding.text
 
 
 def test_each_run_that_cannot_be_sent_yet_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     run_ids = ["0" * 32, "1" * 32]
     for run_id in run_ids:
-        Spool(run_id, to="http://elsewhere").put("batch", run_id, {"tags": {"late": "told"}}, None)
+        Spool(run_id, destination="http://elsewhere").put(LogBatch(run_id, tags={"late": "told"}))
     assert [run_id in finding.text for run_id, finding in zip(run_ids, doctor_checks.check_outbox(), strict=True)] == [
         True,
         True,
@@ -251,8 +252,11 @@ def test_a_run_of_another_host_is_closed_on_request_with_the_reason(opened):
     assert finding.state == "ok" and run_id in finding.text
     run = mlflow.get_run(run_id)
     assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("FAILED", "failed")
-    assert run.data.tags[Tag.OUTCOME_REASON].startswith("closed by hand: no sign of process ")
-    assert f"on another for 9 min; mlflow run . -P resume={run_id}" in run.data.tags[Tag.OUTCOME_REASON]
+    assert run.data.tags[Tag.OUTCOME_REASON].startswith("closed by hand: process ")
+    assert (
+        f"on another has sent no heartbeat for 9 min; `mlflow run . -P resume={run_id}`"
+        in run.data.tags[Tag.OUTCOME_REASON]
+    )
     with pytest.raises(UsageError, match="has ended as FAILED"):
         list(doctor_checks.close_runs((run_id,)))
 

@@ -9,8 +9,8 @@ from pipeline.search.finalists import FinalistTraining, measure_latencies
 from pipeline.search.results import leaderboard, summary
 from pipeline.search.session import SearchContext
 from pipeline.search.study import Study
-from pipeline.tracking.study_run import StudyRun
-from pipeline.tracking.tags import Tag, TrialOutcome
+from pipeline.tracking.study_run import open_study_run
+from pipeline.tracking.tags import RunOutcome, Tag, TrialOutcome
 from tests.support.scripted import SIX, Runs, Scripted, ended, made_search, opened, trained
 
 # validation accuracy by depth and seed: the best single seed is depth 1's, the best mean depth 2's
@@ -97,10 +97,10 @@ def test_every_slot_is_used(final):
 def test_trainings_are_grandchildren_under_a_run_for_each_of_the_best(final):
     final()
     children = final.runs.children
-    parents = {run_id: child for run_id, child in children.items() if child["under"] is None}
+    parents = {run_id: child for run_id, child in children.items() if child["parent"] is None}
     assert [child["name"] for child in parents.values()] == ["final 1 d1", "final 2 d2"]
     assert {child["role"] for child in children.values()} == {"final"}
-    assert [child["under"] for child in children.values() if child["under"]] == [
+    assert [child["parent"] for child in children.values() if child["parent"]] == [
         parent for parent in parents for _ in range(3)
     ]
     assert final.runs.finished == dict.fromkeys(parents, TrialOutcome.FINISHED)
@@ -303,7 +303,7 @@ def test_a_study_without_a_value_has_no_final(final, tmp_path):
 
 
 def test_in_a_real_store_a_failed_winner_leaves_no_run_open(final, store):
-    runs = StudyRun("mine", known=None, trials=0)
+    runs = open_study_run("mine", known=None, trials=0)
 
     def answer(job):
         if job.role == "winner":
@@ -313,7 +313,7 @@ def test_in_a_real_store_a_failed_winner_leaves_no_run_open(final, store):
         return train(job)
 
     final(answer, runs=runs)
-    runs.close("FINISHED", "finished", "")
+    runs.close(RunOutcome.FINISHED, "")
     found = mlflow.MlflowClient().search_runs([mlflow.get_experiment_by_name("mine").experiment_id])
     states = {run.info.run_name: (run.info.status, run.data.tags.get(Tag.TRIAL_STATE)) for run in found}
     assert [name for name, (status, _) in states.items() if status == "RUNNING"] == []

@@ -10,8 +10,8 @@ from pipeline.runtime.errors import SearchFailed
 from pipeline.search import loop
 from pipeline.search.loop import SearchLoop
 from pipeline.search.session import SearchContext
-from pipeline.tracking.study_run import StudyRun
-from pipeline.tracking.tags import Tag, TrialOutcome
+from pipeline.tracking.study_run import open_study_run
+from pipeline.tracking.tags import RunOutcome, Tag, TrialOutcome
 from tests.support.scripted import RANGE, SIX, Runs, Scripted, ended, made_search, opened, report, trained
 
 
@@ -425,12 +425,12 @@ def test_two_metrics_prune_nothing_whatever_the_curves(drive):
 
 
 def test_children_in_a_real_store_show_what_became_of_them(drive, store):
-    runs = StudyRun("mine", known=None, trials=0)
+    runs = open_study_run("mine", known=None, trials=0)
     out_of_memory = lambda job: [ended(job, TrialOutcome.OOM, "no memory")]  # noqa: E731
     good = lambda job: trained(job, 0.5, 0.6, 0.7)  # noqa: E731
     worse = lambda job: trained(job, 0.1, 0.1, 0.1)  # noqa: E731
     drive(in_turn(good, good, out_of_memory, crash, good, worse), RANGE, *_pruning("5"), runs=runs)
-    runs.close("FINISHED", "finished", "")
+    runs.close(RunOutcome.FINISHED, "")
     experiment = mlflow.get_experiment_by_name("mine").experiment_id
     found = mlflow.MlflowClient().search_runs([experiment], order_by=["attributes.start_time"])
     children = [run for run in found if run.info.run_id != runs.id]

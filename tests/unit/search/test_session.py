@@ -206,7 +206,7 @@ class Runs:
     def __init__(self, away):
         self.away = away
 
-    def child(self, name, *, role, tags, under=None):
+    def start_child(self, name, *, role, tags, parent=None):
         self.away -= 1
         if self.away >= 0:
             raise Unavailable("nobody answers")
@@ -224,7 +224,7 @@ def context(runs, beats, interrupts=lambda: 0):
 
 
 def test_a_run_is_begun_when_the_server_is_back_and_the_study_is_held_meanwhile(beats):
-    assert context(Runs(3), beats).child("t000", role="trial", tags={}) == "run of t000"
+    assert context(Runs(3), beats).start_child("t000", role="trial", tags={}) == "run of t000"
     assert len(beats) == 3
 
 
@@ -232,5 +232,5 @@ def test_who_is_asked_to_stop_waits_no_longer(beats):
     def interrupts():
         return int(len(beats) >= 2)
 
-    assert context(Runs(1_000_000), beats, interrupts).child("t000", role="trial", tags={}) is None
+    assert context(Runs(1_000_000), beats, interrupts).start_child("t000", role="trial", tags={}) is None
     assert len(beats) == 2

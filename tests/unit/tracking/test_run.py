@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import time
 from functools import partial
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -12,14 +13,14 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
+import pipeline.tracking.run
 from pipeline.model.conv_mixer import conv_mixer
-from pipeline.runtime import retry
-from pipeline.runtime.errors import Stopped, UsageError
+from pipeline.runtime.errors import Rejected, Stopped, UsageError
 from pipeline.serving.packaging import save_keras
-from pipeline.tracking import run as track
-from pipeline.tracking import run as tracked_run
 from pipeline.tracking.outbox import delivery, records
-from pipeline.tracking.tags import Tag
+from pipeline.tracking.outbox.outbox import Outbox
+from pipeline.tracking.run import TrackedRun, _is_generated_name, attach_run, start_run
+from pipeline.tracking.tags import Role, Tag
 
 
 @pytest.fixture(scope="module")
@@ -49,31 +50,31 @@ def found(run_id):
 
 
 def test_the_run_that_mlflow_run_opened_is_used_and_its_spelling_kept(opened_by_mlflow):
-    with track.start_run(system_metrics=False) as run:
-        run.params({"learning_rate": "0.001", "depth": "8"})
+    with start_run(role=Role.RUN) as run:
+        run.log_params({"learning_rate": "0.001", "depth": "8"})
     assert run.id == opened_by_mlflow
     assert found(run.id).data.params == {"learning_rate": "1e-3", "depth": "8"}
 
 
 def test_a_name_that_a_person_gave_is_kept_and_one_that_mlflow_made_up_is_not(opened_by_mlflow, monkeypatch):
-    with track.start_run(system_metrics=False) as run:
-        assert run.name("smoke 8/1 k3 p2") == "smoke 8/1 k3 p2"
+    with start_run(role=Role.RUN) as run:
+        assert run.set_name("smoke 8/1 k3 p2") == "smoke 8/1 k3 p2"
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
     monkeypatch.setenv("MLFLOW_RUN_ID", opened_by_mlflow)
-    with track.start_run(system_metrics=False) as run:
-        assert run.name("another") == "smoke 8/1 k3 p2"
+    with start_run(role=Role.RUN) as run:
+        assert run.set_name("another") == "smoke 8/1 k3 p2"
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
 
 
 def test_a_run_that_went_well_is_finished(store):
-    with track.start_run(system_metrics=False) as run:
+    with start_run(role=Role.RUN) as run:
         pass
     assert found(run.id).info.status == "FINISHED"
     assert found(run.id).data.tags[Tag.OUTCOME] == "finished"
 
 
 def test_an_exception_fails_the_run_with_its_reason_and_traceback(store):
-    with pytest.raises(ZeroDivisionError), track.start_run(system_metrics=False) as run:
+    with pytest.raises(ZeroDivisionError), start_run(role=Role.RUN) as run:
         1 / 0  # noqa: B018
     assert found(run.id).info.status == "FAILED"
     assert found(run.id).data.tags[Tag.OUTCOME] == "failed"
@@ -83,7 +84,7 @@ def test_an_exception_fails_the_run_with_its_reason_and_traceback(store):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_kills_the_run(store, number):
-    with pytest.raises(Stopped), track.start_run(system_metrics=False) as run:
+    with pytest.raises(Stopped), start_run(role=Role.RUN) as run:
         os.kill(os.getpid(), number)
     assert found(run.id).info.status == "KILLED"
     assert found(run.id).data.tags[Tag.OUTCOME] == "stopped"
@@ -91,9 +92,9 @@ def test_a_signal_kills_the_run(store, number):
 
 
 def test_metrics_of_an_epoch_stand_at_its_step(store):
-    with track.start_run(system_metrics=False) as run:
-        run.epoch(1, {"loss": 2.0})
-        run.epoch(2, {"loss": 1.0})
+    with start_run(role=Role.RUN) as run:
+        run.log_epoch(1, {"loss": 2.0})
+        run.log_epoch(2, {"loss": 1.0})
     history = mlflow.MlflowClient().get_metric_history(run.id, "loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
 
@@ -101,18 +102,18 @@ def test_metrics_of_an_epoch_stand_at_its_step(store):
 def test_a_run_that_goes_on_gets_no_second_point_and_no_second_model(store):
     model = conv_mixer((8, 8, 1), 3, filters=4, depth=1, kernel_size=3, patch_size=2)
     example = np.zeros((1, 8, 8, 1), np.float32)
-    with track.start_run(system_metrics=False) as run:
-        run.epoch(1, {"loss": 2.0})
-        run.epoch(2, {"loss": 1.0})
-        run.model(partial(save_keras, model=model, example=example, classes=["cat", "dog", "owl"]))
-        run.results({"test_loss": 0.5})
-    with track.start_run(system_metrics=False, resumed=run.id) as again:
-        assert again.recall() == found(run.id).info.run_name
-        assert again.epoch(2, {"loss": 1.0, "val_loss": 3.0}) == set()
-        assert again.epoch(2, {"loss": 1.1}) == {"loss"}
-        assert again.epoch(3, {"loss": 0.5}) == set()
-        again.model(partial(save_keras, model=model, example=example, classes=["cat", "dog", "owl"]))
-        again.results({"test_loss": 0.5, "test_accuracy": 1.0})
+    with start_run(role=Role.RUN) as run:
+        run.log_epoch(1, {"loss": 2.0})
+        run.log_epoch(2, {"loss": 1.0})
+        run.log_model(partial(save_keras, model=model, example=example, classes=["cat", "dog", "owl"]))
+        run.log_results({"test_loss": 0.5})
+    with start_run(role=Role.RUN, resume=run.id) as again:
+        assert again.load_logged_state() == found(run.id).info.run_name
+        assert again.log_epoch(2, {"loss": 1.0, "val_loss": 3.0}) == set()
+        assert again.log_epoch(2, {"loss": 1.1}) == {"loss"}
+        assert again.log_epoch(3, {"loss": 0.5}) == set()
+        again.log_model(partial(save_keras, model=model, example=example, classes=["cat", "dog", "owl"]))
+        again.log_results({"test_loss": 0.5, "test_accuracy": 1.0})
     client = mlflow.MlflowClient()
     history = {name: client.get_metric_history(run.id, name) for name in found(run.id).data.metrics}
     assert {name: [(point.step, point.value) for point in points] for name, points in history.items()} == {
@@ -126,17 +127,17 @@ def test_a_run_that_goes_on_gets_no_second_point_and_no_second_model(store):
 
 
 def test_an_owned_run_takes_the_run_of_mlflow_run_with_it_to_its_end(opened_by_mlflow):
-    with track.start_run(system_metrics=False, resumed=mlflow.MlflowClient().create_run("1").info.run_id) as run:
-        with track.own_run(run, below="resumed at epoch 7"):
-            assert {"host", "process", Tag.HEARTBEAT} <= found(run.id).data.tags.keys()
+    interrupted = mlflow.MlflowClient().create_run("1").info.run_id
+    with start_run(role=Role.RUN, resume=interrupted, resume_name="resumed at epoch 7") as run:
+        assert {"host", "process", Tag.HEARTBEAT} <= found(run.id).data.tags.keys()
         assert found(opened_by_mlflow).data.tags[Tag.PARENT_RUN_ID] == run.id
     assert "MLFLOW_RUN_ID" not in os.environ
     assert found(opened_by_mlflow).info.status == found(run.id).info.status == "FINISHED"
 
 
 def test_a_run_that_another_process_has_taken_over_is_not_closed(store):
-    with pytest.raises(Stopped), track.start_run(system_metrics=False) as run:
-        run.taken = True
+    with pytest.raises(Stopped), start_run(role=Role.RUN) as run:
+        run.is_superseded = True
         os.kill(os.getpid(), signal.SIGTERM)
     assert found(run.id).info.status == "RUNNING"
     assert Tag.OUTCOME not in found(run.id).data.tags
@@ -145,13 +146,13 @@ def test_a_run_that_another_process_has_taken_over_is_not_closed(store):
 
 def test_a_trial_asks_no_server_and_what_it_leaves_is_told_by_its_driver(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(track, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(pipeline.tracking.run, "STOP_SECONDS", 0.1)
     run_id = mlflow.MlflowClient().create_run("1").info.run_id
     mlflow.set_tracking_uri("http://127.0.0.1:1")
     try:
-        with track.attach_run(run_id) as run:
-            run.params({"depth": "3"})
-            run.epoch(1, {"loss": 2.0})
+        with attach_run(run_id) as run:
+            run.log_params({"depth": "3"})
+            run.log_epoch(1, {"loss": 2.0})
     finally:
         mlflow.set_tracking_uri(store)
     about = run.outbox._spool.folder / "about.json"
@@ -162,34 +163,34 @@ def test_a_trial_asks_no_server_and_what_it_leaves_is_told_by_its_driver(store, 
 
 
 def test_figures_that_are_told_twice_stand_once(store):
-    with track.start_run(system_metrics=False) as run:
-        run.results({"test_accuracy": 0.5})
-        run.results({"test_accuracy": 0.5, "parameters": 7})
+    with start_run(role=Role.RUN) as run:
+        run.log_results({"test_accuracy": 0.5})
+        run.log_results({"test_accuracy": 0.5, "parameters": 7})
     assert len(mlflow.MlflowClient().get_metric_history(run.id, "test_accuracy")) == 1
     assert found(run.id).data.metrics["parameters"] == 7
 
 
 def test_a_run_that_mlflow_refuses_fails_with_its_reason(store):
-    with pytest.raises(MlflowException, match="deleted"), track.start_run(system_metrics=False) as run:
+    with pytest.raises(Rejected, match="deleted"), start_run(role=Role.RUN) as run:
         mlflow.delete_run(run.id)
-        run.epoch(1, {"loss": 2.0})
+        run.log_epoch(1, {"loss": 2.0})
         run.outbox.flush()
-        run.epoch(2, {"loss": 1.0})
+        run.log_epoch(2, {"loss": 1.0})
     mlflow.MlflowClient().restore_run(run.id)
     mlflow.MlflowClient().set_terminated(run.id)
 
 
 def test_a_table_is_kept_as_csv(store):
-    with track.start_run(system_metrics=False) as run:
-        run.table("table.csv", pd.DataFrame({"class": ["a, b"], "recall": [0.5]}))
+    with start_run(role=Role.RUN) as run:
+        run.log_table("table.csv", pd.DataFrame({"class": ["a, b"], "recall": [0.5]}))
     assert mlflow.artifacts.load_text(f"runs:/{run.id}/table.csv") == 'class,recall\n"a, b",0.5\n'
 
 
 @pytest.mark.parametrize(("source", "kind"), [("/some/folder", "local"), ("scikit-learn load_digits", "code")])
 def test_a_data_set_is_an_input_with_digest_source_and_shape(store, source, kind):
     digest = f"0123456789{kind}"  # MLflow keeps one data set for each name and digest
-    with track.start_run(system_metrics=False) as run:
-        run.dataset(name="digits train", source=source, digest=digest, context="train", shape=(8, 8, 1))
+    with start_run(role=Role.RUN) as run:
+        run.log_dataset(name="digits train", source=source, digest=digest, context="train", shape=(8, 8, 1))
     (given,) = found(run.id).inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest, given.dataset.source_type) == (
         "digits train",
@@ -204,15 +205,15 @@ def test_a_data_set_is_an_input_with_digest_source_and_shape(store, source, kind
 def test_a_logged_model_takes_raw_pixels_and_holds_no_pickle(store):
     model = conv_mixer((8, 8, 1), 3, filters=4, depth=1, kernel_size=3, patch_size=2)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.float32)
-    with track.start_run(system_metrics=False) as run:
-        run.model(partial(save_keras, model=model, example=images[:1], classes=["cat", "dog", "owl"]))
-        run.results({"test_accuracy": 0.5})
+    with start_run(role=Role.RUN) as run:
+        run.log_model(partial(save_keras, model=model, example=images[:1], classes=["cat", "dog", "owl"]))
+        run.log_results({"test_accuracy": 0.5})
     uri = run.model_uri
     logged = mlflow.models.get_model_info(uri)
     assert logged.metadata == {"classes": ["cat", "dog", "owl"]}
     assert logged.signature.inputs.inputs[0].shape == (-1, 8, 8, 1)
     assert logged.signature.outputs.inputs[0].shape == (-1, 3)
-    files = [path.name for path in track.Path(mlflow.artifacts.download_artifacts(uri)).rglob("*")]
+    files = [path.name for path in Path(mlflow.artifacts.download_artifacts(uri)).rglob("*")]
     assert "model.keras" in files
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".cloudpickle"))]
     np.testing.assert_allclose(mlflow.pyfunc.load_model(uri).predict(images), model(images), atol=1e-6)
@@ -228,16 +229,16 @@ def test_a_run_that_the_store_does_not_hold_is_explained(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     refusal = rf"must be absolute.*got sqlite:///mlflow.db; try sqlite:///{tmp_path}"
-    with pytest.raises(UsageError, match=refusal), track.start_run(system_metrics=False):
+    with pytest.raises(UsageError, match=refusal), start_run(role=Role.RUN):
         pass
     mlflow.set_tracking_uri(before)
 
 
 def test_made_up_names_are_mlflows_own_words(store):
     run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("test").experiment_id)
-    assert tracked_run._is_generated_name(run.info.run_name)
+    assert _is_generated_name(run.info.run_name)
     for name in ("bold-plan-x", "my-run-12", "baseline", "bold-ant"):
-        assert not tracked_run._is_generated_name(name)
+        assert not _is_generated_name(name)
 
 
 def test_every_run_of_this_file_was_closed(store):
@@ -247,25 +248,25 @@ def test_every_run_of_this_file_was_closed(store):
 
 
 def test_figures_that_a_killed_process_left_unsent_are_not_logged_again_by_the_one_that_goes_on(store, monkeypatch):
-    client, send = mlflow.MlflowClient(), records.send
+    client, send = mlflow.MlflowClient(), records.LogBatch.send
     run_id = client.create_run(mlflow.get_experiment_by_name("test").experiment_id).info.run_id
 
     def away(*_):
         raise ConnectionError
 
-    monkeypatch.setattr(records, "send", away)
-    killed = tracked_run.TrackedRun(run_id, client.get_run(run_id))
-    killed.results({"test_accuracy": 0.5})
+    monkeypatch.setattr(records.LogBatch, "send", away)
+    killed = TrackedRun(run_id, Outbox(run_id), client.get_run(run_id))
+    killed.log_results({"test_accuracy": 0.5})
     killed.outbox.close()
 
     def slow(*arguments):
         time.sleep(0.5)
         send(*arguments)
 
-    monkeypatch.setattr(records, "send", slow)
-    resumed = tracked_run.TrackedRun(run_id, client.get_run(run_id))
-    resumed.recall()
-    resumed.results({"test_accuracy": 0.5, "test_loss": 2.0})
+    monkeypatch.setattr(records.LogBatch, "send", slow)
+    resumed = TrackedRun(run_id, Outbox(run_id), client.get_run(run_id))
+    resumed.load_logged_state()
+    resumed.log_results({"test_accuracy": 0.5, "test_loss": 2.0})
     assert resumed.outbox.flush() == 0
     resumed.outbox.close()
     client.set_terminated(run_id)
@@ -288,29 +289,29 @@ def unanswered(monkeypatch):
 
         monkeypatch.setattr(mlflow.MlflowClient, "get_metric_history", answer)
 
-    monkeypatch.setattr(retry, "PAUSES", (0.01,))
+    monkeypatch.setattr(pipeline.tracking.run, "PAUSES", (0.01,))
     return fail
 
 
 def test_a_run_goes_on_though_its_server_restarts_while_it_asks_what_is_known(store, unanswered):
-    with track.start_run(system_metrics=False) as run:
-        run.epoch(1, {"loss": 2.0})
+    with start_run(role=Role.RUN) as run:
+        run.log_epoch(1, {"loss": 2.0})
     unanswered(3)
-    with track.start_run(system_metrics=False, resumed=run.id) as again:
-        again.recall()
-        assert again.epoch(1, {"loss": 2.5}) == {"loss"}
+    with start_run(role=Role.RUN, resume=run.id) as again:
+        again.load_logged_state()
+        assert again.log_epoch(1, {"loss": 2.5}) == {"loss"}
     assert found(run.id).info.status == "FINISHED"
 
 
 def test_a_run_does_not_go_on_where_its_server_stays_away_and_says_so_in_a_line(store, unanswered, monkeypatch):
-    with track.start_run(system_metrics=False) as run:
-        run.epoch(1, {"loss": 2.0})
+    with start_run(role=Role.RUN) as run:
+        run.log_epoch(1, {"loss": 2.0})
     unanswered(10**6)
-    monkeypatch.setattr(tracked_run, "retry", partial(retry.retry, seconds=0.1))
+    monkeypatch.setattr(pipeline.tracking.run, "PATIENCE_SECONDS", 0.1)
     with (
         pytest.raises(UsageError, match="the tracking store must be there and writable.*Connection refused"),
-        track.start_run(system_metrics=False, resumed=run.id) as again,
+        start_run(role=Role.RUN, resume=run.id) as again,
     ):
-        again.recall()
+        again.load_logged_state()
     monkeypatch.undo()
     assert found(run.id).info.status == "FAILED"

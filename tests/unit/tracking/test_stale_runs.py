@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.runtime.process import this_process
 from pipeline.tracking import stale_runs
+from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
 
 ELSEWHERE = replace(this_process(), host="another")
@@ -48,19 +49,19 @@ def status(run_id):
 
 def test_a_run_whose_process_is_gone_is_closed_with_the_reason_and_how_to_go_on(client, experiment, opened, gone):
     run_id = opened(gone)
-    (line,) = stale_runs.close_stale_runs(client, experiment)
+    (line,) = stale_runs.close_stale_runs(TrackingClient(), experiment)
     found = mlflow.get_run(run_id)
     assert (found.info.status, found.data.tags[Tag.OUTCOME]) == ("FAILED", "failed")
     assert f"process {gone.id} on {gone.host} was gone" in found.data.tags[Tag.OUTCOME_REASON]
-    assert f"mlflow run . -P resume={run_id} goes on with it" in found.data.tags[Tag.OUTCOME_REASON]
+    assert f"`mlflow run . -P resume={run_id}` resumes it" in found.data.tags[Tag.OUTCOME_REASON]
     assert run_id in line and found.data.tags[Tag.OUTCOME_REASON] in line
     assert abs(found.info.end_time / 1000 - (time.time() - 60)) < 30, "when it was last heard of"
-    assert stale_runs.close_stale_runs(client, experiment) == []
+    assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
 
 
 def test_a_run_that_lives_is_left_alone(client, experiment, opened):
     run_id = opened(this_process(), minutes=100)
-    assert stale_runs.close_stale_runs(client, experiment) == []
+    assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
     assert status(run_id) == "RUNNING"
 
 
@@ -68,29 +69,36 @@ def test_a_run_of_another_host_is_spoken_of_when_it_has_been_silent_for_long_and
     client, experiment, opened
 ):
     silent, _ = opened(ELSEWHERE, minutes=12), opened(ELSEWHERE, minutes=4)
-    (line,) = stale_runs.close_stale_runs(client, experiment)
-    assert line.startswith(f"silent   run {silent} (") and "on another for 12 min" in line
-    assert line.endswith(f"if that is dead, `mlflow run . -e doctor -P close={silent}` closes it")
+    (line,) = stale_runs.close_stale_runs(TrackingClient(), experiment)
+    assert (
+        line.startswith(f"run {silent} (")
+        and "has sent no heartbeat for 12 min" in line
+        and "on another is dead" in line
+    )
+    assert line.endswith(f"is dead, `mlflow run . -e doctor -P close={silent}` closes it")
     assert status(silent) == "RUNNING"
 
 
 def test_a_run_that_mlflow_run_opened_and_nobody_began_is_spoken_of(client, experiment, opened):
     stray = {Tag.PROJECT_ENTRY_POINT: "main", "mlflow.source.type": "PROJECT"}
     run = client.create_run(experiment, start_time=int(1000 * (time.time() - 600)), tags=stray)
-    (line,) = stale_runs.close_stale_runs(client, experiment)
-    assert f"run {run.info.run_id}" in line and "no sign of the process that was to begin it for 10 min" in line
+    (line,) = stale_runs.close_stale_runs(TrackingClient(), experiment)
+    assert (
+        f"run {run.info.run_id}" in line
+        and "no heartbeat for 10 min: if the process that was to begin it is dead" in line
+    )
 
 
 def test_a_run_of_another_program_is_none_of_ours(client, experiment):
     run = client.create_run(experiment, start_time=0)
-    assert stale_runs.close_stale_runs(client, experiment) == []
+    assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
     assert status(run.info.run_id) == "RUNNING"
 
 
 def test_what_is_open_below_a_lost_run_is_closed_with_it_and_told_once(client, experiment, opened, gone):
     parent = opened(gone)
     child = opened(gone, role="resume", **{Tag.PARENT_RUN_ID: parent})
-    assert len(stale_runs.close_stale_runs(client, experiment)) == 1
+    assert len(stale_runs.close_stale_runs(TrackingClient(), experiment)) == 1
     assert status(child) == "FAILED"
 
 
@@ -99,8 +107,8 @@ def test_a_lost_search_takes_its_open_trials_with_it_and_names_its_own_cure(clie
     trial = opened(role="trial", **{Tag.PARENT_RUN_ID: search})
     done = opened(role="trial", **{Tag.PARENT_RUN_ID: search, Tag.TRIAL_STATE: "finished"})
     client.set_terminated(done)
-    (line,) = stale_runs.close_stale_runs(client, experiment)
-    assert "the same search goes on with it" in line
+    (line,) = stale_runs.close_stale_runs(TrackingClient(), experiment)
+    assert "the same search resumes it" in line
     assert (status(trial), mlflow.get_run(trial).data.tags[Tag.TRIAL_STATE]) == ("FAILED", TrialOutcome.LOST)
     assert (status(done), mlflow.get_run(done).data.tags[Tag.TRIAL_STATE]) == ("FINISHED", "finished")
 
@@ -108,7 +116,7 @@ def test_a_lost_search_takes_its_open_trials_with_it_and_names_its_own_cure(clie
 def test_trials_of_a_search_that_lives_are_its_driver_s(client, experiment, opened):
     search = opened(this_process(), role="search")
     trial = opened(role="trial", **{Tag.PARENT_RUN_ID: search})
-    assert stale_runs.close_stale_runs(client, experiment) == []
+    assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
     assert status(trial) == "RUNNING"
 
 
@@ -117,7 +125,7 @@ def test_a_run_that_was_killed_between_saying_how_it_ended_and_its_status_gets_t
     client, experiment, opened, gone, ended, becomes
 ):
     run_id = opened(gone, **{Tag.OUTCOME: ended, Tag.OUTCOME_REASON: "by SIGTERM"})
-    stale_runs.close_stale_runs(client, experiment)
+    stale_runs.close_stale_runs(TrackingClient(), experiment)
     found = mlflow.get_run(run_id)
     assert (found.info.status, found.data.tags[Tag.OUTCOME]) == (becomes, ended)
     assert found.data.tags[Tag.OUTCOME_REASON] == "by SIGTERM"
@@ -125,11 +133,11 @@ def test_a_run_that_was_killed_between_saying_how_it_ended_and_its_status_gets_t
 
 def test_a_silent_run_of_another_host_can_be_closed_by_whoever_knows_better(client, opened):
     run_id = opened(ELSEWHERE, minutes=12)
-    stale_runs.close_run(client, stale_runs.open_runs(mlflow.get_run(run_id)), "closed by hand")
+    stale_runs.close_run(TrackingClient(), stale_runs.inspect_run(mlflow.get_run(run_id)), "closed by hand")
     assert status(run_id) == "FAILED"
-    assert mlflow.get_run(run_id).data.tags[Tag.OUTCOME_REASON].startswith("closed by hand; mlflow run . -P resume=")
+    assert mlflow.get_run(run_id).data.tags[Tag.OUTCOME_REASON].startswith("closed by hand; `mlflow run . -P resume=")
 
 
 def test_a_sign_that_cannot_be_read_counts_from_the_start(client, opened):
-    run_id = opened(ELSEWHERE, minutes=7, beat="yesterday")
-    assert 6 * 60 < stale_runs.open_runs(mlflow.get_run(run_id)).silence() < 9 * 60
+    run_id = opened(ELSEWHERE, minutes=7, heartbeat="yesterday")
+    assert 6 * 60 < stale_runs.inspect_run(mlflow.get_run(run_id)).last_seen_age() < 9 * 60

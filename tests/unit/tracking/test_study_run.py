@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.search.executors.base import TrialResult
 from pipeline.tracking.outbox import records
-from pipeline.tracking.study_run import StudyRun
-from pipeline.tracking.tags import Role, Tag, TrialOutcome
+from pipeline.tracking.study_run import open_study_run
+from pipeline.tracking.tags import Role, RunOutcome, Tag, TrialOutcome
 
 OPENED = []  # by the test that runs
 
@@ -22,7 +22,7 @@ def opens(store, monkeypatch, request):
     def open_it(*, known=None, trials=0, given=None):
         if given:
             monkeypatch.setenv("MLFLOW_RUN_ID", given)
-        OPENED.append(StudyRun(request.node.name, known=known, trials=trials))
+        OPENED.append(open_study_run(request.node.name, known=known, trials=trials))
         return OPENED[-1]
 
     yield open_it
@@ -38,12 +38,12 @@ def found(run_id):
     """What MLflow holds of a run, when it has been told all."""
     for runs in OPENED:
         runs._outbox.flush()
-        runs._outbox.check()
+        runs._outbox.raise_rejection()
     return mlflow.get_run(run_id)
 
 
 def close(runs, run_id, ended):
-    runs.close_child(run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
+    runs.end_trial(run_id, ended.outcome, reason=ended.reason, output_tail=ended.output_tail)
 
 
 def how(outcome, reason="", tail="what it wrote"):
@@ -51,8 +51,8 @@ def how(outcome, reason="", tail="what it wrote"):
 
 
 def finish(runs):
-    if not runs._outbox._over:
-        runs.close("FINISHED", "finished", "")
+    if not runs._outbox._is_closed:
+        runs.close(RunOutcome.FINISHED, "")
     return runs.id
 
 
@@ -66,7 +66,7 @@ def test_a_study_uses_the_run_that_mlflow_run_opened_and_a_trial_does_not_inheri
     runs = opens(given=given)
     assert runs.id == given
     assert "MLFLOW_RUN_ID" not in mlflow.tracking.fluent.os.environ
-    assert runs.child("t000 d1", role="trial", tags={}).run_id != given
+    assert runs.start_child("t000 d1", role=Role.TRIAL, tags={}).run_id != given
     finish(runs)
     assert Tag.PARENT_RUN_ID not in found(given).data.tags
 
@@ -100,14 +100,14 @@ def test_a_resumption_that_was_killed_with_its_mlflow_run_is_closed_by_the_next(
 
 def test_what_another_driver_left_is_found_whatever_the_studys_name_holds(store):
     def open_it(known=None):
-        return StudyRun("""it's "x" ; %""", known=known, trials=0)
+        return open_study_run("""it's "x" ; %""", known=known, trials=0)
 
     lost = open_it()
-    trial = lost.child("t000", role="trial", tags={}).run_id
+    trial = lost.start_child("t000", role=Role.TRIAL, tags={}).run_id
     OPENED.append(open_it(known=lost.id))
     assert OPENED[-1].close_lost() == 1
     assert found(trial).info.status == "FAILED"
-    OPENED.pop().close("FINISHED", "finished", "")
+    OPENED.pop().close(RunOutcome.FINISHED, "")
 
 
 def test_the_same_run_given_again_is_no_child_of_its_own(opens):
@@ -128,11 +128,11 @@ def test_where_the_studys_run_is_gone_a_new_one_takes_its_place(opens, lose):
 
 def test_a_child_nests_under_the_study_or_under_another_run_and_says_what_it_is(opens, request):
     runs = opens()
-    trial = runs.child("t007 k9 p2 d8", role="trial", tags={Tag.TRIAL_NUMBER: "7"})
+    trial = runs.start_child("t007 k9 p2 d8", role=Role.TRIAL, tags={Tag.TRIAL_NUMBER: "7"})
     assert trial.tracking_uri == mlflow.get_tracking_uri()
     child, grandchild = (
         found(trial.run_id),
-        found(runs.child("seed 0", role="final", tags={}, under=trial.run_id).run_id),
+        found(runs.start_child("seed 0", role=Role.FINAL, tags={}, parent=trial.run_id).run_id),
     )
     expected = {
         Tag.PARENT_RUN_ID: runs.id,
@@ -162,7 +162,7 @@ def test_a_child_nests_under_the_study_or_under_another_run_and_says_what_it_is(
 )
 def test_a_trials_run_is_closed_as_it_ended_with_what_it_wrote_where_it_failed(opens, outcome, status, output):
     runs = opens()
-    run_id = runs.child("t000", role="trial", tags={}).run_id
+    run_id = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
     close(runs, run_id, how(outcome, "so it was"))
     tags = found(run_id).data.tags
     assert (found(run_id).info.status, tags[Tag.TRIAL_STATE], tags[Tag.OUTCOME_REASON]) == (
@@ -176,7 +176,7 @@ def test_a_trials_run_is_closed_as_it_ended_with_what_it_wrote_where_it_failed(o
 
 def test_a_run_that_its_trial_has_closed_stays_closed(opens):
     runs = opens()
-    run_id = runs.child("t000", role="trial", tags={}).run_id
+    run_id = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
     mlflow.MlflowClient().set_terminated(run_id, "KILLED", end_time=1000)
     close(runs, run_id, how(TrialOutcome.PRUNED))
     assert (found(run_id).info.status, found(run_id).info.end_time) == ("KILLED", 1000)
@@ -188,24 +188,24 @@ def test_a_run_that_its_trial_has_closed_stays_closed(opens):
 )
 def test_a_run_that_trained_nothing_itself_is_not_shown_as_running_after_its_end(opens, outcome, status):
     runs = opens()
-    run_id = runs.child("final 1", role="final", tags={}).run_id
-    runs.measure(run_id, {"val_accuracy_mean": 0.5})
-    runs.finish_child(run_id, outcome)
+    run_id = runs.start_child("final 1", role=Role.FINAL, tags={}).run_id
+    runs.log_child_metrics(run_id, {"val_accuracy_mean": 0.5})
+    runs.end_child(run_id, outcome)
     assert (found(run_id).info.status, found(run_id).data.tags[Tag.TRIAL_STATE]) == (status, outcome)
     assert found(run_id).data.metrics == {"val_accuracy_mean": 0.5}
 
 
 def test_what_a_lost_driver_left_open_is_closed_and_nothing_of_a_study_of_the_same_name(opens):
     runs = opens()
-    final = runs.child("final 1", role="final", tags={}).run_id
+    final = runs.start_child("final 1", role=Role.FINAL, tags={}).run_id
     done, *lost = (
-        runs.child(name, role="trial", tags={}, under=under).run_id
+        runs.start_child(name, role=Role.TRIAL, tags={}, parent=under).run_id
         for name, under in [("done", None), ("lost", None), ("seed", final)]
     )
     close(runs, done, how(TrialOutcome.FINISHED))
-    runs.finish_child(final, TrialOutcome.STOPPED)
+    runs.end_child(final, TrialOutcome.STOPPED)
     mine = {Tag.STUDY: found(lost[0]).data.tags[Tag.STUDY], Tag.PARENT_RUN_ID: "0" * 32}
-    others = mlflow.MlflowClient().create_run(runs.experiment_id, tags=mine).info.run_id
+    others = mlflow.MlflowClient().create_run(runs.run.experiment_id, tags=mine).info.run_id
     assert runs.close_lost() == 2
     for run_id in lost:
         tags = found(run_id).data.tags
@@ -221,20 +221,20 @@ def test_what_a_lost_driver_left_open_is_closed_and_nothing_of_a_study_of_the_sa
 
 def test_settings_that_an_earlier_call_logged_are_left_alone(opens):
     runs = opens()
-    runs.params({"search": "smoke", "trials": "4"})
+    runs.run.log_params({"search": "smoke", "trials": "4"})
     first = finish(runs)
     runs = opens(known=first)
-    runs.params({"search": "smoke", "trials": "8", "hours": "2"})
+    runs.run.log_params({"search": "smoke", "trials": "8", "hours": "2"})
     assert found(first).data.params == {"search": "smoke", "trials": "4", "hours": "2"}
 
 
 def test_tables_texts_tags_and_figures_stand_in_the_studys_run(opens):
     runs = opens()
-    runs.name("search smoke")
-    runs.tags({"long": "x" * 10_000})
-    runs.metrics({"best_val_accuracy": 0.5}, step=3)
-    runs.text("config.yaml", "depth: 1\n")
-    runs.table("leaderboard.csv", pd.DataFrame({"number": [1]}))
+    runs.run.set_name("search smoke")
+    runs.run.set_tags({"long": "x" * 10_000})
+    runs.run.log_metrics({"best_val_accuracy": 0.5}, step=3)
+    runs.run.log_text("config.yaml", "depth: 1\n")
+    runs.run.log_table("leaderboard.csv", pd.DataFrame({"number": [1]}))
     finish(runs)
     run = found(runs.id)
     assert (run.info.run_name, len(run.data.tags["long"])) == ("search smoke", 5000)
@@ -245,7 +245,7 @@ def test_tables_texts_tags_and_figures_stand_in_the_studys_run(opens):
 
 def test_the_study_says_how_it_ended(opens):
     runs = opens()
-    runs.close("KILLED", "stopped", "by a signal" + "!" * 10_000)
+    runs.close(RunOutcome.STOPPED, "by a signal" + "!" * 10_000)
     run = found(runs.id)
     assert (run.info.status, run.data.tags[Tag.OUTCOME], len(run.data.tags[Tag.OUTCOME_REASON])) == (
         "KILLED",
@@ -261,13 +261,13 @@ def test_no_run_is_deleted(store):
 
 
 def test_how_a_killed_driver_has_said_that_a_trial_ended_comes_before_what_it_left_is_called_lost(opens, monkeypatch):
-    runs, send = opens(), records.send
-    child = runs.child("t000", role="trial", tags={}).run_id
+    runs, send = opens(), records.Record.send
+    child = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
 
     def away(*_):
         raise ConnectionError
 
-    monkeypatch.setattr(records, "send", away)
+    monkeypatch.setattr(records.Record, "send", away)
     close(runs, child, how(TrialOutcome.PRUNED))
     runs._life.close(), runs._outbox.close()  # as a kill does
 
@@ -275,6 +275,6 @@ def test_how_a_killed_driver_has_said_that_a_trial_ended_comes_before_what_it_le
         time.sleep(0.5)
         send(*arguments)
 
-    monkeypatch.setattr(records, "send", slow)
+    monkeypatch.setattr(records.Record, "send", slow)
     opens(known=runs.id).close_lost()
     assert found(child).data.tags[Tag.TRIAL_STATE] == "pruned"

@@ -4,7 +4,7 @@ import threading
 
 import mlflow
 
-from pipeline.tracking.system_metrics import system_metrics
+from pipeline.tracking.system_metrics import log_system_metrics
 
 
 def test_figures_come_at_intervals_after_the_last_step_and_ask_no_server(store, monkeypatch):
@@ -19,7 +19,7 @@ def test_figures_come_at_intervals_after_the_last_step_and_ask_no_server(store, 
         if len(told) == 3:
             enough.set()
 
-    with system_metrics(run_id, log):
+    with log_system_metrics(run_id, log):
         mlflow.set_tracking_uri("http://127.0.0.1:1")
         assert enough.wait(60)
     mlflow.set_tracking_uri(store)

@@ -18,6 +18,7 @@ from pipeline.search.executors.ray_executor import RayExecutor, result_from_ray_
 from pipeline.search.executors.ray_worker import TaskResult, TaskStarted
 from pipeline.search.executors.trial import load_trial_data
 from pipeline.tracking.outbox.delivery import export_records
+from pipeline.tracking.outbox.records import LogBatch
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.tags import RunRef, TrialOutcome
 from tests.support import misbehaving
@@ -300,7 +301,7 @@ def test_what_a_node_could_not_tell_of_a_trial_lies_with_the_driver_when_its_end
     began, monkeypatch, tmp_path, caplog, disk
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
-    Spool("run", to="http://server").put("batch", "run", {"tags": {"a": "b"}}, None)
+    Spool("run", destination="http://server").put(LogBatch("run", tags={"a": "b"}))
     done = TaskResult(ended(JOB), None, export_records("run"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "driver"))
     if disk == "full":
@@ -312,7 +313,7 @@ def test_what_a_node_could_not_tell_of_a_trial_lies_with_the_driver_when_its_end
     if disk == "full":
         assert caplog.records[0].message.startswith("records of run run from its node are lost: ")
     else:
-        assert [record.body for record in Spool("run").waiting()] == [{"tags": {"a": "b"}}]
+        assert [spooled.record.tags for spooled in Spool("run").pending()] == [{"a": "b"}]
 
 
 NO_JOB = TrialJob(7, TrainingConfig.build({"dataset": "digits"}), RunRef("", ""), "trial")

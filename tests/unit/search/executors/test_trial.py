@@ -8,6 +8,7 @@ import pytest
 from pipeline.config.training import TrainingConfig
 from pipeline.search.executors import trial
 from pipeline.search.executors.base import TrialJob
+from pipeline.tracking.outbox.records import LogBatch, Point
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.tags import RunRef
 from tests.support.scripted import mlflow_store
@@ -20,8 +21,8 @@ def test_what_an_earlier_trial_has_left_on_a_node_is_sent_while_the_next_one_tra
     with mlflow_store(tmp_path) as uri:
         client = mlflow.MlflowClient()
         run_id = client.create_run("1").info.run_id
-        left = Spool(run_id, to=uri)
-        left.put("batch", run_id, {"metrics": [["loss", 0.5, 1, 1]], "once": True}, None)
+        left = Spool(run_id, destination=uri)
+        left.put(LogBatch(run_id, metrics=[Point("loss", 0.5, 1, 1)], one_point_a_step=True))
 
         def train(job, trial):
             until = time.monotonic() + (30 if sent else 0.5)

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.tracking.outbox import delivery
 from pipeline.tracking.outbox.delivery import export_records, import_records
+from pipeline.tracking.outbox.records import LogBatch, LogFiles
 from pipeline.tracking.outbox.spool import Spool, write_text
 
 
@@ -21,9 +22,9 @@ def machine(monkeypatch, tmp_path):
 
 
 def leave(run_id):
-    spool = Spool(run_id, to="http://server")
-    spool.put("batch", run_id, {"tags": {"a": "b"}}, None)
-    spool.put("files", run_id, {}, write_text("plots/curve.txt", "0.5"))
+    spool = Spool(run_id, destination="http://server")
+    spool.put(LogBatch(run_id, tags={"a": "b"}))
+    spool.put(LogFiles(run_id, write=write_text("plots/curve.txt", "0.5")))
 
 
 def test_records_go_from_one_machine_to_another_with_their_files_and_their_server(machine):
@@ -33,10 +34,10 @@ def test_records_go_from_one_machine_to_another_with_their_files_and_their_serve
     machine("driver")
     import_records("r1", content)
     there = Spool("r1")
-    first, second = there.waiting()
-    assert (first.kind, first.body, second.kind) == ("batch", {"tags": {"a": "b"}}, "files")
-    assert (second.files / "plots" / "curve.txt").read_text() == "0.5"
-    assert there.goes_to() == "http://server"
+    first, second = (spooled.record for spooled in there.pending())
+    assert first == LogBatch("r1", tags={"a": "b"}, retried=True) and isinstance(second, LogFiles)
+    assert (second.folder / "plots" / "curve.txt").read_text() == "0.5"
+    assert there.destination() == "http://server"
     assert stat.S_IMODE(there.folder.stat().st_mode) == 0o700
 
 
@@ -48,7 +49,7 @@ def test_where_nothing_was_left_nothing_is_packed_or_made(machine):
 def test_what_another_process_sends_is_left_to_it(machine, monkeypatch):
     monkeypatch.setattr(delivery, "ARCHIVE_PATIENCE_SECONDS", 0.0)
     leave("r1")
-    with Spool("r1").held() as mine:
+    with Spool("r1").lock() as mine:
         assert mine and export_records("r1") is None
-    assert len(Spool("r1").waiting()) == 2
+    assert len(Spool("r1").pending()) == 2
     assert export_records("r1") is not None

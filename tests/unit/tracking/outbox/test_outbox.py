@@ -7,11 +7,12 @@ import time
 import mlflow
 import psutil
 import pytest
-from mlflow.exceptions import MlflowException
 
+from pipeline.runtime.errors import Rejected
 from pipeline.runtime.process import this_process
 from pipeline.tracking.outbox import delivery, outbox, spool
 from pipeline.tracking.outbox.outbox import Outbox
+from pipeline.tracking.outbox.records import EndRun, LogBatch, LogFiles, Point, RegisterVersion
 from pipeline.tracking.tags import Tag
 from tests.support.servers import Proxy, server
 
@@ -58,16 +59,16 @@ def box(run_id):
     opened.close()
 
 
-def point(box, step, name="loss", **more):
-    box.put("batch", {"metrics": [[name, 1.0 / step, 1000 + step, step]], "once": True} | more)
+def point(box, step, name="loss"):
+    box.put(LogBatch(box._run_id, metrics=[Point(name, 1.0 / step, 1000 + step, step)], one_point_a_step=True))
 
 
 def curve(run_id, name="loss"):
     return [metric.step for metric in mlflow.MlflowClient().get_metric_history(run_id, name)]
 
 
-def end(status="FINISHED", **more):
-    return {"tags": {Tag.OUTCOME: status.lower()}, "status": status, "end_time": 123_000} | more
+def end(run_id, status="FINISHED", **more):
+    return EndRun(run_id, status, 123_000, {Tag.OUTCOME: status.lower()}, **more)
 
 
 def test_points_are_told_in_order_and_nothing_is_left(proxy, box, run_id):
@@ -90,8 +91,8 @@ def test_an_outage_in_the_middle_costs_no_point_and_doubles_none(proxy, box, run
         assert time.monotonic() - began < 5, "training waits for no server"
         box.flush(at_most=0.2)
     if fault != "lost":  # whose points have arrived, as is found out by asking
-        assert box.left()
-        assert not box.answers()
+        assert box.pending()
+        assert box._failures
     proxy.fault = lambda method, path: None
     assert box.flush() == 0
     assert curve(run_id) == STEPS
@@ -118,7 +119,7 @@ def test_of_an_answer_that_was_lost_the_server_is_asked_also_by_another_process(
 def test_figures_that_change_keep_all_their_values_but_each_once(proxy, box, run_id):
     proxy.fault = lambda method, path: "lost" if "log-batch" in path else None
     for time_ms in (1, 2, 2):
-        box.put("batch", {"metrics": [["trials", float(time_ms), time_ms, 0]]})
+        box.put(LogBatch(run_id, metrics=[Point("trials", float(time_ms), time_ms, 0)]))
     proxy.fault = lambda method, path: None
     assert box.flush() == 0
     history = mlflow.MlflowClient().get_metric_history(run_id, "trials")
@@ -143,18 +144,18 @@ def test_a_slow_server_costs_its_caller_nothing_and_what_waits_goes_in_one_call(
 def test_what_was_left_at_the_end_is_delivered_with_files_and_how_it_ended(proxy, run_id, tmp_path):
     proxy.fault = lambda method, path: "away"
     box = Outbox(run_id)
-    box.put("batch", {"params": {"depth": "3"}, "tags": {"device": "cpu"}})
-    box.put("files", fill=spool.write_text("plots/how.txt", "it went well"))
+    box.put(LogBatch(run_id, params={"depth": "3"}, tags={"device": "cpu"}))
+    box.put(LogFiles(run_id, write=spool.write_text("plots/how.txt", "it went well")))
     point(box, 1)
-    box.put("end", end(process=this_process().tags()))
-    assert box.flush(away_seconds=0.2) == 4
-    line = box.left()
+    box.put(end(run_id, process=this_process().tags()))
+    assert box.flush(unavailable_seconds=0.2) == 4
+    line = box.pending()
     box.close()
-    assert "4 record(s) of run" in line and "-e doctor" in line and "\n" not in line
+    assert "4 records of run" in line and "-e doctor" in line and "\n" not in line
     (kept,) = delivery.send_pending()
-    assert kept.startswith("kept     4 record(s)")
+    assert kept.startswith("pending  4 records")
     proxy.fault = lambda method, path: None
-    assert delivery.send_pending() == [f"sent     4 record(s) of run {run_id} that were waiting here"]
+    assert delivery.send_pending() == [f"sent     4 records of run {run_id} that were pending on this machine"]
     run = mlflow.get_run(run_id)
     assert (run.info.status, run.info.end_time, run.data.tags[Tag.OUTCOME]) == ("FINISHED", 123_000, "finished")
     assert (run.data.params, run.data.tags[Tag.DEVICE]) == ({"depth": "3"}, "cpu")
@@ -164,27 +165,27 @@ def test_what_was_left_at_the_end_is_delivered_with_files_and_how_it_ended(proxy
 
 def test_the_end_of_a_process_does_not_end_a_run_that_another_has_gone_on_with(proxy, box, run_id):
     mlflow.MlflowClient().log_batch(run_id, tags=[mlflow.entities.RunTag("process", "1")])
-    box.put("end", end("KILLED", process=this_process().tags()))
+    box.put(end(run_id, "KILLED", process=this_process().tags()))
     assert box.flush() == 0
     assert mlflow.get_run(run_id).info.status == "RUNNING"
 
 
 def test_a_run_that_is_closed_stays_as_it_is_where_that_is_asked_for(proxy, box, run_id):
     mlflow.MlflowClient().set_terminated(run_id, "KILLED")
-    box.put("end", end(if_open=True))
+    box.put(end(run_id, keep_status=True))
     box.flush()
     assert mlflow.get_run(run_id).info.status == "KILLED"
 
 
 def test_what_mlflow_refuses_is_raised_once_and_does_not_hold_up_the_rest(proxy, box, run_id):
-    box.put("batch", {"params": {"depth": "3"}})
+    box.put(LogBatch(run_id, params={"depth": "3"}))
     box.flush()
-    box.put("batch", {"params": {"depth": "4"}})
-    box.put("end", end())
+    box.put(LogBatch(run_id, params={"depth": "4"}))
+    box.put(end(run_id))
     assert box.flush() == 0
-    with pytest.raises(MlflowException, match="depth"):
-        box.check()
-    box.check()
+    with pytest.raises(Rejected, match="depth"):
+        box.raise_rejection()
+    box.raise_rejection()
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
@@ -203,7 +204,7 @@ def test_what_goes_to_another_server_is_kept_for_that(proxy, run_id, monkeypatch
     proxy.fault = lambda method, path: None
     mlflow.set_tracking_uri("http://127.0.0.1:1")
     (line,) = delivery.send_pending([run_id])
-    assert f"it goes to {proxy.uri}: name that in MLFLOW_TRACKING_URI" in line
+    assert f"they are for {proxy.uri}: name it in MLFLOW_TRACKING_URI" in line
     mlflow.set_tracking_uri(proxy.uri)
     assert delivery.send_pending([run_id])[0].startswith("sent")
 
@@ -211,11 +212,11 @@ def test_what_goes_to_another_server_is_kept_for_that(proxy, run_id, monkeypatch
 def test_runs_of_other_servers_have_one_line_together_where_each_is_not_asked_for():
     for number in range(3):
         run_id = f"{number}" * 32
-        spool.Spool(run_id, to=f"http://elsewhere-{number}").put("batch", run_id, {"tags": {}}, None)
+        spool.Spool(run_id, destination=f"http://elsewhere-{number}").put(LogBatch(run_id))
     (line,) = delivery.send_pending()
-    assert line == "kept     records of 3 runs wait for other tracking servers: `mlflow run . -e doctor` names them"
+    assert line == "pending  records of 3 runs for other tracking servers: `mlflow run . -e doctor` names them"
     each = delivery.send_pending(each=True)
-    assert [f"it goes to http://elsewhere-{number}:" in line for number, line in enumerate(each)] == [True] * 3
+    assert [f"they are for http://elsewhere-{number}:" in line for number, line in enumerate(each)] == [True] * 3
 
 
 def test_what_is_kept_is_private_and_holds_no_password(proxy, run_id, monkeypatch):
@@ -224,9 +225,9 @@ def test_what_is_kept_is_private_and_holds_no_password(proxy, run_id, monkeypatc
     mlflow.set_tracking_uri(proxy.uri.replace("//", "//me:hunter2@"))
     proxy.fault = lambda method, path: "500"
     box = Outbox(run_id)
-    box.put("files", fill=spool.write_text("a/b.txt", "text"))
+    box.put(LogFiles(run_id, write=spool.write_text("a/b.txt", "text")))
     box.flush(at_most=0.2)
-    left = box.left()
+    left = box.pending()
     box.close()
     found = [box._spool.folder, *box._spool.folder.rglob("*")]
     assert len(found) >= 5
@@ -247,7 +248,7 @@ def test_on_a_full_disk_what_is_told_goes_by_memory(proxy, run_id, monkeypatch):
     monkeypatch.setattr(spool, "make_private", full)
     box = Outbox(run_id)
     point(box, 1)
-    box.put("files", fill=spool.write_text("a.txt", "text"))
+    box.put(LogFiles(run_id, write=spool.write_text("a.txt", "text")))
     assert box.flush() == 0
     box.close()
     assert curve(run_id) == [1]
@@ -283,9 +284,9 @@ def test_a_version_is_registered_once_and_judged_whatever_becomes_of_the_calls(p
         return fault
 
     proxy.fault = first_time
-    box.put("version", {"register_as": f"once-{fault}", "tags": {"data": "digits"}})
+    box.put(RegisterVersion(run_id, f"once-{fault}", {Tag.DATA: "digits"}))
     assert box.flush() == 0
-    box.check()
+    box.raise_rejection()
     proxy.fault = lambda method, path: None
     assert len(failed) >= 6
     (version,) = client.search_model_versions(f"name = 'once-{fault}'")
@@ -295,9 +296,9 @@ def test_a_version_is_registered_once_and_judged_whatever_becomes_of_the_calls(p
 
 
 def test_what_kept_a_registry_from_taking_a_version_is_told_and_the_run_has_ended_all_the_same(proxy, box, run_id):
-    box.put("end", end())
-    box.put("version", {"register_as": "unmade", "tags": {}})
+    box.put(end(run_id))
+    box.put(RegisterVersion(run_id, "unmade", {}))
     assert box.flush() == 0
     with pytest.raises(FileNotFoundError, match="has no model to register"):
-        box.check()
+        box.raise_rejection()
     assert mlflow.MlflowClient().get_run(run_id).info.status == "FINISHED"

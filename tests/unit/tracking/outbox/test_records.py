@@ -5,8 +5,9 @@ import pytest
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 
-from pipeline.tracking.outbox import records
-from pipeline.tracking.outbox.records import Record
+from pipeline.runtime.errors import TrackingError
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.outbox.records import LogBatch, Point
 from tests.support.scripted import mlflow_store
 
 
@@ -32,19 +33,19 @@ def run_id(tmp_path):
 
 
 def batch(run_id, **params):
-    return Record("batch", run_id, {"params": params, "metrics": [["loss", 0.5, 1, 1]]})
+    return LogBatch(run_id, params=params, metrics=[Point("loss", 0.5, 1, 1)])
 
 
 def test_params_that_another_process_logs_at_the_same_moment_are_sent_all_the_same(run_id):
-    records.send(Overtaken(("trials", "5")), [batch(run_id, trials="5", hours="none")])
+    batch(run_id, trials="5", hours="none").send(TrackingClient(Overtaken(("trials", "5"))))
     run = mlflow.get_run(run_id)
     assert run.data.params == {"trials": "5", "hours": "none"}
     assert len(mlflow.MlflowClient().get_metric_history(run_id, "loss")) == 1
 
 
 def test_params_that_another_process_logs_otherwise_are_refused(run_id):
-    with pytest.raises(MlflowException, match="UNIQUE constraint failed"):
-        records.send(Overtaken(("trials", "6")), [batch(run_id, trials="5")])
+    with pytest.raises(TrackingError, match="UNIQUE constraint failed"):
+        batch(run_id, trials="5").send(TrackingClient(Overtaken(("trials", "6"))))
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,7 @@ def test_params_that_another_process_logs_otherwise_are_refused(run_id):
     [(True, (0.5, 0.5), [0.5]), (True, (0.5, 0.6), [0.5]), (False, (0.5, 0.5), [0.5]), (False, (0.5, 0.6), [0.5, 0.6])],
 )
 def test_a_figure_that_is_told_again_by_whoever_goes_on_is_kept_once(run_id, once, values, kept):
-    client = mlflow.MlflowClient()
+    client = TrackingClient()
     for time, value in enumerate(values):
-        body = {"metrics": [["test_accuracy", value, time, 0]], "once": once}
-        records.send(client, [Record("batch", run_id, body)])
+        LogBatch(run_id, metrics=[Point("test_accuracy", value, time, 0)], one_point_a_step=once).send(client)
     assert [point.value for point in client.get_metric_history(run_id, "test_accuracy")] == kept

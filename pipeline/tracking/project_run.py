@@ -1,0 +1,81 @@
+"""The run that `mlflow run` opened for this process, until a command claims it.
+
+This module imports MLflow only inside functions: `convmixer train` and every refusal of bad input ask it first, and
+importing MLflow takes seconds.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+from pipeline.runtime.errors import Stopped
+from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
+from pipeline.tracking.tags import RunOutcome, Tag
+
+
+@dataclass(frozen=True)
+class ProjectRun:
+    """The run whose id `mlflow run` passes to its program.
+
+    `mlflow run` fails if its run is deleted, so a command that has another run to work on puts this one below that.
+    """
+
+    id: str
+
+    @classmethod
+    def find(cls, environ: Mapping[str, str] = os.environ) -> Self | None:
+        """Return the run that `mlflow run` opened; None if there is none, or if it has been claimed."""
+        run_id = environ.get(PROJECT_RUN_ID_ENV)
+        return cls(run_id) if run_id else None
+
+    def claim(self) -> str:
+        """Take the run for this process's work and return its id.
+
+        Neither MLflow's own functions nor processes that this one starts see it from then on.
+        """
+        os.environ.pop(PROJECT_RUN_ID_ENV, None)
+        return self.id
+
+    def is_claimed(self) -> bool:
+        """Return whether work has begun in the run."""
+        return os.environ.get(PROJECT_RUN_ID_ENV) != self.id
+
+
+@contextmanager
+def close_if_unused(project_run: ProjectRun | None) -> Iterator[None]:
+    """Name this process in the project's run, and close the run if an exception comes before anything claims it."""
+    if project_run is None:
+        yield
+        return
+    from pipeline.tracking.client import TrackingClient
+    from pipeline.tracking.ownership import claim_run, end_run
+
+    client = TrackingClient()
+    claim_run(client, project_run.id)
+    try:
+        yield
+    except BaseException as error:
+        if not project_run.is_claimed():
+            if isinstance(error, Stopped):
+                end_run(client, project_run.id, RunOutcome.STOPPED, f"by {error}")
+            else:
+                end_run(client, project_run.id, RunOutcome.FAILED, str(error))
+        raise
+
+
+def fail_project_run(reason: str) -> None:
+    """Close the project's run as failed for this reason, unless there is none or something has begun in it."""
+    project_run = ProjectRun.find()
+    if project_run is None:
+        return
+    from pipeline.tracking.client import TrackingClient
+    from pipeline.tracking.ownership import end_run
+
+    try:
+        client = TrackingClient()
+        if client.get_run(project_run.id).data.tags.keys().isdisjoint({Tag.ROLE, Tag.OUTCOME}):
+            end_run(client, project_run.id, RunOutcome.FAILED, reason)
+    except Exception:  # noqa: BLE001 - the store may be what was refused, and each kind of store raises its own
+        return

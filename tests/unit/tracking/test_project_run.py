@@ -1,0 +1,85 @@
+"""Tests of the run that `mlflow run` opened, in a real MLflow store."""
+
+import os
+import subprocess
+import sys
+
+import mlflow
+import pytest
+
+from pipeline.runtime.errors import Stopped, UsageError
+from pipeline.tracking.project_run import ProjectRun, close_if_unused, fail_project_run
+from pipeline.tracking.tags import Tag
+
+
+@pytest.fixture
+def run_id(client):
+    return client.create_run(mlflow.get_experiment_by_name("mine").experiment_id).info.run_id
+
+
+def found(run_id):
+    return mlflow.get_run(run_id)
+
+
+def test_what_was_refused_is_said_in_the_run_that_mlflow_run_opened(monkeypatch, run_id):
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    fail_project_run("depth must be more")
+    assert found(run_id).info.status == "FAILED"
+    assert (found(run_id).data.tags[Tag.OUTCOME], found(run_id).data.tags[Tag.OUTCOME_REASON]) == (
+        "failed",
+        "depth must be more",
+    )
+
+
+def test_a_run_in_which_work_has_begun_is_not_refused(monkeypatch, client, run_id):
+    client.set_tag(run_id, "role", "run")
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    fail_project_run("depth must be more")
+    assert found(run_id).info.status == "RUNNING"
+
+
+def test_nobody_is_told_where_no_mlflow_run_or_no_such_run_is(monkeypatch, store):
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    fail_project_run("depth must be more")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    fail_project_run("depth must be more")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "ended", "reason"),
+    [
+        (UsageError("dataset must be there"), "FAILED", "failed", "dataset must be there"),
+        (Stopped(15), "KILLED", "stopped", "by SIGTERM"),
+    ],
+)
+def test_what_fails_before_anything_begins_in_the_run_of_mlflow_run_closes_it(
+    client, run_id, monkeypatch, error, status, ended, reason
+):
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    with pytest.raises(type(error)), close_if_unused(ProjectRun.find()):
+        raise error
+    tags = found(run_id).data.tags
+    assert (found(run_id).info.status, tags[Tag.OUTCOME], tags[Tag.OUTCOME_REASON]) == (status, ended, reason)
+
+
+def test_a_run_that_has_begun_is_closed_by_those_who_began_it(client, run_id, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    with pytest.raises(ZeroDivisionError), close_if_unused(ProjectRun.find()):
+        ProjectRun.find().claim()
+        1 / 0  # noqa: B018
+    assert found(run_id).info.status == "RUNNING"
+
+
+def test_project_run_that_is_claimed_is_hidden_from_child_processes(monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "a" * 32)
+    project_run = ProjectRun.find()
+    assert not project_run.is_claimed()
+    assert project_run.claim() == "a" * 32
+    assert project_run.is_claimed() and ProjectRun.find() is None and "MLFLOW_RUN_ID" not in os.environ
+
+
+def test_project_run_module_imports_no_mlflow():
+    code = "import sys, pipeline.tracking.project_run as one; one.fail_project_run(''); print('mlflow' in sys.modules)"
+    environ = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
