@@ -17,6 +17,7 @@ import optuna
 import pandas as pd
 from replay import Forgetful, Log, Played, Recorded
 
+from pipeline.runtime.console import Console
 from pipeline.search.distributions import values
 from pipeline.search.loop import SearchLoop
 from pipeline.search.session import SearchContext
@@ -73,6 +74,14 @@ def optuna_defaults(recorded: Recorded, log: Log, seed: int, most: int) -> None:
             study.tell(trial, max(curve))
 
 
+class Silent(Console):
+    """A console that prints nothing."""
+
+    def print(self, *lines: str) -> None: ...
+
+    def progress(self, done: float, total: float, text: str) -> None: ...
+
+
 def this_driver(recorded: Recorded, log: Log, seed: int, most: int) -> None:
     """This project's own loop and study, with the settings that a search has by default."""
     flags = {"sampler": "tpe", "pruner": "median", "trials": 100_000, "final_top": 0, "seed": seed}
@@ -80,8 +89,8 @@ def this_driver(recorded: Recorded, log: Log, seed: int, most: int) -> None:
     search = parse_search(["small-grid", *words], program="search", description="A replay.")
     study = Study(search, url=None, name="replay", image_shape=(32, 32, 3), training_images=2500)
     played = Played(recorded, log, most=most)
-    quiet = {"beat": lambda: None, "say": lambda line: None}
-    SearchLoop(SearchContext(study, Forgetful(), played, interrupts=lambda: int(played.spent()), **quiet)).search()
+    context = SearchContext(study, Forgetful(), played, lambda: int(played.spent()), lambda: None, Silent())
+    SearchLoop(context).run()
 
 
 WAYS: dict[str, Callable[[Recorded, Log, int, int], None]] = {

@@ -28,6 +28,7 @@ import mlflow
 import pandas as pd
 import psutil
 
+from pipeline.runtime.console import Console
 from pipeline.search import results
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.loop import SearchLoop
@@ -116,17 +117,20 @@ def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: flo
         runs, executor = open_study_run(name, known=None, trials=0), Asleep(slots, epoch_seconds)
         drawn = []
 
-        def say(line: str) -> None:
-            if given.figures and len(executor.ends) % given.figures == 0:
-                draw(study, runs)
-                gc.collect()  # figures are circles of references, which Python finds when it likes: no leak
-                drawn.append(_memory())
-                print(f"  trial {len(executor.ends):5}: {drawn[-1]:.0f} MiB after its figures", flush=True)
-            trial = len(executor.ends) - WINDOW // 2
-            if not epoch_seconds and trial > 0 and trial % EVERY == 0:
-                _print_cost(trial, executor.ends)
+        class OnTrialEnd(Console):
+            """A console that prints the benchmark's figures instead of the line of each trial."""
 
-        SearchLoop(SearchContext(study, runs, executor, lambda: 0, beat=lambda: None, say=say)).search()
+            def print(self, *lines: str) -> None:
+                if given.figures and len(executor.ends) % given.figures == 0:
+                    draw(study, runs)
+                    gc.collect()  # figures are circles of references, which Python finds when it likes: no leak
+                    drawn.append(_memory())
+                    print(f"  trial {len(executor.ends):5}: {drawn[-1]:.0f} MiB after its figures", flush=True)
+                trial = len(executor.ends) - WINDOW // 2
+                if not epoch_seconds and trial > 0 and trial % EVERY == 0:
+                    _print_cost(trial, executor.ends)
+
+        SearchLoop(SearchContext(study, runs, executor, lambda: 0, lambda: None, OnTrialEnd())).run()
         runs.close(RunOutcome.FINISHED, "")
         if len(drawn) > FIRST:
             grown = (drawn[-1] - drawn[FIRST - 1]) / (given.figures * (len(drawn) - FIRST))

@@ -128,10 +128,10 @@ def _train(arguments: Sequence[str]) -> None:
 def _search(arguments: Sequence[str]) -> int:
     from pipeline.data.dataset import load_dataset
     from pipeline.search.space import check_against_data, parse_search
-    from pipeline.search.storage import check_environment
+    from pipeline.search.storage_url import validate_environment
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is a thread, and forks come after it
-    check_environment(os.environ)
+    validate_environment(os.environ)
     search = parse_search(
         arguments, program="convmixer search", description="Search hyperparameters with Optuna; runs go to MLflow."
     )

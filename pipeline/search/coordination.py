@@ -1,221 +1,246 @@
-"""The drivers that hold one study together: each says that it lives, and each can tell which of them are gone."""
+"""The drivers of a study: their registry, which tells live ones from dead ones, and the lock that they share."""
 
-import os
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
-import psutil
 from sqlalchemy import Connection, Engine, text
 
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.process import from_tags, liveness, this_process
+from pipeline.runtime.process import ProcessIdentity, from_tags, liveness, this_process
 from pipeline.search.attributes import DRIVER_PREFIX
 from pipeline.search.storage import UNAVAILABLE, retry_storage
 
-BEAT_SECONDS = 15.0
-SILENCE_SECONDS = 120.0  # after so long without a beat the driver of another host counts as gone
+HEARTBEAT_SECONDS = 15.0
+# A driver on another host counts as dead when it has sent no heartbeat for so long
+SILENCE_SECONDS = 120.0
+# Between two looks at an exclusive driver that starts at the same time, and how long to wait for its decision
+SETTLE_PAUSE_SECONDS = 0.1
+SETTLE_SECONDS = 10.0
 
 
 class DriverRegistry:
-    """This driver among the others; it is one of them from construction until it leaves.
+    """The drivers of a study, each with an entry in the study's attributes.
 
-    A driver of this host is gone when its process is. One of another host is gone when its beat has stood still for
-    SILENCE_SECONDS of this driver's own looking: clocks need not agree, and a database that was away ages nobody.
+    This process has an entry from construction until `close`. An exclusive driver allows no other beside it.
 
-    Args:
-        read: all notes of the study.
-        write: keep a note in the study.
-    """
-
-    def __init__(self, read: Callable[[], Mapping[str, Any]], write: Callable[[str, object], None]) -> None:
-        self.id = secrets.token_hex(4)
-        self._read, self._write = read, write
-        self._seen: dict[str, tuple[float, float, float]] = {}  # by id: last beat, seconds that it stood still, looked
-        self._living = frozenset([self.id])
-        self._renew()
-        self.look()
-
-    def living(self) -> frozenset[str]:
-        """Ids of the drivers that lived at the last look, this one among them."""
-        return self._living
-
-    def look(self) -> list[str]:
-        """Look who lives; returns the ids of those that are gone and have not left."""
-        now = time.monotonic()
-        gone = []
-        others = {
-            key.removeprefix(DRIVER_PREFIX): note for key, note in self._read().items() if key.startswith(DRIVER_PREFIX)
-        }
-        others = {one: note for one, note in others.items() if note and one != self.id}
-        for one, note in others.items():
-            beat, still, looked = self._seen.get(one, (None, 0.0, now))
-            still = still + min(now - looked, 2 * BEAT_SECONDS) if beat == note["beat"] else 0.0
-            self._seen[one] = (note["beat"], still, now)
-            if _is_dead(note, still):
-                gone.append(one)
-        self._living = frozenset([self.id, *others]) - set(gone)
-        return gone
-
-    def beat(self) -> bool:
-        """Say that this driver lives, if it is time to; returns whether it was.
-
-        Raises:
-            UsageError: the others took it for gone: its machine slept, say.
-        """
-        if time.monotonic() - self._beaten <= BEAT_SECONDS:
-            return False
-        if not self._read().get(DRIVER_PREFIX + self.id):
-            raise UsageError(
-                "a driver must say at least every two minutes that it lives: the others took this one for gone, and "
-                "its trials; start it again"
-            )
-        self._renew()
-        return True
-
-    def bury(self, one: str) -> None:
-        """Forget a driver that is gone, after its trials were taken over."""
-        self._write(DRIVER_PREFIX + one, None)
-
-    def leave(self) -> None:
-        """Be no driver of the study any more; this one's trials have ended."""
-        self.bury(self.id)
-
-    def _renew(self) -> None:
-        self._beaten = time.monotonic()
-        self._write(DRIVER_PREFIX + self.id, this_process().tags() | {"beat": time.time()})
-
-
-def others_live(notes: Mapping[str, Any]) -> bool:
-    """Whether a driver of those that hold a study together may still be there, as far as its notes tell at once."""
-    found = [note for key, note in notes.items() if key.startswith(DRIVER_PREFIX) and note]
-    return any(not _is_dead(note, still=time.time() - note["beat"]) for note in found)
-
-
-def _is_dead(note: Mapping[str, Any], still: float) -> bool:
-    process = from_tags(note)
-    where = liveness(process, heard=note["beat"]) if process else "elsewhere"
-    return where == "gone" or (where == "elsewhere" and still >= SILENCE_SECONDS)
-
-
-LEASE_BEAT_SECONDS = 15.0
-LEASE_SILENCE_SECONDS = 120.0  # after so long without a beat the driver of another host counts as gone
-CLOCK_SECONDS = 5.0  # a clock that is corrected moves the time at which a process seems to have started
-SETTLE_SECONDS = 0.2  # two that start at once: the later write stands
-
-
-class Lease:
-    """The right to write in a study; taken on construction.
+    A driver on this host is dead when its process is. One on another host is dead when its heartbeat has stood still
+    for SILENCE_SECONDS while this driver was watching: clocks need not agree, and an outage of the database ages no
+    driver. Only a driver that starts, and cannot watch for so long, compares the last heartbeat with its own clock.
 
     Args:
-        read: what the study holds of a lease, or None.
-        write: keep it in the study.
+        read: return all attributes of the study.
+        write: set an attribute of the study.
+        exclusive: whether the study is to have no other driver.
 
     Raises:
-        UsageError: another driver lives.
+        UsageError: another driver is alive, and this one or that one is exclusive.
     """
 
-    def __init__(self, read: Callable[[], Any], write: Callable[[object], None]) -> None:
+    def __init__(
+        self, read: Callable[[], Mapping[str, Any]], write: Callable[[str, object], None], *, exclusive: bool
+    ) -> None:
+        self.id = secrets.token_hex(4)
         self._read, self._write = read, write
-        self._beaten = 0.0
-        me = psutil.Process()
-        self._mine = {"host": socket.gethostname(), "process": me.pid, "started": me.create_time()}
-        held = read()
-        if held and is_alive(held):
-            raise UsageError(
-                f"a study has one driver at a time: process {held['process']} on {held['host']} holds this one; "
-                "wait for it, stop it, or name another study"
-            )
-        self._renew(time.time())
-        time.sleep(SETTLE_SECONDS)
-        if not self._is_mine():
-            raise UsageError("a study has one driver at a time: another one began at this moment; try again")
+        self._exclusive = exclusive
+        # By id: last heartbeat, seconds for which it has stood still, and when that was read
+        self._watched: dict[str, tuple[float, float, float]] = {}
+        self._live = frozenset([self.id])
+        if rivals := self._rivals():
+            raise UsageError(_refusal(next(iter(rivals.values())), exclusive))
+        self._register(starting=exclusive)
+        try:
+            self._settle()
+        except BaseException:
+            self.close()
+            raise
+        dead = self.refresh()
+        if exclusive:
+            for driver in dead:
+                self.unregister(driver)
 
-    def beat(self) -> None:
-        """Say that this driver lives; cheap to call often.
+    def live_drivers(self) -> frozenset[str]:
+        """Return the ids of the drivers that were alive at the last `refresh`, this one among them."""
+        return self._live
+
+    def refresh(self) -> list[str]:
+        """Read which drivers are alive, and return the ids of those that are dead and still registered."""
+        now = time.monotonic()
+        dead = []
+        others = self._others()
+        for driver, entry in others.items():
+            heartbeat, still, read_at = self._watched.get(driver, (None, 0.0, now))
+            if entry["heartbeat"] == heartbeat:
+                # A longer pause was this driver's own, or the database's: it says nothing of the other driver
+                still += min(now - read_at, 2 * HEARTBEAT_SECONDS)
+            else:
+                still = 0.0
+            self._watched[driver] = (entry["heartbeat"], still, now)
+            # Beside an exclusive driver there are only dead ones, and those that are about to be refused
+            if self._exclusive or entry["exclusive"] or not _is_alive(entry, still):
+                dead.append(driver)
+        self._live = frozenset([self.id, *others]) - set(dead)
+        return dead
+
+    def heartbeat(self) -> bool:
+        """Renew this driver's entry if that is due, and return whether it was; cheap to call often.
 
         Raises:
-            UsageError: another driver holds the study, which took this one for gone: its machine slept, say.
+            UsageError: this driver's entry is gone: another driver took it for dead, after its machine slept, say.
         """
-        now = time.time()
-        if now - self._beaten <= LEASE_BEAT_SECONDS:
-            return
-        if not self._is_mine():
+        # By the wall clock too, since the monotonic one stands still while a machine sleeps
+        since = max(time.monotonic() - self._renewed, abs(time.time() - self._renewed_time))
+        if since <= HEARTBEAT_SECONDS:
+            return False
+        if not self._read().get(DRIVER_PREFIX + self.id):
+            if self._exclusive:
+                raise UsageError(
+                    "a study has one driver at a time: another one took over this study while this driver sent no "
+                    "heartbeat; let that one go on, or stop it and start again"
+                )
             raise UsageError(
-                "a study has one driver at a time: another one went on with this one while this driver was silent; "
-                "leave it to that, or stop that and start again"
+                "a driver must send a heartbeat at least every two minutes: the other drivers took this one for dead "
+                "and queued its trials again; start it again"
             )
-        self._renew(now)
+        self._register()
+        return True
 
-    def release(self) -> None:
-        """Leave the study to the next driver, if no other has taken it."""
-        if self._is_mine():
-            self._write(None)
+    def unregister(self, driver: str) -> None:
+        """Remove the entry of a dead driver, after its trials were requeued."""
+        self._write(DRIVER_PREFIX + driver, None)
 
-    def _renew(self, now: float) -> None:
-        self._beaten = now
-        self._write({**self._mine, "beat": now})
+    def close(self) -> None:
+        """Remove this driver's entry; its trials must have ended."""
+        self.unregister(self.id)
 
-    def _is_mine(self) -> bool:
-        held = self._read() or {}
-        return all(held.get(key) == value for key, value in self._mine.items())
+    def _others(self) -> dict[str, Mapping[str, Any]]:
+        """Return the entries of the other drivers by id."""
+        entries = {
+            key.removeprefix(DRIVER_PREFIX): entry
+            for key, entry in self._read().items()
+            if key.startswith(DRIVER_PREFIX) and entry
+        }
+        entries.pop(self.id, None)
+        return entries
+
+    def _rivals(self) -> dict[str, Mapping[str, Any]]:
+        """Return the entries of the live drivers beside which this one must not run."""
+        return {
+            driver: entry
+            for driver, entry in self._others().items()
+            if (self._exclusive or entry["exclusive"])
+            and _is_alive(entry, silence=time.time() - entry["heartbeat"])
+            and not _is_this_process(from_tags(entry))
+        }
+
+    def _settle(self) -> None:
+        """Decide between drivers that start at the same time, however slow the storage is.
+
+        Each has written its entry before it reads those of the others, so that of two at least one sees the other.
+        Of exclusive drivers that see each other while both start, the one with the smaller id stays. It waits for the
+        other's decision, which may have been made before the own entry could be seen (as in Lamport's bakery algorithm,
+        Communications of the ACM 17, 1974).
+
+        Raises:
+            UsageError: another driver stays.
+        """
+        until = time.monotonic() + SETTLE_SECONDS
+        while rivals := self._rivals():
+            if any(not entry["starting"] or driver < self.id for driver, entry in rivals.items()) or (
+                time.monotonic() > until
+            ):
+                raise UsageError("a study has one driver at a time: another one began at this moment; try again")
+            time.sleep(SETTLE_PAUSE_SECONDS)
+        if self._exclusive:
+            self._register()
+
+    def _register(self, *, starting: bool = False) -> None:
+        self._renewed, self._renewed_time = time.monotonic(), time.time()
+        entry = this_process().tags() | {
+            "exclusive": self._exclusive,
+            "starting": starting,
+            "heartbeat": self._renewed_time,
+        }
+        self._write(DRIVER_PREFIX + self.id, entry)
 
 
-def is_alive(held: dict[str, Any]) -> bool:
-    """Whether the driver that a lease names may still be there."""
-    if held["host"] != socket.gethostname():
-        return bool(time.time() - held["beat"] < LEASE_SILENCE_SECONDS)
-    try:
-        process = psutil.Process(held["process"])
-        same = abs(process.create_time() - held["started"]) < CLOCK_SECONDS  # else its number went to another
-        return same and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid()
-    except psutil.NoSuchProcess:
-        return False
+def _refusal(entry: Mapping[str, Any], exclusive: bool) -> str:
+    """Return why a driver may not start beside the live one of an entry."""
+    process = from_tags(entry)
+    if not exclusive:
+        return f"drivers must all be shared: {process} holds this study alone"
+    if not entry["exclusive"]:
+        return "drivers must be shared, as other drivers share this study: -P drivers=shared joins them"
+    return f"a study has one driver at a time: {process} holds this one; wait for it, stop it, or name another study"
+
+
+def _is_alive(entry: Mapping[str, Any], silence: float) -> bool:
+    """Return whether the driver of an entry may be alive.
+
+    Args:
+        entry: of the registry.
+        silence: seconds since its last heartbeat.
+    """
+    process = from_tags(entry)
+    state = liveness(process, heard=entry["heartbeat"]) if process else "elsewhere"
+    return state == "lives" or (state == "elsewhere" and silence < SILENCE_SECONDS)
+
+
+def _is_this_process(process: ProcessIdentity | None) -> bool:
+    """Return whether an entry is this process's own, left by an earlier search: no other process has its id."""
+    here = this_process()
+    return process is not None and replace(process, started=here.started) == here
 
 
 @dataclass
 class LockLease:
-    """Whether a lock was held to its end; known after it."""
+    """A time for which a lock was held."""
 
+    # Whether the server went away meanwhile, so that another process may have held the lock too; known at the end
     lost: bool = False
 
 
 class AdvisoryLock:
-    """An advisory lock (PostgreSQL 15, 13.3.5), of which a connection of its own is the holder."""
+    """A lock in a PostgreSQL database that one process at a time holds, until it is gone.
+
+    It is an advisory lock (PostgreSQL 15, 13.3.5), held by a connection of its own.
+    """
 
     def __init__(self, engine: Engine, name: str) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")  # else it would sit in a transaction
+        # AUTOCOMMIT, since the connection would otherwise sit in an open transaction while it holds the lock
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
 
     @contextmanager
-    def held(self) -> Iterator[LockLease]:
-        """Within it no other process holds the lock, unless the server went away: then `lost` is true at the end."""
-        held = LockLease()
-        line = retry_storage(self._take, self._engine.url.render_as_string(hide_password=False))
+    def locked(self) -> Iterator[LockLease]:
+        """Hold the lock while the block runs; whether it was lost meanwhile is known after that."""
+        lease = LockLease()
+        connection = retry_storage(self._acquire, self._engine.url.render_as_string(hide_password=False))
         try:
-            yield held
+            yield lease
         finally:
-            held.lost = not self._give_back(line)
+            lease.lost = not self._release(connection)
 
-    def _take(self) -> Connection:
-        line = self._engine.connect()
+    def _acquire(self) -> Connection:
+        connection = self._engine.connect()
         try:
-            line.execute(text("SELECT pg_advisory_lock(:key)"), {"key": self._key})
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": self._key})
         except BaseException:
-            line.invalidate()  # not back to the pool, where it might hold the lock
-            line.close()
+            # Not back to the pool, where it might go on holding the lock
+            connection.invalidate()
+            connection.close()
             raise
-        return line
+        return connection
 
-    def _give_back(self, line: Connection) -> bool:
+    def _release(self, connection: Connection) -> bool:
+        """Release the lock and return whether it was still held."""
         try:
-            return bool(line.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": self._key}).scalar())
+            return bool(connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": self._key}).scalar())
         except UNAVAILABLE:
             return False
         finally:
-            line.close()
+            connection.close()

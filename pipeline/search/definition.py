@@ -11,8 +11,8 @@ from pipeline.config.search import SearchFlags
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig, read_recipe
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import nearest, shown
-from pipeline.search import storage as study_storage
 from pipeline.search.distributions import coerce, contains, distribution, phrase
+from pipeline.search.storage_url import validate_storage_url
 
 SEARCHES = Path(__file__).parents[2] / "experiments" / "searches"
 PARTS = ("recipe", "space", "enqueue")  # of a file; every other line of it is a setting
@@ -48,7 +48,7 @@ def read_definition(name: str) -> SearchDefinition:
         settings = _recipe_of(said.get("recipe")) | settings
         storage = SearchFlags.build(settings).storage
         if storage is not None:
-            study_storage.check_storage_url(storage, {})
+            validate_storage_url(storage, {})
         return SearchDefinition(path, said["recipe"], settings, space, _enqueue(said.get("enqueue", []), space))
     except UsageError as error:
         raise UsageError(f"{path.absolute()}: {error}") from None

@@ -1,64 +1,69 @@
-"""A driver's hold on a study: alone, as most searches are, or together with others that share its budget."""
+"""The session of a search: how its driver holds the study, alone or with other drivers, and what its parts share."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
-from pipeline.runtime.errors import Unavailable, UsageError
-from pipeline.search.attributes import FINAL, FINAL_OF, FINISHER, LEASE, RUN_ID, WINNER
-from pipeline.search.coordination import Lease, is_alive, others_live
+from pipeline.runtime.console import Console
+from pipeline.runtime.errors import Unavailable
+from pipeline.search.attributes import FINAL, FINAL_OF, FINISHER, RUN_ID, WINNER
+from pipeline.search.coordination import DriverRegistry
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.study import Study
 from pipeline.tracking.study_run import StudyRun, join_study_run, open_study_run
 from pipeline.tracking.tags import Role, RunOutcome, RunRef
 
+# For events of trials, or until a tracking server that does not answer is asked again
+WAIT_SECONDS = 1.0
 
-class Coordinator(Protocol):
-    """What a search may do with its study, and with its run in MLflow."""
 
+class Coordinator(ABC):
+    """What a driver may do with its study and the study's MLflow run, beside other drivers or as the only one."""
+
+    @abstractmethod
     def open_run(self) -> StudyRun:
-        """Open the run of the study, or go on with it."""
-        ...
+        """Open the study's MLflow run, or reopen it where the search is resumed."""
 
-    def take_over(self) -> int:
-        """Queue again what lost drivers left and close its runs; returns how many trials that were."""
-        ...
+    @abstractmethod
+    def recover_stale_trials(self) -> int:
+        """Requeue the trials that dead drivers left running, close their runs, and return how many trials these are."""
 
-    def beat(self) -> None:
-        """Say that this driver lives; cheap to call often.
+    @abstractmethod
+    def heartbeat(self) -> None:
+        """Renew this driver's entry in the registry if that is due; cheap to call often.
 
         Raises:
-            UsageError: the study is another's now.
+            UsageError: another driver has taken this one for dead.
         """
-        ...
 
-    def finishes(self) -> bool:
-        """Whether the end of the search, with its final, is this driver's to carry out."""
-        ...
+    @abstractmethod
+    def claim_final(self) -> bool:
+        """Return whether this driver is the one that trains the finalists."""
 
-    def close(self, outcome: RunOutcome, reason: str) -> str | None:
-        """Close the runs that are this driver's to close; returns a line on what could not be told, if any."""
-        ...
+    @abstractmethod
+    def end_run(self, outcome: RunOutcome, reason: str) -> str | None:
+        """Close the MLflow runs that are this driver's to close.
 
-    def release(self) -> None:
-        """Leave the study to others."""
-        ...
+        Returns:
+            A line that says what could not be sent to the tracking server, if anything.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the study to other drivers."""
 
 
-class ExclusiveCoordinator:
-    """The one driver of a study.
+class ExclusiveCoordinator(Coordinator):
+    """The only driver of a study.
 
     Raises:
-        UsageError: another driver lives.
+        UsageError: another driver is alive.
     """
 
     def __init__(self, study: Study) -> None:
-        if others_live(study.attrs()):
-            raise UsageError("drivers must be shared, as other drivers share this study: -P drivers=shared joins them")
         self._study = study
-        self._lease = Lease(lambda: study.get_attr(LEASE), lambda value: study.set_attr(LEASE, value))
-        self.beat, self.release = self._lease.beat, self._lease.release
+        self._registry = DriverRegistry(study.attrs, study.set_attr, exclusive=True)
 
     def open_run(self) -> StudyRun:
         self._run = open_study_run(
@@ -67,108 +72,116 @@ class ExclusiveCoordinator:
         self._study.set_attr(RUN_ID, self._run.id)
         return self._run
 
-    def take_over(self) -> int:
-        lost = self._study.requeue_lost()
+    def recover_stale_trials(self) -> int:
+        stale = self._study.requeue_stale()
         self._run.close_lost()
-        return len(lost)
+        return len(stale)
 
-    def finishes(self) -> bool:
+    def heartbeat(self) -> None:
+        self._registry.heartbeat()
+
+    def claim_final(self) -> bool:
         return True
 
-    def close(self, outcome: RunOutcome, reason: str) -> str | None:
+    def end_run(self, outcome: RunOutcome, reason: str) -> str | None:
         return self._run.close(outcome, reason)
 
+    def close(self) -> None:
+        self._registry.close()
 
-class SharedCoordinator:
-    """One of the drivers that hold a study together.
+
+class SharedCoordinator(Coordinator):
+    """One of several drivers of a study.
 
     Raises:
-        UsageError: a driver holds it alone, or it does not lie on PostgreSQL.
+        UsageError: an exclusive driver is alive, or the study is not on PostgreSQL.
     """
 
     def __init__(self, study: Study) -> None:
-        held = study.get_attr(LEASE)
-        if held and is_alive(held):
-            raise UsageError(
-                f"drivers must all be shared: process {held['process']} on {held['host']} holds this study alone"
-            )
         self._study = study
-        self._drivers = study.share()
-        self._finishes = False
+        self._registry = study.share()
+        self._is_finisher = False
 
     def open_run(self) -> StudyRun:
-        with self._study.alone():  # one run, also where two begin at once
-            self._run = join_study_run(self._study.name, known=self._study.get_attr(RUN_ID), driver=self._drivers.id)
+        # Locked, so that two drivers that start at once open one run
+        with self._study.locked():
+            self._run = join_study_run(self._study.name, known=self._study.get_attr(RUN_ID), driver=self._registry.id)
             self._study.set_attr(RUN_ID, self._run.study_run.id)
         return self._run.study_run
 
-    def take_over(self) -> int:
-        with self._study.alone():
-            gone, lost = self._drivers.look(), self._study.requeue_lost()
-            if self._drivers.living() == {self._drivers.id}:
-                self._run.study_run.close_lost()  # what a driver left, too, that held the study alone
-        for driver in gone:
+    def recover_stale_trials(self) -> int:
+        with self._study.locked():
+            dead, stale = self._registry.refresh(), self._study.requeue_stale()
+            if self._is_alone():
+                self._run.study_run.close_lost()  # an exclusive driver may have left runs too
+        for driver in dead:
             self._run.close_driver(driver)
-            self._drivers.bury(driver)
-        return len(lost)
+            self._registry.unregister(driver)
+        return len(stale)
 
-    def beat(self) -> None:
-        if self._drivers.beat():
+    def heartbeat(self) -> None:
+        if self._registry.heartbeat():
             self._study.refresh()
-            if self._drivers.look():
-                self.take_over()
+            if self._registry.refresh():
+                self.recover_stale_trials()
 
-    def finishes(self) -> bool:
-        study, living = self._study, self._drivers.living
-        with study.alone() as held:
-            self._finishes = study.get_attr(FINISHER) not in living() - {self._drivers.id}
-            if self._finishes:
-                study.set_attr(FINISHER, self._drivers.id)
-                if study.get_attr(FINAL_OF) != study.n_finished():  # a winner among fewer trials is none any more
+    def claim_final(self) -> bool:
+        """Return whether this driver is the one that trains the finalists: the first that asks, as long as it lives."""
+        study = self._study
+        with study.locked() as lease:
+            others = self._registry.live_drivers() - {self._registry.id}
+            self._is_finisher = study.get_attr(FINISHER) not in others
+            if self._is_finisher:
+                study.set_attr(FINISHER, self._registry.id)
+                # The winner among fewer trials is not the winner any more
+                if study.get_attr(FINAL_OF) != study.n_finished():
                     study.set_attr(FINAL, None)
                     study.set_attr(WINNER, None)
                     study.set_attr(FINAL_OF, study.n_finished())
-        return self.finishes() if held.lost else self._finishes
+        return self.claim_final() if lease.lost else self._is_finisher
 
-    def close(self, outcome: RunOutcome, reason: str) -> str | None:
-        with self._study.alone():
-            last = self._drivers.living() == {self._drivers.id}
-        close = self._run.close if last or self._finishes else self._run.leave
-        return close(outcome, reason)
+    def end_run(self, outcome: RunOutcome, reason: str) -> str | None:
+        with self._study.locked():
+            is_last = self._is_alone()
+        if is_last or self._is_finisher:
+            return self._run.close(outcome, reason)
+        return self._run.leave(outcome, reason)
 
-    def release(self) -> None:
-        self._drivers.leave()
+    def close(self) -> None:
+        self._registry.close()
 
-
-WAIT_SECONDS = 1.0
+    def _is_alone(self) -> bool:
+        return self._registry.live_drivers() == {self._registry.id}
 
 
 @dataclass(frozen=True)
 class SearchContext:
-    """One driver's hold on a search."""
+    """What the parts of a search share: its study, its MLflow runs, where trials run, and the terminal."""
 
     study: Study
     runs: StudyRun
     executor: Executor
     interrupts: Callable[[], int]  # how often the process has been asked to stop
-    beat: Callable[[], None]  # to be called about once a second
-    say: Callable[[str], None]  # a line for the terminal
-    progress: Callable[[float, int, str], None] = lambda done, of, more: None  # so much of so many, and words after it
+    heartbeat: Callable[[], None]  # to be called about once a second
+    console: Console = field(default_factory=Console)
 
-    def events(self) -> list[EpochReport | TrialResult]:
-        """What has happened, after a second at most; if the process was asked to stop, so are the trials."""
+    def wait_for_events(self) -> list[EpochReport | TrialResult]:
+        """Return what trials have sent, after a second at most; stop the trials if the process was asked to stop."""
         if self.interrupts():
             self.executor.stop_all(now=self.interrupts() > 1)
-        happened = self.executor.events(WAIT_SECONDS)
-        self.beat()
-        return happened
+        events = self.executor.events(WAIT_SECONDS)
+        self.heartbeat()
+        return events
 
     def start_child(
         self, name: str, *, role: Role, tags: Mapping[str, str], parent: str | None = None
     ) -> RunRef | None:
-        """Open a run below the study's, as soon as the tracking server answers; None if asked to stop before.
+        """Open an MLflow run below the study's, as soon as the tracking server answers.
 
-        Running trials go on meanwhile, but nobody listens to them.
+        Meanwhile running trials go on, but their events are not read.
+
+        Returns:
+            The run, or None if the process was asked to stop before.
         """
         while True:
             try:
@@ -176,13 +189,13 @@ class SearchContext:
             except Unavailable:
                 if self.interrupts():
                     return None
-                self.beat()
+                self.heartbeat()
                 time.sleep(WAIT_SECONDS)
 
-    def alone(self, job: TrialJob) -> TrialResult:
-        """Carry out one job, while nothing else runs."""
+    def run_job(self, job: TrialJob) -> TrialResult:
+        """Run one job while no other runs, and return its result."""
         self.executor.start(job, minutes=None)
         while True:
-            for event in self.events():
+            for event in self.wait_for_events():
                 if isinstance(event, TrialResult):
                     return event

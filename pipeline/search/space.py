@@ -18,8 +18,9 @@ from pipeline.config.search import SearchConfig, SearchFlags
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import printable
-from pipeline.search import definition, storage
+from pipeline.search import definition
 from pipeline.search.distributions import bounds, sample, snap_to_step, values
+from pipeline.search.storage_url import validate_storage_url
 
 # A study goes on where one of these has changed. Any other change makes it a new one.
 BUDGETS_AND_PLACES = frozenset(
@@ -58,17 +59,17 @@ class SearchSpec:
         Raises:
             UsageError: a value that no run could hold.
         """
-        return TrainingConfig.build(dict(self.base) | self.exact(params))
+        return TrainingConfig.build(dict(self.base) | self.snap(params))
 
-    def exact(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def snap(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Drawn values as a search file would spell them."""
         return {setting: snap_to_step(self.space.get(setting), value) for setting, value in params.items()}
 
-    def drawn(self, random: np.random.Generator) -> dict[str, Any]:
+    def sample(self, random: np.random.Generator) -> dict[str, Any]:
         """A configuration at random, whether or not it fits the images."""
         return {setting: sample(of, random) for setting, of in self.space.items()}
 
-    def differences(self) -> dict[str, str]:
+    def differing_settings(self) -> dict[str, str]:
         """What every trial holds that the recipe does not say, as text: from the search's file and the flags."""
         recipe = TrainingConfig.build(training.read_recipe(self.recipe))
         return {
@@ -77,12 +78,12 @@ class SearchSpec:
             if setting not in self.space and getattr(self.base, setting) != getattr(recipe, setting)
         }
 
-    def configurations(self) -> int | None:
+    def n_configurations(self) -> int | None:
         """How many there are, those that do not fit the images among them; None if a range is continuous."""
         each = [values(of) for of in self.space.values()]
         return None if None in each else math.prod(len(known) for known in each if known is not None)
 
-    def study(self, data_fingerprint: str) -> str:
+    def study_name(self, data_fingerprint: str) -> str:
         """The name of the study that the search makes, or goes on with."""
         return printable(self.settings.study or f"{self.name}-{self.fingerprint(data_fingerprint)}")
 
@@ -123,7 +124,7 @@ def parse_search(arguments: Sequence[str], *, program: str, description: str) ->
             raise UsageError(f"{setting} must not be given, as it is searched: space in {file.path.absolute()}")
     flags = SearchFlags.build(file.settings | given)
     if "storage" in given and flags.storage is not None:
-        storage.check_storage_url(flags.storage, os.environ)
+        validate_storage_url(flags.storage, os.environ)
     if len(flags.metric) > 1 and "pruner" not in flags.model_fields_set:
         flags = flags.model_copy(update={"pruner": "none"})
     search = SearchSpec(
@@ -192,7 +193,7 @@ def check_against_data(search: SearchSpec, *, image_shape: Sequence[int], traini
 
 def _check_method(search: SearchSpec) -> None:
     """Refuse a metric, sampler and pruner that do not go together."""
-    metric, many = search.settings.metric, search.configurations()
+    metric, many = search.settings.metric, search.n_configurations()
     if not {"val_accuracy", "val_loss"} & set(metric):
         raise UsageError(f"metric must have val_accuracy or val_loss among them, got {','.join(metric)}")
     if len(metric) > 1 and search.settings.pruner != "none":

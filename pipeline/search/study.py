@@ -1,7 +1,7 @@
-"""An Optuna study that a driver holds: what to try next, what came of it, and how far the budget goes."""
+"""An Optuna study: which configuration to try next, what became of the others, and how much of the budget is left."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, product
@@ -12,290 +12,352 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.runtime.errors import UsageError
-from pipeline.search.attributes import ABANDONED, ATTEMPT, DRIVER, DUPLICATE_OF, INFEASIBLE, NODE_LOSSES, TRAINABLE
+from pipeline.search.attributes import (
+    ABANDONED,
+    ATTEMPT,
+    DRIVER,
+    DUPLICATE_OF,
+    INFEASIBLE,
+    NODE_LOSSES,
+    SEARCHED_SECONDS,
+    TRAINABLE,
+)
 from pipeline.search.coordination import AdvisoryLock, DriverRegistry, LockLease
 from pipeline.search.distributions import values
 from pipeline.search.space import SearchSpec, infeasibility
 from pipeline.search.storage import SingleWriterCache, open_storage
 
-RE_ASKS = 30  # draws in a row that have been tried before, until one that has not is taken at random
-ENUMERATED = 10_000  # a space with more configurations is not written out: each is checked, a second for all
-DRAWS = 10_000  # at random from such a space, until those that fit the images count as used up
-
-QUEUED = "fixed_params"  # Optuna's own, of a trial that was enqueued
+# Draws in a row that repeat an earlier configuration, before an untried one is taken at random
+MAX_REDRAWS = 30
+# A larger space is not written out: to check that many configurations against the images takes a second
+MAX_ENUMERATED = 10_000
+# Random draws from such a space, after which the configurations that fit the images count as used up
+MAX_RANDOM_DRAWS = 10_000
+# Optuna's own system attribute of a trial that was enqueued
+QUEUED_PARAMS = "fixed_params"
 
 
 @dataclass(frozen=True)
 class TrialProposal:
-    """A configuration to be trained, under its number in the study."""
+    """A configuration to train, and the number of its trial in the study."""
 
     number: int
     params: Mapping[str, Any]
-    attempt: int  # counted from 1; more where a process died under it
-    node_losses: int  # how often it has lost its node
+    attempt: int  # counted from 1; more after a crash
+    node_losses: int  # how many nodes were lost under this configuration
 
 
 class Study:
-    """The trials of one question, kept in Optuna's storage; every method writes at once, so that a kill loses nothing.
+    """The trials of a search, kept in Optuna's storage.
 
-    Optuna sees an out-of-memory or infeasible configuration as PRUNED with a violated constraint: told as FAIL it would
-    propose the like again and again.
+    Every method writes at once, so that a kill loses nothing.
+
+    A configuration that is infeasible or runs out of memory is a PRUNED trial with a violated constraint: if it were
+    told as FAIL, Optuna would propose similar ones again and again.
     """
 
     def __init__(
         self, search: SearchSpec, *, url: str | None, name: str, image_shape: Sequence[int], training_images: int
     ) -> None:
-        """Open the study, or begin it.
+        """Open the study, or create it.
 
         Args:
+            search: what is searched.
             url: of the storage; None keeps the study in memory.
+            name: of the study.
             image_shape: (height, width, channels), in pixels.
-            training_images: how many there are after the split.
+            training_images: number of training images after the split.
+
+        Raises:
+            UsageError: the storage cannot be opened.
         """
         self.search = search
         self.name = name
-        self._fits: Callable[[Mapping[str, object]], str | None] = lambda params: infeasibility(
-            search, params, image_shape=image_shape, training_images=training_images
-        )
+        self._image_shape, self._training_images = image_shape, training_images
         self._storage = open_storage(url)
         self._study = optuna.create_study(
             study_name=name, storage=self._storage, directions=search.directions, load_if_exists=True
         )
-        self._drivers: DriverRegistry | None = None
+        self._registry: DriverRegistry | None = None
+        self._lock: AdvisoryLock | None = None
         self._seed(search.base.seed, len(self.trials()))
         self._study.pruner = _pruner(search)
-        for params in search.enqueue:  # skipped where they are there: a kill may have come between two of them
+        # Those that are there already are skipped, as a kill may have come between two of them
+        for params in search.enqueue:
             self._study.enqueue_trial(dict(params), skip_if_exists=True)
-        self._asked: dict[int, optuna.Trial] = {}
-        self._abandoned: set[str] = set()  # configurations that failed for good; the next driver tries them again
-        self._fitting: dict[str, dict[str, Any]] | None = None
-
-    def _seed(self, *seeds: int) -> None:
-        seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
-        self._random = np.random.default_rng(seed)
-        self._study.sampler = _sampler(self.search, seed)
+        self._running: dict[int, optuna.Trial] = {}
+        # Keys of configurations that failed for good; the next driver tries them again
+        self._abandoned: set[str] = set()
+        self._feasible: dict[str, dict[str, Any]] | None = None
 
     def share(self) -> DriverRegistry:
-        """Hold the study together with other drivers from now on; returns this one among them.
+        """Share the study with other drivers from now on, and return their registry.
 
         Raises:
-            UsageError: it lies where they cannot have a lock.
+            UsageError: the study is not on PostgreSQL, which has the lock that drivers share, or an exclusive driver
+                holds it.
         """
         engine = self._storage.backend.engine if isinstance(self._storage, SingleWriterCache) else None
         if engine is None or engine.dialect.name != "postgresql":
             raise UsageError("drivers=shared must have its study on PostgreSQL: storage=postgresql://me@host/studies")
-        self._lock = AdvisoryLock(engine, self.name)
-        self._drivers = DriverRegistry(self.attrs, self.set_attr)
-        self._seed(self.search.base.seed, len(self.trials()), int(self._drivers.id, 16))  # else all drew the same
-        return self._drivers
+        registry = DriverRegistry(self.attrs, self.set_attr, exclusive=False)
+        self._registry, self._lock = registry, AdvisoryLock(engine, self.name)
+        # Each driver has its own seed, as all would draw the same configurations otherwise
+        self._seed(self.search.base.seed, len(self.trials()), int(registry.id, 16))
+        return registry
 
     @property
     def shared(self) -> bool:
-        return self._drivers is not None
+        """Return whether other drivers may write in the study."""
+        return self._registry is not None
 
     @contextmanager
-    def alone(self) -> Iterator[LockLease]:
-        """Within it no other driver asks or takes over, and what they have written is known."""
-        if self._drivers is None:
+    def locked(self) -> Iterator[LockLease]:
+        """Hold the lock that all drivers of the study share, and know what the others have written."""
+        if self._registry is None or self._lock is None:
             yield LockLease()
             return
-        with self._lock.held() as held:
+        with self._lock.locked() as lease:
             self.refresh()
-            self._drivers.look()
-            yield held
+            self._registry.refresh()
+            yield lease
 
     def refresh(self) -> None:
-        """See what other drivers have written."""
+        """Read at the next access what other drivers have written."""
         if isinstance(self._storage, SingleWriterCache):
             self._storage.refresh()
 
-    def running(self) -> int:
-        """Trials on their way, those of other drivers too."""
-        if not self.shared:
-            return len(self._asked)
-        return sum(trial.state == TrialState.RUNNING for trial in self.trials())
-
     def trials(self) -> list[FrozenTrial]:
-        """All trials, by number; not to be changed."""
+        """Return all trials by number; they must not be changed."""
         return self._study.get_trials(deepcopy=False)
 
+    def n_running(self) -> int:
+        """Return the number of running trials, those of other drivers included."""
+        if not self.shared:
+            return len(self._running)
+        return sum(trial.state == TrialState.RUNNING for trial in self.trials())
+
+    def n_finished(self) -> int:
+        """Return the number of trials that count against the budget: complete or pruned, but nothing that was free."""
+        finished = {TrialState.COMPLETE, TrialState.PRUNED}
+        return sum(trial.state in finished and not _is_free(trial) for trial in self.trials())
+
     def set_attr(self, key: str, value: object) -> None:
-        """Keep something of the study's own, as JSON."""
+        """Set an attribute of the study, a value that JSON can hold."""
         self._study.set_user_attr(key, value)
 
     def get_attr(self, key: str) -> Any:
-        """What was kept, or None; read from the storage, where another process may have written."""
+        """Return an attribute of the study, or None; read from the storage, where another process may have set it."""
         return self.attrs().get(key)
 
     def attrs(self) -> Mapping[str, Any]:
-        """All that was kept."""
+        """Return all attributes of the study."""
         return self._storage.get_study_user_attrs(self._study._study_id)
 
-    def n_finished(self) -> int:
-        """Trials that count: completed or pruned, neither duplicates nor infeasible."""
-        done = {TrialState.COMPLETE, TrialState.PRUNED}
-        return sum(trial.state in done and not _free(trial) for trial in self.trials())
+    def searched_seconds(self) -> float:
+        """Return for how long the study has been searched, as far as a driver has recorded it."""
+        return float(self.get_attr(SEARCHED_SECONDS) or 0)
 
-    def requeue_lost(self) -> list[FrozenTrial]:
-        """Give up the trials that run for no driver and queue their configurations again; returns them."""
-        living = self._living()
-        lost = [
-            trial
-            for trial in self.trials()
-            if trial.state == TrialState.RUNNING
-            and trial.number not in self._asked
-            and trial.user_attrs.get(DRIVER) not in living
-        ]
-        for trial in lost:  # queued first: a kill between the two repeats a configuration rather than lose it
-            params = trial.system_attrs.get(QUEUED, {}) | trial.params  # which it may not have been given all yet
-            self._enqueue(params, **_history(trial))
-            self._study.tell(trial.number, state=TrialState.FAIL)
-        return lost
+    def record_searched_seconds(self, seconds: float) -> None:
+        """Record for how long the study has been searched, unless another driver has recorded more."""
+        if self._lock is None:
+            self.set_attr(SEARCHED_SECONDS, max(seconds, self.searched_seconds()))
+            return
+        # Locked, since another driver may write between reading and writing
+        with self._lock.locked():
+            self.set_attr(SEARCHED_SECONDS, max(seconds, self.searched_seconds()))
 
     def ask(self) -> TrialProposal | None:
-        """The next configuration to train; None where no further one that fits the images is known."""
-        self.requeue_lost()  # a storage that went away may have begun one without telling
+        """Return the next configuration to train, or None if no untried one that fits the images is known."""
+        # A storage that was unavailable may have started a trial whose number never reached this process
+        self.requeue_stale()
         untried = self._untried()
         if untried == []:
             return None
-        for _ in range(RE_ASKS):
-            if untried and self.search.settings.sampler == "grid" and not self._waiting():
+        for _ in range(MAX_REDRAWS):
+            if untried and self.search.settings.sampler == "grid" and not self._is_waiting():
                 self._enqueue(untried[0])
             if proposal := self._draw():
                 return proposal
         if untried is None:
             tried = self._tried()
-            untried = list(islice((params for params in self.at_random() if _key(params) not in tried), 1))
+            untried = list(islice((params for params in self.random_configurations() if _key(params) not in tried), 1))
         if not untried:
             return None
         self._enqueue(untried[self._random.integers(len(untried))])
         return self._draw()
 
-    def at_random(self) -> Iterator[dict[str, Any]]:
-        """Configurations that fit the images, as they come; some may come again."""
-        draws = (self.search.drawn(self._random) for _ in range(DRAWS))
-        return (params for params in draws if self._fits(params) is None)
+    def random_configurations(self) -> Iterator[dict[str, Any]]:
+        """Yield random configurations that fit the images; some may come again."""
+        for _ in range(MAX_RANDOM_DRAWS):
+            params = self.search.sample(self._random)
+            if self._infeasibility(params) is None:
+                yield params
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Take a trial's value at an epoch; returns whether it should be pruned."""
+        """Record a trial's value at an epoch, counted from 1, and return whether the trial should be pruned."""
+        # Optuna ranks no unfinished trial by two metrics
         if len(self.search.directions) > 1:
-            return False  # Optuna ranks no unfinished trial among two metrics
-        self._asked[number].report(value, epoch)
-        return self._asked[number].should_prune()
+            return False
+        self._running[number].report(value, epoch)
+        return self._running[number].should_prune()
 
-    def complete(self, number: int, found: Sequence[float]) -> None:
-        """Tell the values of a trial that went to its end."""
-        self._tell_complete(self._asked.pop(number), found)
+    def set_trial_attrs(self, number: int, attrs: Mapping[str, object]) -> None:
+        """Set attributes of a running trial."""
+        for name, value in attrs.items():
+            self._running[number].set_user_attr(name, value)
+
+    def complete(self, number: int, values: Sequence[float]) -> None:
+        """End a trial as complete, with a value for each metric."""
+        self._tell_complete(self._running.pop(number), values)
 
     def prune(self, number: int, *, violation: bool = False) -> None:
-        """Tell of a trial that ended early; `violation` where its configuration cannot be trained here at all."""
-        self._tell_pruned(self._asked.pop(number), violation=violation)
+        """End a trial as pruned.
 
-    def fail(self, number: int, *, again: bool) -> None:
-        """Tell of a trial that died; `again` queues its configuration once more."""
-        trial = self._asked.pop(number)
-        if again:
+        Args:
+            number: of the trial.
+            violation: whether its configuration cannot be trained here at all.
+        """
+        self._tell_pruned(self._running.pop(number), violation=violation)
+
+    def fail(self, number: int, *, retry: bool) -> None:
+        """End a trial as failed; with `retry` its configuration is queued as the next attempt."""
+        trial = self._running.pop(number)
+        if retry:
             history = _history(trial)
             self._enqueue(trial.params, **history | {ATTEMPT: history[ATTEMPT] + 1})
         else:
-            self._abandoned.add(_key(self.search.exact(trial.params)))
-            if self._drivers:
+            self._abandoned.add(_key(self.search.snap(trial.params)))
+            if self.shared:
                 trial.set_user_attr(ABANDONED, True)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def requeue(self, number: int, *, lost: bool = False) -> None:
-        """Tell of a trial that was stopped through no fault of its own: it is queued as if it had not begun.
+    def requeue(self, number: int, *, node_lost: bool = False) -> None:
+        """Queue the configuration of a trial again that was stopped through no fault of its own, as the same attempt.
 
         Args:
-            lost: with its node, which may have been its fault: that is counted.
+            number: of the trial.
+            node_lost: whether it was stopped by the loss of its node. The configuration may have caused that, so the
+                losses are counted.
         """
-        trial = self._asked.pop(number)
+        trial = self._running.pop(number)
         history = _history(trial)
-        self._enqueue(trial.params, **history | {NODE_LOSSES: history[NODE_LOSSES] + lost})
+        if node_lost:
+            history[NODE_LOSSES] += 1
+        self._enqueue(trial.params, **history)
         self._study.tell(trial, state=TrialState.FAIL)
 
-    def annotate(self, number: int, figures: Mapping[str, object]) -> None:
-        """Keep figures of a running trial for the tables."""
-        for name, value in figures.items():
-            self._asked[number].set_user_attr(name, value)
+    def requeue_stale(self) -> list[FrozenTrial]:
+        """Queue the configurations of running trials again that no live driver trains, and return these trials."""
+        live = self._live_drivers()
+        stale = [
+            trial
+            for trial in self.trials()
+            if trial.state == TrialState.RUNNING
+            and trial.number not in self._running
+            and trial.user_attrs.get(DRIVER) not in live
+        ]
+        # Queued first: a kill between the two repeats a configuration, rather than losing it
+        for trial in stale:
+            # A trial may not have been given all of its parameters yet
+            params = trial.system_attrs.get(QUEUED_PARAMS, {}) | trial.params
+            self._enqueue(params, **_history(trial))
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        return stale
 
     def best(self) -> FrozenTrial | None:
-        """The complete trial with the best first value, the first of equals; None where none is complete."""
+        """Return the complete trial with the best first value, the earlier of equals; None if no trial is complete."""
         ranked = self.ranked()
         return ranked[0] if ranked else None
 
     def ranked(self) -> list[FrozenTrial]:
-        """The complete trials, best first value first, the earlier of equals first; no duplicates."""
+        """Return the complete trials without duplicates, best first value first, the earlier of equals first."""
         sign = -1 if self.search.directions[0] == "maximize" else 1
-        done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE and not _free(trial)]
-        return sorted(done, key=lambda trial: (sign * trial.values[0], trial.number))
+        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE and not _is_free(trial)]
+        return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
 
-    def front(self) -> list[int]:
-        """Numbers of the trials that no other beats in both of two metrics, by number."""
-        return sorted(trial.number for trial in self._study.best_trials if not _free(trial))
+    def pareto_front(self) -> list[int]:
+        """Return the numbers of the trials that no other trial beats in both of two metrics."""
+        return sorted(trial.number for trial in self._study.best_trials if not _is_free(trial))
 
-    def counted(self) -> bool:
-        """Whether the space is small enough to know when all of it has been tried."""
-        many = self.search.configurations()
-        return many is not None and many <= ENUMERATED
+    def is_enumerable(self) -> bool:
+        """Return whether the space is small enough to know when all of it has been tried."""
+        number = self.search.n_configurations()
+        return number is not None and number <= MAX_ENUMERATED
 
     def importances(self) -> dict[str, float]:
-        """Share of the first metric's variation that each setting explains (fANOVA); empty below four values."""
-        done = self.ranked()
-        if len({trial.values[0] for trial in done}) < 4 or len(self.search.space) < 2:
+        """Return the share of the first metric's variance that each setting explains (fANOVA).
+
+        It is empty with fewer than four different values.
+        """
+        if len({trial.values[0] for trial in self.ranked()}) < 4 or len(self.search.space) < 2:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         return optuna.importance.get_param_importances(
             self._study, evaluator=evaluator, target=lambda trial: trial.values[0]
         )
 
+    def _seed(self, *seeds: int) -> None:
+        """Seed the sampler and this study's own random choices."""
+        seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+        self._random = np.random.default_rng(seed)
+        self._study.sampler = _sampler(self.search, seed)
+
     def _draw(self) -> TrialProposal | None:
-        """One draw of the sampler; None if it was answered from the record or cannot be trained."""
+        """Draw once from the sampler; return None for a duplicate or an infeasible configuration, which it records."""
         trial = self._study.ask(dict(self.search.space))
-        if self._drivers:
-            trial.set_user_attr(DRIVER, self._drivers.id)
-        params = self.search.exact(trial.params)
-        same = next((old for old in self.trials() if old.number < trial.number and self._covers(old, params)), None)
+        if self._registry:
+            trial.set_user_attr(DRIVER, self._registry.id)
+        params = self.search.snap(trial.params)
+        same = next((old for old in self.trials() if old.number < trial.number and self._duplicates(old, params)), None)
         if same is not None:
             trial.set_user_attr(DUPLICATE_OF, same.number)
-            self._repeat(trial, same)
+            self._tell_duplicate(trial, same)
             return None
-        if reason := self._fits(params):
+        if reason := self._infeasibility(params):
             trial.set_user_attr(INFEASIBLE, reason)
             self._tell_pruned(trial, violation=True)
             return None
-        self._asked[trial.number] = trial
+        self._running[trial.number] = trial
         return TrialProposal(trial.number, params, **_history(trial))
 
-    def _covers(self, old: FrozenTrial, params: Mapping[str, object]) -> bool:
-        """Whether an older trial answers for these settings, or is about to: one that waits or runs again does not."""
+    def _infeasibility(self, params: Mapping[str, object]) -> str | None:
+        """Return why a configuration does not fit the images, or None if it does."""
+        return infeasibility(self.search, params, image_shape=self._image_shape, training_images=self._training_images)
+
+    def _duplicates(self, old: FrozenTrial, params: Mapping[str, object]) -> bool:
+        """Return whether an older trial has, or is about to have, the result of these settings."""
         key = _key(params)
-        if DUPLICATE_OF in old.user_attrs or _key(self.search.exact(old.params)) != key:
+        if DUPLICATE_OF in old.user_attrs or _key(self.search.snap(old.params)) != key:
             return False
-        return self._settled(old, key)
+        return self._is_final(old, key)
 
-    def _settled(self, trial: FrozenTrial, key: str) -> bool:
-        for_good = key in self._abandoned or (
-            ABANDONED in trial.user_attrs and trial.user_attrs[DRIVER] in self._living()
+    def _is_final(self, trial: FrozenTrial, key: str) -> bool:
+        """Return whether a trial's configuration is not to be trained again: it neither waits nor may be retried."""
+        abandoned = key in self._abandoned or (
+            ABANDONED in trial.user_attrs and trial.user_attrs[DRIVER] in self._live_drivers()
         )
-        return trial.state != TrialState.WAITING and (trial.state != TrialState.FAIL or for_good)
+        return trial.state != TrialState.WAITING and (trial.state != TrialState.FAIL or abandoned)
 
-    def _living(self) -> frozenset[str]:
-        return self._drivers.living() if self._drivers else frozenset()
+    def _live_drivers(self) -> frozenset[str]:
+        """Return the ids of the live drivers that share the study; none if it is not shared."""
+        return self._registry.live_drivers() if self._registry else frozenset()
 
-    def _repeat(self, trial: optuna.Trial, same: FrozenTrial) -> None:
+    def _tell_duplicate(self, trial: optuna.Trial, same: FrozenTrial) -> None:
+        """End a trial as the one ended that has the same configuration."""
         if same.state == TrialState.COMPLETE:
             self._tell_complete(trial, same.values)
         elif same.state == TrialState.PRUNED:
             for epoch, value in same.intermediate_values.items():
                 trial.report(value, epoch)
             self._tell_pruned(trial, violation=same.constraints.get(TRAINABLE, 0.0) > 0)
-        else:  # there is no value, or not yet
+        else:
+            # It has no value, or has none yet
             self._study.tell(trial, state=TrialState.FAIL)
 
-    def _tell_complete(self, trial: optuna.Trial, found: Sequence[float]) -> None:
+    def _tell_complete(self, trial: optuna.Trial, values: Sequence[float]) -> None:
         trial.set_constraint(TRAINABLE, 0.0)
-        self._study.tell(trial, list(found))
+        self._study.tell(trial, list(values))
 
     def _tell_pruned(self, trial: optuna.Trial, *, violation: bool) -> None:
         trial.set_constraint(TRAINABLE, float(violation))
@@ -304,49 +366,54 @@ class Study:
     def _enqueue(self, params: Mapping[str, Any], *, attempt: int = 1, node_losses: int = 0) -> None:
         self._study.enqueue_trial(dict(params), user_attrs={ATTEMPT: attempt, NODE_LOSSES: node_losses})
 
-    def _waiting(self) -> bool:
+    def _is_waiting(self) -> bool:
+        """Return whether a configuration is queued."""
         return any(trial.state == TrialState.WAITING for trial in self.trials())
 
     def _untried(self) -> list[dict[str, Any]] | None:
-        """The configurations that fit the images and that no trial answers for; None where they cannot be counted."""
-        if not self.counted():
+        """Return the untried configurations that fit the images, or None where the space is too large to list."""
+        if not self.is_enumerable():
             return None
-        if self._fitting is None:
-            names = list(self.search.space)
-            every = product(*(values(self.search.space[name]) or () for name in names))
-            combinations = (dict(zip(names, combination, strict=True)) for combination in every)
-            self._fitting = {_key(params): params for params in combinations if self._fits(params) is None}
+        if self._feasible is None:
+            choices = [values(distribution) or () for distribution in self.search.space.values()]
+            configurations = [dict(zip(self.search.space, chosen, strict=True)) for chosen in product(*choices)]
+            self._feasible = {_key(params): params for params in configurations if self._infeasibility(params) is None}
         tried = self._tried()
-        return [params for key, params in self._fitting.items() if key not in tried]
+        return [params for key, params in self._feasible.items() if key not in tried]
 
     def _tried(self) -> set[str]:
-        keys = ((trial, _key(self.search.exact(trial.params))) for trial in self.trials())
-        return {key for trial, key in keys if self._settled(trial, key)}
+        """Return the keys of the configurations that are not to be trained again."""
+        keys = ((trial, _key(self.search.snap(trial.params))) for trial in self.trials())
+        return {key for trial, key in keys if self._is_final(trial, key)}
 
 
 def _key(params: Mapping[str, object]) -> str:
+    """Return a text that is the same for the same configuration."""
     return json.dumps(params, sort_keys=True, default=str)
 
 
 def _history(trial: optuna.Trial | FrozenTrial) -> dict[str, int]:
-    """What a trial's configuration has been through, as `Asked` has it."""
+    """Return a configuration's attempt and its node losses, as the arguments of `_enqueue` and TrialProposal."""
     return {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1), NODE_LOSSES: trial.user_attrs.get(NODE_LOSSES, 0)}
 
 
-def _free(trial: FrozenTrial) -> bool:
+def _is_free(trial: FrozenTrial) -> bool:
+    """Return whether a trial costs no budget, as nothing was trained for it."""
     return DUPLICATE_OF in trial.user_attrs or INFEASIBLE in trial.user_attrs
 
 
 def _sampler(search: SearchSpec, seed: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of a search; a grid is walked by enqueuing its configurations."""
     if search.settings.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-    return optuna.samplers.RandomSampler(seed=seed)  # a grid is walked by what is enqueued
+    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _pruner(search: SearchSpec) -> optuna.pruners.BasePruner:
+    """Return the pruner of a search."""
     settings = search.settings
     if settings.pruner == "none":
         return optuna.pruners.NopPruner()
-    # while the learning rate is high, accuracies say little of how trials end (experiments/README.md)
+    # While the learning rate is high, accuracies say little about how trials end (experiments/README.md)
     warmup = search.base.epochs // 2 if settings.pruner_epochs is None else settings.pruner_epochs
     return optuna.pruners.MedianPruner(n_startup_trials=settings.pruner_trials, n_warmup_steps=warmup)

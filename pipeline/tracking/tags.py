@@ -42,7 +42,7 @@ class Tag:
     DRIVER: Final = "driver"
     TRIAL_STATE: Final = "trial.state"  # a TrialOutcome, or RUNNING
     TRIAL_NUMBER: Final = "trial.number"
-    FINAL_RANK: Final = "final.rank"  # among the finalists
+    FINAL_RANK: Final = "final.rank"  # of a finalist among the trials, from 1
 
     # runs that registered a model
     REGISTERED: Final = "registered"  # the version's URI

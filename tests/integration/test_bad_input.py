@@ -310,7 +310,7 @@ def test_any_search_holds_what_its_runs_can_or_is_refused_in_one_line(tmp_path, 
     if found := accepted(search_from, [str(path)], program="p", description="d"):
         for setting, of in found.space.items():
             for value in bounds(of):
-                assert getattr(found.config({setting: value}), setting) == found.exact({setting: value})[setting]
+                assert getattr(found.config({setting: value}), setting) == found.snap({setting: value})[setting]
 
 
 def test_refusing_settings_and_their_files_imports_nothing_slow(tmp_path):

@@ -18,7 +18,7 @@ from pipeline.tracking.tags import Tag
 from tests.support.deployed import called, settings
 from tests.support.ports import free_port
 from tests.support.postgres import PASSWORD
-from tests.support.scripted import SIX
+from tests.support.scripted import DISCRETE
 from tests.support.sleepers import ROOT, finish, noted, start_sleeper, wait_for, with_programs
 from tests.support.stores import environment
 
@@ -83,7 +83,7 @@ def server(postgres, tmp_path_factory):
 def searched(server, postgres, tmp_path_factory):
     """Two drivers on one study, during whose trials PostgreSQL restarts; the folder of their notes."""
     folder = tmp_path_factory.mktemp("searched")
-    given = {"text": SIX, "uri": server.uri, "storage": server.databases["studies"]}
+    given = {"text": DISCRETE, "uri": server.uri, "storage": server.databases["studies"]}
     variables = ADMIN | {"PGPASSWORD": PASSWORD}
     flags = ["--trials", "6", "--final_top", "1", "--final_seeds", "1"]
     both = [start_sleeper(folder, 0.3, *flags, **given, variables=variables) for _ in range(2)]

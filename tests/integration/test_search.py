@@ -112,9 +112,7 @@ def test_the_parent_holds_the_answer_and_the_evidence(searched):
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best_val_accuracy"] == study.best_value
     folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{parent.info.run_id}/"))
-    figures = (
-        "optimization_history parameter_importances parallel_coordinates slices accuracy_against_parameters curves"
-    )
+    figures = "optimization_history parameter_importances parallel_coordinates slices accuracy_vs_parameters curves"
     there = {path.stem for path in (folder / "plots").glob("*.png")}
     assert set(figures.split()) <= there
     board = pd.read_csv(folder / "leaderboard.csv")

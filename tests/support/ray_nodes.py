@@ -14,11 +14,10 @@ from ray.cluster_utils import Cluster as Nodes
 from pipeline.search.executors.base import EpochReport
 from pipeline.search.executors.ray_executor import RayExecutor
 from pipeline.search.loop import SearchLoop
-from pipeline.search.session import SearchContext
 from pipeline.tracking.study_run import open_study_run
 from pipeline.tracking.tags import RunOutcome, Tag
 from tests.support import misbehaving
-from tests.support.scripted import RANGE, made_search, mlflow_store, opened
+from tests.support.scripted import CONTINUOUS, RecordingConsole, make_search, mlflow_store, open_study, search_context
 
 SOON = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_timeout_ms": 3000}
 
@@ -53,21 +52,19 @@ def main(folder, address):
     cluster.nodes, cluster.places = nodes, []
     cluster.first = [nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)]
     nodes.wait_for_nodes()
-    search = made_search(folder, RANGE, "--trials", "6", "--pruner", "none")
-    study, said = opened(folder, search), []
+    search = make_search(folder, CONTINUOUS, "--trials", "6", "--pruner", "none")
+    study, console = open_study(folder, search), RecordingConsole()
     with mlflow_store(folder), cluster as executor:
         runs = open_study_run("mine", known=None, trials=0)
         before = executor.describe()
-        ending = SearchLoop(
-            SearchContext(study, runs, executor, lambda: 0, beat=lambda: None, say=said.append)
-        ).search()
+        ending = SearchLoop(search_context(study, executor, runs=runs, console=console)).run()
         runs.close(RunOutcome.FINISHED, "")
         found = mlflow.search_runs(experiment_names=["mine"], output_format="list")
     children = [run for run in found if run.info.run_id != runs.id]
     told = {
         "ending": ending,
         "before": before,
-        "said": said,
+        "said": console.lines,
         "states": [trial.state.name for trial in study.trials()],
         "params": [trial.params["learning_rate"] for trial in study.trials()],
         "curves": [list(trial.intermediate_values) for trial in study.trials()],

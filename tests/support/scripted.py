@@ -1,4 +1,4 @@
-"""Studies that cost nothing: an executor that answers from a script, and a parent run that only remembers."""
+"""Searches that cost nothing: an executor that answers from a script, and recorders in place of MLflow and terminal."""
 
 import shutil
 import tempfile
@@ -11,36 +11,39 @@ import optuna
 from sqlalchemy import event
 
 from pipeline.search.executors.base import EpochReport, Executor, TrialResult
+from pipeline.search.session import SearchContext
 from pipeline.search.space import parse_search
 from pipeline.search.study import Study
 from pipeline.tracking.tags import RunRef, TrialOutcome
 
-RANGE = "recipe: smoke\nspace: {learning_rate: {low: 0.0001, high: 0.1, log: true}}\n"  # without end
-SIX = "recipe: smoke\nspace: {kernel_size: [1, 3, 5], depth: [1, 2]}\n"
+# A space with any number of configurations, and one with six
+CONTINUOUS = "recipe: smoke\nspace: {learning_rate: {low: 0.0001, high: 0.1, log: true}}\n"
+DISCRETE = "recipe: smoke\nspace: {kernel_size: [1, 3, 5], depth: [1, 2]}\n"
 
 
-def made_search(folder, text=RANGE, *flags):
-    """A search from a file's text and flags."""
+def make_search(folder, text=CONTINUOUS, *flags):
+    """Return a search from a file's text and flags."""
     path = Path(folder) / "mine.yaml"
     path.write_text(text)
     return parse_search([str(path), *flags], program="search", description="Search.")
 
 
-def opened(folder, search, *, image_shape=(8, 8, 1)):
-    """The search's study in a file of the folder, as each driver opens it."""
+def open_study(folder, search, *, name="mine", image_shape=(8, 8, 1)):
+    """Open the search's study in a file of the folder, as each driver does."""
     file = Path(folder) / "optuna.db"
     if not file.exists():
         shutil.copy(_empty_storage(), file)
-    study = Study(search, url=f"sqlite:///{file}", name="mine", image_shape=image_shape, training_images=180)
-    engine = study._study._storage._backend.engine
-    event.listen(engine, "connect", lambda line, _: line.execute("PRAGMA synchronous=OFF"))  # no power cut is tested
+    study = Study(search, url=f"sqlite:///{file}", name=name, image_shape=image_shape, training_images=180)
+    engine = study._study._storage.backend.engine
+    # No power cut is tested
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
     engine.dispose()
     return study
 
 
 @cache
 def _empty_storage():
-    """A file with Optuna's tables: making them takes a second."""
+    """Return a file with Optuna's tables, which take a second to create."""
     file = Path(tempfile.mkdtemp()) / "empty.db"
     optuna.storages.RDBStorage(f"sqlite:///{file}").engine.dispose()
     return file
@@ -48,7 +51,7 @@ def _empty_storage():
 
 @contextmanager
 def mlflow_store(folder):
-    """An empty MLflow store in the folder, as a file that is copied: its tables take seconds."""
+    """Use an empty MLflow store in the folder, a copy of one whose tables took seconds to create."""
     file = Path(folder) / "mlflow.db"
     shutil.copy(_empty_mlflow(), file)
     before = mlflow.get_tracking_uri()
@@ -69,28 +72,28 @@ def _empty_mlflow():
     return file
 
 
-def report(job, epoch, accuracy, loss=1.0):
-    return EpochReport(
-        job.number, epoch, {"val_accuracy": accuracy, "val_loss": loss, "loss": loss, "epoch_seconds": 0.5}
-    )
+def epoch_report(job, epoch, accuracy, loss=1.0):
+    metrics = {"val_accuracy": accuracy, "val_loss": loss, "loss": loss, "epoch_seconds": 0.5}
+    return EpochReport(job.number, epoch, metrics)
 
 
-def ended(job, outcome=TrialOutcome.FINISHED, reason="", *, retryable=None, **metrics):
-    """The end of a trial; a crash can pass unless said otherwise."""
-    passing = outcome is TrialOutcome.CRASHED if retryable is None else retryable
-    return TrialResult(job.number, outcome, reason, passing, metrics, f"output of {job.number}", "cpu", 0.03)
+def trial_result(job, outcome=TrialOutcome.FINISHED, reason="", *, retryable=None, **metrics):
+    """Return the result of a trial; a crash is retryable unless told otherwise."""
+    if retryable is None:
+        retryable = outcome is TrialOutcome.CRASHED
+    return TrialResult(job.number, outcome, reason, retryable, metrics, f"output of {job.number}", "cpu", 0.03)
 
 
-def trained(job, *accuracies, loss=1.0, parameters=100.0, **more):
-    """What comes of a trial that goes well: a report an epoch, and its end."""
+def successful_trial(job, *accuracies, loss=1.0, parameters=100.0, **more):
+    """Return the events of a trial that succeeds: a report an epoch, and its result."""
     figures = more | {"best_val_accuracy": max(accuracies), "best_val_loss": loss, "parameters": parameters}
     figures |= {"epochs": float(len(accuracies)), "seconds": 2.0 * len(accuracies)}
-    reports = [report(job, epoch, accuracy, loss) for epoch, accuracy in enumerate(accuracies, start=1)]
-    return [*reports, ended(job, **figures)]
+    reports = [epoch_report(job, epoch, accuracy, loss) for epoch, accuracy in enumerate(accuracies, start=1)]
+    return [*reports, trial_result(job, **figures)]
 
 
-class Scripted(Executor):
-    """An executor whose trials do what `answer(job)` says, one event at a time and in turn."""
+class ScriptedExecutor(Executor):
+    """An executor whose trials send the events that `answer(job)` returns, one at a time and in turn."""
 
     def __init__(self, answer, slots=1):
         self.answer, self.slots = answer, slots
@@ -136,13 +139,14 @@ class Scripted(Executor):
 
     def _end(self, number, outcome):
         job, _ = self._running[number]
-        self._running[number] = (job, [ended(job, outcome, "by the driver", epochs=1.0, seconds=2.0)])
+        self._running[number] = (job, [trial_result(job, outcome, "by the driver", epochs=1.0, seconds=2.0)])
 
 
-class Runs:
-    """Stands in for the run of a study: remembers what it is told of its children."""
+class RecordingRuns:
+    """Stands in for the run of a study: records what is logged of the runs below it."""
 
     tracking_uri = "sqlite:///nowhere.db"
+    id = "the study's run"
 
     def __init__(self):
         self.children, self.closed, self.finished, self.measured = {}, {}, {}, {}
@@ -163,3 +167,21 @@ class Runs:
 
     def log_child_metrics(self, run_id, metrics):
         self.measured[run_id] = dict(metrics)
+
+
+class RecordingConsole:
+    """Stands in for the terminal: records lines and the positions of the progress bar."""
+
+    def __init__(self):
+        self.lines, self.positions = [], []
+
+    def print(self, *lines):
+        self.lines.extend(lines)
+
+    def progress(self, done, total, text):
+        self.positions.append((done, total, text))
+
+
+def search_context(study, executor, *, runs=None, interrupts=lambda: 0, heartbeat=lambda: None, console=None):
+    """Return the context of a search that is driven in this process."""
+    return SearchContext(study, runs or RecordingRuns(), executor, interrupts, heartbeat, console or RecordingConsole())

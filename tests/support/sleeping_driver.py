@@ -1,26 +1,27 @@
 """A driver process whose trials sleep: `python sleeping_driver.py FOLDER SECONDS -- SEARCH --flags`.
 
-With the variable TOGETHER no trial goes on before so many drivers have begun one each.
+With the variable TOGETHER no trial goes on before so many drivers have started one each.
 """
 
 import os
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
-from pipeline.commands import search as searching
+from pipeline.commands.search import run_search
 from pipeline.data.dataset import load_dataset
-from pipeline.search import space
 from pipeline.search.executors.base import Executor
-from tests.support.scripted import trained
+from pipeline.search.space import parse_search
+from tests.support.scripted import successful_trial
 
 
-class Sleeping(Executor):
-    """One slot; a trial's epochs take some time each, and it notes when and in which process it began and ended."""
+class SleepingExecutor(Executor):
+    """One slot, whose epochs take some time each; it logs when and in which process jobs start and end."""
 
     def __init__(self, folder, seconds):
         self._log, self._seconds = Path(folder) / f"{os.getpid()}.txt", seconds
-        self._left, self._number, self._said = [], None, ""
+        self._events, self._number, self._job = [], None, ""
 
     def __exit__(self, *error):
         pass
@@ -29,50 +30,51 @@ class Sleeping(Executor):
         return "1 at a time, asleep"
 
     def free(self):
-        return not self._left
+        return 0 if self._events else 1
 
     def start(self, job, *, minutes):
         if job.role == "step":
-            self._left = trained(job, 0.5, step_seconds=0.01, tracing_seconds=0.1)[-1:]
+            self._events = successful_trial(job, 0.5, step_seconds=0.01, tracing_seconds=0.1)[-1:]
         else:
             more = {"test_accuracy": 0.5} if job.role == "winner" else {}
-            self._left = trained(job, 0.1, job.config.learning_rate, latency_ms=1.0, **more)
+            self._events = successful_trial(job, 0.1, job.config.learning_rate, latency_ms=1.0, **more)
         config = f"{job.config.kernel_size},{job.config.depth},{job.config.seed}"
-        self._number, self._said = job.number, f"{job.role} {config}"
-        self._note("began")
+        self._number, self._job = job.number, f"{job.role} {config}"
+        self._write("began")
 
     def events(self, timeout):
-        if self._said.startswith("trial") and self._others_are_awaited():
+        if self._job.startswith("trial") and self._others_are_awaited():
             time.sleep(min(timeout, 0.1))
             return []
-        time.sleep(self._seconds if self._left else timeout)
-        happened, self._left = self._left[:1], self._left[1:]
-        if happened and not self._left:
-            self._note("ended")
+        time.sleep(self._seconds if self._events else timeout)
+        happened, self._events = self._events[:1], self._events[1:]
+        if happened and not self._events:
+            self._write("ended")
         return happened
 
     def prune(self, number):
         pass
 
     def stop(self, number):
-        self._left = []
+        self._events = []
 
     def stop_all(self, *, now):
-        self._left = []
+        self._events = []
 
     def _others_are_awaited(self):
-        began = [file for file in self._log.parent.glob("*.txt") if " trial " in file.read_text(encoding="ascii")]
-        return len(began) < int(os.environ.get("TOGETHER", "1"))
+        started = [file for file in self._log.parent.glob("*.txt") if " trial " in file.read_text(encoding="ascii")]
+        return len(started) < int(os.environ.get("TOGETHER", "1"))
 
-    def _note(self, what):
+    def _write(self, what):
         with open(self._log, "a", encoding="ascii") as log:
-            log.write(f"{what} {self._number} {self._said} {time.time()}\n")
+            log.write(f"{what} {self._number} {self._job} {time.time()}\n")
 
 
 def main(folder, seconds, arguments):
-    search = space.parse_search(arguments, program="search", description="Search.")
-    searching.LocalExecutor = lambda slots: Sleeping(folder, float(seconds))
-    return searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed))
+    search = parse_search(arguments, program="search", description="Search.")
+    executor = SleepingExecutor(folder, float(seconds))
+    with patch("pipeline.commands.search.build_executor", lambda search, data: executor):
+        return run_search(search, load_dataset(search.base.data, seed=search.base.seed))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,22 @@ import optuna
 import pytest
 
 from pipeline.commands import search as searching
-from pipeline.commands.search import _drive, dashboard
+from pipeline.commands.search import _run_trials, dashboard_command
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.errors import ClusterLost, SearchFailed
 from pipeline.search.attributes import FINAL, WINNER
-from pipeline.search.session import SearchContext
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
-from tests.support.scripted import RANGE, Runs, Scripted, ended, made_search, mlflow_store, opened, report, trained
+from tests.support.scripted import (
+    CONTINUOUS,
+    ScriptedExecutor,
+    epoch_report,
+    make_search,
+    mlflow_store,
+    open_study,
+    search_context,
+    successful_trial,
+    trial_result,
+)
 
 
 @pytest.fixture
@@ -21,32 +30,39 @@ def go_on(tmp_path):
     """Drives a study that has a winner among two trials; returns the study."""
 
     def run(trials, answer):
-        study = opened(tmp_path, made_search(tmp_path, RANGE, "--trials", str(trials)))
+        study = open_study(tmp_path, make_search(tmp_path, CONTINUOUS, "--trials", str(trials)))
         for _ in range(2):
             study.complete(study.ask().number, [0.5])
         study.set_attr(WINNER, {"test_accuracy": 0.7})
         study.set_attr(FINAL, ["finalist"])
-        _drive(SearchContext(study, Runs(), Scripted(answer), lambda: 0, beat=lambda: None, say=lambda line: None))
+        _run_trials(search_context(study, ScriptedExecutor(answer)))
         return study
 
     return run
 
 
 def test_with_nothing_more_to_try_the_winner_stays(go_on):
-    study = go_on(2, lambda job: trained(job, 0.9))
+    study = go_on(2, lambda job: successful_trial(job, 0.9))
     assert (study.get_attr(WINNER), study.get_attr(FINAL)) == ({"test_accuracy": 0.7}, ["finalist"])
 
 
 def test_a_winner_among_fewer_trials_is_none_any_more(go_on):
-    study = go_on(3, lambda job: trained(job, 0.9))
+    study = go_on(3, lambda job: successful_trial(job, 0.9))
     assert (study.get_attr(WINNER), study.get_attr(FINAL)) == (None, None)
 
 
 def test_nor_is_it_where_the_trials_that_were_added_end_in_failures(go_on, tmp_path):
     answers = iter([True, False, False, False])
     with pytest.raises(SearchFailed):
-        go_on(9, lambda job: trained(job, 0.9) if next(answers) else [ended(job, TrialOutcome.RAISED, "no such thing")])
-    study = opened(tmp_path, made_search(tmp_path, RANGE, "--trials", "9"))
+        go_on(
+            9,
+            lambda job: (
+                successful_trial(job, 0.9)
+                if next(answers)
+                else [trial_result(job, TrialOutcome.RAISED, "no such thing")]
+            ),
+        )
+    study = open_study(tmp_path, make_search(tmp_path, CONTINUOUS, "--trials", "9"))
     assert (study.get_attr(WINNER), study.get_attr(FINAL)) == (None, None)
 
 
@@ -62,25 +78,28 @@ def test_nor_is_it_where_the_trials_that_were_added_end_in_failures(go_on, tmp_p
 )
 def test_the_command_of_optuna_s_own_pages_holds_no_password(url, command, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert dashboard(url) == command
+    assert dashboard_command(url) == command
 
 
 def test_optuna_s_own_pages_are_fetched_by_the_uv_beside_python_where_there_is_one(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     (tmp_path / "uv").touch()
-    assert dashboard("sqlite:///optuna.db") == f"{tmp_path}/uv tool run optuna-dashboard sqlite:///optuna.db"
+    assert dashboard_command("sqlite:///optuna.db") == f"{tmp_path}/uv tool run optuna-dashboard sqlite:///optuna.db"
 
 
-class Losing(Scripted):
+class Losing(ScriptedExecutor):
     """Loses its cluster in the midst of the second trial."""
 
     def __init__(self):
         super().__init__(self._answer)
 
     def _answer(self, job):
-        lost = [report(job, 1, 0.4), ended(job, TrialOutcome.LOST, "the head node was lost", retryable=True)]
-        not_timed = [ended(job, TrialOutcome.RAISED, "no time")]
-        return lost if job.number == 1 else not_timed if job.role == "step" else trained(job, 0.9)
+        lost = [
+            epoch_report(job, 1, 0.4),
+            trial_result(job, TrialOutcome.LOST, "the head node was lost", retryable=True),
+        ]
+        not_timed = [trial_result(job, TrialOutcome.RAISED, "no time")]
+        return lost if job.number == 1 else not_timed if job.role == "step" else successful_trial(job, 0.9)
 
     def free(self):
         if len(self.started) == 3 and not self._running:  # a training step and two trials
@@ -90,9 +109,9 @@ class Losing(Scripted):
 
 def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_open(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(searching, "_executor", lambda search, data: Losing())
+    monkeypatch.setattr(searching, "build_executor", lambda search, data: Losing())
     url = f"sqlite:///{tmp_path}/study.db"
-    search = made_search(tmp_path, RANGE, "--trials", "5", "--storage", url)
+    search = make_search(tmp_path, CONTINUOUS, "--trials", "5", "--storage", url)
     with mlflow_store(tmp_path):
         assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1
         runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")
@@ -103,11 +122,11 @@ def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_op
     parent = next(run for run in runs if run.data.tags[Tag.ROLE] == "search")
     assert parent.data.tags[Tag.OUTCOME_REASON] == "cluster must keep its head node"
     fingerprint = load_dataset(search.base.data, seed=search.base.seed).fingerprint
-    study = optuna.load_study(study_name=search.study(fingerprint), storage=url)
+    study = optuna.load_study(study_name=search.study_name(fingerprint), storage=url)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
 
 
-class Short(Scripted):
+class Short(ScriptedExecutor):
     """Has no memory for jobs of the broken roles, and carries out the others."""
 
     def __init__(self, broken):
@@ -116,10 +135,14 @@ class Short(Scripted):
 
     def _answer(self, job):
         if job.role == "winner":
-            return [ended(job, test_accuracy=0.7)]
+            return [trial_result(job, test_accuracy=0.7)]
         if job.role in ("step", "latency"):
-            return [ended(job, TrialOutcome.RAISED, "no time")]
-        return [ended(job, TrialOutcome.OOM, "no memory")] if job.role in self.broken else trained(job, 0.9)
+            return [trial_result(job, TrialOutcome.RAISED, "no time")]
+        return (
+            [trial_result(job, TrialOutcome.OOM, "no memory")]
+            if job.role in self.broken
+            else successful_trial(job, 0.9)
+        )
 
 
 @pytest.mark.parametrize(
@@ -131,10 +154,10 @@ class Short(Scripted):
 )
 def test_a_search_without_a_result_fails_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys, role, reason):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    text = RANGE + "trials: 2\nfinal_top: 1\nfinal_seeds: 1\n"
-    search = made_search(tmp_path, text, "--storage", f"sqlite:///{tmp_path}/study.db")
+    text = CONTINUOUS + "trials: 2\nfinal_top: 1\nfinal_seeds: 1\n"
+    search = make_search(tmp_path, text, "--storage", f"sqlite:///{tmp_path}/study.db")
     broken = {role}
-    monkeypatch.setattr(searching, "_executor", lambda search, data: Short(broken))
+    monkeypatch.setattr(searching, "build_executor", lambda search, data: Short(broken))
     with mlflow_store(tmp_path):
         assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1
         (run,) = mlflow.search_runs(filter_string=f"tags.{Tag.ROLE} = '{Role.SEARCH}'", output_format="list")
@@ -161,8 +184,8 @@ class WithGpus(Losing):
 def test_a_search_that_is_started_again_tells_its_cluster_that_there_were_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     told = []
-    monkeypatch.setattr(searching, "_executor", lambda search, data: WithGpus(told))
-    search = made_search(tmp_path, RANGE, "--trials", "9", "--storage", f"sqlite:///{tmp_path}/study.db")
+    monkeypatch.setattr(searching, "build_executor", lambda search, data: WithGpus(told))
+    search = make_search(tmp_path, CONTINUOUS, "--trials", "9", "--storage", f"sqlite:///{tmp_path}/study.db")
     with mlflow_store(tmp_path):
         for _ in range(2):
             assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1

@@ -1,58 +1,73 @@
-"""One driver a study: who is refused, and when the lease is another's to take."""
+"""Registering the drivers of a study: which of them are alive, who is refused, and the lock that they share."""
 
-import socket
+import os
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.process import this_process
 from pipeline.search import coordination
-from pipeline.search.coordination import LEASE_SILENCE_SECONDS, Lease
+from pipeline.search.coordination import SILENCE_SECONDS, DriverRegistry
+from pipeline.search.study import Study
 from tests.support.paths import ROOT
-from tests.support.scripted import made_search, opened
+from tests.support.scripted import make_search, open_study
 
 HOLDER = """
 import sys
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
-from tests.support.scripted import made_search, opened
-from pipeline.search.coordination import Lease
-study = opened(Path(sys.argv[3]), made_search(Path(sys.argv[3])))
-lease = Lease(lambda: study.get_attr("lease"), lambda value: study.set_attr("lease", value))
-print("held", flush=True)
+from tests.support.scripted import make_search, open_study
+from pipeline.search.coordination import DriverRegistry
+study = open_study(Path(sys.argv[3]), make_search(Path(sys.argv[3])))
+registry = DriverRegistry(study.attrs, study.set_attr, exclusive=True)
+print("registered", flush=True)
 sys.stdin.read()
 """
 
 
-class Noted:
-    """A study's note, in memory."""
+class Attributes(dict):
+    """A study's attributes, in memory; counts how often each was written."""
 
-    def __init__(self, value=None):
-        self.value, self.written = value, 0
+    def __init__(self):
+        super().__init__()
+        self.writes = 0
 
     def read(self):
-        return self.value
+        return dict(self)
 
-    def write(self, value):
-        self.value, self.written = value, self.written + 1
+    def write(self, key, value):
+        self[key] = value
+        self.writes += 1
+
+    def entries(self):
+        return [entry for entry in self.values() if entry]
 
 
 @pytest.fixture
-def noted(monkeypatch):
-    monkeypatch.setattr(coordination, "SETTLE_SECONDS", 0.0)
-    return Noted()
+def attributes():
+    return Attributes()
 
 
-def held_by(process, *, host=None, started=None, beat=None):
-    return {
-        "host": host or socket.gethostname(),
-        "process": process.pid,
-        "started": started or psutil.Process(process.pid).create_time(),
-        "beat": beat or time.time(),
-    }
+def exclusive(attributes):
+    return DriverRegistry(attributes.read, attributes.write, exclusive=True)
+
+
+def shared(attributes):
+    return DriverRegistry(attributes.read, attributes.write, exclusive=False)
+
+
+def entry_of(process, *, heartbeat=None, exclusive=True, starting=False, **changes):
+    """Return the entry of a driver that is a process of this host, or what `changes` make of it."""
+    started = psutil.Process(process.pid).create_time()
+    identity = replace(this_process(), **{"id": process.pid, "started": started} | changes)
+    heartbeat = time.time() if heartbeat is None else heartbeat
+    return identity.tags() | {"exclusive": exclusive, "starting": starting, "heartbeat": heartbeat}
 
 
 @pytest.fixture
@@ -63,84 +78,201 @@ def sleeper():
     process.wait()
 
 
-def test_a_second_driver_is_refused_in_one_line_while_the_first_lives_and_not_after_a_kill(tmp_path):
-    search = made_search(tmp_path)
-    study = opened(tmp_path, search)
+# exclusive drivers
+
+
+def test_second_exclusive_driver_is_refused_in_one_line_while_first_lives_and_not_after_a_kill(tmp_path):
+    study = open_study(tmp_path, make_search(tmp_path))
     paths = [str(coordination.__file__).rsplit("/pipeline/", 1)[0], str(ROOT), str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with process:
-        assert process.stdout.readline() == "held\n"
+        assert process.stdout.readline() == "registered\n"
         with pytest.raises(UsageError) as refused:
-            Lease(lambda: study.get_attr("lease"), lambda value: study.set_attr("lease", value))
-        assert f"process {process.pid} on {socket.gethostname()} holds this one" in str(refused.value)
+            DriverRegistry(study.attrs, study.set_attr, exclusive=True)
+        host = this_process().host
+        assert f"a study has one driver at a time: process {process.pid} on {host} holds this one" in str(refused.value)
         assert "\n" not in str(refused.value)
         process.kill()
         process.wait()
-    Lease(lambda: study.get_attr("lease"), lambda value: study.set_attr("lease", value))
-    assert study.get_attr("lease")["process"] == psutil.Process().pid
+    registry = DriverRegistry(study.attrs, study.set_attr, exclusive=True)
+    (entry,) = [value for key, value in study.attrs().items() if key.startswith("driver ") and value]
+    assert entry["process"] == str(os.getpid()) and study.get_attr(f"driver {registry.id}") == entry
 
 
-def test_a_killed_driver_that_nobody_has_waited_for_is_gone(noted, sleeper):
-    noted.value = held_by(sleeper)
+def test_killed_driver_that_was_not_waited_for_is_dead(attributes, sleeper):
+    attributes["driver a"] = entry_of(sleeper)
     sleeper.kill()
     while psutil.Process(sleeper.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-    Lease(noted.read, noted.write)
+    exclusive(attributes)
 
 
-def test_a_process_number_that_went_to_another_process_holds_nothing(noted, sleeper):
-    noted.value = held_by(sleeper, started=psutil.Process(sleeper.pid).create_time() - 100)
-    Lease(noted.read, noted.write)
+def test_driver_whose_process_id_was_reused_is_dead(attributes, sleeper):
+    attributes["driver a"] = entry_of(sleeper, started=psutil.Process(sleeper.pid).create_time() - 100)
+    exclusive(attributes)
 
 
-def test_a_clock_that_was_corrected_does_not_free_the_lease_of_a_living_driver(noted, sleeper):
-    noted.value = held_by(sleeper, started=psutil.Process(sleeper.pid).create_time() + 1)
+def test_driver_is_alive_after_its_clock_was_corrected(attributes, sleeper):
+    attributes["driver a"] = entry_of(sleeper, started=psutil.Process(sleeper.pid).create_time() + 1)
     with pytest.raises(UsageError):
-        Lease(noted.read, noted.write)
+        exclusive(attributes)
 
 
-def test_the_driver_of_this_host_holds_the_study_however_long_it_is_silent(noted, sleeper):
-    noted.value = held_by(sleeper, beat=time.time() - 10 * LEASE_SILENCE_SECONDS)
+def test_driver_of_this_host_is_alive_however_long_it_is_silent(attributes, sleeper):
+    attributes["driver a"] = entry_of(sleeper, heartbeat=time.time() - 10 * SILENCE_SECONDS)
     with pytest.raises(UsageError, match="one driver at a time"):
-        Lease(noted.read, noted.write)
+        exclusive(attributes)
 
 
-def test_the_driver_of_another_host_is_judged_by_its_silence(noted, sleeper):
-    noted.value = held_by(sleeper, host="elsewhere", beat=time.time() - LEASE_SILENCE_SECONDS / 2)
-    with pytest.raises(UsageError, match="on elsewhere holds this one"):
-        Lease(noted.read, noted.write)
-    noted.value = held_by(sleeper, host="elsewhere", beat=time.time() - LEASE_SILENCE_SECONDS - 1)
-    Lease(noted.read, noted.write)
+@pytest.mark.parametrize("elsewhere", [{"host": "elsewhere"}, {"namespace": "pid:[1]"}])
+def test_driver_of_another_host_or_container_is_dead_after_its_silence(attributes, sleeper, elsewhere):
+    attributes["driver a"] = entry_of(sleeper, heartbeat=time.time() - SILENCE_SECONDS / 2, **elsewhere)
+    with pytest.raises(UsageError, match=f"on {elsewhere.get('host', this_process().host)} holds this one"):
+        exclusive(attributes)
+    attributes["driver a"] = entry_of(sleeper, heartbeat=time.time() - SILENCE_SECONDS - 1, **elsewhere)
+    exclusive(attributes)
 
 
-def test_of_two_that_begin_at_once_the_later_write_stands(noted, sleeper, monkeypatch):
-    monkeypatch.setattr(coordination.time, "sleep", lambda seconds: noted.write(held_by(sleeper, host="elsewhere")))
+def test_entry_that_an_earlier_search_of_this_process_left_is_no_other_driver(attributes):
+    exclusive(attributes)
+    exclusive(attributes)
+    assert len(attributes.entries()) == 1
+
+
+def test_exclusive_driver_removes_the_entries_of_dead_ones(attributes, sleeper):
+    attributes["driver a"] = entry_of(sleeper, host="elsewhere", heartbeat=0.0)
+    attributes["driver b"] = entry_of(sleeper, host="elsewhere", heartbeat=0.0, exclusive=False)
+    registry = exclusive(attributes)
+    assert [key for key, entry in attributes.items() if entry] == [f"driver {registry.id}"]
+    assert registry.live_drivers() == {registry.id}
+
+
+@pytest.mark.parametrize("delays", [(0.0, 0.0), (0.05, 0.5), (0.5, 0.05), (0.4, 0.4)])
+def test_of_exclusive_drivers_that_start_at_once_one_stays_however_slow_their_storage(attributes, monkeypatch, delays):
+    """Two processes in one: each has an id of its own."""
+    here, local = this_process(), threading.local()
+    monkeypatch.setattr(coordination, "this_process", lambda: replace(here, id=local.number))
+    monkeypatch.setattr(coordination, "liveness", lambda process, heard: "lives")
+    outcomes = {}
+
+    def start(number, delay):
+        def write(key, value):
+            time.sleep(delay)
+            attributes.write(key, value)
+
+        local.number = number
+        try:
+            outcomes[number] = DriverRegistry(attributes.read, write, exclusive=True).id
+        except UsageError as error:
+            outcomes[number] = error
+
+    threads = [threading.Thread(target=start, args=(number, delay)) for number, delay in enumerate(delays, start=1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [outcome for outcome in outcomes.values() if isinstance(outcome, str)]
+    (loser,) = [outcome for outcome in outcomes.values() if isinstance(outcome, UsageError)]
+    assert "a study has one driver at a time: " in str(loser)
+    assert [key for key, entry in attributes.items() if entry] == [f"driver {winner}"]
+
+
+def test_exclusive_driver_waits_for_one_that_has_not_decided_and_yields_when_it_stays(attributes, sleeper, monkeypatch):
+    monkeypatch.setattr(coordination, "SETTLE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(coordination.secrets, "token_hex", lambda number: "5")
+    rival = entry_of(sleeper, starting=True)
+    rivals = {"a": iter([rival, rival, rival | {"starting": False}])}  # the larger id, which could not see this one
+
+    class Racing(Attributes):
+        def read(self):
+            started = {"driver 9": next(rivals["a"])} if "driver 5" in self else {}
+            return dict(self) | started
+
+    racing = Racing()
     with pytest.raises(UsageError, match="began at this moment"):
-        Lease(noted.read, noted.write)
+        exclusive(racing)
+    assert racing.entries() == []
 
 
-def test_a_lease_is_renewed_now_and_then_and_let_go(noted, monkeypatch):
-    lease = Lease(noted.read, noted.write)
-    first = noted.value["beat"]
-    lease.beat()
-    assert noted.written == 1
+def test_heartbeat_is_renewed_when_due_and_the_entry_removed_at_close(attributes, monkeypatch):
+    registry = exclusive(attributes)
+    (first,) = attributes.entries()
+    writes = attributes.writes
+    assert not registry.heartbeat()
+    assert attributes.writes == writes
     now = time.time()
     monkeypatch.setattr(coordination.time, "time", lambda: now + 60)
-    lease.beat()
-    assert noted.value["beat"] > first and noted.written == 2
-    lease.release()
-    assert noted.value is None
+    assert registry.heartbeat()
+    (second,) = attributes.entries()
+    assert second["heartbeat"] > first["heartbeat"] and attributes.writes == writes + 1
+    registry.close()
+    assert attributes.entries() == []
 
 
-def test_a_driver_that_was_taken_for_gone_stops_and_leaves_the_lease_to_the_other(noted, sleeper, monkeypatch):
-    lease = Lease(noted.read, noted.write)
-    taken = noted.value = held_by(sleeper, host="elsewhere")
-    lease.beat()  # too soon after the last one to ask
+def test_driver_that_was_taken_for_dead_stops_at_its_next_heartbeat(attributes, sleeper, monkeypatch):
+    registry = exclusive(attributes)
+    attributes[f"driver {registry.id}"] = None
+    attributes["driver other"] = other = entry_of(sleeper, host="elsewhere")
+    assert not registry.heartbeat(), "it is too soon after the last one to read the entries"
     now = time.time()
-    monkeypatch.setattr(coordination.time, "time", lambda: now + 10 * LEASE_SILENCE_SECONDS)
-    with pytest.raises(UsageError, match="another one went on"):
-        lease.beat()
-    lease.release()
-    assert noted.value == taken
+    monkeypatch.setattr(coordination.time, "time", lambda: now + 10 * SILENCE_SECONDS)
+    with pytest.raises(UsageError, match="another one took over"):
+        registry.heartbeat()
+    registry.close()
+    assert attributes.entries() == [other]
+
+
+# shared drivers
+
+
+def test_shared_driver_of_another_host_is_dead_when_its_heartbeat_stands_still_while_it_is_watched(monkeypatch):
+    clock, attributes = [1000.0], Attributes()
+    monkeypatch.setattr(coordination.time, "monotonic", lambda: clock[0])
+    registry = shared(attributes)
+    other = {**attributes[f"driver {registry.id}"], "host": "elsewhere", "heartbeat": 1.0}
+    attributes["driver other"] = other
+    registry.refresh()
+    clock[0] += 3600  # the database was unavailable, or this driver slept
+    assert registry.refresh() == []
+    refreshes = 0
+    while not registry.refresh():
+        clock[0] += 15
+        refreshes += 1
+    assert 5 <= refreshes <= 8
+    attributes["driver other"] = other | {"heartbeat": 2.0}
+    assert registry.refresh() == [] and registry.live_drivers() == {registry.id, "other"}
+
+
+def test_shared_and_exclusive_drivers_refuse_each_other(attributes, sleeper):
+    attributes["driver a"] = entry_of(sleeper, exclusive=False)
+    with pytest.raises(UsageError, match="^drivers must be shared, as other drivers share this study"):
+        exclusive(attributes)
+    shared(attributes).close()
+    attributes["driver a"] = entry_of(sleeper)
+    with pytest.raises(UsageError, match=f"^drivers must all be shared: process {sleeper.pid} on .* holds this study"):
+        shared(attributes)
+    assert attributes.entries() == [attributes["driver a"]], "a driver that was refused is not registered"
+
+
+def test_entry_names_the_process_as_the_tags_of_its_runs_do(attributes):
+    registry = shared(attributes)
+    assert this_process().tags().items() <= attributes[f"driver {registry.id}"].items()
+
+
+# the lock
+
+
+def test_lock_is_free_when_its_holder_is_gone_and_says_whether_it_was_lost(postgres, request, tmp_path, closing):
+    url = postgres.database(request.node.name[:60])
+    one, other = (
+        Study(make_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180) for _ in range(2)
+    )
+    one.share()
+    other.share()
+    with one.locked() as lease:
+        postgres.restart()
+        with other.locked() as others_lease:
+            pass
+    assert (lease.lost, others_lease.lost) == (True, False)

@@ -8,15 +8,27 @@ from optuna.trial import TrialState
 
 from pipeline.runtime.errors import SearchFailed
 from pipeline.search import loop
+from pipeline.search.attributes import SEARCHED_SECONDS
 from pipeline.search.loop import SearchLoop
-from pipeline.search.session import SearchContext
 from pipeline.tracking.study_run import open_study_run
 from pipeline.tracking.tags import RunOutcome, Tag, TrialOutcome
-from tests.support.scripted import RANGE, SIX, Runs, Scripted, ended, made_search, opened, report, trained
+from tests.support.scripted import (
+    CONTINUOUS,
+    DISCRETE,
+    RecordingConsole,
+    RecordingRuns,
+    ScriptedExecutor,
+    epoch_report,
+    make_search,
+    open_study,
+    search_context,
+    successful_trial,
+    trial_result,
+)
 
 
 def crash(job, reason="killed by SIGSEGV"):
-    return [ended(job, TrialOutcome.CRASHED, reason)]
+    return [trial_result(job, TrialOutcome.CRASHED, reason)]
 
 
 def in_turn(*answers):
@@ -26,33 +38,31 @@ def in_turn(*answers):
 
 
 def well(job):
-    return trained(job, 0.3, 0.5)
+    return successful_trial(job, 0.3, 0.5)
 
 
 @pytest.fixture
 def drive(tmp_path):
     """Runs a search with trials that answer as told, and again where a test calls it again."""
 
-    def drive_it(answer, text=RANGE, *flags, slots=1, interrupts=lambda: 0, runs=None):
-        search = made_search(tmp_path, text, *flags)
-        drive_it.study = opened(tmp_path, search)
-        drive_it.study.requeue_lost()
-        drive_it.runs = runs or Runs()
+    def drive_it(answer, text=CONTINUOUS, *flags, slots=1, interrupts=lambda: 0, runs=None):
+        search = make_search(tmp_path, text, *flags)
+        drive_it.study = open_study(tmp_path, search)
+        drive_it.study.requeue_stale()
+        drive_it.runs = runs or RecordingRuns()
         drive_it.executor = drive_it.executor_of(answer, slots)
-        drive_it.said, drive_it.beats = [], []
-        drive_it.shown = []
-        session = SearchContext(
+        drive_it.console, drive_it.heartbeats = RecordingConsole(), []
+        context = search_context(
             drive_it.study,
-            drive_it.runs,
             drive_it.executor,
+            runs=drive_it.runs,
             interrupts=interrupts,
-            beat=lambda: drive_it.beats.append(1),
-            say=drive_it.said.append,
-            progress=lambda *shown: drive_it.shown.append(shown),
+            heartbeat=lambda: drive_it.heartbeats.append(1),
+            console=drive_it.console,
         )
-        return SearchLoop(session).search()
+        return SearchLoop(context).run()
 
-    drive_it.executor_of = Scripted
+    drive_it.executor_of = ScriptedExecutor
     return drive_it
 
 
@@ -64,7 +74,7 @@ def states(study):
 
 
 def test_a_search_trains_its_trials_in_the_settings_that_were_drawn_and_keeps_value_and_figures(drive):
-    assert drive(well, SIX, "--trials", "3", "--epochs", "7") == "its 3 trials are done"
+    assert drive(well, DISCRETE, "--trials", "3", "--epochs", "7") == "its 3 trials are done"
     assert len(drive.executor.started) == 3
     for job, trial in zip(drive.executor.started, drive.study.ranked(), strict=True):
         assert (job.role, job.config.epochs, job.weights) == ("trial", 7, None)
@@ -77,17 +87,17 @@ def test_a_search_trains_its_trials_in_the_settings_that_were_drawn_and_keeps_va
             "seconds": 4.0,
             "outcome": "finished",
         }
-    assert drive.beats
+    assert drive.heartbeats
 
 
 def test_every_slot_is_filled_and_no_trial_is_begun_beyond_the_budget(drive):
-    drive(well, RANGE, "--trials", "5", slots=3)
+    drive(well, CONTINUOUS, "--trials", "5", slots=3)
     assert drive.executor.most == 3
     assert len(drive.executor.started) == 5
 
 
 def test_each_trial_is_a_run_of_its_own_that_is_named_numbered_and_closed(drive):
-    drive(well, SIX + "enqueue: [{kernel_size: 5, depth: 2}]", "--trials", "2")
+    drive(well, DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}]", "--trials", "2")
     assert drive.runs.children["run 0"]["name"] == "t000 k5 d2"
     assert [child["tags"] for child in drive.runs.children.values()] == [
         {Tag.TRIAL_NUMBER: "0"},
@@ -97,53 +107,58 @@ def test_each_trial_is_a_run_of_its_own_that_is_named_numbered_and_closed(drive)
 
 
 def test_a_line_a_trial_has_value_epochs_seconds_the_best_and_the_budget(drive):
-    drive(well, SIX + "enqueue: [{kernel_size: 5, depth: 2}]", "--trials", "1")
-    assert drive.said == [
+    drive(well, DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}]", "--trials", "1")
+    assert drive.console.lines == [
         "t000 k5 d2                val_accuracy 0.5000  2 epochs  4.0 s  best 0.5000 (t000)  [1/1]",
     ]
 
 
 def test_the_bar_counts_the_epochs_of_running_trials_too(drive):
-    drive(lambda job: trained(job, 0.1, 0.2), RANGE, "--trials", "2", "--epochs", "2")
-    done, of, words = zip(*drive.shown, strict=True)
+    drive(lambda job: successful_trial(job, 0.1, 0.2), CONTINUOUS, "--trials", "2", "--epochs", "2")
+    done, of, words = zip(*drive.console.positions, strict=True)
     assert list(done) == [0.5, 1.0, 1.0, 1.5, 2.0, 2.0] and set(of) == {2}
     assert words[0].startswith("0 of 2 trials, 1 running") and words[-1].startswith("2 of 2 trials, 0 running")
 
 
 def test_a_line_of_a_failed_trial_has_its_reason(drive):
-    drive(in_turn(lambda job: [ended(job, TrialOutcome.RAISED, "ValueError: no")], well), RANGE, "--trials", "1")
-    assert "no val_accuracy  0 epochs  raised: ValueError: no  [0/1]" in drive.said[0]
+    drive(
+        in_turn(lambda job: [trial_result(job, TrialOutcome.RAISED, "ValueError: no")], well),
+        CONTINUOUS,
+        "--trials",
+        "1",
+    )
+    assert "no val_accuracy  0 epochs  raised: ValueError: no  [0/1]" in drive.console.lines[0]
 
 
 def test_a_space_that_is_used_up_ends_the_search_before_its_budget(drive):
-    assert drive(well, SIX, "--trials", "50", slots=2) == "every configuration that fits the images has been tried"
+    assert drive(well, DISCRETE, "--trials", "50", slots=2) == "every configuration that fits the images has been tried"
     assert len(drive.executor.started) == drive.study.n_finished() == 6
 
 
 def test_a_search_that_goes_on_trains_only_what_its_budget_leaves(drive):
-    drive(well, RANGE, "--trials", "2")
-    assert drive(well, RANGE, "--trials", "3") == "its 3 trials are done"
+    drive(well, CONTINUOUS, "--trials", "2")
+    assert drive(well, CONTINUOUS, "--trials", "3") == "its 3 trials are done"
     assert len(drive.executor.started) == 1
-    assert drive(well, RANGE, "--trials", "3") == "its 3 trials are done"
+    assert drive(well, CONTINUOUS, "--trials", "3") == "its 3 trials are done"
     assert drive.executor.started == []
 
 
 def test_hours_are_those_of_the_study_and_not_of_one_call(drive, monkeypatch):
     clock = iter(range(0, 10**6, 600))  # every look at the clock is ten minutes later
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
-    assert drive(well, RANGE, "--hours", "2") == "its 2 hours are over"
+    assert drive(well, CONTINUOUS, "--hours", "2") == "its 2 hours are over"
     done = drive.study.n_finished()
     assert 0 < done < 12
-    assert drive.study.get_attr("searched_seconds") >= 3600
-    drive.study.set_attr("searched_seconds", 7200.0)
-    assert drive(well, RANGE, "--hours", "2") == "its 2 hours are over"
+    assert drive.study.get_attr(SEARCHED_SECONDS) >= 3600
+    drive.study.set_attr(SEARCHED_SECONDS, 7200.0)
+    assert drive(well, CONTINUOUS, "--hours", "2") == "its 2 hours are over"
     assert drive.executor.started == []
-    assert drive(well, RANGE, "--hours", "3") == "its 3 hours are over"
+    assert drive(well, CONTINUOUS, "--hours", "3") == "its 3 hours are over"
     assert drive.study.n_finished() > done
 
 
 def test_each_trial_has_its_minutes(drive):
-    drive(well, RANGE, "--trials", "1", "--trial_minutes", "1.5")
+    drive(well, CONTINUOUS, "--trials", "1", "--trial_minutes", "1.5")
     assert drive.executor.minutes == [1.5]
 
 
@@ -151,8 +166,8 @@ def test_each_trial_has_its_minutes(drive):
 
 
 def test_a_trial_that_the_pruner_gives_up_is_asked_to_end_once_and_told_as_pruned(drive):
-    good = lambda job: trained(job, 0.5, 0.6, 0.7)  # noqa: E731
-    drive(in_turn(good, good, lambda job: trained(job, 0.1, 0.1, 0.1)), RANGE, *_pruning("3"))
+    good = lambda job: successful_trial(job, 0.5, 0.6, 0.7)  # noqa: E731
+    drive(in_turn(good, good, lambda job: successful_trial(job, 0.1, 0.1, 0.1)), CONTINUOUS, *_pruning("3"))
     assert states(drive.study) == ["COMPLETE", "COMPLETE", "PRUNED"]
     last = drive.study.trials()[2]
     assert last.intermediate_values == {1: 0.1, 2: 0.1}
@@ -162,9 +177,9 @@ def test_a_trial_that_the_pruner_gives_up_is_asked_to_end_once_and_told_as_prune
 
 def test_a_trial_that_finished_before_it_heard_of_its_pruning_is_complete(drive, monkeypatch):
     pruned = []
-    monkeypatch.setattr(Scripted, "prune", lambda self, number: pruned.append(number))
-    good = lambda job: trained(job, 0.5, 0.6, 0.7)  # noqa: E731
-    drive(in_turn(good, good, lambda job: trained(job, 0.1, 0.1, 0.1)), RANGE, *_pruning("3"))
+    monkeypatch.setattr(ScriptedExecutor, "prune", lambda self, number: pruned.append(number))
+    good = lambda job: successful_trial(job, 0.5, 0.6, 0.7)  # noqa: E731
+    drive(in_turn(good, good, lambda job: successful_trial(job, 0.1, 0.1, 0.1)), CONTINUOUS, *_pruning("3"))
     assert pruned == [2]  # once, though it went on to a third epoch
     assert states(drive.study) == ["COMPLETE"] * 3
 
@@ -177,7 +192,12 @@ def _pruning(trials):
     ("outcome", "violation"), [(TrialOutcome.DIVERGED, 0), (TrialOutcome.OOM, 1), (TrialOutcome.TIMEOUT, 1)]
 )
 def test_divergence_costs_budget_and_so_do_memory_and_time_which_are_also_constraints(drive, outcome, violation):
-    drive(in_turn(lambda job: [report(job, 1, 0.4), ended(job, outcome, "why")], well), RANGE, "--trials", "2")
+    drive(
+        in_turn(lambda job: [epoch_report(job, 1, 0.4), trial_result(job, outcome, "why")], well),
+        CONTINUOUS,
+        "--trials",
+        "2",
+    )
     first = drive.study.trials()[0]
     assert (first.state, first.constraints) == (TrialState.PRUNED, {"trainable": float(violation)})
     assert first.user_attrs["outcome"] == str(outcome)
@@ -185,7 +205,7 @@ def test_divergence_costs_budget_and_so_do_memory_and_time_which_are_also_constr
 
 
 def test_a_crash_is_tried_again_and_costs_no_budget(drive):
-    drive(in_turn(crash, well), RANGE, "--trials", "2")
+    drive(in_turn(crash, well), CONTINUOUS, "--trials", "2")
     first, second = drive.executor.started[:2]
     assert first.config == second.config and first.run != second.run
     assert states(drive.study) == ["FAIL", "COMPLETE", "COMPLETE"]
@@ -197,14 +217,14 @@ def test_a_configuration_that_always_crashes_is_tried_three_times_and_ends_no_se
     def answer(job):
         return crash(job) if (job.config.kernel_size, job.config.depth) == (5, 2) else well(job)
 
-    text = SIX + "enqueue: [{kernel_size: 5, depth: 2}]"
+    text = DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}]"
     assert drive(answer, text, "--trials", "50") == "every configuration that fits the images has been tried"
     assert len(drive.executor.started) == 3 + 5
     assert [trial.params for trial in drive.study.trials()[:3]] == [bad] * 3
 
 
 def test_a_crash_of_the_last_trial_is_tried_again_too(drive):
-    assert drive(in_turn(well, crash, well), RANGE, "--trials", "2") == "its 2 trials are done"
+    assert drive(in_turn(well, crash, well), CONTINUOUS, "--trials", "2") == "its 2 trials are done"
     assert states(drive.study) == ["COMPLETE", "FAIL", "COMPLETE"]
     assert drive.study.n_finished() == 2
 
@@ -213,37 +233,42 @@ def test_a_crash_of_the_last_configuration_of_a_space_is_tried_again_too(drive):
     def answer(job):
         return crash(job) if job.number == 5 else well(job)
 
-    drive(answer, SIX, "--trials", "50", "--sampler", "grid", slots=2)
+    drive(answer, DISCRETE, "--trials", "50", "--sampler", "grid", slots=2)
     assert drive.study.n_finished() == 6
 
 
 def test_a_crash_that_cannot_pass_and_an_exception_are_not_tried_again(drive):
-    dead = lambda job: [ended(job, TrialOutcome.CRASHED, "gone", retryable=False)]  # noqa: E731
-    drive(in_turn(dead, lambda job: [ended(job, TrialOutcome.RAISED, "ValueError: no")], well), RANGE, "--trials", "1")
+    dead = lambda job: [trial_result(job, TrialOutcome.CRASHED, "gone", retryable=False)]  # noqa: E731
+    drive(
+        in_turn(dead, lambda job: [trial_result(job, TrialOutcome.RAISED, "ValueError: no")], well),
+        CONTINUOUS,
+        "--trials",
+        "1",
+    )
     rates = [job.config.learning_rate for job in drive.executor.started]
     assert len(set(rates)) == 3
     assert states(drive.study) == ["FAIL", "FAIL", "COMPLETE"]
 
 
 def test_a_trial_that_a_stranger_terminates_again_and_again_is_given_up(drive):
-    stranger = lambda job: [ended(job, TrialOutcome.STOPPED, "by SIGTERM", retryable=True)]  # noqa: E731
+    stranger = lambda job: [trial_result(job, TrialOutcome.STOPPED, "by SIGTERM", retryable=True)]  # noqa: E731
 
     def answer(job):
         return stranger(job) if job.number < 3 else well(job)
 
-    drive(answer, RANGE, "--trials", "1")
+    drive(answer, CONTINUOUS, "--trials", "1")
     rates = [job.config.learning_rate for job in drive.executor.started]
     assert len(set(rates[:3])) == 1 and rates[3] != rates[0]
     with pytest.raises(SearchFailed, match="by SIGTERM"):
-        drive(stranger, RANGE, "--trials", "9")
+        drive(stranger, CONTINUOUS, "--trials", "9")
 
 
 def lost(job):
-    return [report(job, 1, 0.4), ended(job, TrialOutcome.LOST, "its node was lost", retryable=True)]
+    return [epoch_report(job, 1, 0.4), trial_result(job, TrialOutcome.LOST, "its node was lost", retryable=True)]
 
 
 def test_a_trial_that_lost_its_node_is_trained_again_four_times_and_is_nobodys_failure(drive):
-    assert drive(in_turn(lost, lost, lost, lost, well), RANGE, "--trials", "1") == "its 1 trials are done"
+    assert drive(in_turn(lost, lost, lost, lost, well), CONTINUOUS, "--trials", "1") == "its 1 trials are done"
     assert len({str(job.config) for job in drive.executor.started}) == 1
     assert states(drive.study) == ["FAIL"] * 4 + ["COMPLETE"]
     assert next(iter(drive.runs.closed.values())) is TrialOutcome.LOST
@@ -253,11 +278,11 @@ def test_a_configuration_that_loses_every_node_is_given_up_with_the_reason_and_t
     def answer(job):
         return lost(job) if (job.config.kernel_size, job.config.depth) == (5, 2) else well(job)
 
-    text = SIX + "enqueue: [{kernel_size: 5, depth: 2}]"
+    text = DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}]"
     assert drive(answer, text, "--trials", "50") == "every configuration that fits the images has been tried"
     assert states(drive.study)[:5] == ["FAIL"] * 5 and drive.study.n_finished() == 5
-    assert sum("node lost: its node was lost  " in line for line in drive.said) == 4
-    assert "its node was lost; this configuration has lost 5 and is not tried again" in drive.said[4]
+    assert sum("node lost: its node was lost  " in line for line in drive.console.lines) == 4
+    assert "its node was lost; this configuration has lost 5 nodes and is not tried again" in drive.console.lines[4]
 
 
 def test_losses_of_nodes_are_counted_over_restarts_of_the_driver_and_apart_from_crashes(drive):
@@ -265,22 +290,22 @@ def test_losses_of_nodes_are_counted_over_restarts_of_the_driver_and_apart_from_
         return [] if job.number == 4 else crash(job) if job.number == 2 else lost(job)
 
     presses = lambda: int(len(drive.executor.started) == 5)  # noqa: E731
-    drive(answer, RANGE, "--trials", "1", interrupts=presses)  # lost, lost, crashed, lost, stopped
-    drive(in_turn(lost, lost, well), RANGE, "--trials", "1")
+    drive(answer, CONTINUOUS, "--trials", "1", interrupts=presses)  # lost, lost, crashed, lost, stopped
+    drive(in_turn(lost, lost, well), CONTINUOUS, "--trials", "1")
     rates = [job.config.learning_rate for job in drive.executor.started]
     assert rates[0] == rates[1] != rates[2], "its fifth loss is the last"
 
 
 def test_a_cluster_whose_nodes_are_lost_under_every_configuration_ends_the_search(drive):
     with pytest.raises(SearchFailed, match="3 trials in a row failed with the same cause: its node was lost"):
-        drive(lost, RANGE, "--trials", "50")
+        drive(lost, CONTINUOUS, "--trials", "50")
     assert len(drive.executor.started) == 3 * 5
 
 
 def test_a_search_without_a_free_slot_waits_for_one(drive):
     waits = []
 
-    class Joining(Scripted):
+    class Joining(ScriptedExecutor):
         def free(self):
             return 0 if len(waits) < 3 else super().free()
 
@@ -289,7 +314,7 @@ def test_a_search_without_a_free_slot_waits_for_one(drive):
             return super().events(timeout)
 
     drive.executor_of = Joining
-    assert drive(well, RANGE, "--trials", "1") == "its 1 trials are done"
+    assert drive(well, CONTINUOUS, "--trials", "1") == "its 1 trials are done"
     assert len(waits) >= 3
 
 
@@ -297,12 +322,12 @@ def test_a_search_without_a_free_slot_waits_for_one(drive):
 
 
 def raising(*reasons):
-    return [lambda job, reason=reason: [ended(job, TrialOutcome.RAISED, reason)] for reason in reasons]
+    return [lambda job, reason=reason: [trial_result(job, TrialOutcome.RAISED, reason)] for reason in reasons]
 
 
 def test_three_failures_in_a_row_with_one_cause_end_the_search(drive):
     with pytest.raises(SearchFailed, match="3 trials in a row failed with the same cause: OSError: disk full"):
-        drive(in_turn(*raising("OSError: disk full")), RANGE, "--trials", "50")
+        drive(in_turn(*raising("OSError: disk full")), CONTINUOUS, "--trials", "50")
     assert len(drive.executor.started) == 3
 
 
@@ -316,26 +341,26 @@ def test_three_failures_in_a_row_with_one_cause_end_the_search(drive):
 )
 def test_one_cause_is_known_as_such_whichever_run_and_host_it_names(drive, reason):
     def answer(job):
-        told = ended(job, TrialOutcome.RAISED, reason.format(id=f"{job.number:x}".zfill(32), number=job.number))
+        told = trial_result(job, TrialOutcome.RAISED, reason.format(id=f"{job.number:x}".zfill(32), number=job.number))
         return [replace(told, slot=f"gpu-{job.number} CPU 1 of 1")]
 
     with pytest.raises(SearchFailed, match="3 trials in a row failed with the same cause: "):
-        drive(answer, RANGE, "--trials", "50")
+        drive(answer, CONTINUOUS, "--trials", "50")
     assert len(drive.executor.started) == 3
 
 
 def test_running_trials_end_well_before_a_failing_search_does(drive):
     def answer(job):
-        return trained(job, *[0.1] * 9) if job.number == 0 else raising("no")[0](job)
+        return successful_trial(job, *[0.1] * 9) if job.number == 0 else raising("no")[0](job)
 
     with pytest.raises(SearchFailed):
-        drive(answer, RANGE, "--trials", "50", "--pruner", "none", slots=2)
+        drive(answer, CONTINUOUS, "--trials", "50", "--pruner", "none", slots=2)
     assert states(drive.study) == ["COMPLETE", "FAIL", "FAIL", "FAIL"]
 
 
 def test_a_machine_on_which_everything_crashes_ends_the_search(drive):
     with pytest.raises(SearchFailed, match="SIGSEGV"):
-        drive(crash, RANGE, "--trials", "50")
+        drive(crash, CONTINUOUS, "--trials", "50")
     assert len({job.config.learning_rate for job in drive.executor.started}) == 3
 
 
@@ -345,12 +370,12 @@ def test_a_machine_on_which_everything_crashes_ends_the_search(drive):
         raising("a", "b", "a", "b", "c"),
         raising(*[f"learning_rate={rate}" for rate in (0.123456789, 0.234567891, 0.345678912)]),
         [*raising("a", "a"), well, *raising("a", "a")],
-        [*raising("a", "a"), lambda job: [ended(job, TrialOutcome.OOM, "why")], *raising("a", "a")],
+        [*raising("a", "a"), lambda job: [trial_result(job, TrialOutcome.OOM, "why")], *raising("a", "a")],
     ],
     ids=["three causes", "three fractions", "a success between", "memory between"],
 )
 def test_three_causes_or_something_between_do_not_end_the_search(drive, answers):
-    assert drive(in_turn(*answers, well), RANGE, "--trials", "4") == "its 4 trials are done"
+    assert drive(in_turn(*answers, well), CONTINUOUS, "--trials", "4") == "its 4 trials are done"
 
 
 # asked to stop
@@ -362,15 +387,15 @@ def test_a_first_interrupt_ends_trials_and_the_same_command_trains_them_again(dr
     def answer(job):
         if job.number == 1:
             presses.append(1)
-            return [report(job, 1, 0.1)]  # and on and on
+            return [epoch_report(job, 1, 0.1)]  # and on and on
         return well(job)
 
-    why = drive(answer, RANGE, "--trials", "3", interrupts=lambda: len(presses))
+    why = drive(answer, CONTINUOUS, "--trials", "3", interrupts=lambda: len(presses))
     assert why == "it was asked to stop"
     assert set(drive.executor.stops) == {False}
     assert states(drive.study) == ["COMPLETE", "FAIL", "WAITING"]
     stopped = drive.executor.started[1].config
-    drive(well, RANGE, "--trials", "3")
+    drive(well, CONTINUOUS, "--trials", "3")
     assert drive.executor.started[0].config == stopped
     assert drive.study.n_finished() == 3
 
@@ -382,12 +407,12 @@ def test_a_second_interrupt_kills_them(drive):
         presses.extend([1, 1])
         return []
 
-    drive(answer, RANGE, interrupts=lambda: len(presses))
+    drive(answer, CONTINUOUS, interrupts=lambda: len(presses))
     assert set(drive.executor.stops) == {True}
 
 
 def test_nothing_is_begun_after_an_interrupt(drive):
-    assert drive(well, RANGE, interrupts=lambda: 1) == "it was asked to stop"
+    assert drive(well, CONTINUOUS, interrupts=lambda: 1) == "it was asked to stop"
     assert drive.executor.started == []
 
 
@@ -406,18 +431,25 @@ def test_nothing_is_begun_after_an_interrupt(drive):
     ],
 )
 def test_a_trial_is_told_by_the_metrics_that_were_asked_for_in_their_order(drive, metric, values):
-    drive(lambda job: trained(job, 0.5, 0.4, loss=0.25, latency_ms=7.0), RANGE, "--trials", "1", "--metric", metric)
+    drive(
+        lambda job: successful_trial(job, 0.5, 0.4, loss=0.25, latency_ms=7.0),
+        CONTINUOUS,
+        "--trials",
+        "1",
+        "--metric",
+        metric,
+    )
     assert drive.executor.started[0].latency == ("latency_ms" in metric)
     assert drive.study.trials()[0].values == values
     curve = "val_accuracy 0.5000" if "val_accuracy" in metric else "val_loss 0.2500"
-    assert curve in drive.said[0]
+    assert curve in drive.console.lines[0]
 
 
 def test_two_metrics_prune_nothing_whatever_the_curves(drive):
     def answer(job):
-        return trained(job, *[0.9 - job.number / 20] * 9)
+        return successful_trial(job, *[0.9 - job.number / 20] * 9)
 
-    drive(answer, RANGE, "--trials", "12", "--metric", "val_accuracy,parameters")
+    drive(answer, CONTINUOUS, "--trials", "12", "--metric", "val_accuracy,parameters")
     assert states(drive.study) == ["COMPLETE"] * 12
 
 
@@ -426,10 +458,10 @@ def test_two_metrics_prune_nothing_whatever_the_curves(drive):
 
 def test_children_in_a_real_store_show_what_became_of_them(drive, store):
     runs = open_study_run("mine", known=None, trials=0)
-    out_of_memory = lambda job: [ended(job, TrialOutcome.OOM, "no memory")]  # noqa: E731
-    good = lambda job: trained(job, 0.5, 0.6, 0.7)  # noqa: E731
-    worse = lambda job: trained(job, 0.1, 0.1, 0.1)  # noqa: E731
-    drive(in_turn(good, good, out_of_memory, crash, good, worse), RANGE, *_pruning("5"), runs=runs)
+    out_of_memory = lambda job: [trial_result(job, TrialOutcome.OOM, "no memory")]  # noqa: E731
+    good = lambda job: successful_trial(job, 0.5, 0.6, 0.7)  # noqa: E731
+    worse = lambda job: successful_trial(job, 0.1, 0.1, 0.1)  # noqa: E731
+    drive(in_turn(good, good, out_of_memory, crash, good, worse), CONTINUOUS, *_pruning("5"), runs=runs)
     runs.close(RunOutcome.FINISHED, "")
     experiment = mlflow.get_experiment_by_name("mine").experiment_id
     found = mlflow.MlflowClient().search_runs([experiment], order_by=["attributes.start_time"])

@@ -8,19 +8,21 @@ from matplotlib.figure import Figure
 
 from pipeline.config.training import parse_training
 from pipeline.search.attributes import WINNER
-from pipeline.search.results import figures, leaderboard, reproduce_command, summary, trials_dataframe
-from tests.support.scripted import RANGE, SIX, made_search, opened
+from pipeline.search.results import figures, leaderboard, reproduce_command, summarize, trials_dataframe
+from tests.support.scripted import CONTINUOUS, DISCRETE, make_search, open_study
 
 
 @pytest.fixture
 def study(tmp_path):
-    """Opens a study of SIX, or another."""
-    return lambda text=SIX, *flags: opened(tmp_path, made_search(tmp_path, text, *flags))
+    """Opens a study of DISCRETE, or another."""
+    return lambda text=DISCRETE, *flags: open_study(tmp_path, make_search(tmp_path, text, *flags))
 
 
 def complete(study, *values):
     asked = study.ask()
-    study.annotate(asked.number, {"parameters": 1234.0, "epochs": 2.0, "seconds": 3.0, "run_id": f"r{asked.number}"})
+    study.set_trial_attrs(
+        asked.number, {"parameters": 1234.0, "epochs": 2.0, "seconds": 3.0, "run_id": f"r{asked.number}"}
+    )
     study.complete(asked.number, values)
     return asked
 
@@ -28,7 +30,7 @@ def complete(study, *values):
 def of_every_kind(study):
     """Five trials: complete, failed, complete and better, pruned, and a duplicate of the first."""
     first = complete(study, 0.5)
-    study.fail(study.ask().number, again=False)
+    study.fail(study.ask().number, retry=False)
     complete(study, 0.9)
     pruned = study.ask()
     study.report(pruned.number, 1, 0.7)
@@ -42,7 +44,7 @@ GRID = ["--sampler", "grid"]
 
 
 def test_a_table_has_a_row_for_each_trial_that_has_ended_and_says_what_became_of_it(study):
-    trials = trials_dataframe(of_every_kind(study(SIX, *GRID)))
+    trials = trials_dataframe(of_every_kind(study(DISCRETE, *GRID)))
     assert trials["state"].tolist() == ["complete", "failed", "complete", "pruned", "duplicate"]
     assert trials["number"].tolist() == [0, 1, 2, 3, 4]
     assert trials["duplicate_of"].tolist()[4] == 0
@@ -59,26 +61,29 @@ def test_what_cannot_be_built_is_infeasible_in_the_table(study):
 
 @pytest.mark.parametrize(("metric", "order"), [("val_accuracy", [2, 3, 0, 4, 1]), ("val_loss", [0, 4, 3, 2, 1])])
 def test_the_leaderboard_has_the_best_first_the_earlier_of_equals_and_those_without_a_value_last(study, metric, order):
-    ranked = leaderboard(of_every_kind(study(SIX, *GRID, "--metric", metric)))
+    ranked = leaderboard(of_every_kind(study(DISCRETE, *GRID, "--metric", metric)))
     assert ranked["number"].tolist() == order
-    assert list(ranked.columns) == [*trials_dataframe(study(SIX, *GRID, "--metric", metric)).columns, "pareto"]
+    assert list(ranked.columns) == [
+        *trials_dataframe(study(DISCRETE, *GRID, "--metric", metric)).columns,
+        "pareto",
+    ]
     assert ranked["number"][ranked["pareto"]].tolist() == [order[0]], "all have the same number of parameters"
 
 
 def test_a_study_without_a_finished_trial_has_a_table_no_best_and_all_its_figures(study):
     mine = study()
-    assert summary(mine) == ["no trial has finished"]
+    assert summarize(mine) == ["no trial has finished"]
     assert len(leaderboard(mine)) == 0
-    mine.fail(mine.ask().number, again=False)
-    assert summary(mine) == ["no trial has finished"]
+    mine.fail(mine.ask().number, retry=False)
+    assert summarize(mine) == ["no trial has finished"]
     assert all(isinstance(figure, Figure) for _, figure in figures(mine))
 
 
 def test_a_summary_is_a_table_of_the_best_five_what_mattered_and_the_command_that_trains_the_best(study):
-    mine = study(SIX, *GRID)
+    mine = study(DISCRETE, *GRID)
     for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
         complete(mine, value)
-    _, head, *rows, mattered, command = summary(mine)
+    _, head, *rows, mattered, command = summarize(mine)
     assert head.split() == ["trial", "val_accuracy", "kernel_size", "depth", "parameters"]
     assert rows[0].split() == ["t005", "0.6000", "5", "2", "1,234"]
     assert [row.split()[0] for row in rows] == ["t005", "t004", "t003", "t002", "t001"]
@@ -87,16 +92,16 @@ def test_a_summary_is_a_table_of_the_best_five_what_mattered_and_the_command_tha
 
 
 def test_the_command_trains_the_winner_of_the_final_where_there_is_one(study):
-    mine = study(SIX, *GRID)
+    mine = study(DISCRETE, *GRID)
     for value in (0.1, 0.2):
         complete(mine, value)
-    assert summary(mine)[-1].endswith("-P kernel_size=1 -P depth=2")
+    assert summarize(mine)[-1].endswith("-P kernel_size=1 -P depth=2")
     mine.set_attr(WINNER, {"params": {"kernel_size": 1, "depth": 1}, "test_accuracy": 0.7})
-    assert summary(mine)[-1].endswith("-P kernel_size=1 -P depth=1")
+    assert summarize(mine)[-1].endswith("-P kernel_size=1 -P depth=1")
 
 
 def test_the_command_trains_the_very_configuration_with_all_that_the_search_held(study):
-    mine = study(RANGE + "flip: true\n", "--epochs", "9")
+    mine = study(CONTINUOUS + "flip: true\n", "--epochs", "9")
     asked = complete(mine, 0.5)
     words = shlex.split(
         reproduce_command(mine.search, {"learning_rate": mine.search.config(asked.params).text("learning_rate")})
@@ -131,7 +136,7 @@ def test_the_figures_of_a_study_have_a_heat_map_where_kernel_and_patch_are_searc
         "parallel_coordinates",
         "slices",
         "kernel_and_patch",
-        "accuracy_against_parameters",
+        "accuracy_vs_parameters",
         "curves",
     ]
 

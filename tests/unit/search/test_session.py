@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+import threading
 from collections import Counter
+from dataclasses import replace
 
 import mlflow
 import optuna
@@ -12,12 +14,13 @@ import pytest
 from optuna.trial import TrialState
 
 from pipeline.runtime.errors import Unavailable, UsageError
+from pipeline.runtime.process import this_process
 from pipeline.search import coordination, session
-from pipeline.search.coordination import DriverRegistry
+from pipeline.search.attributes import SEARCHED_SECONDS
 from pipeline.search.session import ExclusiveCoordinator, SearchContext, SharedCoordinator
 from pipeline.search.study import Study
 from pipeline.tracking.tags import Tag, TrialOutcome
-from tests.support.scripted import SIX, made_search, mlflow_store, opened
+from tests.support.scripted import DISCRETE, make_search, mlflow_store, open_study
 from tests.support.sleepers import finish, noted, start_sleeper, wait_for
 
 
@@ -28,8 +31,8 @@ def url(postgres, request):
 
 @pytest.fixture
 def study(url, tmp_path, closing):
-    return lambda text=SIX, *flags: Study(
-        made_search(tmp_path, text, *flags), url=url, name="mine", image_shape=(8, 8, 1), training_images=180
+    return lambda text=DISCRETE, *flags: Study(
+        make_search(tmp_path, text, *flags), url=url, name="mine", image_shape=(8, 8, 1), training_images=180
     )
 
 
@@ -40,7 +43,9 @@ def start(url, tmp_path):
 
     def start_it(seconds, *flags, together=1):
         uri, variables = mlflow.get_tracking_uri(), {"TOGETHER": str(together)}
-        started.append(start_sleeper(tmp_path, seconds, *flags, text=SIX, uri=uri, storage=url, variables=variables))
+        started.append(
+            start_sleeper(tmp_path, seconds, *flags, text=DISCRETE, uri=uri, storage=url, variables=variables)
+        )
         return started[-1]
 
     with mlflow_store(tmp_path):
@@ -112,10 +117,10 @@ def test_a_budget_is_counted_over_all_drivers_and_draws_differ(study):
     one.share()
     other.share()
     for mine in (one, other):
-        with mine.alone():
+        with mine.locked():
             assert mine.ask()
-    with one.alone():
-        assert one.running() == 2
+    with one.locked():
+        assert one.n_running() == 2
         first, second = (trial for trial in one.trials() if trial.state == TrialState.RUNNING)
         assert first.params != second.params, "what both drew by chance was answered from the record and drawn again"
 
@@ -124,80 +129,73 @@ def test_what_a_driver_left_that_is_gone_is_queued_again_but_not_what_a_living_o
     one, other = study(), study()
     gone = one.share()
     other.share()
-    with one.alone():
+    with one.locked():
         asked = one.ask()
-    with other.alone():
-        assert other.requeue_lost() == []
-    monkeypatch.setattr(coordination, "_is_dead", lambda note, still: True)
-    with other.alone():
-        assert [trial.number for trial in other.requeue_lost()] == [asked.number]
+    with other.locked():
+        assert other.requeue_stale() == []
+    monkeypatch.setattr(coordination, "_is_alive", lambda entry, silence: False)
+    with other.locked():
+        assert [trial.number for trial in other.requeue_stale()] == [asked.number]
     monkeypatch.undo()
-    other._drivers.bury(gone.id)
-    monkeypatch.setattr(coordination, "BEAT_SECONDS", -1)
-    with pytest.raises(UsageError, match="took this one for gone"):
-        gone.beat()
+    other._registry.unregister(gone.id)
+    monkeypatch.setattr(coordination, "HEARTBEAT_SECONDS", -1)
+    with pytest.raises(UsageError, match="took this one for dead"):
+        gone.heartbeat()
 
 
 def test_what_one_driver_gave_up_for_good_the_others_do_not_try(study):
     one, other = study(), study()
     one.share()
     other.share()
-    with one.alone():
+    with one.locked():
         bad = one.ask()
-    one.fail(bad.number, again=False)
+    one.fail(bad.number, retry=False)
     tried = []
     for _ in range(5):
-        with other.alone():
+        with other.locked():
             tried.append(other.ask().params)
     assert bad.params not in tried
-    with other.alone():
+    with other.locked():
         assert other.ask() is None
 
 
-def test_a_driver_of_another_host_is_gone_when_its_beat_stands_still_while_it_is_looked_at(monkeypatch):
-    clock, notes = [1000.0], {}
-    monkeypatch.setattr(coordination.time, "monotonic", lambda: clock[0])
-    mine = DriverRegistry(lambda: notes, notes.__setitem__)
-    away = {**notes[f"driver {mine.id}"], "host": "elsewhere", "beat": 1.0}
-    notes["driver away"] = away
-    mine.look()
-    clock[0] += 3600  # the database was away, or this driver slept
-    assert mine.look() == []
-    looks = 0
-    while not mine.look():
-        clock[0] += 15
-        looks += 1
-    assert 5 <= looks <= 8
-    notes["driver away"] = away | {"beat": 2.0}
-    assert mine.look() == [] and mine.living() == {mine.id, "away"}
-
-
-def test_sharing_and_holding_alone_refuse_each_other(study, closing):
+def test_shared_and_exclusive_coordinator_of_one_study_refuse_each_other(study, closing):
     together = SharedCoordinator(study())
+    pretend_another_process(study())
     with pytest.raises(UsageError, match="drivers must be shared"):
         ExclusiveCoordinator(study())
-    together.release()
-    alone = ExclusiveCoordinator(study())
-    held = {**study().get_attr("lease"), "process": os.getppid()}  # a process does not refuse itself
-    alone._lease._write({**held, "started": psutil.Process(os.getppid()).create_time()})
+    together.close()
+    ExclusiveCoordinator(study())
+    pretend_another_process(study())
     with pytest.raises(UsageError, match="drivers must all be shared"):
         SharedCoordinator(study())
 
 
+def pretend_another_process(study):
+    """Make the registered driver one of the process that started this one: a process does not refuse itself."""
+    ((key, entry),) = [(key, entry) for key, entry in study.attrs().items() if key.startswith("driver ") and entry]
+    parent = replace(this_process(), id=os.getppid(), started=psutil.Process(os.getppid()).create_time())
+    study.set_attr(key, entry | parent.tags())
+
+
 def test_a_study_in_a_file_cannot_be_shared(tmp_path):
     with pytest.raises(UsageError, match="drivers=shared must have its study on PostgreSQL"):
-        opened(tmp_path, made_search(tmp_path, SIX)).share()
+        open_study(tmp_path, make_search(tmp_path, DISCRETE)).share()
 
 
-def test_a_lock_is_anothers_when_its_holder_is_gone_and_says_when_it_was_lost(postgres, study):
+def test_searched_seconds_of_drivers_that_record_at_once_never_decrease(study):
     one, other = study(), study()
     one.share()
     other.share()
-    with one.alone() as held:
-        postgres.restart()
-        with other.alone() as others:
-            pass
-    assert (held.lost, others.lost) == (True, False)
+    one.record_searched_seconds(100.0)
+    with one.locked():
+        recording = threading.Thread(target=other.record_searched_seconds, args=(110.0,))
+        recording.start()
+        recording.join(0.3)
+        assert recording.is_alive(), "it waits for the lock"
+        one.set_attr(SEARCHED_SECONDS, 120.0)
+    recording.join()
+    assert one.searched_seconds() == 120.0
 
 
 class Runs:
@@ -220,7 +218,7 @@ def beats(monkeypatch):
 
 
 def context(runs, beats, interrupts=lambda: 0):
-    return SearchContext(None, runs, None, interrupts, lambda: beats.append(1), print)
+    return SearchContext(None, runs, None, interrupts, lambda: beats.append(1))
 
 
 def test_a_run_is_begun_when_the_server_is_back_and_the_study_is_held_meanwhile(beats):

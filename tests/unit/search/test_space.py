@@ -15,7 +15,7 @@ from pipeline.search import space
 from pipeline.search.definition import PARTS, searches
 from pipeline.search.distributions import bounds, contains, distribution, phrase, values
 from pipeline.search.space import BUDGETS_AND_PLACES, infeasibility, parse_search
-from pipeline.search.storage import check_environment, storage_url
+from pipeline.search.storage_url import storage_url, validate_environment
 from tests.support.paths import ROOT
 
 SMALL = "recipe: smoke\nspace: {depth: [1, 2]}\n"
@@ -79,11 +79,11 @@ def test_kernel_patch_depth_tries_the_papers_shape_first_and_holds_the_rest():
     first = found.config(found.enqueue[0])
     assert (first.filters, first.depth, first.kernel_size, first.patch_size) == (256, 8, 5, 2)
     assert first.batch_norm_momentum == 0.9  # Keras' 0.99 needs more steps than a short trial has
-    assert found.configurations() == 108
+    assert found.n_configurations() == 108
 
 
 def test_smoke_has_no_end_of_configurations():
-    assert resolve("smoke").configurations() is None
+    assert resolve("smoke").n_configurations() is None
 
 
 # what a file says
@@ -361,7 +361,7 @@ def test_a_combination_that_does_not_fit_is_left_to_be_told_apart(search):
     ],
 )
 def test_a_study_goes_on_under_another_budget_or_in_another_place(search, flags):
-    assert search(SMALL, *flags).study("abc") == search().study("abc")
+    assert search(SMALL, *flags).study_name("abc") == search().study_name("abc")
 
 
 @pytest.mark.parametrize(
@@ -381,14 +381,14 @@ def test_a_study_goes_on_under_another_budget_or_in_another_place(search, flags)
     ],
 )
 def test_anything_else_makes_another_study(search, text, flags, data):
-    assert search(text, *flags).study(data) != search().study("abc")
+    assert search(text, *flags).study_name(data) != search().study_name("abc")
 
 
 def test_a_studys_name_is_the_searchs_and_what_it_depends_on(search):
     found = search(SMALL + "# a comment\n")
-    assert found.study("abc") == f"mine-{found.fingerprint('abc')}" == search().study("abc")
+    assert found.study_name("abc") == f"mine-{found.fingerprint('abc')}" == search().study_name("abc")
     assert search(name="renamed").fingerprint("abc") == found.fingerprint("abc")
-    assert search(SMALL, "--study", "ours").study("abc") == "ours"
+    assert search(SMALL, "--study", "ours").study_name("abc") == "ours"
 
 
 def test_a_fingerprint_is_the_same_in_another_process_whatever_the_order_in_the_file(search, tmp_path):
@@ -447,15 +447,15 @@ def test_storage_is_what_was_told_or_the_environments_or_a_file_beside_mlflows_o
 
 @pytest.mark.parametrize("told", ["secret", "postgresql://me:sec@ret@host/db"])
 def test_a_storage_of_the_environment_that_is_no_url_is_refused_unseen(told):
-    said = refusal(check_environment, {"OPTUNA_STORAGE": told})
+    said = refusal(validate_environment, {"OPTUNA_STORAGE": told})
     assert said.startswith("OPTUNA_STORAGE must ") and "sec" not in said
-    check_environment({"OPTUNA_STORAGE": "postgresql://me:secret@host/db"})
-    check_environment({})
+    validate_environment({"OPTUNA_STORAGE": "postgresql://me:secret@host/db"})
+    validate_environment({})
 
 
 def test_names_with_anything_in_them_name_studies_on_one_line(search):
-    assert search(name='it\'s; \n"x"').study("abc").startswith(r"""it's; \n"x"-""")
-    assert search(SMALL, "--study", "a\nb").study("abc") == r"a\nb"
+    assert search(name='it\'s; \n"x"').study_name("abc").startswith(r"""it's; \n"x"-""")
+    assert search(SMALL, "--study", "a\nb").study_name("abc") == r"a\nb"
     assert len(search(name="é" * 120).name) == 100
 
 

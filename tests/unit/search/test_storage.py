@@ -1,5 +1,7 @@
 """What a driver reads of its study again, and when."""
 
+import inspect
+import re
 import sys
 import threading
 import time
@@ -7,17 +9,25 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.storages import RDBStorage, _CachedStorage
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from pipeline.runtime.errors import UsageError
 from pipeline.search import storage
 from pipeline.search.loop import SearchLoop
-from pipeline.search.session import SearchContext
-from pipeline.search.storage import open_storage, retry_storage
+from pipeline.search.storage import RetryingRDBStorage, open_storage, retry_storage
 from pipeline.search.study import Study
-from tests.support.scripted import RANGE, SIX, Runs, Scripted, made_search, opened, trained
+from tests.support.scripted import (
+    CONTINUOUS,
+    DISCRETE,
+    ScriptedExecutor,
+    make_search,
+    open_study,
+    search_context,
+    successful_trial,
+)
 
 
 @pytest.fixture
@@ -37,7 +47,7 @@ def read(monkeypatch):
 
 @pytest.fixture
 def study(tmp_path):
-    return lambda: opened(tmp_path, made_search(tmp_path, RANGE))
+    return lambda: open_study(tmp_path, make_search(tmp_path, CONTINUOUS))
 
 
 def test_unfinished_trials_are_read_again_only_where_they_have_changed(study, read):
@@ -54,7 +64,7 @@ def test_unfinished_trials_are_read_again_only_where_they_have_changed(study, re
 def test_what_this_process_writes_it_sees_at_once(study):
     mine = study()
     asked = mine.ask()
-    mine.annotate(asked.number, {"parameters": 7})
+    mine.set_trial_attrs(asked.number, {"parameters": 7})
     mine.complete(asked.number, [0.5])
     (trial,) = mine.trials()
     assert (trial.state.name, trial.values, trial.user_attrs, trial.params) == (
@@ -89,8 +99,8 @@ def url(postgres, request):
 
 @pytest.fixture
 def shared_study(url, tmp_path, closing):
-    return lambda text=RANGE, *flags: Study(
-        made_search(tmp_path, text, *flags), url=url, name="mine", image_shape=(8, 8, 1), training_images=180
+    return lambda text=CONTINUOUS, *flags: Study(
+        make_search(tmp_path, text, *flags), url=url, name="mine", image_shape=(8, 8, 1), training_images=180
     )
 
 
@@ -99,18 +109,17 @@ def states(study):
 
 
 def test_a_search_goes_on_over_a_restart_of_its_database_and_loses_and_doubles_nothing(postgres, shared_study):
-    mine = shared_study(SIX, "--trials", "6")
+    mine = shared_study(DISCRETE, "--trials", "6")
 
     def answer(job):
         if job.number in (1, 3):
             postgres.restart()
-        return trained(job, 0.3, 0.5)
+        return successful_trial(job, 0.3, 0.5)
 
-    executor = Scripted(answer, slots=2)
-    session = SearchContext(mine, Runs(), executor, lambda: 0, beat=lambda: None, say=lambda line: None)
-    assert SearchLoop(session).search() == "its 6 trials are done"
+    executor = ScriptedExecutor(answer, slots=2)
+    assert SearchLoop(search_context(mine, executor)).run() == "its 6 trials are done"
     assert len({str(job.config) for job in executor.started}) == len(executor.started) == 6
-    kept = shared_study(SIX).trials()
+    kept = shared_study(DISCRETE).trials()
     assert {trial.state for trial in kept} == {TrialState.COMPLETE}
     assert [trial.intermediate_values for trial in kept if "duplicate_of" not in trial.user_attrs] == [
         {1: 0.3, 2: 0.5}
@@ -124,8 +133,10 @@ def test_a_call_waits_for_a_database_that_comes_back_and_says_so_once(postgres, 
     threading.Timer(0.5, postgres.start).start()
     mine.set_attr("key", 1)
     assert shared_study().get_attr("key") == 1
-    (said,) = [line for line in caplog.messages if "away" in line]
-    assert said.startswith("the study's storage is away, for 300 s it is tried again: postgresql+psycopg://pipeline@")
+    (said,) = [line for line in caplog.messages if "unavailable" in line]
+    assert said.startswith(
+        "the study's storage is unavailable and is asked again for 300 s: postgresql+psycopg://pipeline@"
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,14 +171,14 @@ def lost_answer(monkeypatch, name):
     """The next call of this name does its work, but its answer never comes."""
     call, left = getattr(RDBStorage, name), [True]
 
-    def once(self, *given, **more):
-        done = call(self, *given, **more)
+    def once(self, *args):
+        answer = call(self, *args)
         if left and left.pop():
             raise OperationalError("COMMIT", {}, Exception("the server closed the connection"))
-        return done
+        return answer
 
     monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(storage.RetryingRDBStorage, name, storage._retrying(once))
+    monkeypatch.setattr(RDBStorage, name, once)
 
 
 def test_a_trial_whose_end_was_written_but_not_answered_ends_once(shared_study, monkeypatch):
@@ -189,7 +200,7 @@ def test_a_trial_that_was_created_without_answer_is_not_left_running(shared_stud
 
 
 def test_a_queued_configuration_that_was_taken_without_answer_is_trained_all_the_same(shared_study, monkeypatch):
-    mine = shared_study(RANGE + "enqueue: [{learning_rate: 0.01}]")
+    mine = shared_study(CONTINUOUS + "enqueue: [{learning_rate: 0.01}]")
     lost_answer(monkeypatch, "set_trial_state_values")
     asked = [mine.ask(), mine.ask()]
     assert 0.01 in [one.params["learning_rate"] for one in asked]
@@ -197,8 +208,8 @@ def test_a_queued_configuration_that_was_taken_without_answer_is_trained_all_the
 
 def test_several_may_open_an_empty_database_at_once(url, closing):
     with ThreadPoolExecutor(4) as pool:
-        opened = list(pool.map(open_storage, [url] * 4))
-    assert all(one.get_all_studies() == [] for one in opened)
+        storages = list(pool.map(open_storage, [url] * 4))
+    assert all(storage.get_all_studies() == [] for storage in storages)
 
 
 def test_a_database_without_its_driver_is_refused_with_what_brings_it(monkeypatch):
@@ -213,3 +224,40 @@ def test_a_wrong_password_is_refused_at_once_and_not_repeated(url, closing):
         open_storage(url.replace("@", ":wr0ng-secret@"))
     assert "wr0ng" not in str(refused.value)
     assert time.monotonic() - began < storage.PATIENCE_SECONDS / 2
+
+
+# what is built on Optuna's private parts
+
+
+def test_retrying_storage_repeats_every_call_that_optunas_cache_makes():
+    """Fails where another version of Optuna calls something else of the storage that it caches."""
+    called = set(re.findall(r"self\._backend\.(\w+)\(", inspect.getsource(_CachedStorage)))
+    # What a search never calls: it deletes no study, lists none, and has its own heartbeat
+    unused = {"delete_study", "get_all_studies", "record_heartbeat", "_get_stale_trial_ids"}
+    unused |= {"get_heartbeat_interval", "get_heartbeat_stale_trial_callback"}
+    assert called - unused == {name for name in vars(RetryingRDBStorage) if callable(getattr(RDBStorage, name, None))}
+
+
+def test_cache_builds_on_what_optunas_cache_has():
+    """Fails where another version of Optuna reads trials in another way."""
+    cache = open_storage("sqlite:///:memory:")
+    study_id = cache.create_new_study([StudyDirection.MAXIMIZE])
+    trial_id = cache.create_new_trial(study_id)
+    cache.get_all_trials(study_id)
+    study = cache._studies[study_id]
+    assert {"trials", "unfinished_trial_ids", "last_finished_trial_id"} <= vars(study).keys()
+    assert (study.unfinished_trial_ids, study.last_finished_trial_id) == ({trial_id}, -1)
+    parameters = ["self", "study_id"]
+    assert list(inspect.signature(_CachedStorage._read_trials_from_remote_storage).parameters) == parameters
+    assert "_read_trials_from_remote_storage" in inspect.getsource(_CachedStorage.get_all_trials)
+
+
+def test_trial_of_another_process_with_an_id_in_between_is_read_after_a_refresh(study):
+    mine, other = study(), study()
+    first = mine.ask()
+    others = other.ask()
+    mine.ask()
+    mine.complete(first.number, [0.5])
+    mine.refresh()
+    assert [trial.number for trial in mine.trials()] == [0, 1, 2]
+    assert mine.trials()[1].params == dict(others.params)

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from pipeline.runtime.errors import UsageError
 from pipeline.search import study as studies
 from pipeline.search.attributes import ATTEMPT, DUPLICATE_OF, INFEASIBLE, TRAINABLE
-from tests.support.scripted import RANGE, SIX, made_search, opened
+from tests.support.scripted import CONTINUOUS, DISCRETE, make_search, open_study
 
 EVERY = [{"kernel_size": kernel, "depth": depth} for kernel, depth in product([1, 3, 5], [1, 2])]
 
@@ -19,8 +19,8 @@ EVERY = [{"kernel_size": kernel, "depth": depth} for kernel, depth in product([1
 def study(tmp_path):
     """Opens the one study of the test, again and again as drivers would."""
 
-    def open_it(text=RANGE, *flags, **images):
-        return opened(tmp_path, made_search(tmp_path, text, *flags), **images)
+    def open_it(text=CONTINUOUS, *flags, **images):
+        return open_study(tmp_path, make_search(tmp_path, text, *flags), **images)
 
     return open_it
 
@@ -41,7 +41,7 @@ def states(study):
 
 
 def test_what_is_enqueued_comes_first_in_its_order_and_what_it_leaves_out_is_drawn(study):
-    mine = study(SIX + "enqueue: [{kernel_size: 5, depth: 2}, {kernel_size: 1, depth: 1}, {kernel_size: 3}]")
+    mine = study(DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}, {kernel_size: 1, depth: 1}, {kernel_size: 3}]")
     asked = finish(mine, 3)
     assert [dict(one.params) for one in asked[:2]] == [{"kernel_size": 5, "depth": 2}, {"kernel_size": 1, "depth": 1}]
     assert asked[2].params["kernel_size"] == 3 and asked[2].params["depth"] in (1, 2)
@@ -49,14 +49,14 @@ def test_what_is_enqueued_comes_first_in_its_order_and_what_it_leaves_out_is_dra
 
 
 def test_a_study_that_goes_on_enqueues_nothing_anew(study):
-    text = RANGE + "enqueue: [{learning_rate: 0.01}]"
+    text = CONTINUOUS + "enqueue: [{learning_rate: 0.01}]"
     assert finish(study(text))[0].params == {"learning_rate": 0.01}
     assert finish(study(text))[0].params != {"learning_rate": 0.01}
     assert states(study(text)) == ["COMPLETE", "COMPLETE"]
 
 
 def test_a_kill_between_two_that_are_enqueued_loses_neither(study, monkeypatch):
-    text = SIX + "enqueue: [{kernel_size: 5, depth: 2}, {kernel_size: 3}, {kernel_size: 1, depth: 1}]"
+    text = DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}, {kernel_size: 3}, {kernel_size: 1, depth: 1}]"
     enqueue, calls = optuna.Study.enqueue_trial, []
 
     def killed_at_the_third(*given, **more):
@@ -79,7 +79,7 @@ def test_a_kill_between_two_that_are_enqueued_loses_neither(study, monkeypatch):
 def test_the_seed_gives_the_same_trials_and_another_seed_others(tmp_path, sampler):
     def drawn(folder, *flags):
         (tmp_path / folder).mkdir()
-        study = opened(tmp_path / folder, made_search(tmp_path, RANGE, "--sampler", sampler, *flags))
+        study = open_study(tmp_path / folder, make_search(tmp_path, CONTINUOUS, "--sampler", sampler, *flags))
         return [one.params["learning_rate"] for one in finish(study, 4)]
 
     first = drawn("first")
@@ -95,7 +95,7 @@ def test_a_study_that_goes_on_does_not_repeat_its_draws(study):
 
 @pytest.mark.parametrize("sampler", ["grid", "tpe", "random"])
 def test_a_finite_space_is_visited_once_each_and_then_used_up(study, sampler):
-    mine = study(SIX, "--sampler", sampler)
+    mine = study(DISCRETE, "--sampler", sampler)
     asked = []
     while one := mine.ask():
         asked.append(dict(one.params))
@@ -103,22 +103,22 @@ def test_a_finite_space_is_visited_once_each_and_then_used_up(study, sampler):
     assert sorted(asked, key=str) == sorted(EVERY, key=str)
     assert sampler != "grid" or asked == EVERY
     assert mine.n_finished() == 6
-    assert study(SIX, "--sampler", sampler).ask() is None
+    assert study(DISCRETE, "--sampler", sampler).ask() is None
 
 
 def test_tpe_repeats_itself_before_a_small_space_is_used_up(study):
-    mine = study(SIX)
+    mine = study(DISCRETE)
     for number in range(6):  # what makes the record worth keeping
         mine.complete(mine.ask().number, [0.1 * number])
     assert any(DUPLICATE_OF in trial.user_attrs for trial in mine.trials())
 
 
 def test_a_grid_that_was_broken_off_goes_on_where_it_was(study):
-    first = finish(study(SIX, "--sampler", "grid"), 2)
-    lost = study(SIX, "--sampler", "grid")
+    first = finish(study(DISCRETE, "--sampler", "grid"), 2)
+    lost = study(DISCRETE, "--sampler", "grid")
     third = lost.ask()
-    again = study(SIX, "--sampler", "grid")
-    again.requeue_lost()
+    again = study(DISCRETE, "--sampler", "grid")
+    again.requeue_stale()
     rest = finish(again, 4)
     assert [dict(one.params) for one in [*first, *rest]] == EVERY
     assert rest[0].params == third.params
@@ -134,7 +134,7 @@ def test_steps_that_optuna_adds_up_are_one_configuration_and_come_as_they_are_wr
 
 
 def test_a_duplicate_is_answered_from_the_record_and_costs_no_budget(study):
-    mine = study(SIX)
+    mine = study(DISCRETE)
     (first,) = finish(mine, value=0.7)
     pruned = mine.ask()
     mine.report(pruned.number, 1, 0.2)
@@ -153,7 +153,7 @@ def test_a_duplicate_is_answered_from_the_record_and_costs_no_budget(study):
 
 
 def test_what_is_running_is_not_started_a_second_time(study):
-    mine = study(SIX)
+    mine = study(DISCRETE)
     running = mine.ask()
     mine._enqueue(running.params)
     assert mine.ask().params != running.params
@@ -162,15 +162,15 @@ def test_what_is_running_is_not_started_a_second_time(study):
 
 
 def test_the_budget_counts_what_was_completed_or_pruned_but_nothing_that_failed_or_was_free(study):
-    mine = study(SIX + "enqueue: [{kernel_size: 1, depth: 1}, {kernel_size: 5, depth: 2}]", image_shape=(4, 4, 1))
+    mine = study(DISCRETE + "enqueue: [{kernel_size: 1, depth: 1}, {kernel_size: 5, depth: 2}]", image_shape=(4, 4, 1))
     (first,) = finish(mine)
     mine.prune(mine.ask().number)
     mine._enqueue(first.params)
-    mine.fail(mine.ask().number, again=False)
+    mine.fail(mine.ask().number, retry=False)
     assert states(mine).count("COMPLETE") == 2  # the duplicate is one of them
     assert any(INFEASIBLE in trial.user_attrs for trial in mine.trials())  # kernel 5 on 2 x 2 patches
     assert mine.n_finished() == 2
-    assert study(SIX, image_shape=(4, 4, 1)).n_finished() == 2
+    assert study(DISCRETE, image_shape=(4, 4, 1)).n_finished() == 2
 
 
 def test_what_cannot_be_built_for_the_images_is_told_as_a_violated_constraint_and_never_started(study):
@@ -187,8 +187,8 @@ def test_what_cannot_be_built_for_the_images_is_told_as_a_violated_constraint_an
 def test_a_large_space_is_judged_once_and_not_for_every_trial(study, monkeypatch):
     mine = study("recipe: smoke\nspace: {depth: {low: 1, high: 20}, filters: {low: 1, high: 40}}")
     judged = Counter()
-    fits = mine._fits
-    monkeypatch.setattr(mine, "_fits", lambda params: judged.update([str(params)]) or fits(params))
+    fits = mine._infeasibility
+    monkeypatch.setattr(mine, "_infeasibility", lambda params: judged.update([str(params)]) or fits(params))
     finish(mine, 5)
     assert max(judged.values()) <= 2 and len(judged) == 800  # once for the list, once when it is drawn
 
@@ -211,15 +211,17 @@ def test_the_out_of_memory_trap_is_left_where_it_is_told_as_a_constraint_and_not
     tmp_path, monkeypatch
 ):
     """Accuracy grows with the size up to where memory ends, as it does in life: failed trials teach TPE nothing."""
-    monkeypatch.setattr(studies, "ENUMERATED", 0)  # to write out 5,964 configurations takes seconds and changes nothing
-    search = made_search(tmp_path, "recipe: smoke\nspace: {filters: {low: 16, high: 512}, depth: {low: 1, high: 12}}\n")
+    monkeypatch.setattr(
+        studies, "MAX_ENUMERATED", 0
+    )  # to write out 5,964 configurations takes seconds and changes nothing
+    search = make_search(tmp_path, "recipe: smoke\nspace: {filters: {low: 16, high: 512}, depth: {low: 1, high: 12}}\n")
     counts = {}
     for name, tell in {
-        "failed": lambda study, number: study.fail(number, again=False),
+        "failed": lambda study, number: study.fail(number, retry=False),
         "constraint": lambda study, number: study.prune(number, violation=True),
     }.items():
         (tmp_path / name).mkdir()
-        counts[name] = ooms_proposed(opened(tmp_path / name, search), 60, tell)
+        counts[name] = ooms_proposed(open_study(tmp_path / name, search), 60, tell)
     assert counts["failed"] >= 1.5 * counts["constraint"], counts
 
 
@@ -230,11 +232,11 @@ def test_what_a_driver_left_running_is_failed_and_queued_again_at_its_attempt(st
     mine = study()
     (done,) = finish(mine)
     first = mine.ask()
-    mine.fail(first.number, again=True)
+    mine.fail(first.number, retry=True)
     lost = mine.ask()
     assert (lost.params, lost.attempt) == (first.params, 2)
     next_one = study()
-    assert [trial.number for trial in next_one.requeue_lost()] == [lost.number]
+    assert [trial.number for trial in next_one.requeue_stale()] == [lost.number]
     again = next_one.ask()
     assert (again.params, again.attempt) == (first.params, 2)
     assert states(next_one) == ["COMPLETE", "FAIL", "FAIL", "RUNNING"]
@@ -246,9 +248,9 @@ def test_a_kill_while_a_lost_trial_is_given_up_loses_no_configuration(study, mon
     next_one = study()
     monkeypatch.setattr(next_one._study, "tell", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        next_one.requeue_lost()
+        next_one.requeue_stale()
     last = study()
-    last.requeue_lost()
+    last.requeue_stale()
     assert last.ask().params == lost.params
 
 
@@ -256,11 +258,11 @@ def test_a_failed_trial_is_queued_again_only_where_asked_for_and_its_attempts_ar
     mine = study()
     one = mine.ask()
     for attempt in (1, 2):
-        mine.fail(one.number, again=True)
+        mine.fail(one.number, retry=True)
         again = mine.ask()
         assert (again.params, again.attempt) == (one.params, attempt + 1)
         one = again
-    mine.fail(one.number, again=False)
+    mine.fail(one.number, retry=False)
     assert mine.ask().params != one.params
     assert [trial.user_attrs.get(ATTEMPT, 1) for trial in mine.trials()] == [1, 2, 3, 1]
 
@@ -268,7 +270,7 @@ def test_a_failed_trial_is_queued_again_only_where_asked_for_and_its_attempts_ar
 def test_a_trial_that_was_stopped_is_put_back_and_has_used_up_no_attempt(study):
     mine = study()
     first = mine.ask()
-    mine.fail(first.number, again=True)
+    mine.fail(first.number, retry=True)
     second = mine.ask()
     mine.requeue(second.number)
     third = mine.ask()
@@ -278,19 +280,19 @@ def test_a_trial_that_was_stopped_is_put_back_and_has_used_up_no_attempt(study):
 
 @pytest.mark.parametrize("sampler", ["grid", "tpe"])
 def test_what_failed_for_good_is_not_asked_again_until_another_driver_comes(study, sampler):
-    mine = study(SIX, "--sampler", sampler)
+    mine = study(DISCRETE, "--sampler", sampler)
     bad = mine.ask()
-    mine.fail(bad.number, again=False)
+    mine.fail(bad.number, retry=False)
     assert bad.params not in [one.params for one in finish(mine, 5)]
     assert mine.ask() is None
-    assert study(SIX, "--sampler", sampler).ask().params == bad.params  # its cause may have been mended
+    assert study(DISCRETE, "--sampler", sampler).ask().params == bad.params  # its cause may have been mended
 
 
 # values
 
 
 def test_a_trial_below_the_median_is_pruned_after_the_warm_up_and_one_above_is_not(study):
-    mine = study(RANGE, "--pruner_trials", "2", "--pruner_epochs", "2")
+    mine = study(CONTINUOUS, "--pruner_trials", "2", "--pruner_epochs", "2")
     for value in (0.5, 0.6):
         one = mine.ask()
         assert [mine.report(one.number, epoch, value) for epoch in (1, 2, 3)] == [False, False, False]
@@ -302,7 +304,7 @@ def test_a_trial_below_the_median_is_pruned_after_the_warm_up_and_one_above_is_n
 
 @pytest.mark.parametrize(("epochs", "first"), [(8, 4), (5, 2), (1, 1)])
 def test_unless_told_otherwise_every_trial_gets_half_its_epochs(study, epochs, first):
-    mine = study(RANGE, "--pruner_trials", "1", "--epochs", str(epochs))
+    mine = study(CONTINUOUS, "--pruner_trials", "1", "--epochs", str(epochs))
     good, bad = mine.ask(), mine.ask()
     for epoch in range(1, epochs + 1):
         mine.report(good.number, epoch, 0.9)
@@ -312,14 +314,14 @@ def test_unless_told_otherwise_every_trial_gets_half_its_epochs(study, epochs, f
 
 
 def test_without_a_pruner_none_is_pruned(study):
-    mine = study(RANGE, "--pruner", "none")
+    mine = study(CONTINUOUS, "--pruner", "none")
     finish(mine, 8, value=0.5)
     one = mine.ask()
     assert not any(mine.report(one.number, epoch, 0.0) for epoch in range(1, 9))
 
 
 def test_two_metrics_keep_their_values_in_order_and_prune_nothing(study):
-    mine = study(RANGE, "--metric", "val_accuracy,parameters")
+    mine = study(CONTINUOUS, "--metric", "val_accuracy,parameters")
     for values in ([0.5, 10.0], [0.9, 30.0]):
         mine.complete(mine.ask().number, values)
     one = mine.ask()
@@ -332,7 +334,7 @@ def test_two_metrics_keep_their_values_in_order_and_prune_nothing(study):
 
 @pytest.mark.parametrize(("metric", "order"), [("val_accuracy", [1, 2, 0]), ("val_loss", [0, 1, 2])])
 def test_the_best_comes_first_in_the_metrics_direction_and_the_earlier_of_equals(study, metric, order):
-    mine = study(RANGE, "--metric", metric)
+    mine = study(CONTINUOUS, "--metric", metric)
     assert mine.best() is None
     for value in (0.1, 0.6, 0.6):
         finish(mine, value=value)
@@ -341,7 +343,7 @@ def test_the_best_comes_first_in_the_metrics_direction_and_the_earlier_of_equals
 
 
 def test_importances_say_which_setting_matters_and_are_empty_below_four_values(study):
-    mine = study(SIX, "--sampler", "grid")
+    mine = study(DISCRETE, "--sampler", "grid")
     finish(mine, 3)
     assert mine.importances() == {}
     for _ in range(3):
@@ -363,19 +365,19 @@ def test_notes_are_kept_and_read_from_the_storage_where_another_process_may_have
 def test_figures_of_a_trial_are_kept(study):
     mine = study()
     one = mine.ask()
-    mine.annotate(one.number, {"parameters": 1234, "run_id": "abc"})
+    mine.set_trial_attrs(one.number, {"parameters": 1234, "run_id": "abc"})
     assert study().trials()[0].user_attrs == {"parameters": 1234, "run_id": "abc"}
 
 
 def test_a_space_too_large_to_write_out_is_left_to_the_sampler(study, monkeypatch):
-    monkeypatch.setattr(studies, "ENUMERATED", 5)
-    mine = study(SIX)
+    monkeypatch.setattr(studies, "MAX_ENUMERATED", 5)
+    mine = study(DISCRETE)
     assert len({str(one.params) for one in finish(mine, 3)}) == 3
 
 
 def test_in_a_space_too_large_to_write_out_the_few_that_fit_are_found_and_then_no_more(study, monkeypatch):
-    monkeypatch.setattr(studies, "ENUMERATED", 5)
-    monkeypatch.setattr(studies, "RE_ASKS", 1)
+    monkeypatch.setattr(studies, "MAX_ENUMERATED", 5)
+    monkeypatch.setattr(studies, "MAX_REDRAWS", 1)
     mine = study("recipe: smoke\nspace: {patch_size: {low: 1, high: 200}, depth: [1, 2]}\n", "--sampler", "random")
     asked = finish(mine, 6)
     assert {(one.params["patch_size"], one.params["depth"]) for one in asked} == {
@@ -387,5 +389,5 @@ def test_in_a_space_too_large_to_write_out_the_few_that_fit_are_found_and_then_n
 @pytest.mark.parametrize("url", ["sqlite:////dev/null/x.db", "nonsense://me:secret@host/db"])
 def test_a_storage_that_cannot_be_opened_is_refused_in_one_line_without_its_password(tmp_path, url):
     with pytest.raises(UsageError, match="^the study's storage must be there and writable: ") as refused:
-        studies.Study(made_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180)
+        studies.Study(make_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180)
     assert "secret" not in str(refused.value)

@@ -5,10 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.config.training import TrainingConfig
-from pipeline.search.session import SearchContext
 from pipeline.search.time_estimate import estimate_duration, relative_cost, trial_seconds
 from pipeline.tracking.tags import TrialOutcome
-from tests.support.scripted import RANGE, Runs, Scripted, ended, made_search, opened
+from tests.support.scripted import CONTINUOUS, ScriptedExecutor, make_search, open_study, search_context, trial_result
 
 
 def test_work_grows_with_the_patches_the_blocks_and_the_kernels():
@@ -32,35 +31,38 @@ def data(images):
 
 
 @pytest.fixture
-def session(tmp_path):
+def context(tmp_path):
     def open_it(answer, *flags, slots=1):
-        executor = Scripted(answer, slots)
-        study = opened(tmp_path, made_search(tmp_path, RANGE, *flags))
-        runs = Runs()
-        runs.id = "the search"
-        return SearchContext(study, runs, executor, interrupts=lambda: 0, beat=lambda: None, say=lambda line: None)
+        executor = ScriptedExecutor(answer, slots)
+        study = open_study(tmp_path, make_search(tmp_path, CONTINUOUS, *flags))
+        return search_context(study, executor)
 
     return open_it
 
 
-def test_before_the_first_trial_one_training_step_tells_how_long_all_will_take(session):
-    mine = session(
-        lambda job: [ended(job, step_seconds=60.0, tracing_seconds=60.0)], "--trials", "30", "--hours", "9", slots=2
+def test_before_the_first_trial_one_training_step_tells_how_long_all_will_take(context):
+    mine = context(
+        lambda job: [trial_result(job, step_seconds=60.0, tracing_seconds=60.0)],
+        "--trials",
+        "30",
+        "--hours",
+        "9",
+        slots=2,
     )
     said = estimate_duration(mine, data(200))  # 4 steps of 50 images, 2 epochs: 8 min a trial, and 1 min of tracing
     assert said == "very roughly 2 h 15 min, at most 9 h: 30 trials of 9 min each, less what pruning saves"
     assert [job.role for job in mine.executor.started] == ["step"]
 
 
-def test_a_step_that_fails_says_nothing_as_the_trials_will(session):
-    mine = session(lambda job: [ended(job, TrialOutcome.OOM, "no memory")])
+def test_a_step_that_fails_says_nothing_as_the_trials_will(context):
+    mine = context(lambda job: [trial_result(job, TrialOutcome.OOM, "no memory")])
     assert estimate_duration(mine, data(200)) is None
 
 
-def test_a_search_that_goes_on_expects_what_its_trials_took(session):
-    mine = session(lambda job: [], "--trials", "4")
+def test_a_search_that_goes_on_expects_what_its_trials_took(context):
+    mine = context(lambda job: [], "--trials", "4")
     asked = mine.study.ask()
     mine.study.complete(asked.number, [0.5])
-    mine.study.set_attr("searched_seconds", 100.0)
+    mine.study.record_searched_seconds(100.0)
     assert estimate_duration(mine, data(200)) == "about 5 min left, as the trials so far went"
     assert mine.executor.started == []

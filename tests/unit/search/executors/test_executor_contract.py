@@ -11,11 +11,18 @@ from pipeline.search.executors.base import EpochReport, Executor, TrialJob, Tria
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.ray_executor import RayExecutor
 from pipeline.search.executors.slots import make_slots
-from pipeline.search.session import SearchContext
 from pipeline.tracking.tags import RunRef, TrialOutcome
 from tests.support import misbehaving
 from tests.support.paths import ROOT
-from tests.support.scripted import RANGE, Runs, Scripted, made_search, opened, trained
+from tests.support.scripted import (
+    CONTINUOUS,
+    RecordingRuns,
+    ScriptedExecutor,
+    make_search,
+    open_study,
+    search_context,
+    successful_trial,
+)
 from tests.support.trial_driver import TINY, TrialDriver
 
 TWO = 2  # places
@@ -166,12 +173,12 @@ class OnePlace(Executor):
 
 def test_one_place_and_one_seed_give_the_same_trials_in_the_same_order(executor, tmp_path):
     drawn = []
-    script = Scripted(lambda job: trained(job, 1 / (1 + job.config.learning_rate)))
+    script = ScriptedExecutor(lambda job: successful_trial(job, 1 / (1 + job.config.learning_rate)))
     for name, where in (("scripted", OnePlace(script)), ("real", OnePlace(executor))):
         (tmp_path / name).mkdir()
-        study = opened(tmp_path / name, made_search(tmp_path, RANGE, "--trials", "13", "--pruner", "none"))
-        runs = Runs()
+        study = open_study(tmp_path / name, make_search(tmp_path, CONTINUOUS, "--trials", "13", "--pruner", "none"))
+        runs = RecordingRuns()
         runs.tracking_uri = ""  # as nothing is trained
-        loop.SearchLoop(SearchContext(study, runs, where, lambda: 0, beat=lambda: None, say=lambda line: None)).search()
+        loop.SearchLoop(search_context(study, where, runs=runs)).run()
         drawn.append([(trial.number, trial.params, trial.values) for trial in study.trials()])
     assert drawn[0] == drawn[1] and len(drawn[0]) == 13

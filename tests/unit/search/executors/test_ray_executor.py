@@ -24,7 +24,7 @@ from pipeline.tracking.tags import RunRef, TrialOutcome
 from tests.support import misbehaving
 from tests.support.fake_ray import FakeRay, make_node
 from tests.support.paths import ROOT
-from tests.support.scripted import ended
+from tests.support.scripted import trial_result
 
 
 def apart(command):
@@ -166,7 +166,7 @@ def test_a_trial_that_ended_as_the_head_node_was_lost_is_told_once(began):
     cluster, ray = began(make_node(cpus=8))
     cluster.start(JOB, minutes=None)
     cluster.start(replace(JOB, number=8), minutes=None)
-    ray.tasks[0].set_result(TaskResult(ended(JOB), None, None))
+    ray.tasks[0].set_result(TaskResult(trial_result(JOB), None, None))
     ray.tasks[1].set_exception(ConnectionError("Client is shutting down."))  # as its result is fetched
     assert [(event.number, event.outcome) for event in cluster.events(0)] == [
         (7, TrialOutcome.LOST),
@@ -302,7 +302,7 @@ def test_what_a_node_could_not_tell_of_a_trial_lies_with_the_driver_when_its_end
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
     Spool("run", destination="http://server").put(LogBatch("run", tags={"a": "b"}))
-    done = TaskResult(ended(JOB), None, export_records("run"))
+    done = TaskResult(trial_result(JOB), None, export_records("run"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "driver"))
     if disk == "full":
         (tmp_path / "driver").write_text("no folder")
