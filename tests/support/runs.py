@@ -1,4 +1,4 @@
-"""Runs as training leaves them, made in a moment: what a report reads of them and nothing else."""
+"""Runs as training leaves them, as far as a report reads them; made without training."""
 
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ CLASSES = ["cat", "dog", "owl"]
 
 
 class Store(NamedTuple):
+    """A client of a tracking store, and the experiment in it that runs are logged to."""
+
     client: mlflow.MlflowClient
     experiment_id: str
 
@@ -30,23 +32,32 @@ def make_run(
     status="FINISHED",
     curve=(0.5, 0.6),
 ) -> str:
-    """A run; `correct` (n,) says which of the first n images of the test set it recognized.
+    """Log a run and return its id.
 
-    `settings` are those of its config.yaml, `params` what its parameters say instead.
+    Args:
+        store: Where to log it.
+        name: Of the run.
+        correct: (n,) whether each of the first n test images was classified correctly; None if it was not tested.
+        metrics: Further metrics.
+        settings: Those of its config.yaml.
+        params: Parameters that differ from config.yaml.
+        tags: Further tags.
+        status: Of the run.
+        curve: Validation accuracy of each epoch.
     """
     client = store.client
     config = TrainingConfig.build({"dataset": "digits", **(settings or {})})
-    told = {setting: config.text(setting) for setting in TrainingConfig.model_fields} | (params or {})
-    known = {"parameters": 1000.0} | ({"best_val_accuracy": max(curve)} if curve else {}) | (metrics or {})
+    parameters = {setting: config.text(setting) for setting in TrainingConfig.model_fields} | (params or {})
+    all_metrics = {"parameters": 1000.0} | ({"best_val_accuracy": max(curve)} if curve else {}) | (metrics or {})
     if correct is not None:
-        known |= {"test_accuracy": float(np.mean(correct))}
+        all_metrics |= {"test_accuracy": float(np.mean(correct))}
     run_id = client.create_run(store.experiment_id, run_name=name).info.run_id
     points = [Metric("val_accuracy", value, 0, epoch) for epoch, value in enumerate(curve, start=1)]
     all_tags = {Tag.ROLE: Role.RUN, Tag.DATA: "digits", Tag.DATA_FINGERPRINT: "d0"} | (tags or {})
     client.log_batch(
         run_id,
-        points + [Metric(metric, value, 0, 0) for metric, value in known.items()],
-        [Param(setting, value) for setting, value in told.items()],
+        points + [Metric(metric, value, 0, 0) for metric, value in all_metrics.items()],
+        [Param(setting, value) for setting, value in parameters.items()],
         [RunTag(tag, value) for tag, value in all_tags.items()],
     )
     client.log_text(run_id, to_yaml(config), "config.yaml")

@@ -1,4 +1,4 @@
-"""A study that nobody ran: trials as a search leaves them, made from a seed."""
+"""Tables of trials as a search leaves them, made up without one."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,12 @@ STATES = ["complete", "pruned", "failed", "infeasible", "duplicate"]
 
 
 def make_study(trials: int, *, every_kind: bool = False) -> tuple[pd.DataFrame, dict[int, list[float]]]:
-    """The table of the trials, the first complete, and their curves; `every_kind` adds six settings of other kinds."""
+    """Make a table of trials, the first complete, and their curves.
+
+    Args:
+        trials: Their number, and the seed.
+        every_kind: Add six settings of other kinds.
+    """
     random = np.random.default_rng(trials)
     rows, curves = [], {}
     for number in range(trials):
@@ -47,7 +52,7 @@ def make_study(trials: int, *, every_kind: bool = False) -> tuple[pd.DataFrame, 
 
 
 def table(*rows: tuple[str, float], **columns: list) -> pd.DataFrame:
-    """Trials from their states and values, and more columns; the settings as `params_<name>`."""
+    """Make a table of trials from states and values; further columns by name, settings as `params_<name>`."""
     named = {name.replace("params_", "params."): values for name, values in columns.items()}
     states, values = zip(*rows, strict=True)
     return pd.DataFrame({"number": range(len(rows)), "state": states, "value": values, **named})

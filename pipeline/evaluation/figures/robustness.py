@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: tables in, matplotlib Figure out; no files, no pyplot, no state."""
+"""Figures of an evaluation: tables and images in, matplotlib Figure out; no files, no pyplot, no state."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from pipeline.evaluation.figures.style import BLUE, COLORS, DPI, GREY, VERMILLION, draw_title, ellipsize, strip_frame
 from pipeline.runtime.text import count, percent
 
-CONFIDENT, RIGHT = VERMILLION, BLUE
-PALE = "#8FBEDD"  # blue, on which the hatching shows
+CONFIDENCE, ACCURACY = VERMILLION, BLUE
+PALE_BLUE = "#8FBEDD"  # on which the hatching shows
 
 
 def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Figure:
-    """How often the model is right against how sure it is, and how many images are behind that.
+    """Draw the accuracy against the confidence of the model, and the number of images in each bin of confidence.
 
     After Guo et al. 2017 (arXiv 1706.04599), figures 1 and 2.
 
     Args:
-        bins: a row a bin: low and high (of the confidence), images, confidence and accuracy (NaN without images).
-        error: the expected calibration error, a fraction.
-        subject: the images, in a few words.
+        bins: See `metrics.reliability_table`.
+        error: The expected calibration error, a fraction.
+        subject: The images, in a few words.
     """
     images = int(bins["images"].sum())
     share = bins["images"] / images
@@ -37,8 +37,10 @@ def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Fi
     )
     figure.subplots_adjust(left=0.13, right=0.96, bottom=0.08, top=0.87, hspace=0.08)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    _bars(upper, bins)
-    _histogram(lower, bins, {"mean confidence": (confidence, CONFIDENT, "--"), "accuracy": (accuracy, RIGHT, "-")})
+    _draw_bars(upper, bins)
+    _draw_histogram(
+        lower, bins, {"mean confidence": (confidence, CONFIDENCE, "--"), "accuracy": (accuracy, ACCURACY, "-")}
+    )
     for panel in (upper, lower):
         panel.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         panel.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
@@ -48,12 +50,12 @@ def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Fi
 
 
 def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> Figure:
-    """Accuracy on spoilt images, a line a corruption, the accuracy on the same images unspoilt beside.
+    """Draw the accuracy on corrupted images over the strength, a line a corruption, and on the same images clean.
 
     Args:
-        table: columns corruption, strength (from 1) and accuracy, a row each.
-        clean: accuracy without corruption.
-        subject: the images, in a few words.
+        table: Columns corruption, strength (from 1) and accuracy.
+        clean: Accuracy without corruption.
+        subject: The images, in a few words.
     """
     by_strength = table.pivot_table(index="strength", columns="corruption", values="accuracy", sort=False)
     figure = Figure(figsize=(8, 4.6), dpi=DPI)
@@ -79,24 +81,33 @@ def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> 
 
 
 def corrupted_examples(images: NDArray[np.uint8], *, corruptions: Sequence[str], strengths: Sequence[int]) -> Figure:
-    """One image under each corruption (a row) at each strength (a column), clean at the left.
+    """Draw one image under each corruption (a row) at each strength (a column), and clean on the left.
 
-    `images` is (corruptions, 1 + strengths, h, w, c) of 1, 3 or 4 channels.
+    Args:
+        images: (corruptions, 1 + strengths, h, w, c) of 1, 3 or 4 channels.
+        corruptions: Names of the rows.
+        strengths: Of the columns, without the clean one.
     """
     rows, columns, height, width = images.shape[:4]
-    tall = 1.3 * min(max(height / width, 0.25), 4)  # inches
-    across, down = 1.4 * columns + 1.6, (tall + 0.1) * rows + 0.8
-    figure = Figure(figsize=(across, down), dpi=DPI)
+    image_height = 1.3 * min(max(height / width, 0.25), 4)  # inches, as all below
+    figure_width, figure_height = 1.4 * columns + 1.6, (image_height + 0.1) * rows + 0.8
+    figure = Figure(figsize=(figure_width, figure_height), dpi=DPI)
     draw_title(figure, "The same image, clean and corrupted")
     figure.subplots_adjust(
-        left=1.5 / across, right=1 - 0.1 / across, bottom=0.1 / down, top=1 - 0.7 / down, wspace=0.08, hspace=0.08
+        left=1.5 / figure_width,
+        right=1 - 0.1 / figure_width,
+        bottom=0.1 / figure_height,
+        top=1 - 0.7 / figure_height,
+        wspace=0.08,
+        hspace=0.08,
     )
     grid = figure.subplots(rows, columns, squeeze=False)
     for row, name in enumerate(corruptions):
         for column in range(columns):
             axes = grid[row, column]
             axes.imshow(images[row, column], cmap="gray", vmin=0, vmax=255, interpolation="auto")
-            axes.set(xticks=[], yticks=[], facecolor="0.85")  # grey shows through transparent pixels
+            # grey shows through transparent pixels
+            axes.set(xticks=[], yticks=[], facecolor="0.85")
         label = str(name).replace("_", " ")
         grid[row, 0].set_ylabel(label, fontsize=9, rotation=0, ha="right", va="center", labelpad=6)
     for axes, title in zip(grid[0], ["clean", *(f"strength {strength}" for strength in strengths)], strict=True):
@@ -104,11 +115,11 @@ def corrupted_examples(images: NDArray[np.uint8], *, corruptions: Sequence[str],
     return figure
 
 
-def _bars(panel: Axes, bins: pd.DataFrame) -> None:
-    """Accuracy as bars, what is missing to the confidence or beyond it hatched, the diagonal of the well calibrated."""
+def _draw_bars(panel: Axes, bins: pd.DataFrame) -> None:
+    """Draw accuracy as bars, its gap to the confidence hatched, and the diagonal of a well calibrated model."""
     known = bins[bins["images"] > 0]
     widths = _widths(known)
-    panel.bar(known["low"], known["accuracy"], widths, align="edge", color=PALE, edgecolor="white", linewidth=0.5)
+    panel.bar(known["low"], known["accuracy"], widths, align="edge", color=PALE_BLUE, edgecolor="white", linewidth=0.5)
     gap = known["confidence"] - known["accuracy"]
     panel.bar(
         known["low"],
@@ -117,7 +128,7 @@ def _bars(panel: Axes, bins: pd.DataFrame) -> None:
         bottom=np.minimum(known["accuracy"], known["confidence"]),
         align="edge",
         facecolor="none",
-        edgecolor=CONFIDENT,
+        edgecolor=CONFIDENCE,
         hatch="////",
         linewidth=0.8,
         label="gap between accuracy and mean confidence",
@@ -127,8 +138,14 @@ def _bars(panel: Axes, bins: pd.DataFrame) -> None:
     panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.3)
 
 
-def _histogram(panel: Axes, bins: pd.DataFrame, means: Mapping[str, tuple[float, str, str]]) -> None:
-    """The share of images in each bin, their number above; means as upright lines: value, colour and style by name."""
+def _draw_histogram(panel: Axes, bins: pd.DataFrame, means: Mapping[str, tuple[float, str, str]]) -> None:
+    """Draw the share of images in each bin with their number above, and means as vertical lines.
+
+    Args:
+        panel: Where to draw.
+        bins: See `metrics.reliability_table`.
+        means: (value, colour, line style) by name.
+    """
     share = bins["images"] / bins["images"].sum()
     bars = panel.bar(bins["low"], share, _widths(bins), align="edge", color="0.8", edgecolor="white", linewidth=0.5)
     numbers = [f"{images:,}" if images else "" for images in bins["images"]]
@@ -137,7 +154,8 @@ def _histogram(panel: Axes, bins: pd.DataFrame, means: Mapping[str, tuple[float,
         panel.axvline(at, ymax=0.7, color=colour, linestyle=style, linewidth=1.5, label=f"{name} {percent(at)}")
     panel.set(xlabel="confidence: the highest of an image's probabilities", ylabel="share of images", xlim=(0, 1))
     top = share.max()
-    panel.set_ylim(0, 1.5 * top)  # room for the numbers and the legend
+    # room for the numbers and the legend
+    panel.set_ylim(0, 1.5 * top)
     panel.set_yticks([tick for tick in MaxNLocator(3).tick_values(0, top) if tick <= top])
     panel.legend(loc="upper left", ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
 

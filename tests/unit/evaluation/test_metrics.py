@@ -1,4 +1,4 @@
-"""How sure a classifier is beside how often it is right, on cases small enough to check by hand."""
+"""Metrics of a classifier, on cases small enough to check by hand."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ from sklearn.calibration import calibration_curve
 from pipeline.evaluation import metrics
 from pipeline.evaluation.metrics import brier_score, expected_calibration_error, reliability_table
 
-# confidence 0.6 twice, once right; 0.9 twice, both right
+# confidence 0.6 twice, once correct; 0.9 twice, both correct
 PROBABILITIES = np.array([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.1, 0.9]])
 LABELS = np.array([0, 1, 1, 1])
 
 
-def test_bins_and_their_error_by_hand():
+def test_reliability_table_and_calibration_error_by_hand():
     table = reliability_table(PROBABILITIES, LABELS, bins=4)
     assert table["images"].tolist() == [0, 0, 2, 2]
     np.testing.assert_allclose(table["confidence"], [np.nan, np.nan, 0.6, 0.9])
@@ -20,22 +20,22 @@ def test_bins_and_their_error_by_hand():
     assert expected_calibration_error(table) == pytest.approx((2 * 0.1 + 2 * 0.1) / 4)
 
 
-def test_a_bin_holds_its_upper_limit_and_the_last_one_certainty():
+def test_reliability_table_bins_include_their_upper_limit():
     limits = np.array([[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]])
     assert reliability_table(limits, np.zeros(3, int), bins=4)["images"].tolist() == [0, 1, 1, 1]
 
 
-def test_bins_are_those_of_scikit_learn():
+def test_reliability_table_equals_scikit_learns_calibration_curve():
     random = np.random.default_rng(0)
     probabilities, labels = random.dirichlet(np.ones(5), 500), random.integers(0, 5, 500)
-    right = probabilities.argmax(axis=1) == labels
-    accuracy, confidence = calibration_curve(right, probabilities.max(axis=1), n_bins=15)
+    correct = probabilities.argmax(axis=1) == labels
+    accuracy, confidence = calibration_curve(correct, probabilities.max(axis=1), n_bins=15)
     table = reliability_table(probabilities, labels, bins=15).dropna()
     np.testing.assert_allclose(table["accuracy"], accuracy)
     np.testing.assert_allclose(table["confidence"], confidence)
 
 
-def test_who_is_as_often_right_as_sure_has_no_calibration_error():
+def test_expected_calibration_error_of_a_calibrated_model_is_0():
     probabilities = np.tile([0.75, 0.25], (400, 1))
     labels = np.repeat([0, 0, 0, 1], 100)
     assert expected_calibration_error(reliability_table(probabilities, labels, bins=15)) == pytest.approx(0)
@@ -60,17 +60,17 @@ def test_accuracy_and_cross_entropy_by_hand():
     )
 
 
-def test_a_certain_mistake_costs_a_finite_loss():
+def test_cross_entropy_of_a_certain_error_is_finite():
     assert metrics.cross_entropy(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-7))
 
 
-def test_confusion_has_the_truth_in_rows():
+def test_confusion_matrix_has_labels_in_rows():
     np.testing.assert_array_equal(
         metrics.confusion_matrix(THREE_PROBABILITIES, THREE_LABELS), [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     )
 
 
-def test_per_class_figures_by_hand():
+def test_per_class_table_by_hand():
     table = metrics.per_class_table(np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]]), classes=["cat", "dog", "owl"])
     assert table["images"].tolist() == [4, 4, 0]
     np.testing.assert_allclose(table["recall"], [3 / 4, 2 / 4, np.nan])
@@ -79,7 +79,7 @@ def test_per_class_figures_by_hand():
     assert table["mistaken_for"].tolist() == ["dog", "cat", ""]
 
 
-def test_mistakes_come_most_confident_first():
+def test_most_confident_errors_are_sorted_and_limited():
     worst = metrics.most_confident_errors(THREE_PROBABILITIES, THREE_LABELS, most=5)
     assert worst.positions.tolist() == [1, 3]
     assert worst.true.tolist() == [0, 1]
@@ -88,10 +88,16 @@ def test_mistakes_come_most_confident_first():
     assert metrics.most_confident_errors(THREE_PROBABILITIES, THREE_LABELS, most=1).positions.tolist() == [1]
 
 
-def test_predictions_tell_of_each_image_which_it_is_and_how_likely_its_label_was_thought():
+def test_predictions_table_has_digest_label_prediction_and_probability():
     images = np.array([bytes([number]) * 16 for number in (1, 1, 2, 3, 255)], "S16")
     table = metrics.predictions_table(THREE_PROBABILITIES, THREE_LABELS, images=images)
     assert table["image"].tolist() == ["01" * 8, "01" * 8, "02" * 8, "03" * 8, "ff" * 8]
     assert table["label"].tolist() == THREE_LABELS.tolist()
     assert table["predicted"].tolist() == [0, 1, 1, 0, 2]
     np.testing.assert_allclose(table["probability"], [0.8, 0.2, 0.9, 0.3, 0.5])
+
+
+def test_is_correct_compares_label_and_prediction():
+    images = np.array([bytes([number]) * 16 for number in range(5)], "S16")
+    table = metrics.predictions_table(THREE_PROBABILITIES, THREE_LABELS, images=images)
+    assert metrics.is_correct(table).tolist() == [True, False, True, False, True]

@@ -1,4 +1,4 @@
-"""Who leads a study."""
+"""The ranking of a study's trials."""
 
 import numpy as np
 import pytest
@@ -7,25 +7,25 @@ from pipeline.evaluation.ranking import best, finished, pareto_front
 from tests.support.studies import make_study, table
 
 
-def test_pruned_trials_duplicates_and_values_that_are_not_finite_do_not_take_part() -> None:
+def test_finished_leaves_out_pruned_duplicate_and_not_finite_trials() -> None:
     trials = table(("pruned", 0.9), ("complete", 0.5), ("complete", np.inf), ("duplicate", 0.8), ("failed", np.nan))
     assert finished(trials)["number"].tolist() == [1]
     assert best(trials, direction="maximize") == 1
 
 
-def test_the_best_is_the_first_of_equals_in_the_direction_asked_for() -> None:
+def test_best_is_the_first_of_equals_in_either_direction() -> None:
     trials = table(("complete", 0.2), ("complete", 0.7), ("complete", 0.7))
     assert best(trials, direction="maximize") == 1
     assert best(trials, direction="minimize") == 0
     assert best(trials.assign(state="failed"), direction="maximize") is None
 
 
-def test_another_direction_is_refused() -> None:
+def test_best_in_an_unknown_direction_raises() -> None:
     with pytest.raises(ValueError, match="maximize or minimize, got 'up'"):
         best(table(("complete", 1)), direction="up")  # type: ignore[arg-type]
 
 
-def test_the_front_holds_what_none_beats_in_both_and_all_of_several_equals_cheapest_first() -> None:
+def test_pareto_front_has_all_of_several_equals_cheapest_first() -> None:
     values = [0.5, 0.7, 0.6, 0.7, 0.9, 0.7, 0.99]
     costs = [10, 30, 40, 30, 90, 35, np.nan]
     trials = table(*[("complete", value) for value in values], parameters=costs)
@@ -34,7 +34,7 @@ def test_the_front_holds_what_none_beats_in_both_and_all_of_several_equals_cheap
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_the_front_is_what_comparing_every_pair_finds(direction: str) -> None:
+def test_pareto_front_equals_the_comparison_of_every_pair(direction: str) -> None:
     trials, _ = make_study(200)
     sign = 1 if direction == "maximize" else -1
     points = [(row.number, sign * row.value, row.parameters) for row in finished(trials).itertuples()]

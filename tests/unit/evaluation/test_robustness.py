@@ -1,4 +1,4 @@
-"""What an evaluation measures, of a model that is a rule of a line."""
+"""Evaluation of a model on clean and corrupted images."""
 
 import numpy as np
 import pytest
@@ -17,13 +17,13 @@ def split():
 
 @pytest.fixture(scope="module")
 def predict(split):
-    """Knows the clean images by heart, and takes every other image for a 0, both with three quarters of certainty."""
+    """A model that knows the clean images and predicts 0 for every other one, each with a probability of 3/4."""
     images, labels = split.take(np.arange(len(split)))
     known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
 
     def predict(batch):
-        found = np.array([known.get(image.tobytes(), 0) for image in batch])
-        return np.where(np.eye(10)[found] == 1, 0.75, 0.25 / 9).astype(np.float32)
+        classes = np.array([known.get(image.tobytes(), 0) for image in batch])
+        return np.where(np.eye(10)[classes] == 1, 0.75, 0.25 / 9).astype(np.float32)
 
     return predict
 
@@ -32,36 +32,36 @@ def labels_of(split):
     return split.labels[split.rows]
 
 
-def test_figures_are_of_clean_images_and_every_corruption_has_every_strength(split, predict):
+def test_evaluate_robustness_measures_clean_images_and_every_corruption_at_every_strength(split, predict):
     lines = []
-    found = evaluate_robustness(predict, split, labels_of(split), corrupted_images=None, report=lines.append)
-    assert found.metrics["accuracy"] == 1
-    assert found.metrics["ece"] == pytest.approx(0.25) and found.metrics["mean_confidence"] == pytest.approx(0.75)
-    assert found.metrics["nll"] == pytest.approx(-np.log(0.75))
-    assert found.metrics["brier_score"] == pytest.approx(0.25**2 + 9 * (0.25 / 9) ** 2)
-    clean, *spoilt = found.corruptions.itertuples(index=False, name=None)
+    result = evaluate_robustness(predict, split, labels_of(split), corrupted_images=None, report=lines.append)
+    assert result.metrics["accuracy"] == 1
+    assert result.metrics["ece"] == pytest.approx(0.25) and result.metrics["mean_confidence"] == pytest.approx(0.75)
+    assert result.metrics["nll"] == pytest.approx(-np.log(0.75))
+    assert result.metrics["brier_score"] == pytest.approx(0.25**2 + 9 * (0.25 / 9) ** 2)
+    clean, *corrupted = result.corruptions.itertuples(index=False, name=None)
     assert clean == ("none", 0, 1.0)
-    assert [row[:2] for row in spoilt] == [(name, strength) for name in CORRUPTIONS for strength in (1, 2, 3)]
+    assert [row[:2] for row in corrupted] == [(name, strength) for name in CORRUPTIONS for strength in (1, 2, 3)]
     zeros = np.mean(labels_of(split) == 0)
-    assert found.metrics["mean_corruption_accuracy"] == pytest.approx(np.mean([row[2] for row in spoilt]))
-    assert spoilt[2][2] == pytest.approx(zeros), "noise leaves no image as it was"
-    assert len(lines) == len(spoilt) and "gaussian_noise    strength 3: accuracy " in lines[2]
-    assert found.examples.shape == (len(CORRUPTIONS), 4, 8, 8, 1)
-    assert found.reliability["images"].sum() == len(found.predictions) == found.confusion.trace() == len(split)
+    assert result.metrics["mean_corruption_accuracy"] == pytest.approx(np.mean([row[2] for row in corrupted]))
+    assert corrupted[2][2] == pytest.approx(zeros), "noise leaves no image as it was"
+    assert len(lines) == len(corrupted) and "gaussian_noise    strength 3: accuracy " in lines[2]
+    assert result.examples.shape == (len(CORRUPTIONS), 4, 8, 8, 1)
+    assert result.reliability["images"].sum() == len(result.predictions) == result.confusion.trace() == len(split)
 
 
-def test_some_of_the_images_are_corrupted_and_the_clean_accuracy_beside_is_theirs(split, predict, monkeypatch):
+def test_evaluate_robustness_of_some_images_compares_them_with_themselves_clean(split, predict, monkeypatch):
     monkeypatch.setattr(robustness, "VALUES", 64 * 5)  # five images at a time
-    seen = []
+    batch_sizes = []
 
-    def noted(batch):
-        seen.append(len(batch))
+    def count_and_predict(batch):
+        batch_sizes.append(len(batch))
         return predict(batch)
 
     labels = labels_of(split).copy()
-    labels[:90] = (labels[:90] + 1) % 10  # the first half is taken wrongly
-    found = evaluate_robustness(noted, split, labels, corrupted_images=12, report=lambda line: None)
-    assert max(seen) == 5
-    assert sum(seen) == len(split) + 12 * 3 * len(CORRUPTIONS)
-    assert found.corruptions["accuracy"].iloc[0] == 0.5, "evenly chosen"
-    assert found.metrics["accuracy"] == pytest.approx(1 - 90 / len(split))
+    labels[:90] = (labels[:90] + 1) % 10  # the first half is wrong
+    result = evaluate_robustness(count_and_predict, split, labels, corrupted_images=12, report=lambda line: None)
+    assert max(batch_sizes) == 5
+    assert sum(batch_sizes) == len(split) + 12 * 3 * len(CORRUPTIONS)
+    assert result.corruptions["accuracy"].iloc[0] == 0.5, "the images are evenly chosen"
+    assert result.metrics["accuracy"] == pytest.approx(1 - 90 / len(split))

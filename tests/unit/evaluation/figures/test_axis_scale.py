@@ -1,4 +1,4 @@
-"""Where the values of a setting lie on an axis."""
+"""The scale of an axis for a searched setting."""
 
 import numpy as np
 import pandas as pd
@@ -22,13 +22,15 @@ def scale(*values: object, log: bool = False) -> AxisScale:
         ([0.1, 0.5, 0.1, 0.5], ["0.1", "0.5"]),
     ],
 )
-def test_words_and_numbers_that_come_again_get_a_place_each_in_order(values: list, labels: list[str]) -> None:
+def test_setting_scale_of_categories_or_repeated_numbers_is_discrete_and_sorted(
+    values: list, labels: list[str]
+) -> None:
     made = scale(*values)
     assert made.discrete and made.labels == labels
     assert made.ticks == [(index + 0.5) / len(labels) for index in range(len(labels))]
 
 
-def test_a_log_range_has_equal_room_for_each_decade_and_a_plain_one_for_each_step() -> None:
+def test_setting_scale_of_numbers_is_linear_or_logarithmic() -> None:
     values = np.geomspace(1e-4, 1e-2, 21)
     logarithmic, plain = scale(*values, log=True), scale(*values)
     assert logarithmic.places == pytest.approx(np.linspace(0, 1, 21))
@@ -38,19 +40,19 @@ def test_a_log_range_has_equal_room_for_each_decade_and_a_plain_one_for_each_ste
 
 @pytest.mark.parametrize("factor", [1.1, 1.5, 4, 30, 1e6])
 @pytest.mark.parametrize("log", [True, False])
-def test_an_axis_of_numbers_has_at_least_two_ticks_and_none_off_it(factor: float, log: bool) -> None:
+def test_setting_scale_of_numbers_has_2_to_12_ticks_within_the_axis(factor: float, log: bool) -> None:
     ticks = scale(*np.geomspace(0.013, 0.013 * factor, 20), log=log).ticks
     assert 2 <= len(ticks) <= 12 and min(ticks) >= 0 and max(ticks) <= 1
 
 
-def test_trials_with_the_same_value_are_spread_by_less_than_half_the_way_to_the_next() -> None:
+def test_spread_moves_equal_values_by_less_than_half_the_way_to_the_next() -> None:
     made = scale(*[3, 5, 7] * 20)
     spread = made.spread(pd.Series(range(60)))
     assert len(set(spread)) == 60
     assert np.abs(spread - made.places).max() < 0.25 / 3
 
 
-def test_a_range_is_cut_into_equal_cells_the_last_of_which_holds_its_end() -> None:
+def test_cell_of_a_range_includes_its_end() -> None:
     made = scale(*np.linspace(0, 1, 17), np.nan)
     assert made.cell().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 7, -1]
     assert scale(5, 3, 9).cell().tolist() == [1, 0, 2]

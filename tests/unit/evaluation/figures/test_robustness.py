@@ -1,4 +1,4 @@
-"""What the pictures of an evaluation show."""
+"""The figures of an evaluation."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.evaluation.figures.robustness import accuracy_by_strength, corrupted_examples, reliability_diagram
 from pipeline.evaluation.metrics import expected_calibration_error, reliability_table
-from tests.support.figures import ink, title
+from tests.support.figures import margins, title
 
 SUBJECT = "digits, test split"
 
@@ -28,7 +28,7 @@ def corrupted(corruptions):
     )
 
 
-def test_the_bars_of_the_reliability_diagram_are_the_accuracies_of_the_bins_that_have_images():
+def test_reliability_diagram_bars_are_the_accuracies_of_bins_with_images():
     table = bins()
     figure = reliability_diagram(table, error=expected_calibration_error(table), subject=SUBJECT)
     upper, lower = figure.axes
@@ -38,12 +38,12 @@ def test_the_bars_of_the_reliability_diagram_are_the_accuracies_of_the_bins_that
     np.testing.assert_allclose(heights[len(known) :], (known["confidence"] - known["accuracy"]).abs())
     np.testing.assert_allclose([bar.get_height() for bar in lower.patches], table["images"] / 400)
     accuracy, confidence = ((known[name] * known["images"]).sum() / 400 for name in ("accuracy", "confidence"))
-    said = {text.get_text() for text in lower.get_legend().get_texts()}
-    assert said == {f"mean confidence {100 * confidence:.1f} %", f"accuracy {100 * accuracy:.1f} %"}
+    legend = {text.get_text() for text in lower.get_legend().get_texts()}
+    assert legend == {f"mean confidence {100 * confidence:.1f} %", f"accuracy {100 * accuracy:.1f} %"}
     assert f"expected calibration error {100 * expected_calibration_error(table):.1f} %" in title(figure)
 
 
-def test_each_corruption_is_a_line_over_its_strengths_beside_the_clean_accuracy():
+def test_accuracy_by_strength_draws_a_line_a_corruption_and_the_clean_accuracy():
     table = corrupted(["gaussian_noise", "contrast"])
     figure = accuracy_by_strength(table, clean=0.95, subject=SUBJECT)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
@@ -54,20 +54,20 @@ def test_each_corruption_is_a_line_over_its_strengths_beside_the_clean_accuracy(
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (32, 48, 3), (9, 4, 4)])
-def test_examples_have_a_row_a_corruption_and_the_clean_image_first(shape):
+def test_corrupted_examples_have_a_row_a_corruption_and_the_clean_image_first(shape):
     images = np.random.default_rng(0).integers(0, 256, (2, 4, *shape), np.uint8)
     figure = corrupted_examples(images, corruptions=["gaussian_noise", "contrast"], strengths=(1, 2, 3))
     assert [axes.get_title() for axes in figure.axes[:4]] == ["clean", "strength 1", "strength 2", "strength 3"]
     assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["gaussian noise", "contrast"]
     np.testing.assert_array_equal(np.squeeze(figure.axes[6].images[0].get_array()), np.squeeze(images[1, 2]))
-    assert min(ink(figure)) > 5
+    assert min(margins(figure)) > 5
 
 
 @pytest.mark.parametrize("subject", [SUBJECT, "a data set of many words " * 6, "$x_1^{$", "犬"])
-def test_nothing_is_cut_off(subject):
+def test_figures_cut_no_subject_off(subject):
     table = bins()
     for figure in (
         reliability_diagram(table, error=0.1, subject=subject),
         accuracy_by_strength(corrupted(["gaussian_noise", "jpeg_compression"]), clean=0.95, subject=subject),
     ):
-        assert min(ink(figure)) > 5
+        assert min(margins(figure)) > 5

@@ -18,7 +18,7 @@ from matplotlib.text import Text
 from pipeline.evaluation.figures import search
 from pipeline.evaluation.figures.style import VERMILLION
 from pipeline.evaluation.ranking import finished, pareto_front
-from tests.support.figures import drawn, ink, title
+from tests.support.figures import margins, render, title
 from tests.support.studies import make_study, table
 
 MAXIMIZED: dict[str, Any] = {"metric": "val_accuracy", "direction": "maximize", "log": []}
@@ -79,7 +79,7 @@ def test_slices_have_a_panel_for_each_setting_with_finished_and_pruned_trials() 
 def test_slices_draw_later_trials_darker() -> None:
     trials, _ = make_study(50)
     figure = search.slices(trials, **MAXIMIZED)
-    drawn(figure)
+    render(figure)
     brightness = figure.axes[0].collections[0].get_facecolors()[:, :3].sum(axis=1)  # type: ignore[attr-defined]
     assert (np.diff(brightness) <= 0).all() and np.ptp(brightness) > 1
 
@@ -87,7 +87,7 @@ def test_slices_draw_later_trials_darker() -> None:
 def test_slices_tick_labels_do_not_touch() -> None:
     trials, _ = make_study(300, every_kind=True)
     figure = search.slices(trials, **MAXIMIZED | {"log": ["learning_rate", "weight_decay"]})
-    drawn(figure)
+    render(figure)
     for axes in figure.axes:
         boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
         assert all(left.x1 < right.x0 for left, right in pairwise(boxes)), axes.get_xlabel()
@@ -111,7 +111,7 @@ def test_heat_map_cell_has_the_best_value_and_counts_without_duplicates() -> Non
 
 def test_heat_map_hatches_cells_without_a_finished_trial() -> None:
     figure = search.heat_map(SIX, rows="kernel_size", columns="patch_size", **MAXIMIZED)
-    pixels = drawn(figure)[..., :3]
+    pixels = render(figure)[..., :3]
     area = figure.axes[0].get_window_extent()
     height, width = area.height / 2, area.width / 2
 
@@ -232,7 +232,7 @@ def test_parameter_importances_put_the_largest_share_on_top() -> None:
 
 def test_parameter_importances_of_too_few_trials_are_a_text() -> None:
     assert "Not enough trials" in title(search.parameter_importances({}, metric="val_accuracy"))
-    drawn(search.parameter_importances({"depth": np.nan}, metric="val_accuracy"))
+    render(search.parameter_importances({"depth": np.nan}, metric="val_accuracy"))
 
 
 # Pareto front
@@ -286,7 +286,7 @@ def test_value_vs_cost_names_cover_neither_each_other_nor_a_trial(direction: str
     if direction == "minimize":
         trials["value"] = 1 - trials["value"]
     figure = search.value_vs_cost(trials, metric="x", direction=direction)  # type: ignore[arg-type]
-    drawn(figure)
+    render(figure)
     axes = figure.axes[0]
     # the texts alone: the extent of an annotation includes its line
     boxes = [Text.get_window_extent(text).padded(-1) for text in axes.texts]
@@ -315,11 +315,11 @@ def test_figures_of_a_study_of_any_size_take_a_second_each_and_cut_nothing_off(n
     importances = {name: 1 / (index + 1) for index, name in enumerate(trials.filter(like="params.").columns)}
     figures["importances"] = search.parameter_importances(importances, metric="val_accuracy")
     for name, figure in figures.items():
-        assert min(ink(figure)) > 5, name
+        assert min(margins(figure)) > 5, name
     assert time.process_time() - began < len(figures)
 
 
-def test_figures_of_losses_equal_values_and_long_names_raise_no_warning() -> None:  # pytest makes warnings errors
+def test_figures_of_losses_equal_values_and_long_names_raise_no_warning() -> None:
     trials, curves = make_study(40)
     long = trials.rename(columns={"params.depth": "params." + "depth_of_the_whole_" * 6})
     trials["value"] *= 1e5 ** np.linspace(0, 1, 40)
@@ -327,14 +327,14 @@ def test_figures_of_losses_equal_values_and_long_names_raise_no_warning() -> Non
     equal = trials.assign(value=0.5, parameters=602_890)
     for table_, metric in ((trials, "val_loss"), (equal, "val_loss"), (trials, "a_very_long_metric_" * 9)):
         for name, figure in draw_figures(table_, curves, metric=metric, direction="minimize").items():
-            assert min(ink(figure)) > 5, name
+            assert min(margins(figure)) > 5, name
     for figure in (
         search.parallel_coordinates(long, log=[], **ACCURACY),
         search.slices(long, log=[], **ACCURACY),
         search.heat_map(long, log=[], rows=long.columns[5][7:], columns="kernel_size", **ACCURACY),
         search.parameter_importances({long.columns[5]: 1.0}, metric="val_accuracy"),
     ):
-        assert min(ink(figure)) > 5
+        assert min(margins(figure)) > 5
 
 
 @pytest.mark.parametrize("number", [0, 5])
