@@ -1,4 +1,4 @@
-"""Decoded data sets, kept in the user's cache: built once by one process, then shared as memory maps by all."""
+"""The cache of decoded data sets: built once by one process, then shared by all as memory maps."""
 
 import json
 import logging
@@ -19,9 +19,13 @@ from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import cache_folder, lock, private_folder, try_lock
 from pipeline.runtime.text import printable
 
-FORMAT = 1  # of the cached files, and of how pixels are made: raise it when either changes
-DIGEST_BYTES = np.dtype("S16")  # of one image's pixels: BLAKE2b, 128 bits
-BUILDING = ".building-"  # in the name of a folder that is not finished, after the key
+# Version of the cached files and of how pixels are computed: raise it when either changes.
+FORMAT = 1
+# The digest of one image's pixels: BLAKE2b, 128 bits.
+DIGEST_DTYPE = np.dtype("S16")
+# Follows the key in the name of a folder that is not finished.
+BUILDING = ".building-"
+METADATA_FILE = "metadata.json"
 
 Allocate = Callable[[tuple[int, ...]], np.ndarray]  # shape -> uint8 array to fill, on disk or in memory
 
@@ -30,78 +34,83 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class DecodedImages:
-    """All images of a data set: those of its training part first, then validation, then test."""
+    """All images of a data set: training images first, then validation, then test."""
 
     images: np.ndarray  # (n, h, w, c) uint8
-    digests: np.ndarray  # (n,) DIGEST
+    digests: np.ndarray  # (n,) DIGEST_DTYPE
     labels: np.ndarray  # (n,) int64
     classes: tuple[str, ...]
-    sizes: tuple[int, int, int]  # images in training, validation and test as the source has them; 0: to be split off
+    sizes: tuple[int, int, int]  # images of training, validation and test in the source; 0: not split yet
 
 
 def cache_key(*parts: object) -> str:
-    """Name for what was made from `parts`, in this format."""
+    """Return the key of what was made from `parts`, in this format."""
     return blake2b(repr((FORMAT, *parts)).encode(), digest_size=16).hexdigest()
 
 
 def image_digest(pixels: np.ndarray) -> bytes:
-    """Digest of one image's pixels (h, w, c)."""
-    return blake2b(pixels.tobytes(), digest_size=DIGEST_BYTES.itemsize).digest()
+    """Return the digest of one image's pixels (h, w, c)."""
+    return blake2b(pixels.tobytes(), digest_size=DIGEST_DTYPE.itemsize).digest()
 
 
 def load_cached(key: str, decode: Callable[[Allocate], DecodedImages]) -> DecodedImages:
-    """Open the data set cached under `key`, decoding it first where it is missing or damaged.
+    """Open the data set cached under `key`, decoding it first if it is missing or damaged.
 
-    Where the cache cannot be written (read-only, full disk) it is decoded into memory, and a warning is logged.
+    If the cache cannot be written (read-only, full disk), the images are decoded into memory, with a warning.
 
     Raises:
-        UsageError: it fits in neither.
+        UsageError: The images fit neither into the cache nor into memory.
     """
     folder = cache_folder("data", key)
-    if found := _opened(folder):
-        return found
+    if cached := _open(folder):
+        return cached
     try:
-        return _built(folder, decode)
+        return _build(folder, decode)
     except OSError as error:
         log.warning("images are decoded into memory: the cache %s: %s", printable(folder.parent), printable(error))
-    return decode(_in_memory)
+    return decode(_allocate_in_memory)
 
 
-def _opened(folder: Path) -> DecodedImages | None:
-    """Return the data set in a folder, None if it is not there or not whole."""
+def _open(folder: Path) -> DecodedImages | None:
+    """Return the data set in a folder, or None if it is missing or incomplete."""
     try:
         images, digests, labels = (
             np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in ("images", "digests", "labels")
         )
-        facts = json.loads((folder / "facts.json").read_text("utf-8"))
-        decoded = DecodedImages(images, digests, labels, tuple(facts["classes"]), tuple(facts["sizes"]))
-        whole = images.ndim == 4 and len(images) == len(digests) == len(labels) == sum(decoded.sizes)
+        metadata = json.loads((folder / METADATA_FILE).read_text("utf-8"))
+        decoded = DecodedImages(images, digests, labels, tuple(metadata["classes"]), tuple(metadata["sizes"]))
+        is_complete = images.ndim == 4 and len(images) == len(digests) == len(labels) == sum(decoded.sizes)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
-    return decoded if whole else None
+    return decoded if is_complete else None
 
 
-def _built(folder: Path, decode: Callable[[Allocate], DecodedImages]) -> DecodedImages:
+def _build(folder: Path, decode: Callable[[Allocate], DecodedImages]) -> DecodedImages:
     private_folder("data")
     _remove_leftovers(folder.parent)
     with lock(_lock_file(folder)):
-        if found := _opened(folder):  # another process was faster
-            return found
-        shutil.rmtree(folder, ignore_errors=True)  # damaged; whoever has it mapped keeps its pages
+        # Another process may have built it in the meantime.
+        if cached := _open(folder):
+            return cached
+        # The folder is damaged; a process that has it mapped keeps its pages.
+        shutil.rmtree(folder, ignore_errors=True)
         building = Path(tempfile.mkdtemp(prefix=folder.name + BUILDING, dir=folder.parent))
         try:
             _save(building, decode(partial(_reserve, building / "images.npy")))
             os.rename(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-    if found := _opened(folder):
-        return found
+    if cached := _open(folder):
+        return cached
     raise OSError("what was written cannot be read back")
 
 
 def _reserve(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Array on disk whose room is taken at once: a full disk is an error here, and SIGBUS when a map is written to."""
+    """Return an array on disk whose space is allocated at once.
+
+    A full disk is an error here, whereas writing to a memory map would end the process with SIGBUS.
+    """
     array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):  # Linux
         with open(file, "r+b") as opened:
@@ -109,7 +118,7 @@ def _reserve(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _in_memory(shape: tuple[int, ...]) -> np.ndarray:
+def _allocate_in_memory(shape: tuple[int, ...]) -> np.ndarray:
     needed, free = prod(shape), psutil.virtual_memory().available
     if needed > free:
         raise UsageError(
@@ -121,17 +130,18 @@ def _in_memory(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _save(folder: Path, decoded: DecodedImages) -> None:
-    """Write all but the images, which are there; only they could be incomplete after a power cut and look whole."""
+    """Write everything but the images, which are in their file already."""
+    # After a power cut only the images could be incomplete and look complete.
     if isinstance(decoded.images, np.memmap):
         decoded.images.flush()
     np.save(folder / "digests.npy", decoded.digests)
     np.save(folder / "labels.npy", decoded.labels)
-    facts = {"classes": decoded.classes, "sizes": decoded.sizes}
-    (folder / "facts.json").write_text(json.dumps(facts), "utf-8")
+    metadata = {"classes": decoded.classes, "sizes": decoded.sizes}
+    (folder / METADATA_FILE).write_text(json.dumps(metadata), "utf-8")
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Remove what killed processes left unfinished: folders whose key nobody holds the lock of."""
+    """Remove unfinished folders of killed processes: those whose lock nobody holds."""
     for leftover in parent.glob(f"*{BUILDING}*"):
         with try_lock(_lock_file(leftover)) as unused:
             if unused:

@@ -1,4 +1,4 @@
-"""A folder of class folders -> its classes and the image files of each split; no image is opened."""
+"""A folder of class folders -> its classes and the image files of each split, without opening them."""
 
 import logging
 import os
@@ -13,13 +13,19 @@ from pipeline.data.read_images import SUFFIXES
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import join_names, printable
 
-PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 
 log = logging.getLogger(__name__)
 
 
 class ImageFile(NamedTuple):
-    """An image file, and what tells whether it has changed."""
+    """An image file, with its size and modification time, which tell if it has changed."""
 
     path: str
     label: int
@@ -29,14 +35,14 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class FolderListing:
-    """What a folder holds: files by split, in the order of class and path."""
+    """The files of a folder by split, in the order of class and path."""
 
     root: Path
     classes: tuple[str, ...]
-    parts: dict[str, list[ImageFile]]  # by "train", and by "validation" and "test" where the folder has them
+    parts: dict[str, list[ImageFile]]  # by "train", and by "validation" and "test" if the folder has them
 
     def fingerprint(self) -> str:
-        """Digest of every file's absolute path, size and time of change."""
+        """Return a digest of every file's absolute path, size and modification time."""
         digest = blake2b(digest_size=16)
         for part, files in self.parts.items():
             digest.update(f"\0\0{part}".encode())
@@ -46,42 +52,48 @@ class FolderListing:
 
 
 def list_folder(root: Path) -> FolderListing:
-    """List a folder of class folders, these at its top or below train/, val/ (or valid/, validation/) and test/.
+    """List a folder of class folders, or of train/, val/ (or valid/, validation/) and test/ with class folders.
 
-    A class is all images below its folder, at any depth and through links, in the order of their paths' bytes.
-    Hidden files and folders, files of other suffixes, and files beside the class folders are passed over.
+    A class has all images below its folder, at any depth and through links, in the order of their paths' bytes.
+    Hidden files and folders, files with other suffixes, and files beside the class folders are ignored.
+
+    Raises:
+        UsageError: The folder has no such structure, or cannot be read.
     """
-    folders = {part: _folders(path) for part, path in _parts(root).items()}
+    folders = {part: _list_subfolders(path) for part, path in _find_splits(root).items()}
     train, classes = folders["train"], list(folders["train"])
     if len(classes) < 2:
-        raise UsageError(_too_few_classes(root, train))
+        raise UsageError(_describe_too_few_classes(root, train))
     for part, others in folders.items():
-        _refuse_other_classes(root, part, train, others)
+        _check_same_classes(root, part, train, others)
     parts = {
-        part: [file for label, name in enumerate(classes) for file in _class_files(others[name], label)]
+        part: [file for label, name in enumerate(classes) for file in _list_class(others[name], label)]
         for part, others in folders.items()
     }
     return FolderListing(root, tuple(printable(name) for name in classes), parts)
 
 
 def list_images(root: Path) -> list[str]:
-    """Paths of all images below a folder, at any depth and through links, in the order of their bytes.
+    """Return the paths of all images below a folder, at any depth and through links, in the order of their bytes.
 
-    Hidden files and folders and files of other suffixes are passed over.
+    Hidden files and folders and files with other suffixes are ignored.
+
+    Raises:
+        UsageError: A folder cannot be read.
     """
-    return sorted((file.path for file in _images(root, 0)), key=os.fsencode)
+    return sorted((file.path for file in _walk_images(root, 0)), key=os.fsencode)
 
 
-def _parts(root: Path) -> dict[str, Path]:
-    """Folder of each split; the root itself is the training folder where the class folders are at its top.
+def _find_splits(root: Path) -> dict[str, Path]:
+    """Return the folder of each split; the root itself is the training folder if it has class folders.
 
-    A class may be called `train`: its folder then holds images, and other classes stand beside it.
+    A class may be called `train`: its folder then has images, and other classes are beside it.
     """
-    folders = _folders(root)
-    splits = {name: PARTS[name.lower()] for name in folders if name.lower() in PARTS}
+    folders = _list_subfolders(root)
+    splits = {name: SPLIT_FOLDERS[name.lower()] for name in folders if name.lower() in SPLIT_FOLDERS}
     others = sorted(folders.keys() - splits.keys())
     train = next((folders[name] for name, part in splits.items() if part == "train"), None)
-    if not splits or (others and (train is None or _holds_images(train))):
+    if not splits or (others and (train is None or _has_images(train))):
         return {"train": root}
     if train is None:
         raise UsageError(f"{join_names(splits)} need a train folder beside them: {printable(root)} has none; add it")
@@ -90,12 +102,12 @@ def _parts(root: Path) -> dict[str, Path]:
             f"each split has one folder: {printable(root)} has {join_names(splits)}; keep one for each split"
         )
     if others:
-        log.warning("%s has a train folder; passed over beside it: %s", printable(root), join_names(others))
+        log.warning("%s has a train folder; ignored beside it: %s", printable(root), join_names(others))
     return {part: folders[name] for part in ("train", "validation", "test") for name in splits if splits[name] == part}
 
 
-def _class_files(folder: str | Path, label: int) -> list[ImageFile]:
-    files = sorted(_images(folder, label), key=lambda file: os.fsencode(file.path))
+def _list_class(folder: str | Path, label: int) -> list[ImageFile]:
+    files = sorted(_walk_images(folder, label), key=lambda file: os.fsencode(file.path))
     if not files:
         raise UsageError(
             f"every class needs images ({', '.join(SUFFIXES)}): {printable(folder)} has none; add some or remove it"
@@ -103,27 +115,27 @@ def _class_files(folder: str | Path, label: int) -> list[ImageFile]:
     return files
 
 
-def _images(folder: str | Path, label: int) -> Iterator[ImageFile]:
-    """Yield the image files below a folder; a folder that several links lead to, or back to, is entered once."""
-    waiting, seen = [os.fspath(folder)], {_identity(os.stat(folder))}
-    while waiting:
-        for entry in _entries(waiting.pop()):
+def _walk_images(folder: str | Path, label: int) -> Iterator[ImageFile]:
+    """Yield the image files below a folder; a folder that is reached through several links is entered once."""
+    pending, seen = [os.fspath(folder)], {_identity(os.stat(folder))}
+    while pending:
+        for entry in _entries(pending.pop()):
             status = _status(entry)
             if stat.S_ISDIR(status.st_mode):
                 if _identity(status) not in seen:
                     seen.add(_identity(status))
-                    waiting.append(entry.path)
+                    pending.append(entry.path)
             elif _is_image(entry) and (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
                 yield ImageFile(entry.path, label, status.st_size, status.st_mtime_ns)
 
 
-def _folders(folder: Path) -> dict[str, Path]:
-    """Visible folders directly in a folder, by name and in order of names."""
+def _list_subfolders(folder: Path) -> dict[str, Path]:
+    """Return the visible folders directly in a folder by name, in the order of names."""
     names = sorted((e.name for e in _entries(folder) if stat.S_ISDIR(_status(e).st_mode)), key=os.fsencode)
     return {name: folder / name for name in names}
 
 
-def _holds_images(folder: Path) -> bool:
+def _has_images(folder: Path) -> bool:
     return any(_is_image(entry) for entry in _entries(folder))
 
 
@@ -136,7 +148,7 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result:
-    """Return what an entry is, or for a link that leads nowhere, the link: opening it will tell why."""
+    """Return the status of an entry, or of the link itself if its target is missing: opening it will say why."""
     try:
         return entry.stat()
     except OSError:
@@ -155,7 +167,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     return entry.name.lower().endswith(SUFFIXES)
 
 
-def _too_few_classes(root: Path, folders: dict[str, Path]) -> str:
+def _describe_too_few_classes(root: Path, folders: dict[str, Path]) -> str:
     rule = "at least two class folders with images are needed"
     if folders:
         only = printable(next(iter(folders.values())))
@@ -163,7 +175,7 @@ def _too_few_classes(root: Path, folders: dict[str, Path]) -> str:
     return f"{rule}: {printable(root)} has none; put the images of each class into a folder of the class's name"
 
 
-def _refuse_other_classes(root: Path, part: str, train: dict[str, Path], others: dict[str, Path]) -> None:
+def _check_same_classes(root: Path, part: str, train: dict[str, Path], others: dict[str, Path]) -> None:
     missing, extra = sorted(train.keys() - others.keys()), sorted(others.keys() - train.keys())
     if missing or extra:
         came = f"lacks {join_names(missing)}" if missing else f"has {join_names(extra)}, which train lacks"

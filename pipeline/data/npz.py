@@ -1,4 +1,4 @@
-"""An .npz file with x_train, y_train, x_test and y_test -> arrays that fit each other."""
+"""Arrays of images and labels, from an .npz file or elsewhere -> one decoded data set."""
 
 from pathlib import Path
 
@@ -6,132 +6,145 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from pipeline.data.cache import DIGEST_BYTES, Allocate, DecodedImages, image_digest
+from pipeline.data.cache import DIGEST_DTYPE, Allocate, DecodedImages, image_digest
 from pipeline.data.decode import resize_to
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import join_names, printable
 
 Part = tuple[np.ndarray, np.ndarray]  # images (n, h, w) or (n, h, w, c) uint8, labels (n,)
-PARTS = ("train", "validation", "test")
+# Split -> the ending of the names of its two arrays, x_... and y_...
+ENDINGS = {"train": "train", "validation": "val", "test": "test"}
 
 
 def stack_splits(
     parts: dict[str, Part], classes: tuple[str, ...], image_size: tuple[int, int] | None, allocate: Allocate
 ) -> DecodedImages:
-    """Join parts, whose images have one shape, in the order of training, validation and test."""
-    present = [parts[name] for name in PARTS if name in parts]
+    """Join the arrays of splits, whose images have one shape, in the order of training, validation and test.
+
+    Args:
+        parts: Images and labels by split.
+        image_size: (height, width) to resize the images to; None leaves them as they are.
+        allocate: Function that returns the array for the images, given its shape.
+    """
+    present = [parts[name] for name in ENDINGS if name in parts]
     height, width, channels = (*present[0][0].shape[1:], 1)[:3]
     shape = (*(image_size or (height, width)), channels)
     count = sum(len(labels) for _, labels in present)
-    images, digests = allocate((count, *shape)), np.zeros(count, DIGEST_BYTES)
+    images, digests = allocate((count, *shape)), np.zeros(count, DIGEST_DTYPE)
     row = 0
     for pixels, _ in present:
         for image in pixels.reshape(-1, height, width, channels):
-            images[row] = image if image.shape == shape else _stretched(image, shape)
+            images[row] = image if image.shape == shape else _resize(image, shape)
             digests[row] = image_digest(images[row])
             row += 1
     labels = np.concatenate([labels for _, labels in present]).astype(np.int64)
-    train, validation, test = (len(parts[name][1]) if name in parts else 0 for name in PARTS)
+    train, validation, test = (len(parts[name][1]) if name in parts else 0 for name in ENDINGS)
     return DecodedImages(images, digests, labels, classes, (train, validation, test))
 
 
-def _stretched(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+def _resize(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     return resize_to(Image.fromarray(image[..., 0] if shape[2] == 1 else image), shape)
 
 
-ENDINGS = {"train": "train", "validation": "val", "test": "test"}  # part -> in the names of its two arrays
-
-
 def read_npz(file: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """Read images (n, h, w) or (n, h, w, c), labels (n,) or (n, 1) from 0 to classes - 1, and the names of classes.
+    """Read the images and labels of each split, and the class names, from an .npz file.
 
-    x_val and y_val may be there too, and class_names (classes,), strings; else classes are called by their number.
+    The file has images (n, h, w) or (n, h, w, c) in x_train and x_test, labels (n,) or (n, 1) from 0 to classes - 1 in
+    y_train and y_test, optionally x_val and y_val, and optionally class_names (classes,), strings. Without these,
+    classes are named by their numbers.
+
+    Raises:
+        UsageError: The file cannot be read, or its arrays do not fit together.
     """
-    arrays = _load_array(file)
+    arrays = _load_arrays(file)
     part_names = [part for part, end in ENDINGS.items() if part != "validation" or arrays.keys() & {"x_val", "y_val"}]
     if missing := [f"{axis}_{ENDINGS[p]}" for p in part_names for axis in "xy" if f"{axis}_{ENDINGS[p]}" not in arrays]:
-        raise _refusal(
+        raise _npz_error(
             file, "x_train, y_train, x_test and y_test", f"has no {join_names(missing)}", "add what is missing"
         )
-    parts = {part: _part(file, ENDINGS[part], arrays) for part in part_names}
+    parts = {part: _check_part(file, ENDINGS[part], arrays) for part in part_names}
     shapes = {f"x_{ENDINGS[part]}": images.shape[1:] for part, (images, _) in parts.items()}
     if len(set(shapes.values())) > 1:
-        raise _refusal(file, "images of one shape", f"has {shapes}", "bring them to one height, width and channels")
+        raise _npz_error(file, "images of one shape", f"has {shapes}", "bring them to one height, width and channels")
     classes = int(parts["train"][1].max()) + 1
     for part, (_, labels) in parts.items():
-        _refuse_gaps(file, f"y_{ENDINGS[part]}", labels, classes)
+        _check_labels_complete(file, f"y_{ENDINGS[part]}", labels, classes)
     return parts, _class_names(file, arrays, classes)
 
 
-def _load_array(file: Path) -> dict[str, np.ndarray]:
-    """Load the arrays that are used; pickled objects are not read, so a file cannot run code."""
+def _load_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Load the arrays that are used, but no pickled objects, so that a file cannot run code."""
     wanted = [f"{axis}_{end}" for axis in "xy" for end in ENDINGS.values()] + ["class_names"]
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            _check_size(file, sum(member.file_size for member in archive.zip.infolist()))
+            _check_fits_memory(file, sum(member.file_size for member in archive.zip.infolist()))
             return {name: archive[name] for name in wanted if name in archive.files}
     except UsageError:
         raise
-    except Exception as error:  # a damaged archive leads its reader into errors of any kind
-        # of pickled objects NumPy says how to read them all the same
+    except Exception as error:  # a damaged archive can make its reader raise anything
+        # NumPy's own message tells how to read pickled objects all the same.
         why = "it holds Python objects, not numbers" if "pickle" in str(error) else error
-        raise _refusal(file, "plain arrays", f"cannot be read ({why})", "save it with numpy.savez") from error
+        raise _npz_error(file, "plain arrays", f"cannot be read ({why})", "save it with numpy.savez") from error
 
 
-def _check_size(file: Path, needed: int) -> None:
+def _check_fits_memory(file: Path, needed: int) -> None:
     free = psutil.virtual_memory().available
     if needed > free:
-        came = f"unpacks to {needed / 1e9:,.1f} GB where {free / 1e9:,.1f} GB of memory are free"
-        raise _refusal(file, "memory for all of it", came, "free some, or give the images as files in class folders")
+        got = f"unpacks to {needed / 1e9:,.1f} GB where {free / 1e9:,.1f} GB of memory are free"
+        raise _npz_error(file, "memory for all of it", got, "free some, or give the images as files in class folders")
 
 
-def _part(file: Path, end: str, arrays: dict[str, np.ndarray]) -> Part:
-    images, labels = _pixels(file, f"x_{end}", arrays[f"x_{end}"]), _labels(file, f"y_{end}", arrays[f"y_{end}"])
+def _check_part(file: Path, end: str, arrays: dict[str, np.ndarray]) -> Part:
+    images, labels = _to_uint8(file, f"x_{end}", arrays[f"x_{end}"]), _to_vector(file, f"y_{end}", arrays[f"y_{end}"])
     if len(images) != len(labels):
-        came = f"has {len(images):,} images in x_{end} and {len(labels):,} labels in y_{end}"
-        raise _refusal(file, "one label for each image", came, "make the two equally long")
+        got = f"has {len(images):,} images in x_{end} and {len(labels):,} labels in y_{end}"
+        raise _npz_error(file, "one label for each image", got, "make the two equally long")
     return images, labels
 
 
-def _pixels(file: Path, name: str, images: np.ndarray) -> np.ndarray:
-    """Images as uint8, given in any type as long as each value is a whole number from 0 to 255."""
+def _to_uint8(file: Path, name: str, images: np.ndarray) -> np.ndarray:
+    """Return images as uint8, if each value, of whatever type, is a whole number from 0 to 255."""
     if images.ndim not in (3, 4) or 0 in images.shape or (*images.shape, 1)[3] not in (1, 3, 4):
         rule = f"images (n, h, w) or (n, h, w, c) with c of 1, 3 or 4 in {name}"
-        raise _refusal(file, rule, f"has the shape {images.shape}", "give the array such a shape")
+        raise _npz_error(file, rule, f"has the shape {images.shape}", "give the array such a shape")
     if images.dtype == np.uint8:
         return images
-    rule, cure = f"pixels from 0 to 255, whole numbers, in {name}", "scale and round them, and save as uint8"
+    rule, remedy = f"pixels from 0 to 255, whole numbers, in {name}", "scale and round them, and save as uint8"
     if images.dtype.kind not in "iuf":
-        raise _refusal(file, rule, f"has the type {images.dtype}", cure)
+        raise _npz_error(file, rule, f"has the type {images.dtype}", remedy)
     low, high = images.min(), images.max()
-    if not (low >= 0 and high <= 255) or (images != np.floor(images)).any():  # a NaN fails the first
-        raise _refusal(file, rule, f"has {images.dtype} from {low:.4g} to {high:.4g}", cure)
+    # Written so that a NaN fails the comparison.
+    if not (low >= 0 and high <= 255) or (images != np.floor(images)).any():
+        raise _npz_error(file, rule, f"has {images.dtype} from {low:.4g} to {high:.4g}", remedy)
     if high <= 1:
-        raise _refusal(file, rule, f"has nothing above {high:.4g} in {images.dtype}", "multiply by 255, save as uint8")
+        raise _npz_error(
+            file, rule, f"has nothing above {high:.4g} in {images.dtype}", "multiply by 255, save as uint8"
+        )
     return images.astype(np.uint8)
 
 
-def _labels(file: Path, name: str, labels: np.ndarray) -> np.ndarray:
+def _to_vector(file: Path, name: str, labels: np.ndarray) -> np.ndarray:
+    """Return integer labels (n,) from (n,) or (n, 1)."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        came = f"has the shape {labels.shape} and type {labels.dtype}"
-        cure = "for one-hot rows save y.argmax(axis=1), for other numbers y.astype('int64')"
-        raise _refusal(file, f"integer labels (n,) or (n, 1) in {name}", came, cure)
+        got = f"has the shape {labels.shape} and type {labels.dtype}"
+        remedy = "for one-hot rows save y.argmax(axis=1), for other numbers y.astype('int64')"
+        raise _npz_error(file, f"integer labels (n,) or (n, 1) in {name}", got, remedy)
     return labels
 
 
-def _refuse_gaps(file: Path, name: str, labels: np.ndarray, classes: int) -> None:
+def _check_labels_complete(file: Path, name: str, labels: np.ndarray, classes: int) -> None:
     found = np.unique(labels)
     rule = f"every label from 0 to the number of classes - 1 in {name}"
     if found[0] < 0 or found[-1] >= classes:
-        came = f"has labels from {found[0]} to {found[-1]}, and the highest in y_train is {classes - 1}"
-        raise _refusal(file, rule, came, "number the classes from 0, alike in every split")
+        got = f"has labels from {found[0]} to {found[-1]}, and the highest in y_train is {classes - 1}"
+        raise _npz_error(file, rule, got, "number the classes from 0, alike in every split")
     if len(found) < classes:
         gap = next(number for number, label in enumerate((*found, classes)) if number != label)
-        raise _refusal(file, rule, f"has none of {gap}", "number the classes without gaps, each in every split")
+        raise _npz_error(file, rule, f"has none of {gap}", "number the classes without gaps, each in every split")
     if classes < 2:
-        raise _refusal(file, "at least two classes", f"has one: {found[0]}", "add images of another class")
+        raise _npz_error(file, "at least two classes", f"has one: {found[0]}", "add images of another class")
 
 
 def _class_names(file: Path, arrays: dict[str, np.ndarray], classes: int) -> tuple[str, ...]:
@@ -139,10 +152,10 @@ def _class_names(file: Path, arrays: dict[str, np.ndarray], classes: int) -> tup
         return tuple(str(label) for label in range(classes))
     names = arrays["class_names"]
     if names.shape != (classes,) or names.dtype.kind != "U" or len(set(names.tolist())) < classes:
-        came = f"has {join_names(names.ravel().tolist())}"
-        raise _refusal(file, f"{classes} different strings in class_names", came, "name each class, or leave it out")
+        got = f"has {join_names(names.ravel().tolist())}"
+        raise _npz_error(file, f"{classes} different strings in class_names", got, "name each class, or leave it out")
     return tuple(printable(name) for name in names.tolist())
 
 
-def _refusal(file: Path, rule: str, came: str, cure: str) -> UsageError:
-    return UsageError(f"an .npz data set needs {rule}: {printable(file)} {printable(came)}; {cure}")
+def _npz_error(file: Path, rule: str, got: str, remedy: str) -> UsageError:
+    return UsageError(f"an .npz data set needs {rule}: {printable(file)} {printable(got)}; {remedy}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.data.cache import DIGEST_BYTES, Allocate, image_digest
+from pipeline.data.cache import DIGEST_DTYPE, Allocate, image_digest
 from pipeline.data.decode import MODES, describe_error, image_size, read_image, resize_to
 from pipeline.data.worker_pool import Call, worker_pool
 from pipeline.runtime.cpu import available_cores
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     """The result of reading b files as images of one shape; rows of files that do not fit are zero."""
 
     images: np.ndarray  # (b, h, w, c) uint8
-    digests: np.ndarray  # (b,) DIGEST_BYTES
+    digests: np.ndarray  # (b,) DIGEST_DTYPE
     channels: int  # the most that any of the files needs: 1, 3 or 4
     size_mismatch: tuple[str, tuple[int, int]] | None  # a file of another size, and its (height, width)
     errors: list[tuple[str, str]]  # (file, error) for files that cannot be read
@@ -45,7 +45,7 @@ class Pixels(NamedTuple):
     """Images and their digests."""
 
     images: np.ndarray  # (n, h, w, c) uint8
-    digests: np.ndarray  # (n,) DIGEST_BYTES
+    digests: np.ndarray  # (n,) DIGEST_DTYPE
 
 
 def read_images(
@@ -82,7 +82,7 @@ def read_images(
 def read_batch(files: Sequence[str], shape: tuple[int, int, int], resize: bool) -> Batch:
     """Read files into one array of images of `shape` (h, w, c), resizing them to it if `resize` is true."""
     images = np.zeros((len(files), *shape), np.uint8)
-    digests = np.zeros(len(files), DIGEST_BYTES)
+    digests = np.zeros(len(files), DIGEST_DTYPE)
     channels = 1
     size_mismatch: tuple[str, tuple[int, int]] | None = None
     errors: list[tuple[str, str]] = []
@@ -114,7 +114,7 @@ def _read_files(
     allocate: Allocate,
 ) -> tuple[Pixels, int]:
     """Read all files as images of `shape` and return them with the most channels that any file needs."""
-    pixels = Pixels(allocate((len(files), *shape)), np.zeros(len(files), DIGEST_BYTES))
+    pixels = Pixels(allocate((len(files), *shape)), np.zeros(len(files), DIGEST_DTYPE))
     batch_files = max(1, min(batch_files, BATCH_BYTES // prod(shape)))
 
     def read(start: int) -> Batch:

@@ -1,4 +1,4 @@
-"""Labels -> rows of training, validation and test: stratified by class, the same for a seed on every machine."""
+"""Labels -> rows of training, validation and test, stratified by class, the same on every machine for one seed."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from pipeline.runtime.text import join_names
 
 
 class SplitRows(NamedTuple):
-    """Rows of each split, ascending; no row is in two."""
+    """Rows of each split, ascending; no row is in two splits."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -19,32 +19,47 @@ class SplitRows(NamedTuple):
 def split_rows(
     labels: np.ndarray, sizes: tuple[int, int, int], classes: tuple[str, ...], validation_fraction: float, seed: int
 ) -> SplitRows:
-    """Split rows of which the first `sizes` are given as training, validation and test.
+    """Split all rows into training, validation and test.
 
-    A test part that is not given (size 0) is a fraction of training, a validation part the same fraction of the rest.
-    Both have at least one image of each class, and leave training at least one.
+    A test split that the source does not have is a fraction of its training images, a validation split the same
+    fraction of the rest. Each has at least one image of each class, and leaves at least one to training.
+
+    Args:
+        labels: (n,), of the source's training images first, then validation, then test.
+        sizes: Numbers of these in the source; 0 for a split that it does not have.
+        classes: Names by label.
+
+    Raises:
+        UsageError: A class has too few images.
     """
-    given_train, given_validation, given_test = np.split(np.arange(len(labels)), np.cumsum(sizes)[:2])
-    missing = (not sizes[1]) + (not sizes[2])
-    _refuse_small_classes(labels[given_train], classes, needed=1 + missing)
-    by_class = _shuffled(given_train, labels, len(classes), seed)
-    test, by_class = (given_test, by_class) if sizes[2] else _held_out(by_class, validation_fraction, missing)
-    validation, by_class = (given_validation, by_class) if sizes[1] else _held_out(by_class, validation_fraction, 1)
+    train, validation, test = np.split(np.arange(len(labels)), np.cumsum(sizes)[:2])
+    _, validation_size, test_size = sizes
+    missing_splits = [validation_size, test_size].count(0)
+    _check_class_sizes(labels[train], classes, minimum=1 + missing_splits)
+    by_class = _shuffle_by_class(train, labels, len(classes), seed)
+    if test_size == 0:
+        test, by_class = _hold_out(by_class, validation_fraction, leave=missing_splits)
+    if validation_size == 0:
+        validation, by_class = _hold_out(by_class, validation_fraction, leave=1)
     return SplitRows(np.sort(np.concatenate(by_class)), validation, test)
 
 
 def subsample(rows: np.ndarray, count: int, labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
-    """`count` of the rows, each class in its proportion and with one row at least; all rows if there are no more."""
-    by_class = _shuffled(rows, labels, classes, seed)
+    """Return `count` rows, or all if there are fewer: each class in proportion, with at least one row."""
+    by_class = _shuffle_by_class(rows, labels, classes, seed)
     sizes = np.array([len(own) for own in by_class])
     shares = largest_remainder(count, sizes, np.minimum(sizes, 1), sizes)
     return np.sort(np.concatenate([own[:share] for own, share in zip(by_class, shares, strict=True)]))
 
 
 def largest_remainder(total: int, sizes: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """Shares (k,) in proportion to `sizes` and within their bounds, adding up to `total` as far as these allow.
+    """Return integer shares (k,) in proportion to `sizes` that add up to `total`, as far as the bounds allow.
 
-    By largest remainder: the whole part of each quota, then one more for those that lack most.
+    Largest remainder method: the integer part of each quota, then one more for the largest remainders.
+
+    Args:
+        least: Lower bounds (k,).
+        most: Upper bounds (k,).
     """
     quotas = total * sizes / sizes.sum()
     shares: np.ndarray = np.clip(quotas.astype(np.int64), least, most)
@@ -55,29 +70,29 @@ def largest_remainder(total: int, sizes: np.ndarray, least: np.ndarray, most: np
     return shares
 
 
-def _held_out(by_class: list[np.ndarray], fraction: float, leave: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Rows taken from those of each class, ascending, and what is left of each: `leave` rows at least."""
+def _hold_out(by_class: list[np.ndarray], fraction: float, *, leave: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return a stratified fraction of all rows, ascending, and the rest by class, at least `leave` rows each."""
     sizes = np.array([len(own) for own in by_class])
     shares = largest_remainder(round(fraction * sizes.sum()), sizes, np.ones_like(sizes), sizes - leave)
     taken = [own[:share] for own, share in zip(by_class, shares, strict=True)]
     return np.sort(np.concatenate(taken)), [own[share:] for own, share in zip(by_class, shares, strict=True)]
 
 
-def _shuffled(rows: np.ndarray, labels: np.ndarray, classes: int, seed: int) -> list[np.ndarray]:
-    """Rows of each class, in random order.
+def _shuffle_by_class(rows: np.ndarray, labels: np.ndarray, classes: int, seed: int) -> list[np.ndarray]:
+    """Return the rows of each class in random order.
 
-    By the raw output of PCG64, which NumPy promises to keep; what `Generator.permutation` makes of it may change.
+    The order comes from the raw output of PCG64, which NumPy promises to keep; `Generator.permutation` may change.
     """
     keys = np.random.PCG64(seed).random_raw(len(labels))
     own_rows = (rows[labels[rows] == label] for label in range(classes))
     return [own[np.argsort(keys[own], kind="stable")] for own in own_rows]
 
 
-def _refuse_small_classes(labels: np.ndarray, classes: tuple[str, ...], needed: int) -> None:
+def _check_class_sizes(labels: np.ndarray, classes: tuple[str, ...], *, minimum: int) -> None:
     counts = np.bincount(labels, minlength=len(classes))
-    small = [f"{name} has {count}" for name, count in zip(classes, counts, strict=True) if count < needed]
+    small = [f"{name} has {count}" for name, count in zip(classes, counts, strict=True) if count < minimum]
     if small:
         raise UsageError(
-            f"every class needs {needed} training images or more, for each split to get one: {join_names(small)}; "
+            f"every class needs {minimum} training images or more, for each split to get one: {join_names(small)}; "
             "add images or leave the class out"
         )

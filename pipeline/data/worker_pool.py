@@ -1,4 +1,4 @@
-"""Calls in fresh Python processes: neither forked from a process with threads nor in need of a guarded `__main__`."""
+"""A pool of worker processes, neither forked from a process with threads nor in need of a guarded `__main__`."""
 
 import os
 import pickle
@@ -16,10 +16,14 @@ Call = Callable[..., Any]
 
 @contextmanager
 def worker_pool(count: int) -> Iterator[Call]:
-    """Give `call(function, *arguments)`, which runs in one of `count` processes and may be called from many threads.
+    """Yield `call(function, *arguments)`, which runs in one of `count` processes and may be called from many threads.
 
-    Function, arguments and result must pickle. With one worker the call is made here: a process takes 0.2 s to start.
+    Function, arguments and result must pickle. Errors of the function are raised by `call`.
+
+    Raises:
+        WorkerDied: By `call`, if the process ended before it answered.
     """
+    # A process takes 0.2 s to start; one would be no faster than this one.
     if count == 1:
         yield lambda function, *arguments: function(*arguments)
         return
@@ -34,19 +38,21 @@ def worker_pool(count: int) -> Iterator[Call]:
 
     with ExitStack() as stack:
         for _ in range(count):
-            idle.put(stack.enter_context(_worker()))
+            idle.put(stack.enter_context(_worker_process()))
         yield call
 
 
 @contextmanager
-def _worker() -> Iterator[subprocess.Popen[bytes]]:
+def _worker_process() -> Iterator[subprocess.Popen[bytes]]:
+    """Start a worker; end it on exit."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     process = subprocess.Popen(
         [sys.executable, "-c", f"from {__name__} import _serve; _serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
-        process_group=0,  # Ctrl-C is for this process, which then ends its workers
+        # Ctrl-C goes to this process alone, which then ends its workers.
+        process_group=0,
     )
     try:
         yield process
@@ -69,9 +75,10 @@ def _call(worker: subprocess.Popen[bytes], request: tuple[Call, tuple[Any, ...]]
 
 
 def _serve() -> None:
-    """Answer requests from standard input until it ends, as it does when the asking process is gone."""
+    """Answer requests from standard input until it is closed, as it is when the parent process ends."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not land among the answers
+    # What a library prints must not mix with the answers.
+    os.dup2(2, 1)
     while True:
         try:
             function, arguments = pickle.load(sys.stdin.buffer)
@@ -79,7 +86,7 @@ def _serve() -> None:
             return
         try:
             answer = (False, function(*arguments))
-        except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
+        except Exception as error:  # noqa: BLE001 - sent to the caller, who raises it
             answer = (True, error)
         pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()

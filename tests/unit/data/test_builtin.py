@@ -71,7 +71,7 @@ def test_fashion_mnist_is_fetched_with_the_digests_that_keras_leaves_out(monkeyp
 
 
 def test_image_size_stretches_named_data_too(monkeypatch):
-    monkeypatch.setattr(builtin, "_digits", lambda: {"train": (np.full((4, 8, 8), 200, np.uint8), np.arange(4))})
+    monkeypatch.setattr(builtin, "_read_digits", lambda: {"train": (np.full((4, 8, 8), 200, np.uint8), np.arange(4))})
     assert load_builtin("digits", (12, 16)).images.shape == (4, 12, 16, 1)
     assert (load_builtin("digits", (12, 16)).images == 200).all()
 

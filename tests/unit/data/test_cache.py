@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.data.cache import DIGEST_BYTES, DecodedImages, cache_key, load_cached
+from pipeline.data.cache import DIGEST_DTYPE, DecodedImages, cache_key, load_cached
 from tests.support.paths import ROOT
 
 KEY = cache_key("a data set")
@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 def decode(allocate, side=4):
     images = allocate((6, side, side, 3))
     images[:] = np.arange(6)[:, None, None, None]
-    return DecodedImages(images, np.arange(6).astype(DIGEST_BYTES), np.arange(6) % 2, ("cat", "dog"), (6, 0, 0))
+    return DecodedImages(images, np.arange(6).astype(DIGEST_DTYPE), np.arange(6) % 2, ("cat", "dog"), (6, 0, 0))
 
 
 def never(allocate):
@@ -44,7 +44,7 @@ def test_second_opening_decodes_nothing_and_cannot_be_written_to():
         again.images[0] = 1
 
 
-@pytest.mark.parametrize("name", ["images.npy", "digests.npy", "labels.npy", "facts.json"])
+@pytest.mark.parametrize("name", ["images.npy", "digests.npy", "labels.npy", "metadata.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "noise"])
 def test_damaged_cache_is_built_again(folder, name, damage):
     load_cached(KEY, decode)

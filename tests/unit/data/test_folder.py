@@ -95,7 +95,7 @@ def test_class_may_be_called_train(tmp_path):
 def test_folders_beside_train_are_told(tmp_path, caplog):
     touch(tmp_path, "train/a/1.png", "train/b/1.png", "annotations/1.png")
     assert list(list_folder(tmp_path).parts) == ["train"]
-    assert "passed over beside it: annotations" in caplog.text
+    assert "ignored beside it: annotations" in caplog.text
 
 
 @pytest.mark.parametrize(
