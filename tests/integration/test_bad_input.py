@@ -619,11 +619,11 @@ def test_a_folder_of_images_that_is_read_only_is_no_fault(mounts, tmp_path):
     assert done.stdout.split() == [load(folder).fingerprint, "memmap"], done.stderr
 
 
-@pytest.mark.parametrize("module", ["train", "search"])
-def test_a_cache_that_is_read_only_is_refused_before_anything_is_begun(mounts, cache, module):
+@pytest.mark.parametrize("command", ["train", "search"])
+def test_a_cache_that_is_read_only_is_refused_before_anything_is_begun(mounts, cache, command):
     cache.mkdir()
-    script = 'mount -t tmpfs -o ro none "$1"; "$3" -m "$2" smoke'
-    done = mounts(script, cache, f"pipeline.{module}")
+    script = 'mount -t tmpfs -o ro none "$1"; "$3" -m pipeline "$2" smoke'
+    done = mounts(script, cache, command)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: the cache must be writable") and "Read-only file system" in line
@@ -636,7 +636,8 @@ def test_a_cache_of_somebody_else_is_refused(cache):
     for parent in (cache, *cache.parents[:3]):  # pytest's own folders
         parent.chmod(parent.stat().st_mode | 0o011)
     code = (
-        "import os, sys; from pipeline.commands.main import run; from PIL import PngImagePlugin\n"
+        "import os, sys; from pipeline.commands import train; from pipeline.commands.main import run\n"
+        "from PIL import PngImagePlugin\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(run(['train', 'smoke']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

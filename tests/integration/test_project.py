@@ -135,7 +135,7 @@ UNSAFE = {
 }
 UNSAFE_ARGUMENTS = {("shell", True), ("allow_pickle", True), ("safe_mode", False), ("weights_only", False)}
 # Both ends are processes of one run, and the pipe between them has no name that others could open.
-ALLOWED = {("workers.py", "pickle")}
+ALLOWED = {("worker_pool.py", "pickle")}
 
 
 def test_nothing_that_is_read_can_run_code():
