@@ -86,7 +86,7 @@ def this_driver(recorded: Recorded, log: Log, seed: int, most: int) -> None:
     """This project's own loop and study, with the settings that a search has by default."""
     flags = {"sampler": "tpe", "pruner": "median", "trials": 100_000, "final_top": 0, "seed": seed}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    search = parse_search(["small-grid", *words], program="search", description="A replay.")
+    search = parse_search(["small-grid", *words])
     study = Study(search, url=None, name="replay", image_shape=(32, 32, 3), training_images=2500)
     played = Played(recorded, log, most=most)
     context = SearchContext(study, Forgetful(), played, lambda: int(played.spent()), lambda: None, Silent())

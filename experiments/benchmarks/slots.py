@@ -110,7 +110,7 @@ def drive(given: argparse.Namespace, slots: int, trials: int, epoch_seconds: flo
         file = Path(folder) / "asleep.yaml"
         file.write_text(SEARCH)
         flags = ["--trials", str(trials), "--pruner", given.pruner]
-        search = parse_search([str(file), *flags], program="slots", description="")
+        search = parse_search([str(file), *flags])
         mlflow.set_tracking_uri(given.tracking or f"sqlite:///{folder}/mlflow.db")
         url, name = given.storage or f"sqlite:///{folder}/optuna.db", given.study or f"asleep-{time.time_ns()}"
         study = Study(search, url=url, name=name, image_shape=(32, 32, 3), training_images=50_000)

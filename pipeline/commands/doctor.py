@@ -5,37 +5,28 @@ sends what runs could not tell while the tracking server was away, and closes th
 this host. The exit code is 1 where something is broken.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from pipeline.commands.doctor_checks import CheckResult
-from pipeline.config import arguments as command_line
 from pipeline.config.commands import DoctorConfig
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(config: DoctorConfig) -> int:
     """Print a line for each check; return 1 where something is broken."""
-    visit = DoctorConfig.build(
-        command_line.parse(
-            arguments,
-            program="convmixer doctor",
-            description=str(__doc__),
-            settings=DoctorConfig.build({}),
-            of="by default",
-        )
-    )
-    broken = False
-    for finding in _findings(visit):
+    code = 0
+    for finding in _findings(config):
         print(finding, flush=True)
-        broken |= finding.state == "broken"
-    return int(broken)
+        if finding.state == "broken":
+            code = 1
+    return code
 
 
-def _findings(visit: DoctorConfig) -> Iterator[CheckResult]:
+def _findings(config: DoctorConfig) -> Iterator[CheckResult]:
     """From what is quickly told to what takes long; MLflow takes seconds to import."""
     from pipeline.commands import doctor_checks
 
-    if visit.close:
-        yield from doctor_checks.close_runs(visit.close)
+    if config.close:
+        yield from doctor_checks.close_runs(config.close)
     checks: list[Callable[[], Iterator[CheckResult]]] = [
         doctor_checks.check_python,
         doctor_checks.check_packages,

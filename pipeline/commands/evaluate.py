@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipeline.config.commands import EVALUATE_RUN_ID, LATEST, EvaluateCommand, EvaluateConfig
+from pipeline.config.commands import LATEST, RUN_ID, EvaluateCommand, EvaluateConfig
 from pipeline.data.dataset import Dataset
 from pipeline.data.subset import (
     Subset,
@@ -149,7 +149,7 @@ def _model_uri(client: TrackingClient, text: str) -> str:
     """Return the URI of the model that a person names."""
     if text == LATEST:
         return latest_model_uri(client)
-    if EVALUATE_RUN_ID.fullmatch(text):
+    if RUN_ID.fullmatch(text):
         return f"runs:/{text}/{MODEL}"
     return text
 

@@ -1,7 +1,7 @@
-"""`convmixer COMMAND ...`: parse the command line, run the command, report in one line what went wrong.
+"""The entry point: `convmixer COMMAND ...` runs a command, reports in one line what went wrong, and sets the exit code.
 
-The modules of the commands import MLflow and TensorFlow, which takes seconds, so each is imported after its command
-line, and what can be checked quickly, has been accepted.
+Importing MLflow or TensorFlow takes seconds, so the modules of the commands are imported inside the functions here,
+after the command line, and whatever else can be checked quickly, has been accepted.
 """
 
 import errno
@@ -9,8 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from pipeline.runtime.console import Console, configure_logging
 from pipeline.runtime.cpu import prefer_onednn
@@ -23,33 +22,71 @@ from pipeline.runtime.text import nearest, one_line, shown
 from pipeline.runtime.urls import hide_credentials, set_http_timeouts
 from pipeline.tracking.project_run import fail_project_run
 
-USAGE = """usage: convmixer COMMAND ...
-
-commands:
-  train     train one model and log it to MLflow
-  search    search hyperparameters with Optuna
-  report    compare finished runs on one HTML page
-  evaluate  measure calibration and robustness of a logged model
-  predict   classify image files with a logged model
-  doctor    check the installation, the tracking store and the device
-
-`convmixer COMMAND --help` lists the settings of a command."""
-STOPPED = 128  # exit codes above it: stopped by a signal
+FIRST_SIGNAL_CODE = 129  # exit codes from here on: 128 + the signal that stopped the command
 
 
-def run_command(work: Callable[[], int | None]) -> int:
-    """Do the work of a command.
+class Command(NamedTuple):
+    """A command: what it does, for the usage, and the function that runs it with the words after its name."""
+
+    summary: str
+    run: Callable[[Sequence[str], Console], int | None]
+
+
+def main() -> NoReturn:
+    """Run the command that this process was started with, and end the process with its exit code."""
+    exit_process(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        arguments: the name of the command, then its own arguments.
+    """
+    name, *rest = arguments or ["--help"]
+    if name in {"-h", "--help"}:
+        Console().print(usage())
+        return 0
+    set_environment_defaults()
+    return run_command(lambda console: _find(name).run(rest, console))
+
+
+def usage() -> str:
+    """Return the help of the program: its commands."""
+    commands = "\n".join(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items())
+    return (
+        f"usage: convmixer COMMAND ...\n\ncommands:\n{commands}\n\n"
+        "`convmixer COMMAND --help` shows the settings of a command and an example."
+    )
+
+
+def set_environment_defaults() -> None:
+    """Set what pydantic, MLflow and TensorFlow read when they are imported, except what the user has set."""
+    # none of its plug-ins is used, and looking for them means reading the metadata of every installed package
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # telemetry is a thread, and a search forks processes afterwards
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # without TensorFlow's start-up lines; its errors come as exceptions
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    prefer_onednn()
+
+
+def run_command(work: Callable[[Console], int | None]) -> int:
+    """Do the work of a command, with one line for the user where it ends early.
 
     Returns:
-        What the work returns, or 0; 1 for training that diverged or a full disk, 2 for input that cannot be used, and
-        128 and the signal where one stopped it.
+        What the work returns, or 0; the exit code of a PipelineError or of Stopped; 1 for a full disk.
+
+    Raises:
+        Exception: any other, as it is a fault of the program.
     """
     console = Console()
     configure_logging(console)
     try:
         hide_credentials(os.environ)
         set_http_timeouts(os.environ)
-        return work() or 0
+        return work(console) or 0
     except NothingToDo as done:
         console.print(str(done))
         return done.exit_code
@@ -71,70 +108,48 @@ def run_command(work: Callable[[], int | None]) -> int:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process with this code; after a signal at once: Python's own way out waits for TensorFlow's threads.
+    """End the process with this exit code; at once if a signal stopped it.
 
-    That took 2 s on busy cores, of the ten in which a stopped process has to be gone.
+    Python's own way out waits for TensorFlow's threads, which took 2 s on busy cores: too long a part of the ten
+    seconds in which a stopped process has to be gone.
     """
-    if code <= STOPPED:
+    if code < FIRST_SIGNAL_CODE:
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # a terminal that was closed
+        # the terminal may have been closed
+        with suppress(OSError):
             stream.flush()
     os._exit(code)
 
 
-def main() -> NoReturn:
-    """Run the command that the process was started with, and end the process with its exit code."""
-    exit_process(run(sys.argv[1:]))
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code.
-
-    Args:
-        arguments: the command's name, then its own arguments.
-    """
-    name, *rest = arguments or ["--help"]
-    if name in {"-h", "--help"}:
-        Console().print(USAGE)
-        return 0
-    _set_environment_defaults()
-    return run_command(partial(_run, name, rest))
-
-
-def _run(name: str, arguments: Sequence[str]) -> int | None:
+def _find(name: str) -> Command:
     if name not in COMMANDS:
         raise UsageError(
             f"the command must be one of {', '.join(COMMANDS)}, got {shown(name)}{nearest(name, COMMANDS)}"
         )
-    return COMMANDS[name](arguments)
+    return COMMANDS[name]
 
 
-def _set_environment_defaults() -> None:
-    """Set what MLflow and TensorFlow read when they are imported, unless the user has set it."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up lines; its errors come as exceptions
-    prefer_onednn()
+def _train(arguments: Sequence[str], console: Console) -> None:
+    from pipeline.config.training import parse_training
 
-
-def _train(arguments: Sequence[str]) -> None:
+    command = parse_training(arguments)
     with handle_signals(), stop_with_parent():
         from pipeline.commands import train
-        from pipeline.config.training import parse_training
 
-        train.run(parse_training(arguments, program="convmixer train", description=str(train.__doc__)))
+        train.run(command)
 
 
-def _search(arguments: Sequence[str]) -> int:
+def _search(arguments: Sequence[str], console: Console) -> int:
+    from pipeline.config.search import parse_search_command
+
+    command = parse_search_command(arguments)
     from pipeline.data.dataset import load_dataset
-    from pipeline.search.space import check_against_data, parse_search
+    from pipeline.search.space import build_search, check_against_data
     from pipeline.search.storage_url import validate_environment
 
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is a thread, and forks come after it
     validate_environment(os.environ)
-    search = parse_search(
-        arguments, program="convmixer search", description="Search hyperparameters with Optuna; runs go to MLflow."
-    )
+    search = build_search(command)
     check_cache_writable()
     data = load_dataset(search.base.data, seed=search.base.seed)
     check_against_data(search, image_shape=data.image_shape, training_images=len(data.train))
@@ -143,26 +158,22 @@ def _search(arguments: Sequence[str]) -> int:
     return run_search(search, data)
 
 
-def _report(arguments: Sequence[str]) -> None:
+def _report(arguments: Sequence[str], console: Console) -> None:
     from pipeline.config.commands import parse_report
 
-    command = parse_report(arguments, program="convmixer report", description="Compare finished runs on one HTML page.")
+    command = parse_report(arguments)
     with handle_signals(), stop_with_parent():
         from pipeline.commands.report import build_report
 
-        for line in build_report(command):
-            print(line)
+        console.print(*build_report(command))
 
 
-def _evaluate(arguments: Sequence[str]) -> None:
+def _evaluate(arguments: Sequence[str], console: Console) -> None:
     from pipeline.config.commands import parse_evaluate
+
+    command = parse_evaluate(arguments)
     from pipeline.data.dataset import check_dataset_exists
 
-    command = parse_evaluate(
-        arguments,
-        program="convmixer evaluate",
-        description="Measure calibration and robustness of a logged model on the test images of its data or of others.",
-    )
     if command.settings.dataset is not None:
         check_dataset_exists(command.settings.dataset)
     check_cache_writable()
@@ -170,17 +181,16 @@ def _evaluate(arguments: Sequence[str]) -> None:
         with capture_stderr():
             from pipeline.commands.evaluate import resolve_inputs, run_evaluation
         with resolve_inputs(command) as inputs:
-            for line in run_evaluation(inputs, report=partial(print, flush=True)):
-                print(line, flush=True)
+            for line in run_evaluation(inputs, report=console.print):
+                console.print(line)
 
 
-def _predict(arguments: Sequence[str]) -> None:
+def _predict(arguments: Sequence[str], console: Console) -> None:
     from pipeline.config.commands import parse_predict
+
+    command = parse_predict(arguments)
     from pipeline.data.image_files import find_images
 
-    command = parse_predict(
-        arguments, program="convmixer predict", description="Classify image files with a logged model."
-    )
     with handle_signals(), stop_with_parent():
         files = find_images(command.images)
         with capture_stderr():
@@ -189,21 +199,23 @@ def _predict(arguments: Sequence[str]) -> None:
             from pipeline.tracking.models import find_model
         find_model(TrackingClient(), command.model)
         for line in run_prediction(command, files):
-            print(line)
+            console.print(line)
 
 
-def _doctor(arguments: Sequence[str]) -> int:
+def _doctor(arguments: Sequence[str], console: Console) -> int:
+    from pipeline.config.commands import parse_doctor
+
+    config = parse_doctor(arguments)
     from pipeline.commands import doctor
 
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    return doctor.run(arguments)
+    return doctor.run(config)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
-    "train": _train,
-    "search": _search,
-    "report": _report,
-    "evaluate": _evaluate,
-    "predict": _predict,
-    "doctor": _doctor,
+COMMANDS = {
+    "train": Command("train one model and log it to MLflow", _train),
+    "search": Command("search hyperparameters with Optuna", _search),
+    "report": Command("compare finished runs on one HTML page", _report),
+    "evaluate": Command("measure calibration and robustness of a logged model", _evaluate),
+    "predict": Command("classify image files with a logged model", _predict),
+    "doctor": Command("check the installation, the tracking store and the device", _doctor),
 }

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from pipeline.training.resume import ResumePoint
 
 
-def run(typed: training.ParsedCommand) -> None:
+def run(typed: training.TrainCommand) -> None:
     """Train one model, or resume a run."""
     with _opened(typed) as resumption:
         _begin(typed, resumption)
 
 
-def _begin(typed: training.ParsedCommand, resumption: "ResumePoint | None") -> None:
+def _begin(typed: training.TrainCommand, resumption: "ResumePoint | None") -> None:
     config = resumption.config if resumption else typed.config
     check_cache_writable()
     check_single_host(os.environ)
@@ -41,12 +41,12 @@ def _begin(typed: training.ParsedCommand, resumption: "ResumePoint | None") -> N
 
 
 @contextmanager
-def _opened(typed: training.ParsedCommand) -> "Iterator[ResumePoint | None]":
+def _opened(typed: training.TrainCommand) -> "Iterator[ResumePoint | None]":
     """The run that is to go on, if one is; the run that `mlflow run` opened does not stay open if nothing begins."""
     if typed.resume is None and ProjectRun.find() is None:
         yield None
         return
     from pipeline.training import resume
 
-    with resume.open_resume_point(typed.resume, typed.given) as resumption:
+    with resume.open_resume_point(typed.resume, typed.overrides) as resumption:
         yield resumption

@@ -1,120 +1,144 @@
-"""Flags from settings: one text flag each, whose help is the setting's meaning, rule and present value."""
+"""The command line of a command: one flag for each setting, whose value is read as the text that a recipe may hold."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
-from typing import Annotated, Any, TypedDict
-
-import tyro
+import argparse
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from pipeline.config.base import Config, metavar
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import shown
 
-ALONE = "\0"  # what stands for the value of a flag that was given none; no command line can hold it
+# what argparse reports as the value of a flag that was given none; no command line can hold it
+NO_VALUE = "\0"
 
 
-def parse(
+def parse_arguments(
     arguments: Sequence[str],
     *,
-    program: str,
+    command: str,
     description: str,
     settings: Config,
-    of: str,
+    origin: str = "default",
     positional: tuple[str, str] | None = None,
-    others: Mapping[str, tuple[str, str]] | None = None,
+    other_flags: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, str]:
-    """What was typed, by name, as text: only what was given, not yet checked. `--help` prints and exits with 0.
+    """Return what the command line gives, by name, as unchecked text. `--help` prints the help and exits with 0.
 
     Args:
-        positional: name and help of the one word that is no flag, if there is such a one; it need not be given.
+        arguments: the words after the command's name.
+        command: its name.
+        description: the text of the help above the flags.
         settings: the values that hold where no flag is given, shown in the help.
-        of: whose values they are, as a word for the help.
-        others: flags that are no settings: the kind of value and the help of each, by name.
+        origin: where these come from, as a word for the help.
+        positional: name and help of the one word that is no flag; it is the first one, and may be missing.
+        other_flags: flags that are no settings: the kind of value and the help of each, by name.
 
     Raises:
-        UsageError: an unknown flag or a second word.
+        UsageError: an unknown flag, a flag without its value or given twice, or a second word.
     """
-    flags = {}
+    parser = _Parser(
+        prog=f"convmixer {command}",
+        usage=f"convmixer {command} {f'{positional[0].upper()} ' if positional else ''}[--setting value ...]",
+        description=description,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
     if positional:
         name, help_text = positional
-        flags[name] = Annotated[_text(1, name.upper(), help_text, ""), tyro.conf.Positional]
-    for flag, (kind, text) in (others or {}).items():
-        flags[flag] = _text((0, 1), kind, text, "")
-    for flag, field in type(settings).model_fields.items():
-        hint = f"({of}: {settings.text(flag)})"
-        flags[flag] = _text((0, 1), metavar(field), f"{field.description}; {settings.rule(flag)}", hint)
-    typed_dict: Any = TypedDict  # type checkers want its names written out
-    given, unknown = tyro.cli(
-        typed_dict("Flags", flags, total=False),
-        args=list(arguments),
-        prog=program,
-        description=description,
-        use_underscores=True,
-        return_unknown_args=True,
-    )
-    _refuse_twice(arguments)
-    for word in [*unknown, *_strays(arguments)]:
+        parser.add_argument(name, nargs="?", metavar=name.upper(), help=_escape(help_text))
+    for flag, (kind, help_text) in (other_flags or {}).items():
+        _add_flag(parser, flag, kind, help_text)
+    for title, names in settings.sections().items():
+        group = parser.add_argument_group(title)
+        for flag in names:
+            field = type(settings).model_fields[flag]
+            help_text = f"{field.description}; {settings.rule(flag)} ({origin}: {settings.text(flag)})"
+            _add_flag(group, flag, metavar(field), help_text)
+
+    # --learning-rate is --learning_rate
+    words = [re.sub("^--[^=]+", _underscored, word) for word in arguments]
+    given, rest = parser.parse_known_args(words)
+    # argparse takes the positional at any place, and passes over a bare --
+    if positional and words and (word := getattr(given, positional[0])) not in {None, words[0]}:
+        rest.append(word)
+    rest += [word for word in words if word == "--"]
+    for word in rest:
         if word.startswith("-"):
-            settings.refuse_unknown([word.lstrip("-").split("=")[0].replace("-", "_")])
+            settings.refuse_unknown([word.lstrip("-").split("=")[0]])
         raise UsageError(f"settings are given as --name value, got {shown(word)}")
-    return {flag: _given(flag, value, settings) for flag, value in given.items()}
+    values = {name: value for name, value in vars(given).items() if value is not None}
+    return {name: value if isinstance(value, str) else _only(name, value, settings) for name, value in values.items()}
 
 
-def parse_after(
-    name: str, what: str, arguments: Sequence[str], *, program: str, description: str, settings: Config
+def parse_with_positional(
+    arguments: Sequence[str],
+    *,
+    command: str,
+    description: str,
+    settings: Config,
+    positional: tuple[str, str],
+    origin: str = "default",
 ) -> tuple[str, dict[str, str]]:
-    """A first word that must be given, and what was typed after it, as by `parse`.
-
-    Args:
-        name: the word's, as the help shows it.
-        what: what the word says.
-        settings: the defaults.
+    """Return the first word, which must be given, and the flags after it, as `parse_arguments` returns them.
 
     Raises:
-        UsageError: the word is missing or no first one, or as `parse` does.
+        UsageError: the word is missing or is not the first, or as `parse_arguments` does.
     """
-    given = parse(
-        arguments, program=program, description=description, positional=(name, what), settings=settings, of="default"
+    given = parse_arguments(
+        arguments,
+        command=command,
+        description=description,
+        settings=settings,
+        positional=positional,
+        origin=origin,
     )
+    name, help_text = positional
     word = given.pop(name, "").strip()
-    if not word or word.startswith("--"):
-        raise UsageError(f"name first the {name}: {what}")
+    if not word or word.startswith("-"):
+        raise UsageError(f"name the {name} first: {help_text}")
     return word, given
 
 
-def _refuse_twice(arguments: Sequence[str]) -> None:
-    """Raise UsageError for a flag that is given more than once: which of the two was meant?"""
-    flags = [word.split("=")[0] for word in arguments if word.startswith("--")]
-    for flag in flags:
-        if flags.count(flag) > 1:
-            raise UsageError(f"a setting is given once, got {flag} {flags.count(flag)} times")
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError, where argparse would print the usage and exit."""
+        raise UsageError(message)
 
 
-def _given(flag: str, value: str, settings: Config) -> str:
-    """A flag alone means true where that is a value, and is refused where it is none."""
-    if value != ALONE:
-        return value
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help whose values are not in brackets, and whose lines are not broken at hyphens."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        return str(action.metavar or default_metavar) if action.nargs == "?" else ""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def _add_flag(parser: argparse._ActionsContainer, flag: str, kind: str, help_text: str) -> None:
+    # nargs="?" and "append", so that a missing value and a second one are refused in this program's words
+    parser.add_argument(f"--{flag}", action="append", nargs="?", const=NO_VALUE, metavar=kind, help=_escape(help_text))
+
+
+def _escape(help_text: str) -> str:
+    """Return text in which argparse sees no `%(...)s`."""
+    return help_text.replace("%", "%%")
+
+
+def _underscored(found: re.Match[str]) -> str:
+    return "--" + found[0][2:].replace("-", "_")
+
+
+def _only(flag: str, values: list[str], settings: Config) -> str:
+    """Return the value of a flag that was given once; a flag alone means true if that is a value, else is refused."""
+    if len(values) > 1:
+        raise UsageError(f"a setting is given once, got --{flag} {len(values)} times")
+    if values[0] != NO_VALUE:
+        return values[0]
     field = type(settings).model_fields.get(flag)
     if field is not None and metavar(field) == "BOOL":
         return "true"
     rule = f": {settings.rule(flag)}" if field is not None else ""
     raise UsageError(f"--{flag} needs a value{rule}")
-
-
-def _strays(arguments: Sequence[str]) -> Iterator[str]:
-    """Words after the first that are no flag's value: of one behind a flag's value tyro says nothing."""
-    for before, word in pairwise(arguments):
-        if not word.startswith("-") and (not before.startswith("--") or "=" in before):
-            yield word
-
-
-def _text(words: int | tuple[int, ...], metavar: str, help_text: str, hint: str) -> Any:
-    """A flag taken as it was typed. tyro's own reading refuses `true`, `none` and commas."""
-    spec = tyro.constructors.PrimitiveConstructorSpec(
-        nargs=words,
-        metavar=metavar,
-        instance_from_str=lambda typed: typed[0] if typed else ALONE,
-        is_instance=lambda value: isinstance(value, str),
-        str_from_instance=lambda value: [value],
-    )
-    return Annotated[str, spec, tyro.conf.arg(help=help_text, help_behavior_hint=hint)]

@@ -1,4 +1,4 @@
-"""How a person names a model in MLflow."""
+"""The command lines of evaluate, predict, report and doctor: their settings, and how a model is named."""
 
 import os
 import re
@@ -8,30 +8,25 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from pipeline.config.arguments import parse_after
+from pipeline.config.arguments import parse_arguments, parse_with_positional
 from pipeline.config.base import Config
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import one_line
 
-
-class DoctorConfig(Config):
-    """What the doctor is asked to do besides."""
-
-    close: tuple[str, ...] | None = Field(
-        None, description="ids of open runs that have died on other hosts, to be closed as FAILED"
-    )
-
-
+LATEST = "latest"
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 MODEL_URI = re.compile(
     r"models:/(?P<id>m-[0-9a-f]{32})"
     r"|models:/(?P<name>[^/:@]+)(?:@(?P<alias>[^/:@]+)|/(?P<version>[0-9]+|latest))"
     r"|runs:/(?P<run>[0-9a-f]{32})/(?P<of>[^/:]+)"
 )
 MODEL_URI_RULE = "models:/NAME@champion, models:/NAME/VERSION, runs:/RUN_ID/model or models:/m-ID"
+MODEL_RULE = "models:/NAME@ALIAS, models:/m-ID, runs:/RUN_ID/model, a run's id, or latest"
+RUNS_RULE = "an experiment, a study, run ids with commas between, or an MLflow filter"
 
 
 def parse_model_uri(uri: str) -> dict[str, str]:
-    """What a URI names: an `id`; or a `name` with an `alias` or a `version`; or a `run` and which model `of` it.
+    """Return the parts of a model's URI: an `id`; a `name` with an `alias` or a `version`; or a `run` and a name `of`.
 
     Raises:
         UsageError: it is no such URI.
@@ -42,117 +37,203 @@ def parse_model_uri(uri: str) -> dict[str, str]:
     return {part: value for part, value in found.groupdict().items() if value is not None}
 
 
-EVALUATE_RUN_ID = re.compile(r"[0-9a-f]{32}")
-LATEST = "latest"
-MODEL = "models:/NAME@ALIAS, models:/m-ID, runs:/RUN_ID/model, a run's id, or latest"
+EVALUATE = """\
+Measure the accuracy, calibration and robustness of a logged model.
+
+MODEL is evaluated on the test images of the data set that it was trained on,
+or on other images of the same classes (--dataset). The results go to a run
+of their own in MLflow, below the training run.
+
+examples:
+  convmixer evaluate latest
+  convmixer evaluate models:/digits@champion --dataset ~/scans --split all
+"""
 
 
 class EvaluateConfig(Config):
     """The settings of an evaluation."""
 
     dataset: str | None = Field(
-        None, min_length=1, max_length=4096, description="name or path of images of the same classes; none: the run's"
+        None,
+        min_length=1,
+        max_length=4096,
+        description="name or path of other images of the same classes; none: those of the run",
     )
     split: Literal["test", "validation", "all"] = Field(
-        "test", description="which of its images; all: those of data that the model was not trained on"
+        "test", description="which of the images; all: only for images that the model was not trained on"
     )
     image_size: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]] | None = Field(
         None, description="resize every image to height,width pixels; none: as the run did"
     )
     corrupted_images: int | None = Field(
-        None, ge=1, le=10**9, description="corrupt at most so many of the images, evenly chosen; none: all"
+        None, ge=1, le=10**9, description="corrupt at most this many of the images, evenly spaced; none: all"
     )
 
 
 class EvaluateCommand(NamedTuple):
-    """What was typed."""
+    """The parsed command line of `evaluate`."""
 
-    model: str
+    model: str  # a model's URI, a run's id, or `latest`
     settings: EvaluateConfig
 
 
-def parse_evaluate(arguments: Sequence[str], *, program: str, description: str) -> EvaluateCommand:
-    """What to evaluate, and on what.
+def parse_evaluate(arguments: Sequence[str]) -> EvaluateCommand:
+    """Return which model to evaluate, and on which images.
 
     Raises:
-        UsageError: no model is named, or in no way that MLflow knows, or a setting is unknown or breaks its rule.
+        UsageError: no model is named, or it is named in no way that MLflow knows, or a setting is unknown or breaks
+            its rule.
     """
-    model, given = parse_after(
-        "model", MODEL, arguments, program=program, description=description, settings=EvaluateConfig.build({})
+    model, given = parse_with_positional(
+        arguments,
+        command="evaluate",
+        description=EVALUATE,
+        settings=EvaluateConfig.build({}),
+        positional=("model", MODEL_RULE),
     )
-    if not EVALUATE_RUN_ID.fullmatch(model) and model != LATEST:
+    if not RUN_ID.fullmatch(model) and model != LATEST:
         parse_model_uri(model)
     return EvaluateCommand(model, EvaluateConfig.build(given))
+
+
+PREDICT = """\
+Classify image files with a logged model.
+
+The table of all files, predictions.csv, is written to predictions/RUN_ID/
+(or below another --folder), and logged to a run of its own in MLflow.
+
+example:
+  convmixer predict models:/digits@champion --images ~/scans
+"""
 
 
 class PredictConfig(Config):
     """The settings of a prediction."""
 
     images: str | None = Field(
-        None, min_length=1, max_length=4096, description="an image, or a folder: every image below it"
+        None, min_length=1, max_length=4096, description="an image file, or a folder: all images below it"
     )
     folder: str = Field(
-        "predictions", min_length=1, max_length=4096, description="where the table is written, in a folder of its own"
+        "predictions",
+        min_length=1,
+        max_length=4096,
+        description="where the table is written, in a folder named after the run",
     )
 
 
 class PredictCommand(NamedTuple):
-    """What was typed."""
+    """The parsed command line of `predict`."""
 
     model: str  # URI
     images: Path  # a file or a folder, absolute
     folder: Path
 
 
-def parse_predict(arguments: Sequence[str], *, program: str, description: str) -> PredictCommand:
-    """What to predict.
+def parse_predict(arguments: Sequence[str]) -> PredictCommand:
+    """Return with which model to classify which images.
 
     Raises:
-        UsageError: no model or no images are named, a setting is unknown or breaks its rule, or the images are not
-            there.
+        UsageError: no model or no images are named, a setting is unknown or breaks its rule, or the images do not
+            exist.
     """
-    model, given = parse_after(
-        "model", MODEL_URI_RULE, arguments, program=program, description=description, settings=PredictConfig.build({})
+    model, given = parse_with_positional(
+        arguments,
+        command="predict",
+        description=PREDICT,
+        settings=PredictConfig.build({}),
+        positional=("model", MODEL_URI_RULE),
     )
     parse_model_uri(model)
     settings = PredictConfig.build(given)
     if settings.images is None:
         raise UsageError("images must name an image or a folder of images, got none; give --images")
     images = Path(os.path.abspath(os.path.expanduser(settings.images)))
-    if not os.path.exists(images):  # which, unlike Path's own, is False for a name that no file can have
+    # unlike Path.exists, this is False for a name that no file can have
+    if not os.path.exists(images):
         raise UsageError(f"images must be an existing file or folder, got {one_line(images, most=400)}")
     return PredictCommand(model, images, Path(settings.folder).expanduser())
 
 
-RUNS = "an experiment, a study, run ids with commas between, or an MLflow filter"
+REPORT = """\
+Compare finished runs on one HTML page.
+
+RUNS is an experiment, a study, run ids with commas between, or an MLflow
+filter. The page, report.html, and its tables, leaderboard.csv and
+leaderboard.md, are written to reports/RUN_ID/ (or below another --folder),
+and logged to a run of their own in MLflow.
+
+examples:
+  convmixer report Default
+  convmixer report "params.depth = '8' and metrics.test_accuracy > 0.9"
+"""
 
 
 class ReportConfig(Config):
     """The settings of a report."""
 
     metric: Literal["auto", "test_accuracy", "best_val_accuracy"] = Field(
-        "auto", description="what ranks; auto: test_accuracy where at least half of the runs have it"
+        "auto", description="metric of the ranking; auto: test_accuracy if at least half of the runs have it"
     )
     folder: str = Field(
-        "reports", min_length=1, max_length=4096, description="where the report is written, in a folder of its own"
+        "reports",
+        min_length=1,
+        max_length=4096,
+        description="where the report is written, in a folder named after the run",
     )
-    rows: int = Field(50, ge=1, le=1000, description="recipes of one data set on the page; the CSV file holds them all")
+    rows: int = Field(
+        50, ge=1, le=1000, description="groups of runs shown for each data set; the CSV file has all of them"
+    )
 
 
 class ReportCommand(NamedTuple):
-    """What was typed."""
+    """The parsed command line of `report`."""
 
     runs: str
     settings: ReportConfig
 
 
-def parse_report(arguments: Sequence[str], *, program: str, description: str) -> ReportCommand:
-    """What to compare, and how.
+def parse_report(arguments: Sequence[str]) -> ReportCommand:
+    """Return which runs to compare, and how.
 
     Raises:
-        UsageError: nothing is named, or a setting is unknown or breaks its rule.
+        UsageError: no runs are named, or a setting is unknown or breaks its rule.
     """
-    runs, given = parse_after(
-        "runs", RUNS, arguments, program=program, description=description, settings=ReportConfig.build({})
+    runs, given = parse_with_positional(
+        arguments,
+        command="report",
+        description=REPORT,
+        settings=ReportConfig.build({}),
+        positional=("runs", RUNS_RULE),
     )
     return ReportCommand(runs, ReportConfig.build(given))
+
+
+DOCTOR = """\
+Check the installation, the tracking store, the disks and the device.
+
+Prints one line for each check, with a remedy where something is wrong. Also
+sends what runs could not send while the tracking server was away, and closes
+runs whose process on this machine has died. The exit code is 1 if a check
+found an error.
+
+example:
+  convmixer doctor
+"""
+
+
+class DoctorConfig(Config):
+    """The settings of the doctor."""
+
+    close: tuple[str, ...] | None = Field(
+        None, description="ids of runs that died on other hosts and are still open: close them as FAILED"
+    )
+
+
+def parse_doctor(arguments: Sequence[str]) -> DoctorConfig:
+    """Return what the doctor is to do besides its checks.
+
+    Raises:
+        UsageError: a setting is unknown or breaks its rule.
+    """
+    given = parse_arguments(arguments, command="doctor", description=DOCTOR, settings=DoctorConfig.build({}))
+    return DoctorConfig.build(given)

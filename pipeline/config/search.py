@@ -1,37 +1,47 @@
-"""The settings of a search."""
+"""The command line of search: its settings beside those of a run, and the file that describes the search."""
 
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from pipeline.config import yaml_file
+from pipeline.config.arguments import parse_with_positional
 from pipeline.config.base import Config
-from pipeline.config.training import TrainingConfig
+from pipeline.config.training import TrainingConfig, read_recipe
+from pipeline.runtime.errors import UsageError
+from pipeline.runtime.text import nearest, shown
+
+SEARCHES = Path(__file__).parents[2] / "experiments" / "searches"
+PARTS = ("recipe", "space", "enqueue")  # of a search's file; all its other lines are settings
 
 
 class SearchConfig(Config, title="search"):
-    """What a search may be told beside the settings of its runs, by flag or in its file."""
+    """The settings of a search, beside those of its runs."""
 
-    trials: int = Field(50, ge=1, le=100_000, description="trials that the study is to have, completed or pruned")
-    hours: float | None = Field(None, gt=0, le=10_000, description="begin no trial after so many hours of searching")
-    trial_minutes: float | None = Field(None, gt=0, le=100_000, description="stop a trial after so many minutes")
+    trials: int = Field(50, ge=1, le=100_000, description="completed and pruned trials that the study is to have")
+    hours: float | None = Field(None, gt=0, le=10_000, description="start no trial after this many hours of searching")
+    trial_minutes: float | None = Field(None, gt=0, le=100_000, description="stop a trial after this many minutes")
 
     metric: tuple[Literal["val_accuracy", "val_loss", "parameters", "epoch_seconds", "latency_ms"], ...] = Field(
         ("val_accuracy",),
         min_length=1,
         max_length=2,
-        description="what to better: accuracy upwards, all else downwards; two give a Pareto front, without pruning",
+        description="objective: accuracy is maximized, all others are minimized; two give a Pareto front, without "
+        "pruning",
     )
-    sampler: Literal["tpe", "random", "grid"] = Field("tpe", description="how the next trial's settings are chosen")
+    sampler: Literal["tpe", "random", "grid"] = Field("tpe", description="how the settings of a trial are chosen")
     pruner: Literal["median", "none"] = Field(
-        "median", description="stop a trial that is worse than the median of the others at the same epoch, or never"
+        "median", description="stop a trial that is worse than the median of the others at the same epoch; none: never"
     )
     pruner_trials: int = Field(5, ge=1, le=100_000, description="finished trials before the first may be pruned")
     pruner_epochs: int | None = Field(
-        None, ge=0, le=100_000, description="epochs that every trial gets before it may be pruned; none: half of them"
+        None, ge=0, le=100_000, description="epochs of each trial before it may be pruned; none: half of all epochs"
     )
 
-    final_top: int = Field(3, ge=0, le=1000, description="retrain so many of the best configurations; 0: none")
-    final_seeds: int = Field(3, ge=1, le=1000, description="seeds that each of these is retrained with")
+    final_top: int = Field(3, ge=0, le=1000, description="retrain this many of the best configurations; 0: none")
+    final_seeds: int = Field(3, ge=1, le=1000, description="seeds that each of them is retrained with")
 
     workers: int | None = Field(
         None, ge=1, le=4096, description="trials at a time where there is no GPU; none: as many as the cores can feed"
@@ -43,15 +53,102 @@ class SearchConfig(Config, title="search"):
         description="train on Ray: auto (the cluster of this node), ray://host:port, or local; none: without Ray",
     )
     storage: str | None = Field(
-        None, min_length=1, description="Optuna URL without a password; none: OPTUNA_STORAGE, or else a file here"
+        None, min_length=1, description="Optuna's URL, without a password; none: OPTUNA_STORAGE, or else a file here"
     )
     drivers: Literal["one", "shared"] = Field(
-        "one", description="shared: this command may run many times at once, on PostgreSQL, and all share the budget"
+        "one", description="shared: run this command several times at once, on PostgreSQL, all sharing the budget"
     )
     study: str | None = Field(
-        None, min_length=1, max_length=200, description="the study's name; none: the search's, and what it depends on"
+        None,
+        min_length=1,
+        max_length=200,
+        description="name of the study; none: the search's name and a digest of what it depends on",
     )
 
 
-class SearchFlags(SearchConfig, TrainingConfig):
-    """Both kinds of settings, as they stand side by side on the command line and in a search file."""
+class SearchFlags(TrainingConfig, SearchConfig):
+    """The settings of a search and of its runs, side by side on the command line and in a search's file."""
+
+
+SEARCH = """\
+Search hyperparameters with Optuna: train trials, then retrain the best.
+
+SEARCH is a YAML file with a recipe and the space around it: one of
+experiments/searches/ by its name, or the path of any other. A flag overrides
+the file, and the file overrides the recipe. The same command resumes a search
+that was stopped, or extends one that has finished.
+
+Trials are kept in the study (--storage), and all runs in MLflow: one for the
+study, with its tables and figures, and one for each trial below it.
+
+example:
+  convmixer search kernel-patch-depth --trials 50
+"""
+
+
+class SearchFile(NamedTuple):
+    """The content of a search's file, whose space has not been checked."""
+
+    path: Path
+    recipe: str
+    own: frozenset[str]  # names of the settings that the file holds itself
+    settings: dict[str, Any]  # those over the recipe's
+    space: dict[str, Any]
+    enqueue: Any
+
+
+class SearchCommand(NamedTuple):
+    """The parsed command line of `search`."""
+
+    file: SearchFile
+    overrides: dict[str, str]  # the flags
+
+
+def parse_search_command(arguments: Sequence[str]) -> SearchCommand:
+    """Return which search to run, and what the flags override.
+
+    Raises:
+        UsageError: an unknown search, recipe or setting, or a value that breaks its setting's rule.
+    """
+    file = read_search_file(arguments[0]) if arguments and not arguments[0].startswith("-") else None
+    _, overrides = parse_with_positional(
+        arguments,
+        command="search",
+        description=SEARCH,
+        settings=SearchFlags.build(file.settings if file else {}),
+        origin=file.path.stem if file else "default",
+        positional=("search", yaml_file.choices(SEARCHES)),
+    )
+    assert file, "parse_with_positional has refused a command line without a first word"
+    SearchFlags.build(file.settings | overrides)
+    return SearchCommand(file, overrides)
+
+
+def read_search_file(name: str) -> SearchFile:
+    """Return the content of a search's file, after checking its settings.
+
+    Args:
+        name: the name of a file of experiments/searches/, or the path of a YAML file.
+
+    Raises:
+        UsageError: there is no such file, or a setting in it is unknown or breaks its rule.
+    """
+    path = yaml_file.find(name, folder=SEARCHES, kind="search")
+    content = yaml_file.read_file(path, kind="search")
+    try:
+        own = {key: value for key, value in content.items() if key not in PARTS}
+        for setting in own:
+            if setting not in SearchFlags.model_fields:
+                near = nearest(setting, [*PARTS, *SearchFlags.model_fields])
+                raise UsageError(f"unknown setting {shown(setting)}{near}")
+        space = content.get("space")
+        if not isinstance(space, dict) or not space:
+            raise UsageError(f"space must have a line for each setting that is searched, got {shown(space)}")
+        recipe = content.get("recipe")
+        if not isinstance(recipe, str):
+            raise UsageError(f"recipe must name the recipe that the search starts from, got {shown(recipe)}")
+        settings = read_recipe(recipe) | own
+        SearchFlags.build(settings)
+    except UsageError as error:
+        raise UsageError(f"{path.absolute()}: {error}") from None
+    return SearchFile(path, recipe, frozenset(own), settings, space, content.get("enqueue", []))

@@ -1,4 +1,4 @@
-"""Every setting of a run: its name, meaning, bounds and only default; file < flag; frozen."""
+"""The settings of a training run, in sections: the name, meaning, bounds and only default of each."""
 
 import math
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from typing import Annotated, Literal, NamedTuple
 import yaml
 from pydantic import Field
 
-from pipeline.config import arguments as command_line
 from pipeline.config import yaml_file
+from pipeline.config.arguments import parse_arguments
 from pipeline.config.base import Config
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import printable
 
-SEEDS = 2**32  # NumPy's and TensorFlow's lie below it
+SEEDS = 2**32  # seeds of NumPy and TensorFlow lie below it
 RECIPES = Path(__file__).parents[2] / "experiments" / "recipes"
-# settings that a run which goes on may be told anew
+# settings that may be changed when a run is resumed, and that make no two runs different
 CHANGE_NO_RESULT = frozenset({"checkpoint_minutes", "filter_steps", "register_as"})
-RESUME = "a run's id, or latest: go on with it after its last finished epoch, with its own settings"
+RESUME = "a run's id, or latest: resume it after its last finished epoch, with its own settings"
 
 
 class DataConfig(Config, title="data"):
@@ -210,86 +210,100 @@ class TrainingConfig(RuntimeConfig, FitConfig, OptimizationConfig, ModelConfig, 
         return self.section(RuntimeConfig)
 
 
-class ParsedCommand(NamedTuple):
-    """What was typed."""
+TRAIN = """\
+Train one ConvMixer, and log the run to MLflow.
+
+RECIPE is a YAML file of settings: one of experiments/recipes/ by its name, or
+the path of any other. A flag overrides the recipe, and the recipe overrides
+the default.
+
+The run's settings, metrics, figures and model go to the store that
+MLFLOW_TRACKING_URI names, by default mlflow.db in this folder.
+
+examples:
+  convmixer train digits --depth 6
+  convmixer train --resume latest
+"""
+
+
+class TrainCommand(NamedTuple):
+    """The parsed command line of `train`."""
 
     recipe: str
-    config: (
-        TrainingConfig  # the defaults, under the recipe, under the flags; a run that goes on has settings of its own
-    )
-    given: dict[str, str]  # the flags alone
-    resume: str | None  # which run is to go on
+    config: TrainingConfig  # default < recipe < flag; a resumed run has its own instead
+    overrides: dict[str, str]  # the flags alone
+    resume: str | None  # the run to resume
 
 
-def parse_training(arguments: Sequence[str], *, program: str, description: str) -> ParsedCommand:
-    """The recipe's name and the settings of a run.
+def parse_training(arguments: Sequence[str]) -> TrainCommand:
+    """Return the recipe's name and the settings of a run.
 
-    With --resume the recipe is not read: MLproject names one where nobody did.
+    With --resume the recipe is not read, as MLproject names one even where the user did not.
 
     Raises:
         UsageError: an unknown recipe or setting, or a value that breaks its setting's rule.
     """
-    recipe = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    recipe = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     resumes = any(word == "--resume" or word.startswith("--resume=") for word in arguments)
-    said = read_recipe(recipe) if recipe and not resumes else {}
-    given = command_line.parse(
+    settings = read_recipe(recipe) if recipe and not resumes else {}
+    overrides = parse_arguments(
         arguments,
-        program=program,
-        description=description,
-        positional=("recipe", yaml_file.listing(RECIPES)),
-        settings=TrainingConfig.build(said),
-        of=Path(recipe).stem if recipe and not resumes else "default",
-        others={"resume": ("RUN", RESUME)},
+        command="train",
+        description=TRAIN,
+        settings=TrainingConfig.build(settings),
+        origin=Path(recipe).stem if settings else "default",
+        positional=("recipe", yaml_file.choices(RECIPES)),
+        other_flags={"resume": ("RUN", RESUME)},
     )
-    resume = given.pop("resume", None)
+    resume = overrides.pop("resume", None)
+    overrides.pop("recipe", None)
     if not recipe and resume is None:
-        raise UsageError(f"name a recipe first: {yaml_file.listing(RECIPES)}")
-    given.pop("recipe", None)
-    return ParsedCommand(printable(recipe or ""), TrainingConfig.build({**said, **given}), given, resume)
+        raise UsageError(f"name the recipe first: {yaml_file.choices(RECIPES)}")
+    return TrainCommand(printable(recipe), TrainingConfig.build({**settings, **overrides}), overrides, resume)
 
 
 def read_recipe(recipe: str) -> dict[str, object]:
-    """What a recipe says, checked: `recipe` names a file of experiments/recipes/, or is the path of a YAML file."""
+    """Return the settings of a recipe, after checking them.
+
+    Args:
+        recipe: the name of a file of experiments/recipes/, or the path of a YAML file.
+
+    Raises:
+        UsageError: there is no such file, or a setting in it is unknown or breaks its rule.
+    """
     path = yaml_file.find(recipe, folder=RECIPES, kind="recipe")
-    said = yaml_file.read_file(path, kind="recipe")
+    settings = yaml_file.read_file(path, kind="recipe")
     try:
-        TrainingConfig.build(said)
+        TrainingConfig.build(settings)
     except UsageError as error:
         raise UsageError(f"{path.absolute()}: {error}") from None
-    return said
-
-
-def recipes() -> list[str]:
-    """Names of the recipes that come with the project."""
-    return yaml_file.names(RECIPES)
+    return settings
 
 
 def to_yaml(config: TrainingConfig) -> str:
-    """All settings as YAML that `read_recipe` reads back to the same Config."""
+    """Return all settings as YAML, which `read_recipe` reads back to the same settings."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def from_yaml(path: Path) -> TrainingConfig:
-    """The settings in a file that `to_yaml` has written.
+    """Return the settings in a file that `to_yaml` has written.
 
     Raises:
-        OSError: it cannot be read.
-        UsageError: it is no such file.
+        UsageError: it cannot be read, or is no such file.
     """
-    said = yaml_file.read_plain(path)
-    return TrainingConfig.build(read_recipe(str(path)) if said is None else said)
+    return TrainingConfig.build(yaml_file.read_file(path, kind="recipe"))
 
 
 def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int], training_images: int) -> None:
-    """Refuse settings that cannot be trained on these images.
+    """Raise UsageError if a run with these settings cannot be trained on these images.
 
     Args:
         image_shape: (height, width, channels), in pixels.
         training_images: how many there are after the split.
 
     Raises:
-        UsageError: the patches do not tile the image, the kernel's outer weights would never meet a patch,
-            the batch is larger than the training data, or the shift or the square is as large as the image.
+        UsageError: the patches do not tile the image, the outer weights of a kernel never meet a patch, the batch is
+            larger than the training data, or the translation or the cutout is as large as the image.
     """
     height, width = image_shape[:2]
     size = f"{height}x{width} pixels"
@@ -298,7 +312,8 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
         fitting = ", ".join(str(p) for p in range(1, min(height, width) + 1) if height % p == 0 == width % p)
         raise UsageError(f"patch_size must divide the image side: {size}, got patch_size={patch}; try one of {fitting}")
     grid = min(height, width) // patch
-    largest = 2 * grid - 1  # 'same' padding: a weight farther than grid - 1 from the centre only ever meets zeros
+    # with 'same' padding a weight farther than grid - 1 from the centre only ever meets zeros
+    largest = 2 * grid - 1
     if config.kernel_size > largest:
         raise UsageError(
             f"kernel_size must be at most 2 x grid - 1: {size} in patches of {patch} make a grid of {grid}, "
@@ -319,13 +334,14 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
 
 
 def slow_batch_norm(config: TrainingConfig, *, steps_per_epoch: int) -> str | None:
-    """A sentence, where one epoch is too short for batch norm's moving averages to leave their start; else None."""
+    """Return a warning if batch norm's moving averages are near their initial values after an epoch, else None."""
     left = config.batch_norm_momentum**steps_per_epoch
-    if left <= 0.05 or config.ema_momentum is not None:  # averaging takes them anew before each validation
+    # with ema_momentum they are computed anew before each validation
+    if left <= 0.05 or config.ema_momentum is not None:
         return None
     enough = math.floor(100 * 0.05 ** (1 / steps_per_epoch)) / 100
     return (
         f"validation will lag behind in the first epochs: with batch_norm_momentum={config.batch_norm_momentum} and "
-        f"{steps_per_epoch} steps an epoch, batch norm's averages are {left:.0%} their starting values after one; "
+        f"{steps_per_epoch} steps an epoch, batch norm's averages are {left:.0%} their initial values after one epoch; "
         f"try {enough} or less"
     )

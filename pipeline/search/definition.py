@@ -1,21 +1,18 @@
 """What a search file says: a recipe, the space around it, what to try first, and any setting; checked, and typed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution
 
-from pipeline.config import yaml_file
-from pipeline.config.search import SearchFlags
-from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig, read_recipe
+from pipeline.config.search import SearchFile, SearchFlags
+from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import nearest, shown
 from pipeline.search.distributions import coerce, contains, distribution, phrase
 from pipeline.search.storage_url import validate_storage_url
 
-SEARCHES = Path(__file__).parents[2] / "experiments" / "searches"
-PARTS = ("recipe", "space", "enqueue")  # of a file; every other line of it is a setting
 # Trials are compared on one split of one set of images, so none of these can differ between them.
 OF_THE_DATA = ("dataset", "image_size", "validation_fraction", "train_examples", "seed")
 
@@ -30,50 +27,26 @@ class SearchDefinition(NamedTuple):
     enqueue: tuple[dict[str, Any], ...]
 
 
-def read_definition(name: str) -> SearchDefinition:
-    """A file of experiments/searches/ by its name, or any YAML file by its path.
+def read_definition(file: SearchFile) -> SearchDefinition:
+    """Return the definition that a search's file holds, with its space checked.
 
     Raises:
-        UsageError: whatever is wrong with it, after its path.
+        UsageError: with the path of the file and what is wrong with it.
     """
-    path = yaml_file.find(name, folder=SEARCHES, kind="search")
-    said = yaml_file.read_file(path, kind="search")
     try:
-        settings = {key: value for key, value in said.items() if key not in PARTS}
-        _refuse_unknown(settings)
-        space = _space(said.get("space"))
-        for setting in settings:
-            if setting in space:
+        space = _space(file.space)
+        for setting in space:
+            if setting in file.own:
                 raise UsageError(f"{setting} must stand in the space or beside it, got both")
-        settings = _recipe_of(said.get("recipe")) | settings
-        storage = SearchFlags.build(settings).storage
+        storage = SearchFlags.build(file.settings).storage
         if storage is not None:
             validate_storage_url(storage, {})
-        return SearchDefinition(path, said["recipe"], settings, space, _enqueue(said.get("enqueue", []), space))
+        return SearchDefinition(file.path, file.recipe, file.settings, space, _enqueue(file.enqueue, space))
     except UsageError as error:
-        raise UsageError(f"{path.absolute()}: {error}") from None
+        raise UsageError(f"{file.path.absolute()}: {error}") from None
 
 
-def searches() -> list[str]:
-    """Names of the searches that come with the project."""
-    return yaml_file.names(SEARCHES)
-
-
-def _refuse_unknown(settings: Iterable[str]) -> None:
-    for setting in settings:
-        if setting not in SearchFlags.model_fields:
-            raise UsageError(f"unknown setting {shown(setting)}{nearest(setting, [*PARTS, *SearchFlags.model_fields])}")
-
-
-def _recipe_of(name: object) -> dict[str, object]:
-    if not isinstance(name, str):
-        raise UsageError(f"recipe must name the recipe that the search starts from, got {shown(name)}")
-    return read_recipe(name)
-
-
-def _space(said: object) -> dict[str, BaseDistribution]:
-    if not isinstance(said, dict) or not said:
-        raise UsageError(f"space must have a line for each setting that is searched, got {shown(said)}")
+def _space(said: Mapping[str, object]) -> dict[str, BaseDistribution]:
     for setting in said:
         if setting in OF_THE_DATA:
             names = ", ".join(OF_THE_DATA)

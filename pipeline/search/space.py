@@ -12,9 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from optuna.distributions import BaseDistribution, distribution_to_json
 
-from pipeline.config import arguments as command_line
-from pipeline.config import training, yaml_file
-from pipeline.config.search import SearchConfig, SearchFlags
+from pipeline.config import training
+from pipeline.config.search import SearchCommand, SearchConfig, SearchFlags, parse_search_command
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import printable
@@ -99,31 +98,23 @@ class SearchSpec:
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def parse_search(arguments: Sequence[str], *, program: str, description: str) -> SearchSpec:
-    """The search that was asked for: the recipe's settings, under the file's, under the flags.
+def parse_search(arguments: Sequence[str]) -> SearchSpec:
+    """Return the search that a command line describes; see `build_search`."""
+    return build_search(parse_search_command(arguments))
+
+
+def build_search(command: SearchCommand) -> SearchSpec:
+    """Return the search of a parsed command line: the flags override the file, which overrides the recipe.
 
     Raises:
-        UsageError: an unknown search, recipe or setting, or a value that breaks its setting's rule.
+        UsageError: the space, a value of it, or the method breaks a rule.
     """
-    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    file = definition.read_definition(name) if name else None
-    names = yaml_file.listing(definition.SEARCHES)
-    given = command_line.parse(
-        arguments,
-        program=program,
-        description=description,
-        positional=("search", names),
-        settings=SearchFlags.build(file.settings if file else {}),
-        of=file.path.stem if file else "default",
-    )
-    if file is None:
-        raise UsageError(f"name a search first: {names}")
-    del given["search"]
-    for setting in given:
+    file = definition.read_definition(command.file)
+    for setting in command.overrides:
         if setting in file.space:
             raise UsageError(f"{setting} must not be given, as it is searched: space in {file.path.absolute()}")
-    flags = SearchFlags.build(file.settings | given)
-    if "storage" in given and flags.storage is not None:
+    flags = SearchFlags.build(file.settings | command.overrides)
+    if "storage" in command.overrides and flags.storage is not None:
         validate_storage_url(flags.storage, os.environ)
     if len(flags.metric) > 1 and "pruner" not in flags.model_fields_set:
         flags = flags.model_copy(update={"pruner": "none"})

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipeline.config.commands import RUNS
+from pipeline.config.commands import RUNS_RULE
 from pipeline.evaluation.report.groups import RunRecord
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import count, join_names, nearest, one_line, shown
@@ -85,7 +85,7 @@ def _match(client: TrackingClient, text: str) -> _Match:
     if records := _search_study(client, text, list(names)):
         return _Match(f"study {one_line(text)}", records, [])
     if not FILTER.search(text):
-        raise UsageError(f"runs must be {RUNS}, got {shown(text)}{nearest(text, names.values())}")
+        raise UsageError(f"runs must be {RUNS_RULE}, got {shown(text)}{nearest(text, names.values())}")
     return _match_filter(client, text)
 
 
@@ -132,6 +132,6 @@ def _match_filter(client: TrackingClient, where: str) -> _Match:
     try:
         records = list(search_run_records(client, [experiment_id], where))
     except Rejected as error:
-        raise UsageError(f"runs must be {RUNS}, got {shown(where)}: {one_line(error, most=300)}") from None
+        raise UsageError(f"runs must be {RUNS_RULE}, got {shown(where)}: {one_line(error, most=300)}") from None
     name = client.experiment_name(experiment_id)
     return _Match(f"runs of experiment {name} where {one_line(where, most=300)}", records, [])

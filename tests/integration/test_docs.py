@@ -75,10 +75,10 @@ def test_documented_command_names_recipes_searches_and_settings_that_exist(words
     if "--help" in arguments:
         arguments.remove("--help")
     if command == "train":
-        result = parse_training(arguments, program="train", description="")
+        result = parse_training(arguments)
         assert result.resume or (ROOT / "experiments" / "recipes" / f"{result.recipe}.yaml").is_file()
     elif command == "search":
-        search = parse_search(arguments, program="search", description="")
+        search = parse_search(arguments)
         assert (ROOT / "experiments" / "searches" / f"{search.name}.yaml").is_file()
     else:
         flags = {word.removeprefix("--") for word in arguments if word.startswith("--")}

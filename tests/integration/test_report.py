@@ -137,8 +137,8 @@ def test_report_of_one_run_compares_nothing(uri, runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name first the runs: an experiment"),
-        (["--metric", "loss"], "name first the runs"),
+        ([], "name the runs first: an experiment"),
+        (["--metric", "loss"], "name the runs first"),
         (["compared", "--metrc", "auto"], "unknown setting 'metrc'; did you mean metric?"),
         (["compared", "--metric", "loss"], "metric must be auto, test_accuracy or best_val_accuracy, got 'loss'"),
         (["compared", "--rows", "0"], "rows must be a whole number from 1 to 1000, got '0'"),

@@ -250,7 +250,7 @@ def test_two_workers_train_at_once_and_give_the_study_the_same_shape(uri, storag
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name a search first: kernel-patch-depth"),
+        ([], "name the search first: kernel-patch-depth"),
         (["smok"], "search must be one of"),
         (["smoke", "--trails", "3"], "unknown setting 'trails'; did you mean trials?"),
         (["smoke", "--learning_rate", "0.1"], "learning_rate must not be given, as it is searched"),

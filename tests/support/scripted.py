@@ -25,7 +25,7 @@ def make_search(folder, text=CONTINUOUS, *flags):
     """Return a search from a file's text and flags."""
     path = Path(folder) / "mine.yaml"
     path.write_text(text)
-    return parse_search([str(path), *flags], program="search", description="Search.")
+    return parse_search([str(path), *flags])
 
 
 def open_study(folder, search, *, name="mine", image_shape=(8, 8, 1)):

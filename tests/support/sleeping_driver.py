@@ -71,7 +71,7 @@ class SleepingExecutor(Executor):
 
 
 def main(folder, seconds, arguments):
-    search = parse_search(arguments, program="search", description="Search.")
+    search = parse_search(arguments)
     executor = SleepingExecutor(folder, float(seconds))
     with patch("pipeline.commands.search.build_executor", lambda search, data: executor):
         return run_search(search, load_dataset(search.base.data, seed=search.base.seed))

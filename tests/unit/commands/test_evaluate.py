@@ -182,8 +182,8 @@ def test_after_a_kill_the_model_s_run_is_finished_and_the_evaluation_is_closed_b
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name first the model: models:/NAME@ALIAS"),
-        (["--split", "test"], "name first the model"),
+        ([], "name the model first: models:/NAME@ALIAS"),
+        (["--split", "test"], "name the model first"),
         (["RUN", "--splt", "test"], "unknown setting 'splt'; did you mean split?"),
         (["RUN", "--split", "train"], "split must be test, validation or all, got 'train'"),
         (["RUN", "--split", "all"], "split must be test or validation of the data that the model was trained on"),

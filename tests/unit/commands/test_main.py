@@ -22,7 +22,7 @@ def run_id(tmp_path):
 
 
 def ends(error):
-    def work():
+    def work(console):
         raise error
 
     return run_command(work)
@@ -46,7 +46,7 @@ def test_each_end_has_one_line_and_an_exit_code(error, code, out, err, monkeypat
 
 
 def test_the_tries_to_reach_a_server_are_not_told_one_by_one(caplog):
-    assert run_command(lambda: logging.getLogger("urllib3.connectionpool").warning("Retrying after ...")) == 0
+    assert run_command(lambda console: logging.getLogger("urllib3.connectionpool").warning("Retrying after ...")) == 0
     assert not caplog.records
 
 
@@ -74,7 +74,7 @@ def test_a_fault_of_the_program_is_not_hidden():
 
 
 def test_work_that_says_how_it_ended_is_believed():
-    assert (run_command(lambda: None), run_command(lambda: 1)) == (0, 1)
+    assert (run_command(lambda console: None), run_command(lambda console: 1)) == (0, 1)
 
 
 def test_a_refusal_is_said_in_the_run_that_mlflow_run_opened(monkeypatch, run_id):

@@ -143,7 +143,7 @@ def test_where_no_file_is_an_image_the_run_has_failed(registered_model, tmp_path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "name first the model: models:/NAME@champion, "),
+        ([], "name the model first: models:/NAME@champion, "),
         (
             ["digits"],
             "model must be models:/NAME@champion, models:/NAME/VERSION, runs:/RUN_ID/model or models:/m-ID, got",

@@ -5,21 +5,21 @@ import yaml
 
 from pipeline.config import training
 from pipeline.config.training import (
+    RECIPES,
     TrainingConfig,
     from_yaml,
     parse_training,
     read_recipe,
-    recipes,
     slow_batch_norm,
     to_yaml,
     validate_against_data,
 )
-from pipeline.config.yaml_file import read_plain
+from pipeline.config.yaml_file import names
 from pipeline.runtime.errors import UsageError
 
 
 def resolve(*arguments):
-    return parse_training(arguments, program="train", description="Train.")[:2]
+    return parse_training(arguments)[:2]
 
 
 A_NAME = "a name (up to 100 letters, digits, _, . and -, the first a letter or digit)"
@@ -48,7 +48,7 @@ def test_flags_take_true_none_and_commas_as_mlflow_passes_them():
     assert (config.flip, config.train_examples, config.image_size, config.seed) == (True, None, (24, 32), 7)
 
 
-@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("name", names(RECIPES))
 def test_every_recipe_that_ships_is_valid_and_says_only_what_differs_from_the_defaults(name):
     said = read_recipe(name)
     said.pop("dataset")  # the data is what a recipe is about
@@ -130,7 +130,7 @@ def test_a_run_can_be_had_again_from_its_config_file(recipe):
         ("- depth", "a recipe must be 'setting: value' lines, got list"),
         ("1: 2", "a recipe must be 'setting: value' lines"),
         ("depth: [1", "is not YAML"),
-        ("depth: 3\ndepth: 4", "is not YAML: depth stands twice"),
+        ("depth: 3\ndepth: 4", "is not YAML for settings: depth is given twice"),
         ("depth: !!python/object/apply:os.getcwd []", "is not YAML"),
     ],
 )
@@ -151,8 +151,8 @@ def test_an_unknown_recipe_gets_the_list_and_its_nearest():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name a recipe first: baseline"),
-        (["--depth", "3"], "name a recipe first: baseline"),
+        ([], "name the recipe first: baseline"),
+        (["--depth", "3"], "name the recipe first: baseline"),
         (["smoke", "--lerning_rate", "3"], "unknown setting 'lerning_rate'; did you mean learning_rate?"),
         (["smoke", "--learning-rat=3"], "unknown setting 'learning_rat'; did you mean learning_rate?"),
         (["smoke", "more"], "settings are given as --name value, got 'more'"),
@@ -241,10 +241,10 @@ def test_yaml_of_the_defaults_holds_every_setting():
 
 
 def test_a_run_to_go_on_with_is_named_by_flag_and_needs_no_recipe_of_its_own():
-    typed = parse_training(["baseline", "--resume", "abc", "--epochs", "5"], program="train", description="")
-    assert (typed.resume, typed.given) == ("abc", {"epochs": "5"})
+    command = parse_training(["baseline", "--resume", "abc", "--epochs", "5"])
+    assert (command.resume, command.overrides) == ("abc", {"epochs": "5"})
     for arguments in (["--resume=latest"], ["no-such-recipe", "--resume", "latest"]):
-        assert parse_training(arguments, program="train", description="").resume == "latest"
+        assert parse_training(arguments).resume == "latest"
 
 
 def test_what_goes_on_is_told_in_the_help(capsys):
@@ -254,19 +254,18 @@ def test_what_goes_on_is_told_in_the_help(capsys):
 
 
 @pytest.mark.parametrize(
-    ("said", "plain"),
+    "values",
     [
-        ({}, True),
-        ({"image_size": "32,48", "learning_rate": 1e-7, "clip_norm": "none", "flip": True}, True),
-        ({"dataset": "/data/[my] flowers"}, False),
-        ({"dataset": "/" + "a long name " * 9}, False),
+        {},
+        {"image_size": "32,48", "learning_rate": 1e-7, "clip_norm": "none", "flip": True},
+        {"dataset": "/data/[my] flowers"},
+        {"dataset": "/" + "a long name " * 9},
     ],
 )
-def test_settings_are_read_as_they_were_written_by_whichever_loader(tmp_path, said, plain):
-    config = TrainingConfig.build(said)
+def test_from_yaml_reads_what_to_yaml_has_written(tmp_path, values):
+    config = TrainingConfig.build(values)
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config))
-    assert (read_plain(path) is not None) == plain
     assert from_yaml(path) == TrainingConfig.build(read_recipe(str(path))) == config
 
 

@@ -109,9 +109,7 @@ def test_the_command_trains_the_very_configuration_with_all_that_the_search_held
     assert words[:5] == ["mlflow", "run", ".", "--env-manager", "local"]
     given = dict(word.split("=", 1) for word in words[5:] if word != "-P")
     recipe, config, *_ = parse_training(
-        [given.pop("recipe"), *(part for name, value in given.items() for part in (f"--{name}", value))],
-        program="train",
-        description="Train.",
+        [given.pop("recipe"), *(part for name, value in given.items() for part in (f"--{name}", value))]
     )
     assert recipe == "smoke"
     assert config == mine.search.config(asked.params)

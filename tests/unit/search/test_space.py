@@ -8,11 +8,11 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pipeline.config.search import SearchConfig
+from pipeline.config.search import PARTS, SEARCHES, SearchConfig
 from pipeline.config.training import TrainingConfig, read_recipe
+from pipeline.config.yaml_file import names
 from pipeline.runtime.errors import UsageError
 from pipeline.search import space
-from pipeline.search.definition import PARTS, searches
 from pipeline.search.distributions import bounds, contains, distribution, phrase, values
 from pipeline.search.space import BUDGETS_AND_PLACES, infeasibility, parse_search
 from pipeline.search.storage_url import storage_url, validate_environment
@@ -22,7 +22,7 @@ SMALL = "recipe: smoke\nspace: {depth: [1, 2]}\n"
 
 
 def resolve(*arguments):
-    return parse_search(arguments, program="search", description="Search.")
+    return parse_search(arguments)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def refusal(call, *arguments, **named):
 # what ships
 
 
-@pytest.mark.parametrize("name", searches())
+@pytest.mark.parametrize("name", names(SEARCHES))
 def test_every_corner_of_every_search_that_ships_is_a_run_on_its_own_images(name):
     shape, images = ((8, 8, 1), 180) if resolve(name).base.dataset == "digits" else ((32, 32, 3), 45_000)
     found = resolve(name)
@@ -57,7 +57,7 @@ def test_every_corner_of_every_search_that_ships_is_a_run_on_its_own_images(name
         assert infeasibility(found, params, image_shape=shape, training_images=images) is None
 
 
-@pytest.mark.parametrize("name", searches())
+@pytest.mark.parametrize("name", names(SEARCHES))
 def test_every_search_that_ships_says_how_it_is_run_and_not_what_holds_anyway(name):
     path = ROOT / "experiments" / "searches" / f"{name}.yaml"
     assert f"#   mlflow run . -e search -P search={name}" in path.read_text()
@@ -174,7 +174,7 @@ def test_enqueued_values_are_read_as_the_runs_would_and_may_leave_some_to_be_dra
         ("", "space must have a line for each setting that is searched, got None"),
         ("- depth", "a search must be 'setting: value' lines, got list"),
         ("space: {depth: [1]", "is not YAML"),
-        ("space: {depth: [1], depth: [2]}", "is not YAML: depth stands twice"),
+        ("space: {depth: [1], depth: [2]}", "is not YAML for settings: depth is given twice"),
         ("space: {}", "space must have a line for each setting that is searched, got {}"),
         ("space: {depth: [1, 2]}", "recipe must name the recipe that the search starts from, got None"),
         (SMALL.replace("smoke", "smok"), "recipe must be one of baseline, "),
@@ -269,8 +269,8 @@ def test_a_bad_flag_is_refused_in_one_line(search, flags, message):
 
 def test_a_misspelt_search_gets_the_list_and_its_nearest():
     assert refusal(resolve, "smokee").endswith("or the path of a .yaml file, got 'smokee'; did you mean smoke?")
-    assert refusal(resolve).startswith("name a search first: kernel-patch-depth, ")
-    assert refusal(resolve, "--trials", "3").startswith("name a search first: kernel-patch-depth, ")
+    assert refusal(resolve).startswith("name the search first: kernel-patch-depth, ")
+    assert refusal(resolve, "--trials", "3").startswith("name the search first: kernel-patch-depth, ")
 
 
 def test_two_metrics_leave_pruning_out_unless_somebody_asks_for_it(search):
@@ -289,7 +289,7 @@ def test_a_huge_grid_is_refused(search):
 
 
 def test_refusing_a_search_imports_neither_tensorflow_nor_mlflow_nor_figures():
-    program = "import sys, pipeline.search.space as s; s.parse_search(['smoke'], program='', description='')"
+    program = "import sys, pipeline.search.space as s; s.parse_search(['smoke'])"
     program += "; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     slow = {"keras", "matplotlib", "mlflow", "pandas", "scipy", "sklearn", "sqlalchemy", "tensorflow"}
@@ -395,7 +395,7 @@ def test_a_fingerprint_is_the_same_in_another_process_whatever_the_order_in_the_
     found = search("recipe: smoke\nspace: {depth: [1, 2], filters: [4, 8]}")
     path = tmp_path / "mine.yaml"
     path.write_text("space: {filters: [4, 8], depth: [1, 2]}\nrecipe: smoke")
-    program = f"import pipeline.search.space as s; f = s.parse_search([{str(path)!r}], program='', description='')"
+    program = f"import pipeline.search.space as s; f = s.parse_search([{str(path)!r}])"
     program += "; print(f.fingerprint('abc'))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == found.fingerprint("abc")
