@@ -66,6 +66,13 @@ class SearchConfig(Config, title="search"):
     )
 
 
+class RangeSpacing(Config):
+    """How the values of a range lie between its ends."""
+
+    step: float | None = Field(None, gt=0)
+    log: bool = False
+
+
 class SearchFlags(TrainingConfig, SearchConfig):
     """The settings of a search and of its runs, side by side on the command line and in a search's file."""
 

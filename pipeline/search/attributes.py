@@ -2,8 +2,7 @@
 
 # Of a study
 RUN_ID = "run_id"  # its MLflow run; of a trial: the trial's
-LEASE = "lease"  # the driver that holds the study exclusively
-DRIVER_PREFIX = "driver "  # followed by its id: one of the drivers that share the study
+DRIVER_PREFIX = "driver "  # followed by its id: one of its drivers
 SEARCHED_SECONDS = "searched_seconds"  # by all of its drivers, one after the other
 GPUS = "gpus"  # whether its cluster has had some
 FINAL = "final"  # the finalists, and what has been trained of them

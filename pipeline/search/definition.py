@@ -1,4 +1,4 @@
-"""What a search file says: a recipe, the space around it, what to try first, and any setting; checked, and typed."""
+"""The definition of a search: the content of its file, with the space and the enqueued configurations parsed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,19 +10,20 @@ from pipeline.config.search import SearchFile, SearchFlags
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import nearest, shown
-from pipeline.search.distributions import coerce, contains, distribution, phrase
+from pipeline.search.distributions import coerce, contains, describe, parse_distribution
 from pipeline.search.storage_url import validate_storage_url
 
-# Trials are compared on one split of one set of images, so none of these can differ between them.
-OF_THE_DATA = ("dataset", "image_size", "validation_fraction", "train_examples", "seed")
+# Settings of the images and their split. Trials are compared on one split of one set of images, so that none of these
+# can differ between them.
+DATA_SETTINGS = ("dataset", "image_size", "validation_fraction", "train_examples", "seed")
 
 
 class SearchDefinition(NamedTuple):
-    """A file's content."""
+    """The content of a search's file."""
 
     path: Path
     recipe: str
-    settings: dict[str, object]  # the recipe's, under the file's own
+    settings: dict[str, object]  # the recipe's, overridden by the file's own
     space: dict[str, BaseDistribution]
     enqueue: tuple[dict[str, Any], ...]
 
@@ -34,53 +35,55 @@ def read_definition(file: SearchFile) -> SearchDefinition:
         UsageError: with the path of the file and what is wrong with it.
     """
     try:
-        space = _space(file.space)
+        space = _parse_space(file.space)
         for setting in space:
             if setting in file.own:
                 raise UsageError(f"{setting} must stand in the space or beside it, got both")
         storage = SearchFlags.build(file.settings).storage
         if storage is not None:
             validate_storage_url(storage, {})
-        return SearchDefinition(file.path, file.recipe, file.settings, space, _enqueue(file.enqueue, space))
+        return SearchDefinition(file.path, file.recipe, file.settings, space, _parse_enqueue(file.enqueue, space))
     except UsageError as error:
         raise UsageError(f"{file.path.absolute()}: {error}") from None
 
 
-def _space(said: Mapping[str, object]) -> dict[str, BaseDistribution]:
-    for setting in said:
-        if setting in OF_THE_DATA:
-            names = ", ".join(OF_THE_DATA)
+def _parse_space(entries: Mapping[str, object]) -> dict[str, BaseDistribution]:
+    """Return the distribution of each setting in the space."""
+    for setting in entries:
+        if setting in DATA_SETTINGS:
+            names = ", ".join(DATA_SETTINGS)
             raise UsageError(f"space must leave the images and their split alone ({names}), got {setting}")
         if setting in CHANGE_NO_RESULT:
-            raise UsageError(f"space must name settings that change a result, got {setting}: say it beside the space")
+            raise UsageError(f"space must name settings that change a result, got {setting}: set it beside the space")
         if setting not in TrainingConfig.model_fields:
             near = nearest(str(setting), TrainingConfig.model_fields)
             raise UsageError(f"space must name settings of a run, got {shown(setting)}{near}")
     try:
-        return {setting: distribution(setting, drawn) for setting, drawn in said.items()}
+        return {setting: parse_distribution(setting, entry) for setting, entry in entries.items()}
     except UsageError as error:
         raise UsageError(f"space: {error}") from None
 
 
-def _enqueue(said: object, space: Mapping[str, BaseDistribution]) -> tuple[dict[str, Any], ...]:
-    if not isinstance(said, list) or not all(isinstance(params, dict) and params for params in said):
-        raise UsageError(f"enqueue must be a list of {{setting: value}}, got {shown(said)}")
-    found: dict[frozenset[tuple[str, Any]], dict[str, Any]] = {}
-    for params in said:
+def _parse_enqueue(entries: object, space: Mapping[str, BaseDistribution]) -> tuple[dict[str, Any], ...]:
+    """Return the configurations to try first, each of which may leave settings of the space out."""
+    if not isinstance(entries, list) or not all(isinstance(params, dict) and params for params in entries):
+        raise UsageError(f"enqueue must be a list of {{setting: value}}, got {shown(entries)}")
+    configurations: dict[frozenset[tuple[str, Any]], dict[str, Any]] = {}
+    for params in entries:
         for setting in params:
             if setting not in space:
                 near = nearest(str(setting), space)
                 raise UsageError(f"enqueue must name settings of the space, got {shown(setting)}{near}")
         try:
-            exact = {setting: coerce(setting, value) for setting, value in params.items()}
+            typed = {setting: coerce(setting, value) for setting, value in params.items()}
         except UsageError as error:
             raise UsageError(f"enqueue: {error}") from None
-        for setting, value in exact.items():
+        for setting, value in typed.items():
             if not contains(space[setting], value):
                 raise UsageError(
-                    f"enqueue must lie in the space, where {setting} is {phrase(space[setting])}, got {shown(value)}"
+                    f"enqueue must lie in the space, where {setting} is {describe(space[setting])}, got {shown(value)}"
                 )
-        if (key := frozenset(exact.items())) in found:
+        if (key := frozenset(typed.items())) in configurations:
             raise UsageError(f"enqueue must have each configuration once, got {shown(params)} twice")
-        found[key] = exact
-    return tuple(found.values())
+        configurations[key] = typed
+    return tuple(configurations.values())

@@ -1,4 +1,4 @@
-"""A search: every setting of its trials, held or drawn, the budget, and whether the images can be trained with them."""
+"""The specification of a search: its space, the fixed settings of its trials, its budget, and checks of all of them."""
 
 import hashlib
 import json
@@ -21,55 +21,52 @@ from pipeline.search import definition
 from pipeline.search.distributions import bounds, sample, snap_to_step, values
 from pipeline.search.storage_url import validate_storage_url
 
-# A study goes on where one of these has changed. Any other change makes it a new one.
+# A study is resumed if only these have changed. Any other change makes a new study.
 BUDGETS_AND_PLACES = frozenset(
     "trials hours trial_minutes final_top final_seeds workers trials_per_gpu cluster storage drivers study".split()
 )
-OF_THE_FIT = (
-    "patch_size",
-    "kernel_size",
-    "batch_size",
-    "translation",
-    "cutout",
-)  # what config.check judges against the images
-GRID = 10_000  # Optuna writes a grid out in memory
-STUDY_NAME = 100  # characters of a file's name, which names a study and its run
+# The settings that `validate_against_data` compares with the images
+CHECKED_AGAINST_DATA = ("patch_size", "kernel_size", "batch_size", "translation", "cutout")
+# Optuna lists a grid in memory
+MAX_GRID = 10_000
+# Characters of a file's name, which names a study and its run
+MAX_NAME = 100
 
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """A search that has been checked, as far as that can be done without the images."""
+    """A search whose settings have been checked, as far as that is possible without the images."""
 
     name: str  # of its file, printable
     recipe: str
-    base: TrainingConfig  # recipe < file < flags: what every trial holds where the space says nothing else
+    base: TrainingConfig  # the settings of all trials that are not in the space: recipe < file < flags
     space: Mapping[str, BaseDistribution]
-    enqueue: tuple[Mapping[str, Any], ...]  # what to try first; what one leaves out is drawn
+    enqueue: tuple[Mapping[str, Any], ...]  # configurations to try first; settings that they leave out are drawn
     settings: SearchConfig
 
     @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
-        """`maximize` or `minimize` for each metric."""
+        """Return the direction of each metric."""
         return ["maximize" if metric == "val_accuracy" else "minimize" for metric in self.settings.metric]
 
     def config(self, params: Mapping[str, object]) -> TrainingConfig:
-        """The settings of the run that a trial is.
+        """Return the settings of the trial with these searched settings.
 
         Raises:
-            UsageError: a value that no run could hold.
+            UsageError: a value that its setting cannot have.
         """
         return TrainingConfig.build(dict(self.base) | self.snap(params))
 
     def snap(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Drawn values as a search file would spell them."""
+        """Return drawn values as a search file would spell them."""
         return {setting: snap_to_step(self.space.get(setting), value) for setting, value in params.items()}
 
     def sample(self, random: np.random.Generator) -> dict[str, Any]:
-        """A configuration at random, whether or not it fits the images."""
-        return {setting: sample(of, random) for setting, of in self.space.items()}
+        """Return a random configuration, whether or not it fits the images."""
+        return {setting: sample(distribution, random) for setting, distribution in self.space.items()}
 
     def differing_settings(self) -> dict[str, str]:
-        """What every trial holds that the recipe does not say, as text: from the search's file and the flags."""
+        """Return as text the settings of all trials that the file or the flags change in the recipe."""
         recipe = TrainingConfig.build(training.read_recipe(self.recipe))
         return {
             setting: self.base.text(setting)
@@ -78,24 +75,24 @@ class SearchSpec:
         }
 
     def n_configurations(self) -> int | None:
-        """How many there are, those that do not fit the images among them; None if a range is continuous."""
-        each = [values(of) for of in self.space.values()]
-        return None if None in each else math.prod(len(known) for known in each if known is not None)
+        """Return the number of configurations, infeasible ones included, or None if a range is continuous."""
+        choices = [values(distribution) for distribution in self.space.values()]
+        return None if None in choices else math.prod(len(known) for known in choices if known is not None)
 
     def study_name(self, data_fingerprint: str) -> str:
-        """The name of the study that the search makes, or goes on with."""
+        """Return the name of the study that the search creates or resumes."""
         return printable(self.settings.study or f"{self.name}-{self.fingerprint(data_fingerprint)}")
 
     def fingerprint(self, data_fingerprint: str) -> str:
-        """Ten hexadecimal digits that change with all but budgets and places: a study is of one question."""
-        asked = {
+        """Return ten hexadecimal digits that change with every setting except BUDGETS_AND_PLACES."""
+        question = {
             "data": data_fingerprint,
-            "space": {setting: distribution_to_json(of) for setting, of in self.space.items()},
+            "space": {name: distribution_to_json(distribution) for name, distribution in self.space.items()},
             "held": self.base.model_dump(mode="json", exclude={"dataset", *training.CHANGE_NO_RESULT, *self.space}),
             "enqueue": [dict(params) for params in self.enqueue],
             **self.settings.model_dump(mode="json", exclude=set(BUDGETS_AND_PLACES)),
         }
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
+        return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def parse_search(arguments: Sequence[str]) -> SearchSpec:
@@ -119,7 +116,7 @@ def build_search(command: SearchCommand) -> SearchSpec:
     if len(flags.metric) > 1 and "pruner" not in flags.model_fields_set:
         flags = flags.model_copy(update={"pruner": "none"})
     search = SearchSpec(
-        name=printable(file.path.stem)[:STUDY_NAME],
+        name=printable(file.path.stem)[:MAX_NAME],
         recipe=file.recipe,
         base=TrainingConfig.build(
             {setting: value for setting, value in flags if setting in TrainingConfig.model_fields}
@@ -130,18 +127,20 @@ def build_search(command: SearchCommand) -> SearchSpec:
             {setting: value for setting, value in flags if setting in SearchConfig.model_fields}
         ),
     )
-    _check_method(search)
+    _validate_method(search)
     return search
 
 
 def infeasibility(
     search: SearchSpec, params: Mapping[str, object], *, image_shape: Sequence[int], training_images: int
 ) -> str | None:
-    """Why a run with these cannot be trained on these images, as it would be told; None if it can.
+    """Return why a configuration cannot be trained on these images, or None if it can.
 
     Args:
+        search: the search.
+        params: its searched settings.
         image_shape: (height, width, channels), in pixels.
-        training_images: how many there are after the split.
+        training_images: number of training images after the split.
     """
     try:
         training.validate_against_data(search.config(params), image_shape=image_shape, training_images=training_images)
@@ -151,21 +150,24 @@ def infeasibility(
 
 
 def check_against_data(search: SearchSpec, *, image_shape: Sequence[int], training_images: int) -> None:
-    """Refuse a value of the space that nothing else in it makes trainable on these images.
+    """Raise UsageError for a value of the space with which no configuration can be trained on these images.
 
-    Single combinations may still be infeasible: a large kernel with large patches.
+    Single configurations may still be infeasible: a large kernel with large patches.
 
-    Raises:
-        UsageError: with the reason, as a run would be told.
+    Args:
+        search: the search.
+        image_shape: (height, width, channels), in pixels.
+        training_images: number of training images after the split.
     """
-    judged = {setting: bounds(search.space[setting]) for setting in OF_THE_FIT if setting in search.space}
-    if "patch_size" in judged:  # between two sizes that divide the image lie some that do not
-        judged["patch_size"] = values(search.space["patch_size"]) or ()
-    for fixed in [{}, *({setting: value} for setting, known in judged.items() for value in known)]:
-        # of all but patch_size the least fits whatever fits, so that no product of long lists need be looked at
+    checked = {setting: bounds(search.space[setting]) for setting in CHECKED_AGAINST_DATA if setting in search.space}
+    # All of them, as between two sizes that divide the image lie some that do not
+    if "patch_size" in checked:
+        checked["patch_size"] = values(search.space["patch_size"]) or ()
+    for fixed in [{}, *({setting: value} for setting, known in checked.items() for value in known)]:
+        # Of all settings but patch_size the least value fits if any does, so that no product of long lists is needed
         free = {
             setting: known if setting == "patch_size" else [min(known)]
-            for setting, known in judged.items()
+            for setting, known in checked.items()
             if setting not in fixed
         }
         reasons = [
@@ -182,14 +184,14 @@ def check_against_data(search: SearchSpec, *, image_shape: Sequence[int], traini
             raise UsageError(f"search {search.name}: {(own or reasons)[0]}")
 
 
-def _check_method(search: SearchSpec) -> None:
-    """Refuse a metric, sampler and pruner that do not go together."""
-    metric, many = search.settings.metric, search.n_configurations()
+def _validate_method(search: SearchSpec) -> None:
+    """Raise UsageError for a metric, sampler and pruner that do not go together."""
+    metric, number = search.settings.metric, search.n_configurations()
     if not {"val_accuracy", "val_loss"} & set(metric):
         raise UsageError(f"metric must have val_accuracy or val_loss among them, got {','.join(metric)}")
     if len(metric) > 1 and search.settings.pruner != "none":
         raise UsageError(
-            f"pruner must be none where there are two metrics, which give an unfinished trial no rank, "
+            "pruner must be none with two metrics, by which an unfinished trial cannot be ranked, "
             f"got {search.settings.pruner} with {','.join(metric)}"
         )
     if search.base.register_as and not search.settings.final_top:
@@ -198,10 +200,14 @@ def _check_method(search: SearchSpec) -> None:
         )
     if search.base.filter_steps:
         raise UsageError(
-            f"filter_steps must be 0 in a search, whose trials draw nothing: got {search.base.filter_steps}; train the "
-            "winner with it"
+            "filter_steps must be 0 in a search, whose trials draw no figures: "
+            f"got {search.base.filter_steps}; train the winner with it"
         )
-    if search.settings.sampler == "grid" and (many is None or many > GRID):
-        continuous = ", ".join(setting for setting, of in search.space.items() if values(of) is None)
-        got = f"a continuous {continuous}" if continuous else f"{many:,}"
-        raise UsageError(f"sampler=grid must have at most {GRID:,} configurations, got {got}; give the ranges a step")
+    if search.settings.sampler == "grid" and (number is None or number > MAX_GRID):
+        continuous = ", ".join(
+            setting for setting, distribution in search.space.items() if values(distribution) is None
+        )
+        got = f"a continuous {continuous}" if continuous else f"{number:,}"
+        raise UsageError(
+            f"sampler=grid must have at most {MAX_GRID:,} configurations, got {got}; give the ranges a step"
+        )

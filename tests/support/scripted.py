@@ -16,14 +16,15 @@ from pipeline.search.space import parse_search
 from pipeline.search.study import Study
 from pipeline.tracking.tags import RunRef, TrialOutcome
 
-# A space with any number of configurations, and one with six
+# Spaces with any number of configurations, with six, and with two
 CONTINUOUS = "recipe: smoke\nspace: {learning_rate: {low: 0.0001, high: 0.1, log: true}}\n"
 DISCRETE = "recipe: smoke\nspace: {kernel_size: [1, 3, 5], depth: [1, 2]}\n"
+SMALL = "recipe: smoke\nspace: {depth: [1, 2]}\n"
 
 
-def make_search(folder, text=CONTINUOUS, *flags):
+def make_search(folder, text=CONTINUOUS, *flags, name="mine"):
     """Return a search from a file's text and flags."""
-    path = Path(folder) / "mine.yaml"
+    path = Path(folder) / f"{name}.yaml"
     path.write_text(text)
     return parse_search([str(path), *flags])
 

@@ -2,7 +2,13 @@
 
 import pytest
 
-from tests.support.scripted import mlflow_store
+from tests.support.scripted import SMALL, make_search, mlflow_store
+
+
+@pytest.fixture
+def search(tmp_path):
+    """Return a function that builds a search from a file's text and flags."""
+    return lambda text=SMALL, *flags, name="mine": make_search(tmp_path, text, *flags, name=name)
 
 
 @pytest.fixture(scope="module")
