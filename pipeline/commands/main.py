@@ -135,9 +135,9 @@ def _train(arguments: Sequence[str], console: Console) -> None:
 
     command = parse_training(arguments)
     with handle_signals(), stop_with_parent():
-        from pipeline.commands import train
+        from pipeline.commands.train import train
 
-        train.run(command)
+        train(command, console)
 
 
 def _search(arguments: Sequence[str], console: Console) -> int:

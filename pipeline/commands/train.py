@@ -1,52 +1,91 @@
-"""One run, from a recipe's name to a result in MLflow: `python -m pipeline train digits --depth 6`.
-
-TensorFlow and MLflow take seconds to import, so they come after settings and data have been accepted; but where a run
-is to go on, or `mlflow run` has opened one, MLflow is asked before the data are read.
-"""
+"""The command `train`: train one model, or resume a run, and say what came of it and what to do next."""
 
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import training
+from pipeline.config.training import TrainCommand, validate_against_data
 from pipeline.data.dataset import load_dataset
+from pipeline.runtime.console import Console
 from pipeline.runtime.device import check_single_host
 from pipeline.runtime.files import check_cache_writable, temporary_files
 from pipeline.runtime.stderr import capture_stderr
+from pipeline.runtime.urls import mask_password
 from pipeline.tracking.project_run import ProjectRun
 
+# MLflow and TensorFlow take seconds to import, so what uses them is imported inside the functions.
 if TYPE_CHECKING:
+    from pipeline.tracking.run import TrackedRun
     from pipeline.training.resume import ResumePoint
 
 
-def run(typed: training.TrainCommand) -> None:
-    """Train one model, or resume a run."""
-    with _opened(typed) as resumption:
-        _begin(typed, resumption)
+def train(command: TrainCommand, console: Console) -> None:
+    """Train one model, or resume a run, and print its results.
 
-
-def _begin(typed: training.TrainCommand, resumption: "ResumePoint | None") -> None:
-    config = resumption.config if resumption else typed.config
-    check_cache_writable()
-    check_single_host(os.environ)
-    data = load_dataset(config.data, seed=config.seed)
-    training.validate_against_data(config, image_shape=data.image_shape, training_images=len(data.train))
-    if resumption:
-        resumption.check_data(data.fingerprint)
-    with temporary_files("runs"):
-        with capture_stderr():
-            from pipeline.training.run import run_training
-        run_training(typed.recipe, config, data, resumption)
+    Raises:
+        Diverged: The loss became NaN or infinite.
+        NothingToDo: The run to resume has finished.
+        UsageError: The settings, the data, the device or the tracking store cannot be used.
+    """
+    with _open_resume_point(command) as resume_point:
+        config = resume_point.config if resume_point else command.config
+        check_cache_writable()
+        check_single_host(os.environ)
+        dataset = load_dataset(config.data, seed=config.seed)
+        validate_against_data(config, image_shape=dataset.image_shape, training_images=len(dataset.train))
+        if resume_point:
+            resume_point.check_data(dataset.fingerprint)
+        with temporary_files("runs"):
+            # only now that settings and data have been accepted
+            with capture_stderr():
+                from pipeline.training.run import run_training
+            finished = run_training(command.recipe, config, dataset, console=console, resume_point=resume_point)
+            console.print("", finished.summary, f"run      {finished.name}  {finished.run.id}")
+            console.print(*next_steps(finished.run))
 
 
 @contextmanager
-def _opened(typed: training.TrainCommand) -> "Iterator[ResumePoint | None]":
-    """The run that is to go on, if one is; the run that `mlflow run` opened does not stay open if nothing begins."""
-    if typed.resume is None and ProjectRun.find() is None:
+def _open_resume_point(command: TrainCommand) -> "Iterator[ResumePoint | None]":
+    """Find the run to resume, if one is named, and close the run that `mlflow run` opened if nothing begins in it.
+
+    Without either, MLflow is neither imported nor asked before the data have been read.
+    """
+    if command.resume is None and ProjectRun.find() is None:
         yield None
         return
-    from pipeline.training import resume
+    from pipeline.training.resume import open_resume_point
 
-    with resume.open_resume_point(typed.resume, typed.overrides) as resumption:
-        yield resumption
+    with open_resume_point(command.resume, command.overrides) as resume_point:
+        yield resume_point
+
+
+def next_steps(run: "TrackedRun") -> list[str]:
+    """Return lines that say where the plots of a finished run are, and how to compare and serve it."""
+    from pipeline.tracking.client import tracking_uri
+
+    uri = mask_password(tracking_uri())
+    page = f"#/experiments/{run.experiment_id}/runs/{run.id}"
+    # the one beside this Python, as the user's shell need not have it on PATH
+    command = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
+    lines = []
+    if pending := run.outbox.pending():
+        lines.append(pending)
+    # a mlflow-artifacts: URI is the server's own, which nothing else opens
+    if not run.artifact_uri.startswith("mlflow-artifacts:"):
+        lines.append(f"plots    {run.artifact_uri}/plots")
+    if uri.startswith(("http://", "https://")):
+        lines.append(f"compare  {uri.rstrip('/')}/{page}")
+    else:
+        lines.append(f"compare  {command} ui --backend-store-uri {shlex.quote(uri)}")
+        lines.append(f"         then http://127.0.0.1:5000/{page}")
+    if registration := run.describe_registration():
+        lines.append(f"registry {registration}")
+    # after the registration, which makes it the version's
+    if run.model_uri:
+        store = f"MLFLOW_TRACKING_URI={shlex.quote(uri)}"
+        lines.append(f"serve    {store} {command} models serve -m {run.model_uri} --env-manager local")
+    return lines

@@ -1,167 +1,135 @@
-"""One run: train on accepted data, open the test set once, leave everything in MLflow, say what came of it."""
+"""One training run from its settings to its results: train, evaluate on the test set, log everything to MLflow."""
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import keras
-import numpy as np
-import pandas as pd
 import tensorflow as tf
 
 from pipeline.config.training import TrainingConfig, slow_batch_norm, to_yaml
 from pipeline.data.dataset import Dataset
-from pipeline.evaluation import metrics as scoring
-from pipeline.evaluation.figures import training
-from pipeline.model.conv_mixer import (
-    build_model,
-    build_stock_model,
-    count_parameters,
-    depthwise_kernels,
-    patch_kernels,
+from pipeline.model.conv_mixer import count_parameters
+from pipeline.runtime.console import Console
+from pipeline.runtime.device import (
+    Device,
+    fast_layers_for,
+    jit_compile_for,
+    precision_for,
+    select_device,
+    unused_gpu,
 )
-from pipeline.runtime import device as devices
 from pipeline.runtime.errors import Diverged, UsageError
-from pipeline.serving.packaging import save_keras, save_pyfunc
-from pipeline.tracking.run import TrackedRun, next_steps, start_run
+from pipeline.tracking.run import TrackedRun, start_run
 from pipeline.tracking.tags import Role, Tag, code_version_tags
-from pipeline.tracking.test_set_access import access_tags
-from pipeline.training.benchmark import time_inference
 from pipeline.training.callbacks import CheckpointSaver, KernelSnapshots, ProgressReporter
-from pipeline.training.checkpoint import TrainingState, read_weights
+from pipeline.training.checkpoint import TrainingState
 from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder, remove_finished
-from pipeline.training.fit import (
-    TIMINGS,
-    TrainingResult,
-    evaluation_batches,
-    fit,
-    steps_per_epoch,
+from pipeline.training.fit import TIMINGS, fit, steps_per_epoch
+from pipeline.training.results import (
+    evaluate_on_test_set,
+    log_trained_model,
+    log_training,
+    middle_block,
+    register_model,
 )
 from pipeline.training.resume import ResumePoint
 
-MISTAKES = 25
-TOLD_OF_VERSION = ("test_accuracy", "latency_ms", "parameters")  # figures
 CONFIG_FILE = "config.yaml"
 
 
-def run_training(recipe: str, config: TrainingConfig, data: Dataset, resumption: ResumePoint | None = None) -> None:
-    """Train, test and log one run, or go on with one.
+@dataclass(frozen=True)
+class FinishedRun:
+    """A training run that has ended well, and its results."""
+
+    run: TrackedRun
+    name: str
+    results: dict[str, float]  # by the name of the metric
+    summary: str  # one line
+
+
+def run_training(
+    recipe: str,
+    config: TrainingConfig,
+    dataset: Dataset,
+    *,
+    console: Console,
+    resume_point: ResumePoint | None = None,
+) -> FinishedRun:
+    """Train one model in a run of its own, or resume a run, and return its results.
+
+    Args:
+        recipe: name or path, for the run's name and parameters.
+        config: the run's settings, checked against the data.
+        dataset: the run's data.
+        console: shows the device, the model and each epoch.
+        resume_point: the run to resume; None starts a new one, or the one that `mlflow run` opened.
 
     Raises:
-        Diverged: the loss became NaN or infinite; the run is closed as FAILED.
+        Diverged: The loss became NaN or infinite; the run is closed as FAILED.
         Stopped: Ctrl-C, SIGTERM or SIGHUP; the run is closed as KILLED.
+        UsageError: The settings do not suit the device, or the tracking store does not answer.
     """
     began = time.perf_counter()
-    device = devices.select_device(config.devices)
-    config = resolve_auto(config, data, device)
-    start = resumption.checkpoint.state if resumption else None
+    device = select_device(config.devices)
+    config = resolve_auto(config, dataset, device)
+    start = resume_point.checkpoint.state if resume_point else None
     with (
         start_run(
             role=Role.RUN,
-            resume=resumption.run_id if resumption else None,
-            resume_name=resumption.name if resumption else "",
+            resume=resume_point.run_id if resume_point else None,
+            resume_name=resume_point.name if resume_point else "",
             system_metrics=True,
         ) as run,
-        checkpoint_on_exit(run, CheckpointManager(run.id, config, fingerprint=data.fingerprint)) as checkpoints,
+        checkpoint_on_exit(run, CheckpointManager(run.id, config, fingerprint=dataset.fingerprint), console) as manager,
     ):
         remove_finished()
-        name = _go_on(run, start) if start else _introduce(run, recipe, config, data, device)
-        _announce(config, data, device)
-        for line in [*run.notices, *([f"resume   {resumption}"] if resumption else [])]:
-            print(line, flush=True)
-        bar = sys.stdout.isatty()  # which says what the line of an epoch says
+        name = replay_logged_epochs(run, start) if start else log_run_metadata(run, recipe, config, dataset, device)
+        announce(config, dataset, device, console)
+        console.print(*run.notices)
+        if resume_point:
+            console.print(f"resume   {resume_point}")
 
-        def report(epoch: int, metrics: dict[str, float]) -> None:
-            _warn_of_others(epoch, run.log_epoch(epoch, metrics))
-            if not bar:
-                print(_epoch_line(config.epochs, epoch, metrics), flush=True)
-
-        middle = middle_block(config)
         snapshots = KernelSnapshots(
-            checkpoint_folder(run.id), epochs=config.epochs, steps=config.filter_steps, block=middle
+            checkpoint_folder(run.id), epochs=config.epochs, steps=config.filter_steps, block=middle_block(config)
         )
-        fitted = fit(
+        saver = CheckpointSaver(manager.save)
+        reporter = ProgressReporter(partial(report_epoch, run, config.epochs, console))
+        result = fit(
             config,
-            data,
-            [snapshots, CheckpointSaver(checkpoints.save), ProgressReporter(report)],
+            dataset,
+            [snapshots, saver, reporter],
             start=start,
             strategy=device.strategy(),
-            progress_bar=bar,
+            progress_bar=console.is_terminal,
         )
-        log_training(run, config, fitted)
-        if kept := snapshots.load():
-            run.log_figure("plots/filters_over_epochs.png", training.filters_over_epochs(kept, block=middle))
-        log_trained_model(run, fitted.model, config, data)
-        figures = evaluate_on_test_set(run, fitted.model, config, data) | {
-            "best_epoch": fitted.best_epoch,
-            "best_val_accuracy": fitted.history["val_accuracy"][fitted.best_epoch - 1],
-            "parameters": fitted.model.count_params(),
-        }
+        log_training(run, config, result, snapshots=snapshots.load())
+        log_trained_model(run, result.model, config, dataset)
+
+        results = evaluate_on_test_set(run, result.model, config, dataset)
+        results["best_epoch"] = result.best_epoch
+        results["best_val_accuracy"] = result.history["val_accuracy"][result.best_epoch - 1]
+        results["parameters"] = result.model.count_params()
         if config.register_as:
-            figures |= register_model(run, fitted.model, config, data, figures)
-        before = sum(start.history["epoch_seconds"]) if start else 0  # of a run that was interrupted
-        figures["seconds"] = time.perf_counter() - began + before
-        run.log_results(figures)
-        said = _result(fitted, figures, config, data)
-        run.set_description(said)
-    checkpoints.clear()
-    print("", said, f"run      {name}  {run.id}", *next_steps(run), sep="\n", flush=True)
+            results["latency_ms"] = register_model(run, result.model, config, dataset, results)
+        seconds_before = sum(start.history["epoch_seconds"]) if start else 0.0
+        results["seconds"] = seconds_before + time.perf_counter() - began
+        run.log_results(results)
+        summary = summarize(results, config, dataset)
+        run.set_description(summary)
+    manager.clear()
+    return FinishedRun(run, name, results, summary)
 
 
-def _introduce(run: TrackedRun, recipe: str, config: TrainingConfig, data: Dataset, device: devices.Device) -> str:
-    """Log what the run is before it begins; returns its name."""
-    of = data.name if Path(recipe).name == CONFIG_FILE else Path(recipe).stem
-    name = run.set_name(f"{of} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}")
-    run.log_params({"recipe": recipe} | {setting: config.text(setting) for setting in TrainingConfig.model_fields})
-    run.log_text(CONFIG_FILE, to_yaml(config))
-    _log_origin(run, config, data, device)
-    return name
-
-
-def _go_on(run: TrackedRun, start: TrainingState) -> str:
-    """Log what an interrupted run had finished and could not log any more; returns its name."""
-    name = run.load_logged_state()
-    for epoch in range(1, start.epoch + 1):
-        run.log_epoch(epoch, {metric: values[epoch - 1] for metric, values in start.history.items()})
-    return name
-
-
-def _warn_of_others(epoch: int, names: set[str]) -> None:
-    """Warn of metrics that an interrupted run had logged of this epoch with other values."""
-    if others := sorted(names - set(TIMINGS)):
-        print(
-            f"warning: epoch {epoch} had been logged with another {', '.join(others)}, which stays: this device "
-            "does not repeat to the last digit what the interrupted run did",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-@contextmanager
-def checkpoint_on_exit(run: TrackedRun, checkpoints: CheckpointManager) -> Iterator[CheckpointManager]:
-    """What is left for whoever goes on, if this process does not come to the end."""
-    try:
-        yield checkpoints
-    except Diverged:  # as it would again
-        checkpoints.clear()
-        raise
-    except BaseException:
-        if not run.is_superseded:
-            checkpoints.upload_final()
-            if checkpoints.newest():
-                print(f"resume   mlflow run . -P resume={run.id}", file=sys.stderr, flush=True)
-        raise
-
-
-def resolve_auto(config: TrainingConfig, data: Dataset, device: devices.Device) -> TrainingConfig:
-    """The settings with every `auto` decided and a path made absolute, so that they say what was done.
+def resolve_auto(config: TrainingConfig, dataset: Dataset, device: Device) -> TrainingConfig:
+    """Return the settings with every `auto` resolved and the data set's path absolute, as they are logged.
 
     Raises:
-        UsageError: settings that these devices cannot have together.
+        UsageError: The devices cannot train with these settings.
     """
     if device.count > 1 and config.fast_layers is True:
         raise UsageError("fast_layers must be false or auto with devices=all, as they see one device's share: got true")
@@ -171,177 +139,136 @@ def resolve_auto(config: TrainingConfig, data: Dataset, device: devices.Device) 
         )
     changes: dict[str, object] = {}
     if config.precision == "auto":
-        changes["precision"] = devices.precision_for(device)
+        changes["precision"] = precision_for(device)
     if config.jit_compile == "auto":
-        changes["jit_compile"] = devices.jit_compile_for(device)
+        changes["jit_compile"] = jit_compile_for(device)
     if config.fast_layers == "auto":
-        changes["fast_layers"] = devices.fast_layers_for(device)
-    if os.path.isabs(data.source):
-        changes["dataset"] = data.source
+        changes["fast_layers"] = fast_layers_for(device)
+    if os.path.isabs(dataset.source):
+        changes["dataset"] = dataset.source
     return config.model_copy(update=changes)
 
 
-def evaluate_winner(run: TrackedRun, config: TrainingConfig, data: Dataset, weights: Path) -> dict[str, float]:
-    """Log the model of a search's winner, whose training left its weights in a file, and open the test set for it."""
-    keras.config.set_dtype_policy(config.precision)
-    model = build_model(config, data.image_shape, len(data.classes))
-    model.set_weights(read_weights(weights))
-    log_trained_model(run, model, config, data)
-    figures = evaluate_on_test_set(run, model, config, data)
-    if config.register_as:
-        figures |= register_model(run, model, config, data, figures)
-    run.log_results(figures)
-    return figures
+@contextmanager
+def checkpoint_on_exit(
+    run: TrackedRun, manager: CheckpointManager, console: Console
+) -> Iterator[CheckpointManager]:
+    """Leave what resuming needs if the block raises: the newest checkpoint, and a line that says how to resume.
 
-
-def log_training(run: TrackedRun, config: TrainingConfig, fitted: TrainingResult) -> None:
-    """The history, and what the filters have become."""
-    history = pd.DataFrame(fitted.history)
-    history.insert(0, "epoch", np.arange(1, len(history) + 1))
-    run.log_table("history.csv", history)
-    run.log_figure("plots/curves.png", training.curves(fitted.history, best_epoch=fitted.best_epoch))
-    run.log_figure("plots/patch_embeddings.png", training.patch_embeddings(patch_kernels(fitted.model)))
-    for block in range(1, config.depth + 1):
-        figure = training.depthwise_kernels(depthwise_kernels(fitted.model, block), block=block)
-        run.log_figure(f"plots/depthwise_kernels/block_{block}.png", figure)
-        if block == middle_block(config):
-            run.log_figure("plots/depthwise_kernels.png", figure)
-
-
-def middle_block(config: TrainingConfig) -> int:
-    """The block whose kernels are looked at first, counted from 1."""
-    return (config.depth + 1) // 2
-
-
-def log_trained_model(run: TrackedRun, model: keras.Model, config: TrainingConfig, data: Dataset) -> None:
-    """Log the model that is served."""
-    example = data.validation.take(np.arange(1))[0].astype(np.float32)
-    run.log_model(partial(save_keras, model=serving_model(model, config, data), example=example, classes=data.classes))
-
-
-def register_model(
-    run: TrackedRun, model: keras.Model, config: TrainingConfig, data: Dataset, figures: dict[str, float]
-) -> dict[str, float]:
-    """Have the model registered when the run has ended well; returns latency_ms, which its version tells too."""
-    assert config.register_as
-    measured = {"latency_ms": time_inference(config, data)}
-    tags = {Tag.DATA: data.name, Tag.DATA_FINGERPRINT: data.fingerprint}
-    tags |= {name: f"{value:.6g}" for name, value in (figures | measured).items() if name in TOLD_OF_VERSION}
-    example = data.validation.take(np.arange(1))[0][0]
-    plain = serving_model(model, config, data)
-    save = partial(save_pyfunc, model=plain, example=example, classes=data.classes)
-    run.register_model(config.register_as, save, classes=data.classes, tags=tags)
-    return measured
-
-
-def serving_model(model: keras.Model, config: TrainingConfig, data: Dataset) -> keras.Model:
-    """The same weights in Keras' own layers and float32, whatever the layers and the precision of training."""
-    plain = build_stock_model(config.model, data.image_shape, len(data.classes))
-    plain.set_weights(model.get_weights())
-    return plain
-
-
-def evaluate_on_test_set(
-    run: TrackedRun, model: keras.Model, config: TrainingConfig, data: Dataset
-) -> dict[str, float]:
-    """Predict the test images, once, and count that; log what is right and wrong; return test_loss and test_accuracy.
-
-    `test_time_flip` adds test_accuracy_flip, of the mean of each image's probabilities and its mirror image's.
+    After `Diverged` the checkpoints are removed, as a resumed run would diverge again. A run that another process has
+    resumed meanwhile is left to that process.
     """
-    run.set_tags(access_tags({}, by=run.id, run_id=run.id, tested=False))
-    test_batches = evaluation_batches(config, data, data.test)
-    probabilities = model.predict(test_batches, verbose=0)
-    labels = data.test.labels[data.test.rows]
-    counts = scoring.confusion_matrix(probabilities, labels)
-    worst = scoring.most_confident_errors(probabilities, labels, most=MISTAKES)
-    run.log_table("per_class.csv", scoring.per_class_table(counts, classes=data.classes))
-    digests = data.test.image_digests[data.test.rows]
-    run.log_table("test_predictions.csv", scoring.predictions_table(probabilities, labels, images=digests))
-    run.log_figure("plots/confusion_matrix.png", training.confusion_matrix(counts, classes=data.classes))
-    names = np.array(data.classes, dtype=object)
-    run.log_figure(
-        "plots/mistakes.png",
-        training.mistakes(
-            data.test.take(worst.positions)[0],
-            true=list(names[worst.true]),
-            predicted=list(names[worst.predicted]),
-            confidence=list(worst.confidence),
-            wrong=int(counts.sum() - np.trace(counts)),
-            of=len(labels),
-        ),
-    )
-    figures = {
-        "test_loss": scoring.cross_entropy(probabilities, labels),
-        "test_accuracy": scoring.accuracy(probabilities, labels),
-    }
-    if config.test_time_flip:
-        mirrored = model.predict(test_batches.map(lambda images, of: (images[:, :, ::-1], of)), verbose=0)
-        figures["test_accuracy_flip"] = scoring.accuracy((probabilities + mirrored) / 2, labels)
-    return figures
+    try:
+        yield manager
+    except Diverged:
+        manager.clear()
+        raise
+    except BaseException:
+        if not run.is_superseded:
+            manager.upload_final()
+            if manager.newest():
+                console.note(f"resume   mlflow run . -P resume={run.id}")
+        raise
 
 
-def _log_origin(run: TrackedRun, config: TrainingConfig, data: Dataset, device: devices.Device) -> None:
-    """What the result depends on besides the settings: code, libraries, device and data."""
+def log_run_metadata(
+    run: TrackedRun, recipe: str, config: TrainingConfig, dataset: Dataset, device: Device
+) -> str:
+    """Log what the result depends on: settings, code, libraries, device and data.
+
+    Returns:
+        The run's name.
+    """
+    # the config of an earlier run says nothing as a name
+    subject = dataset.name if Path(recipe).name == CONFIG_FILE else Path(recipe).stem
+    name = run.set_name(f"{subject} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}")
+    run.log_params({"recipe": recipe} | {setting: config.text(setting) for setting in TrainingConfig.model_fields})
+    run.log_text(CONFIG_FILE, to_yaml(config))
     run.set_tags(
         code_version_tags()
         | {
-            Tag.ROLE: Role.RUN,
             Tag.DEVICE: str(device),
             Tag.PRECISION: config.precision,
             Tag.TENSORFLOW: tf.__version__,
             Tag.KERAS: keras.__version__,
-            Tag.DATA: data.name,
-            Tag.DATA_FINGERPRINT: data.fingerprint,
-            Tag.DATA_DUPLICATES: str(data.duplicates),
+            Tag.DATA: dataset.name,
+            Tag.DATA_FINGERPRINT: dataset.fingerprint,
+            Tag.DATA_DUPLICATES: str(dataset.duplicates),
         }
     )
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    for context, split in splits.items():
+    for context, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
         run.log_dataset(
-            name=f"{data.name} {context}",
-            source=data.source,
+            name=f"{dataset.name} {context}",
+            source=dataset.source,
             digest=split.digest,
             context=context,
-            shape=data.image_shape,
+            shape=dataset.image_shape,
+        )
+    return name
+
+
+def replay_logged_epochs(run: TrackedRun, start: TrainingState) -> str:
+    """Log those epochs of a resumed run that the interrupted process finished and could not log any more.
+
+    Returns:
+        The run's name.
+    """
+    name = run.load_logged_state()
+    for epoch in range(1, start.epoch + 1):
+        run.log_epoch(epoch, {metric: values[epoch - 1] for metric, values in start.history.items()})
+    return name
+
+
+def announce(config: TrainingConfig, dataset: Dataset, device: Device, console: Console) -> None:
+    """Print the data, the model and the device, and warn of what will slow the training down."""
+    height, width, channels = dataset.image_shape
+    console.print(
+        f"data     {dataset.name}: {len(dataset.train):,} training, {len(dataset.validation):,} validation and "
+        f"{len(dataset.test):,} test images of {height}x{width}x{channels}, {len(dataset.classes)} classes"
+    )
+    if dataset.duplicates:
+        console.warn(f"{dataset.duplicates:,} images of one split are, pixel for pixel, also in another split")
+    parameters = count_parameters(config.model, dataset.image_shape, len(dataset.classes))
+    console.print(
+        f"model    ConvMixer-{config.filters}/{config.depth}, kernel {config.kernel_size}, "
+        f"patch {config.patch_size}: {parameters:,} parameters"
+    )
+    traits = [str(device), config.precision]
+    if config.fast_layers:
+        traits.append("fast layers")
+    if config.jit_compile:
+        traits.append("compiled with XLA")
+    console.print(f"device   {', '.join(traits)}")
+    steps = steps_per_epoch(config, len(dataset.train), devices=device.count)
+    for warning in (unused_gpu(device), slow_batch_norm(config, steps_per_epoch=steps)):
+        if warning:
+            console.warn(warning)
+
+
+def report_epoch(run: TrackedRun, epochs: int, console: Console, epoch: int, metrics: dict[str, float]) -> None:
+    """Log the metrics of an epoch and print them, unless the console shows Keras' progress bar, which has them.
+
+    Warn if the run was interrupted after it had logged other values for this epoch, which MLflow keeps.
+    """
+    conflicting = sorted(run.log_epoch(epoch, metrics) - set(TIMINGS))
+    if conflicting:
+        console.warn(
+            f"epoch {epoch} had been logged with another {', '.join(conflicting)}, which stays: this device does not "
+            "repeat to the last digit what the interrupted run computed"
+        )
+    if not console.is_terminal:
+        console.print(
+            f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {metrics['loss']:.4f}  "
+            f"accuracy {metrics['accuracy']:.4f}  val_loss {metrics['val_loss']:.4f}  "
+            f"val_accuracy {metrics['val_accuracy']:.4f}  {metrics['images_per_second']:,.0f} images/s  "
+            f"{metrics['epoch_seconds']:.1f} s"
         )
 
 
-def _announce(config: TrainingConfig, data: Dataset, device: devices.Device) -> None:
-    height, width, channels = data.image_shape
-    print(
-        f"data     {data.name}: {len(data.train):,} training, {len(data.validation):,} validation and "
-        f"{len(data.test):,} test images of {height}x{width}x{channels}, {len(data.classes)} classes"
-    )
-    if data.duplicates:
-        said = f"warning: {data.duplicates:,} images of one split stand, pixel for pixel, in another one too"
-        print(said, file=sys.stderr, flush=True)
-    print(
-        f"model    ConvMixer-{config.filters}/{config.depth}, kernel {config.kernel_size}, patch {config.patch_size}: "
-        f"{count_parameters(config.model, data.image_shape, len(data.classes)):,} parameters"
-    )
-    ways = [
-        config.precision,
-        *["fast layers"] * bool(config.fast_layers),
-        *["compiled with XLA"] * bool(config.jit_compile),
-    ]
-    print(f"device   {', '.join([str(device), *ways])}", flush=True)
-    steps = steps_per_epoch(config, len(data.train), devices=device.count)
-    for warning in (devices.unused_gpu(device), slow_batch_norm(config, steps_per_epoch=steps)):
-        if warning:
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
-
-
-def _epoch_line(epochs: int, epoch: int, metrics: dict[str, float]) -> str:
+def summarize(results: dict[str, float], config: TrainingConfig, dataset: Dataset) -> str:
+    """Return the results of a run in one line."""
     return (
-        f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.4f}  "
-        f"val_loss {metrics['val_loss']:.4f}  val_accuracy {metrics['val_accuracy']:.4f}  "
-        f"{metrics['images_per_second']:,.0f} images/s  {metrics['epoch_seconds']:.1f} s"
-    )
-
-
-def _result(fitted: TrainingResult, figures: dict[str, float], config: TrainingConfig, data: Dataset) -> str:
-    return (
-        f"test accuracy {figures['test_accuracy']:.2%} (loss {figures['test_loss']:.4f}, {len(data.test):,} images), "
-        f"validation accuracy {figures['best_val_accuracy']:.2%} at epoch {fitted.best_epoch} of {config.epochs}; "
-        f"{figures['parameters']:,} parameters, {figures['seconds']:.0f} s"
+        f"test accuracy {results['test_accuracy']:.2%} (loss {results['test_loss']:.4f}, {len(dataset.test):,} images), "
+        f"validation accuracy {results['best_val_accuracy']:.2%} at epoch {results['best_epoch']} of {config.epochs}; "
+        f"{results['parameters']:,} parameters, {results['seconds']:.0f} s"
     )

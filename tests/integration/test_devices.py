@@ -21,7 +21,7 @@ from pipeline.data.dataset import load_dataset
 from pipeline.config.training import TrainingConfig
 from pipeline.training.callbacks import CheckpointSaver
 from pipeline.training.fit import fit
-from pipeline.training.run import serving_model
+from pipeline.training.results import serving_model
 
 digits = load_dataset(DataConfig(dataset="digits", train_examples=212), seed=0)
 settings = {

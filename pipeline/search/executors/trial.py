@@ -119,7 +119,7 @@ def _time(job: TrialJob, context: WorkerContext) -> None:
 
 def _evaluate(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     """Evaluate the winner of a search on the test set, with the weights that its final training left."""
-    from pipeline.training.run import evaluate_winner
+    from pipeline.training.results import evaluate_winner
 
     config, data, _ = _setup(job, context)
     assert job.weights
@@ -132,7 +132,7 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     from pipeline.training.benchmark import time_inference
     from pipeline.training.callbacks import ProgressReporter
     from pipeline.training.fit import fit
-    from pipeline.training.run import log_training
+    from pipeline.training.results import log_training
 
     began = time.perf_counter()
     config, data, device = _setup(job, context)

@@ -1,45 +1,179 @@
-"""What opening the test set measures."""
+"""Steps of a training run around the training itself."""
 
-import keras
-import numpy as np
+import os
+from types import SimpleNamespace
+
 import pytest
 
-from pipeline.config.training import DataConfig, TrainingConfig
-from pipeline.data.dataset import load_dataset
-from pipeline.training.run import evaluate_on_test_set
+from pipeline.config.training import TrainingConfig
+from pipeline.runtime.console import Console
+from pipeline.runtime.device import Device
+from pipeline.runtime.errors import Diverged, Stopped, UsageError
+from pipeline.training.checkpoint import TrainingState
+from pipeline.training.run import (
+    checkpoint_on_exit,
+    log_run_metadata,
+    replay_logged_epochs,
+    report_epoch,
+    resolve_auto,
+    summarize,
+)
+
+CPU = Device("CPU", "any", capability=None)
+METRICS = {"loss": 0.5, "accuracy": 0.25, "val_loss": 0.75, "val_accuracy": 0.5, "learning_rate": 0.01}
+METRICS |= {"epoch_seconds": 2.0, "images_per_second": 1234.0}
 
 
-class Unlogged:
-    """A run that keeps nothing."""
+class FakeRun:
+    """A run that remembers its calls.
 
-    id = "unlogged"
+    Args:
+        conflicts: names of metrics that were logged with other values before.
+    """
 
-    def table(self, *_):
-        pass
+    id = "abc"
 
-    figure = tags = table
+    def __init__(self, *, conflicts=(), is_superseded=False):
+        self.calls = []
+        self.conflicts = set(conflicts)
+        self.is_superseded = is_superseded
+
+    def log_epoch(self, epoch, metrics):
+        self.calls.append((epoch, metrics))
+        return self.conflicts
+
+    def load_logged_state(self):
+        return "smoke 8/1 k3 p2"
+
+    def set_name(self, name):
+        self.name = name
+        return name
+
+    def log_params(self, params):
+        self.params = params
+
+    def __getattr__(self, name):
+        return lambda *arguments, **named: self.calls.append((name, arguments, named))
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset(DataConfig(dataset="digits", train_examples=200), seed=0)
+class FakeManager:
+    """A checkpoint manager that remembers its calls."""
+
+    def __init__(self, newest=None):
+        self.calls = []
+        self._newest = newest
+
+    def newest(self):
+        return self._newest
+
+    def clear(self):
+        self.calls.append("clear")
+
+    def upload_final(self):
+        self.calls.append("upload_final")
 
 
-@pytest.fixture(scope="module")
-def model():
-    """What it sees depends on where in the image it is."""
-    keras.utils.set_random_seed(0)
-    dense = keras.layers.Dense(10, activation="softmax")
-    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), dense])
-
-
-def test_with_mirrored_images_the_mean_probabilities_are_measured_apart(digits, model):
-    plain, both = (
-        evaluate_on_test_set(Unlogged(), model, TrainingConfig.build({"test_time_flip": flip}), digits)
-        for flip in (False, True)
+def small_dataset(source="digits"):
+    split = SimpleNamespace(digest="f00d")
+    return SimpleNamespace(
+        name="digits",
+        source=source,
+        fingerprint="f00d",
+        duplicates=0,
+        image_shape=(8, 8, 1),
+        train=split,
+        validation=split,
+        test=split,
     )
-    images, labels = digits.test.take(np.arange(len(digits.test)))
-    one, other = (model.predict(each, verbose=0) for each in (images, images[:, :, ::-1]))
-    assert both.pop("test_accuracy_flip") == pytest.approx(np.mean((one + other).argmax(axis=1) == labels))
-    assert both == plain
-    assert not np.array_equal(one.argmax(axis=1), (one + other).argmax(axis=1)), "the case shows nothing"
+
+
+def test_resolve_auto_leaves_no_auto_and_an_absolute_path(tmp_path):
+    config = TrainingConfig.build({"dataset": os.path.relpath(tmp_path)})
+    resolved = resolve_auto(config, small_dataset(str(tmp_path)), CPU)
+    assert "auto" not in {resolved.precision, resolved.jit_compile, resolved.fast_layers}
+    assert resolved.dataset == str(tmp_path)
+
+
+def test_resolve_auto_with_explicit_settings_keeps_them():
+    config = TrainingConfig.build({"precision": "float32", "jit_compile": True, "fast_layers": False})
+    assert resolve_auto(config, small_dataset(), CPU) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fast_layers": True}, "fast_layers must be false or auto with devices=all"),
+        ({"batch_size": 127}, "batch_size must be a multiple of the 2 devices that share it: got 127"),
+    ],
+)
+def test_resolve_auto_with_settings_that_devices_cannot_share_raises_usage_error(settings, message):
+    two = Device("GPU", "any", capability=(9, 0), count=2)
+    with pytest.raises(UsageError, match=message):
+        resolve_auto(TrainingConfig.build(settings), small_dataset(), two)
+
+
+@pytest.mark.parametrize(
+    ("error", "newest", "calls", "printed"),
+    [
+        (Diverged("loss became nan"), "a file", ["clear"], ""),
+        (Stopped(15), "a file", ["upload_final"], "resume   mlflow run . -P resume=abc\n"),
+        (Stopped(15), None, ["upload_final"], ""),
+        (OSError("any"), "a file", ["upload_final"], "resume   mlflow run . -P resume=abc\n"),
+    ],
+)
+def test_checkpoint_on_exit_leaves_what_resuming_needs_unless_the_loss_diverged(capsys, error, newest, calls, printed):
+    manager = FakeManager(newest)
+    with pytest.raises(type(error)), checkpoint_on_exit(FakeRun(), manager, Console()):
+        raise error
+    assert manager.calls == calls
+    assert capsys.readouterr() == ("", printed)
+
+
+def test_checkpoint_on_exit_of_a_superseded_run_leaves_it_to_the_other_process(capsys):
+    manager = FakeManager("a file")
+    with pytest.raises(Stopped), checkpoint_on_exit(FakeRun(is_superseded=True), manager, Console()):
+        raise Stopped(15)
+    assert manager.calls == [] and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"), [("experiments/recipes/smoke.yaml", "smoke"), ("/tmp/config.yaml", "digits")]
+)
+def test_log_run_metadata_names_the_run_after_its_recipe_or_else_its_data(recipe, name):
+    run, config = FakeRun(), TrainingConfig.build({"filters": 8, "depth": 2, "kernel_size": 3, "patch_size": 1})
+    assert log_run_metadata(run, recipe, config, small_dataset(), "a CPU") == f"{name} 8/2 k3 p1"
+    assert run.params.keys() == {"recipe", *TrainingConfig.model_fields}
+    datasets = [named["context"] for method, _, named in run.calls if method == "log_dataset"]
+    assert datasets == ["train", "validation", "test"]
+
+
+def test_replay_logged_epochs_logs_every_finished_epoch_of_the_checkpoint():
+    run = FakeRun()
+    state = TrainingState(2, {"loss": [0.5, 0.25], "val_loss": [0.75, 0.5]}, [], [])
+    assert replay_logged_epochs(run, state) == "smoke 8/1 k3 p2"
+    assert run.calls == [(1, {"loss": 0.5, "val_loss": 0.75}), (2, {"loss": 0.25, "val_loss": 0.5})]
+
+
+def test_report_epoch_without_a_terminal_prints_one_line(capsys):
+    run = FakeRun()
+    report_epoch(run, 10, Console(), 3, METRICS)
+    assert run.calls == [(3, METRICS)]
+    line = "epoch  3/10  loss 0.5000  accuracy 0.2500  val_loss 0.7500  val_accuracy 0.5000  1,234 images/s  2.0 s\n"
+    assert capsys.readouterr() == (line, "")
+
+
+def test_report_epoch_with_other_values_logged_before_warns_of_all_but_timings(capsys):
+    report_epoch(FakeRun(conflicts={"val_loss", "loss", "epoch_seconds"}), 10, Console(), 3, METRICS)
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: epoch 3 had been logged with another loss, val_loss, which stays")
+    report_epoch(FakeRun(conflicts={"epoch_seconds"}), 10, Console(), 3, METRICS)
+    assert capsys.readouterr().err == ""
+
+
+def test_summarize_states_test_and_validation_accuracy_in_one_line():
+    results = {"test_accuracy": 0.9, "test_loss": 0.25, "best_val_accuracy": 0.95, "best_epoch": 3}
+    results |= {"parameters": 1234, "seconds": 5.4}
+    assert summarize(results, TrainingConfig(epochs=4), SimpleNamespace(test=range(1797))) == (
+        "test accuracy 90.00% (loss 0.2500, 1,797 images), validation accuracy 95.00% at epoch 3 of 4; "
+        "1,234 parameters, 5 s"
+    )

@@ -1,0 +1,183 @@
+"""What a trained model leaves in its run: history and plots, the model itself, and its results on the test set."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pipeline.config.training import TrainingConfig
+from pipeline.data.dataset import Dataset
+from pipeline.evaluation import metrics
+from pipeline.evaluation.figures import training as figures
+from pipeline.model.conv_mixer import build_model, build_stock_model, depthwise_kernels, patch_kernels
+from pipeline.serving.packaging import save_keras, save_pyfunc
+from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.tags import Tag
+from pipeline.tracking.test_set_access import access_tags
+from pipeline.training.benchmark import time_inference
+from pipeline.training.checkpoint import read_weights
+from pipeline.training.fit import TrainingResult, evaluation_batches
+
+# images in the figure of the most confident errors
+MOST_CONFIDENT_ERRORS = 25
+# results that are also tags of a registered version
+VERSION_METRICS = ("test_accuracy", "latency_ms", "parameters")
+
+
+def log_training(
+    run: TrackedRun,
+    config: TrainingConfig,
+    result: TrainingResult,
+    *,
+    snapshots: Mapping[int, npt.NDArray] | None = None,
+) -> None:
+    """Log the history of a training, and the kernels that it ended with.
+
+    Args:
+        run: the run of the training.
+        config: its settings.
+        result: its history and model.
+        snapshots: by epoch, kernels (k, k, filters, 1) of the middle block, see `KernelSnapshots`.
+    """
+    history = pd.DataFrame(result.history)
+    history.insert(0, "epoch", np.arange(1, len(history) + 1))
+    run.log_table("history.csv", history)
+    run.log_figure("plots/curves.png", figures.curves(result.history, best_epoch=result.best_epoch))
+    run.log_figure("plots/patch_embeddings.png", figures.patch_embeddings(patch_kernels(result.model)))
+    for block in range(1, config.depth + 1):
+        figure = figures.depthwise_kernels(depthwise_kernels(result.model, block), block=block)
+        run.log_figure(f"plots/depthwise_kernels/block_{block}.png", figure)
+        if block == middle_block(config):
+            run.log_figure("plots/depthwise_kernels.png", figure)
+    if snapshots:
+        figure = figures.filters_over_epochs(snapshots, block=middle_block(config))
+        run.log_figure("plots/filters_over_epochs.png", figure)
+
+
+def middle_block(config: TrainingConfig) -> int:
+    """Return the number of the block whose kernels stand for all, counted from 1."""
+    return (config.depth + 1) // 2
+
+
+def log_trained_model(run: TrackedRun, model: keras.Model, config: TrainingConfig, dataset: Dataset) -> None:
+    """Log the model in the form in which it is served."""
+    example = dataset.validation.take(np.arange(1))[0].astype(np.float32)
+    stock_model = serving_model(model, config, dataset)
+    run.log_model(partial(save_keras, model=stock_model, example=example, classes=dataset.classes))
+
+
+def register_model(
+    run: TrackedRun,
+    model: keras.Model,
+    config: TrainingConfig,
+    dataset: Dataset,
+    results: Mapping[str, float],
+) -> float:
+    """Have the model registered under `register_as` once the run has finished.
+
+    Args:
+        run: the run that trained the model.
+        model: the trained model.
+        config: the run's settings.
+        dataset: the run's data.
+        results: metrics, of which `VERSION_METRICS` become tags of the version.
+
+    Returns:
+        The latency of one prediction in milliseconds, which becomes a tag too.
+    """
+    assert config.register_as
+    latency_ms = time_inference(config, dataset)
+    tags = {Tag.DATA: dataset.name, Tag.DATA_FINGERPRINT: dataset.fingerprint}
+    values = {**results, "latency_ms": latency_ms}
+    tags |= {name: f"{values[name]:.6g}" for name in VERSION_METRICS if name in values}
+    example = dataset.validation.take(np.arange(1))[0][0]
+    stock_model = serving_model(model, config, dataset)
+    save = partial(save_pyfunc, model=stock_model, example=example, classes=dataset.classes)
+    run.register_model(config.register_as, save, classes=dataset.classes, tags=tags)
+    return latency_ms
+
+
+def serving_model(model: keras.Model, config: TrainingConfig, dataset: Dataset) -> keras.Model:
+    """Return a model with the same weights in Keras' own layers and float32, however it was trained."""
+    stock_model = build_stock_model(config.model, dataset.image_shape, len(dataset.classes))
+    stock_model.set_weights(model.get_weights())
+    return stock_model
+
+
+def evaluate_on_test_set(
+    run: TrackedRun, model: keras.Model, config: TrainingConfig, dataset: Dataset
+) -> dict[str, float]:
+    """Predict the test images once, count that as an access to the test set, and log what is right and wrong.
+
+    Returns:
+        test_loss and test_accuracy; with `test_time_flip` also test_accuracy_flip, for which the probabilities of each
+        image and its mirror image are averaged.
+    """
+    run.set_tags(access_tags({}, by=run.id, run_id=run.id, tested=False))
+    batches = evaluation_batches(config, dataset, dataset.test)
+    probabilities = model.predict(batches, verbose=0)
+    labels = dataset.test.labels[dataset.test.rows]
+    _log_predictions(run, dataset, probabilities, labels)
+    results = {
+        "test_loss": metrics.cross_entropy(probabilities, labels),
+        "test_accuracy": metrics.accuracy(probabilities, labels),
+    }
+    if config.test_time_flip:
+        mirrored = batches.map(lambda images, targets: (images[:, :, ::-1], targets))
+        averaged = (probabilities + model.predict(mirrored, verbose=0)) / 2
+        results["test_accuracy_flip"] = metrics.accuracy(averaged, labels)
+    return results
+
+
+def _log_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArray, labels: npt.NDArray) -> None:
+    """Log tables and figures of the predicted test images.
+
+    Args:
+        run: the run that predicted them.
+        dataset: the run's data.
+        probabilities: (images, classes).
+        labels: (images,).
+    """
+    counts = metrics.confusion_matrix(probabilities, labels)
+    run.log_table("per_class.csv", metrics.per_class_table(counts, classes=dataset.classes))
+    digests = dataset.test.image_digests[dataset.test.rows]
+    run.log_table("test_predictions.csv", metrics.predictions_table(probabilities, labels, images=digests))
+    run.log_figure("plots/confusion_matrix.png", figures.confusion_matrix(counts, classes=dataset.classes))
+    errors = metrics.most_confident_errors(probabilities, labels, most=MOST_CONFIDENT_ERRORS)
+    names = np.array(dataset.classes, dtype=object)
+    figure = figures.mistakes(
+        dataset.test.take(errors.positions)[0],
+        true=list(names[errors.true]),
+        predicted=list(names[errors.predicted]),
+        confidence=list(errors.confidence),
+        wrong=int(counts.sum() - np.trace(counts)),
+        of=len(labels),
+    )
+    run.log_figure("plots/mistakes.png", figure)
+
+
+def evaluate_winner(run: TrackedRun, config: TrainingConfig, dataset: Dataset, weights: Path) -> dict[str, float]:
+    """Log a search's winning model and its results on the test set.
+
+    Args:
+        run: the run of the winner's final training.
+        config: its settings, resolved.
+        dataset: its data.
+        weights: file in which the final training left the weights.
+
+    Returns:
+        The results that were logged.
+    """
+    keras.config.set_dtype_policy(config.precision)
+    model = build_model(config, dataset.image_shape, len(dataset.classes))
+    model.set_weights(read_weights(weights))
+    log_trained_model(run, model, config, dataset)
+    results = evaluate_on_test_set(run, model, config, dataset)
+    if config.register_as:
+        results["latency_ms"] = register_model(run, model, config, dataset, results)
+    run.log_results(results)
+    return results
