@@ -4,8 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import shlex
-import sys
 import time
 import traceback
 import warnings
@@ -13,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -28,7 +25,6 @@ from pipeline.runtime.errors import Stopped, Unavailable
 from pipeline.runtime.process import ProcessIdentity, this_process
 from pipeline.runtime.retry import retry
 from pipeline.runtime.signals import handle_signals
-from pipeline.runtime.urls import mask_password
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
 from pipeline.tracking.models import MODEL, SERVED
@@ -426,27 +422,3 @@ def _end_on_exit(run: TrackedRun, *, unavailable_seconds: float = PATIENCE_SECON
         run.outbox.flush(unavailable_seconds=STOP_SECONDS)
     finally:
         run.outbox.close()
-
-
-def next_steps(run: TrackedRun) -> list[str]:
-    """Return lines for the terminal: where the plots of a run are, and how to see and serve it."""
-    uri = mlflow.get_tracking_uri()
-    page = f"#/experiments/{run.experiment_id}/runs/{run.id}"
-    # beside this Python, as the user's shell need not have it on PATH
-    command = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
-    pending = run.outbox.pending()
-    lines = [pending] if pending else []
-    # which nobody can open
-    if not run.artifact_uri.startswith("mlflow-artifacts:"):
-        lines.append(f"plots    {run.artifact_uri}/plots")
-    if uri.startswith(("http://", "https://")):
-        lines.append(f"compare  {mask_password(uri).rstrip('/')}/{page}")
-    else:
-        lines.append(f"compare  {command} ui --backend-store-uri {shlex.quote(mask_password(uri))}")
-        lines.append(f"         then http://127.0.0.1:5000/{page}")
-    if registration := run.describe_registration():
-        lines.append(f"registry {registration}")
-    if run.model_uri:
-        store = f"MLFLOW_TRACKING_URI={shlex.quote(mask_password(uri))}"
-        lines.append(f"serve    {store} {command} models serve -m {run.model_uri} --env-manager local")
-    return lines

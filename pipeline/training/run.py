@@ -90,7 +90,8 @@ def run_training(
         remove_finished()
         name = replay_logged_epochs(run, start) if start else log_run_metadata(run, recipe, config, dataset, device)
         announce(config, dataset, device, console)
-        console.print(*run.notices)
+        for notice in run.notices:
+            console.print(notice)
         if resume_point:
             console.print(f"resume   {resume_point}")
 
@@ -150,9 +151,7 @@ def resolve_auto(config: TrainingConfig, dataset: Dataset, device: Device) -> Tr
 
 
 @contextmanager
-def checkpoint_on_exit(
-    run: TrackedRun, manager: CheckpointManager, console: Console
-) -> Iterator[CheckpointManager]:
+def checkpoint_on_exit(run: TrackedRun, manager: CheckpointManager, console: Console) -> Iterator[CheckpointManager]:
     """Leave what resuming needs if the block raises: the newest checkpoint, and a line that says how to resume.
 
     After `Diverged` the checkpoints are removed, as a resumed run would diverge again. A run that another process has
@@ -171,9 +170,7 @@ def checkpoint_on_exit(
         raise
 
 
-def log_run_metadata(
-    run: TrackedRun, recipe: str, config: TrainingConfig, dataset: Dataset, device: Device
-) -> str:
+def log_run_metadata(run: TrackedRun, recipe: str, config: TrainingConfig, dataset: Dataset, device: Device) -> str:
     """Log what the result depends on: settings, code, libraries, device and data.
 
     Returns:
@@ -268,7 +265,8 @@ def report_epoch(run: TrackedRun, epochs: int, console: Console, epoch: int, met
 def summarize(results: dict[str, float], config: TrainingConfig, dataset: Dataset) -> str:
     """Return the results of a run in one line."""
     return (
-        f"test accuracy {results['test_accuracy']:.2%} (loss {results['test_loss']:.4f}, {len(dataset.test):,} images), "
-        f"validation accuracy {results['best_val_accuracy']:.2%} at epoch {results['best_epoch']} of {config.epochs}; "
+        f"test accuracy {results['test_accuracy']:.2%} (loss {results['test_loss']:.4f}, "
+        f"{len(dataset.test):,} images), validation accuracy {results['best_val_accuracy']:.2%} "
+        f"at epoch {results['best_epoch']} of {config.epochs}; "
         f"{results['parameters']:,} parameters, {results['seconds']:.0f} s"
     )

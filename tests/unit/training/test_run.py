@@ -137,7 +137,7 @@ def test_checkpoint_on_exit_of_a_superseded_run_leaves_it_to_the_other_process(c
 
 
 @pytest.mark.parametrize(
-    ("recipe", "name"), [("experiments/recipes/smoke.yaml", "smoke"), ("/tmp/config.yaml", "digits")]
+    ("recipe", "name"), [("experiments/recipes/smoke.yaml", "smoke"), ("/runs/abc/config.yaml", "digits")]
 )
 def test_log_run_metadata_names_the_run_after_its_recipe_or_else_its_data(recipe, name):
     run, config = FakeRun(), TrainingConfig.build({"filters": 8, "depth": 2, "kernel_size": 3, "patch_size": 1})
