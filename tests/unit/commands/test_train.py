@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.commands import train
 from pipeline.config.training import parse_training
+from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
 from tests.support.paths import ROOT
 
@@ -58,9 +59,9 @@ def test_next_steps_with_pending_records_begin_with_them(tracking_uri):
 
 
 def test_train_with_settings_that_do_not_suit_the_data_raises_usage_error():
-    command = parse_training(["smoke", "--batch_size", "201"], program="train", description="")
+    command = parse_training(["smoke", "--batch_size", "201"])
     with pytest.raises(UsageError, match="batch_size must not exceed the training images: 200 here"):
-        train.train(command)
+        train.train(command, Console())
 
 
 def test_train_module_imports_neither_tensorflow_nor_mlflow():
