@@ -1,40 +1,39 @@
-"""Whether all is well: `mlflow run . -e doctor`, or `python -m pipeline doctor`; a line each, with what would cure it.
+"""The command `doctor`: check the installation, the cache, the tracking store and the device.
 
-It looks at Python and its packages, the tracking store, the cache and the disks, and what TensorFlow computes on, and
-sends what runs could not tell while the tracking server was away, and closes the runs that have lost their process on
-this host. The exit code is 1 where something is broken.
+It prints a line for each result, with a remedy where one is needed. It also sends the records that are pending on this
+machine, closes stale runs, and closes the runs that the user says are dead.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from pipeline.commands import doctor_checks
 from pipeline.commands.doctor_checks import CheckResult
 from pipeline.config.commands import DoctorConfig
+from pipeline.runtime.console import Console
 
 
-def run(config: DoctorConfig) -> int:
-    """Print a line for each check; return 1 where something is broken."""
-    code = 0
-    for finding in _findings(config):
-        print(finding, flush=True)
-        if finding.state == "broken":
-            code = 1
-    return code
+def run(config: DoctorConfig, console: Console) -> int:
+    """Run all checks; return the exit code: 1 if a result is an error, else 0.
+
+    Raises:
+        UsageError: A run to be closed does not exist, has ended, or its process is alive.
+    """
+    exit_code = 0
+    for result in _results(config):
+        console.print(str(result))
+        if result.state == "error":
+            exit_code = 1
+    return exit_code
 
 
-def _findings(config: DoctorConfig) -> Iterator[CheckResult]:
-    """From what is quickly told to what takes long; MLflow takes seconds to import."""
-    from pipeline.commands import doctor_checks
-
+def _results(config: DoctorConfig) -> Iterator[CheckResult]:
+    """Yield the result of each check as it comes, the quick ones first."""
     if config.close:
         yield from doctor_checks.close_runs(config.close)
-    checks: list[Callable[[], Iterator[CheckResult]]] = [
-        doctor_checks.check_python,
-        doctor_checks.check_packages,
-        doctor_checks.check_cache,
-        doctor_checks.check_store,
-        doctor_checks.check_outbox,
-        doctor_checks.check_open_runs,
-        doctor_checks.check_tensorflow,
-    ]
-    for check in checks:
-        yield from check()
+    yield from doctor_checks.check_python()
+    yield from doctor_checks.check_packages()
+    yield from doctor_checks.check_cache()
+    yield from doctor_checks.check_store()
+    yield from doctor_checks.check_outbox()
+    yield from doctor_checks.check_open_runs()
+    yield from doctor_checks.check_tensorflow()

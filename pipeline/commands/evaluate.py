@@ -1,30 +1,22 @@
-"""A logged model, understood: `python -m pipeline evaluate runs:/<id>/model`.
+"""The command `evaluate`: measure calibration and robustness of a logged model.
 
-It says how well the model's probabilities are calibrated, and how much accuracy noise, blur, lost contrast and JPEG
-cost, on the test images of its own data set or on any other with the same classes. The results lie in the MLflow run
-that trained the model, under evaluation/<dataset>-<split>; evaluating the same again replaces them. Each look at the
-test images of the training data is counted there, and told in reports. TensorFlow and MLflow take seconds to import,
-so they come after the command line has been accepted.
+The images are those of its own data set or of any other with the same classes. The results are logged to the MLflow run
+that trained the model, below evaluation/<dataset>-<split>; evaluating the same images again replaces the tables and
+figures. Each evaluation on the test set of the training data is counted there, and reported by `report`.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from pipeline.config.commands import LATEST, RUN_ID, EvaluateCommand, EvaluateConfig
 from pipeline.data.dataset import Dataset
-from pipeline.data.subset import (
-    Subset,
-    build_subset,
-    check_not_trained_on,
-    check_same_classes,
-    reload_dataset,
-)
-from pipeline.evaluation import metrics
+from pipeline.data.subset import Subset, build_subset, check_not_trained_on, check_same_classes, reload_dataset
 from pipeline.evaluation.corruptions import CORRUPTIONS, STRENGTHS
-from pipeline.evaluation.figures import robustness, training
+from pipeline.evaluation.figures.robustness import accuracy_by_strength, corrupted_examples, reliability_diagram
+from pipeline.evaluation.figures.training import confusion_matrix
+from pipeline.evaluation.metrics import per_class_table
 from pipeline.evaluation.robustness import EvaluationResult, evaluate_robustness
+from pipeline.runtime.console import Console
 from pipeline.runtime.text import count
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import MODEL, find_model, latest_model_uri, load_model, logged_classes
@@ -36,117 +28,78 @@ from pipeline.tracking.tags import Role, Tag
 from pipeline.tracking.test_set_access import access_tags
 
 ARTIFACT_FOLDER = "evaluation"
-NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")  # of a metric or a folder
+# characters that neither a metric's name nor an artifact's path should have
+NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 MAX_NAME_CHARACTERS = 60
 
 
-def plain_artifact_dir(dataset: str, split_name: str) -> str:
-    """Return <dataset>-<split>, the part of metric names and artifact paths that names an evaluation."""
-    plain = NOT_IN_A_NAME.sub("-", dataset).strip("-.")[:MAX_NAME_CHARACTERS]
-    return f"{plain or 'data'}-{split_name}"
+def run_evaluation(command: EvaluateCommand, console: Console) -> None:
+    """Evaluate a model, and log the results to the run that trained it.
 
-
-def artifact_dir(images: Subset, *, taken: Mapping[str, str]) -> str:
-    """Return the plain name, or one with a part of the images' fingerprint if other images have the plain one.
-
-    Args:
-        taken: Fingerprints by the names that earlier evaluations have.
-    """
-    fingerprint = images.dataset.fingerprint
-    plain = plain_artifact_dir(images.dataset.name, images.split_name)
-    return plain if taken.get(plain, fingerprint) == fingerprint else f"{plain}-{fingerprint[:8]}"
-
-
-def next_step(client: TrackingClient, run_id: str, where: str) -> int:
-    """The step of a new evaluation at a place: how many have been logged there, and this one."""
-    points = client.get_metric_history(run_id, f"{ARTIFACT_FOLDER}/{where}/accuracy")
-    return 1 + max((point.step for point in points), default=0)
-
-
-def log_evaluation(
-    own: TrackedRun,
-    run_id: str,
-    measured: EvaluationResult,
-    subject: Subset,
-    classes: Sequence[str],
-    *,
-    where: str,
-    step: int,
-) -> None:
-    """Send an evaluation to the run that trained the model, over what an earlier one left at the same place.
-
-    Args:
-        own: the evaluation's own run, which keeps what the tracking server does not take at once.
-        where: see `artifact_dir`.
-        step: of the metrics, see `next_step`.
-    """
-    named, folder = str(subject), f"{ARTIFACT_FOLDER}/{where}"
-    tables = {
-        "calibration.csv": measured.reliability,
-        "corruptions.csv": measured.corruptions,
-        "per_class.csv": metrics.per_class_table(measured.confusion, classes=classes),
-        "predictions.csv": measured.predictions,
-    }
-    error, accuracy = measured.metrics["ece"], measured.corruptions["accuracy"]
-    spoilt = measured.corruptions[measured.corruptions["strength"] > 0]
-    figures = {
-        "calibration.png": robustness.reliability_diagram(measured.reliability, error=error, subject=named),
-        "corruptions.png": robustness.accuracy_by_strength(spoilt, clean=accuracy.iloc[0], subject=named),
-        "corrupted_examples.png": robustness.corrupted_examples(
-            measured.examples, corruptions=list(CORRUPTIONS), strengths=STRENGTHS
-        ),
-        "confusion_matrix.png": training.confusion_matrix(measured.confusion, classes=classes),
-    }
-    evaluated = TrackedRun(run_id, own.outbox)
-    for name, table in tables.items():
-        evaluated.log_table(f"{folder}/{name}", table)
-    for name, figure in figures.items():
-        evaluated.log_figure(f"{folder}/{name}", figure)
-    evaluated.log_model_metrics({f"{folder}/{name}": value for name, value in measured.metrics.items()}, step=step)
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationInputs:
-    """A model that is there, and images that can be read."""
-
-    uri: str  # of the model
-    source: TrainingRun
-    data: Dataset
-    settings: EvaluateConfig
-
-
-@contextmanager
-def resolve_inputs(asked: EvaluateCommand) -> Iterator[EvaluationInputs]:
-    """The model and the images; the run that `mlflow run` opened does not stay open if nothing begins.
+    That run keeps its status. The evaluation has a run of its own below it, the one that `mlflow run` opened or a new
+    one, which says how the evaluation ended.
 
     Raises:
-        UsageError: the model, its run or the images cannot be had, or have other classes.
+        UsageError: The model, the run that trained it or the images do not exist or cannot be read; the images have
+            other classes or another shape than the model takes; or the model's files are not those that were logged.
     """
-    client = TrackingClient()
     with require_server():
-        uri = _model_uri(client, asked.model)
-        found = find_model(client, uri)
-        source = get_training_run(client, str(found.source_run_id))
-        classes = logged_classes(found)
-    project_run = ProjectRun.find()
-    if project_run and project_run.id == source.run.info.run_id:
-        # `mlflow run --run-id`: a training's run is no evaluation's
-        project_run.claim()
-        project_run = None
-    with close_if_unused(project_run):
-        data = reload_dataset(
-            source.config.data,
-            seed=source.config.seed,
-            dataset=asked.settings.dataset,
-            image_size=asked.settings.image_size,
+        client = TrackingClient()
+        uri = _model_uri(client, command.model)
+        logged_model = find_model(client, uri)
+        training_run = get_training_run(client, str(logged_model.source_run_id))
+        classes = logged_classes(logged_model)
+    training = training_run.run.info
+
+    with close_if_unused(_find_project_run(training.run_id)):
+        # what can be refused without TensorFlow, before that is imported
+        dataset = _load_dataset(training_run, command.settings, classes)
+        model = load_model(client, uri)
+        subset = build_subset(dataset, command.settings.split, classes=model.classes, image_shape=model.image_shape)
+        console.print(
+            f"model    {model.model_id} of run {training.run_id} ({training.run_name})",
+            f"images   {subset}: {count(len(subset.split), 'image')}, {len(model.classes)} classes",
         )
-        check_not_trained_on(data, asked.settings.split, fingerprint=source.fingerprint)
-        check_same_classes(data, classes or data.classes)
-        yield EvaluationInputs(uri, source, data, asked.settings)
+        if command.settings.dataset is None and training_run.fingerprint not in {"", dataset.fingerprint}:
+            console.warn(f"{dataset.name} has changed since the run was trained on it")
+
+        with start_run(role=Role.EVALUATE, parent=training.run_id, experiment_id=training.experiment_id) as run:
+            run.set_tags(
+                {
+                    Tag.RUN_NAME: f"evaluation on {subset}",
+                    Tag.EVALUATION_MODEL: uri,
+                    Tag.EVALUATION_IMAGES: str(subset),
+                    Tag.DATA_FINGERPRINT: dataset.fingerprint,
+                }
+            )
+            for notice in run.notices:
+                console.print(notice)
+            folder = _artifact_folder(subset, training_run)
+            # before the images are predicted: whoever stops the process afterwards may have seen the results
+            accesses = _record_evaluation(client, run.id, training_run, subset, folder)
+            step = _next_step(client, training.run_id, folder)
+            result = evaluate_robustness(
+                model.predict_proba,
+                subset.split,
+                subset.labels,
+                corrupted_images=command.settings.corrupted_images,
+                report=console.print,
+            )
+            logged_to = TrackedRun(training.run_id, run.outbox)
+            _log_result(logged_to, result, subset, model.classes, folder=folder, step=step)
+            summary = _summarize(result, subset)
+            run.set_description(summary)
+
+    console.print("", summary)
+    if accesses:
+        console.print(f"test set evaluated {accesses} times so far, training included")
+    if pending := run.outbox.pending():
+        console.print(pending)
+    console.print(f"run      {training.run_id}: {folder} among its metrics and artifacts")
 
 
 def _model_uri(client: TrackingClient, text: str) -> str:
-    """Return the URI of the model that a person names."""
+    """Return the URI of the model that a person names by a URI, the id of its run, or as the latest."""
     if text == LATEST:
         return latest_model_uri(client)
     if RUN_ID.fullmatch(text):
@@ -154,100 +107,125 @@ def _model_uri(client: TrackingClient, text: str) -> str:
     return text
 
 
-Report = Callable[[str], None]
+def _find_project_run(training_run_id: str) -> ProjectRun | None:
+    """Return the run that `mlflow run` opened for the evaluation, if it did.
+
+    `mlflow run --run-id` may name the run that trained the model; that does not become the evaluation's.
+    """
+    project_run = ProjectRun.find()
+    if project_run and project_run.id == training_run_id:
+        project_run.claim()
+        return None
+    return project_run
 
 
-def run_evaluation(ready: EvaluationInputs, *, report: Report) -> list[str]:
-    """Evaluate a model; returns lines for the terminal.
-
-    The run that trained it gets the results and keeps its status. The evaluation has a run of its own below that, the
-    one that `mlflow run` opened or a new one, which says how the evaluation ended.
-
-    Args:
-        report: called with lines on the way.
+def _load_dataset(training_run: TrainingRun, config: EvaluateConfig, classes: Sequence[str] | None) -> Dataset:
+    """Load the images to evaluate on, and check them against what was logged with the model.
 
     Raises:
-        UsageError: the model's files are not those that were logged, or the images have another shape than it takes.
+        UsageError: They cannot be read, have other classes, or are those that the model was trained on.
     """
-    client = TrackingClient()
-    model = load_model(client, ready.uri)
-    images = build_subset(ready.data, ready.settings.split, classes=model.classes, image_shape=model.image_shape)
-    report(f"model    {model.model_id} of run {model.run_id} ({ready.source.run.info.run_name})")
-    report(f"images   {images}: {count(len(images.split), 'image')}, {len(model.classes)} classes")
-    if ready.settings.dataset is None and ready.source.fingerprint not in {"", ready.data.fingerprint}:
-        report(f"warning: {ready.data.name} is not what it was when the run was trained on it")
-    with _open_own_run(ready, images) as own:
-        for notice in own.notices:
-            report(notice)
-        where = artifact_dir(images, taken=_check_owner(ready.source))
-        opened = _say_what_is_opened(client, own, ready.source, images, where)
-        step = next_step(client, model.run_id, where)
-        measured = evaluate_robustness(
-            model.predict_proba,
-            images.split,
-            images.labels,
-            corrupted_images=ready.settings.corrupted_images,
-            report=report,
-        )
-        log_evaluation(own, model.run_id, measured, images, model.classes, where=where, step=step)
-        said = _summary(measured, images)
-        own.set_description(said)
-    kept = [line] if (line := own.outbox.pending()) else []
-    return [
-        "",
-        said,
-        *opened,
-        *kept,
-        f"run      {model.run_id}: {ARTIFACT_FOLDER}/{where} among its metrics and artifacts",
-    ]
+    dataset = reload_dataset(
+        training_run.config.data,
+        seed=training_run.config.seed,
+        dataset=config.dataset,
+        image_size=config.image_size,
+    )
+    check_not_trained_on(dataset, config.split, fingerprint=training_run.fingerprint)
+    if classes is not None:
+        check_same_classes(dataset, classes)
+    return dataset
 
 
-@contextmanager
-def _open_own_run(ready: EvaluationInputs, images: Subset) -> Iterator[TrackedRun]:
-    """The evaluation's run, below the one that trained the model, and beside it where nobody opened one elsewhere."""
-    trained_in = ready.source.run.info
-    with start_run(role=Role.EVALUATE, parent=trained_in.run_id, experiment_id=trained_in.experiment_id) as own:
-        own.set_tags(
-            {
-                Tag.RUN_NAME: f"evaluation on {images}",
-                Tag.EVALUATION_MODEL: ready.uri,
-                Tag.EVALUATION_IMAGES: str(images),
-                Tag.DATA_FINGERPRINT: images.dataset.fingerprint,
-            }
-        )
-        yield own
+def artifact_dir(dataset: str, split_name: str) -> str:
+    """Return <dataset>-<split>, the part of metric names and artifact paths that names an evaluation."""
+    name = NOT_IN_A_NAME.sub("-", dataset).strip("-.")[:MAX_NAME_CHARACTERS]
+    return f"{name or 'data'}-{split_name}"
 
 
-def _say_what_is_opened(
-    client: TrackingClient, own: TrackedRun, source: TrainingRun, images: Subset, where: str
-) -> list[str]:
-    """Tell the run that trained the model whose images an evaluation is of, and count it if they are its test images.
+def unique_artifact_dir(subset: Subset, fingerprints: Mapping[str, str]) -> str:
+    """Return the name of an evaluation, with a part of the images' fingerprint if other images have the plain name.
 
-    Before they are predicted: whoever is killed then may have seen what came of it. Returns lines for the terminal.
+    Args:
+        subset: The images.
+        fingerprints: Those of the images that names have been given to, by name.
     """
-    run_id, tags = source.run.info.run_id, source.run.data.tags
-    told, lines = {f"{Tag.EVALUATION}.{where}": images.dataset.fingerprint}, []
-    if images.split_name == "test" and images.dataset.fingerprint == source.fingerprint:
-        tested = "test_accuracy" in source.run.data.metrics
-        told |= access_tags(tags, by=own.id, run_id=run_id, tested=tested)
-        lines = [f"opened   the test images of its training data: {told[Tag.TEST_SET_ACCESSES]} times so far"]
-    client.set_tags(run_id, told)
-    return lines
+    fingerprint = subset.dataset.fingerprint
+    name = artifact_dir(subset.dataset.name, subset.split_name)
+    return name if fingerprints.get(name, fingerprint) == fingerprint else f"{name}-{fingerprint[:8]}"
 
 
-def _check_owner(source: TrainingRun) -> dict[str, str]:
-    """Fingerprints of data by the place of their evaluations; the run's own data have theirs before any other."""
-    tags, prefix = source.run.data.tags, f"{Tag.EVALUATION}."
-    earlier = {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
-    own = {plain_artifact_dir(tags.get(Tag.DATA, ""), which): source.fingerprint for which in ("test", "validation")}
-    return earlier | (own if source.fingerprint else {})
+def _artifact_folder(subset: Subset, training_run: TrainingRun) -> str:
+    """Return where an evaluation is logged: a path among artifacts, and the beginning of its metrics' names.
+
+    The splits of the run's own training data have their plain names before any other images.
+    """
+    tags, prefix = training_run.run.data.tags, f"{Tag.EVALUATION}."
+    fingerprints = {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
+    if training_run.fingerprint:
+        for split_name in ("test", "validation"):
+            fingerprints[artifact_dir(tags.get(Tag.DATA, ""), split_name)] = training_run.fingerprint
+    return f"{ARTIFACT_FOLDER}/{unique_artifact_dir(subset, fingerprints)}"
 
 
-def _summary(measured: EvaluationResult, images: Subset) -> str:
-    figures = measured.metrics
+def _record_evaluation(
+    client: TrackingClient, run_id: str, training_run: TrainingRun, subset: Subset, folder: str
+) -> int | None:
+    """Record in the training run which images an evaluation is of, and count it if they are the run's test set.
+
+    Returns:
+        How often the test set of the training data has been evaluated; None if it is not this one.
+    """
+    run, fingerprint = training_run.run, subset.dataset.fingerprint
+    name = folder.removeprefix(f"{ARTIFACT_FOLDER}/")
+    tags = {f"{Tag.EVALUATION}.{name}": fingerprint}
+    is_test_set = subset.split_name == "test" and fingerprint == training_run.fingerprint
+    if is_test_set:
+        tested = "test_accuracy" in run.data.metrics
+        tags |= access_tags(run.data.tags, by=run_id, run_id=run.info.run_id, tested=tested)
+    client.set_tags(run.info.run_id, tags)
+    return int(tags[Tag.TEST_SET_ACCESSES]) if is_test_set else None
+
+
+def _next_step(client: TrackingClient, run_id: str, folder: str) -> int:
+    """Return the step of a new evaluation's metrics: one more than the last evaluation of the same images has."""
+    points = client.get_metric_history(run_id, f"{folder}/accuracy")
+    return 1 + max((point.step for point in points), default=0)
+
+
+def _log_result(
+    run: TrackedRun, result: EvaluationResult, subset: Subset, classes: Sequence[str], *, folder: str, step: int
+) -> None:
+    """Log the metrics, tables and figures of an evaluation to the run that trained the model."""
+    images = str(subset)
+    corrupted = result.corruptions[result.corruptions["strength"] > 0]
+    clean_accuracy = result.corruptions["accuracy"].iloc[0]
+    tables = {
+        "calibration.csv": result.reliability,
+        "corruptions.csv": result.corruptions,
+        "per_class.csv": per_class_table(result.confusion, classes=classes),
+        "predictions.csv": result.predictions,
+    }
+    figures = {
+        "calibration.png": reliability_diagram(result.reliability, error=result.metrics["ece"], subject=images),
+        "corruptions.png": accuracy_by_strength(corrupted, clean=clean_accuracy, subject=images),
+        "corrupted_examples.png": corrupted_examples(
+            result.examples, corruptions=list(CORRUPTIONS), strengths=STRENGTHS
+        ),
+        "confusion_matrix.png": confusion_matrix(result.confusion, classes=classes),
+    }
+    for name, table in tables.items():
+        run.log_table(f"{folder}/{name}", table)
+    for name, figure in figures.items():
+        run.log_figure(f"{folder}/{name}", figure)
+    run.log_model_metrics({f"{folder}/{name}": value for name, value in result.metrics.items()}, step=step)
+
+
+def _summarize(result: EvaluationResult, subset: Subset) -> str:
+    metrics = result.metrics
     return (
-        f"{images}: accuracy {figures['accuracy']:.2%} of {count(len(images.split), 'image')}, expected calibration "
-        f"error {figures['ece']:.2%} (mean confidence {figures['mean_confidence']:.2%}), negative log likelihood "
-        f"{figures['nll']:.4f}, Brier score {figures['brier_score']:.4f}; mean accuracy under corruptions "
-        f"{figures['mean_corruption_accuracy']:.2%}"
+        f"{subset}: accuracy {metrics['accuracy']:.2%} of {count(len(subset.split), 'image')}, expected calibration "
+        f"error {metrics['ece']:.2%} (mean confidence {metrics['mean_confidence']:.2%}), negative log likelihood "
+        f"{metrics['nll']:.4f}, Brier score {metrics['brier_score']:.4f}; mean accuracy under corruptions "
+        f"{metrics['mean_corruption_accuracy']:.2%}"
     )

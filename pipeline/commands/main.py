@@ -179,10 +179,8 @@ def _evaluate(arguments: Sequence[str], console: Console) -> None:
     check_cache_writable()
     with handle_signals(), stop_with_parent(), temporary_files("evaluations"):
         with capture_stderr():
-            from pipeline.commands.evaluate import resolve_inputs, run_evaluation
-        with resolve_inputs(command) as inputs:
-            for line in run_evaluation(inputs, report=console.print):
-                console.print(line)
+            from pipeline.commands.evaluate import run_evaluation
+        run_evaluation(command, console)
 
 
 def _predict(arguments: Sequence[str], console: Console) -> None:
@@ -195,11 +193,7 @@ def _predict(arguments: Sequence[str], console: Console) -> None:
         files = find_images(command.images)
         with capture_stderr():
             from pipeline.commands.predict import run_prediction
-            from pipeline.tracking.client import TrackingClient
-            from pipeline.tracking.models import find_model
-        find_model(TrackingClient(), command.model)
-        for line in run_prediction(command, files):
-            console.print(line)
+        run_prediction(command, files, console)
 
 
 def _doctor(arguments: Sequence[str], console: Console) -> int:
@@ -208,7 +202,7 @@ def _doctor(arguments: Sequence[str], console: Console) -> int:
     config = parse_doctor(arguments)
     from pipeline.commands import doctor
 
-    return doctor.run(config)
+    return doctor.run(config, console)
 
 
 COMMANDS = {

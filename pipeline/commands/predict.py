@@ -1,13 +1,9 @@
-"""The classes of images in files, by a model that a run has logged: `python -m pipeline predict models:/NAME@champion`.
-
-MLflow and TensorFlow take seconds to import, so they come after the command line has been accepted.
-"""
+"""The command `predict`: classify image files with a logged model."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,149 +11,174 @@ import numpy.typing as npt
 from pipeline.config.commands import PredictCommand
 from pipeline.data.image_files import ImageFiles
 from pipeline.data.read_images import read_batch
-from pipeline.evaluation.figures import training
+from pipeline.evaluation.figures.training import confusion_matrix
+from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import count, join_names
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import LoggedModel, load_model
+from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
-from pipeline.tracking.run import TrackedRun, start_run
+from pipeline.tracking.run import start_run
 from pipeline.tracking.tags import Role, Tag, code_version_tags
 
-BATCH = 64  # images in memory at a time
-TOP = 3  # classes that are told of each
+TABLE = "predictions.csv"
+BATCH_SIZE = 64  # images in memory at once
+TOP_CLASSES = 3  # classes in a row of the table
+COLUMNS = [
+    *("file", "class", "probability"),
+    *(f"{name}_{rank}" for rank in range(2, TOP_CLASSES + 1) for name in ("class", "probability")),
+    *("truth", "error"),
+]
 
 
 class Prediction(NamedTuple):
-    """What came of a file."""
+    """The most probable classes of an image file, or why it cannot be read."""
 
     file: str
-    best: list[tuple[int, float]]  # the most probable classes, the first first: position and probability
-    fault: str  # why it cannot be read, or nothing
-
-
-def predict_files(model: LoggedModel, files: Sequence[str]) -> Iterator[Prediction]:
-    """An answer for each file, in order; each image is stretched to the model's size, as in training."""
-    for start in range(0, len(files), BATCH):
-        some = files[start : start + BATCH]
-        batch = read_batch(some, model.image_shape, True)
-        faults = dict(batch.errors)
-        probabilities = model.predict_proba(batch.images)  # (b, classes)
-        for file, row in zip(some, probabilities, strict=True):
-            yield Prediction(file, [], faults[file]) if file in faults else Prediction(file, _best(row), "")
-
-
-def _best(row: npt.NDArray[np.float32]) -> list[tuple[int, float]]:
-    return [(int(place), float(row[place])) for place in np.argsort(-row, kind="stable")[:TOP]]
-
-
-TABLE = "predictions.csv"
+    top: list[tuple[int, float]]  # class position and probability, the most probable first
+    error: str  # empty if the file could be read
 
 
 class PredictionSummary:
-    """What a table's rows come to."""
+    """Counts over the predictions of one command, and the confusion matrix of those whose true class is known."""
 
     def __init__(self, classes: int) -> None:
-        self.read = self.unread = 0
-        self.why = ""  # the first file that could not be read
-        self.counts = np.zeros((classes, classes), np.int64)  # row the truth, column the prediction
+        self.predicted = 0
+        self.unreadable = 0
+        self.first_error = ""
+        self.confusion = np.zeros((classes, classes), np.int64)  # rows true classes, columns predicted ones
 
-    def add(self, answer: Prediction, truth: int | None) -> None:
-        self.read += not answer.fault
-        self.unread += bool(answer.fault)
-        self.why = self.why or answer.fault
-        if truth is not None and not answer.fault:
-            self.counts[truth, answer.best[0][0]] += 1
+    def add(self, prediction: Prediction, label: int | None) -> None:
+        """Count a prediction; `label` is the position of the true class, None if that is not known."""
+        if prediction.error:
+            self.unreadable += 1
+            self.first_error = self.first_error or prediction.error
+            return
+        self.predicted += 1
+        if label is not None:
+            self.confusion[label, prediction.top[0][0]] += 1
 
     @property
-    def told(self) -> int:
-        """How many images have a truth."""
-        return int(self.counts.sum())
+    def labelled(self) -> int:
+        """The number of predictions whose true class is known."""
+        return int(self.confusion.sum())
 
     @property
-    def accuracy(self) -> float:
-        """Share of these whose most probable class is the truth."""
-        return float(np.trace(self.counts) / self.told)
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the prediction's run: images, unreadable, and accuracy if any true class is known."""
+        metrics: dict[str, float] = {"images": self.predicted, "unreadable": self.unreadable}
+        if self.labelled:
+            metrics["accuracy"] = float(np.trace(self.confusion) / self.labelled)
+        return metrics
+
+    def __str__(self) -> str:
+        text = f"{count(self.predicted, 'image')} predicted"
+        if self.labelled:
+            some = f" of {self.labelled:,} of them" if self.labelled < self.predicted else ""
+            text += f", accuracy {self.metrics['accuracy']:.2%}{some} by the names of their folders"
+        if self.unreadable:
+            text += f"; {count(self.unreadable, 'file')} could not be read: their rows have the reason"
+        return text
 
 
-def run_prediction(asked: PredictCommand, found: ImageFiles) -> list[str]:
-    """Predict; returns lines for the terminal.
+def run_prediction(command: PredictCommand, files: ImageFiles, console: Console) -> None:
+    """Classify image files, write a table of the predictions, and log it to a run.
 
-    A file that is no image has a row that says why; the others are predicted all the same.
+    A file that is no image has a row with the reason; the others are predicted all the same. The run is the one that
+    `mlflow run` opened, or a new one in the present experiment.
 
     Raises:
-        UsageError: the model cannot be had as it was logged, the folder cannot be written, or no file is an image.
+        UsageError: The model does not exist or its files are not those that were logged, the folder cannot be written,
+            or no file is an image.
     """
     with close_if_unused(ProjectRun.find()):
-        model = load_model(TrackingClient(), asked.model)
-        with _open_own_run(asked, model) as run:
-            return [
-                *run.notices,
-                *_log_prediction(run, asked, model, found),
-            ]
+        with require_server():
+            client = TrackingClient()
+        model = load_model(client, command.model)
+        with start_run(role=Role.PREDICT) as run:
+            run.set_name(f"predictions of {command.images.name}"[:200])
+            run.set_tags(
+                code_version_tags()
+                | {
+                    Tag.PREDICT_MODEL: command.model,
+                    Tag.PREDICT_MODEL_ID: model.model_id,
+                    Tag.PREDICT_TRAINED_BY: model.run_id,
+                    Tag.PREDICT_IMAGES: str(command.images),
+                }
+            )
+            for notice in run.notices:
+                console.print(notice)
+
+            table = create_table(command.folder.absolute() / run.id)
+            summary = write_predictions(table, model, files)
+            if not summary.predicted:
+                files_given = count(summary.unreadable, "file")
+                raise UsageError(f"at least one file must be an image, got {files_given}: {summary.first_error}")
+
+            run.log_file(TABLE, table)
+            if summary.labelled:
+                run.log_figure("plots/confusion_matrix.png", confusion_matrix(summary.confusion, classes=model.classes))
+            run.log_results(summary.metrics)
+            run.set_description(str(summary))
+
+    console.print(str(summary))
+    if folders := files.folders_without_class(model.classes):
+        console.print(f"no accuracy: these folders do not have the names of classes: {join_names(folders)}")
+    if pending := run.outbox.pending():
+        console.print(pending)
+    console.print(
+        f"model    {model.model_id} of run {model.run_id}",
+        f"table    {table}",
+        f"run      {run.id}",
+    )
 
 
-def _log_prediction(run: TrackedRun, asked: PredictCommand, model: LoggedModel, found: ImageFiles) -> list[str]:
-    """Write the table, log it and what it comes to; returns lines for the terminal."""
-    table = _made(asked.folder.absolute() / run.id / TABLE)
-    with open(table, "w", encoding="utf-8", newline="") as file:
-        tally = _written(file, predict_files(model, found.files), model, found)
-    if not tally.read:
-        raise UsageError(f"at least one file must be an image, got {count(tally.unread, 'file')}: {tally.why}")
-    run.log_file(TABLE, table)
-    figures: dict[str, float] = {"images": tally.read, "unreadable": tally.unread}
-    said = f"{count(tally.read, 'image')} predicted"
-    if tally.told:
-        figures["accuracy"] = tally.accuracy
-        of = f" of {tally.told:,} of them" if tally.told < tally.read else ""
-        said += f", accuracy {tally.accuracy:.2%}{of} by the names of their folders"
-        run.log_figure("plots/confusion_matrix.png", training.confusion_matrix(tally.counts, classes=model.classes))
-    if tally.unread:
-        said += f"; {count(tally.unread, 'file')} could not be read: their rows say why"
-    run.log_results(figures)
-    run.set_description(said)
-    others = join_names(found.folders_without_class(model.classes))
-    why = [f"no accuracy, as folders are not called as classes of the model: {others}"] * bool(others)
-    return [said, *why, f"model    {model.model_id} of run {model.run_id}", f"table    {table}", f"run      {run.id}"]
+def write_predictions(path: Path, model: LoggedModel, files: ImageFiles) -> PredictionSummary:
+    """Write a table of the predictions as CSV, a row a file, as they come."""
+    summary = PredictionSummary(len(model.classes))
+    labels = files.labels_from_folders(model.classes)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for prediction, label in zip(predict_files(model, files.files), labels, strict=True):
+            summary.add(prediction, label)
+            cells = [cell for position, share in prediction.top for cell in (model.classes[position], f"{share:.6f}")]
+            # a file that is no image has none, a model of two classes fewer
+            cells += [""] * (2 * TOP_CLASSES - len(cells))
+            truth = "" if label is None else model.classes[label]
+            writer.writerow([files.display_name(prediction.file), *cells, truth, prediction.error])
+    return summary
 
 
-def _written(file: TextIO, rows: Iterable[Prediction], model: LoggedModel, found: ImageFiles) -> PredictionSummary:
-    """Write a row an answer, as they come."""
-    tally = PredictionSummary(len(model.classes))
-    writer = csv.writer(file)
-    others = [column for place in range(2, TOP + 1) for column in (f"class_{place}", f"probability_{place}")]
-    writer.writerow(["file", "class", "probability", *others, "truth", "error"])
-    for answer, truth in zip(rows, found.labels_from_folders(model.classes), strict=True):
-        tally.add(answer, truth)
-        best = [cell for place, share in answer.best for cell in (model.classes[place], f"{share:.6f}")]
-        best += [""] * (2 * TOP - len(best))  # of a file that is no image, or a model of two classes
-        told = "" if truth is None else model.classes[truth]
-        writer.writerow([found.display_name(answer.file), *best, told, answer.fault])
-    return tally
+def predict_files(model: LoggedModel, files: Sequence[str]) -> Iterator[Prediction]:
+    """Yield the prediction of each file, in order; images are resized to the model's size as in training."""
+    for start in range(0, len(files), BATCH_SIZE):
+        batch_files = files[start : start + BATCH_SIZE]
+        batch = read_batch(batch_files, model.image_shape, True)
+        errors = dict(batch.errors)
+        probabilities = model.predict_proba(batch.images)  # (b, classes)
+        for file, row in zip(batch_files, probabilities, strict=True):
+            if file in errors:
+                yield Prediction(file, [], errors[file])
+            else:
+                yield Prediction(file, _top_classes(row), "")
 
 
-@contextmanager
-def _open_own_run(asked: PredictCommand, model: LoggedModel) -> Iterator[TrackedRun]:
-    """The prediction's run: the one that `mlflow run` opened, else a new one in the present experiment."""
-    with start_run(role=Role.PREDICT) as run:
-        run.set_name(f"predictions of {asked.images.name}"[:200])
-        run.set_tags(
-            code_version_tags()
-            | {
-                Tag.PREDICT_MODEL: asked.model,
-                Tag.PREDICT_MODEL_ID: model.model_id,
-                Tag.PREDICT_TRAINED_BY: model.run_id,
-                Tag.PREDICT_IMAGES: str(asked.images),
-            }
-        )
-        yield run
+def _top_classes(probabilities: npt.NDArray[np.float32]) -> list[tuple[int, float]]:
+    order = np.argsort(-probabilities, kind="stable")[:TOP_CLASSES]
+    return [(int(position), float(probabilities[position])) for position in order]
 
 
-def _made(table: Path) -> Path:
-    """A table's place, in a folder that is made for it."""
+def create_table(folder: Path) -> Path:
+    """Create a folder with an empty table in it; return the table's path.
+
+    Raises:
+        UsageError: The folder cannot be written.
+    """
     try:
-        table.parent.mkdir(parents=True, exist_ok=True)
-        table.touch()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TABLE).touch()
     except OSError as error:
-        raise UsageError(f"folder must be writable, got {table.parent}: {error.strerror}; name another") from None
-    return table
+        raise UsageError(f"folder must be writable, got {folder}: {error.strerror}; name another") from None
+    return folder / TABLE

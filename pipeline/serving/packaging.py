@@ -1,4 +1,4 @@
-"""Writes a model in the form in which it is registered: no pickle, but a Python file beside a Keras archive."""
+"""Write a trained network into a folder as MLflow logs it, and as it is registered and served; neither is a pickle."""
 
 import base64
 from collections.abc import Sequence
@@ -17,10 +17,12 @@ from mlflow.types.schema import AnyType, Map
 
 import pipeline.data.decode
 
-HERE = Path(__file__).parent
-PACKAGES = ("mlflow", "tensorflow", "keras", "numpy")  # that loading a model needs
-SIGNATURE = ModelSignature(
-    # an array or a file, for which MLflow has no one type; not required, as what we say of a missing one is clearer
+PYFUNC_FILE = Path(__file__).parent / "pyfunc_model.py"
+# What loading a model needs
+REQUIRED_PACKAGES = ("mlflow", "tensorflow", "keras", "numpy")
+SERVED_SIGNATURE = ModelSignature(
+    # An array or a file, for which MLflow has no common type. Not required, because the message of pyfunc_model.py for
+    # a missing column is clearer than MLflow's.
     Schema([ColSpec(AnyType(), "image", required=False)]),  # type: ignore[no-untyped-call]
     Schema(
         [
@@ -32,19 +34,14 @@ SIGNATURE = ModelSignature(
 )
 
 
-def requirements(*more: str) -> list[str]:
-    """What a server installs: named, as finding it out by running the model takes MLflow half a minute."""
-    return [f"{package}=={version(package)}" for package in (*PACKAGES, *more)]
-
-
 def save_keras(folder: Path, model: keras.Model, *, example: npt.NDArray[np.float32], classes: Sequence[str]) -> None:
-    """Write a Keras model of stock layers as MLflow's TensorFlow flavour has it, into an empty folder.
+    """Write a Keras model of stock layers in MLflow's TensorFlow flavour.
 
     Args:
-        folder: where.
-        model: raw pixels (b, h, w, c), 0 to 255 -> probabilities (b, classes).
-        example: images (n, h, w, c).
-        classes: names in the order of the probabilities.
+        folder: An empty folder.
+        model: Raw pixels (b, h, w, c), 0 to 255 -> probabilities (b, classes).
+        example: Images (n, h, w, c).
+        classes: Names in the order of the probabilities.
     """
     mlflow.tensorflow.save_model(
         model,
@@ -60,25 +57,33 @@ def save_keras(folder: Path, model: keras.Model, *, example: npt.NDArray[np.floa
 
 
 def save_pyfunc(folder: Path, model: keras.Model, *, example: npt.NDArray[np.uint8], classes: Sequence[str]) -> None:
-    """Write a Keras model of stock layers, with the code that answers for it, into an empty folder.
+    """Write a Keras model of stock layers together with the code that serves it: a Python file and a Keras archive.
 
     Args:
-        folder: where.
-        model: raw pixels (b, h, w, c), 0 to 255 -> probabilities (b, classes).
-        example: an image (h, w, c).
-        classes: names in the order of the probabilities.
+        folder: An empty folder.
+        model: Raw pixels (b, h, w, c), 0 to 255 -> probabilities (b, classes).
+        example: An image (h, w, c).
+        classes: Names in the order of the probabilities.
     """
     with TemporaryDirectory() as temporary:
         archive = Path(temporary) / "model.keras"
         model.save(archive)
         mlflow.pyfunc.save_model(
             folder,
-            python_model=str(HERE / "pyfunc_model.py"),
+            python_model=str(PYFUNC_FILE),
             code_paths=[str(pipeline.data.decode.__file__)],
             artifacts={"model": str(archive)},
             model_config={"classes": list(classes)},
-            signature=SIGNATURE,
+            signature=SERVED_SIGNATURE,
             input_example={"image": [base64.b64encode(tf.io.encode_png(example).numpy()).decode()]},
             pip_requirements=requirements("pandas", "pillow"),
             metadata={"classes": list(classes)},
         )
+
+
+def requirements(*more: str) -> list[str]:
+    """Return the packages that a server installs, with the installed versions.
+
+    They are named here, as MLflow needs half a minute to infer them by running the model.
+    """
+    return [f"{package}=={version(package)}" for package in (*REQUIRED_PACKAGES, *more)]

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import numpy as np
 import numpy.typing as npt
-from mlflow import MlflowClient
-from mlflow.entities import LoggedModelStatus, Run
+from mlflow.entities import LoggedModelStatus
 from mlflow.models import Model, get_model_info
 
 from pipeline.config.commands import MODEL_URI, parse_model_uri
@@ -58,7 +57,7 @@ class LoggedModel:
     @cached_property
     def _traced(self) -> Any:
         """The network as one graph, traced once: `keras.Model.predict` sets up a data pipeline in each call."""
-        import tensorflow as tf  # takes seconds, which whoever only looks for a model is spared
+        import tensorflow as tf  # takes seconds
 
         pixels = tf.TensorSpec((None, *self.image_shape), tf.float32)
         return tf.function(lambda images: self.model(images, training=False), input_signature=[pixels])
@@ -71,10 +70,10 @@ def load_model(client: TrackingClient, uri: str) -> LoggedModel:
         UsageError: There is no such model, it was not logged by a run of this program, or its files are not those that
             were logged.
     """
-    import keras  # takes seconds, which whoever only looks for a model is spared
-
     found = find_model(client, uri)
     digests = _logged_digests(found, uri)
+    import keras  # which imports TensorFlow: seconds, not before a model that does not exist is refused
+
     with TemporaryDirectory() as temporary:
         folder = _download(client, found, uri, Path(temporary))
         # before anything of them is read
@@ -131,11 +130,6 @@ def logged_classes(model: mlflow.entities.LoggedModel) -> list[str] | None:
     """Return the class names that were logged with a model, or None; its files need not have been checked."""
     metadata = get_model_info(model.model_uri).metadata or {}
     return metadata.get("classes")
-
-
-def find_logged_model(client: MlflowClient, run: Run, name: str = MODEL) -> mlflow.entities.LoggedModel | None:
-    """Return the model that a run has logged, or begun to log, under a name."""
-    return TrackingClient(client).find_logged_model(run, name)
 
 
 def _find_by_parts(client: TrackingClient, parts: dict[str, str]) -> mlflow.entities.LoggedModel | None:

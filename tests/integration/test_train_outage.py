@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import mlflow
 import pytest
 
-from pipeline.tracking.models import find_logged_model
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.models import MODEL
 from pipeline.tracking.outbox import delivery, spool
 from pipeline.tracking.tags import Tag
 from pipeline.training.checkpoint_manager import checkpoint_folder
@@ -85,7 +86,7 @@ def is_whole(uri, epochs=EPOCHS):
     assert {"test_accuracy", "best_epoch", "parameters"} <= run.data.metrics.keys()
     assert sorted(item.path for item in client.list_artifacts(run.info.run_id)) == ARTIFACTS
     assert len(client.list_artifacts(run.info.run_id, "plots")) == 6
-    model = find_logged_model(client, run)
+    model = TrackingClient().find_logged_model(run, MODEL)
     assert model.model_id in {output.model_id for output in run.outputs.model_outputs}
     assert mlflow.pyfunc.load_model(model.model_uri).metadata.run_id == run.info.run_id
     assert client.get_logged_model(model.model_id).metrics[0].run_id == run.info.run_id

@@ -1,4 +1,4 @@
-"""The doctor's command line, started as people start it."""
+"""The command `doctor`: its lines, its exit code, and its run."""
 
 import os
 import subprocess
@@ -9,72 +9,69 @@ import pytest
 
 from pipeline.commands import doctor, doctor_checks
 from pipeline.commands.doctor_checks import CheckResult
-from pipeline.runtime.urls import WAITING
+from pipeline.config.commands import DoctorConfig
+from pipeline.runtime.console import Console
 from pipeline.tracking.tags import Tag
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
 
 @pytest.fixture
-def well(monkeypatch):
-    """Everything that is checked is well."""
-    for module, name in (
-        (doctor_checks, "packages"),
-        (doctor_checks, "cache"),
-        (doctor_checks, "store"),
-        (doctor_checks, "computing"),
-    ):
-        monkeypatch.setattr(module, name, lambda name=name: [CheckResult("ok", name)])
+def all_checks_ok(monkeypatch):
+    """Let each check that takes long return one result with its name."""
+    for name in ("packages", "cache", "store", "tensorflow"):
+        monkeypatch.setattr(doctor_checks, f"check_{name}", lambda name=name: [CheckResult("ok", name)])
     monkeypatch.setattr(doctor_checks, "check_open_runs", list)
     monkeypatch.setattr(doctor_checks, "check_outbox", list)
-    for name in WAITING:  # which are set in this process
-        monkeypatch.setenv(name, "1")
 
 
-def test_each_finding_is_a_line(well, capsys):
-    assert doctor.main([]) == 0
+def run_doctor():
+    return doctor.run(DoctorConfig.build({}), Console())
+
+
+def test_doctor_prints_a_line_for_each_result(all_checks_ok, capsys):
+    assert run_doctor() == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * 5 and lines[0].startswith("ok       Python 3.11")
 
 
-def test_what_is_broken_is_the_exit_code_and_stops_no_other_check(well, monkeypatch, capsys):
-    monkeypatch.setattr(
-        doctor_checks, "check_cache", lambda: [CheckResult("broken", "no room: make some"), CheckResult("look", "old")]
-    )
-    assert doctor.main([]) == 1
-    assert "broken   no room: make some\nlook     old\nok       store" in capsys.readouterr().out
+def test_doctor_with_an_error_returns_1_and_runs_the_other_checks(all_checks_ok, monkeypatch, capsys):
+    results = [CheckResult("error", "no space: delete files"), CheckResult("warning", "old")]
+    monkeypatch.setattr(doctor_checks, "check_cache", lambda: results)
+    assert run_doctor() == 1
+    assert "error    no space: delete files\nwarning  old\nok       store" in capsys.readouterr().out
 
 
-def test_what_is_only_to_be_looked_at_is_no_failure(well, monkeypatch):
-    monkeypatch.setattr(doctor_checks, "check_cache", lambda: [CheckResult("look", "little room")])
-    assert doctor.main([]) == 0
+def test_doctor_with_warnings_only_returns_0(all_checks_ok, monkeypatch):
+    monkeypatch.setattr(doctor_checks, "check_cache", lambda: [CheckResult("warning", "little space")])
+    assert run_doctor() == 0
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--clsoe", "x"], "unknown setting 'clsoe'; did you mean close?"),
         (["close=x"], "settings are given as --name value, got 'close=x'"),
         (["--close", "a,a"], "close must be one or more with commas between, each once or none, got 'a,a'"),
     ],
 )
-def test_a_flag_that_cannot_be_used_is_refused_before_mlflow_is_imported(words, said):
+def test_doctor_with_an_invalid_flag_is_refused_before_mlflow_is_imported(words, message):
     code = (
         "import sys; from pipeline.commands.main import run\n"
         f"code = run(['doctor', *{words}]); print('mlflow' in sys.modules, code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "False 2\n"
-    assert done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
 
 
-def test_mlflow_run_leaves_a_run_that_is_named_and_finished(tmp_path):
+def test_doctor_started_by_mlflow_run_names_and_finishes_its_run(tmp_path):
     with tracking_store(tmp_path, "doctor") as uri:
         command = ["mlflow", "run", str(ROOT), "-e", "doctor", "--env-manager", "local"]
         environ = environment(uri, "doctor") | {"CUDA_VISIBLE_DEVICES": "-1"}
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environ, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "ok       TensorFlow " in done.stdout and "broken" not in done.stdout
+        assert "ok       TensorFlow " in done.stdout and "error    " not in done.stdout
         (run,) = mlflow.search_runs(experiment_names=["doctor"], output_format="list")
         assert (run.info.run_name, run.info.status, run.data.tags[Tag.ROLE]) == ("doctor", "FINISHED", "doctor")
         assert os.listdir(tmp_path / "artifacts")

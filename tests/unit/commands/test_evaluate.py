@@ -1,4 +1,4 @@
-"""The seam where people meet an evaluation: the command, what it leaves in the model's run, and what it refuses."""
+"""The command `evaluate`: what it logs to the model's run, what it counts, and what it refuses."""
 
 import os
 import signal
@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.commands import evaluate, train
-from pipeline.commands.evaluate import artifact_dir, main
+from pipeline.commands import evaluate
+from pipeline.commands.evaluate import unique_artifact_dir
+from pipeline.commands.main import run
 from pipeline.config.training import DataConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.data.subset import build_subset
@@ -21,11 +22,12 @@ from pipeline.tracking.tags import Tag
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
-FEW = ["--corrupted_images", "20"]
+FEW_IMAGES = ["--corrupted_images", "20"]
 FILES = {
     *("calibration.csv", "calibration.png", "corruptions.csv", "corruptions.png", "corrupted_examples.png"),
     *("confusion_matrix.png", "per_class.csv", "predictions.csv"),
 }
+METRICS = "evaluation/digits-test"
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +39,15 @@ def uri(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_id(uri):
-    """A smoke run."""
-    assert train.main(["smoke"]) == 0
-    return newest("run").info.run_id
+    """The id of a smoke run."""
+    assert run(["train", "smoke"]) == 0
+    return newest_run("run").info.run_id
 
 
 @pytest.fixture(scope="module")
 def evaluated(uri, run_id, tmp_path_factory):
-    """The smoke run by `mlflow run -e evaluate`: what was printed, and the run before and after that."""
-    before = found(run_id)
+    """The smoke run evaluated by `mlflow run -e evaluate`: the process, and the run before and after that."""
+    before = get_run(run_id)
     command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "evaluate", "--env-manager", "local"]
     command += ["--experiment-name", "evaluated", "-P", "model=latest", "-P", "corrupted_images=50"]
     done = subprocess.run(
@@ -58,114 +60,128 @@ def evaluated(uri, run_id, tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done, before, found(run_id)
+    return done, before, get_run(run_id)
 
 
-def found(run_id):
+def get_run(run_id):
     return mlflow.MlflowClient().get_run(run_id)
 
 
-def newest(role):
-    where = f"tags.role = '{role}'"
-    return mlflow.search_runs(experiment_names=["evaluated"], filter_string=where, output_format="list", max_results=1)[
-        0
-    ]
+def newest_run(role):
+    where = f"tags.{Tag.ROLE} = '{role}'"
+    (found,) = mlflow.search_runs(
+        experiment_names=["evaluated"], filter_string=where, output_format="list", max_results=1
+    )
+    return found
 
 
-def steps(run_id, metric):
+def count_accesses(run_id):
+    return int(get_run(run_id).data.tags[Tag.TEST_SET_ACCESSES])
+
+
+def logged_steps(run_id, metric):
     return [point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)]
 
 
-def artifacts(run_id, where):
-    return {Path(file.path).name for file in mlflow.MlflowClient().list_artifacts(run_id, f"evaluation/{where}")}
+def logged_files(run_id, folder):
+    return {Path(file.path).name for file in mlflow.MlflowClient().list_artifacts(run_id, f"evaluation/{folder}")}
 
 
-def table(run_id, name):
-    return pd.read_csv(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/evaluation/{name}"))
+def read_table(run_id, path):
+    return pd.read_csv(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/evaluation/{path}"))
 
 
-def test_the_model_s_own_run_gets_the_results_and_stays_as_it_ended(evaluated, run_id):
+def test_evaluate_logs_to_the_training_run_and_keeps_its_status(evaluated, run_id):
     done, before, after = evaluated
-    figures = {name: value for name, value in after.data.metrics.items() if name.startswith("evaluation/digits-test/")}
-    assert figures["evaluation/digits-test/accuracy"] == before.data.metrics["test_accuracy"]
-    assert figures["evaluation/digits-test/nll"] == pytest.approx(before.data.metrics["test_loss"], rel=1e-4)
+    metrics = {name: value for name, value in after.data.metrics.items() if name.startswith(f"{METRICS}/")}
+    assert metrics[f"{METRICS}/accuracy"] == before.data.metrics["test_accuracy"]
+    assert metrics[f"{METRICS}/nll"] == pytest.approx(before.data.metrics["test_loss"], rel=1e-4)
     assert {"ece", "brier_score", "mean_confidence", "mean_corruption_accuracy"} <= {
-        name.rpartition("/")[2] for name in figures
+        name.rpartition("/")[2] for name in metrics
     }
-    assert artifacts(run_id, "digits-test") == FILES
+    assert logged_files(run_id, "digits-test") == FILES
     assert (after.info.status, after.info.end_time) == ("FINISHED", before.info.end_time)
-    assert f"run      {run_id}: evaluation/digits-test among its metrics and artifacts" in done.stdout
+    assert f"run      {run_id}: {METRICS} among its metrics and artifacts" in done.stdout
 
 
-def test_tables_hold_what_the_figures_say(evaluated, run_id):
+def test_evaluate_logs_its_metrics_to_the_model_too(evaluated, run_id):
+    (model,) = [
+        model
+        for model in mlflow.MlflowClient().search_logged_models([get_run(run_id).info.experiment_id])
+        if model.source_run_id == run_id and model.name == "model"
+    ]
+    assert f"{METRICS}/ece" in {metric.key for metric in model.metrics}
+
+
+def test_evaluate_logs_tables_that_agree_with_its_metrics(evaluated, run_id):
     _, _, after = evaluated
-    bins, corruptions = table(run_id, "digits-test/calibration.csv"), table(run_id, "digits-test/corruptions.csv")
+    bins, corruptions = (
+        read_table(run_id, "digits-test/calibration.csv"),
+        read_table(run_id, "digits-test/corruptions.csv"),
+    )
     gaps = (bins["accuracy"] - bins["confidence"]).abs() * bins["images"]
-    assert gaps.sum() / bins["images"].sum() == pytest.approx(after.data.metrics["evaluation/digits-test/ece"])
+    assert gaps.sum() / bins["images"].sum() == pytest.approx(after.data.metrics[f"{METRICS}/ece"])
     assert len(bins) == 15 and len(corruptions) == 1 + 3 * len(CORRUPTIONS)
     mean = corruptions.loc[corruptions["strength"] > 0, "accuracy"].mean()
-    assert mean == pytest.approx(after.data.metrics["evaluation/digits-test/mean_corruption_accuracy"])
+    assert mean == pytest.approx(after.data.metrics[f"{METRICS}/mean_corruption_accuracy"])
 
 
-def test_the_run_that_mlflow_run_opened_lies_below_the_model_s(evaluated, run_id):
-    own = newest("evaluate")
-    assert own.info.status == "FINISHED" and own.data.tags[Tag.OUTCOME] == "finished"
-    assert own.data.tags[Tag.PARENT_RUN_ID] == run_id
-    assert own.info.run_name == "evaluation on digits, test split"
+def test_evaluate_started_by_mlflow_run_puts_its_run_below_the_training_run(evaluated, run_id):
+    own_run = newest_run("evaluate")
+    assert own_run.info.status == "FINISHED" and own_run.data.tags[Tag.OUTCOME] == "finished"
+    assert own_run.data.tags["mlflow.parentRunId"] == run_id
+    assert own_run.info.run_name == "evaluation on digits, test split"
 
 
-def test_training_and_each_evaluation_of_the_test_images_are_counted(evaluated, run_id, capsys):
+def test_evaluate_counts_training_and_each_evaluation_of_the_test_set(evaluated, run_id, capsys):
     _, before, after = evaluated
     assert (before.data.tags[Tag.TEST_SET_ACCESSES], after.data.tags[Tag.TEST_SET_ACCESSES]) == ("1", "2")
-    many = len(steps(run_id, "evaluation/digits-test/ece"))
-    assert main([run_id, *FEW]) == 0
-    assert "opened   the test images of its training data: 3 times so far" in capsys.readouterr().out
-    assert found(run_id).data.tags[Tag.TEST_SET_ACCESSES] == "3"
-    assert steps(run_id, "evaluation/digits-test/ece") == list(range(1, many + 2)), "a step each"
-    assert artifacts(run_id, "digits-test") == FILES
+    evaluations = len(logged_steps(run_id, f"{METRICS}/ece"))
+    assert run(["evaluate", run_id, *FEW_IMAGES]) == 0
+    assert "test set evaluated 3 times so far" in capsys.readouterr().out
+    assert count_accesses(run_id) == 3
+    assert logged_steps(run_id, f"{METRICS}/ece") == list(range(1, evaluations + 2)), "a step each"
+    assert logged_files(run_id, "digits-test") == FILES
 
 
-def test_validation_images_and_other_data_are_not_the_test_set(evaluated, run_id, tmp_path):
+def test_evaluate_on_validation_images_or_other_data_counts_no_access_to_the_test_set(evaluated, run_id, tmp_path):
     digits = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
-    labels, names = np.arange(20) % 10, np.array([str(9 - place) for place in range(10)])
+    labels, names = np.arange(20) % 10, np.array([str(9 - position) for position in range(10)])
     other = tmp_path / "digits.npz"
     np.savez(other, x_train=digits, y_train=labels, x_test=digits, y_test=labels, class_names=names)
-    before = found(run_id).data.tags[Tag.TEST_SET_ACCESSES]
-    assert main([f"runs:/{run_id}/model", "--split", "validation", *FEW]) == 0
-    assert main([run_id, "--dataset", str(other), *FEW]) == 0
-    after = found(run_id)
-    assert after.data.tags[Tag.TEST_SET_ACCESSES] == before
-    assert artifacts(run_id, "digits-validation") == FILES
-    (place,) = [name for name in after.data.tags if name.startswith("evaluation.digits-test-")]
-    told = table(run_id, f"{place.removeprefix('evaluation.')}/predictions.csv")
-    assert told["label"].tolist() == [9 - label for label in labels], "as positions among the model's classes"
+    before = count_accesses(run_id)
+    assert run(["evaluate", f"runs:/{run_id}/model", "--split", "validation", *FEW_IMAGES]) == 0
+    assert run(["evaluate", run_id, "--dataset", str(other), *FEW_IMAGES]) == 0
+    assert count_accesses(run_id) == before
+    assert logged_files(run_id, "digits-validation") == FILES
+    (tag,) = [name for name in get_run(run_id).data.tags if name.startswith("evaluation.digits-test-")]
+    predictions = read_table(run_id, f"{tag.removeprefix('evaluation.')}/predictions.csv")
+    assert predictions["label"].tolist() == [9 - label for label in labels], "as positions among the model's classes"
 
 
-def test_a_model_s_own_run_is_not_taken_for_the_evaluation_s_where_mlflow_run_was_told_to(
-    evaluated, run_id, monkeypatch
-):
+def test_evaluate_does_not_take_the_training_run_that_mlflow_run_names_for_its_own(evaluated, run_id, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    assert main([run_id, *FEW]) == 0
-    own, after = newest("evaluate"), found(run_id)
-    assert own.info.run_id != run_id == own.data.tags[Tag.PARENT_RUN_ID]
-    assert after.data.tags[Tag.ROLE] == "run" and Tag.PARENT_RUN_ID not in after.data.tags
+    assert run(["evaluate", run_id, *FEW_IMAGES]) == 0
+    own_run, after = newest_run("evaluate"), get_run(run_id)
+    assert own_run.info.run_id != run_id == own_run.data.tags["mlflow.parentRunId"]
+    assert after.data.tags[Tag.ROLE] == "run" and "mlflow.parentRunId" not in after.data.tags
 
 
-def test_an_evaluation_that_breaks_off_counts_and_leaves_the_model_s_run_finished(evaluated, run_id, monkeypatch):
-    def broken(*_, **__):
+def test_evaluate_that_fails_counts_its_access_and_leaves_the_training_run_finished(evaluated, run_id, monkeypatch):
+    def fail(*_, **__):
         raise RuntimeError("out of paper")
 
-    monkeypatch.setattr(evaluate, "evaluate_robustness", broken)
-    before = int(found(run_id).data.tags[Tag.TEST_SET_ACCESSES])
+    monkeypatch.setattr(evaluate, "evaluate_robustness", fail)
+    before = count_accesses(run_id)
     with pytest.raises(RuntimeError):
-        main([run_id])
-    own, after = newest("evaluate"), found(run_id)
-    assert (own.info.status, own.data.tags[Tag.OUTCOME_REASON]) == ("FAILED", "RuntimeError: out of paper")
-    assert (after.info.status, int(after.data.tags[Tag.TEST_SET_ACCESSES])) == ("FINISHED", before + 1)
+        run(["evaluate", run_id])
+    own_run = newest_run("evaluate")
+    assert (own_run.info.status, own_run.data.tags[Tag.OUTCOME_REASON]) == ("FAILED", "RuntimeError: out of paper")
+    assert (get_run(run_id).info.status, count_accesses(run_id)) == ("FINISHED", before + 1)
 
 
 @pytest.mark.slow
-def test_after_a_kill_the_model_s_run_is_finished_and_the_evaluation_is_closed_by_the_next(evaluated, uri, run_id):
+def test_evaluate_that_was_killed_is_closed_by_the_next_evaluation(evaluated, uri, run_id):
     command = [sys.executable, "-m", "pipeline", "evaluate", run_id]
     process = subprocess.Popen(
         command, env=environment(uri, "evaluated"), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -173,10 +189,10 @@ def test_after_a_kill_the_model_s_run_is_finished_and_the_evaluation_is_closed_b
     assert any("strength 1" in line for line in process.stdout)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    own = newest("evaluate")
-    assert (own.info.status, found(run_id).info.status) == ("RUNNING", "FINISHED")
-    assert main([run_id, *FEW]) == 0
-    assert (found(own.info.run_id).info.status, found(run_id).info.status) == ("FAILED", "FINISHED")
+    own_run = newest_run("evaluate")
+    assert (own_run.info.status, get_run(run_id).info.status) == ("RUNNING", "FINISHED")
+    assert run(["evaluate", run_id, *FEW_IMAGES]) == 0
+    assert (get_run(own_run.info.run_id).info.status, get_run(run_id).info.status) == ("FAILED", "FINISHED")
 
 
 @pytest.mark.parametrize(
@@ -196,19 +212,19 @@ def test_after_a_kill_the_model_s_run_is_finished_and_the_evaluation_is_closed_b
         (["RUN", "--image_size", "16"], "images must have the shape that the model takes: 8x8x1, got 16x16x1"),
     ],
 )
-def test_what_cannot_be_evaluated_is_one_line_and_exit_code_2(run_id, tmp_path, capsys, arguments, message):
+def test_evaluate_with_invalid_input_is_refused_in_one_line(run_id, tmp_path, capsys, arguments, message):
     images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2
     np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    meant = {"RUN": run_id, "OTHER": str(tmp_path / "other.npz")}
-    before = found(run_id).data
-    assert main([meant.get(word, word) for word in arguments]) == 2
+    words = {"RUN": run_id, "OTHER": str(tmp_path / "other.npz")}
+    before = get_run(run_id).data
+    assert run(["evaluate", *(words.get(word, word) for word in arguments)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
-    assert found(run_id).data.tags == before.tags
+    assert get_run(run_id).data.tags == before.tags
     assert mlflow.search_runs(experiment_names=["evaluated"], filter_string="attributes.status = 'RUNNING'").empty
 
 
-def test_what_is_typed_is_refused_without_mlflow_and_models_without_tensorflow(uri, run_id):
+def test_evaluate_refuses_words_without_mlflow_and_models_without_tensorflow(uri, run_id):
     code = (
         "import sys; from pipeline.commands.main import run\n"
         "for words in ('model.keras', '{0} --dataset no/such', '{1}'):\n"
@@ -222,11 +238,11 @@ def test_what_is_typed_is_refused_without_mlflow_and_models_without_tensorflow(u
     assert done.stdout.splitlines() == ["2", "2", "2 mlflow"], done.stderr
 
 
-def test_artifact_dir_is_named_after_the_data_unless_other_images_have_that_name(tmp_path):
+def test_unique_artifact_dir_has_the_name_of_the_data_unless_other_images_have_it(tmp_path):
     pixels, labels = np.zeros((20, 4, 4), np.uint8), np.arange(20) % 2
     np.savez(tmp_path / "my pets (new).npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
     pets = load_dataset(DataConfig(dataset=str(tmp_path / "my pets (new).npz"), validation_fraction=0.2), seed=0)
-    images = build_subset(pets, "test", classes=("0", "1"), image_shape=(4, 4, 1))
-    assert artifact_dir(images, taken={}) == "my-pets-new-test"
-    assert artifact_dir(images, taken={"my-pets-new-test": pets.fingerprint}) == "my-pets-new-test"
-    assert artifact_dir(images, taken={"my-pets-new-test": "f0"}) == f"my-pets-new-test-{pets.fingerprint[:8]}"
+    subset = build_subset(pets, "test", classes=("0", "1"), image_shape=(4, 4, 1))
+    assert unique_artifact_dir(subset, {}) == "my-pets-new-test"
+    assert unique_artifact_dir(subset, {"my-pets-new-test": pets.fingerprint}) == "my-pets-new-test"
+    assert unique_artifact_dir(subset, {"my-pets-new-test": "f0"}) == f"my-pets-new-test-{pets.fingerprint[:8]}"

@@ -1,6 +1,5 @@
-"""What a registered model answers, asked as people ask: over HTTP, of `mlflow models serve`."""
+"""A registered model served by `mlflow models serve`, asked over HTTP."""
 
-import ast
 import base64
 import io
 import json
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -17,9 +15,7 @@ import requests
 from PIL import Image
 
 from pipeline.data.decode import read_image, resize_to
-from pipeline.serving.pyfunc_model import MOST_IMAGES
-from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.models import find_model
+from pipeline.serving.pyfunc_model import MAX_IMAGES
 from tests.support.ports import free_port
 from tests.support.registered import CLASSES, NAME, SHAPE
 from tests.support.stores import environment
@@ -30,7 +26,7 @@ COLOURS = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(float)
 
 @pytest.fixture(scope="module")
 def address(registered_once, tmp_path_factory):
-    """A server of the champion, started by the command that the README gives, far from this project's folder."""
+    """The URL of a server of the champion, started by the command of the README in another folder."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@champion"]
     process = subprocess.Popen(
@@ -99,7 +95,7 @@ BODIES = [
 
 
 @pytest.mark.parametrize("body", BODIES, ids=["split", "records", "inputs by name", "inputs", "instances"])
-def test_arrays_are_answered_as_the_network_does_in_every_body_that_mlflow_allows(address, registered_once, body):
+def test_predict_of_arrays_equals_the_network_in_each_request_format_of_mlflow(address, registered_once, body):
     np.testing.assert_allclose(probabilities(ask(address, body)), expected(registered_once, COLOURS), atol=1e-6)
 
 
@@ -111,12 +107,12 @@ FILES = [encoded(plain("red")), encoded(plain("lime"), "JPEG"), encoded(plain("b
     [split(*FILES), {"dataframe_records": [{"image": file} for file in FILES]}, {"inputs": {"image": FILES}}],
     ids=["split", "records", "inputs by name"],
 )
-def test_files_are_answered_with_class_names(address, body):
+def test_predict_of_files_returns_class_names(address, body):
     assert [row["class"] for row in ask(address, body).json()["predictions"]] == list(CLASSES)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
-def test_a_file_of_any_size_and_mode_is_stretched_as_training_images_are(address, registered_once, mode):
+def test_predict_of_a_file_of_any_size_and_mode_resizes_it_as_in_training(address, registered_once, mode):
     noise = np.random.default_rng(1).integers(0, 256, (37, 53, 3), np.uint8)
     image = Image.fromarray(noise[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(noise)
     image = image if mode == "I;16" else image.convert(mode)
@@ -127,13 +123,13 @@ def test_a_file_of_any_size_and_mode_is_stretched_as_training_images_are(address
     np.testing.assert_allclose(probabilities(answer), expected(registered_once, [pixels]), atol=1e-6)
 
 
-def test_arrays_and_files_may_stand_in_one_batch_and_a_file_as_a_data_url(address):
+def test_predict_accepts_arrays_files_and_data_urls_in_one_request(address):
     answer = ask(address, split(ARRAYS[0], FILES[1], f"data:image/webp;base64,{FILES[2]}"))
     assert [row["class"] for row in answer.json()["predictions"]][1:] == ["green", "blue"]
 
 
-def test_a_batch_may_be_as_large_as_is_said(address):
-    assert len(probabilities(ask(address, split(*(FILES * 86)[:MOST_IMAGES])))) == MOST_IMAGES
+def test_predict_accepts_max_images_in_one_request(address):
+    assert len(probabilities(ask(address, split(*(FILES * 86)[:MAX_IMAGES])))) == MAX_IMAGES
 
 
 BOMB = encoded(Image.new("1", (10_000, 9_000)))  # 12 kB
@@ -148,9 +144,9 @@ REFUSED = [
     (
         split(ARRAYS[0], [[1], [1, 2]]),
         "image 2 must be an array of height 8, width 6 and 3 channel(s), 0 to 255, "
-        "got rows of unequal length or what is no number",
+        "got rows of unequal length or values that are no numbers",
     ),
-    (split([["a"]]), "got rows of unequal length or what is no number"),
+    (split([["a"]]), "got rows of unequal length or values that are no numbers"),
     (split(np.full(SHAPE, 256).tolist()), "0 to 255, got 256 to 256"),
     (json.dumps(split(np.full(SHAPE, np.nan).tolist())), "0 to 255, got nan to nan"),
     (split(7), "or a JPEG, PNG, BMP or WebP file as base64 text, got int"),
@@ -170,24 +166,11 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("body", "said"), REFUSED)
-def test_what_cannot_be_answered_is_refused_in_one_line_and_the_server_lives_on(address, body, said):
+@pytest.mark.parametrize(("body", "message"), REFUSED)
+def test_predict_of_an_invalid_request_is_refused_in_one_line_and_the_server_goes_on(address, body, message):
     answer = ask(address, body)
     assert answer.status_code == 400
     assert "Traceback" not in answer.text and "stack_trace" not in answer.json()
     last = answer.json()["message"].rpartition("\nError: ")[2]
-    assert last.endswith(said) and "\n" not in last
+    assert last.endswith(message) and "\n" not in last
     assert ask(address, split(FILES[0])).status_code == 200
-
-
-def test_a_registered_model_imports_nothing_but_its_requirements(registered_model):
-    """Where it is served there is nothing else: nothing of this project."""
-    folder = Path(find_model(TrackingClient(), f"runs:/{registered_model.run_id}/served").artifact_location)
-    asked = {line.split("==")[0] for line in (folder / "requirements.txt").read_text().splitlines()}
-    imported = set()
-    for file in folder.rglob("*.py"):
-        tree = ast.parse(file.read_text())
-        imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-    foreign = {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names)
-    assert {{"PIL": "pillow"}.get(name, name) for name in foreign} == asked

@@ -1,50 +1,59 @@
-"""Facts about models that are read back from MLflow."""
+"""Logged models that are found by their URIs, checked and loaded."""
 
-import os
 from pathlib import Path
 
+import keras
 import mlflow
 import numpy as np
 import pytest
-from mlflow.artifacts import download_artifacts
+from mlflow.tracking import fluent
 
 from pipeline.runtime.errors import UsageError
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.models import find_model, load_model
+from pipeline.tracking.models import BATCH_SIZE, LoggedModel, find_model, latest_model_uri, load_model, logged_classes
 from tests.support.registered import CLASSES, SHAPE
 
-FORMS = ["models:/colours@champion", "models:/colours/1", "models:/colours/latest", "runs:/{run}/model", "models:/{id}"]
+URIS = ["models:/colours@champion", "models:/colours/1", "models:/colours/latest", "runs:/{run}/model", "models:/{id}"]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_uri_leads_to_the_same_network(registered_model, form):
-    run_id = registered_model.run_id
-    own = find_model(TrackingClient(), f"runs:/{run_id}/model").model_id
-    loaded = load_model(TrackingClient(), form.format(run=run_id, id=own))
-    assert (loaded.classes, loaded.image_shape, loaded.run_id) == (CLASSES, SHAPE, run_id)
+@pytest.mark.parametrize("uri", URIS)
+def test_load_model_from_each_form_of_uri_returns_the_same_network(registered_model, uri):
+    client, run_id = TrackingClient(), registered_model.run_id
+    model_id = find_model(client, f"runs:/{run_id}/model").model_id
+    model = load_model(client, uri.format(run=run_id, id=model_id))
+    assert (model.classes, model.image_shape, model.run_id) == (CLASSES, SHAPE, run_id)
     images = np.random.default_rng(0).uniform(0, 255, (4, *SHAPE))
-    np.testing.assert_array_equal(
-        loaded.model.predict_on_batch(images), registered_model.model.predict_on_batch(images)
-    )
+    np.testing.assert_array_equal(model.model.predict_on_batch(images), registered_model.model.predict_on_batch(images))
+
+
+def test_predict_proba_equals_the_network_over_several_batches():
+    pixels = keras.Input((2, 2, 1))
+    network = keras.Model(pixels, keras.layers.Softmax()(keras.layers.Flatten()(pixels)))
+    model = LoggedModel(network, ("a", "b", "c", "d"), (2, 2, 1), run_id="r", model_id="m-1")
+    images = np.random.default_rng(0).integers(0, 3, (2 * BATCH_SIZE + 1, 2, 2, 1)).astype(np.uint8)
+    probabilities = model.predict_proba(images)
+    assert (probabilities.shape, probabilities.dtype) == ((len(images), 4), np.float32)
+    expected = np.exp(images.reshape(len(images), 4).astype(float))
+    np.testing.assert_allclose(probabilities, expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["model", "served"])
 @pytest.mark.parametrize("part", [".keras", "MLmodel"])
-def test_a_model_whose_files_were_exchanged_is_not_loaded(registered_model, name, part):
-    uri = f"runs:/{registered_model.run_id}/{name}"
-    folder = Path(find_model(TrackingClient(), uri).artifact_location)
+def test_load_model_with_a_changed_file_is_refused(registered_model, name, part):
+    client, uri = TrackingClient(), f"runs:/{registered_model.run_id}/{name}"
+    folder = Path(find_model(client, uri).artifact_location)
     (file,) = [path for path in folder.rglob("*") if path.name.endswith(part)]
-    whole = file.read_bytes()
-    file.write_bytes(whole + b" ")
+    content = file.read_bytes()
+    file.write_bytes(content + b" ")
     try:
         with pytest.raises(UsageError, match=rf"files must be those that its run logged: .*{file.name};"):
-            load_model(TrackingClient(), uri)
+            load_model(client, uri)
     finally:
-        file.write_bytes(whole)
-    assert load_model(TrackingClient(), uri).classes == CLASSES
+        file.write_bytes(content)
+    assert load_model(client, uri).classes == CLASSES
 
 
-def test_a_model_without_digests_is_not_loaded(registered_model):
+def test_load_model_without_digests_is_refused(registered_model):
     client = mlflow.MlflowClient()
     experiment = client.get_run(registered_model.run_id).info.experiment_id
     model = client.create_logged_model(experiment, name="other")
@@ -53,7 +62,7 @@ def test_a_model_without_digests_is_not_loaded(registered_model):
         load_model(TrackingClient(), f"models:/{model.model_id}")
 
 
-def test_a_model_that_is_not_all_there_is_not_loaded(registered_model):
+def test_load_model_that_is_not_complete_is_refused(registered_model):
     experiment = mlflow.MlflowClient().get_run(registered_model.run_id).info.experiment_id
     model = mlflow.MlflowClient().create_logged_model(experiment, name="begun")
     with pytest.raises(UsageError, match="^model must be in this tracking store, and complete, got "):
@@ -73,15 +82,24 @@ def test_a_model_that_is_not_all_there_is_not_loaded(registered_model):
         "runs:/{run}/nothing",
     ],
 )
-def test_a_name_for_nothing_is_refused_in_one_line(registered_model, uri):
+def test_find_model_that_does_not_exist_is_refused_in_one_line(registered_model, uri):
     uri = uri.format(run=registered_model.run_id)
     with pytest.raises(UsageError, match="^model must be in this tracking store, ") as refused:
         find_model(TrackingClient(), uri)
     assert uri in str(refused.value) and str(refused.value).isprintable()
 
 
-def test_neither_form_of_a_model_holds_a_pickle(registered_model):
-    for name in ("model", "served"):
-        folder = download_artifacts(find_model(TrackingClient(), f"runs:/{registered_model.run_id}/{name}").model_uri)
-        names = [file for _, _, files in os.walk(folder) for file in files]
-        assert "model.keras" in names and not [each for each in names if each.endswith((".pkl", ".pickle", ".pth"))]
+def test_latest_model_uri_names_the_model_of_the_present_experiment(registered_model, monkeypatch):
+    client = TrackingClient()
+    run = client.get_run(registered_model.run_id)
+    monkeypatch.setattr(fluent, "_active_experiment_id", run.info.experiment_id)
+    assert latest_model_uri(client) == client.find_logged_model(run, "model").model_uri
+    empty = mlflow.MlflowClient().create_experiment("without models")
+    monkeypatch.setattr(fluent, "_active_experiment_id", empty)
+    with pytest.raises(UsageError, match="model=latest must find a logged model: experiment without models has none"):
+        latest_model_uri(client)
+
+
+def test_logged_classes_are_those_that_were_logged_with_the_model(registered_model):
+    model = find_model(TrackingClient(), f"runs:/{registered_model.run_id}/model")
+    assert logged_classes(model) == list(CLASSES)

@@ -1,0 +1,59 @@
+"""Models as they are written into folders for MLflow."""
+
+import ast
+import os
+import sys
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+from mlflow.artifacts import download_artifacts
+from mlflow.models import Model
+
+from pipeline.serving.packaging import requirements, save_keras
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.models import find_model
+from tests.support.registered import CLASSES, SHAPE
+
+
+def folder_of(registered_model, name):
+    return Path(find_model(TrackingClient(), f"runs:/{registered_model.run_id}/{name}").artifact_location)
+
+
+def test_save_keras_writes_classes_signature_and_a_model_that_predicts_the_same(registered_model, tmp_path):
+    images = np.random.default_rng(0).uniform(0, 255, (4, *SHAPE)).astype(np.float32)
+    save_keras(tmp_path / "model", registered_model.model, example=images[:1], classes=CLASSES)
+    about = Model.load(str(tmp_path / "model" / "MLmodel"))
+    assert about.metadata["classes"] == list(CLASSES)
+    assert about.signature.inputs.inputs[0].shape == (-1, *SHAPE)
+    (archive,) = (tmp_path / "model").rglob("*.keras")
+    loaded = keras.saving.load_model(archive, compile=False, safe_mode=True)
+    np.testing.assert_array_equal(loaded.predict_on_batch(images), registered_model.model.predict_on_batch(images))
+
+
+def test_requirements_pin_the_installed_versions():
+    assert f"mlflow=={mlflow.__version__}" in requirements()
+    assert f"numpy=={np.__version__}" in requirements("pandas")
+    assert [line.split("==")[0] for line in requirements("pandas")][-1] == "pandas"
+
+
+@pytest.mark.parametrize("name", ["model", "served"])
+def test_neither_form_of_a_model_holds_a_pickle(registered_model, name):
+    uri = find_model(TrackingClient(), f"runs:/{registered_model.run_id}/{name}").model_uri
+    names = [file for _, _, files in os.walk(download_artifacts(uri)) for file in files]
+    assert "model.keras" in names and not [file for file in names if file.endswith((".pkl", ".pickle", ".pth"))]
+
+
+def test_save_pyfunc_code_imports_nothing_but_its_requirements(registered_model):
+    """Where a model is served, nothing else is installed: nothing of this project."""
+    folder = folder_of(registered_model, "served")
+    required = {line.split("==")[0] for line in (folder / "requirements.txt").read_text().splitlines()}
+    imported = set()
+    for file in folder.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    foreign = {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names)
+    assert {{"PIL": "pillow"}.get(name, name) for name in foreign} == required
