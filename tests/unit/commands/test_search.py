@@ -1,4 +1,4 @@
-"""What a search that goes on forgets, and how one ends that loses its cluster; trials are scripted."""
+"""The search command: when it forgets a winner, and how it ends without a result; trials are scripted."""
 
 import sys
 
@@ -41,17 +41,17 @@ def go_on(tmp_path):
     return run
 
 
-def test_with_nothing_more_to_try_the_winner_stays(go_on):
+def test_winner_is_kept_if_no_trial_is_added(go_on):
     study = go_on(2, lambda job: successful_trial(job, 0.9))
     assert (study.get_attr(WINNER), study.get_attr(FINAL)) == ({"test_accuracy": 0.7}, ["finalist"])
 
 
-def test_a_winner_among_fewer_trials_is_none_any_more(go_on):
+def test_winner_is_removed_if_trials_are_added(go_on):
     study = go_on(3, lambda job: successful_trial(job, 0.9))
     assert (study.get_attr(WINNER), study.get_attr(FINAL)) == (None, None)
 
 
-def test_nor_is_it_where_the_trials_that_were_added_end_in_failures(go_on, tmp_path):
+def test_winner_is_removed_if_trials_are_added_and_the_search_fails(go_on, tmp_path):
     answers = iter([True, False, False, False])
     with pytest.raises(SearchFailed):
         go_on(
@@ -76,12 +76,12 @@ def test_nor_is_it_where_the_trials_that_were_added_end_in_failures(go_on, tmp_p
         ),
     ],
 )
-def test_the_command_of_optuna_s_own_pages_holds_no_password(url, command, tmp_path, monkeypatch):
+def test_dashboard_command_holds_no_password(url, command, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     assert dashboard_command(url) == command
 
 
-def test_optuna_s_own_pages_are_fetched_by_the_uv_beside_python_where_there_is_one(tmp_path, monkeypatch):
+def test_dashboard_command_uses_the_uv_beside_python_if_there_is_one(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     (tmp_path / "uv").touch()
     assert dashboard_command("sqlite:///optuna.db") == f"{tmp_path}/uv tool run optuna-dashboard sqlite:///optuna.db"
@@ -107,7 +107,7 @@ class Losing(ScriptedExecutor):
         return super().free()
 
 
-def test_a_search_that_loses_its_cluster_fails_in_one_line_and_leaves_nothing_open(tmp_path, monkeypatch, capsys):
+def test_search_that_loses_its_cluster_fails_in_one_line_and_leaves_no_run_open(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(searching, "build_executor", lambda search, data: Losing())
     url = f"sqlite:///{tmp_path}/study.db"
@@ -152,7 +152,7 @@ class Short(ScriptedExecutor):
         ("final", "the final has no winner: its runs say why, and the same command tries again what is missing"),
     ],
 )
-def test_a_search_without_a_result_fails_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys, role, reason):
+def test_search_without_a_result_fails_and_the_same_command_resumes_it(tmp_path, monkeypatch, capsys, role, reason):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     text = CONTINUOUS + "trials: 2\nfinal_top: 1\nfinal_seeds: 1\n"
     search = make_search(tmp_path, text, "--storage", f"sqlite:///{tmp_path}/study.db")
@@ -181,7 +181,7 @@ class WithGpus(Losing):
         on_first_gpu()
 
 
-def test_a_search_that_is_started_again_tells_its_cluster_that_there_were_gpus(tmp_path, monkeypatch):
+def test_resumed_search_tells_its_executor_that_there_were_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     told = []
     monkeypatch.setattr(searching, "build_executor", lambda search, data: WithGpus(told))

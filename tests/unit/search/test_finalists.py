@@ -1,4 +1,4 @@
-"""Who is trained again, who wins, and that the test images are looked at once; trainings are scripted."""
+"""Retraining the finalists, evaluating the winner, and measuring latencies; trainings are scripted."""
 
 import mlflow
 import pytest
@@ -47,9 +47,9 @@ def final(tmp_path, monkeypatch):
 
     def run(answer=train, text=TWO, *flags, name="mine", slots=1, interrupts=lambda: 0, runs=None):
         run.study = open_study(tmp_path, make_search(tmp_path, text, *flags), name=name)
-        while (asked := run.study.ask()) is not None:
-            accuracy = max(ACCURACY.get(asked.params["depth"], [0.1]))
-            run.study.complete(asked.number, [accuracy, 100.0][: len(run.study.search.directions)])
+        while (proposal := run.study.ask()) is not None:
+            accuracy = max(ACCURACY.get(proposal.params["depth"], [0.1]))
+            run.study.complete(proposal.number, [accuracy, 100.0][: len(run.study.search.directions)])
         run.runs = runs or getattr(run, "runs", None) or RecordingRuns()
         run.executor = ScriptedExecutor(answer, slots)
         console = RecordingConsole()
@@ -64,7 +64,7 @@ def roles(final):
     return [job.role for job in final.executor.started]
 
 
-def test_the_best_are_trained_with_each_seed_and_only_the_winner_by_mean_sees_the_test_images_once(final):
+def test_finalists_are_trained_with_each_seed_and_only_the_winner_by_mean_is_tested_once(final):
     figures = final()
     jobs = final.executor.started
     assert roles(final) == ["final"] * 6 + ["winner"]
@@ -82,29 +82,29 @@ def test_the_best_are_trained_with_each_seed_and_only_the_winner_by_mean_sees_th
     )
 
 
-def test_the_winner_alone_is_told_to_be_registered_and_the_terminal_says_what_became_of_it(final):
+def test_only_the_winner_is_registered_and_the_terminal_shows_the_registration(final):
     final(train, TWO, "--register_as", "best")
     winner = final.executor.started[-1]
     assert winner.config.register_as == "best"
     assert final.lines[-1] == f"registry  the model of {winner.run.run_id}"
 
 
-def test_only_so_many_of_the_best_are_trained(final):
+def test_final_top_limits_the_finalists(final):
     final(train, TWO, "--final_top", "1", "--final_seeds", "2")
     assert [job.config.depth for job in final.executor.started] == [1, 1, 1]
 
 
-def test_one_seed_has_a_mean_and_no_spread(final):
+def test_one_seed_has_a_mean_and_no_standard_deviation(final):
     figures = final(train, TWO, "--final_seeds", "1")
     assert figures["val_accuracy_mean"] == 0.95 and "val_accuracy_sd" not in figures
 
 
-def test_every_slot_is_used(final):
+def test_finalists_use_every_slot(final):
     final(slots=4)
     assert final.executor.most == 4
 
 
-def test_trainings_are_grandchildren_under_a_run_for_each_of_the_best(final):
+def test_trainings_have_runs_below_the_run_of_their_finalist(final):
     final()
     children = final.runs.children
     parents = {run_id: child for run_id, child in children.items() if child["parent"] is None}
@@ -117,7 +117,7 @@ def test_trainings_are_grandchildren_under_a_run_for_each_of_the_best(final):
     assert [measured["val_accuracy_mean"] for measured in final.runs.measured.values()] == pytest.approx([0.65, 0.82])
 
 
-def test_after_a_kill_in_the_middle_only_what_is_missing_is_trained(final):
+def test_resumed_final_trains_only_what_is_missing(final):
     def killed(job):
         if len(final.executor.started) == 5:
             raise KeyboardInterrupt  # no clean-up at all
@@ -135,7 +135,7 @@ def test_after_a_kill_in_the_middle_only_what_is_missing_is_trained(final):
     assert runs.keys() <= final.runs.children.keys()
 
 
-def test_a_training_whose_weights_are_gone_is_done_again(final, tmp_path):
+def test_training_whose_weights_are_missing_is_repeated(final, tmp_path):
     final(lambda job: [trial_result(job, TrialOutcome.CRASHED, "gone")] if job.role == "winner" else train(job))
     next((tmp_path / "cache").rglob("2-1.weights.npz")).unlink()
     final()
@@ -145,7 +145,7 @@ def test_a_training_whose_weights_are_gone_is_done_again(final, tmp_path):
     ]
 
 
-def test_a_kill_between_the_look_and_its_note_costs_another_look_and_no_training(final, monkeypatch):
+def test_kill_after_the_evaluation_repeats_the_evaluation_and_no_training(final, monkeypatch):
     with monkeypatch.context() as killed:
         set_attr = Study.set_attr
         killed.setattr(
@@ -157,12 +157,12 @@ def test_a_kill_between_the_look_and_its_note_costs_another_look_and_no_training
     assert roles(final) == ["winner"]
 
 
-def test_weights_are_let_go_when_the_winner_is_known(final, tmp_path):
+def test_weights_are_removed_when_the_winner_is_known(final, tmp_path):
     final()
     assert not list((tmp_path / "cache").rglob("*.weights.npz"))
 
 
-def test_a_failed_seed_does_not_sink_the_final(final):
+def test_failed_seed_does_not_fail_the_final(final):
     def answer(job):
         if job.role == "final" and (job.config.depth, job.config.seed) == (2, 2):
             return [trial_result(job, TrialOutcome.RAISED, "ValueError: no")]
@@ -189,7 +189,7 @@ def accidents(outcome, many, *, role="final"):
 
 
 @pytest.mark.parametrize(("outcome", "many"), [(TrialOutcome.CRASHED, 2), (TrialOutcome.LOST, 4)])
-def test_a_training_that_an_accident_has_ended_is_trained_again(final, outcome, many):
+def test_training_that_crashed_or_lost_its_node_is_retried(final, outcome, many):
     assert final(accidents(outcome, many))["val_accuracy_mean"] == pytest.approx(0.82)
     assert roles(final) == ["final"] * (6 + many) + ["winner"]
     assert list(final.runs.closed.values()).count(outcome) == many, "each try has a run of its own"
@@ -197,19 +197,19 @@ def test_a_training_that_an_accident_has_ended_is_trained_again(final, outcome, 
 
 
 @pytest.mark.parametrize(("outcome", "many"), [(TrialOutcome.CRASHED, 3), (TrialOutcome.LOST, 5)])
-def test_a_training_that_meets_an_accident_each_time_is_given_up(final, outcome, many):
+def test_training_that_always_crashes_or_loses_its_node_is_abandoned(final, outcome, many):
     assert final(accidents(outcome, 99))["val_accuracy_mean"] == pytest.approx(0.81)
     assert roles(final) == ["final"] * (5 + many) + ["winner"]
 
 
 @pytest.mark.parametrize(("outcome", "many"), [(TrialOutcome.CRASHED, 2), (TrialOutcome.LOST, 4)])
-def test_a_winner_whose_measuring_an_accident_has_ended_is_measured_again(final, outcome, many):
+def test_evaluation_that_crashed_or_lost_its_node_is_retried(final, outcome, many):
     assert final(accidents(outcome, many, role="winner"))["test_accuracy"] == 0.7
     assert roles(final) == ["final"] * 6 + ["winner"] * (many + 1)
     assert f"the winner is evaluated again: {outcome}: gone" in final.lines
 
 
-def test_a_winner_that_is_lost_with_the_whole_cluster_is_not_measured_again(final, monkeypatch):
+def test_evaluation_that_is_lost_with_the_whole_cluster_is_not_retried(final, monkeypatch):
     answer = accidents(TrialOutcome.LOST, 99, role="winner")
 
     def free(executor):
@@ -224,13 +224,13 @@ def test_a_winner_that_is_lost_with_the_whole_cluster_is_not_measured_again(fina
     assert final.runs.closed[final.executor.started[-1].run.run_id] is TrialOutcome.LOST
 
 
-def test_after_an_interrupt_no_accident_begins_another_try(final):
+def test_crashed_training_is_not_retried_after_an_interrupt(final):
     answer = accidents(TrialOutcome.CRASHED, 99)
     assert final(answer, interrupts=lambda: int("final 2 seed 2  d2  crashed: gone" in final.lines)) is None
     assert roles(final) == ["final"] * 6
 
 
-def test_a_winner_that_dies_as_the_search_is_interrupted_is_not_measured_again(final):
+def test_crashed_evaluation_is_not_retried_after_an_interrupt(final):
     def interrupts():
         return int(roles(final)[-1:] == ["winner"] and not final.executor._running)
 
@@ -238,7 +238,7 @@ def test_a_winner_that_dies_as_the_search_is_interrupted_is_not_measured_again(f
     assert roles(final) == ["final"] * 6 + ["winner"]
 
 
-def test_a_lost_cluster_leaves_no_run_open(final):
+def test_lost_cluster_leaves_no_run_open(final):
     def answer(job):
         if len(final.executor.started) == 3:
             raise ClusterLost("cluster must keep its head node")
@@ -251,7 +251,7 @@ def test_a_lost_cluster_leaves_no_run_open(final):
     assert roles(final) == ["final"] * 4 + ["winner"]
 
 
-def test_one_of_the_best_whose_every_seed_failed_is_closed_as_failed(final):
+def test_finalist_whose_every_seed_failed_is_closed_as_failed(final):
     def answer(job):
         return [trial_result(job, TrialOutcome.OOM, "no memory")] if job.config.depth == 2 else train(job)
 
@@ -259,13 +259,13 @@ def test_one_of_the_best_whose_every_seed_failed_is_closed_as_failed(final):
     assert list(final.runs.finished.values()) == [TrialOutcome.FINISHED, TrialOutcome.RAISED]
 
 
-def test_where_every_training_failed_there_is_no_winner(final):
+def test_final_whose_every_training_failed_has_no_winner(final):
     assert final(lambda job: [trial_result(job, TrialOutcome.OOM, "no memory")]) is None
     assert roles(final) == ["final"] * 6
     assert list(final.runs.finished.values()) == [TrialOutcome.RAISED] * 2
 
 
-def test_a_winner_that_dies_while_it_is_measured_is_said_and_its_run_closed(final):
+def test_evaluation_that_always_crashes_is_reported_and_its_run_closed(final):
     def answer(job):
         return [trial_result(job, TrialOutcome.CRASHED, "killed by SIGKILL")] if job.role == "winner" else train(job)
 
@@ -278,7 +278,7 @@ def test_a_winner_that_dies_while_it_is_measured_is_said_and_its_run_closed(fina
     assert roles(final) == ["winner"]
 
 
-def test_an_interrupt_ends_the_final_without_a_winner_and_leaves_no_run_open(final):
+def test_interrupt_ends_the_final_without_a_winner_and_leaves_no_run_open(final):
     presses = []
 
     def answer(job):
@@ -295,23 +295,23 @@ def test_an_interrupt_ends_the_final_without_a_winner_and_leaves_no_run_open(fin
     assert roles(final) == ["final"] * 4 + ["winner"]
 
 
-def test_the_winner_by_loss_has_the_least(final):
+def test_winner_by_loss_has_the_lowest(final):
     figures = final(train, TWO, "--metric", "val_loss")
     assert figures["val_loss_mean"] == 1.0  # seeds 0, 1 and 2 have their number for a loss
     assert final.executor.started[-1].config.seed == 0
 
 
 @pytest.mark.parametrize("metric", ["val_accuracy,parameters", "parameters,val_accuracy", "epoch_seconds,val_accuracy"])
-def test_of_two_metrics_the_one_of_validation_is_the_finals(final, metric):
+def test_final_uses_the_validation_metric_of_two(final, metric):
     assert final(train, TWO, "--metric", metric)["val_accuracy_mean"] == pytest.approx(0.82)
 
 
-def test_a_study_without_a_value_has_no_final(final, tmp_path):
+def test_study_without_a_complete_trial_has_no_final(final, tmp_path):
     study = open_study(tmp_path, make_search(tmp_path, DISCRETE))
     assert FinalistTraining(search_context(study, ScriptedExecutor(train))).run() is None
 
 
-def test_in_a_real_store_a_failed_winner_leaves_no_run_open(final, store):
+def test_failed_evaluation_leaves_no_run_open_in_mlflow(final, store):
     runs = open_study_run("mine", known=None, trials=0)
 
     def answer(job):
@@ -331,14 +331,14 @@ def test_in_a_real_store_a_failed_winner_leaves_no_run_open(final, store):
     assert states["final 2 d2 seed 2"] == ("FAILED", "crashed")
 
 
-def test_a_studys_name_leads_to_no_folder_but_the_studys_own(final, tmp_path):
+def test_name_of_a_study_cannot_lead_to_another_folder(final, tmp_path):
     precious = tmp_path / "cache" / "precious"
     precious.mkdir(parents=True)
     assert final(name="../../precious")["test_accuracy"] == 0.7
     assert precious.is_dir()  # a final removes its weights' folder at the end
 
 
-def test_seeds_beyond_the_last_begin_anew(final):
+def test_seeds_beyond_the_last_wrap_around(final):
     def answer(job):
         return [trial_result(job, test_accuracy=0.7)] if job.role == "winner" else successful_trial(job, 0.5, loss=1.0)
 
@@ -363,16 +363,16 @@ def searched(tmp_path):
         study = open_study(tmp_path, make_search(tmp_path, FOUR, *flags))
         two = len(study.search.directions) > 1
         for accuracy, size in TRIALS[len(study.trials()) :]:
-            asked = study.ask()
-            study.set_trial_attrs(asked.number, {"parameters": size, "run_id": f"run {asked.number}"})
-            study.complete(asked.number, [accuracy, size][: 1 + two])
+            proposal = study.ask()
+            study.set_trial_attrs(proposal.number, {"parameters": size, "run_id": f"run {proposal.number}"})
+            study.complete(proposal.number, [accuracy, size][: 1 + two])
         return search_context(study, ScriptedExecutor(answer, 2), interrupts=interrupts)
 
     return open_it
 
 
 @pytest.mark.parametrize("flags", [[], ["--metric", "val_accuracy,parameters"]])
-def test_the_members_of_the_pareto_front_are_timed_one_at_a_time_and_once(searched, flags):
+def test_latencies_of_the_pareto_front_are_measured_one_at_a_time_and_once(searched, flags):
     context = searched(timed, *flags)
     measure_latencies(context)
     assert [job.role for job in context.executor.started] == ["latency"] * 2
@@ -384,7 +384,7 @@ def test_the_members_of_the_pareto_front_are_timed_one_at_a_time_and_once(search
     assert len(context.executor.started) == 2
 
 
-def test_the_terminal_shows_a_latency_where_there_is_one(searched):
+def test_summary_shows_measured_latencies(searched):
     context = searched()
     measure_latencies(context)
     rows = [line.split() for line in summarize(context.study)[1:]]
@@ -393,23 +393,23 @@ def test_the_terminal_shows_a_latency_where_there_is_one(searched):
     assert rows[2] == ["t003", "0.7000", "3", "2", "400"]
 
 
-def test_of_two_metrics_the_terminal_shows_the_pareto_front(searched):
+def test_summary_of_two_metrics_shows_the_pareto_front(searched):
     context = searched(timed, "--metric", "val_accuracy,parameters")
     assert [line.split()[0] for line in summarize(context.study)[2:4]] == ["t002", "t000"]
 
 
-def test_what_a_trial_saw_among_others_gives_way_to_what_is_measured_alone(searched):
+def test_measured_latency_replaces_the_trials_own(searched):
     context = searched()
-    asked = context.study.ask()
-    context.study.set_trial_attrs(asked.number, {"latency_ms": 99.0, "parameters": 1.0, "run_id": "run 4"})
-    context.study.complete(asked.number, [0.1])
+    proposal = context.study.ask()
+    context.study.set_trial_attrs(proposal.number, {"latency_ms": 99.0, "parameters": 1.0, "run_id": "run 4"})
+    context.study.complete(proposal.number, [0.1])
     before = leaderboard(context.study).set_index("number")["latency_ms"]
-    assert before[asked.number] == 99.0
+    assert before[proposal.number] == 99.0
     measure_latencies(context)
-    assert leaderboard(context.study).set_index("number")["latency_ms"][asked.number] == 11.0
+    assert leaderboard(context.study).set_index("number")["latency_ms"][proposal.number] == 11.0
 
 
-def test_one_that_cannot_be_timed_is_told_and_the_others_are(searched):
+def test_latency_that_cannot_be_measured_is_reported_and_the_others_are_measured(searched):
     context = searched(
         lambda job: [trial_result(job, TrialOutcome.CRASHED, "killed")] if job.config.kernel_size == 1 else timed(job)
     )
@@ -418,7 +418,7 @@ def test_one_that_cannot_be_timed_is_told_and_the_others_are(searched):
     assert context.runs.measured.keys() == {"run 2"}
 
 
-def test_a_stopped_search_is_not_timed(searched):
+def test_interrupted_search_measures_no_latency(searched):
     context = searched(interrupts=lambda: 1)
     measure_latencies(context)
     assert context.executor.started == []

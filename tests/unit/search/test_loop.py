@@ -1,4 +1,4 @@
-"""How a search goes on, through what trials do to it, and why it ends; trials are scripted, the study is real."""
+"""The search loop: what it does with the events of trials, and when it ends; trials are scripted, the study is real."""
 
 from dataclasses import replace
 
@@ -73,7 +73,7 @@ def states(study):
 # to its end
 
 
-def test_a_search_trains_its_trials_in_the_settings_that_were_drawn_and_keeps_value_and_figures(drive):
+def test_loop_trains_each_proposal_and_keeps_its_value_and_figures(drive):
     assert drive(well, DISCRETE, "--trials", "3", "--epochs", "7") == "its 3 trials are done"
     assert len(drive.executor.started) == 3
     for job, trial in zip(drive.executor.started, drive.study.ranked(), strict=True):
@@ -90,13 +90,13 @@ def test_a_search_trains_its_trials_in_the_settings_that_were_drawn_and_keeps_va
     assert drive.heartbeats
 
 
-def test_every_slot_is_filled_and_no_trial_is_begun_beyond_the_budget(drive):
+def test_loop_fills_every_slot_and_starts_no_trial_beyond_the_budget(drive):
     drive(well, CONTINUOUS, "--trials", "5", slots=3)
     assert drive.executor.most == 3
     assert len(drive.executor.started) == 5
 
 
-def test_each_trial_is_a_run_of_its_own_that_is_named_numbered_and_closed(drive):
+def test_trial_has_a_run_of_its_own_that_is_named_numbered_and_closed(drive):
     drive(well, DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}]", "--trials", "2")
     assert drive.runs.children["run 0"]["name"] == "t000 k5 d2"
     assert [child["tags"] for child in drive.runs.children.values()] == [
@@ -106,21 +106,21 @@ def test_each_trial_is_a_run_of_its_own_that_is_named_numbered_and_closed(drive)
     assert drive.runs.closed == {"run 0": TrialOutcome.FINISHED, "run 1": TrialOutcome.FINISHED}
 
 
-def test_a_line_a_trial_has_value_epochs_seconds_the_best_and_the_budget(drive):
+def test_line_of_a_trial_has_value_epochs_seconds_best_and_budget(drive):
     drive(well, DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}]", "--trials", "1")
     assert drive.console.lines == [
         "t000 k5 d2                val_accuracy 0.5000  2 epochs  4.0 s  best 0.5000 (t000)  [1/1]",
     ]
 
 
-def test_the_bar_counts_the_epochs_of_running_trials_too(drive):
+def test_progress_counts_the_epochs_of_running_trials(drive):
     drive(lambda job: successful_trial(job, 0.1, 0.2), CONTINUOUS, "--trials", "2", "--epochs", "2")
     done, of, words = zip(*drive.console.positions, strict=True)
     assert list(done) == [0.5, 1.0, 1.0, 1.5, 2.0, 2.0] and set(of) == {2}
     assert words[0].startswith("0 of 2 trials, 1 running") and words[-1].startswith("2 of 2 trials, 0 running")
 
 
-def test_a_line_of_a_failed_trial_has_its_reason(drive):
+def test_line_of_a_failed_trial_has_its_reason(drive):
     drive(
         in_turn(lambda job: [trial_result(job, TrialOutcome.RAISED, "ValueError: no")], well),
         CONTINUOUS,
@@ -130,12 +130,12 @@ def test_a_line_of_a_failed_trial_has_its_reason(drive):
     assert "no val_accuracy  0 epochs  raised: ValueError: no  [0/1]" in drive.console.lines[0]
 
 
-def test_a_space_that_is_used_up_ends_the_search_before_its_budget(drive):
+def test_exhausted_space_ends_the_search_before_its_budget(drive):
     assert drive(well, DISCRETE, "--trials", "50", slots=2) == "every configuration that fits the images has been tried"
     assert len(drive.executor.started) == drive.study.n_finished() == 6
 
 
-def test_a_search_that_goes_on_trains_only_what_its_budget_leaves(drive):
+def test_resumed_search_trains_only_what_is_left_of_the_budget(drive):
     drive(well, CONTINUOUS, "--trials", "2")
     assert drive(well, CONTINUOUS, "--trials", "3") == "its 3 trials are done"
     assert len(drive.executor.started) == 1
@@ -143,7 +143,7 @@ def test_a_search_that_goes_on_trains_only_what_its_budget_leaves(drive):
     assert drive.executor.started == []
 
 
-def test_hours_are_those_of_the_study_and_not_of_one_call(drive, monkeypatch):
+def test_hours_count_over_all_drivers_of_the_study(drive, monkeypatch):
     clock = iter(range(0, 10**6, 600))  # every look at the clock is ten minutes later
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
     assert drive(well, CONTINUOUS, "--hours", "2") == "its 2 hours are over"
@@ -157,7 +157,7 @@ def test_hours_are_those_of_the_study_and_not_of_one_call(drive, monkeypatch):
     assert drive.study.n_finished() > done
 
 
-def test_each_trial_has_its_minutes(drive):
+def test_trial_minutes_are_passed_to_the_executor(drive):
     drive(well, CONTINUOUS, "--trials", "1", "--trial_minutes", "1.5")
     assert drive.executor.minutes == [1.5]
 
@@ -165,7 +165,7 @@ def test_each_trial_has_its_minutes(drive):
 # what trials do
 
 
-def test_a_trial_that_the_pruner_gives_up_is_asked_to_end_once_and_told_as_pruned(drive):
+def test_pruned_trial_is_stopped_once_and_recorded_as_pruned(drive):
     good = lambda job: successful_trial(job, 0.5, 0.6, 0.7)  # noqa: E731
     drive(in_turn(good, good, lambda job: successful_trial(job, 0.1, 0.1, 0.1)), CONTINUOUS, *_pruning("3"))
     assert states(drive.study) == ["COMPLETE", "COMPLETE", "PRUNED"]
@@ -175,7 +175,7 @@ def test_a_trial_that_the_pruner_gives_up_is_asked_to_end_once_and_told_as_prune
     assert list(drive.runs.closed.values())[2] is TrialOutcome.PRUNED
 
 
-def test_a_trial_that_finished_before_it_heard_of_its_pruning_is_complete(drive, monkeypatch):
+def test_trial_that_finishes_before_it_is_pruned_is_complete(drive, monkeypatch):
     pruned = []
     monkeypatch.setattr(ScriptedExecutor, "prune", lambda self, number: pruned.append(number))
     good = lambda job: successful_trial(job, 0.5, 0.6, 0.7)  # noqa: E731
@@ -191,7 +191,7 @@ def _pruning(trials):
 @pytest.mark.parametrize(
     ("outcome", "violation"), [(TrialOutcome.DIVERGED, 0), (TrialOutcome.OOM, 1), (TrialOutcome.TIMEOUT, 1)]
 )
-def test_divergence_costs_budget_and_so_do_memory_and_time_which_are_also_constraints(drive, outcome, violation):
+def test_diverged_trial_costs_budget_and_oom_or_timeout_also_violates_the_constraint(drive, outcome, violation):
     drive(
         in_turn(lambda job: [epoch_report(job, 1, 0.4), trial_result(job, outcome, "why")], well),
         CONTINUOUS,
@@ -204,14 +204,14 @@ def test_divergence_costs_budget_and_so_do_memory_and_time_which_are_also_constr
     assert len(drive.executor.started) == 2
 
 
-def test_a_crash_is_tried_again_and_costs_no_budget(drive):
+def test_crashed_trial_is_retried_and_costs_no_budget(drive):
     drive(in_turn(crash, well), CONTINUOUS, "--trials", "2")
     first, second = drive.executor.started[:2]
     assert first.config == second.config and first.run != second.run
     assert states(drive.study) == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
-def test_a_configuration_that_always_crashes_is_tried_three_times_and_ends_no_search(drive):
+def test_configuration_that_always_crashes_is_tried_three_times_and_the_search_goes_on(drive):
     bad = {"kernel_size": 5, "depth": 2}
 
     def answer(job):
@@ -223,13 +223,13 @@ def test_a_configuration_that_always_crashes_is_tried_three_times_and_ends_no_se
     assert [trial.params for trial in drive.study.trials()[:3]] == [bad] * 3
 
 
-def test_a_crash_of_the_last_trial_is_tried_again_too(drive):
+def test_crash_of_the_last_trial_of_the_budget_is_retried(drive):
     assert drive(in_turn(well, crash, well), CONTINUOUS, "--trials", "2") == "its 2 trials are done"
     assert states(drive.study) == ["COMPLETE", "FAIL", "COMPLETE"]
     assert drive.study.n_finished() == 2
 
 
-def test_a_crash_of_the_last_configuration_of_a_space_is_tried_again_too(drive):
+def test_crash_of_the_last_configuration_of_a_space_is_retried(drive):
     def answer(job):
         return crash(job) if job.number == 5 else well(job)
 
@@ -237,7 +237,7 @@ def test_a_crash_of_the_last_configuration_of_a_space_is_tried_again_too(drive):
     assert drive.study.n_finished() == 6
 
 
-def test_a_crash_that_cannot_pass_and_an_exception_are_not_tried_again(drive):
+def test_crash_that_is_not_retryable_and_exception_are_not_retried(drive):
     dead = lambda job: [trial_result(job, TrialOutcome.CRASHED, "gone", retryable=False)]  # noqa: E731
     drive(
         in_turn(dead, lambda job: [trial_result(job, TrialOutcome.RAISED, "ValueError: no")], well),
@@ -250,7 +250,7 @@ def test_a_crash_that_cannot_pass_and_an_exception_are_not_tried_again(drive):
     assert states(drive.study) == ["FAIL", "FAIL", "COMPLETE"]
 
 
-def test_a_trial_that_a_stranger_terminates_again_and_again_is_given_up(drive):
+def test_trial_that_external_signals_keep_stopping_is_abandoned(drive):
     stranger = lambda job: [trial_result(job, TrialOutcome.STOPPED, "by SIGTERM", retryable=True)]  # noqa: E731
 
     def answer(job):
@@ -267,14 +267,14 @@ def lost(job):
     return [epoch_report(job, 1, 0.4), trial_result(job, TrialOutcome.LOST, "its node was lost", retryable=True)]
 
 
-def test_a_trial_that_lost_its_node_is_trained_again_four_times_and_is_nobodys_failure(drive):
+def test_trial_that_lost_its_node_is_requeued_four_times_and_is_no_failure(drive):
     assert drive(in_turn(lost, lost, lost, lost, well), CONTINUOUS, "--trials", "1") == "its 1 trials are done"
     assert len({str(job.config) for job in drive.executor.started}) == 1
     assert states(drive.study) == ["FAIL"] * 4 + ["COMPLETE"]
     assert next(iter(drive.runs.closed.values())) is TrialOutcome.LOST
 
 
-def test_a_configuration_that_loses_every_node_is_given_up_with_the_reason_and_the_search_goes_on(drive):
+def test_configuration_that_loses_five_nodes_is_abandoned_with_the_reason_and_the_search_goes_on(drive):
     def answer(job):
         return lost(job) if (job.config.kernel_size, job.config.depth) == (5, 2) else well(job)
 
@@ -285,7 +285,7 @@ def test_a_configuration_that_loses_every_node_is_given_up_with_the_reason_and_t
     assert "its node was lost; this configuration has lost 5 nodes and is not tried again" in drive.console.lines[4]
 
 
-def test_losses_of_nodes_are_counted_over_restarts_of_the_driver_and_apart_from_crashes(drive):
+def test_node_losses_are_counted_over_restarts_of_the_driver_and_apart_from_crashes(drive):
     def answer(job):
         return [] if job.number == 4 else crash(job) if job.number == 2 else lost(job)
 
@@ -296,13 +296,13 @@ def test_losses_of_nodes_are_counted_over_restarts_of_the_driver_and_apart_from_
     assert rates[0] == rates[1] != rates[2], "its fifth loss is the last"
 
 
-def test_a_cluster_whose_nodes_are_lost_under_every_configuration_ends_the_search(drive):
+def test_loss_of_every_node_under_three_configurations_ends_the_search(drive):
     with pytest.raises(SearchFailed, match="3 trials in a row failed with the same cause: its node was lost"):
         drive(lost, CONTINUOUS, "--trials", "50")
     assert len(drive.executor.started) == 3 * 5
 
 
-def test_a_search_without_a_free_slot_waits_for_one(drive):
+def test_loop_without_a_free_slot_waits_for_one(drive):
     waits = []
 
     class Joining(ScriptedExecutor):
@@ -325,7 +325,7 @@ def raising(*reasons):
     return [lambda job, reason=reason: [trial_result(job, TrialOutcome.RAISED, reason)] for reason in reasons]
 
 
-def test_three_failures_in_a_row_with_one_cause_end_the_search(drive):
+def test_three_consecutive_failures_with_one_cause_end_the_search(drive):
     with pytest.raises(SearchFailed, match="3 trials in a row failed with the same cause: OSError: disk full"):
         drive(in_turn(*raising("OSError: disk full")), CONTINUOUS, "--trials", "50")
     assert len(drive.executor.started) == 3
@@ -339,7 +339,7 @@ def test_three_failures_in_a_row_with_one_cause_end_the_search(drive):
         "UsageError: on gpu-{number}: dataset must hold the same images on every node: got {id}",
     ],
 )
-def test_one_cause_is_known_as_such_whichever_run_and_host_it_names(drive, reason):
+def test_cause_is_the_same_whichever_run_and_host_it_names(drive, reason):
     def answer(job):
         told = trial_result(job, TrialOutcome.RAISED, reason.format(id=f"{job.number:x}".zfill(32), number=job.number))
         return [replace(told, slot=f"gpu-{job.number} CPU 1 of 1")]
@@ -349,7 +349,7 @@ def test_one_cause_is_known_as_such_whichever_run_and_host_it_names(drive, reaso
     assert len(drive.executor.started) == 3
 
 
-def test_running_trials_end_well_before_a_failing_search_does(drive):
+def test_running_trials_end_before_a_failed_search_does(drive):
     def answer(job):
         return successful_trial(job, *[0.1] * 9) if job.number == 0 else raising("no")[0](job)
 
@@ -358,7 +358,7 @@ def test_running_trials_end_well_before_a_failing_search_does(drive):
     assert states(drive.study) == ["COMPLETE", "FAIL", "FAIL", "FAIL"]
 
 
-def test_a_machine_on_which_everything_crashes_ends_the_search(drive):
+def test_machine_on_which_every_trial_crashes_ends_the_search(drive):
     with pytest.raises(SearchFailed, match="SIGSEGV"):
         drive(crash, CONTINUOUS, "--trials", "50")
     assert len({job.config.learning_rate for job in drive.executor.started}) == 3
@@ -374,14 +374,14 @@ def test_a_machine_on_which_everything_crashes_ends_the_search(drive):
     ],
     ids=["three causes", "three fractions", "a success between", "memory between"],
 )
-def test_three_causes_or_something_between_do_not_end_the_search(drive, answers):
+def test_failures_with_different_causes_or_with_a_success_between_do_not_end_the_search(drive, answers):
     assert drive(in_turn(*answers, well), CONTINUOUS, "--trials", "4") == "its 4 trials are done"
 
 
 # asked to stop
 
 
-def test_a_first_interrupt_ends_trials_and_the_same_command_trains_them_again(drive):
+def test_first_interrupt_stops_trials_and_a_resumed_search_trains_them_again(drive):
     presses = []
 
     def answer(job):
@@ -400,7 +400,7 @@ def test_a_first_interrupt_ends_trials_and_the_same_command_trains_them_again(dr
     assert drive.study.n_finished() == 3
 
 
-def test_a_second_interrupt_kills_them(drive):
+def test_second_interrupt_kills_trials(drive):
     presses = []
 
     def answer(job):
@@ -411,7 +411,7 @@ def test_a_second_interrupt_kills_them(drive):
     assert set(drive.executor.stops) == {True}
 
 
-def test_nothing_is_begun_after_an_interrupt(drive):
+def test_no_trial_starts_after_an_interrupt(drive):
     assert drive(well, CONTINUOUS, interrupts=lambda: 1) == "it was asked to stop"
     assert drive.executor.started == []
 
@@ -430,7 +430,7 @@ def test_nothing_is_begun_after_an_interrupt(drive):
         ("val_accuracy,val_loss", [0.5, 0.25]),
     ],
 )
-def test_a_trial_is_told_by_the_metrics_that_were_asked_for_in_their_order(drive, metric, values):
+def test_trial_is_recorded_with_the_searchs_metrics_in_their_order(drive, metric, values):
     drive(
         lambda job: successful_trial(job, 0.5, 0.4, loss=0.25, latency_ms=7.0),
         CONTINUOUS,
@@ -445,7 +445,7 @@ def test_a_trial_is_told_by_the_metrics_that_were_asked_for_in_their_order(drive
     assert curve in drive.console.lines[0]
 
 
-def test_two_metrics_prune_nothing_whatever_the_curves(drive):
+def test_search_with_two_metrics_prunes_no_trial(drive):
     def answer(job):
         return successful_trial(job, *[0.9 - job.number / 20] * 9)
 
@@ -456,7 +456,7 @@ def test_two_metrics_prune_nothing_whatever_the_curves(drive):
 # in MLflow
 
 
-def test_children_in_a_real_store_show_what_became_of_them(drive, store):
+def test_runs_of_trials_in_mlflow_show_their_outcomes(drive, store):
     runs = open_study_run("mine", known=None, trials=0)
     out_of_memory = lambda job: [trial_result(job, TrialOutcome.OOM, "no memory")]  # noqa: E731
     good = lambda job: successful_trial(job, 0.5, 0.6, 0.7)  # noqa: E731

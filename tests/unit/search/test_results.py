@@ -1,4 +1,4 @@
-"""The tables of a study, and the lines that end a search."""
+"""The tables, figures and summary of a study."""
 
 import math
 import shlex
@@ -19,12 +19,12 @@ def study(tmp_path):
 
 
 def complete(study, *values):
-    asked = study.ask()
+    proposal = study.ask()
     study.set_trial_attrs(
-        asked.number, {"parameters": 1234.0, "epochs": 2.0, "seconds": 3.0, "run_id": f"r{asked.number}"}
+        proposal.number, {"parameters": 1234.0, "epochs": 2.0, "seconds": 3.0, "run_id": f"r{proposal.number}"}
     )
-    study.complete(asked.number, values)
-    return asked
+    study.complete(proposal.number, values)
+    return proposal
 
 
 def of_every_kind(study):
@@ -43,7 +43,7 @@ def of_every_kind(study):
 GRID = ["--sampler", "grid"]
 
 
-def test_a_table_has_a_row_for_each_trial_that_has_ended_and_says_what_became_of_it(study):
+def test_trials_dataframe_has_a_row_and_the_state_of_each_trial_that_has_ended(study):
     trials = trials_dataframe(of_every_kind(study(DISCRETE, *GRID)))
     assert trials["state"].tolist() == ["complete", "failed", "complete", "pruned", "duplicate"]
     assert trials["number"].tolist() == [0, 1, 2, 3, 4]
@@ -52,7 +52,7 @@ def test_a_table_has_a_row_for_each_trial_that_has_ended_and_says_what_became_of
     assert math.isnan(trials["value"][1])
 
 
-def test_what_cannot_be_built_is_infeasible_in_the_table(study):
+def test_trials_dataframe_marks_infeasible_trials(study):
     text = "recipe: smoke\nspace: {kernel_size: [3, 9], patch_size: [1, 4]}\n"
     mine = study(text + "enqueue: [{kernel_size: 9, patch_size: 4}]", *GRID)
     complete(mine, 0.5)
@@ -60,7 +60,7 @@ def test_what_cannot_be_built_is_infeasible_in_the_table(study):
 
 
 @pytest.mark.parametrize(("metric", "order"), [("val_accuracy", [2, 3, 0, 4, 1]), ("val_loss", [0, 4, 3, 2, 1])])
-def test_the_leaderboard_has_the_best_first_the_earlier_of_equals_and_those_without_a_value_last(study, metric, order):
+def test_leaderboard_has_the_best_first_the_earlier_of_equals_and_those_without_a_value_last(study, metric, order):
     ranked = leaderboard(of_every_kind(study(DISCRETE, *GRID, "--metric", metric)))
     assert ranked["number"].tolist() == order
     assert list(ranked.columns) == [
@@ -70,7 +70,7 @@ def test_the_leaderboard_has_the_best_first_the_earlier_of_equals_and_those_with
     assert ranked["number"][ranked["pareto"]].tolist() == [order[0]], "all have the same number of parameters"
 
 
-def test_a_study_without_a_finished_trial_has_a_table_no_best_and_all_its_figures(study):
+def test_study_without_a_complete_trial_has_a_table_no_best_and_all_figures(study):
     mine = study()
     assert summarize(mine) == ["no trial has finished"]
     assert len(leaderboard(mine)) == 0
@@ -79,7 +79,7 @@ def test_a_study_without_a_finished_trial_has_a_table_no_best_and_all_its_figure
     assert all(isinstance(figure, Figure) for _, figure in figures(mine))
 
 
-def test_a_summary_is_a_table_of_the_best_five_what_mattered_and_the_command_that_trains_the_best(study):
+def test_summary_has_the_best_five_the_importances_and_the_command_that_trains_the_best(study):
     mine = study(DISCRETE, *GRID)
     for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
         complete(mine, value)
@@ -91,7 +91,7 @@ def test_a_summary_is_a_table_of_the_best_five_what_mattered_and_the_command_tha
     assert command == "again     mlflow run . --env-manager local -P recipe=smoke -P kernel_size=5 -P depth=2"
 
 
-def test_the_command_trains_the_winner_of_the_final_where_there_is_one(study):
+def test_reproduce_command_trains_the_winner_of_the_final_if_there_is_one(study):
     mine = study(DISCRETE, *GRID)
     for value in (0.1, 0.2):
         complete(mine, value)
@@ -100,11 +100,11 @@ def test_the_command_trains_the_winner_of_the_final_where_there_is_one(study):
     assert summarize(mine)[-1].endswith("-P kernel_size=1 -P depth=1")
 
 
-def test_the_command_trains_the_very_configuration_with_all_that_the_search_held(study):
+def test_reproduce_command_trains_the_same_configuration_with_all_settings_of_the_search(study):
     mine = study(CONTINUOUS + "flip: true\n", "--epochs", "9")
-    asked = complete(mine, 0.5)
+    proposal = complete(mine, 0.5)
     words = shlex.split(
-        reproduce_command(mine.search, {"learning_rate": mine.search.config(asked.params).text("learning_rate")})
+        reproduce_command(mine.search, {"learning_rate": mine.search.config(proposal.params).text("learning_rate")})
     )
     assert words[:5] == ["mlflow", "run", ".", "--env-manager", "local"]
     given = dict(word.split("=", 1) for word in words[5:] if word != "-P")
@@ -112,11 +112,11 @@ def test_the_command_trains_the_very_configuration_with_all_that_the_search_held
         [given.pop("recipe"), *(part for name, value in given.items() for part in (f"--{name}", value))]
     )
     assert recipe == "smoke"
-    assert config == mine.search.config(asked.params)
-    assert config.learning_rate == asked.params["learning_rate"]  # to the last digit
+    assert config == mine.search.config(proposal.params)
+    assert config.learning_rate == proposal.params["learning_rate"]  # to the last digit
 
 
-def test_the_command_survives_a_shell_where_a_path_has_spaces(study, tmp_path):
+def test_reproduce_command_quotes_a_path_with_spaces(study, tmp_path):
     recipe = tmp_path / "my recipe.yaml"
     recipe.write_text("dataset: digits\n")
     search = study(f"recipe: '{recipe}'\nspace: {{depth: [1, 2]}}\n", "--dataset", "/my data/x.npz").search
@@ -124,7 +124,7 @@ def test_the_command_survives_a_shell_where_a_path_has_spaces(study, tmp_path):
     assert words[5:] == ["-P", f"recipe={recipe}", "-P", "dataset=/my data/x.npz", "-P", "depth=2"]
 
 
-def test_the_figures_of_a_study_have_a_heat_map_where_kernel_and_patch_are_searched(study):
+def test_figures_have_a_heat_map_where_kernel_and_patch_size_are_searched(study):
     mine = study("recipe: smoke\nspace: {kernel_size: [1, 3], patch_size: [1, 2]}\n", *GRID)
     complete(mine, 0.5)
     paths = [path for path, figure in figures(mine) if isinstance(figure, Figure)]
@@ -139,5 +139,5 @@ def test_the_figures_of_a_study_have_a_heat_map_where_kernel_and_patch_are_searc
     ]
 
 
-def test_without_both_of_them_there_is_none(study):
+def test_figures_have_no_heat_map_without_both_of_them(study):
     assert not [path for path, _ in figures(study()) if "kernel_and_patch" in path]

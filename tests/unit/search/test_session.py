@@ -1,4 +1,4 @@
-"""Several drivers of one study on a real PostgreSQL: processes whose trials sleep, one of them killed."""
+"""Coordinating the drivers of a study on PostgreSQL, as processes of which one is killed, and in one process."""
 
 import os
 import signal
@@ -68,7 +68,9 @@ def all_runs():
     return mlflow.search_runs(experiment_names=["mine"], output_format="list")
 
 
-def test_two_drivers_share_the_budget_and_one_takes_over_from_one_that_was_killed(start, tmp_path, url, closing):
+def test_two_drivers_share_the_budget_and_one_recovers_the_trials_of_the_other_that_was_killed(
+    start, tmp_path, url, closing
+):
     flags = ["--trials", "5", "--final_top", "1", "--final_seeds", "1"]
     first, second = start(0.4, *flags, together=2), start(0.4, *flags, together=2)
     wait_for(lambda: len({line[0] for line in noted(tmp_path, "trial") if line[1] == "ended"}) == 2)
@@ -99,7 +101,7 @@ def test_two_drivers_share_the_budget_and_one_takes_over_from_one_that_was_kille
 
 
 @pytest.mark.slow
-def test_no_configuration_is_trained_twice_at_once_and_one_driver_runs_the_final(start, tmp_path, url, closing):
+def test_three_drivers_train_no_configuration_twice_and_one_runs_the_final(start, tmp_path, url, closing):
     flags = ["--trials", "6", "--final_top", "1", "--final_seeds", "2"]
     outs = [finish(process) for process in [start(0.1, *flags), start(0.1, *flags), start(0.1, *flags)]]
     assert len(counted(trials_of(url))) == 6
@@ -112,7 +114,7 @@ def test_no_configuration_is_trained_twice_at_once_and_one_driver_runs_the_final
 # in one process
 
 
-def test_a_budget_is_counted_over_all_drivers_and_draws_differ(study):
+def test_running_trials_of_all_drivers_are_counted_and_their_draws_differ(study):
     one, other = study(), study()
     one.share()
     other.share()
@@ -125,17 +127,17 @@ def test_a_budget_is_counted_over_all_drivers_and_draws_differ(study):
         assert first.params != second.params, "what both drew by chance was answered from the record and drawn again"
 
 
-def test_what_a_driver_left_that_is_gone_is_queued_again_but_not_what_a_living_one_trains(study, monkeypatch):
+def test_trials_of_dead_drivers_are_requeued_and_those_of_live_ones_are_not(study, monkeypatch):
     one, other = study(), study()
     gone = one.share()
     other.share()
     with one.locked():
-        asked = one.ask()
+        proposal = one.ask()
     with other.locked():
         assert other.requeue_stale() == []
     monkeypatch.setattr(coordination, "_is_alive", lambda entry, silence: False)
     with other.locked():
-        assert [trial.number for trial in other.requeue_stale()] == [asked.number]
+        assert [trial.number for trial in other.requeue_stale()] == [proposal.number]
     monkeypatch.undo()
     other._registry.unregister(gone.id)
     monkeypatch.setattr(coordination, "HEARTBEAT_SECONDS", -1)
@@ -143,7 +145,7 @@ def test_what_a_driver_left_that_is_gone_is_queued_again_but_not_what_a_living_o
         gone.heartbeat()
 
 
-def test_what_one_driver_gave_up_for_good_the_others_do_not_try(study):
+def test_configuration_that_one_driver_abandoned_is_not_proposed_to_others(study):
     one, other = study(), study()
     one.share()
     other.share()
@@ -178,7 +180,7 @@ def pretend_another_process(study):
     study.set_attr(key, entry | parent.tags())
 
 
-def test_a_study_in_a_file_cannot_be_shared(tmp_path):
+def test_study_in_a_file_cannot_be_shared(tmp_path):
     with pytest.raises(UsageError, match="drivers=shared must have its study on PostgreSQL"):
         open_study(tmp_path, make_search(tmp_path, DISCRETE)).share()
 
@@ -221,12 +223,12 @@ def context(runs, beats, interrupts=lambda: 0):
     return SearchContext(None, runs, None, interrupts, lambda: beats.append(1))
 
 
-def test_a_run_is_begun_when_the_server_is_back_and_the_study_is_held_meanwhile(beats):
+def test_start_child_waits_for_the_server_and_sends_heartbeats_meanwhile(beats):
     assert context(Runs(3), beats).start_child("t000", role="trial", tags={}) == "run of t000"
     assert len(beats) == 3
 
 
-def test_who_is_asked_to_stop_waits_no_longer(beats):
+def test_start_child_returns_none_after_an_interrupt(beats):
     def interrupts():
         return int(len(beats) >= 2)
 

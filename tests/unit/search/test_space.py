@@ -25,7 +25,7 @@ def resolve(*arguments):
 
 
 @pytest.mark.parametrize("name", names(SEARCHES))
-def test_every_corner_of_every_search_that_ships_is_a_run_on_its_own_images(name):
+def test_bounds_of_every_search_that_ships_are_feasible_on_its_images(name):
     shape, images = ((8, 8, 1), 180) if resolve(name).base.dataset == "digits" else ((32, 32, 3), 45_000)
     found = resolve(name)
     space.check_against_data(found, image_shape=shape, training_images=images)
@@ -35,7 +35,7 @@ def test_every_corner_of_every_search_that_ships_is_a_run_on_its_own_images(name
 
 
 @pytest.mark.parametrize("name", names(SEARCHES))
-def test_every_search_that_ships_says_how_it_is_run_and_not_what_holds_anyway(name):
+def test_every_search_that_ships_shows_its_command_and_repeats_no_default(name):
     path = ROOT / "experiments" / "searches" / f"{name}.yaml"
     assert f"#   mlflow run . -e search -P search={name}" in path.read_text()
     found = resolve(name)
@@ -46,7 +46,7 @@ def test_every_search_that_ships_says_how_it_is_run_and_not_what_holds_anyway(na
     assert [setting for setting in own if resolved[setting] == plain[setting]] == []
 
 
-def test_kernel_patch_depth_tries_the_papers_shape_first_and_holds_the_rest():
+def test_kernel_patch_depth_tries_the_papers_shape_first():
     found = resolve("kernel-patch-depth")
     assert {name: list(values(of)) for name, of in found.space.items()} == {
         "kernel_size": [3, 5, 7, 9],
@@ -59,21 +59,21 @@ def test_kernel_patch_depth_tries_the_papers_shape_first_and_holds_the_rest():
     assert found.n_configurations() == 108
 
 
-def test_smoke_has_no_end_of_configurations():
+def test_smoke_has_a_continuous_space():
     assert resolve("smoke").n_configurations() is None
 
 
 # what a file says
 
 
-def test_a_trial_is_a_run_of_the_recipe_under_the_file_under_the_flags_under_what_is_drawn(search):
+def test_config_of_a_trial_is_recipe_then_file_then_flags_then_drawn_settings(search):
     found = search("recipe: smoke\nfilters: 4\nepochs: 3\nspace: {depth: [1, 2]}", "--epochs", "5", "--flip", "true")
     config = found.config({"depth": 2})
     assert config == TrainingConfig.build(read_recipe("smoke") | {"filters": 4, "epochs": 5, "flip": True, "depth": 2})
     assert found.base.depth == TrainingConfig.build(read_recipe("smoke")).depth
 
 
-def test_flags_and_file_may_say_the_searchs_own_settings_too(search):
+def test_flags_and_file_may_set_the_searchs_own_settings(search):
     found = search(SMALL + "trials: 7\nhours: 1e1\nmetric: [val_loss, parameters]", "--trials", "9")
     assert (found.name, found.recipe) == ("mine", "smoke")
     assert (found.settings.trials, found.settings.hours) == (9, 10.0)
@@ -100,32 +100,32 @@ def test_flags_and_file_may_say_the_searchs_own_settings_too(search):
         (["--filter_steps", "8"], "filter_steps must be 0 in a search, whose trials draw no figures: got 8; train"),
     ],
 )
-def test_a_bad_flag_is_refused_in_one_line(search, flags, message):
+def test_bad_flag_is_refused_in_one_line(search, flags, message):
     assert usage_error(search, SMALL, *flags).startswith(message)
 
 
-def test_a_misspelt_search_gets_the_list_and_its_nearest():
+def test_misspelt_search_is_refused_with_the_list_and_the_nearest_name():
     assert usage_error(resolve, "smokee").endswith("or the path of a .yaml file, got 'smokee'; did you mean smoke?")
     assert usage_error(resolve).startswith("name the search first: kernel-patch-depth, ")
     assert usage_error(resolve, "--trials", "3").startswith("name the search first: kernel-patch-depth, ")
 
 
-def test_two_metrics_leave_pruning_out_unless_somebody_asks_for_it(search):
+def test_two_metrics_set_no_pruner_unless_one_is_given(search):
     assert search().settings.pruner == "median"
     assert search(SMALL, "--metric", "val_accuracy,epoch_seconds").settings.pruner == "none"
 
 
-def test_a_grid_must_be_finite_and_fit_in_memory():
+def test_grid_of_a_continuous_space_is_refused():
     assert "got a continuous learning_rate" in usage_error(resolve, "smoke", "--sampler", "grid")
     assert resolve("kernel-patch-depth", "--sampler", "grid").settings.sampler == "grid"
 
 
-def test_a_huge_grid_is_refused(search):
+def test_grid_of_more_than_ten_thousand_configurations_is_refused(search):
     text = "recipe: smoke\nspace: {depth: {low: 1, high: 200}, filters: {low: 1, high: 51}}"
     assert "must have at most 10,000 configurations, got 10,200" in usage_error(search, text, "--sampler", "grid")
 
 
-def test_refusing_a_search_imports_neither_tensorflow_nor_mlflow_nor_figures():
+def test_parse_search_imports_neither_tensorflow_nor_mlflow_nor_figures():
     program = "import sys, pipeline.search.space as s; s.parse_search(['smoke'])"
     program += "; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -136,12 +136,12 @@ def test_refusing_a_search_imports_neither_tensorflow_nor_mlflow_nor_figures():
 # names
 
 
-def test_no_setting_of_a_search_is_called_like_one_of_a_run_or_like_a_part_of_the_file():
+def test_names_of_search_settings_run_settings_and_file_parts_are_distinct():
     names = [*SearchConfig.model_fields, *TrainingConfig.model_fields, *PARTS, "search"]
     assert len(set(names)) == len(names)
 
 
-def test_help_shows_the_settings_of_search_and_run_with_the_searchs_values(capsys):
+def test_help_shows_the_settings_of_search_and_run_with_the_files_values(capsys):
     with pytest.raises(SystemExit) as ended:
         resolve("smoke", "--help")
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -169,12 +169,12 @@ def fits(search, image_shape=(32, 32, 3), training_images=1000):
         ("depth: [1, 2]}\npatch_size: 5\nenqueue: []\n#{", "patch_size must divide the image side"),
     ],
 )
-def test_a_value_that_never_fits_the_images_is_refused(search, line, message):
+def test_value_that_is_infeasible_in_every_configuration_is_refused(search, line, message):
     found = search(f"recipe: smoke\nspace: {{{line}}}")
     assert usage_error(fits, found).startswith(f"search mine: {message}")
 
 
-def test_a_combination_that_does_not_fit_is_left_to_be_told_apart(search):
+def test_single_infeasible_configuration_is_no_reason_to_refuse_the_search(search):
     found = search("recipe: smoke\nspace: {patch_size: [2, 8], kernel_size: [3, 9]}")
     fits(found)
     images = {"image_shape": (32, 32, 3), "training_images": 1000}
@@ -197,7 +197,7 @@ def test_a_combination_that_does_not_fit_is_left_to_be_told_apart(search):
         ["--register_as", "digits"],
     ],
 )
-def test_a_study_goes_on_under_another_budget_or_in_another_place(search, flags):
+def test_study_name_stays_with_another_budget_or_place(search, flags):
     assert search(SMALL, *flags).study_name("abc") == search().study_name("abc")
 
 
@@ -217,18 +217,18 @@ def test_a_study_goes_on_under_another_budget_or_in_another_place(search, flags)
         (SMALL.replace("smoke", "digits"), [], "abc"),
     ],
 )
-def test_anything_else_makes_another_study(search, text, flags, data):
+def test_study_name_changes_with_any_other_setting(search, text, flags, data):
     assert search(text, *flags).study_name(data) != search().study_name("abc")
 
 
-def test_a_studys_name_is_the_searchs_and_what_it_depends_on(search):
+def test_study_name_is_the_files_name_and_the_fingerprint(search):
     found = search(SMALL + "# a comment\n")
     assert found.study_name("abc") == f"mine-{found.fingerprint('abc')}" == search().study_name("abc")
     assert search(name="renamed").fingerprint("abc") == found.fingerprint("abc")
     assert search(SMALL, "--study", "ours").study_name("abc") == "ours"
 
 
-def test_a_fingerprint_is_the_same_in_another_process_whatever_the_order_in_the_file(search, tmp_path):
+def test_fingerprint_is_the_same_in_another_process_and_for_another_order_in_the_file(search, tmp_path):
     found = search("recipe: smoke\nspace: {depth: [1, 2], filters: [4, 8]}")
     path = tmp_path / "mine.yaml"
     path.write_text("space: {filters: [4, 8], depth: [1, 2]}\nrecipe: smoke")
@@ -238,18 +238,18 @@ def test_a_fingerprint_is_the_same_in_another_process_whatever_the_order_in_the_
     assert done.stdout.strip() == found.fingerprint("abc")
 
 
-def test_every_setting_of_a_search_is_told_to_be_a_budget_or_else_part_of_the_question():
+def test_every_setting_of_a_search_is_a_budget_or_place_or_changes_the_fingerprint():
     question = {"metric", "sampler", "pruner", "pruner_trials", "pruner_epochs"}
     assert set(SearchConfig.model_fields) == BUDGETS_AND_PLACES | question
 
 
-def test_names_with_anything_in_them_name_studies_on_one_line(search):
+def test_study_name_is_printable_on_one_line(search):
     assert search(name='it\'s; \n"x"').study_name("abc").startswith(r"""it's; \n"x"-""")
     assert search(SMALL, "--study", "a\nb").study_name("abc") == r"a\nb"
     assert len(search(name="é" * 120).name) == 100
 
 
-def test_long_lists_are_judged_one_setting_at_a_time(search):
+def test_long_lists_are_checked_one_setting_at_a_time(search):
     """Their product, 10^5 combinations, times 200, would take minutes."""
     lists = {
         name: list(range(1, most)) for name, most in (("kernel_size", 32), ("batch_size", 99), ("translation", 31))

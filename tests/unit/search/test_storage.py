@@ -1,4 +1,4 @@
-"""What a driver reads of its study again, and when."""
+"""The storage of a study: what the cache reads again, and how calls survive an outage of the database."""
 
 import inspect
 import re
@@ -50,7 +50,7 @@ def study(tmp_path):
     return lambda: open_study(tmp_path, make_search(tmp_path, CONTINUOUS))
 
 
-def test_unfinished_trials_are_read_again_only_where_they_have_changed(study, read):
+def test_cache_reads_unfinished_trials_again_only_if_they_have_changed(study, read):
     mine = study()
     first, _second = mine.ask(), mine.ask()
     mine.trials()
@@ -61,33 +61,33 @@ def test_unfinished_trials_are_read_again_only_where_they_have_changed(study, re
     assert read == [{first.number}]
 
 
-def test_what_this_process_writes_it_sees_at_once(study):
+def test_cache_shows_what_this_process_wrote_at_once(study):
     mine = study()
-    asked = mine.ask()
-    mine.set_trial_attrs(asked.number, {"parameters": 7})
-    mine.complete(asked.number, [0.5])
+    proposal = mine.ask()
+    mine.set_trial_attrs(proposal.number, {"parameters": 7})
+    mine.complete(proposal.number, [0.5])
     (trial,) = mine.trials()
     assert (trial.state.name, trial.values, trial.user_attrs, trial.params) == (
         "COMPLETE",
         [0.5],
         {"parameters": 7},
-        asked.params,
+        proposal.params,
     )
     mine.requeue(mine.ask().number)
     assert [trial.state.name for trial in mine.trials()] == ["COMPLETE", "FAIL", "WAITING"]
     assert [trial.state.name for trial in study().trials()] == ["COMPLETE", "FAIL", "WAITING"]
 
 
-def test_what_others_write_is_seen_after_a_refresh(study):
+def test_cache_shows_what_others_wrote_after_a_refresh(study):
     mine, other = study(), study()
     other.complete(other.ask().number, [0.5])
     assert mine.trials() == []
     mine.refresh()
     assert [trial.values for trial in mine.trials()] == [[0.5]]
-    asked = other.ask()
+    proposal = other.ask()
     mine.refresh()
     assert [trial.state.name for trial in mine.trials()] == ["COMPLETE", "RUNNING"]
-    other.complete(asked.number, [0.6])
+    other.complete(proposal.number, [0.6])
     mine.refresh()
     assert [trial.values for trial in mine.trials()] == [[0.5], [0.6]]
 
@@ -108,7 +108,7 @@ def states(study):
     return [trial.state.name for trial in study.trials()]
 
 
-def test_a_search_goes_on_over_a_restart_of_its_database_and_loses_and_doubles_nothing(postgres, shared_study):
+def test_search_continues_over_a_restart_of_its_database_and_loses_and_repeats_nothing(postgres, shared_study):
     mine = shared_study(DISCRETE, "--trials", "6")
 
     def answer(job):
@@ -126,7 +126,7 @@ def test_a_search_goes_on_over_a_restart_of_its_database_and_loses_and_doubles_n
     ] * 6
 
 
-def test_a_call_waits_for_a_database_that_comes_back_and_says_so_once(postgres, shared_study, caplog, monkeypatch):
+def test_call_waits_for_an_unavailable_database_and_warns_once(postgres, shared_study, caplog, monkeypatch):
     monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.05)
     mine = shared_study()
     postgres.stop()
@@ -142,7 +142,7 @@ def test_a_call_waits_for_a_database_that_comes_back_and_says_so_once(postgres, 
 @pytest.mark.parametrize(
     "cause", [PendingRollbackError("a transaction broke"), OperationalError("SELECT", {}, OSError())]
 )
-def test_a_database_that_breaks_off_a_transaction_is_asked_again(cause, monkeypatch):
+def test_retry_storage_repeats_work_after_a_broken_transaction(cause, monkeypatch):
     monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.05)
     answers = iter([StorageInternalError("as Optuna says it"), cause, "done"])
 
@@ -155,7 +155,7 @@ def test_a_database_that_breaks_off_a_transaction_is_asked_again(cause, monkeypa
     assert retry_storage(work, "postgresql://me@host/studies") == "done"
 
 
-def test_patience_with_a_database_that_stays_away_ends(postgres, shared_study, monkeypatch):
+def test_call_fails_when_the_database_stays_unavailable(postgres, shared_study, monkeypatch):
     monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.05)
     mine = shared_study()
@@ -181,15 +181,15 @@ def lost_answer(monkeypatch, name):
     monkeypatch.setattr(RDBStorage, name, once)
 
 
-def test_a_trial_whose_end_was_written_but_not_answered_ends_once(shared_study, monkeypatch):
+def test_trial_whose_end_was_written_without_an_answer_ends_once(shared_study, monkeypatch):
     mine = shared_study()
-    asked = mine.ask()
+    proposal = mine.ask()
     lost_answer(monkeypatch, "set_trial_state_values")
-    mine.complete(asked.number, [0.5])
+    mine.complete(proposal.number, [0.5])
     assert [(trial.state.name, trial.values) for trial in mine.trials()] == [("COMPLETE", [0.5])]
 
 
-def test_a_trial_that_was_created_without_answer_is_not_left_running(shared_study, monkeypatch):
+def test_trial_that_was_created_without_an_answer_is_not_left_running(shared_study, monkeypatch):
     mine = shared_study()
     lost_answer(monkeypatch, "_create_new_trial")
     first = mine.ask()
@@ -199,26 +199,26 @@ def test_a_trial_that_was_created_without_answer_is_not_left_running(shared_stud
     assert sorted(states(mine)) == ["COMPLETE", "COMPLETE", "FAIL"]
 
 
-def test_a_queued_configuration_that_was_taken_without_answer_is_trained_all_the_same(shared_study, monkeypatch):
+def test_queued_configuration_that_was_taken_without_an_answer_is_proposed_again(shared_study, monkeypatch):
     mine = shared_study(CONTINUOUS + "enqueue: [{learning_rate: 0.01}]")
     lost_answer(monkeypatch, "set_trial_state_values")
-    asked = [mine.ask(), mine.ask()]
-    assert 0.01 in [one.params["learning_rate"] for one in asked]
+    proposals = [mine.ask(), mine.ask()]
+    assert 0.01 in [one.params["learning_rate"] for one in proposals]
 
 
-def test_several_may_open_an_empty_database_at_once(url, closing):
+def test_empty_database_can_be_opened_by_several_at_once(url, closing):
     with ThreadPoolExecutor(4) as pool:
         storages = list(pool.map(open_storage, [url] * 4))
     assert all(storage.get_all_studies() == [] for storage in storages)
 
 
-def test_a_database_without_its_driver_is_refused_with_what_brings_it(monkeypatch):
+def test_database_without_its_driver_is_refused_with_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)  # as where it is not installed
     with pytest.raises(UsageError, match=r"storage such as postgresql\+psycopg://me@host/db needs its driver: pip"):
         open_storage("postgresql+psycopg://me@host/db")
 
 
-def test_a_wrong_password_is_refused_at_once_and_not_repeated(url, closing):
+def test_wrong_password_is_refused_at_once_and_not_repeated(url, closing):
     began = time.monotonic()
     with pytest.raises(UsageError, match="password authentication failed") as refused:
         open_storage(url.replace("@", ":wr0ng-secret@"))

@@ -1,4 +1,4 @@
-"""What a study proposes, what it counts, and what it remembers from one driver to the next, in real Optuna storage."""
+"""Studies in a real Optuna storage: what they propose, count, and keep from one driver to the next."""
 
 from collections import Counter
 from itertools import product
@@ -26,11 +26,11 @@ def study(tmp_path):
 
 
 def finish(study, times=1, value=0.5):
-    """Ask and complete so many; returns what was asked."""
-    asked = [study.ask() for _ in range(times)]
-    for one in asked:
+    """Ask and complete so many trials, and return the proposals."""
+    proposals = [study.ask() for _ in range(times)]
+    for one in proposals:
         study.complete(one.number, [value])
-    return asked
+    return proposals
 
 
 def states(study):
@@ -40,22 +40,23 @@ def states(study):
 # what comes next
 
 
-def test_what_is_enqueued_comes_first_in_its_order_and_what_it_leaves_out_is_drawn(study):
+def test_ask_returns_enqueued_configurations_first_and_draws_what_they_leave_out(study):
     mine = study(DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}, {kernel_size: 1, depth: 1}, {kernel_size: 3}]")
-    asked = finish(mine, 3)
-    assert [dict(one.params) for one in asked[:2]] == [{"kernel_size": 5, "depth": 2}, {"kernel_size": 1, "depth": 1}]
-    assert asked[2].params["kernel_size"] == 3 and asked[2].params["depth"] in (1, 2)
-    assert [one.attempt for one in asked] == [1, 1, 1]
+    proposals = finish(mine, 3)
+    first, second, third = (one.params for one in proposals)
+    assert (dict(first), dict(second)) == ({"kernel_size": 5, "depth": 2}, {"kernel_size": 1, "depth": 1})
+    assert third["kernel_size"] == 3 and third["depth"] in (1, 2)
+    assert [one.attempt for one in proposals] == [1, 1, 1]
 
 
-def test_a_study_that_goes_on_enqueues_nothing_anew(study):
+def test_resumed_study_enqueues_nothing_again(study):
     text = CONTINUOUS + "enqueue: [{learning_rate: 0.01}]"
     assert finish(study(text))[0].params == {"learning_rate": 0.01}
     assert finish(study(text))[0].params != {"learning_rate": 0.01}
     assert states(study(text)) == ["COMPLETE", "COMPLETE"]
 
 
-def test_a_kill_between_two_that_are_enqueued_loses_neither(study, monkeypatch):
+def test_kill_between_two_enqueued_configurations_loses_neither(study, monkeypatch):
     text = DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}, {kernel_size: 3}, {kernel_size: 1, depth: 1}]"
     enqueue, calls = optuna.Study.enqueue_trial, []
 
@@ -66,9 +67,9 @@ def test_a_kill_between_two_that_are_enqueued_loses_neither(study, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(optuna.Study, "enqueue_trial", killed_at_the_third)
         study(text)
-    asked = finish(study(text), 3)
-    assert [one.params["kernel_size"] for one in asked] == [5, 3, 1]
-    assert [dict(asked[place].params) for place in (0, 2)] == [
+    proposals = finish(study(text), 3)
+    assert [one.params["kernel_size"] for one in proposals] == [5, 3, 1]
+    assert [dict(proposals[place].params) for place in (0, 2)] == [
         {"kernel_size": 5, "depth": 2},
         {"kernel_size": 1, "depth": 1},
     ]
@@ -76,7 +77,7 @@ def test_a_kill_between_two_that_are_enqueued_loses_neither(study, monkeypatch):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_the_seed_gives_the_same_trials_and_another_seed_others(tmp_path, sampler):
+def test_same_seed_gives_the_same_trials_and_another_seed_others(tmp_path, sampler):
     def drawn(folder, *flags):
         (tmp_path / folder).mkdir()
         study = open_study(tmp_path / folder, make_search(tmp_path, CONTINUOUS, "--sampler", sampler, *flags))
@@ -87,33 +88,33 @@ def test_the_seed_gives_the_same_trials_and_another_seed_others(tmp_path, sample
     assert drawn("other", "--seed", "1") != first
 
 
-def test_a_study_that_goes_on_does_not_repeat_its_draws(study):
+def test_resumed_study_does_not_repeat_its_draws(study):
     first = [one.params["learning_rate"] for one in finish(study(), 3)]
     then = [one.params["learning_rate"] for one in finish(study(), 3)]
     assert not set(first) & set(then)
 
 
 @pytest.mark.parametrize("sampler", ["grid", "tpe", "random"])
-def test_a_finite_space_is_visited_once_each_and_then_used_up(study, sampler):
+def test_every_configuration_of_a_finite_space_is_proposed_once(study, sampler):
     mine = study(DISCRETE, "--sampler", sampler)
-    asked = []
+    proposals = []
     while one := mine.ask():
-        asked.append(dict(one.params))
-        mine.complete(one.number, [0.1 * len(asked)])
-    assert sorted(asked, key=str) == sorted(EVERY, key=str)
-    assert sampler != "grid" or asked == EVERY
+        proposals.append(dict(one.params))
+        mine.complete(one.number, [0.1 * len(proposals)])
+    assert sorted(proposals, key=str) == sorted(EVERY, key=str)
+    assert sampler != "grid" or proposals == EVERY
     assert mine.n_finished() == 6
     assert study(DISCRETE, "--sampler", sampler).ask() is None
 
 
-def test_tpe_repeats_itself_before_a_small_space_is_used_up(study):
+def test_tpe_draws_duplicates_before_a_small_space_is_exhausted(study):
     mine = study(DISCRETE)
     for number in range(6):  # what makes the record worth keeping
         mine.complete(mine.ask().number, [0.1 * number])
     assert any(DUPLICATE_OF in trial.user_attrs for trial in mine.trials())
 
 
-def test_a_grid_that_was_broken_off_goes_on_where_it_was(study):
+def test_interrupted_grid_is_resumed_where_it_was(study):
     first = finish(study(DISCRETE, "--sampler", "grid"), 2)
     lost = study(DISCRETE, "--sampler", "grid")
     third = lost.ask()
@@ -124,7 +125,7 @@ def test_a_grid_that_was_broken_off_goes_on_where_it_was(study):
     assert rest[0].params == third.params
 
 
-def test_steps_that_optuna_adds_up_are_one_configuration_and_come_as_they_are_written(study):
+def test_inexact_steps_of_optuna_are_one_configuration_as_it_was_written(study):
     mine = study("recipe: smoke\nspace: {label_smoothing: {low: 0, high: 0.3, step: 0.1}}", "--sampler", "random")
     assert sorted(one.params["label_smoothing"] for one in finish(mine, 4)) == [0.0, 0.1, 0.2, 0.3]
     assert mine.ask() is None
@@ -133,7 +134,7 @@ def test_steps_that_optuna_adds_up_are_one_configuration_and_come_as_they_are_wr
 # what costs nothing
 
 
-def test_a_duplicate_is_answered_from_the_record_and_costs_no_budget(study):
+def test_duplicate_takes_over_the_earlier_result_and_costs_no_budget(study):
     mine = study(DISCRETE)
     (first,) = finish(mine, value=0.7)
     pruned = mine.ask()
@@ -141,9 +142,9 @@ def test_a_duplicate_is_answered_from_the_record_and_costs_no_budget(study):
     mine.prune(pruned.number, violation=True)
     for params in (first.params, pruned.params):
         mine._enqueue(params)
-    asked = mine.ask()
+    proposal = mine.ask()
     again, pruned_again = mine.trials()[2:4]
-    assert asked.params not in (first.params, pruned.params)
+    assert proposal.params not in (first.params, pruned.params)
     assert (again.user_attrs[DUPLICATE_OF], again.state, again.values) == (0, TrialState.COMPLETE, [0.7])
     assert (pruned_again.user_attrs[DUPLICATE_OF], pruned_again.state) == (1, TrialState.PRUNED)
     assert pruned_again.intermediate_values == {1: 0.2}
@@ -152,7 +153,7 @@ def test_a_duplicate_is_answered_from_the_record_and_costs_no_budget(study):
     assert [trial.number for trial in mine.ranked()] == [0]
 
 
-def test_what_is_running_is_not_started_a_second_time(study):
+def test_running_configuration_is_not_proposed_again(study):
     mine = study(DISCRETE)
     running = mine.ask()
     mine._enqueue(running.params)
@@ -161,7 +162,7 @@ def test_what_is_running_is_not_started_a_second_time(study):
     assert mine.trials()[1].user_attrs[DUPLICATE_OF] == 0
 
 
-def test_the_budget_counts_what_was_completed_or_pruned_but_nothing_that_failed_or_was_free(study):
+def test_n_finished_counts_complete_and_pruned_trials_without_duplicates_and_infeasible_ones(study):
     mine = study(DISCRETE + "enqueue: [{kernel_size: 1, depth: 1}, {kernel_size: 5, depth: 2}]", image_shape=(4, 4, 1))
     (first,) = finish(mine)
     mine.prune(mine.ask().number)
@@ -173,18 +174,18 @@ def test_the_budget_counts_what_was_completed_or_pruned_but_nothing_that_failed_
     assert study(DISCRETE, image_shape=(4, 4, 1)).n_finished() == 2
 
 
-def test_what_cannot_be_built_for_the_images_is_told_as_a_violated_constraint_and_never_started(study):
+def test_infeasible_configuration_violates_the_constraint_and_is_never_proposed(study):
     text = "recipe: smoke\nspace: {kernel_size: [3, 9], patch_size: [1, 4]}\n"
     mine = study(text + "enqueue: [{kernel_size: 9, patch_size: 4}]")
-    asked = [dict(one.params) for one in finish(mine, 3)]
+    proposals = [dict(one.params) for one in finish(mine, 3)]
     assert mine.ask() is None
-    assert {"kernel_size": 9, "patch_size": 4} not in asked and len(asked) == 3
+    assert {"kernel_size": 9, "patch_size": 4} not in proposals and len(proposals) == 3
     first = mine.trials()[0]
     assert (first.state, first.constraints) == (TrialState.PRUNED, {TRAINABLE: 1.0})
     assert "make a grid of 2, got kernel_size=9" in first.user_attrs[INFEASIBLE]
 
 
-def test_a_large_space_is_judged_once_and_not_for_every_trial(study, monkeypatch):
+def test_feasibility_of_a_large_space_is_checked_once_and_not_for_every_trial(study, monkeypatch):
     mine = study("recipe: smoke\nspace: {depth: {low: 1, high: 20}, filters: {low: 1, high: 40}}")
     judged = Counter()
     fits = mine._infeasibility
@@ -197,19 +198,17 @@ def ooms_proposed(study, trials, tell):
     """How often a configuration that wants more memory than there is was trained in so many trials."""
     ooms = 0
     for _ in range(trials):
-        asked = study.ask()
-        filters, depth = asked.params["filters"], asked.params["depth"]
+        proposal = study.ask()
+        filters, depth = proposal.params["filters"], proposal.params["depth"]
         if filters * depth > 900:  # the best there would be, were there the memory
             ooms += 1
-            tell(study, asked.number)
+            tell(study, proposal.number)
         else:
-            study.complete(asked.number, [filters * depth / 3000 + asked.number / 1e6])
+            study.complete(proposal.number, [filters * depth / 3000 + proposal.number / 1e6])
     return ooms
 
 
-def test_the_out_of_memory_trap_is_left_where_it_is_told_as_a_constraint_and_not_where_it_is_told_as_failed(
-    tmp_path, monkeypatch
-):
+def test_tpe_proposes_less_out_of_memory_when_it_violates_a_constraint_than_when_it_fails(tmp_path, monkeypatch):
     """Accuracy grows with the size up to where memory ends, as it does in life: failed trials teach TPE nothing."""
     monkeypatch.setattr(
         studies, "MAX_ENUMERATED", 0
@@ -228,7 +227,7 @@ def test_the_out_of_memory_trap_is_left_where_it_is_told_as_a_constraint_and_not
 # what died
 
 
-def test_what_a_driver_left_running_is_failed_and_queued_again_at_its_attempt(study):
+def test_stale_trial_is_failed_and_requeued_as_the_same_attempt(study):
     mine = study()
     (done,) = finish(mine)
     first = mine.ask()
@@ -243,7 +242,7 @@ def test_what_a_driver_left_running_is_failed_and_queued_again_at_its_attempt(st
     assert done.params != again.params
 
 
-def test_a_kill_while_a_lost_trial_is_given_up_loses_no_configuration(study, monkeypatch):
+def test_kill_while_a_stale_trial_is_requeued_loses_no_configuration(study, monkeypatch):
     lost = study().ask()
     next_one = study()
     monkeypatch.setattr(next_one._study, "tell", lambda *_, **__: 1 / 0)
@@ -254,7 +253,7 @@ def test_a_kill_while_a_lost_trial_is_given_up_loses_no_configuration(study, mon
     assert last.ask().params == lost.params
 
 
-def test_a_failed_trial_is_queued_again_only_where_asked_for_and_its_attempts_are_counted(study):
+def test_failed_trial_is_requeued_only_with_retry_and_its_attempts_are_counted(study):
     mine = study()
     one = mine.ask()
     for attempt in (1, 2):
@@ -267,7 +266,7 @@ def test_a_failed_trial_is_queued_again_only_where_asked_for_and_its_attempts_ar
     assert [trial.user_attrs.get(ATTEMPT, 1) for trial in mine.trials()] == [1, 2, 3, 1]
 
 
-def test_a_trial_that_was_stopped_is_put_back_and_has_used_up_no_attempt(study):
+def test_stopped_trial_is_requeued_as_the_same_attempt(study):
     mine = study()
     first = mine.ask()
     mine.fail(first.number, retry=True)
@@ -279,7 +278,7 @@ def test_a_trial_that_was_stopped_is_put_back_and_has_used_up_no_attempt(study):
 
 
 @pytest.mark.parametrize("sampler", ["grid", "tpe"])
-def test_what_failed_for_good_is_not_asked_again_until_another_driver_comes(study, sampler):
+def test_abandoned_configuration_is_not_proposed_again_until_another_driver_starts(study, sampler):
     mine = study(DISCRETE, "--sampler", sampler)
     bad = mine.ask()
     mine.fail(bad.number, retry=False)
@@ -291,7 +290,7 @@ def test_what_failed_for_good_is_not_asked_again_until_another_driver_comes(stud
 # values
 
 
-def test_a_trial_below_the_median_is_pruned_after_the_warm_up_and_one_above_is_not(study):
+def test_trial_below_the_median_is_pruned_after_the_warm_up_and_one_above_is_not(study):
     mine = study(CONTINUOUS, "--pruner_trials", "2", "--pruner_epochs", "2")
     for value in (0.5, 0.6):
         one = mine.ask()
@@ -303,7 +302,7 @@ def test_a_trial_below_the_median_is_pruned_after_the_warm_up_and_one_above_is_n
 
 
 @pytest.mark.parametrize(("epochs", "first"), [(8, 4), (5, 2), (1, 1)])
-def test_unless_told_otherwise_every_trial_gets_half_its_epochs(study, epochs, first):
+def test_pruner_by_default_leaves_each_trial_half_its_epochs(study, epochs, first):
     mine = study(CONTINUOUS, "--pruner_trials", "1", "--epochs", str(epochs))
     good, bad = mine.ask(), mine.ask()
     for epoch in range(1, epochs + 1):
@@ -313,14 +312,14 @@ def test_unless_told_otherwise_every_trial_gets_half_its_epochs(study, epochs, f
     assert pruned[0] == first
 
 
-def test_without_a_pruner_none_is_pruned(study):
+def test_study_without_pruner_prunes_no_trial(study):
     mine = study(CONTINUOUS, "--pruner", "none")
     finish(mine, 8, value=0.5)
     one = mine.ask()
     assert not any(mine.report(one.number, epoch, 0.0) for epoch in range(1, 9))
 
 
-def test_two_metrics_keep_their_values_in_order_and_prune_nothing(study):
+def test_study_with_two_metrics_keeps_values_in_order_and_prunes_no_trial(study):
     mine = study(CONTINUOUS, "--metric", "val_accuracy,parameters")
     for values in ([0.5, 10.0], [0.9, 30.0]):
         mine.complete(mine.ask().number, values)
@@ -333,7 +332,7 @@ def test_two_metrics_keep_their_values_in_order_and_prune_nothing(study):
 
 
 @pytest.mark.parametrize(("metric", "order"), [("val_accuracy", [1, 2, 0]), ("val_loss", [0, 1, 2])])
-def test_the_best_comes_first_in_the_metrics_direction_and_the_earlier_of_equals(study, metric, order):
+def test_ranked_puts_the_best_first_in_the_metrics_direction_and_the_earlier_of_equals(study, metric, order):
     mine = study(CONTINUOUS, "--metric", metric)
     assert mine.best() is None
     for value in (0.1, 0.6, 0.6):
@@ -342,7 +341,7 @@ def test_the_best_comes_first_in_the_metrics_direction_and_the_earlier_of_equals
     assert mine.best().number == order[0]
 
 
-def test_importances_say_which_setting_matters_and_are_empty_below_four_values(study):
+def test_importances_order_settings_and_are_empty_below_four_values(study):
     mine = study(DISCRETE, "--sampler", "grid")
     finish(mine, 3)
     assert mine.importances() == {}
@@ -353,7 +352,7 @@ def test_importances_say_which_setting_matters_and_are_empty_below_four_values(s
     assert list(shares) == ["kernel_size", "depth"] and sum(shares.values()) == pytest.approx(1)
 
 
-def test_notes_are_kept_and_read_from_the_storage_where_another_process_may_have_written(study):
+def test_attributes_are_read_from_the_storage_where_another_process_may_have_written(study):
     one, other = study(), study()
     assert one.get_attr("lease") is None
     other.set_attr("lease", {"host": "there", "beat": 1.5})
@@ -362,32 +361,32 @@ def test_notes_are_kept_and_read_from_the_storage_where_another_process_may_have
     assert other.get_attr("lease") is None
 
 
-def test_figures_of_a_trial_are_kept(study):
+def test_attributes_of_a_trial_are_kept(study):
     mine = study()
     one = mine.ask()
     mine.set_trial_attrs(one.number, {"parameters": 1234, "run_id": "abc"})
     assert study().trials()[0].user_attrs == {"parameters": 1234, "run_id": "abc"}
 
 
-def test_a_space_too_large_to_write_out_is_left_to_the_sampler(study, monkeypatch):
+def test_space_too_large_to_enumerate_is_left_to_the_sampler(study, monkeypatch):
     monkeypatch.setattr(studies, "MAX_ENUMERATED", 5)
     mine = study(DISCRETE)
     assert len({str(one.params) for one in finish(mine, 3)}) == 3
 
 
-def test_in_a_space_too_large_to_write_out_the_few_that_fit_are_found_and_then_no_more(study, monkeypatch):
+def test_feasible_configurations_of_a_space_too_large_to_enumerate_are_found_and_then_no_more(study, monkeypatch):
     monkeypatch.setattr(studies, "MAX_ENUMERATED", 5)
     monkeypatch.setattr(studies, "MAX_REDRAWS", 1)
     mine = study("recipe: smoke\nspace: {patch_size: {low: 1, high: 200}, depth: [1, 2]}\n", "--sampler", "random")
-    asked = finish(mine, 6)
-    assert {(one.params["patch_size"], one.params["depth"]) for one in asked} == {
+    proposals = finish(mine, 6)
+    assert {(one.params["patch_size"], one.params["depth"]) for one in proposals} == {
         (p, d) for p in (1, 2, 4) for d in (1, 2)
     }
     assert mine.ask() is None
 
 
 @pytest.mark.parametrize("url", ["sqlite:////dev/null/x.db", "nonsense://me:secret@host/db"])
-def test_a_storage_that_cannot_be_opened_is_refused_in_one_line_without_its_password(tmp_path, url):
+def test_storage_that_cannot_be_opened_is_refused_in_one_line_without_its_password(tmp_path, url):
     with pytest.raises(UsageError, match="^the study's storage must be there and writable: ") as refused:
         studies.Study(make_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180)
     assert "secret" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""What is said of a search's length before its first trial; a training step is scripted."""
+"""Estimating the duration of a search; the training step is scripted."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from pipeline.tracking.tags import TrialOutcome
 from tests.support.scripted import CONTINUOUS, ScriptedExecutor, make_search, open_study, search_context, trial_result
 
 
-def test_work_grows_with_the_patches_the_blocks_and_the_kernels():
+def test_relative_cost_grows_with_patches_depth_and_kernel_size():
     base = TrainingConfig.build({"patch_size": 2, "depth": 4, "kernel_size": 3, "filters": 64})
     shape = (32, 32, 3)
     assert relative_cost(base.model_copy(update={"depth": 8}), shape) == 2 * relative_cost(base, shape)
@@ -18,7 +18,7 @@ def test_work_grows_with_the_patches_the_blocks_and_the_kernels():
     assert relative_cost(base.model_copy(update={"kernel_size": 9}), shape) > relative_cost(base, shape)
 
 
-def test_a_trial_of_the_measured_configuration_takes_its_steps_and_a_third_of_that_for_each_validation_image():
+def test_trial_seconds_are_its_steps_and_a_third_of_a_step_for_validation_images():
     config = TrainingConfig.build({"epochs": 3, "batch_size": 10})
     seconds = trial_seconds(
         [config], measured=config, step_seconds=2.0, image_shape=(32, 32, 3), training_images=100, validation_images=30
@@ -40,7 +40,7 @@ def context(tmp_path):
     return open_it
 
 
-def test_before_the_first_trial_one_training_step_tells_how_long_all_will_take(context):
+def test_estimate_before_the_first_trial_comes_from_one_training_step(context):
     mine = context(
         lambda job: [trial_result(job, step_seconds=60.0, tracing_seconds=60.0)],
         "--trials",
@@ -54,15 +54,15 @@ def test_before_the_first_trial_one_training_step_tells_how_long_all_will_take(c
     assert [job.role for job in mine.executor.started] == ["step"]
 
 
-def test_a_step_that_fails_says_nothing_as_the_trials_will(context):
+def test_estimate_from_a_failed_step_is_none(context):
     mine = context(lambda job: [trial_result(job, TrialOutcome.OOM, "no memory")])
     assert estimate_duration(mine, data(200)) is None
 
 
-def test_a_search_that_goes_on_expects_what_its_trials_took(context):
+def test_estimate_of_a_resumed_search_comes_from_its_trials(context):
     mine = context(lambda job: [], "--trials", "4")
-    asked = mine.study.ask()
-    mine.study.complete(asked.number, [0.5])
+    proposal = mine.study.ask()
+    mine.study.complete(proposal.number, [0.5])
     mine.study.record_searched_seconds(100.0)
     assert estimate_duration(mine, data(200)) == "about 5 min left, as the trials so far went"
     assert mine.executor.started == []
