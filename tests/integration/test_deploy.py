@@ -19,7 +19,7 @@ from tests.support.deployed import called, settings
 from tests.support.ports import free_port
 from tests.support.postgres import PASSWORD
 from tests.support.scripted import DISCRETE
-from tests.support.sleepers import ROOT, finish, noted, start_sleeper, wait_for, with_programs
+from tests.support.sleepers import ROOT, finish, read_log, start_sleeper, wait_for, with_programs
 from tests.support.stores import environment
 
 pytestmark = pytest.mark.slow
@@ -87,7 +87,7 @@ def searched(server, postgres, tmp_path_factory):
     variables = ADMIN | {"PGPASSWORD": PASSWORD}
     flags = ["--trials", "6", "--final_top", "1", "--final_seeds", "1"]
     both = [start_sleeper(folder, 0.3, *flags, **given, variables=variables) for _ in range(2)]
-    wait_for(lambda: len({line[0] for line in noted(folder, "trial")}) == 2)
+    wait_for(lambda: len({line[0] for line in read_log(folder, "trial")}) == 2)
     postgres.restart()
     for process in both:
         finish(process)
@@ -110,7 +110,7 @@ def test_nothing_is_lost_or_doubled_where_postgresql_restarts_under_two_drivers(
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE and "duplicate_of" not in trial.user_attrs]
     assert len(done) == 6
     assert not [trial for trial in trials if trial.state in {TrialState.RUNNING, TrialState.WAITING}]
-    ended = Counter(line[4] for line in noted(searched, "trial") if line[1] == "ended")
+    ended = Counter(line[4] for line in read_log(searched, "trial") if line[1] == "ended")
     assert len(ended) == 6 and set(ended.values()) == {1}
     runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")
     assert Counter((run.data.tags[Tag.ROLE], run.info.status) for run in runs) == {

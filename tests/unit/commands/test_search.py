@@ -26,8 +26,8 @@ from tests.support.scripted import (
 
 
 @pytest.fixture
-def go_on(tmp_path):
-    """Drives a study that has a winner among two trials; returns the study."""
+def resume(tmp_path):
+    """Return a function that resumes a study with a winner among two trials, and returns the study."""
 
     def run(trials, answer):
         study = open_study(tmp_path, make_search(tmp_path, CONTINUOUS, "--trials", str(trials)))
@@ -41,20 +41,20 @@ def go_on(tmp_path):
     return run
 
 
-def test_winner_is_kept_if_no_trial_is_added(go_on):
-    study = go_on(2, lambda job: successful_trial(job, 0.9))
+def test_winner_is_kept_if_no_trial_is_added(resume):
+    study = resume(2, lambda job: successful_trial(job, 0.9))
     assert (study.get_attr(WINNER), study.get_attr(FINAL)) == ({"test_accuracy": 0.7}, ["finalist"])
 
 
-def test_winner_is_removed_if_trials_are_added(go_on):
-    study = go_on(3, lambda job: successful_trial(job, 0.9))
+def test_winner_is_removed_if_trials_are_added(resume):
+    study = resume(3, lambda job: successful_trial(job, 0.9))
     assert (study.get_attr(WINNER), study.get_attr(FINAL)) == (None, None)
 
 
-def test_winner_is_removed_if_trials_are_added_and_the_search_fails(go_on, tmp_path):
+def test_winner_is_removed_if_trials_are_added_and_the_search_fails(resume, tmp_path):
     answers = iter([True, False, False, False])
     with pytest.raises(SearchFailed):
-        go_on(
+        resume(
             9,
             lambda job: (
                 successful_trial(job, 0.9)
@@ -87,8 +87,8 @@ def test_dashboard_command_uses_the_uv_beside_python_if_there_is_one(tmp_path, m
     assert dashboard_command("sqlite:///optuna.db") == f"{tmp_path}/uv tool run optuna-dashboard sqlite:///optuna.db"
 
 
-class Losing(ScriptedExecutor):
-    """Loses its cluster in the midst of the second trial."""
+class LosingExecutor(ScriptedExecutor):
+    """An executor that loses its cluster during the second trial."""
 
     def __init__(self):
         super().__init__(self._answer)
@@ -109,14 +109,13 @@ class Losing(ScriptedExecutor):
 
 def test_search_that_loses_its_cluster_fails_in_one_line_and_leaves_no_run_open(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(searching, "build_executor", lambda search, data: Losing())
+    monkeypatch.setattr(searching, "build_executor", lambda search, data: LosingExecutor())
     url = f"sqlite:///{tmp_path}/study.db"
     search = make_search(tmp_path, CONTINUOUS, "--trials", "5", "--storage", url)
     with mlflow_store(tmp_path):
         assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1
         runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")
-    told = capsys.readouterr()
-    assert told.err.splitlines()[-1] == "error: cluster must keep its head node"
+    assert capsys.readouterr().err.splitlines()[-1] == "error: cluster must keep its head node"
     statuses = sorted((run.info.status, run.data.tags.get(Tag.REASON, "")) for run in runs)
     assert statuses == [("FAILED", ""), ("FAILED", "node lost"), ("FINISHED", "")]
     parent = next(run for run in runs if run.data.tags[Tag.ROLE] == "search")
@@ -126,8 +125,8 @@ def test_search_that_loses_its_cluster_fails_in_one_line_and_leaves_no_run_open(
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
 
 
-class Short(ScriptedExecutor):
-    """Has no memory for jobs of the broken roles, and carries out the others."""
+class ShortOfMemory(ScriptedExecutor):
+    """An executor without memory for jobs of the broken roles."""
 
     def __init__(self, broken):
         super().__init__(self._answer)
@@ -157,7 +156,7 @@ def test_search_without_a_result_fails_and_the_same_command_resumes_it(tmp_path,
     text = CONTINUOUS + "trials: 2\nfinal_top: 1\nfinal_seeds: 1\n"
     search = make_search(tmp_path, text, "--storage", f"sqlite:///{tmp_path}/study.db")
     broken = {role}
-    monkeypatch.setattr(searching, "build_executor", lambda search, data: Short(broken))
+    monkeypatch.setattr(searching, "build_executor", lambda search, data: ShortOfMemory(broken))
     with mlflow_store(tmp_path):
         assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1
         (run,) = mlflow.search_runs(filter_string=f"tags.{Tag.ROLE} = '{Role.SEARCH}'", output_format="list")
@@ -169,8 +168,8 @@ def test_search_without_a_result_fails_and_the_same_command_resumes_it(tmp_path,
             assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
 
 
-class WithGpus(Losing):
-    """Has GPUs; keeps what it was told of those before."""
+class WithGpus(LosingExecutor):
+    """An executor with GPUs, which records whether it was told of earlier ones."""
 
     def __init__(self, known):
         super().__init__()
@@ -183,10 +182,10 @@ class WithGpus(Losing):
 
 def test_resumed_search_tells_its_executor_that_there_were_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    told = []
-    monkeypatch.setattr(searching, "build_executor", lambda search, data: WithGpus(told))
+    used_gpus = []
+    monkeypatch.setattr(searching, "build_executor", lambda search, data: WithGpus(used_gpus))
     search = make_search(tmp_path, CONTINUOUS, "--trials", "9", "--storage", f"sqlite:///{tmp_path}/study.db")
     with mlflow_store(tmp_path):
         for _ in range(2):
             assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1
-    assert told == [False, True]
+    assert used_gpus == [False, True]

@@ -28,7 +28,7 @@ TWO = "recipe: smoke\nspace: {depth: [1, 2]}\nsampler: grid\nfinal_top: 2\nfinal
 
 
 def train(job):
-    """Leaves weights as a training does; a winner is measured."""
+    """Leave weights as a training does; evaluate a winner."""
     if job.role == "winner":
         assert job.weights.read_text() == weights_of(job)
         return [trial_result(job, test_accuracy=0.7, latency_ms=3.0)]
@@ -42,7 +42,7 @@ def weights_of(job):
 
 @pytest.fixture
 def final(tmp_path, monkeypatch):
-    """Runs the final of a study of both depths, and again where a test calls it again."""
+    """Return a function that runs the final of a study of both depths, and resumes it where a test calls it again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run(answer=train, text=TWO, *flags, name="mine", slots=1, interrupts=lambda: 0, runs=None):
@@ -175,8 +175,8 @@ def test_failed_seed_does_not_fail_the_final(final):
     assert roles(final) == ["final"] * 6 + ["winner"], "an exception would be raised again"
 
 
-def accidents(outcome, many, *, role="final"):
-    """An answer by which depth 2 with seed 2, or the winner, meets so many accidents before it goes well."""
+def failing(outcome, many, *, role="final"):
+    """Return an answer by which depth 2 with seed 2, or the winner, fails so often before it succeeds."""
     met = []
 
     def answer(job):
@@ -190,7 +190,7 @@ def accidents(outcome, many, *, role="final"):
 
 @pytest.mark.parametrize(("outcome", "many"), [(TrialOutcome.CRASHED, 2), (TrialOutcome.LOST, 4)])
 def test_training_that_crashed_or_lost_its_node_is_retried(final, outcome, many):
-    assert final(accidents(outcome, many))["val_accuracy_mean"] == pytest.approx(0.82)
+    assert final(failing(outcome, many))["val_accuracy_mean"] == pytest.approx(0.82)
     assert roles(final) == ["final"] * (6 + many) + ["winner"]
     assert list(final.runs.closed.values()).count(outcome) == many, "each try has a run of its own"
     assert list(final.runs.finished.values()) == [TrialOutcome.FINISHED] * 2
@@ -198,19 +198,19 @@ def test_training_that_crashed_or_lost_its_node_is_retried(final, outcome, many)
 
 @pytest.mark.parametrize(("outcome", "many"), [(TrialOutcome.CRASHED, 3), (TrialOutcome.LOST, 5)])
 def test_training_that_always_crashes_or_loses_its_node_is_abandoned(final, outcome, many):
-    assert final(accidents(outcome, 99))["val_accuracy_mean"] == pytest.approx(0.81)
+    assert final(failing(outcome, 99))["val_accuracy_mean"] == pytest.approx(0.81)
     assert roles(final) == ["final"] * (5 + many) + ["winner"]
 
 
 @pytest.mark.parametrize(("outcome", "many"), [(TrialOutcome.CRASHED, 2), (TrialOutcome.LOST, 4)])
 def test_evaluation_that_crashed_or_lost_its_node_is_retried(final, outcome, many):
-    assert final(accidents(outcome, many, role="winner"))["test_accuracy"] == 0.7
+    assert final(failing(outcome, many, role="winner"))["test_accuracy"] == 0.7
     assert roles(final) == ["final"] * 6 + ["winner"] * (many + 1)
     assert f"the winner is evaluated again: {outcome}: gone" in final.lines
 
 
 def test_evaluation_that_is_lost_with_the_whole_cluster_is_not_retried(final, monkeypatch):
-    answer = accidents(TrialOutcome.LOST, 99, role="winner")
+    answer = failing(TrialOutcome.LOST, 99, role="winner")
 
     def free(executor):
         if executor.started and executor.started[-1].role == "winner":
@@ -225,7 +225,7 @@ def test_evaluation_that_is_lost_with_the_whole_cluster_is_not_retried(final, mo
 
 
 def test_crashed_training_is_not_retried_after_an_interrupt(final):
-    answer = accidents(TrialOutcome.CRASHED, 99)
+    answer = failing(TrialOutcome.CRASHED, 99)
     assert final(answer, interrupts=lambda: int("final 2 seed 2  d2  crashed: gone" in final.lines)) is None
     assert roles(final) == ["final"] * 6
 
@@ -234,7 +234,7 @@ def test_crashed_evaluation_is_not_retried_after_an_interrupt(final):
     def interrupts():
         return int(roles(final)[-1:] == ["winner"] and not final.executor._running)
 
-    assert final(accidents(TrialOutcome.CRASHED, 99, role="winner"), interrupts=interrupts) is None
+    assert final(failing(TrialOutcome.CRASHED, 99, role="winner"), interrupts=interrupts) is None
     assert roles(final) == ["final"] * 6 + ["winner"]
 
 
@@ -357,7 +357,7 @@ def timed(job):
 
 @pytest.fixture
 def searched(tmp_path):
-    """Opens a study of four trials, and a driver's session with it."""
+    """Return a function that opens a study of four trials, and the context of a search of it."""
 
     def open_it(answer=timed, *flags, interrupts=lambda: 0):
         study = open_study(tmp_path, make_search(tmp_path, FOUR, *flags))

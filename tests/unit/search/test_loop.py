@@ -32,7 +32,7 @@ def crash(job, reason="killed by SIGSEGV"):
 
 
 def in_turn(*answers):
-    """Answers job after job; the last one goes on for the rest."""
+    """Return an executor's answer: one for each job in turn, the last one for all further jobs."""
     left = list(answers)
     return lambda job: (left.pop(0) if len(left) > 1 else left[0])(job)
 
@@ -43,7 +43,7 @@ def well(job):
 
 @pytest.fixture
 def drive(tmp_path):
-    """Runs a search with trials that answer as told, and again where a test calls it again."""
+    """Return a function that runs a search with scripted trials, and resumes it where a test calls it again."""
 
     def drive_it(answer, text=CONTINUOUS, *flags, slots=1, interrupts=lambda: 0, runs=None):
         search = make_search(tmp_path, text, *flags)

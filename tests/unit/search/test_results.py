@@ -27,8 +27,8 @@ def complete(study, *values):
     return proposal
 
 
-def of_every_kind(study):
-    """Five trials: complete, failed, complete and better, pruned, and a duplicate of the first."""
+def add_every_kind(study):
+    """Add five trials: complete, failed, complete and better, pruned, and a duplicate of the first."""
     first = complete(study, 0.5)
     study.fail(study.ask().number, retry=False)
     complete(study, 0.9)
@@ -44,7 +44,7 @@ GRID = ["--sampler", "grid"]
 
 
 def test_trials_dataframe_has_a_row_and_the_state_of_each_trial_that_has_ended(study):
-    trials = trials_dataframe(of_every_kind(study(DISCRETE, *GRID)))
+    trials = trials_dataframe(add_every_kind(study(DISCRETE, *GRID)))
     assert trials["state"].tolist() == ["complete", "failed", "complete", "pruned", "duplicate"]
     assert trials["number"].tolist() == [0, 1, 2, 3, 4]
     assert trials["duplicate_of"].tolist()[4] == 0
@@ -61,7 +61,7 @@ def test_trials_dataframe_marks_infeasible_trials(study):
 
 @pytest.mark.parametrize(("metric", "order"), [("val_accuracy", [2, 3, 0, 4, 1]), ("val_loss", [0, 4, 3, 2, 1])])
 def test_leaderboard_has_the_best_first_the_earlier_of_equals_and_those_without_a_value_last(study, metric, order):
-    ranked = leaderboard(of_every_kind(study(DISCRETE, *GRID, "--metric", metric)))
+    ranked = leaderboard(add_every_kind(study(DISCRETE, *GRID, "--metric", metric)))
     assert ranked["number"].tolist() == order
     assert list(ranked.columns) == [
         *trials_dataframe(study(DISCRETE, *GRID, "--metric", metric)).columns,

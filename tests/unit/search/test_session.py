@@ -21,7 +21,7 @@ from pipeline.search.session import ExclusiveCoordinator, SearchContext, SharedC
 from pipeline.search.study import Study
 from pipeline.tracking.tags import Tag, TrialOutcome
 from tests.support.scripted import DISCRETE, make_search, mlflow_store, open_study
-from tests.support.sleepers import finish, noted, start_sleeper, wait_for
+from tests.support.sleepers import finish, read_log, start_sleeper, wait_for
 
 
 @pytest.fixture
@@ -38,10 +38,10 @@ def study(url, tmp_path, closing):
 
 @pytest.fixture
 def start(url, tmp_path):
-    """Starts a driver process on one study; its trials have two epochs of so many seconds."""
+    """Return a function that starts a driver process on one study, whose trials have two epochs of so many seconds."""
     started = []
 
-    def start_it(seconds, *flags, together=1):
+    def start_driver(seconds, *flags, together=1):
         uri, variables = mlflow.get_tracking_uri(), {"TOGETHER": str(together)}
         started.append(
             start_sleeper(tmp_path, seconds, *flags, text=DISCRETE, uri=uri, storage=url, variables=variables)
@@ -49,7 +49,7 @@ def start(url, tmp_path):
         return started[-1]
 
     with mlflow_store(tmp_path):
-        yield start_it
+        yield start_driver
         for process in started:
             process.kill()
             sys.stderr.write(process.communicate()[1][-3000:])  # shown where the test fails
@@ -73,18 +73,20 @@ def test_two_drivers_share_the_budget_and_one_recovers_the_trials_of_the_other_t
 ):
     flags = ["--trials", "5", "--final_top", "1", "--final_seeds", "1"]
     first, second = start(0.4, *flags, together=2), start(0.4, *flags, together=2)
-    wait_for(lambda: len({line[0] for line in noted(tmp_path, "trial") if line[1] == "ended"}) == 2)
-    wait_for(lambda: Counter(line[1] for line in noted(tmp_path, "trial") if line[0] == str(first.pid))["began"] >= 2)
+    wait_for(lambda: len({line[0] for line in read_log(tmp_path, "trial") if line[1] == "ended"}) == 2)
+    wait_for(
+        lambda: Counter(line[1] for line in read_log(tmp_path, "trial") if line[0] == str(first.pid))["began"] >= 2
+    )
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     out = finish(second)
     trials = trials_of(url)
     assert len(counted(trials)) == 5, [trial.state for trial in trials]
     assert not [trial for trial in trials if trial.state in {TrialState.RUNNING, TrialState.WAITING}]
-    ended = Counter(line[4] for line in noted(tmp_path, "trial") if line[1] == "ended")
+    ended = Counter(line[4] for line in read_log(tmp_path, "trial") if line[1] == "ended")
     assert set(ended.values()) == {1} and len(ended) == 5, "each configuration is trained to its end once"
     assert "winner " in out
-    assert [line[1] for line in noted(tmp_path, "winner")] == ["began", "ended"]
+    assert [line[1] for line in read_log(tmp_path, "winner")] == ["began", "ended"]
     runs = all_runs()
     (parent,) = [run for run in runs if run.data.tags.get(Tag.ROLE) == "search"]
     assert parent.info.status == "FINISHED"
@@ -105,8 +107,8 @@ def test_three_drivers_train_no_configuration_twice_and_one_runs_the_final(start
     flags = ["--trials", "6", "--final_top", "1", "--final_seeds", "2"]
     outs = [finish(process) for process in [start(0.1, *flags), start(0.1, *flags), start(0.1, *flags)]]
     assert len(counted(trials_of(url))) == 6
-    assert Counter(line[4] for line in noted(tmp_path, "trial") if line[1] == "began").most_common(1)[0][1] == 1
-    assert len(noted(tmp_path, "winner")) == 2, "began and ended, in one of them"
+    assert Counter(line[4] for line in read_log(tmp_path, "trial") if line[1] == "began").most_common(1)[0][1] == 1
+    assert len(read_log(tmp_path, "winner")) == 2, "began and ended, in one of them"
     assert sum("winner " in out for out in outs) >= 1
     assert len([run for run in all_runs() if run.data.tags.get(Tag.ROLE) == "search"]) == 1
 
@@ -200,37 +202,39 @@ def test_searched_seconds_of_drivers_that_record_at_once_never_decrease(study):
     assert one.searched_seconds() == 120.0
 
 
-class Runs:
-    """Begins a run when it has been asked so often."""
+class UnavailableRuns:
+    """Stands in for the run of a study on a server that is unavailable for some calls."""
 
-    def __init__(self, away):
-        self.away = away
+    def __init__(self, calls):
+        self.calls = calls
 
     def start_child(self, name, *, role, tags, parent=None):
-        self.away -= 1
-        if self.away >= 0:
-            raise Unavailable("nobody answers")
+        self.calls -= 1
+        if self.calls >= 0:
+            raise Unavailable("no answer")
         return f"run of {name}"
 
 
 @pytest.fixture
-def beats(monkeypatch):
+def heartbeats(monkeypatch):
     monkeypatch.setattr(session, "WAIT_SECONDS", 0)
     return []
 
 
-def context(runs, beats, interrupts=lambda: 0):
-    return SearchContext(None, runs, None, interrupts, lambda: beats.append(1))
+def context(runs, heartbeats, interrupts=lambda: 0):
+    return SearchContext(None, runs, None, interrupts, lambda: heartbeats.append(1))
 
 
-def test_start_child_waits_for_the_server_and_sends_heartbeats_meanwhile(beats):
-    assert context(Runs(3), beats).start_child("t000", role="trial", tags={}) == "run of t000"
-    assert len(beats) == 3
+def test_start_child_waits_for_the_server_and_sends_heartheartbeats_meanwhile(heartbeats):
+    assert context(UnavailableRuns(3), heartbeats).start_child("t000", role="trial", tags={}) == "run of t000"
+    assert len(heartbeats) == 3
 
 
-def test_start_child_returns_none_after_an_interrupt(beats):
+def test_start_child_returns_none_after_an_interrupt(heartbeats):
     def interrupts():
-        return int(len(beats) >= 2)
+        return int(len(heartbeats) >= 2)
 
-    assert context(Runs(1_000_000), beats, interrupts).start_child("t000", role="trial", tags={}) is None
-    assert len(beats) == 2
+    assert (
+        context(UnavailableRuns(1_000_000), heartbeats, interrupts).start_child("t000", role="trial", tags={}) is None
+    )
+    assert len(heartbeats) == 2

@@ -31,18 +31,18 @@ from tests.support.scripted import (
 
 
 @pytest.fixture
-def read(monkeypatch):
-    """Ids of the trials that were read from the database, a set a query; None for all."""
-    queries = []
+def queries(monkeypatch):
+    """Record the numbers of the trials that are read from the database, a set for each query."""
+    numbers = []
     get = RDBStorage._get_trials
 
-    def noted(self, study_id, states, included_trial_ids, trial_id_greater_than):
+    def recording(self, study_id, states, included_trial_ids, trial_id_greater_than):
         found = get(self, study_id, states, included_trial_ids, trial_id_greater_than)
-        queries.append({trial.number for trial in found})
+        numbers.append({trial.number for trial in found})
         return found
 
-    monkeypatch.setattr(RDBStorage, "_get_trials", noted)
-    return queries
+    monkeypatch.setattr(RDBStorage, "_get_trials", recording)
+    return numbers
 
 
 @pytest.fixture
@@ -50,15 +50,15 @@ def study(tmp_path):
     return lambda: open_study(tmp_path, make_search(tmp_path, CONTINUOUS))
 
 
-def test_cache_reads_unfinished_trials_again_only_if_they_have_changed(study, read):
+def test_cache_reads_unfinished_trials_again_only_if_they_have_changed(study, queries):
     mine = study()
     first, _second = mine.ask(), mine.ask()
     mine.trials()
-    read.clear()
+    queries.clear()
     mine.report(first.number, 1, 0.5)
     assert mine.trials()[first.number].intermediate_values == {1: 0.5}
     mine.trials()
-    assert read == [{first.number}]
+    assert queries == [{first.number}]
 
 
 def test_cache_shows_what_this_process_wrote_at_once(study):
@@ -167,8 +167,8 @@ def test_call_fails_when_the_database_stays_unavailable(postgres, shared_study, 
         postgres.start()
 
 
-def lost_answer(monkeypatch, name):
-    """The next call of this name does its work, but its answer never comes."""
+def lose_answer(monkeypatch, name):
+    """Let the next call of this name do its work, but lose its answer."""
     call, left = getattr(RDBStorage, name), [True]
 
     def once(self, *args):
@@ -184,14 +184,14 @@ def lost_answer(monkeypatch, name):
 def test_trial_whose_end_was_written_without_an_answer_ends_once(shared_study, monkeypatch):
     mine = shared_study()
     proposal = mine.ask()
-    lost_answer(monkeypatch, "set_trial_state_values")
+    lose_answer(monkeypatch, "set_trial_state_values")
     mine.complete(proposal.number, [0.5])
     assert [(trial.state.name, trial.values) for trial in mine.trials()] == [("COMPLETE", [0.5])]
 
 
 def test_trial_that_was_created_without_an_answer_is_not_left_running(shared_study, monkeypatch):
     mine = shared_study()
-    lost_answer(monkeypatch, "_create_new_trial")
+    lose_answer(monkeypatch, "_create_new_trial")
     first = mine.ask()
     second = mine.ask()
     mine.complete(first.number, [0.5])
@@ -201,7 +201,7 @@ def test_trial_that_was_created_without_an_answer_is_not_left_running(shared_stu
 
 def test_queued_configuration_that_was_taken_without_an_answer_is_proposed_again(shared_study, monkeypatch):
     mine = shared_study(CONTINUOUS + "enqueue: [{learning_rate: 0.01}]")
-    lost_answer(monkeypatch, "set_trial_state_values")
+    lose_answer(monkeypatch, "set_trial_state_values")
     proposals = [mine.ask(), mine.ask()]
     assert 0.01 in [one.params["learning_rate"] for one in proposals]
 

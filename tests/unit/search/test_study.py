@@ -17,7 +17,7 @@ EVERY = [{"kernel_size": kernel, "depth": depth} for kernel, depth in product([1
 
 @pytest.fixture
 def study(tmp_path):
-    """Opens the one study of the test, again and again as drivers would."""
+    """Return a function that opens the study of the test, again and again as drivers would."""
 
     def open_it(text=CONTINUOUS, *flags, **images):
         return open_study(tmp_path, make_search(tmp_path, text, *flags), **images)
@@ -195,7 +195,7 @@ def test_feasibility_of_a_large_space_is_checked_once_and_not_for_every_trial(st
 
 
 def ooms_proposed(study, trials, tell):
-    """How often a configuration that wants more memory than there is was trained in so many trials."""
+    """Return how many of so many trials were of a configuration that needs more memory than there is."""
     ooms = 0
     for _ in range(trials):
         proposal = study.ask()
@@ -209,7 +209,7 @@ def ooms_proposed(study, trials, tell):
 
 
 def test_tpe_proposes_less_out_of_memory_when_it_violates_a_constraint_than_when_it_fails(tmp_path, monkeypatch):
-    """Accuracy grows with the size up to where memory ends, as it does in life: failed trials teach TPE nothing."""
+    """Accuracy grows with the size up to the limit of memory, as in practice: failed trials teach TPE nothing."""
     monkeypatch.setattr(
         studies, "MAX_ENUMERATED", 0
     )  # to write out 5,964 configurations takes seconds and changes nothing
