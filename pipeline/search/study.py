@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
@@ -160,11 +160,8 @@ class Study:
 
     def record_searched_seconds(self, seconds: float) -> None:
         """Record for how long the study has been searched, unless another driver has recorded more."""
-        if self._lock is None:
-            self.set_attr(SEARCHED_SECONDS, max(seconds, self.searched_seconds()))
-            return
         # Locked, since another driver may write between reading and writing
-        with self._lock.locked():
+        with self._lock.locked() if self._lock else nullcontext():
             self.set_attr(SEARCHED_SECONDS, max(seconds, self.searched_seconds()))
 
     def ask(self) -> TrialProposal | None:
