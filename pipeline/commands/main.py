@@ -1,7 +1,8 @@
 """The entry point: `convmixer COMMAND ...` runs a command, reports in one line what went wrong, and sets the exit code.
 
 Importing MLflow or TensorFlow takes seconds, so the modules of the commands are imported inside the functions here,
-after the command line, and whatever else can be checked quickly, has been accepted.
+after the command line, and whatever else can be checked quickly, has been accepted. What `--help` does not need is
+imported there as well.
 """
 
 import errno
@@ -14,13 +15,11 @@ from typing import NamedTuple, NoReturn
 from pipeline.runtime.console import Console, configure_logging
 from pipeline.runtime.cpu import prefer_onednn
 from pipeline.runtime.errors import NothingToDo, PipelineError, Stopped, UsageError
-from pipeline.runtime.files import check_cache_writable, temporary_files
 from pipeline.runtime.parent_watch import stop_with_parent
 from pipeline.runtime.signals import handle_signals
 from pipeline.runtime.stderr import capture_stderr
 from pipeline.runtime.text import nearest, one_line, shown
 from pipeline.runtime.urls import hide_credentials, set_http_timeouts
-from pipeline.tracking.project_run import fail_project_run
 
 FIRST_SIGNAL_CODE = 129  # exit codes from here on: 128 + the signal that stopped the command
 
@@ -92,6 +91,8 @@ def run_command(work: Callable[[Console], int | None]) -> int:
         return done.exit_code
     except UsageError as error:
         console.error(str(error))
+        from pipeline.tracking.project_run import fail_project_run
+
         fail_project_run(str(error))
         return error.exit_code
     except PipelineError as error:
@@ -145,6 +146,7 @@ def _search(arguments: Sequence[str], console: Console) -> int:
 
     command = parse_search_command(arguments)
     from pipeline.data.dataset import load_dataset
+    from pipeline.runtime.files import check_cache_writable
     from pipeline.search.space import build_search, check_against_data
     from pipeline.search.storage_url import validate_environment
 
@@ -173,6 +175,7 @@ def _evaluate(arguments: Sequence[str], console: Console) -> None:
 
     command = parse_evaluate(arguments)
     from pipeline.data.dataset import check_dataset_exists
+    from pipeline.runtime.files import check_cache_writable, temporary_files
 
     if command.settings.dataset is not None:
         check_dataset_exists(command.settings.dataset)

@@ -18,7 +18,8 @@ Section = TypeVar("Section", bound="Config")
 class Config(BaseModel):
     """Named values with bounds, read alike from flags, `-P` and YAML; to be subclassed with fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # a validator is built when it is first needed: most commands need one of them, and --help has to be fast
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod
