@@ -81,7 +81,7 @@ def _run_to_end(context: SearchContext, coordinator: Coordinator, data: Dataset,
             if not context.interrupts():
                 _check_result(study)
         if context.interrupts():
-            code, ending = 130, (RunOutcome.STOPPED, "by a signal; the same command goes on")
+            code, ending = context.interrupts.exit_code, (RunOutcome.STOPPED, "by a signal; the same command goes on")
     except (SearchFailed, ClusterLost) as error:
         code, ending = 1, (RunOutcome.FAILED, str(error))
         console.error(str(error))

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as one exception, raised once, and an end within ten seconds of it."""
+"""Signals that ask the process to stop (Ctrl-C, SIGTERM, a closed terminal), and its end within ten seconds of one."""
 
 import os
 import signal
@@ -11,107 +11,131 @@ from types import FrameType
 from pipeline.runtime.errors import Stopped
 
 ONCE_SECONDS = 1.0  # under `mlflow run` one Ctrl-C comes as SIGINT to the group and as SIGTERM from MLflow
-PATIENCE_SECONDS = 4.0  # with a main thread that is deep in TensorFlow: compiling with XLA takes a minute
-GRACE_SECONDS = 8.0  # docker stop kills after ten
+PATIENCE_SECONDS = 4.0  # with a main thread that does not react: compiling with XLA takes a minute
+GRACE_SECONDS = 8.0  # `docker stop` kills after ten
 
-_stopping: "ShutdownState | None" = None
-_why: str = ""
+_shutdown: "ShutdownState | None" = None
+_reason: str = ""
 
 
-def stop(why: str) -> None:
-    """Ask this process to stop, from whatever thread, as SIGTERM would; Stopped then says why."""
-    global _why
-    _why = why
+def stop(reason: str) -> None:
+    """Ask this process to stop, from any thread, as SIGTERM would; the message of Stopped holds the reason."""
+    global _reason
+    _reason = reason
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Interrupts:
+    """The signals that have asked this process to stop; those within a second of each other count as one."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+        self._first = 0  # the number of the first signal
+
+    def __call__(self) -> int:
+        """Return how many there have been."""
+        return len(self._times)
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code of a process that the first of them has stopped."""
+        return Stopped(self._first).exit_code
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Count a signal; a signal handler."""
+        self._first = self._first or number
+        if not self._times or time.monotonic() - self._times[-1] > ONCE_SECONDS:
+            self._times.append(time.monotonic())
+
+
 @contextmanager
-def count_interrupts() -> Iterator[Callable[[], int]]:
-    """Within it the signals are counted, those within a second of each other once; yields the count so far."""
-    times: list[float] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if not times or time.monotonic() - times[-1] > ONCE_SECONDS:
-            times.append(time.monotonic())
-
-    with _handled_by(handle):
-        yield lambda: len(times)
+def count_interrupts() -> Iterator[Interrupts]:
+    """Context manager: count the signals that ask to stop, where they would end the process otherwise."""
+    interrupts = Interrupts()
+    with _handled_by(interrupts.handle):
+        yield interrupts
 
 
 class ShutdownState:
-    """What is known of the way to the end."""
+    """How far a process that was asked to stop has come."""
 
     def __init__(self) -> None:
-        self.first: float | None = None  # when the first signal came to the main thread
-        self.last_words: Callable[[Stopped], None] = lambda stopped: None  # said if the main thread does not come to it
+        self.first: float | None = None  # time of the first signal that reached the main thread
+        # called from another thread if the main thread does not react to the signal in time
+        self.on_deadline: Callable[[Stopped], None] = lambda stopped: None
         self._over = threading.Event()
 
     def handle(self, number: int, frame: FrameType | None) -> None:
+        """Raise Stopped for the first signal, and KeyboardInterrupt for a later Ctrl-C; a signal handler."""
         if self.first is None:
             self.first = time.monotonic()
-            raise Stopped(number, _why)
+            raise Stopped(number, _reason)
         if number == signal.SIGINT and time.monotonic() - self.first > ONCE_SECONDS:
             raise KeyboardInterrupt
 
     @contextmanager
     def deadline(self) -> Iterator[None]:
-        """Within it a signal ends the process after GRACE_SECONDS, even if the main thread never gets to see it."""
-        come, signalled = os.pipe()
-        os.set_blocking(signalled, False)
-        before = signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(come,), name="deadline", daemon=True).start()
+        """Context manager: end the process GRACE_SECONDS after a signal, even if the main thread never handles it."""
+        # Python runs signal handlers in the main thread alone, but writes each signal's number to this pipe at once
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reader,), name="deadline", daemon=True).start()
         try:
             yield
         finally:
             self._over.set()
             signal.set_wakeup_fd(before)
-            os.close(signalled)  # which ends a watch that has seen no signal
+            # ends a watch that has seen no signal
+            os.close(writer)
 
-    def _watch(self, come: int) -> None:
-        with open(come, "rb", buffering=0) as numbers:
-            number = next((byte[0] for byte in iter(lambda: numbers.read(1), b"") if byte[0] in _heard()), None)
+    def _watch(self, reader: int) -> None:
+        with open(reader, "rb", buffering=0) as numbers:
+            number = next((byte[0] for byte in iter(lambda: numbers.read(1), b"") if byte[0] in _handled()), None)
         if number is None:
             return
-        leave = threading.Timer(GRACE_SECONDS, os._exit, [128 + number])
-        leave.daemon = True
-        leave.start()
+        exit_timer = threading.Timer(GRACE_SECONDS, os._exit, [128 + number])
+        exit_timer.daemon = True
+        exit_timer.start()
         if not self._over.wait(PATIENCE_SECONDS):
             with suppress(Exception):
-                self.last_words(Stopped(number, _why))
+                self.on_deadline(Stopped(number, _reason))
         self._over.wait()
-        leave.cancel()
+        exit_timer.cancel()
 
 
 @contextmanager
 def handle_signals() -> Iterator[ShutdownState]:
-    """Within it the first SIGINT, SIGTERM or SIGHUP raises Stopped in the main thread; others wait for the clean-up.
+    """Context manager: raise Stopped in the main thread for the first SIGINT, SIGTERM or SIGHUP.
 
-    A Ctrl-C more than a second later ends the clean-up with KeyboardInterrupt. The process ends within ten seconds of
-    the first in any case. One within another is the same one.
+    Later signals wait for the clean-up, except that a Ctrl-C more than a second later ends it with KeyboardInterrupt.
+    The process ends within ten seconds of the first signal in any case. Within another `handle_signals` this one does
+    nothing but yield the same state.
     """
-    global _stopping, _why
-    if _stopping:
-        yield _stopping
+    global _shutdown, _reason
+    if _shutdown:
+        yield _shutdown
         return
-    _stopping, _why = ShutdownState(), ""
+    _shutdown, _reason = ShutdownState(), ""
     try:
-        with _stopping.deadline(), _handled_by(_stopping.handle):
-            yield _stopping
+        with _shutdown.deadline(), _handled_by(_shutdown.handle):
+            yield _shutdown
     finally:
-        _stopping = None
+        _shutdown = None
 
 
-def _heard() -> set[signal.Signals]:
-    """Which signals ask to stop; a hang-up that is ignored (nohup) stays ignored."""
+def _handled() -> set[signal.Signals]:
+    """Return the signals that ask to stop; a hang-up that is ignored (nohup) stays ignored."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return {signal.SIGINT, signal.SIGTERM} | (set() if ignored else {signal.SIGHUP})
 
 
 @contextmanager
-def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, handle) for number in _heard()}
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Context manager: let `handler` handle the signals that ask to stop."""
+    before = {number: signal.signal(number, handler) for number in _handled()}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pipeline.runtime.console import Console
 from pipeline.runtime.errors import Unavailable
+from pipeline.runtime.signals import Interrupts
 from pipeline.search.attributes import FINAL, FINAL_OF, FINISHER, RUN_ID, WINNER
 from pipeline.search.coordination import DriverRegistry
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
@@ -161,7 +162,7 @@ class SearchContext:
     study: Study
     runs: StudyRun
     executor: Executor
-    interrupts: Callable[[], int]  # how often the process has been asked to stop
+    interrupts: Interrupts  # how often the process has been asked to stop
     heartbeat: Callable[[], None]  # to be called about once a second
     console: Console = field(default_factory=Console)
 

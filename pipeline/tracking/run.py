@@ -348,12 +348,12 @@ def start_run(
                 client, resume or (project_run.claim() if project_run else None), experiment_id=experiment_id
             )
         run_id = entity.info.run_id
-        no_run = shutdown.last_words
+        no_run = shutdown.on_deadline
 
         @stack.callback
         def forget_run() -> None:
             """Leave a run that has ended as it is."""
-            shutdown.last_words = no_run
+            shutdown.on_deadline = no_run
 
         run = stack.enter_context(_end_on_exit(TrackedRun(run_id, Outbox(run_id), entity)))
         if system_metrics:
@@ -375,7 +375,7 @@ def start_run(
             run.outbox.flush(at_most=STOP_SECONDS)
 
         stack.enter_context(heartbeat_run(client, run_id, superseded=on_superseded))
-        shutdown.last_words = on_deadline
+        shutdown.on_deadline = on_deadline
         yield run
 
 

@@ -40,13 +40,13 @@ def start(clean_up):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_an_exception_that_can_be_cleaned_up_after(number):
+def test_handle_signals_raises_stopped_that_can_be_cleaned_up_after(number):
     process = start(0)
     process.send_signal(number)
     assert process.communicate(timeout=10)[0] == f"stopped by {number.name}\ncleaned up\n"
 
 
-def test_the_two_signals_of_one_ctrl_c_under_mlflow_run_count_once():
+def test_handle_signals_takes_both_signals_of_a_ctrl_c_under_mlflow_run_as_one():
     process = start(0.3)
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "stopped by SIGINT\n"
@@ -55,7 +55,7 @@ def test_the_two_signals_of_one_ctrl_c_under_mlflow_run_count_once():
     assert process.communicate(timeout=10)[0] == "cleaned up\n"
 
 
-def test_a_second_ctrl_c_later_ends_the_clean_up():
+def test_second_ctrl_c_after_a_second_ends_the_clean_up():
     process = start(20)
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "stopped by SIGTERM\n"
@@ -72,7 +72,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_signals_are_counted_and_raise_nothing(clock):
+def test_count_interrupts_counts_signals_and_raises_nothing(clock):
     with count_interrupts() as interrupts:
         assert interrupts() == 0
         os.kill(os.getpid(), signal.SIGTERM)
@@ -80,9 +80,10 @@ def test_signals_are_counted_and_raise_nothing(clock):
         clock[0] += 1.1 * ONCE_SECONDS
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts() == 2
+        assert interrupts.exit_code == 128 + signal.SIGTERM, "of the first one"
 
 
-def test_the_signals_of_one_ctrl_c_under_mlflow_run_are_counted_once(clock):
+def test_count_interrupts_counts_the_signals_of_one_ctrl_c_once(clock):
     with count_interrupts() as interrupts:
         os.kill(os.getpid(), signal.SIGINT)
         clock[0] += 0.9 * ONCE_SECONDS
@@ -92,14 +93,14 @@ def test_the_signals_of_one_ctrl_c_under_mlflow_run_are_counted_once(clock):
 
 
 @pytest.fixture
-def heeded():
+def default_ctrl_c():
     """Ctrl-C as Python takes it, also where the tests run in a shell's background, which has them ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_after_counting_a_ctrl_c_is_what_it_was_before(heeded):
+def test_count_interrupts_restores_the_handlers_at_its_end(default_ctrl_c):
     with count_interrupts() as interrupts:
         pass
     with pytest.raises(KeyboardInterrupt):
@@ -107,7 +108,7 @@ def test_after_counting_a_ctrl_c_is_what_it_was_before(heeded):
     assert interrupts() == 0
 
 
-def test_a_real_process_goes_on_working_while_signals_are_counted():
+def test_count_interrupts_lets_a_process_go_on_working():
     program = """
 import time
 from pipeline.runtime.signals import count_interrupts
@@ -127,7 +128,7 @@ with count_interrupts() as interrupts:
     assert process.communicate(timeout=10)[0] == "2\n"
 
 
-def test_a_hang_up_that_is_ignored_as_under_nohup_stays_ignored():
+def test_hang_up_under_nohup_stays_ignored():
     process = subprocess.Popen(
         ["nohup", sys.executable, "-c", PROGRAM.replace("CLEAN_UP", "0")], stdout=subprocess.PIPE, text=True
     )
@@ -137,7 +138,7 @@ def test_a_hang_up_that_is_ignored_as_under_nohup_stays_ignored():
     assert process.communicate(timeout=10)[0] == "stopped by SIGTERM\ncleaned up\n"
 
 
-def test_one_stoppable_within_another_is_the_same_and_raises_once():
+def test_nested_handle_signals_share_their_state_and_raise_once():
     with handle_signals() as outer:
         with pytest.raises(Stopped), handle_signals() as inner:
             assert inner is outer
@@ -146,20 +147,20 @@ def test_one_stoppable_within_another_is_the_same_and_raises_once():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_process_that_stops_itself_says_why():
+def test_stop_raises_stopped_with_its_reason():
     with pytest.raises(Stopped, match="^SIGTERM, as nobody was left$"), handle_signals():
         stop("as nobody was left")
     with pytest.raises(Stopped, match="^SIGTERM$"), handle_signals():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_main_thread_that_never_hears_a_signal_has_its_last_words_said_and_the_process_ends():
+def test_main_thread_deep_in_c_code_has_on_deadline_called_and_the_process_ends():
     program = """
 import hashlib, os, signal, threading
 from pipeline.runtime import signals
 signals.PATIENCE_SECONDS, signals.GRACE_SECONDS = 0.1, 0.5
-with signals.handle_signals() as stopping:
-    stopping.last_words = lambda stopped: print(f"stopped by {stopped}", flush=True)
+with signals.handle_signals() as shutdown:
+    shutdown.on_deadline = lambda stopped: print(f"stopped by {stopped}", flush=True)
     threading.Timer(1, os.kill, [os.getpid(), signal.SIGTERM]).start()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes in C, as compiling with XLA is
 """
