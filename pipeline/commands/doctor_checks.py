@@ -235,7 +235,7 @@ def _find_dead_run(client: TrackingClient, run_id: str) -> OpenRun:
     if status != "RUNNING":
         raise UsageError(f"close takes runs that are open: {run} has ended as {status}")
     age = run.last_seen_age()
-    if run.liveness == "lives" or (run.liveness == "elsewhere" and age < UNRESPONSIVE_SECONDS):
+    if run.liveness == "alive" or (run.liveness == "unknown" and age < UNRESPONSIVE_SECONDS):
         process = run.process or "an unknown process"
         raise UsageError(
             f"close takes runs whose process is dead: {run} got a heartbeat {age:.0f} s ago from {process}: "

@@ -66,7 +66,7 @@ def parse_arguments(
     rest += [word for word in words if word == "--"]
     for word in rest:
         if word.startswith("-"):
-            settings.refuse_unknown([word.lstrip("-").split("=")[0]])
+            settings.check_names([word.lstrip("-").split("=")[0]])
         raise UsageError(f"settings are given as --name value, got {shown(word)}")
     values = {name: value for name, value in vars(given).items() if value is not None}
     return {name: value if isinstance(value, str) else _only(name, value, settings) for name, value in values.items()}

@@ -44,7 +44,7 @@ class Config(BaseModel):
         Raises:
             UsageError: an unknown name, or values that break their settings' rules.
         """
-        cls.refuse_unknown(values)
+        cls.check_names(values)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -54,7 +54,7 @@ class Config(BaseModel):
             ) from None
 
     @classmethod
-    def refuse_unknown(cls, names: Iterable[str]) -> None:
+    def check_names(cls, names: Iterable[str]) -> None:
         """Raise UsageError for a name that is no setting, with the nearest that is."""
         for name in names:
             if name not in cls.model_fields:

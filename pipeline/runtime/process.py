@@ -1,31 +1,45 @@
-"""Who a process is, so that another one can tell whether it still lives: host, boot, process id and start time."""
+"""The identity of a process, by which another one can tell whether it is alive: host, boot, process id, start time."""
 
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import psutil
 
-CLOCK_SECONDS = 5.0  # a clock that is corrected moves the time at which a process seems to have started
+CLOCK_SECONDS = 5.0  # setting the clock right moves the time at which a process seems to have started
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process of some host."""
+    """A process on some host."""
 
     host: str
-    boot: str  # changes when the host starts again; empty where the system does not tell
-    namespace: str  # within which process ids mean something: a container has its own
+    boot: str  # changes when the host restarts; empty if the system does not provide it
+    namespace: str  # of process ids: a container has its own
     id: int
     started: float  # seconds since the epoch
 
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> Self | None:
+        """Return the process that tags name, or None if they name none."""
+        try:
+            return cls(
+                tags["host"],
+                tags["host.boot"],
+                tags["process.namespace"],
+                int(tags["process"]),
+                float(tags["process.started"]),
+            )
+        except (KeyError, ValueError):
+            return None
+
     def tags(self) -> dict[str, str]:
-        """What `told` reads."""
+        """Return the tags that `from_tags` reads."""
         return {
             "host": self.host,
             "host.boot": self.boot,
@@ -39,46 +53,33 @@ class ProcessIdentity:
 
 
 def this_process() -> ProcessIdentity:
-    """The process that asks."""
-    me = psutil.Process()
+    """Return the identity of the calling process."""
+    process = psutil.Process()
     boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
     namespace = os.readlink(NAMESPACE) if NAMESPACE.is_symlink() else ""
-    return ProcessIdentity(socket.gethostname(), boot, namespace, me.pid, me.create_time())
+    return ProcessIdentity(socket.gethostname(), boot, namespace, process.pid, process.create_time())
 
 
-def from_tags(tags: Mapping[str, str]) -> ProcessIdentity | None:
-    """The process that tags name, or None where they name none."""
-    try:
-        return ProcessIdentity(
-            tags["host"],
-            tags["host.boot"],
-            tags["process.namespace"],
-            int(tags["process"]),
-            float(tags["process.started"]),
-        )
-    except (KeyError, ValueError):
-        return None
-
-
-def liveness(process: ProcessIdentity, *, heard: float) -> Literal["lives", "gone", "elsewhere"]:
-    """Whether a process lives or is gone, as far as this host can tell; else it is elsewhere.
+def liveness(process: ProcessIdentity, *, last_seen: float) -> Literal["alive", "dead", "unknown"]:
+    """Return whether a process is alive or dead, or `unknown` if this host cannot tell.
 
     Args:
-        heard: when it last said that it lived, in seconds since the epoch. Later than this host's own start it cannot
-            be of an earlier boot: another host bears the same name.
+        process: the process.
+        last_seen: time of its last heartbeat, in seconds since the epoch. If that is after this host's boot, the
+            process is not one of an earlier boot: then another host has the same name.
     """
     here = this_process()
     if process.host != here.host:
-        return "elsewhere"
+        return "unknown"
     if process.boot != here.boot:
-        return "elsewhere" if heard > psutil.boot_time() + CLOCK_SECONDS else "gone"
+        return "unknown" if last_seen > psutil.boot_time() + CLOCK_SECONDS else "dead"
     if process.namespace != here.namespace:
-        return "elsewhere"
-    return "lives" if is_running(process.id, process.started) else "gone"
+        return "unknown"
+    return "alive" if is_running(process.id, process.started) else "dead"
 
 
 def is_running(pid: int, started: float) -> bool:
-    """Whether the process of this id that began at this time still runs: not ended, and its id not another's."""
+    """Return whether the process with this id and start time is running: not ended, nor replaced under its id."""
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < CLOCK_SECONDS and process.status() != psutil.STATUS_ZOMBIE

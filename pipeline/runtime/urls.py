@@ -22,7 +22,7 @@ def mask_password(url: str) -> str:
     return IN_QUERY.sub(r"\1***", IN_AUTHORITY.sub(r"\1***@", url))
 
 
-def refuse_unescaped(name: str, url: str) -> None:
+def check_password_escaped(name: str, url: str) -> None:
     """Raise UsageError, which repeats nothing of the URL, where a password in it is not percent-encoded."""
     found = IN_AUTHORITY.search(url)
     if found and set(found[2]) & set(TO_ESCAPE):
@@ -38,7 +38,7 @@ def hide_credentials(environ: MutableMapping[str, str]) -> None:
         UsageError: the password is not escaped.
     """
     uri = environ.get(TRACKING_URI, "")
-    refuse_unescaped(TRACKING_URI, uri)
+    check_password_escaped(TRACKING_URI, uri)
     parts = urlsplit(uri) if uri.startswith(("http://", "https://")) else None
     if parts is None or parts.password is None:
         return

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.process import ProcessIdentity, from_tags, liveness, this_process
+from pipeline.runtime.process import ProcessIdentity, liveness, this_process
 from pipeline.search.attributes import DRIVER_PREFIX
 from pipeline.search.storage import UNAVAILABLE, retry_storage
 
@@ -134,7 +134,7 @@ class DriverRegistry:
             for driver, entry in self._others().items()
             if (self._exclusive or entry["exclusive"])
             and _is_alive(entry, silence=time.time() - entry["heartbeat"])
-            and not _is_this_process(from_tags(entry))
+            and not _is_this_process(ProcessIdentity.from_tags(entry))
         }
 
     def _settle(self) -> None:
@@ -170,7 +170,7 @@ class DriverRegistry:
 
 def _refusal(entry: Mapping[str, Any], exclusive: bool) -> str:
     """Return why a driver may not start beside the live one of an entry."""
-    process = from_tags(entry)
+    process = ProcessIdentity.from_tags(entry)
     if not exclusive:
         return f"drivers must all be shared: {process} holds this study alone"
     if not entry["exclusive"]:
@@ -185,9 +185,9 @@ def _is_alive(entry: Mapping[str, Any], silence: float) -> bool:
         entry: of the registry.
         silence: seconds since its last heartbeat.
     """
-    process = from_tags(entry)
-    state = liveness(process, heard=entry["heartbeat"]) if process else "elsewhere"
-    return state == "lives" or (state == "elsewhere" and silence < SILENCE_SECONDS)
+    process = ProcessIdentity.from_tags(entry)
+    state = liveness(process, last_seen=entry["heartbeat"]) if process else "unknown"
+    return state == "alive" or (state == "unknown" and silence < SILENCE_SECONDS)
 
 
 def _is_this_process(process: ProcessIdentity | None) -> bool:

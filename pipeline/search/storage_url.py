@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.urls import mask_password, refuse_unescaped
+from pipeline.runtime.urls import check_password_escaped, mask_password
 from pipeline.tracking.project_run import ProjectRun
 
 STORAGE_ENV = "OPTUNA_STORAGE"
@@ -31,7 +31,7 @@ def validate_environment(environ: Mapping[str, str]) -> None:
     url = environ.get(STORAGE_ENV)
     if url and "://" not in url:
         raise UsageError(f"{STORAGE_ENV} must be a URL such as postgresql://me:password@host/studies, got another text")
-    refuse_unescaped(STORAGE_ENV, url or "")
+    check_password_escaped(STORAGE_ENV, url or "")
 
 
 def validate_storage_url(storage: str, environ: Mapping[str, str]) -> None:

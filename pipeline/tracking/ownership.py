@@ -14,7 +14,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.runtime.errors import NothingToDo, Stopped, TrackingError, UsageError
 from pipeline.runtime.heartbeat import BEAT_SECONDS, heartbeat
-from pipeline.runtime.process import ProcessIdentity, from_tags, this_process
+from pipeline.runtime.process import ProcessIdentity, this_process
 from pipeline.runtime.urls import storage_error
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.tags import Role, RunOutcome, Tag, run_outcome_tags
@@ -63,7 +63,7 @@ def heartbeat_run(
     def beat() -> None:
         run = client.get_run(run_id)
         if not this_process().tags().items() <= run.data.tags.items():
-            if process := from_tags(run.data.tags):
+            if process := ProcessIdentity.from_tags(run.data.tags):
                 superseded(process)
             return
         client.set_tags(run_id, {Tag.HEARTBEAT: _now()})

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mlflow.entities import Run
 
-from pipeline.runtime.process import ProcessIdentity, from_tags, liveness
+from pipeline.runtime.process import ProcessIdentity, liveness
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.ownership import end_run
 from pipeline.tracking.tags import Role, RunOutcome, Tag, TrialOutcome, is_untouched
@@ -23,7 +23,7 @@ class OpenRun:
 
     run: Run
     process: ProcessIdentity | None  # None: no process has claimed the run
-    liveness: Literal["lives", "gone", "elsewhere"]
+    liveness: Literal["alive", "dead", "unknown"]
     last_seen: float  # the last heartbeat, or else the run's start, in seconds since the epoch
 
     def __str__(self) -> str:
@@ -37,12 +37,12 @@ class OpenRun:
 def inspect_run(run: Run) -> OpenRun:
     """Return what this host can tell of the process of an open run."""
     tags = run.data.tags
-    process = from_tags(tags)
+    process = ProcessIdentity.from_tags(tags)
     try:
         last_seen = datetime.fromisoformat(tags[Tag.HEARTBEAT]).timestamp()
     except (KeyError, ValueError):
         last_seen = run.info.start_time / 1000
-    return OpenRun(run, process, liveness(process, heard=last_seen) if process else "elsewhere", last_seen)
+    return OpenRun(run, process, liveness(process, last_seen=last_seen) if process else "unknown", last_seen)
 
 
 def close_stale_runs(client: TrackingClient, experiment_id: str) -> list[str]:
@@ -52,7 +52,7 @@ def close_stale_runs(client: TrackingClient, experiment_id: str) -> list[str]:
         A line for each run that was closed, and for each unresponsive one, which only a person can judge.
     """
     open_runs = _open_runs(client, experiment_id)
-    stale = {one.run.info.run_id: one for one in open_runs if one.liveness == "gone"}
+    stale = {one.run.info.run_id: one for one in open_runs if one.liveness == "dead"}
     # a run that is closed closes those below it
     heads = [one for one in stale.values() if one.run.data.tags.get(Tag.PARENT_RUN_ID) not in stale]
     lines = [f"closed stale {one}: {close_run(client, one)}" for one in heads]
@@ -89,13 +89,15 @@ def close_run(client: TrackingClient, stale: OpenRun, reason: str = "") -> str:
 def _open_runs(client: TrackingClient, experiment_id: str) -> list[OpenRun]:
     """Return the open runs of an experiment, without those for which a driver or another program is responsible."""
     found = client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
-    return [inspect_run(run) for run in found if from_tags(run.data.tags) or is_untouched(run.data.tags)]
+    return [
+        inspect_run(run) for run in found if ProcessIdentity.from_tags(run.data.tags) or is_untouched(run.data.tags)
+    ]
 
 
 def _is_unresponsive(one: OpenRun) -> bool:
     """Return whether a run that this host cannot judge has sent no heartbeat for long."""
     is_resumption = one.run.data.tags.get(Tag.ROLE) == Role.RESUME
-    return one.liveness == "elsewhere" and one.last_seen_age() > UNRESPONSIVE_SECONDS and not is_resumption
+    return one.liveness == "unknown" and one.last_seen_age() > UNRESPONSIVE_SECONDS and not is_resumption
 
 
 def _describe_unresponsive(one: OpenRun) -> str:

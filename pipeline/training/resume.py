@@ -128,9 +128,9 @@ def check_resumable(run: Run) -> None:
     if tags.get(Tag.OUTCOME) == RunOutcome.FINISHED:
         raise NothingToDo(f"{_describe(run)} is finished: there is nothing to resume")
     open_run = stale_runs.inspect_run(run)
-    if run.info.status != "RUNNING" or open_run.liveness == "gone":
+    if run.info.status != "RUNNING" or open_run.liveness == "dead":
         return
-    if open_run.liveness == "lives":
+    if open_run.liveness == "alive":
         raise UsageError(f"{_describe(run)} is running as {open_run.process}: wait for it, or stop it first")
     if open_run.last_seen_age() < stale_runs.UNRESPONSIVE_SECONDS:
         raise UsageError(

@@ -3,7 +3,13 @@
 import pytest
 
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.urls import hide_credentials, mask_password, refuse_unescaped, set_http_timeouts, storage_error
+from pipeline.runtime.urls import (
+    check_password_escaped,
+    hide_credentials,
+    mask_password,
+    set_http_timeouts,
+    storage_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +57,7 @@ def test_a_password_that_would_be_taken_for_part_of_the_host_is_refused_unseen(p
     with pytest.raises(
         UsageError, match="^OPTUNA_STORAGE must have special characters .* escaped: @ is %40"
     ) as refused:
-        refuse_unescaped("OPTUNA_STORAGE", f"postgresql://me:{password}@host/db")
+        check_password_escaped("OPTUNA_STORAGE", f"postgresql://me:{password}@host/db")
     assert "sec" not in str(refused.value)
     with pytest.raises(UsageError, match="^MLFLOW_TRACKING_URI must have"):
         hide_credentials({"MLFLOW_TRACKING_URI": f"http://me:{password}@host"})

@@ -154,7 +154,7 @@ def test_of_exclusive_drivers_that_start_at_once_one_stays_however_slow_their_st
     """Two processes in one: each has an id of its own."""
     here, local = this_process(), threading.local()
     monkeypatch.setattr(coordination, "this_process", lambda: replace(here, id=local.number))
-    monkeypatch.setattr(coordination, "liveness", lambda process, heard: "lives")
+    monkeypatch.setattr(coordination, "liveness", lambda process, last_seen: "alive")
     outcomes = {}
 
     def start(number, delay):
