@@ -1,4 +1,4 @@
-"""A run says whose it is, takes its status back, and is left to another process that goes on with it."""
+"""Tests of claims and heartbeats of runs, in a real MLflow store."""
 
 import threading
 
@@ -33,7 +33,7 @@ def beating(client, run_id, superseded=lambda process: None):
     return ownership.heartbeat_run(TrackingClient(client), run_id, superseded=superseded, seconds=0.01)
 
 
-def test_a_claimed_run_names_this_process_and_forgets_how_it_ended(client, run_id):
+def test_claim_run_names_this_process_and_removes_the_outcome(client, run_id):
     ownership.end_run(TrackingClient(client), run_id, RunOutcome.STOPPED, "by SIGTERM")
     ownership.claim_run(TrackingClient(client), run_id, {Tag.ROLE: Role.RUN})
     tags = found(run_id).data.tags
@@ -42,14 +42,14 @@ def test_a_claimed_run_names_this_process_and_forgets_how_it_ended(client, run_i
     assert not {Tag.OUTCOME, Tag.OUTCOME_REASON} & tags.keys()
 
 
-def test_a_live_run_that_finds_itself_closed_takes_its_status_back(client, run_id):
+def test_heartbeat_run_reopens_a_run_that_was_closed_as_stale(client, run_id):
     ownership.claim_run(TrackingClient(client), run_id)
     with beating(client, run_id):
         ownership.end_run(TrackingClient(client), run_id, RunOutcome.FAILED, "taken for dead")
         until(lambda: found(run_id).info.status == "RUNNING" and Tag.OUTCOME not in found(run_id).data.tags)
 
 
-def test_a_run_that_has_been_closed_after_its_last_beat_stays_closed(client, run_id):
+def test_heartbeat_run_after_its_end_leaves_the_run_closed(client, run_id):
     ownership.claim_run(TrackingClient(client), run_id)
     with beating(client, run_id):
         client.set_tag(run_id, Tag.HEARTBEAT, "never")
@@ -59,7 +59,7 @@ def test_a_run_that_has_been_closed_after_its_last_beat_stays_closed(client, run
     assert found(run_id).info.status == "FINISHED"
 
 
-def test_a_run_that_another_process_has_claimed_is_left_to_it(client, run_id):
+def test_heartbeat_run_stops_when_another_process_claims_the_run(client, run_id):
     ownership.claim_run(TrackingClient(client), run_id)
     takers = []
     with beating(client, run_id, superseded=takers.append):
@@ -72,7 +72,7 @@ def test_a_run_that_another_process_has_claimed_is_left_to_it(client, run_id):
     assert (found(run_id).info.status, found(run_id).data.tags[Tag.HEARTBEAT]) == ("FINISHED", beat)
 
 
-def test_a_nested_run_is_below_the_other_with_a_name_and_role_of_its_own(client, run_id):
+def test_set_parent_sets_parent_name_and_role(client, run_id):
     ownership.set_parent(TrackingClient(client), run_id, parent="abc", name="resumed at epoch 7", role="resume")
     tags = found(run_id).data.tags
     assert (tags[Tag.PARENT_RUN_ID], tags[Tag.ROLE]) == ("abc", "resume")

@@ -21,7 +21,7 @@ def found(run_id):
     return mlflow.get_run(run_id)
 
 
-def test_what_was_refused_is_said_in_the_run_that_mlflow_run_opened(monkeypatch, run_id):
+def test_fail_project_run_closes_it_with_the_reason(monkeypatch, run_id):
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     fail_project_run("depth must be more")
     assert found(run_id).info.status == "FAILED"
@@ -31,14 +31,14 @@ def test_what_was_refused_is_said_in_the_run_that_mlflow_run_opened(monkeypatch,
     )
 
 
-def test_a_run_in_which_work_has_begun_is_not_refused(monkeypatch, client, run_id):
+def test_fail_project_run_leaves_a_run_that_has_begun(monkeypatch, client, run_id):
     client.set_tag(run_id, "role", "run")
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     fail_project_run("depth must be more")
     assert found(run_id).info.status == "RUNNING"
 
 
-def test_nobody_is_told_where_no_mlflow_run_or_no_such_run_is(monkeypatch, store):
+def test_fail_project_run_without_a_project_run_raises_nothing(monkeypatch, store):
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     fail_project_run("depth must be more")
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
@@ -52,7 +52,7 @@ def test_nobody_is_told_where_no_mlflow_run_or_no_such_run_is(monkeypatch, store
         (Stopped(15), "KILLED", "stopped", "by SIGTERM"),
     ],
 )
-def test_what_fails_before_anything_begins_in_the_run_of_mlflow_run_closes_it(
+def test_close_if_unused_after_an_error_closes_the_project_run(
     client, run_id, monkeypatch, error, status, ended, reason
 ):
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
@@ -62,7 +62,7 @@ def test_what_fails_before_anything_begins_in_the_run_of_mlflow_run_closes_it(
     assert (found(run_id).info.status, tags[Tag.OUTCOME], tags[Tag.OUTCOME_REASON]) == (status, ended, reason)
 
 
-def test_a_run_that_has_begun_is_closed_by_those_who_began_it(client, run_id, monkeypatch):
+def test_close_if_unused_leaves_a_claimed_run_open(client, run_id, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     with pytest.raises(ZeroDivisionError), close_if_unused(ProjectRun.find()):
         ProjectRun.find().claim()
@@ -70,7 +70,7 @@ def test_a_run_that_has_begun_is_closed_by_those_who_began_it(client, run_id, mo
     assert found(run_id).info.status == "RUNNING"
 
 
-def test_project_run_that_is_claimed_is_hidden_from_child_processes(monkeypatch):
+def test_claim_hides_the_project_run_from_child_processes(monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", "a" * 32)
     project_run = ProjectRun.find()
     assert not project_run.is_claimed()

@@ -1,4 +1,4 @@
-"""What a run leaves in a real MLflow store, and how it is closed."""
+"""Tests of what a run logs to a real MLflow store, and how it is opened and ended."""
 
 import os
 import signal
@@ -49,14 +49,14 @@ def found(run_id):
     return mlflow.get_run(run_id)
 
 
-def test_the_run_that_mlflow_run_opened_is_used_and_its_spelling_kept(opened_by_mlflow):
+def test_start_run_uses_the_project_run_and_keeps_its_parameters(opened_by_mlflow):
     with start_run(role=Role.RUN) as run:
         run.log_params({"learning_rate": "0.001", "depth": "8"})
     assert run.id == opened_by_mlflow
     assert found(run.id).data.params == {"learning_rate": "1e-3", "depth": "8"}
 
 
-def test_a_name_that_a_person_gave_is_kept_and_one_that_mlflow_made_up_is_not(opened_by_mlflow, monkeypatch):
+def test_set_name_replaces_a_generated_name_only(opened_by_mlflow, monkeypatch):
     with start_run(role=Role.RUN) as run:
         assert run.set_name("smoke 8/1 k3 p2") == "smoke 8/1 k3 p2"
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
@@ -66,14 +66,14 @@ def test_a_name_that_a_person_gave_is_kept_and_one_that_mlflow_made_up_is_not(op
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
 
 
-def test_a_run_that_went_well_is_finished(store):
+def test_start_run_without_an_error_ends_as_finished(store):
     with start_run(role=Role.RUN) as run:
         pass
     assert found(run.id).info.status == "FINISHED"
     assert found(run.id).data.tags[Tag.OUTCOME] == "finished"
 
 
-def test_an_exception_fails_the_run_with_its_reason_and_traceback(store):
+def test_start_run_after_an_exception_ends_as_failed_with_a_traceback(store):
     with pytest.raises(ZeroDivisionError), start_run(role=Role.RUN) as run:
         1 / 0  # noqa: B018
     assert found(run.id).info.status == "FAILED"
@@ -83,7 +83,7 @@ def test_an_exception_fails_the_run_with_its_reason_and_traceback(store):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_kills_the_run(store, number):
+def test_start_run_after_a_signal_ends_as_killed(store, number):
     with pytest.raises(Stopped), start_run(role=Role.RUN) as run:
         os.kill(os.getpid(), number)
     assert found(run.id).info.status == "KILLED"
@@ -91,7 +91,7 @@ def test_a_signal_kills_the_run(store, number):
     assert found(run.id).data.tags[Tag.OUTCOME_REASON] == f"by {number.name}"
 
 
-def test_metrics_of_an_epoch_stand_at_its_step(store):
+def test_log_epoch_logs_metrics_at_the_step_of_the_epoch(store):
     with start_run(role=Role.RUN) as run:
         run.log_epoch(1, {"loss": 2.0})
         run.log_epoch(2, {"loss": 1.0})
@@ -99,7 +99,7 @@ def test_metrics_of_an_epoch_stand_at_its_step(store):
     assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
 
 
-def test_a_run_that_goes_on_gets_no_second_point_and_no_second_model(store):
+def test_resumed_run_logs_no_second_point_and_no_second_model(store):
     model = conv_mixer((8, 8, 1), 3, filters=4, depth=1, kernel_size=3, patch_size=2)
     example = np.zeros((1, 8, 8, 1), np.float32)
     with start_run(role=Role.RUN) as run:
@@ -126,7 +126,7 @@ def test_a_run_that_goes_on_gets_no_second_point_and_no_second_model(store):
     assert again.model_uri == run.model_uri
 
 
-def test_an_owned_run_takes_the_run_of_mlflow_run_with_it_to_its_end(opened_by_mlflow):
+def test_resumed_run_ends_the_project_run_below_it(opened_by_mlflow):
     interrupted = mlflow.MlflowClient().create_run("1").info.run_id
     with start_run(role=Role.RUN, resume=interrupted, resume_name="resumed at epoch 7") as run:
         assert {"host", "process", Tag.HEARTBEAT} <= found(run.id).data.tags.keys()
@@ -135,7 +135,7 @@ def test_an_owned_run_takes_the_run_of_mlflow_run_with_it_to_its_end(opened_by_m
     assert found(opened_by_mlflow).info.status == found(run.id).info.status == "FINISHED"
 
 
-def test_a_run_that_another_process_has_taken_over_is_not_closed(store):
+def test_superseded_run_is_not_ended(store):
     with pytest.raises(Stopped), start_run(role=Role.RUN) as run:
         run.is_superseded = True
         os.kill(os.getpid(), signal.SIGTERM)
@@ -144,7 +144,7 @@ def test_a_run_that_another_process_has_taken_over_is_not_closed(store):
     mlflow.MlflowClient().set_terminated(run.id)
 
 
-def test_a_trial_asks_no_server_and_what_it_leaves_is_told_by_its_driver(store, monkeypatch):
+def test_attach_run_without_a_server_leaves_its_records_for_delivery(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(pipeline.tracking.run, "STOP_SECONDS", 0.1)
     run_id = mlflow.MlflowClient().create_run("1").info.run_id
@@ -162,7 +162,7 @@ def test_a_trial_asks_no_server_and_what_it_leaves_is_told_by_its_driver(store, 
     assert (told.info.status, told.data.params, told.data.metrics) == ("FINISHED", {"depth": "3"}, {"loss": 2.0})
 
 
-def test_figures_that_are_told_twice_stand_once(store):
+def test_log_results_twice_logs_each_metric_once(store):
     with start_run(role=Role.RUN) as run:
         run.log_results({"test_accuracy": 0.5})
         run.log_results({"test_accuracy": 0.5, "parameters": 7})
@@ -170,7 +170,7 @@ def test_figures_that_are_told_twice_stand_once(store):
     assert found(run.id).data.metrics["parameters"] == 7
 
 
-def test_a_run_that_mlflow_refuses_fails_with_its_reason(store):
+def test_log_epoch_after_a_rejection_raises_it(store):
     with pytest.raises(Rejected, match="deleted"), start_run(role=Role.RUN) as run:
         mlflow.delete_run(run.id)
         run.log_epoch(1, {"loss": 2.0})
@@ -180,14 +180,14 @@ def test_a_run_that_mlflow_refuses_fails_with_its_reason(store):
     mlflow.MlflowClient().set_terminated(run.id)
 
 
-def test_a_table_is_kept_as_csv(store):
+def test_log_table_writes_csv(store):
     with start_run(role=Role.RUN) as run:
         run.log_table("table.csv", pd.DataFrame({"class": ["a, b"], "recall": [0.5]}))
     assert mlflow.artifacts.load_text(f"runs:/{run.id}/table.csv") == 'class,recall\n"a, b",0.5\n'
 
 
 @pytest.mark.parametrize(("source", "kind"), [("/some/folder", "local"), ("scikit-learn load_digits", "code")])
-def test_a_data_set_is_an_input_with_digest_source_and_shape(store, source, kind):
+def test_log_dataset_logs_digest_source_and_shape(store, source, kind):
     digest = f"0123456789{kind}"  # MLflow keeps one data set for each name and digest
     with start_run(role=Role.RUN) as run:
         run.log_dataset(name="digits train", source=source, digest=digest, context="train", shape=(8, 8, 1))
@@ -202,7 +202,7 @@ def test_a_data_set_is_an_input_with_digest_source_and_shape(store, source, kind
     assert [tag.value for tag in given.tags] == ["train"]
 
 
-def test_a_logged_model_takes_raw_pixels_and_holds_no_pickle(store):
+def test_log_model_takes_raw_pixels_and_holds_no_pickle(store):
     model = conv_mixer((8, 8, 1), 3, filters=4, depth=1, kernel_size=3, patch_size=2)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.float32)
     with start_run(role=Role.RUN) as run:
@@ -222,7 +222,7 @@ def test_a_logged_model_takes_raw_pixels_and_holds_no_pickle(store):
     }
 
 
-def test_a_run_that_the_store_does_not_hold_is_explained(tmp_path, monkeypatch):
+def test_start_run_in_another_sqlite_file_names_the_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(None)
@@ -234,20 +234,20 @@ def test_a_run_that_the_store_does_not_hold_is_explained(tmp_path, monkeypatch):
     mlflow.set_tracking_uri(before)
 
 
-def test_made_up_names_are_mlflows_own_words(store):
+def test_is_generated_name_knows_the_words_of_mlflow(store):
     run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("test").experiment_id)
     assert _is_generated_name(run.info.run_name)
     for name in ("bold-plan-x", "my-run-12", "baseline", "bold-ant"):
         assert not _is_generated_name(name)
 
 
-def test_every_run_of_this_file_was_closed(store):
+def test_all_runs_of_this_file_have_ended(store):
     with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
         (still_open,) = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
     assert still_open == 1  # the one that the test of made-up names opened by hand
 
 
-def test_figures_that_a_killed_process_left_unsent_are_not_logged_again_by_the_one_that_goes_on(store, monkeypatch):
+def test_load_logged_state_waits_for_pending_records_of_a_killed_process(store, monkeypatch):
     client, send = mlflow.MlflowClient(), records.LogBatch.send
     run_id = client.create_run(mlflow.get_experiment_by_name("test").experiment_id).info.run_id
 
@@ -293,7 +293,7 @@ def unanswered(monkeypatch):
     return fail
 
 
-def test_a_run_goes_on_though_its_server_restarts_while_it_asks_what_is_known(store, unanswered):
+def test_load_logged_state_retries_while_the_server_restarts(store, unanswered):
     with start_run(role=Role.RUN) as run:
         run.log_epoch(1, {"loss": 2.0})
     unanswered(3)
@@ -303,7 +303,7 @@ def test_a_run_goes_on_though_its_server_restarts_while_it_asks_what_is_known(st
     assert found(run.id).info.status == "FINISHED"
 
 
-def test_a_run_does_not_go_on_where_its_server_stays_away_and_says_so_in_a_line(store, unanswered, monkeypatch):
+def test_load_logged_state_without_a_server_raises_usage_error(store, unanswered, monkeypatch):
     with start_run(role=Role.RUN) as run:
         run.log_epoch(1, {"loss": 2.0})
     unanswered(10**6)

@@ -1,4 +1,4 @@
-"""Which open runs are closed for their lost process, and which are only spoken of, in a real MLflow store."""
+"""Tests of closing stale runs and reporting unresponsive ones, in a real MLflow store."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def status(run_id):
     return mlflow.get_run(run_id).info.status
 
 
-def test_a_run_whose_process_is_gone_is_closed_with_the_reason_and_how_to_go_on(client, experiment, opened, gone):
+def test_close_stale_runs_closes_a_dead_run_with_the_reason_and_a_remedy(client, experiment, opened, gone):
     run_id = opened(gone)
     (line,) = stale_runs.close_stale_runs(TrackingClient(), experiment)
     found = mlflow.get_run(run_id)
@@ -59,15 +59,13 @@ def test_a_run_whose_process_is_gone_is_closed_with_the_reason_and_how_to_go_on(
     assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
 
 
-def test_a_run_that_lives_is_left_alone(client, experiment, opened):
+def test_close_stale_runs_leaves_a_live_run_open(client, experiment, opened):
     run_id = opened(this_process(), minutes=100)
     assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
     assert status(run_id) == "RUNNING"
 
 
-def test_a_run_of_another_host_is_spoken_of_when_it_has_been_silent_for_long_and_never_closed(
-    client, experiment, opened
-):
+def test_close_stale_runs_reports_an_unresponsive_run_of_another_host(client, experiment, opened):
     silent, _ = opened(ELSEWHERE, minutes=12), opened(ELSEWHERE, minutes=4)
     (line,) = stale_runs.close_stale_runs(TrackingClient(), experiment)
     assert (
@@ -79,7 +77,7 @@ def test_a_run_of_another_host_is_spoken_of_when_it_has_been_silent_for_long_and
     assert status(silent) == "RUNNING"
 
 
-def test_a_run_that_mlflow_run_opened_and_nobody_began_is_spoken_of(client, experiment, opened):
+def test_close_stale_runs_reports_an_untouched_project_run(client, experiment, opened):
     stray = {Tag.PROJECT_ENTRY_POINT: "main", "mlflow.source.type": "PROJECT"}
     run = client.create_run(experiment, start_time=int(1000 * (time.time() - 600)), tags=stray)
     (line,) = stale_runs.close_stale_runs(TrackingClient(), experiment)
@@ -89,20 +87,20 @@ def test_a_run_that_mlflow_run_opened_and_nobody_began_is_spoken_of(client, expe
     )
 
 
-def test_a_run_of_another_program_is_none_of_ours(client, experiment):
+def test_close_stale_runs_ignores_runs_of_other_programs(client, experiment):
     run = client.create_run(experiment, start_time=0)
     assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
     assert status(run.info.run_id) == "RUNNING"
 
 
-def test_what_is_open_below_a_lost_run_is_closed_with_it_and_told_once(client, experiment, opened, gone):
+def test_close_stale_runs_closes_children_with_their_parent_in_one_line(client, experiment, opened, gone):
     parent = opened(gone)
     child = opened(gone, role="resume", **{Tag.PARENT_RUN_ID: parent})
     assert len(stale_runs.close_stale_runs(TrackingClient(), experiment)) == 1
     assert status(child) == "FAILED"
 
 
-def test_a_lost_search_takes_its_open_trials_with_it_and_names_its_own_cure(client, experiment, opened, gone):
+def test_close_stale_runs_closes_the_open_trials_of_a_dead_search(client, experiment, opened, gone):
     search = opened(gone, role="search")
     trial = opened(role="trial", **{Tag.PARENT_RUN_ID: search})
     done = opened(role="trial", **{Tag.PARENT_RUN_ID: search, Tag.TRIAL_STATE: "finished"})
@@ -113,7 +111,7 @@ def test_a_lost_search_takes_its_open_trials_with_it_and_names_its_own_cure(clie
     assert (status(done), mlflow.get_run(done).data.tags[Tag.TRIAL_STATE]) == ("FINISHED", "finished")
 
 
-def test_trials_of_a_search_that_lives_are_its_driver_s(client, experiment, opened):
+def test_close_stale_runs_leaves_trials_of_a_live_search_open(client, experiment, opened):
     search = opened(this_process(), role="search")
     trial = opened(role="trial", **{Tag.PARENT_RUN_ID: search})
     assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
@@ -121,9 +119,7 @@ def test_trials_of_a_search_that_lives_are_its_driver_s(client, experiment, open
 
 
 @pytest.mark.parametrize(("ended", "becomes"), [("finished", "FINISHED"), ("stopped", "KILLED")])
-def test_a_run_that_was_killed_between_saying_how_it_ended_and_its_status_gets_that(
-    client, experiment, opened, gone, ended, becomes
-):
+def test_close_stale_runs_keeps_an_outcome_that_the_run_has_named(client, experiment, opened, gone, ended, becomes):
     run_id = opened(gone, **{Tag.OUTCOME: ended, Tag.OUTCOME_REASON: "by SIGTERM"})
     stale_runs.close_stale_runs(TrackingClient(), experiment)
     found = mlflow.get_run(run_id)
@@ -131,13 +127,13 @@ def test_a_run_that_was_killed_between_saying_how_it_ended_and_its_status_gets_t
     assert found.data.tags[Tag.OUTCOME_REASON] == "by SIGTERM"
 
 
-def test_a_silent_run_of_another_host_can_be_closed_by_whoever_knows_better(client, opened):
+def test_close_run_with_a_reason_closes_a_run_of_another_host(client, opened):
     run_id = opened(ELSEWHERE, minutes=12)
     stale_runs.close_run(TrackingClient(), stale_runs.inspect_run(mlflow.get_run(run_id)), "closed by hand")
     assert status(run_id) == "FAILED"
     assert mlflow.get_run(run_id).data.tags[Tag.OUTCOME_REASON].startswith("closed by hand; `mlflow run . -P resume=")
 
 
-def test_a_sign_that_cannot_be_read_counts_from_the_start(client, opened):
+def test_inspect_run_with_an_unreadable_heartbeat_counts_from_the_start(client, opened):
     run_id = opened(ELSEWHERE, minutes=7, heartbeat="yesterday")
     assert 6 * 60 < stale_runs.inspect_run(mlflow.get_run(run_id)).last_seen_age() < 9 * 60

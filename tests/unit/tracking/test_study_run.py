@@ -1,4 +1,4 @@
-"""What a study leaves in a real MLflow store, over several drivers."""
+"""Tests of a study's run and the runs below it, in a real MLflow store."""
 
 import sqlite3
 import time
@@ -61,7 +61,7 @@ def files(run_id):
     return [file.path for file in mlflow.MlflowClient().list_artifacts(run_id)]
 
 
-def test_a_study_uses_the_run_that_mlflow_run_opened_and_a_trial_does_not_inherit_it(opens):
+def test_open_study_run_claims_the_project_run(opens):
     given = opened_by_mlflow()
     runs = opens(given=given)
     assert runs.id == given
@@ -71,7 +71,7 @@ def test_a_study_uses_the_run_that_mlflow_run_opened_and_a_trial_does_not_inheri
     assert Tag.PARENT_RUN_ID not in found(given).data.tags
 
 
-def test_a_study_that_goes_on_keeps_its_run_and_the_second_one_of_mlflow_run_becomes_its_child(opens):
+def test_open_study_run_puts_a_second_project_run_below_the_study_s_run(opens):
     first = opened_by_mlflow()
     finish(opens(given=first))
     second = opened_by_mlflow()
@@ -89,7 +89,7 @@ def test_a_study_that_goes_on_keeps_its_run_and_the_second_one_of_mlflow_run_bec
     assert found(first).info.status == "FINISHED"
 
 
-def test_a_resumption_that_was_killed_with_its_mlflow_run_is_closed_by_the_next(opens):
+def test_close_lost_closes_the_run_of_a_killed_resumption(opens):
     first = finish(opens())
     killed = opened_by_mlflow()
     finish(opens(known=first, given=killed))
@@ -98,7 +98,7 @@ def test_a_resumption_that_was_killed_with_its_mlflow_run_is_closed_by_the_next(
     assert found(killed).info.status == "FAILED"
 
 
-def test_what_another_driver_left_is_found_whatever_the_studys_name_holds(store):
+def test_close_lost_finds_trials_of_a_study_with_any_name(store):
     def open_it(known=None):
         return open_study_run("""it's "x" ; %""", known=known, trials=0)
 
@@ -110,7 +110,7 @@ def test_what_another_driver_left_is_found_whatever_the_studys_name_holds(store)
     OPENED.pop().close(RunOutcome.FINISHED, "")
 
 
-def test_the_same_run_given_again_is_no_child_of_its_own(opens):
+def test_open_study_run_with_its_own_run_again_sets_no_parent(opens):
     first = opened_by_mlflow()
     finish(opens(given=first))
     assert opens(known=first, given=first).id == first
@@ -118,7 +118,7 @@ def test_the_same_run_given_again_is_no_child_of_its_own(opens):
 
 
 @pytest.mark.parametrize("lose", [lambda run_id: mlflow.delete_run(run_id), lambda run_id: None])
-def test_where_the_studys_run_is_gone_a_new_one_takes_its_place(opens, lose):
+def test_open_study_run_replaces_a_run_that_is_deleted_or_unknown(opens, lose):
     known = finish(opens())
     lose(known)
     runs = opens(known=known if found(known).info.lifecycle_stage == "deleted" else "0" * 32)
@@ -126,7 +126,7 @@ def test_where_the_studys_run_is_gone_a_new_one_takes_its_place(opens, lose):
     assert found(runs.id).info.lifecycle_stage == "active"
 
 
-def test_a_child_nests_under_the_study_or_under_another_run_and_says_what_it_is(opens, request):
+def test_start_child_sets_parent_study_role_and_state(opens, request):
     runs = opens()
     trial = runs.start_child("t007 k9 p2 d8", role=Role.TRIAL, tags={Tag.TRIAL_NUMBER: "7"})
     assert trial.tracking_uri == mlflow.get_tracking_uri()
@@ -160,7 +160,7 @@ def test_a_child_nests_under_the_study_or_under_another_run_and_says_what_it_is(
         (TrialOutcome.CRASHED, "FAILED", True),
     ],
 )
-def test_a_trials_run_is_closed_as_it_ended_with_what_it_wrote_where_it_failed(opens, outcome, status, output):
+def test_end_trial_sets_status_and_reason_and_logs_output_of_failures(opens, outcome, status, output):
     runs = opens()
     run_id = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
     close(runs, run_id, how(outcome, "so it was"))
@@ -174,7 +174,7 @@ def test_a_trials_run_is_closed_as_it_ended_with_what_it_wrote_where_it_failed(o
     assert files(run_id) == (["output.txt"] if output else [])
 
 
-def test_a_run_that_its_trial_has_closed_stays_closed(opens):
+def test_end_trial_keeps_the_status_of_a_run_that_has_ended(opens):
     runs = opens()
     run_id = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
     mlflow.MlflowClient().set_terminated(run_id, "KILLED", end_time=1000)
@@ -186,7 +186,7 @@ def test_a_run_that_its_trial_has_closed_stays_closed(opens):
     ("outcome", "status"),
     [(TrialOutcome.FINISHED, "FINISHED"), (TrialOutcome.RAISED, "FAILED"), (TrialOutcome.STOPPED, "KILLED")],
 )
-def test_a_run_that_trained_nothing_itself_is_not_shown_as_running_after_its_end(opens, outcome, status):
+def test_end_child_ends_a_run_that_trained_nothing(opens, outcome, status):
     runs = opens()
     run_id = runs.start_child("final 1", role=Role.FINAL, tags={}).run_id
     runs.log_child_metrics(run_id, {"val_accuracy_mean": 0.5})
@@ -195,7 +195,7 @@ def test_a_run_that_trained_nothing_itself_is_not_shown_as_running_after_its_end
     assert found(run_id).data.metrics == {"val_accuracy_mean": 0.5}
 
 
-def test_what_a_lost_driver_left_open_is_closed_and_nothing_of_a_study_of_the_same_name(opens):
+def test_close_lost_leaves_runs_of_another_study_of_the_same_name(opens):
     runs = opens()
     final = runs.start_child("final 1", role=Role.FINAL, tags={}).run_id
     done, *lost = (
@@ -219,7 +219,7 @@ def test_what_a_lost_driver_left_open_is_closed_and_nothing_of_a_study_of_the_sa
     mlflow.MlflowClient().set_terminated(others)
 
 
-def test_settings_that_an_earlier_call_logged_are_left_alone(opens):
+def test_log_params_keeps_those_of_an_earlier_driver(opens):
     runs = opens()
     runs.run.log_params({"search": "smoke", "trials": "4"})
     first = finish(runs)
@@ -228,7 +228,7 @@ def test_settings_that_an_earlier_call_logged_are_left_alone(opens):
     assert found(first).data.params == {"search": "smoke", "trials": "4", "hours": "2"}
 
 
-def test_tables_texts_tags_and_figures_stand_in_the_studys_run(opens):
+def test_study_run_logs_tables_texts_tags_and_metrics(opens):
     runs = opens()
     runs.run.set_name("search smoke")
     runs.run.set_tags({"long": "x" * 10_000})
@@ -243,7 +243,7 @@ def test_tables_texts_tags_and_figures_stand_in_the_studys_run(opens):
     assert sorted(files(runs.id)) == ["config.yaml", "leaderboard.csv"]
 
 
-def test_the_study_says_how_it_ended(opens):
+def test_close_sets_the_outcome_and_cuts_its_reason(opens):
     runs = opens()
     runs.close(RunOutcome.STOPPED, "by a signal" + "!" * 10_000)
     run = found(runs.id)
@@ -254,13 +254,13 @@ def test_the_study_says_how_it_ended(opens):
     )
 
 
-def test_no_run_is_deleted(store):
+def test_no_test_of_this_file_deleted_a_run_but_one(store):
     with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
         (deleted,) = database.execute("select count(*) from runs where lifecycle_stage = 'deleted'").fetchone()
     assert deleted == 1  # by the test of a run that is gone
 
 
-def test_how_a_killed_driver_has_said_that_a_trial_ended_comes_before_what_it_left_is_called_lost(opens, monkeypatch):
+def test_close_lost_waits_for_pending_records_of_a_killed_driver(opens, monkeypatch):
     runs, send = opens(), records.Record.send
     child = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
 

@@ -1,4 +1,4 @@
-"""The machine's figures go on through an outage, after the steps that the run has."""
+"""Tests of logging system metrics through an outage."""
 
 import threading
 
@@ -7,7 +7,7 @@ import mlflow
 from pipeline.tracking.system_metrics import log_system_metrics
 
 
-def test_figures_come_at_intervals_after_the_last_step_and_ask_no_server(store, monkeypatch):
+def test_log_system_metrics_without_a_server_continues_after_the_last_step(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.01")
     client = mlflow.MlflowClient()
     run_id = client.create_run(mlflow.get_experiment_by_name("mine").experiment_id).info.run_id

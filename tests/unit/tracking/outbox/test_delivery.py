@@ -1,4 +1,4 @@
-"""What a run has left on one machine is sent from another, whole and in order, and lies on one of them only."""
+"""Tests of moving records between machines."""
 
 import stat
 
@@ -27,7 +27,7 @@ def leave(run_id):
     spool.put(LogFiles(run_id, write=write_text("plots/curve.txt", "0.5")))
 
 
-def test_records_go_from_one_machine_to_another_with_their_files_and_their_server(machine):
+def test_import_records_restores_records_files_and_destination(machine):
     leave("r1")
     content = export_records("r1")
     assert not Spool("r1").folder.exists(), "nobody sends them from here"
@@ -41,12 +41,12 @@ def test_records_go_from_one_machine_to_another_with_their_files_and_their_serve
     assert stat.S_IMODE(there.folder.stat().st_mode) == 0o700
 
 
-def test_where_nothing_was_left_nothing_is_packed_or_made(machine):
+def test_export_records_without_records_returns_none(machine):
     assert export_records("r1") is None
     assert not Spool("r1").folder.exists()
 
 
-def test_what_another_process_sends_is_left_to_it(machine, monkeypatch):
+def test_export_records_leaves_a_locked_spool(machine, monkeypatch):
     monkeypatch.setattr(delivery, "ARCHIVE_PATIENCE_SECONDS", 0.0)
     leave("r1")
     with Spool("r1").lock() as mine:

@@ -1,4 +1,4 @@
-"""A run loses nothing and doubles nothing while a real MLflow server is away, errs, is slow or loses answers."""
+"""Tests of the outbox with a real MLflow server that is away, fails, is slow or loses answers."""
 
 import stat
 import threading
@@ -71,7 +71,7 @@ def end(run_id, status="FINISHED", **more):
     return EndRun(run_id, status, 123_000, {Tag.OUTCOME: status.lower()}, **more)
 
 
-def test_points_are_told_in_order_and_nothing_is_left(proxy, box, run_id):
+def test_outbox_sends_points_in_order_and_leaves_no_folder(proxy, box, run_id):
     for step in STEPS:
         point(box, step)
     assert box.flush() == 0
@@ -81,7 +81,7 @@ def test_points_are_told_in_order_and_nothing_is_left(proxy, box, run_id):
 
 
 @pytest.mark.parametrize("fault", ["away", "500", "lost"])
-def test_an_outage_in_the_middle_costs_no_point_and_doubles_none(proxy, box, run_id, fault):
+def test_outbox_after_an_outage_sends_each_point_once(proxy, box, run_id, fault):
     point(box, 1)
     box.flush()
     proxy.fault = lambda method, path: fault if "log-batch" in path else None
@@ -98,7 +98,7 @@ def test_an_outage_in_the_middle_costs_no_point_and_doubles_none(proxy, box, run
     assert curve(run_id) == STEPS
 
 
-def test_of_an_answer_that_was_lost_the_server_is_asked_also_by_another_process(proxy, run_id):
+def test_send_pending_after_a_lost_answer_sends_each_point_once(proxy, run_id):
     first = Outbox(run_id)
     point(first, 1)
     first.flush()
@@ -116,7 +116,7 @@ def test_of_an_answer_that_was_lost_the_server_is_asked_also_by_another_process(
     assert delivery.send_pending() == []
 
 
-def test_figures_that_change_keep_all_their_values_but_each_once(proxy, box, run_id):
+def test_outbox_after_a_lost_answer_keeps_each_value_of_a_summary_metric_once(proxy, box, run_id):
     proxy.fault = lambda method, path: "lost" if "log-batch" in path else None
     for time_ms in (1, 2, 2):
         box.put(LogBatch(run_id, metrics=[Point("trials", float(time_ms), time_ms, 0)]))
@@ -126,7 +126,7 @@ def test_figures_that_change_keep_all_their_values_but_each_once(proxy, box, run
     assert sorted(metric.value for metric in history) == [1.0, 2.0]
 
 
-def test_a_slow_server_costs_its_caller_nothing_and_what_waits_goes_in_one_call(proxy, box, run_id):
+def test_outbox_with_a_slow_server_coalesces_what_waits(proxy, box, run_id):
     point(box, 1)
     box.flush()
     proxy.fault = lambda method, path: 2
@@ -141,7 +141,7 @@ def test_a_slow_server_costs_its_caller_nothing_and_what_waits_goes_in_one_call(
     assert curve(run_id) == STEPS
 
 
-def test_what_was_left_at_the_end_is_delivered_with_files_and_how_it_ended(proxy, run_id, tmp_path):
+def test_send_pending_sends_files_and_the_end_of_a_run(proxy, run_id, tmp_path):
     proxy.fault = lambda method, path: "away"
     box = Outbox(run_id)
     box.put(LogBatch(run_id, params={"depth": "3"}, tags={"device": "cpu"}))
@@ -163,21 +163,21 @@ def test_what_was_left_at_the_end_is_delivered_with_files_and_how_it_ended(proxy
     assert curve(run_id) == [1]
 
 
-def test_the_end_of_a_process_does_not_end_a_run_that_another_has_gone_on_with(proxy, box, run_id):
+def test_end_run_of_a_superseded_process_leaves_the_run_open(proxy, box, run_id):
     mlflow.MlflowClient().log_batch(run_id, tags=[mlflow.entities.RunTag("process", "1")])
     box.put(end(run_id, "KILLED", process=this_process().tags()))
     assert box.flush() == 0
     assert mlflow.get_run(run_id).info.status == "RUNNING"
 
 
-def test_a_run_that_is_closed_stays_as_it_is_where_that_is_asked_for(proxy, box, run_id):
+def test_end_run_with_keep_status_leaves_a_run_that_has_ended(proxy, box, run_id):
     mlflow.MlflowClient().set_terminated(run_id, "KILLED")
     box.put(end(run_id, keep_status=True))
     box.flush()
     assert mlflow.get_run(run_id).info.status == "KILLED"
 
 
-def test_what_mlflow_refuses_is_raised_once_and_does_not_hold_up_the_rest(proxy, box, run_id):
+def test_outbox_raises_a_rejection_once_and_sends_the_rest(proxy, box, run_id):
     box.put(LogBatch(run_id, params={"depth": "3"}))
     box.flush()
     box.put(LogBatch(run_id, params={"depth": "4"}))
@@ -189,14 +189,14 @@ def test_what_mlflow_refuses_is_raised_once_and_does_not_hold_up_the_rest(proxy,
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
-def test_what_a_live_process_is_sending_is_left_to_it(proxy, box, run_id):
+def test_send_pending_leaves_the_records_of_a_live_process(proxy, box, run_id):
     proxy.fault = lambda method, path: "away"
     point(box, 1)
     box.flush(at_most=0.1)
     assert delivery.send_pending() == []
 
 
-def test_what_goes_to_another_server_is_kept_for_that(proxy, run_id, monkeypatch):
+def test_send_pending_keeps_records_for_another_server(proxy, run_id, monkeypatch):
     proxy.fault = lambda method, path: "away"
     box = Outbox(run_id)
     point(box, 1)
@@ -209,7 +209,7 @@ def test_what_goes_to_another_server_is_kept_for_that(proxy, run_id, monkeypatch
     assert delivery.send_pending([run_id])[0].startswith("sent")
 
 
-def test_runs_of_other_servers_have_one_line_together_where_each_is_not_asked_for():
+def test_send_pending_reports_runs_of_other_servers_in_one_line_unless_each():
     for number in range(3):
         run_id = f"{number}" * 32
         spool.Spool(run_id, destination=f"http://elsewhere-{number}").put(LogBatch(run_id))
@@ -219,7 +219,7 @@ def test_runs_of_other_servers_have_one_line_together_where_each_is_not_asked_fo
     assert [f"they are for http://elsewhere-{number}:" in line for number, line in enumerate(each)] == [True] * 3
 
 
-def test_what_is_kept_is_private_and_holds_no_password(proxy, run_id, monkeypatch):
+def test_spool_folder_is_private_and_holds_no_password(proxy, run_id, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
     mlflow.set_tracking_uri(proxy.uri.replace("//", "//me:hunter2@"))
@@ -240,7 +240,7 @@ def test_what_is_kept_is_private_and_holds_no_password(proxy, run_id, monkeypatc
     assert delivery.send_pending([run_id])[0].startswith("sent")
 
 
-def test_on_a_full_disk_what_is_told_goes_by_memory(proxy, run_id, monkeypatch):
+def test_outbox_on_a_full_disk_sends_from_memory(proxy, run_id, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -255,7 +255,7 @@ def test_on_a_full_disk_what_is_told_goes_by_memory(proxy, run_id, monkeypatch):
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/a.txt") == "text"
 
 
-def test_no_thread_and_no_file_handle_is_left(proxy, run_id):
+def test_outbox_close_leaves_no_thread_and_no_open_file(proxy, run_id):
     box = Outbox(run_id)
     point(box, 1)
     assert run_id in str(psutil.Process().open_files()), "the lock"
@@ -269,7 +269,7 @@ def test_no_thread_and_no_file_handle_is_left(proxy, run_id):
 
 
 @pytest.mark.parametrize("fault", [pytest.param("away", marks=pytest.mark.slow), "lost"])
-def test_a_version_is_registered_once_and_judged_whatever_becomes_of_the_calls(proxy, box, run_id, fault):
+def test_register_version_after_failed_calls_registers_once(proxy, box, run_id, fault):
     client = mlflow.MlflowClient()
     model = client.create_logged_model("0", name="served", source_run_id=run_id)
     client.finalize_logged_model(model.model_id, "READY")
@@ -295,7 +295,7 @@ def test_a_version_is_registered_once_and_judged_whatever_becomes_of_the_calls(p
     assert client.get_run(run_id).data.tags[Tag.REGISTERED] == f"models:/once-{fault}/1"
 
 
-def test_what_kept_a_registry_from_taking_a_version_is_told_and_the_run_has_ended_all_the_same(proxy, box, run_id):
+def test_register_version_without_a_model_raises_after_the_run_has_ended(proxy, box, run_id):
     box.put(end(run_id))
     box.put(RegisterVersion(run_id, "unmade", {}))
     assert box.flush() == 0
