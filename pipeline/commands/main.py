@@ -167,7 +167,7 @@ def _report(arguments: Sequence[str], console: Console) -> None:
     with handle_signals(), stop_with_parent():
         from pipeline.commands.report import build_report
 
-        console.print(*build_report(command))
+        build_report(command, console)
 
 
 def _evaluate(arguments: Sequence[str], console: Console) -> None:

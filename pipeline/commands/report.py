@@ -6,8 +6,7 @@ the command. It writes `report.html`, which needs no other file, and the leaderb
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from math import isnan
@@ -29,13 +28,15 @@ from pipeline.evaluation.report.groups import (
 from pipeline.evaluation.report.leaderboard import LeaderboardRow, leaderboard_table, rank_groups, to_markdown
 from pipeline.evaluation.report.page import Section, answer, describe_test_set_accesses, render_page
 from pipeline.runtime.code_version import code_version
+from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import count
-from pipeline.runtime.urls import mask_password, storage_error
+from pipeline.runtime.urls import mask_password
 from pipeline.tracking import query
 from pipeline.tracking.client import TrackingClient, tracking_uri
+from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
-from pipeline.tracking.run import TrackedRun, start_run
+from pipeline.tracking.run import start_run
 from pipeline.tracking.select_runs import RunSelection, select_runs
 from pipeline.tracking.tags import Role, Tag, code_version_tags
 
@@ -44,49 +45,57 @@ COMMIT = "commit"  # its name among the settings, where commits are compared
 CURVES = 5  # runs of a group whose curves are drawn
 
 
-def build_report(command: ReportCommand) -> list[str]:
-    """Compare runs and write the report.
-
-    Returns:
-        Lines for the terminal.
+def build_report(command: ReportCommand, console: Console) -> None:
+    """Compare runs and write the report into a folder and into an MLflow run.
 
     Raises:
         UsageError: Nothing that can be compared was named, or the tracking store or the folder cannot be used.
     """
-    client = _connect()
+    with require_server():
+        client = TrackingClient()
+        # the store is asked here, so that later errors are about the runs
+        next(client.search_experiments(), None)
     with close_if_unused(ProjectRun.find()):
         selection = select_runs(client, command.runs)
         metric, groups, left_out = _group(client, selection, command.settings.metric)
-        with _open_own_run(selection, command) as run:
-            lines = list(run.notices)
-            lines.append(_compared(groups, selection))
-            lines += [f"left out {reason}" for reason in left_out]
+        with start_run(role=Role.REPORT, experiment_id=selection.rows[0].experiment_id) as run:
+            name = f"report on {selection.title}"[:200]
+            run.set_tags({Tag.RUN_NAME: name, Tag.REPORT_RUNS: command.runs} | code_version_tags())
+            runs = count(sum(len(group.runs) for group in groups), "run")
+            console.print(
+                *run.notices,
+                f"compared {count(len(groups), 'configuration')} of {runs}: {selection.title}",
+                *(f"left out {reason}" for reason in left_out),
+            )
 
             sections, rows = _rank(client, selection, groups, metric, on_page=command.settings.rows)
-            if len(sections) > 1:
-                lines.append(f"data     {len(sections)} different data sets, each with its own leaderboard")
             answers = [answer(section, metric) for section in sections]
-            lines += [f"answer   {sentences}" for sentences in answers]
-            lines += [f"test set {describe_test_set_accesses(section)}" for section in sections]
+            if len(sections) > 1:
+                console.print(f"data     {len(sections)} different data sets, each with its own leaderboard")
+            console.print(
+                *(f"answer   {sentences}" for sentences in answers),
+                *(f"test set {describe_test_set_accesses(section)}" for section in sections),
+            )
 
+            html = render_page(
+                f"Comparison of {selection.title}",
+                sections,
+                metric,
+                notes=[f"Not compared: {reason}." for reason in left_out],
+                facts=_facts(run.id, command),
+            )
             board = leaderboard_table(rows, metric)
             folder = _write(
                 Path(command.settings.folder).expanduser() / run.id,
                 {
-                    "report.html": render_page(
-                        f"Comparison of {selection.title}",
-                        sections,
-                        metric,
-                        notes=[f"Not compared: {reason}." for reason in left_out],
-                        facts=_facts(run.id, command),
-                    ),
+                    "report.html": html,
                     "leaderboard.csv": board.to_csv(index=False),
                     "leaderboard.md": to_markdown(board),
                 },
             )
             client.upload_artifacts(run.id, folder)
             run.set_description("\n\n".join(answers))
-            return [*lines, f"report   {folder / 'report.html'}", f"run      {run.id}"]
+            console.print(f"report   {folder / 'report.html'}", f"run      {run.id}")
 
 
 def _group(
@@ -124,11 +133,6 @@ def _read_settings(client: TrackingClient, runs: Sequence[RunRecord], metric: Me
 
 def _superseded(groups: Sequence[RunGroup]) -> int:
     return sum(len(group.superseded) for group in groups)
-
-
-def _compared(groups: Sequence[RunGroup], selection: RunSelection) -> str:
-    runs = count(sum(len(group.runs) for group in groups), "run")
-    return f"compared {count(len(groups), 'configuration')} of {runs}: {selection.title}"
 
 
 def _rank(
@@ -189,24 +193,6 @@ def _section(
 def _fetch_curve(client: TrackingClient, run: RunRecord) -> list[tuple[int, float]]:
     """Return the (epoch, validation accuracy) of a run."""
     return sorted((point.step, point.value) for point in client.get_metric_history(run.id, "val_accuracy"))
-
-
-def _connect() -> TrackingClient:
-    try:
-        client = TrackingClient()
-        next(client.search_experiments(), None)
-    except Exception as error:  # noqa: BLE001 - each kind of store raises its own
-        raise storage_error("the tracking store", tracking_uri(), error) from None
-    return client
-
-
-@contextmanager
-def _open_own_run(selection: RunSelection, command: ReportCommand) -> Iterator[TrackedRun]:
-    """Open the report's run: the one that `mlflow run` opened, else one beside the runs that are compared."""
-    with start_run(role=Role.REPORT, experiment_id=selection.rows[0].experiment_id) as run:
-        name = f"report on {selection.title}"[:200]
-        run.set_tags({Tag.RUN_NAME: name, Tag.REPORT_RUNS: command.runs} | code_version_tags())
-        yield run
 
 
 def _write(folder: Path, contents: Mapping[str, str]) -> Path:

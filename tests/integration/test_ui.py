@@ -1,4 +1,4 @@
-"""What MLflow's own pages show of runs and a search by our entry points, in a real Chromium."""
+"""MLflow's pages of runs, a search and a report by this program, and the report page, in a real Chromium."""
 
 import os
 import shlex
@@ -27,15 +27,15 @@ def uri(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def said(uri):
-    """What two runs, whose second has its model registered, and a search of people say, by the first word of a line."""
+def printed(uri):
+    """Train twice, registering the second model, and search; return the printed lines by their first word."""
     lines = []
     for program, *arguments in (
         ("train", "smoke"),
         ("train", "smoke", "--kernel_size", "5", "--register_as", "best"),
         ("search", "smoke", "--trials", "3", "--epochs", "1", "--final_seeds", "1"),
     ):
-        command = [sys.executable, "-m", f"pipeline.{program}", *arguments]
+        command = [sys.executable, "-m", "pipeline", program, *arguments]
         done = subprocess.run(
             command, cwd=ROOT, env=environment(uri, "seen"), capture_output=True, text=True, timeout=600, check=False
         )
@@ -45,15 +45,15 @@ def said(uri):
 
 
 @pytest.fixture(scope="module")
-def made(said):
-    """The two runs by kernel size."""
+def runs(printed):
+    """Return the two runs by kernel size."""
     found = mlflow.search_runs(["1"], f"tags.{Tag.ROLE} = '{Role.RUN}'", output_format="list")
     return {run.data.params["kernel_size"]: run for run in found}
 
 
 @pytest.fixture(scope="module")
-def pages(uri, made, tmp_path_factory):
-    """Address of `mlflow ui` on them."""
+def address(uri, runs, tmp_path_factory):
+    """Serve `mlflow ui`; return the address of the experiment's page."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
     log = (tmp_path_factory.mktemp("ui") / "log").open("w")
@@ -74,13 +74,13 @@ def pages(uri, made, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def window(pages):
+def window(address):
     with browser(width=2400, height=1400) as window:
         yield window
 
 
-def test_the_runs_table_nests_the_trials_under_their_search(window, pages):
-    window.open(f"{pages}/runs")
+def test_runs_table_nests_trials_below_their_search(window, address):
+    window.open(f"{address}/runs")
     before = window.shows("search smoke", "smoke 8/1 k5 p2")
     assert "t000" not in before
     window.click("[role=row] button[type=button]:not([aria-label])")  # the plus before its name
@@ -94,8 +94,8 @@ def test_the_runs_table_nests_the_trials_under_their_search(window, pages):
     assert "smoke 8/1 k5 p2" in order[place + 5 :]
 
 
-def test_the_runs_table_shows_our_settings_and_results_as_columns(window, pages):
-    window.open(f"{pages}/runs")
+def test_runs_table_shows_settings_and_results_as_columns(window, address):
+    window.open(f"{address}/runs")
     window.shows("search smoke")
     window.click("button", holding="Columns")
     for name in ("Dataset", "Source", "test_accuracy", "best_val_accuracy", "kernel_size"):  # the first two: away
@@ -107,18 +107,18 @@ def test_the_runs_table_shows_our_settings_and_results_as_columns(window, pages)
     assert {"recipe", "learning_rate", "val_accuracy", "parameters", "role"} <= set(window.run(offered))
 
 
-def test_the_chart_view_lays_the_curves_of_runs_over_each_other(window, pages, made):
-    window.open(f"{pages}/runs?compareRunsMode=CHART")
-    window.shows("val_accuracy", *(f"{run.info.run_name} (accuracy)" for run in made.values()))
+def test_chart_view_overlays_the_curves_of_runs(window, address, runs):
+    window.open(f"{address}/runs?compareRunsMode=CHART")
+    window.shows("val_accuracy", *(f"{run.info.run_name} (accuracy)" for run in runs.values()))
     lines = "return [...document.querySelectorAll('.js-plotly-plot')].map(e => e.querySelectorAll('.js-line').length)"
     wait_until(lambda: max(window.run(lines), default=0) >= 2, seconds=60, what=lambda: str(window.run(lines)))
 
 
-def test_comparing_two_runs_shows_parallel_coordinates_and_what_differs(window, pages, made):
-    ids = ",".join(f'"{run.info.run_id}"' for run in made.values())
-    window.open(f'{pages.rpartition("/experiments")[0]}/compare-runs?runs=[{ids}]&experiments=["1"]')
+def test_comparison_of_two_runs_shows_parallel_coordinates_and_differences(window, address, runs):
+    ids = ",".join(f'"{run.info.run_id}"' for run in runs.values())
+    window.open(f'{address.rpartition("/experiments")[0]}/compare-runs?runs=[{ids}]&experiments=["1"]')
     text = window.shows("Parallel Coordinates Plot", "best_val_accuracy", "kernel_size")
-    assert all(run.info.run_name in text for run in made.values())
+    assert all(run.info.run_name in text for run in runs.values())
     drawn = "return document.querySelectorAll('.parcoords').length"
     wait_until(lambda: window.run(drawn), seconds=60, what="no parallel coordinates were drawn")
 
@@ -132,36 +132,36 @@ def test_comparing_two_runs_shows_parallel_coordinates_and_what_differs(window, 
         "plots/depthwise_kernels/block_1.png",
     ],
 )
-def test_an_artifact_that_is_a_picture_is_shown_as_one(window, pages, made, path):
-    window.open(f"{pages}/runs/{made['3'].info.run_id}/artifacts/{path}")
-    window.shows(f"Path: {made['3'].info.artifact_uri.removeprefix('file://')}/{path}")
+def test_artifact_page_shows_pictures(window, address, runs, path):
+    window.open(f"{address}/runs/{runs['3'].info.run_id}/artifacts/{path}")
+    window.shows(f"Path: {runs['3'].info.artifact_uri.removeprefix('file://')}/{path}")
     large = "no picture of more than 300 pixels a side"
     wait_until(lambda: [size for size in window.pictures() if min(size) > 300], seconds=60, what=large)
 
 
-def test_the_page_of_a_model_shows_its_metrics_and_its_signature(window, pages, made):
-    run = made["3"]
+def test_model_page_shows_metrics_and_signature(window, address, runs):
+    run = runs["3"]
     (model,) = run.outputs.model_outputs
-    window.open(f"{pages}/models/{model.model_id}")
+    window.open(f"{address}/models/{model.model_id}")
     text = window.shows("test_accuracy", "test_loss", run.info.run_name, "Ready")
     assert str(run.data.metrics["test_accuracy"]) in text
-    window.open(f"{pages}/models/{model.model_id}/artifacts")
+    window.open(f"{address}/models/{model.model_id}/artifacts")
     window.click("[data-testid=artifact-tree-node]", holding="MLmodel")
     told = " ".join(window.shows("signature:", "type_hint").split())
     assert '"shape": [-1, 8, 8, 1]' in told and '"shape": [-1, 10]' in told
 
 
-def test_the_page_of_a_registered_version_shows_its_signature_its_alias_and_what_it_is(window, pages):
-    window.open(f"{pages.rpartition('/experiments')[0]}/models/best/versions/1")
+def test_model_version_page_shows_signature_alias_and_tags(window, address):
+    window.open(f"{address.rpartition('/experiments')[0]}/models/best/versions/1")
     text = window.shows("Version 1", "champion", Tag.DATA_FINGERPRINT, "test_accuracy", "latency_ms", "Schema")
     assert "there was no champion" in text
     window.click("[role=cell]", holding="Inputs (1)")
     window.shows("image (optional)", "any")
 
 
-def test_the_command_that_a_search_prints_shows_its_study_in_optuna_dashboard(window, said):
+def test_dashboard_command_of_a_search_shows_its_study(window, printed):
     port = free_port()
-    command = [*shlex.split(said["dashboard"]), "--port", str(port)]
+    command = [*shlex.split(printed["dashboard"]), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as one:
         try:
             wait_until(
@@ -174,12 +174,12 @@ def test_the_command_that_a_search_prints_shows_its_study_in_optuna_dashboard(wi
             os.killpg(one.pid, 15)
 
 
-def test_a_report_is_a_page_among_the_artifacts_of_its_run(window, pages, uri, tmp_path):
+def test_report_is_shown_alone_and_among_the_artifacts_of_its_run(window, address, uri, tmp_path):
     command = [sys.executable, "-m", "pipeline", "report", "seen", "--folder", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, env=environment(uri, "seen"), check=True)
     (run,) = mlflow.search_runs(["1"], f"tags.{Tag.ROLE} = '{Role.REPORT}'", output_format="list")
     window.open(f"file://{tmp_path}/{run.info.run_id}/report.html")
-    window.shows("Comparison of experiment seen", "Leaderboard", "How to read this")
+    window.shows("Comparison of experiment seen", "Leaderboard", "How to read this page")
     assert len(window.pictures()) >= 3
-    window.open(f"{pages}/runs/{run.info.run_id}/artifacts/report.html")
+    window.open(f"{address}/runs/{run.info.run_id}/artifacts/report.html")
     window.shows("leaderboard.csv", "report.html")
