@@ -1,4 +1,4 @@
-"""Settings as data: a frozen model whose bounds are also its help and its error messages."""
+"""The base class of all settings: frozen values whose bounds are also their help and their error messages."""
 
 from collections.abc import Iterable, Mapping
 from inspect import get_annotations
@@ -16,15 +16,15 @@ Section = TypeVar("Section", bound="Config")
 
 
 class Config(BaseModel):
-    """Named values with bounds, read alike from flags, `-P` and YAML; to be subclassed with fields."""
+    """Named values with bounds, to be subclassed with fields; read alike from flags, `-P` and YAML."""
 
     # a validator is built when it is first needed: most commands need one of them, and --help has to be fast
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _as_written(cls, value: object, info: ValidationInfo) -> object:
-        """One reading of text: `none`, lists by commas; and never true or false as a number."""
+    def _from_text(cls, value: object, info: ValidationInfo) -> object:
+        """Read text as YAML would: `none`, and lists with commas; and refuse true and false as numbers."""
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, str):
             value = value.strip()
@@ -32,37 +32,36 @@ class Config(BaseModel):
                 return None
         for kind in kinds:
             if get_origin(kind) is tuple:
-                return _list(value) if _any_length(kind) else _pair(value)
+                return _read_list(value) if _any_length(kind) else _read_pair(value)
         if isinstance(value, bool) and bool not in kinds:
             raise ValueError("neither true nor false")
         return value
 
     @classmethod
     def build(cls, values: Mapping[str, object]) -> Self:
-        """A checked instance; every fault in one line.
+        """Return an instance with these values, after checking them.
 
         Raises:
-            UsageError: an unknown name, or values that break their settings' rules.
+            UsageError: an unknown name, or values that break the rules of their settings, all of them in one line.
         """
         cls.check_names(values)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            faults = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors())
-            raise UsageError(
-                "; ".join(f"{name} must be {cls.rule(name)}, got {shown(values[name])}" for name in faults)
-            ) from None
+            names = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors())
+            message = "; ".join(f"{name} must be {cls.rule(name)}, got {shown(values[name])}" for name in names)
+            raise UsageError(message) from None
 
     @classmethod
     def check_names(cls, names: Iterable[str]) -> None:
-        """Raise UsageError for a name that is no setting, with the nearest that is."""
+        """Raise UsageError for the first name that is no setting, with the most similar one that is."""
         for name in names:
             if name not in cls.model_fields:
                 raise UsageError(f"unknown setting {shown(name)}{nearest(name, cls.model_fields)}; --help lists all")
 
     @classmethod
     def rule(cls, name: str) -> str:
-        """What a setting's value must be, as a phrase: `a whole number from 1 to 256`."""
+        """Return what a setting's value must be, as a phrase: `a whole number from 1 to 256`."""
         field = cls.model_fields[name]
         *most, last = [choice for kind in _kinds(field.annotation) for choice in _choices(kind, field)]
         return f"{', '.join(most)} or {last}" if most else last
@@ -70,58 +69,58 @@ class Config(BaseModel):
     @classmethod
     def sections(cls) -> dict[str, list[str]]:
         """Return the names of the settings, grouped under the title of the class that defines them."""
-        found: dict[str, list[str]] = {}
+        sections: dict[str, list[str]] = {}
         for name in cls.model_fields:
             owner = next(base for base in cls.__mro__ if name in get_annotations(base))
             title = owner.model_config.get("title") if issubclass(owner, BaseModel) else None
-            found.setdefault(title or "settings", []).append(name)
-        return found
+            sections.setdefault(title or "settings", []).append(name)
+        return sections
 
     def section(self, kind: type[Section]) -> Section:
         """Return the part of the settings that `kind`, a base class, defines."""
         return kind.model_construct(**{name: getattr(self, name) for name in kind.model_fields})
 
     def text(self, name: str) -> str:
-        """A setting's value as a person would type it: `none`, `true`, `0.001`, `24,32`."""
-        return _typed(getattr(self, name))
+        """Return a setting's value as the user would type it: `none`, `true`, `0.001`, `24,32`."""
+        return _as_text(getattr(self, name))
 
 
 def metavar(field: FieldInfo) -> str:
-    """The kind of value, in the few letters of a help line."""
+    """Return the kind of a setting's value, as a help line shows it: `INT`, `NAME,...`."""
     kind = next(kind for kind in _kinds(field.annotation) if kind is not type(None))
     if get_origin(kind) is tuple:
         return "NAME,..." if _any_length(kind) else "H,W"
     return "NAME" if get_origin(kind) is Literal else {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT"}[kind]
 
 
-def _pair(value: object) -> object:
-    """`32` is square; `24,32` is height, width, as in YAML's `[24, 32]`."""
+def _read_pair(value: object) -> object:
+    """Return `24,32` as [24, 32], and `32` as [32, 32]."""
     parts = value.strip("[]").split(",") if isinstance(value, str) else value
     if isinstance(parts, int) and not isinstance(parts, bool):
         parts = [parts]
     return parts * 2 if isinstance(parts, list) and len(parts) == 1 else parts
 
 
-def _list(value: object) -> object:
-    """`a,b` as YAML's `[a, b]`, and `a` as `[a]`; nothing twice."""
+def _read_list(value: object) -> object:
+    """Return `a,b` as [a, b], and `a` as [a]; raise ValueError if a part is given twice."""
     parts = [part.strip() for part in value.strip("[]").split(",")] if isinstance(value, str) else value
     if isinstance(parts, list) and any(part in parts[:position] for position, part in enumerate(parts)):
-        raise ValueError("something twice")
+        raise ValueError("a part is given twice")
     return parts
 
 
 def _any_length(kind: Any) -> bool:
-    """Whether a tuple's annotation leaves open how many it has."""
+    """Return whether the annotation of a tuple leaves its length open."""
     return get_args(kind)[-1] is Ellipsis
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation alone."""
+    """Return the members of a union, or the annotation itself."""
     return get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
 
 
 def _choices(kind: Any, field: FieldInfo) -> list[str]:
-    """What a value of this kind may be, a phrase each."""
+    """Return phrases that say what a value of this kind may be."""
     if get_origin(kind) is tuple and _any_length(kind) and get_args(kind)[0] is str:
         return ["one or more with commas between, each once"]
     if get_origin(kind) is tuple and _any_length(kind):
@@ -143,32 +142,37 @@ def _choices(kind: Any, field: FieldInfo) -> list[str]:
 
 
 def _bounds(field: FieldInfo) -> str:
+    """Return the bounds of a number: ` from 1 to 256`."""
     low = high = ""
     for bound in field.metadata:
         if isinstance(bound, annotated_types.Ge):
-            low = f" from {_typed(bound.ge)}"
+            low = f" from {_as_text(bound.ge)}"
         elif isinstance(bound, annotated_types.Gt):
-            low = f" above {_typed(bound.gt)}"
+            low = f" above {_as_text(bound.gt)}"
         elif isinstance(bound, annotated_types.Le):
-            high = f" to {_typed(bound.le)}"
+            high = f" to {_as_text(bound.le)}"
         elif isinstance(bound, annotated_types.Lt):
-            high = f" to below {_typed(bound.lt)}"
+            high = f" to below {_as_text(bound.lt)}"
     return low + high
 
 
 def _lengths(field: FieldInfo) -> str:
+    """Return the bounds of a text's length: ` of 1 to 200 characters`."""
     least = [bound.min_length for bound in field.metadata if isinstance(bound, annotated_types.MinLen)]
     most = [bound.max_length for bound in field.metadata if isinstance(bound, annotated_types.MaxLen)]
     if not least and not most:
         return ""
-    return f" of {least[0] if least else 0}{f' to {most[0]}' if most else ' or more'} characters"
+    upper = f"to {most[0]}" if most else "or more"
+    return f" of {least[0] if least else 0} {upper} characters"
 
 
-def _typed(value: object) -> str:
+def _as_text(value: object) -> str:
+    """Return a value as the user would type it."""
     if isinstance(value, tuple):
-        return ",".join(_typed(part) for part in value)
+        return ",".join(_as_text(part) for part in value)
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    return str(value)  # of a float the shortest text that reads back to it
+    # of a float this is the shortest text that reads back to it
+    return str(value)

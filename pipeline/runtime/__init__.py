@@ -1,1 +1,1 @@
-"""Errors, text, files, signals, processes and devices: nothing here knows what the program is for."""
+"""Errors, console, text, files, signals, processes and devices: independent of what this program is for."""

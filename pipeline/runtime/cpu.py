@@ -1,4 +1,4 @@
-"""The processor: its name, what it can do, and the library that TensorFlow is to use on it."""
+"""The CPU: its name, its cores and instructions, and how TensorFlow and malloc are set up for it."""
 
 import ctypes
 import os
@@ -6,15 +6,15 @@ import platform
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-LARGEST_BYTES = 2**30  # bytes; a larger tensor is still mapped and unmapped on its own
+LARGEST_BYTES = 2**30  # a larger tensor is still mapped and unmapped on its own
 NEVER = 2**31 - 1
 
 
 def tune_malloc() -> bool:
-    """Keep freed tensors for the next ones; whether the C library could be told so (glibc's can).
+    """Let malloc keep the memory of freed tensors for the next ones, and return whether it can (glibc's can).
 
-    By default glibc maps every block of 32 MiB or more anew and the kernel clears it page by page, and one activation
-    of ConvMixer-256/8 at batch 128 is just that large: on two cores of a virtual machine it was half of all time.
+    By default glibc maps every block of 32 MiB or more anew, and the kernel clears it page by page. One activation of
+    ConvMixer-256/8 at batch 128 is that large: on two cores of a virtual machine this took half of the training time.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -25,47 +25,48 @@ def tune_malloc() -> bool:
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-LINUX_FILE = "/proc/cpuinfo"
+CPUINFO = "/proc/cpuinfo"
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def processor_name() -> str:
-    """The processor's own name, where the system tells it."""
-    return _line("model name") or platform.processor() or platform.machine()
+    """Return the model name of the processor, or its architecture if the system does not provide the name."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def has_bfloat16() -> bool:
-    """Whether it multiplies bfloat16; False where the system does not tell."""
-    return not BFLOAT16_FLAGS.isdisjoint(_line("flags").split())
+    """Return whether the processor has bfloat16 instructions; False if the system does not provide its flags."""
+    return not BFLOAT16_FLAGS.isdisjoint(_cpuinfo("flags").split())
 
 
 def prefer_onednn() -> None:
-    """Have TensorFlow take oneDNN's kernels on x86, unless TF_ENABLE_ONEDNN_OPTS says otherwise; before its import.
+    """Make TensorFlow use oneDNN's kernels on x86, unless TF_ENABLE_ONEDNN_OPTS is set; call before its import.
 
-    By itself it takes them only where the processor has AVX-512 VNNI or newer. With AVX2 alone, too, a depthwise
-    convolution costs half and the rest no more.
+    TensorFlow's own default is to use them only on processors with AVX-512 VNNI or newer. With AVX2 alone, too, a
+    depthwise convolution takes half the time with them, and no operation takes longer.
     """
     if platform.machine().lower() in {"x86_64", "amd64"}:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def run_operations_serially() -> None:
-    """Have TensorFlow run operations one after the other, each on all cores, unless TF_NUM_INTEROP_THREADS is set.
+    """Make TensorFlow run operations one after the other, each on all cores, unless TF_NUM_INTEROP_THREADS is set.
 
-    It is as fast as several at once. XLA's CPU compiler, which TensorFlow would else run several times at once where a
-    model's first step needs several programs, has crashed in that (TensorFlow 2.21). Call before a device is touched.
+    This is as fast as several operations at a time. XLA's CPU compiler, which TensorFlow would otherwise run several
+    times at once if the first step of a model needs several programs, has crashed when it ran so (TensorFlow 2.21).
+    Call before any device is used.
     """
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 
-def _line(start: str) -> str:
-    """What Linux says of the first processor under this name, or nothing."""
+def _cpuinfo(field: str) -> str:
+    """Return a field of the first processor in /proc/cpuinfo, or an empty string."""
     try:
-        with open(LINUX_FILE, encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(start))
+        with open(CPUINFO, encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(field))
     except (OSError, StopIteration):
         return ""

@@ -1,4 +1,4 @@
-"""The device of a run, and the precision and compilation that suit it."""
+"""The device that TensorFlow computes on, and the precision, compilation and layers that suit it."""
 
 import json
 import os
@@ -19,30 +19,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Device:
-    """What TensorFlow computes on; `capability` is NVIDIA's compute capability, of several the least."""
+    """A CPU, or one or more GPUs."""
 
     kind: str  # CPU or GPU
     name: str
-    capability: tuple[int, int] | None  # None: a CPU
-    count: int = 1  # GPUs, each with its share of every batch
+    capability: tuple[int, int] | None  # NVIDIA's compute capability, the least of several GPUs; None: a CPU
+    count: int = 1  # number of GPUs, each with its share of every batch
 
     def __str__(self) -> str:
-        return f"{self.kind} {f'{self.count} x ' if self.count > 1 else ''}{self.name}"
+        name = f"{self.count} x {self.name}" if self.count > 1 else self.name
+        return f"{self.kind} {name}"
 
     def strategy(self) -> "tf.distribute.Strategy":
-        """How the steps of training are shared among them."""
+        """Return the strategy that shares each training step among the GPUs."""
         import tensorflow as tf
 
         return tf.distribute.MirroredStrategy() if self.count > 1 else tf.distribute.get_strategy()
 
 
 def select_device(devices: str) -> Device:
-    """The first GPU that TensorFlow sees, or all of them, which then take memory as they need it; or the CPU.
+    """Return the first GPU that TensorFlow sees, or all of them, or the CPU if it sees none.
 
-    Call before anything has touched a device.
+    The GPUs allocate memory as they need it. Call before anything has used a device.
 
     Args:
-        devices: one or all.
+        devices: `one` or `all`: how many GPUs to use.
     """
     import tensorflow as tf
 
@@ -50,7 +51,7 @@ def select_device(devices: str) -> Device:
     if not gpus:
         tune_malloc()
         cpu.run_operations_serially()
-        return Device("CPU", f"{cpu.processor_name()}, {_extent()}", None)
+        return Device("CPU", f"{cpu.processor_name()}, {_usable_part()}", None)
     used = gpus if devices == "all" else gpus[:1]
     tf.config.set_visible_devices(used, "GPU")
     for gpu in used:
@@ -62,10 +63,10 @@ def select_device(devices: str) -> Device:
 
 
 def precision_for(device: Device) -> str:
-    """The Keras dtype policy that `precision=auto` means here.
+    """Return the Keras dtype policy that `precision=auto` stands for on a device.
 
-    Matrix units take bfloat16 from compute capability 8.0 and float16 from 7.0 (NVIDIA, "Train With Mixed Precision");
-    a CPU is asked for its instructions, and one without bfloat16 among them would be slower with it.
+    GPUs have matrix units for bfloat16 from compute capability 8.0, and for float16 from 7.0 (NVIDIA, "Train With Mixed
+    Precision"). A CPU without bfloat16 instructions would be slower with it.
     """
     if device.kind == "CPU":
         return "mixed_bfloat16" if cpu.has_bfloat16() else "float32"
@@ -75,23 +76,23 @@ def precision_for(device: Device) -> str:
 
 
 def jit_compile_for(device: Device) -> bool:
-    """What `jit_compile=auto` means here.
+    """Return what `jit_compile=auto` stands for on a device.
 
-    On an H100 ConvMixer-256/8 trains six times as fast with it, once it is compiled; XLA's CPU compiler did not finish
-    twelve steps in 140 s. Several GPUs exchange what batch norm sees in the midst of a step, which XLA cannot hold.
+    On an H100 ConvMixer-256/8 trains six times as fast with it, once it is compiled. XLA's CPU compiler did not finish
+    twelve steps in 140 s. Several GPUs exchange the batch statistics in the middle of a step, which XLA cannot compile.
     """
     return device.kind == "GPU" and device.count == 1
 
 
 def fast_layers_for(device: Device) -> bool:
-    """What `fast_layers=auto` means here: `pipeline.model.cpu_layers` was made for the CPU, and measured there only."""
+    """Return what `fast_layers=auto` stands for: true on a CPU, where `pipeline.model.cpu_layers` was measured."""
     return device.kind == "CPU"
 
 
 def unused_gpu(device: Device) -> str | None:
-    """A warning with its cure, where the machine has an NVIDIA GPU that TensorFlow does not use; else None.
+    """Return a warning and its remedy if the machine has an NVIDIA GPU that TensorFlow does not use, else None.
 
-    A GPU hidden on purpose, by an empty or negative CUDA_VISIBLE_DEVICES, is none.
+    A GPU that is hidden on purpose, by an empty or negative CUDA_VISIBLE_DEVICES, does not count.
     """
     import tensorflow as tf
 
@@ -101,18 +102,17 @@ def unused_gpu(device: Device) -> str | None:
     names = _nvidia_gpus()
     if not names:
         return None
-    cure = (
+    remedy = (
         f'pip install "tensorflow[and-cuda]=={tf.__version__}" brings the CUDA libraries that match'
         if tf.test.is_built_with_cuda()
         else f"this TensorFlow was built without CUDA; on Linux pip install tensorflow[and-cuda]=={tf.__version__}"
     )
-    return (
-        f"this machine has {', '.join(names)} but TensorFlow {tf.__version__} sees no GPU and trains on the CPU: {cure}"
-    )
+    sees = f"TensorFlow {tf.__version__} sees no GPU and trains on the CPU"
+    return f"this machine has {', '.join(names)} but {sees}: {remedy}"
 
 
-def _extent() -> str:
-    """How much of the processor this process may use: a batch system's job, or a container, may have a part of it."""
+def _usable_part() -> str:
+    """Return how much of the processor this process may use: a container or a batch job may have a part of it only."""
     usable, threads = available_cores(), os.cpu_count() or 1
     if usable < threads:
         return f"{usable} of {threads} threads"
@@ -120,7 +120,7 @@ def _extent() -> str:
 
 
 def _nvidia_gpus() -> list[str]:
-    """Names of the GPUs that NVIDIA's driver knows; none where there is no driver."""
+    """Return the names of the GPUs that NVIDIA's driver knows; none if there is no driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -134,18 +134,16 @@ def _nvidia_gpus() -> list[str]:
 def _nvidia_gpu(index: int) -> str:
     try:
         return pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
-    except pynvml.NVMLError as error:  # fallen off the bus, say
+    except pynvml.NVMLError as error:
+        # for example, it has fallen off the bus
         return f"GPU {index} (which does not answer: {error})"
 
 
 def check_single_host(environ: Mapping[str, str]) -> None:
-    """Refuse a cluster of several workers, as TensorFlow's TF_CONFIG describes it: each would train a model of its own.
+    """Raise UsageError if TensorFlow's TF_CONFIG describes several workers: each would train a model of its own.
 
-    Keras 3 cannot train with MultiWorkerMirroredStrategy: `fit` hands a layer what belongs to all workers (Keras 3.15,
+    Keras 3 cannot train with MultiWorkerMirroredStrategy: `fit` passes a layer what belongs to all workers (Keras 3.15,
     TensorFlow 2.21, two processes on one machine).
-
-    Raises:
-        UsageError: it names several.
     """
     try:
         cluster = json.loads(environ.get("TF_CONFIG") or "{}").get("cluster", {})

@@ -1,4 +1,4 @@
-"""Where files live that can be made again: the user's cache folder, which nobody else may look into."""
+"""Files: the user's private cache folder, locks, atomic writes, digests and temporary directories."""
 
 import fcntl
 import hashlib
@@ -13,9 +13,9 @@ from pipeline.runtime.errors import UsageError
 
 
 def cache_folder(*parts: str) -> Path:
-    """Path of a folder (not created) under `$XDG_CACHE_HOME/convmixer`, by default `~/.cache/convmixer`.
+    """Return the path of a folder below `$XDG_CACHE_HOME/convmixer`, by default `~/.cache/convmixer`.
 
-    XDG Base Directory Specification: a relative `$XDG_CACHE_HOME` is ignored.
+    The folder is not created. A relative `$XDG_CACHE_HOME` is ignored (XDG Base Directory Specification).
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
@@ -23,28 +23,31 @@ def cache_folder(*parts: str) -> Path:
 
 
 def private_folder(*parts: str) -> Path:
-    """`cache_folder`, created; what is new of it is for this user alone.
+    """Return `cache_folder(*parts)` after creating it, for this user alone.
 
     Raises:
-        OSError: it cannot be.
+        OSError: it cannot be created.
     """
     return make_private(cache_folder(*parts))
 
 
 def make_private(folder: Path) -> Path:
-    """Create a folder and those above it that are missing, for this user alone; returns it.
+    """Create a folder, and the missing ones above it, for this user alone, and return it.
 
     Raises:
-        OSError: it cannot be.
+        OSError: it cannot be created.
     """
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)  # with parents=True these would be open to all
+        # with parents=True the folders above it would be open to all
+        missing.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
 @contextmanager
 def lock(file: Path) -> Iterator[None]:
-    """Hold the lock of a file, which is created, once no other process holds it; the kernel frees it with the process.
+    """Context manager: hold the lock of a file, waiting until no other process does.
+
+    The file is created if it is missing. The kernel releases the lock when the process ends.
 
     Raises:
         OSError: the file cannot be created, or its file system has no locks.
@@ -59,7 +62,7 @@ def lock(file: Path) -> Iterator[None]:
 
 @contextmanager
 def try_lock(file: Path) -> Iterator[bool]:
-    """Hold the lock of a file, as `lock` does, and yield True; or yield False at once if another process holds it.
+    """Context manager: hold the lock of a file and yield True, or yield False at once if another process holds it.
 
     Raises:
         OSError: the file cannot be created.
@@ -77,10 +80,10 @@ def try_lock(file: Path) -> Iterator[bool]:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Put a file, for this user alone, in its place whole or not at all; it survives a power cut.
+    """Write a file, readable by this user alone, completely or not at all, so that it survives a power cut.
 
     Raises:
-        OSError: it could not be written, the disk being full, say; what was there before still is.
+        OSError: it could not be written, for example as the disk is full; the previous file is unchanged.
     """
     temporary = path.with_name(f"{path.name}.part")
     try:
@@ -96,7 +99,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def fsync_path(path: Path) -> None:
-    """Have a file, or a folder's entries, survive a power cut."""
+    """Flush a file, or the entries of a folder, to the disk, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -105,7 +108,7 @@ def fsync_path(path: Path) -> None:
 
 
 def check_cache_writable() -> None:
-    """Raise UsageError where no file can be written to the cache."""
+    """Raise UsageError if no file can be written to the cache."""
     try:
         with tempfile.TemporaryFile(dir=private_folder()):
             pass
@@ -117,12 +120,12 @@ def check_cache_writable() -> None:
 
 
 def sha256_files(folder: Path) -> dict[str, str]:
-    """64 hexadecimal digits for each file below a folder, by its path within it."""
+    """Return the SHA-256 digest, in hexadecimal, of each file below a folder, by its path within it."""
     return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def changed_files(folder: Path, kept: Mapping[str, str]) -> list[str]:
-    """Which of the files that have a digest are missing or others now."""
+    """Return the names of those files that are missing now or have another digest than `kept` says."""
     here = sha256_files(folder)
     return [name for name, digest in kept.items() if here.get(name) != digest]
 
@@ -133,16 +136,16 @@ def _sha256(path: Path) -> str:
 
 
 TEMPORARY_LOCK = ".lock"
-NEW = "new-"  # is not held yet
+NEW = "new-"  # prefix of a directory whose lock is not held yet
 
 
 @contextmanager
 def temporary_directory(kind: str) -> Iterator[Path]:
-    """A folder of this process's own within the cache; those of its kind whose processes were killed are removed."""
+    """Context manager: create a directory in the cache, and remove those that killed processes have left."""
     home = private_folder(kind)
-    for left in home.iterdir():
+    for leftover in home.iterdir():
         with suppress(OSError):
-            _remove_unless_held(left)
+            _remove_unless_locked(leftover)
     made = Path(tempfile.mkdtemp(dir=home, prefix=NEW))
     with try_lock(made / TEMPORARY_LOCK):
         folder = made.rename(home / made.name.removeprefix(NEW))
@@ -154,7 +157,7 @@ def temporary_directory(kind: str) -> Iterator[Path]:
 
 @contextmanager
 def temporary_files(kind: str) -> Iterator[None]:
-    """Within it temporary files lie in such a folder: TensorFlow writes one for each function that it traces."""
+    """Context manager: put temporary files into such a directory; TensorFlow writes one for each traced function."""
     before = tempfile.tempdir
     with temporary_directory(kind) as folder:
         tempfile.tempdir = str(folder)
@@ -164,8 +167,8 @@ def temporary_files(kind: str) -> Iterator[None]:
             tempfile.tempdir = before
 
 
-def _remove_unless_held(folder: Path) -> None:
+def _remove_unless_locked(folder: Path) -> None:
     if not folder.name.startswith(NEW):
-        with try_lock(folder / TEMPORARY_LOCK) as mine:
-            if mine:
+        with try_lock(folder / TEMPORARY_LOCK) as locked:
+            if locked:
                 shutil.rmtree(folder, ignore_errors=True)

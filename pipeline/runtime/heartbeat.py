@@ -1,24 +1,27 @@
-"""A sign of life at even intervals, from a thread of its own."""
+"""A heartbeat: a call at regular intervals from a thread of its own."""
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 BEAT_SECONDS = 60.0
-PATIENCE_SECONDS = 2.0  # with a beat that is under way: its store may be away
+PATIENCE_SECONDS = 2.0  # with a call that has begun: its store may be unavailable
 
 
 @contextmanager
 def heartbeat(beat: Callable[[], None], *, seconds: float = BEAT_SECONDS) -> Iterator[Callable[[], None]]:
-    """Within it `beat` is called at even intervals, whatever it raises; yields what ends that earlier.
+    """Context manager: call `beat` at regular intervals, whatever it raises.
 
-    After the end no beat begins, and one that is under way is waited for, but not for long.
+    Yields:
+        A function that ends the heartbeat early. After the end no call begins, and one that has begun is waited for,
+        but not longer than PATIENCE_SECONDS.
     """
     over, beating = threading.Event(), threading.Lock()
 
     def work() -> None:
         while not over.wait(seconds):
-            with beating, suppress(Exception):  # a store that is away comes back
+            # a store that is unavailable now may answer the next call
+            with beating, suppress(Exception):
                 if not over.is_set():
                     beat()
 

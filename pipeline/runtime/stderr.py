@@ -1,4 +1,4 @@
-"""Imports without their start-up lines, which TensorFlow's C++ writes whatever TF_CPP_MIN_LOG_LEVEL says."""
+"""Capture standard error during imports: TensorFlow's C++ writes start-up lines whatever TF_CPP_MIN_LOG_LEVEL is."""
 
 import os
 import sys
@@ -9,16 +9,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def capture_stderr() -> Iterator[None]:
-    """Within it file descriptor 2 is kept back; what was written is shown only if an exception passes."""
+    """Context manager: capture file descriptor 2, and show what was written to it only if an exception is raised."""
     sys.stderr.flush()
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         except BaseException:
-            kept.seek(0)
-            os.write(stderr, kept.read())
+            captured.seek(0)
+            os.write(stderr, captured.read())
             raise
         finally:
             sys.stderr.flush()

@@ -1,41 +1,41 @@
-"""File names, class names and foreign messages as text that is safe to print on one line."""
+"""Text for messages: foreign text on one line, lists of names, values, counts and durations."""
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
 from typing import TypeGuard
 
-LISTED = 5  # names in a message; the others are counted
-LONGEST = 2000  # characters of a line
+MAX_NAMES = 5  # in a message; the others are counted
+MAX_CHARACTERS = 2000  # of a line
 
 
 def printable(text: object) -> str:
-    r"""`text` with every character that cannot be seen (newline, escape, undecodable byte) written as in `\\n`."""
+    r"""Return text with each unprintable character (newline, escape, undecodable byte) written as in `\\n`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
-def one_line(text: object, *, most: int = LONGEST) -> str:
-    """`text`, printable; one of more characters than `most` loses its middle, as the ends tell what was wrong."""
+def one_line(text: object, *, most: int = MAX_CHARACTERS) -> str:
+    """Return printable text; of more than `most` characters the middle is left out, as the ends say what was wrong."""
     line = printable(text)
     return line if len(line) <= most else f"{line[: most // 2]} ... {line[-(most // 2) :]}"
 
 
 def join_names(names: Collection[object]) -> str:
-    """Give the first few names, printable and with commas, and how many more there are."""
-    shown = ", ".join(printable(name) for name in list(names)[:LISTED])
-    return f"{shown} and {len(names) - LISTED:,} more" if len(names) > LISTED else shown
+    """Return the first few names, printable and with commas, and how many more there are."""
+    shown = ", ".join(printable(name) for name in list(names)[:MAX_NAMES])
+    return f"{shown} and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else shown
 
 
 PAPER = {"kernel_size": "k", "patch_size": "p", "depth": "d", "filters": "h"}  # https://arxiv.org/abs/2201.09792
 
 
 def trial_name(number: int, settings: Mapping[str, object]) -> str:
-    """The number, so that names sort, and the settings."""
+    """Return the number of a trial, so that names sort, and its settings: `t007 k9 d8`."""
     return f"t{number:03d} {short_settings(settings)}".rstrip()
 
 
 def short_settings(settings: Mapping[str, object]) -> str:
-    """Numbers behind the paper's letter or the initials of a name (`k9 lr0.001`), words as `flip=true`.
+    """Return numbers after the paper's letter or the initials of their names, and words as they are: `k9 flip=true`.
 
     Names that would share their letters are written out.
     """
@@ -50,46 +50,53 @@ def short_settings(settings: Mapping[str, object]) -> str:
 
 
 def format_value(value: object) -> str:
-    """A setting's value as a search file spells it: `9` (also when a table made it 9.0), `0.0312`, `true`, `none`."""
-    if value is None or value != value:  # NaN is what a table makes of None
+    """Return a value as a search file spells it: `9` (also if a table made it 9.0), `0.0312`, `true`, `none`."""
+    # a table turns None into NaN
+    if value is None or value != value:
         return "none"
     if _is_number(value):
         number = float(value)
         return f"{number:.0f}" if number.is_integer() and abs(number) < 1e9 else f"{number:.3g}"
-    return str(value).lower() if type(value).__name__ == "bool" else str(value)  # NumPy's bool too
+    return str(value).lower() if _is_bool(value) else str(value)
 
 
 def _is_number(value: object) -> TypeGuard[Real]:
-    return isinstance(value, Real) and type(value).__name__ != "bool"
+    return isinstance(value, Real) and not _is_bool(value)
+
+
+def _is_bool(value: object) -> bool:
+    # NumPy's type has the same name
+    return type(value).__name__ == "bool"
 
 
 def shown(value: object, *, most: int = 80) -> str:
-    """A value as it came, on one line and at most so many characters of it."""
+    """Return a value as Python writes it, on one line and cut after `most` characters."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of more than 4300 digits
+    except ValueError:
+        # Python writes no number of more than 4300 digits
         text = "a number that is too long to be written"
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean depth?`, or nothing where no known name is near."""
+    """Return `; did you mean depth?`, or nothing if no known name is similar."""
     found = difflib.get_close_matches(name[:100], list(known), n=1)
     return f"; did you mean {found[0]}?" if found else ""
 
 
 def count(number: int, noun: str) -> str:
-    """`1 epoch`, `1,024 epochs`."""
+    """Return a number with its noun: `1 epoch`, `1,024 epochs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def percent(fraction: float) -> str:
-    """`81.3 %`, as 0.813 is written."""
+    """Return a fraction in per cent: 0.813 as `81.3 %`."""
     return f"{100 * fraction:.1f} %"
 
 
 def format_duration(seconds: float) -> str:
-    """`40 s`, `12 min` or `3 h 20 min`."""
+    """Return a duration: `40 s`, `12 min` or `3 h 20 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

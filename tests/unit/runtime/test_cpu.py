@@ -54,12 +54,12 @@ def test_a_large_block_taken_again_is_not_mapped_anew():
 )
 def test_name_and_instructions_are_the_first_processors(told, name, able, tmp_path, monkeypatch):
     (tmp_path / "cpuinfo").write_text(told)
-    monkeypatch.setattr(cpu, "LINUX_FILE", str(tmp_path / "cpuinfo"))
+    monkeypatch.setattr(cpu, "CPUINFO", str(tmp_path / "cpuinfo"))
     assert (cpu.processor_name(), cpu.has_bfloat16()) == (name, able)
 
 
 def test_where_the_system_tells_nothing_there_is_a_name_still_and_no_bfloat16(tmp_path, monkeypatch):
-    monkeypatch.setattr(cpu, "LINUX_FILE", str(tmp_path / "not there"))
+    monkeypatch.setattr(cpu, "CPUINFO", str(tmp_path / "not there"))
     assert cpu.processor_name()
     assert not cpu.has_bfloat16()
 
