@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from pipeline.data.augmentation import Augment
+from pipeline.data.augmentation.registry import Augment
 from pipeline.runtime.cpu import available_cores
 
 

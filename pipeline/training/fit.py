@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from pipeline.config.training import TrainingConfig
 from pipeline.data import batches
-from pipeline.data.augmentation import build_augmentation
+from pipeline.data.augmentation.registry import build_augmentation
 from pipeline.data.dataset import Dataset
 from pipeline.model.conv_mixer import build_model
 from pipeline.training.callbacks import (

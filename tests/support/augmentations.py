@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config.training import AugmentationConfig
-from pipeline.data import augmentation
+from pipeline.data.augmentation import registry
 
 ALL = {
     "flip": True,
@@ -20,7 +20,7 @@ SEED = tf.constant([1, 2], tf.int64)
 
 
 def build_augmentation(**settings):
-    return augmentation.build_augmentation(AugmentationConfig(randaugment_magnitude=12, **settings))
+    return registry.build_augmentation(AugmentationConfig(randaugment_magnitude=12, **settings))
 
 
 def noise(*shape, seed=0):

@@ -1,4 +1,4 @@
-"""Batches of tf.data: their order, their labels, and that any epoch can be made again alone."""
+"""Training and evaluation batches: order, labels and reproducibility."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ class Numbered:
 
 
 def batches(*, seed=0, epochs=2, label_smoothing=0.0, augment=build_augmentation(), initial_epoch=0, batch_multiple=1):
-    made = training_batches(
+    result = training_batches(
         Numbered(),
         image_shape=(1, 1, 1),
         classes=2,
@@ -37,34 +37,34 @@ def batches(*, seed=0, epochs=2, label_smoothing=0.0, augment=build_augmentation
         initial_epoch=initial_epoch,
         batch_multiple=batch_multiple,
     )
-    return [(images.numpy(), labels.numpy()) for images, labels in made]
+    return [(images.numpy(), labels.numpy()) for images, labels in result]
 
 
-def positions(made):
-    return [images.ravel().tolist() for images, _ in made]
+def positions(result):
+    return [images.ravel().tolist() for images, _ in result]
 
 
-def test_an_epoch_is_every_image_once_in_a_new_order():
+def test_training_batches_hold_each_image_once_an_epoch_in_a_new_order():
     first, second = np.split(np.array(positions(batches(epochs=2)), dtype=object), 2)
     first, second = sum(first, []), sum(second, [])
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second != sorted(second)
 
 
-def test_the_last_batch_of_an_epoch_is_the_smaller():
+def test_training_batches_end_an_epoch_with_the_smaller_batch():
     assert [len(batch) for batch in positions(batches(epochs=2))] == [4, 4, 2, 4, 4, 2]
 
 
-def test_the_order_is_the_seeds():
+def test_training_batches_depend_on_the_seed_alone():
     assert positions(batches(seed=1)) == positions(batches(seed=1)) != positions(batches(seed=2))
 
 
-def test_a_longer_run_begins_with_the_same_batches():
+def test_training_batches_of_more_epochs_begin_with_the_same_batches():
     assert positions(batches(epochs=3))[:6] == positions(batches(epochs=2))
 
 
-def test_batches_after_some_epochs_are_those_of_a_row_that_began_at_the_first():
-    def augment(images, labels, seed):  # which tells the seed of the step
+def test_training_batches_from_initial_epoch_equal_those_of_an_uninterrupted_run():
+    def augment(images, labels, seed):  # images of the step's seed
         return images * 0 + tf.cast(seed[1], tf.uint8), labels
 
     assert positions(batches(epochs=3, initial_epoch=2)) == positions(batches(epochs=3))[6:]
@@ -74,14 +74,14 @@ def test_batches_after_some_epochs_are_those_of_a_row_that_began_at_the_first():
     )
 
 
-def test_every_step_changes_images_by_a_seed_of_its_own():
+def test_training_batches_augment_each_step_with_its_own_seed():
     seeds = []
 
-    def note(images, labels, seed):
+    def record_seed(images, labels, seed):
         tf.py_function(lambda value: seeds.append(tuple(value.numpy())), [seed], [])
         return images, labels
 
-    batches(seed=7, augment=note)
+    batches(seed=7, augment=record_seed)
     assert sorted(seeds) == [(7, step) for step in range(6)]
 
 
@@ -92,23 +92,23 @@ def test_label_smoothing_is_spread_over_all_classes():
     np.testing.assert_allclose(labels.sum(axis=1), 1)
 
 
-def test_the_size_of_every_batch_is_a_multiple_and_other_images_are_left_out_each_epoch():
+def test_batch_multiple_drops_the_images_beyond_a_multiple_in_each_epoch():
     alone = positions(batches())
     assert [len(batch) for batch in alone] == [4, 4, 2, 4, 4, 2]
     assert positions(batches(batch_multiple=2)) == alone
     assert positions(batches(batch_multiple=4)) == alone[:2] + alone[3:5]
 
 
-def test_evaluation_sees_every_image_once_in_its_own_order_with_hard_labels():
-    made = list(evaluation_batches(Numbered(), image_shape=(1, 1, 1), classes=2, batch_size=4))
-    assert [image for images, _ in made for image in images.numpy().ravel()] == list(range(10))
-    np.testing.assert_array_equal(made[0][1], [[1, 0], [0, 1], [1, 0], [0, 1]])
+def test_evaluation_batches_hold_each_image_once_in_order_with_one_hot_labels():
+    result = list(evaluation_batches(Numbered(), image_shape=(1, 1, 1), classes=2, batch_size=4))
+    assert [image for images, _ in result for image in images.numpy().ravel()] == list(range(10))
+    np.testing.assert_array_equal(result[0][1], [[1, 0], [0, 1], [1, 0], [0, 1]])
 
 
-def test_images_of_another_shape_than_promised_are_an_error():
-    made = evaluation_batches(Numbered(), image_shape=(2, 1, 1), classes=2, batch_size=4)
+def test_evaluation_batches_with_another_image_shape_raise():
+    result = evaluation_batches(Numbered(), image_shape=(2, 1, 1), classes=2, batch_size=4)
     with pytest.raises(tf.errors.InvalidArgumentError):
-        list(made)
+        list(result)
 
 
 class Noise:
@@ -123,7 +123,7 @@ class Noise:
         return self.images[positions], positions % 5
 
 
-def changed_batches():
+def augmented_batches():
     return training_batches(
         Noise(),
         image_shape=(8, 8, 3),
@@ -136,17 +136,17 @@ def changed_batches():
     )
 
 
-def test_changed_batches_are_the_same_bits_made_again_and_from_the_middle_of_an_epoch_on():
-    made = changed_batches()
-    first, again, later = list(made), list(changed_batches()), list(made.skip(6))  # of 4 an epoch
-    for found, whole in ((again, first), (later, first[6:])):
-        for (images, labels), (same_images, same_labels) in zip(found, whole, strict=True):
+def test_augmented_batches_are_bitwise_reproducible_from_any_step():
+    result = augmented_batches()
+    first, again, later = list(result), list(augmented_batches()), list(result.skip(6))  # of 4 an epoch
+    for actual, expected in ((again, first), (later, first[6:])):
+        for (images, labels), (same_images, same_labels) in zip(actual, expected, strict=True):
             np.testing.assert_array_equal(images, same_images)
             np.testing.assert_array_equal(labels, same_labels)
 
 
 @pytest.mark.slow
-def test_changed_batches_are_the_same_bits_in_another_process():
+def test_augmented_batches_are_bitwise_equal_in_another_process():
     program = "from tests.unit.data.test_batches import digest; print(digest())"
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -160,11 +160,11 @@ def test_changed_batches_are_the_same_bits_in_another_process():
 
 
 def digest():
-    return sha256(b"".join(part.numpy().tobytes() for batch in changed_batches() for part in batch)).hexdigest()
+    return sha256(b"".join(part.numpy().tobytes() for batch in augmented_batches() for part in batch)).hexdigest()
 
 
-def test_mixing_changes_labels_in_the_batches():
-    made = training_batches(
+def test_mixup_changes_the_labels_of_training_batches():
+    result = training_batches(
         Noise(),
         image_shape=(8, 8, 3),
         classes=5,
@@ -174,6 +174,6 @@ def test_mixing_changes_labels_in_the_batches():
         augment=build_augmentation(mixup_alpha=5.0),
         label_smoothing=0.0,
     )
-    labels = np.concatenate([labels for _, labels in made])
+    labels = np.concatenate([labels for _, labels in result])
     assert (labels.max(axis=1) < 0.9).mean() > 0.5
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Facts about the data sets known by name."""
+"""Built-in data sets."""
 
 import socket
 import sys
@@ -19,8 +19,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-def stand_in(monkeypatch, name, load_data):
-    """Put `load_data` in the place of Keras' own, without importing Keras."""
+def replace_keras_dataset(monkeypatch, name, load_data):
+    """Replace Keras' own `load_data`, without importing Keras."""
     module = types.SimpleNamespace(load_data=load_data)
     for parent in ("keras", "keras.datasets"):
         monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
@@ -28,54 +28,54 @@ def stand_in(monkeypatch, name, load_data):
 
 
 @pytest.mark.parametrize(("name", "shape"), [("cifar100", (3, 32, 32, 3)), ("mnist", (3, 28, 28))])
-def test_download_is_asked_for_once_and_its_labels_become_a_row(monkeypatch, name, shape):
-    asked = []
+def test_load_builtin_downloads_once_and_flattens_the_labels(monkeypatch, name, shape):
+    timeouts = []
 
     def load_data():
-        asked.append(socket.getdefaulttimeout())
+        timeouts.append(socket.getdefaulttimeout())
         part = np.full(shape, 7, np.uint8), np.arange(3).reshape((3, 1) if len(shape) == 4 else (3,))
         return part, part
 
-    stand_in(monkeypatch, name, load_data)
+    replace_keras_dataset(monkeypatch, name, load_data)
     for _ in range(2):
         decoded = load_builtin(name, None)
         assert decoded.images.shape == (6, *(*shape, 1)[1:4]) and decoded.labels.tolist() == [0, 1, 2, 0, 1, 2]
         assert decoded.sizes == (3, 0, 3) and decoded.classes == CLASSES[name]
-    assert asked == [30] and socket.getdefaulttimeout() is None  # a silent server is not waited for
+    assert timeouts == [30] and socket.getdefaulttimeout() is None  # a silent server is not waited for
 
 
-def test_failed_download_is_one_line_with_the_reason_and_a_way_out(monkeypatch):
+def test_load_builtin_after_failed_download_raises_one_line_with_reason_and_remedy(monkeypatch):
     def load_data():
         raise Exception("URL fetch failure on https://host/x.tgz:\nNone -- no route")  # as Keras does
 
-    stand_in(monkeypatch, "cifar10", load_data)
-    with pytest.raises(UsageError) as caught:
+    replace_keras_dataset(monkeypatch, "cifar10", load_data)
+    with pytest.raises(UsageError) as error:
         load_builtin("cifar10", None)
-    message = str(caught.value)
+    message = str(error.value)
     assert message.startswith("cifar10 must be downloaded once by Keras") and "no route" in message
     assert message.isprintable() and "a folder of class folders" in message
 
 
-def test_fashion_mnist_is_fetched_with_the_digests_that_keras_leaves_out(monkeypatch):
-    fetched = []
+def test_load_builtin_checks_the_md5_digests_of_fashion_mnist(monkeypatch):
+    downloads = []
     part = np.zeros((3, 28, 28), np.uint8), np.arange(3)
-    stand_in(monkeypatch, "fashion_mnist", lambda: (part, part))
+    replace_keras_dataset(monkeypatch, "fashion_mnist", lambda: (part, part))
 
     def get_file(file, address, *, cache_subdir, file_hash, hash_algorithm):
         assert address.endswith(f"/{file}") and cache_subdir.endswith("fashion-mnist") and hash_algorithm == "md5"
-        fetched.append((file, len(file_hash)))
+        downloads.append((file, len(file_hash)))
 
     monkeypatch.setitem(sys.modules, "keras.utils", types.SimpleNamespace(get_file=get_file))
     load_builtin("fashion_mnist", None)
-    assert fetched == [(f"{part}-idx{n}-ubyte.gz", 32) for part, n in PARTS]
+    assert downloads == [(f"{part}-idx{n}-ubyte.gz", 32) for part, n in PARTS]
 
 
-def test_image_size_stretches_named_data_too(monkeypatch):
+def test_load_builtin_with_image_size_resizes_the_images(monkeypatch):
     monkeypatch.setattr(builtin, "_read_digits", lambda: {"train": (np.full((4, 8, 8), 200, np.uint8), np.arange(4))})
     assert load_builtin("digits", (12, 16)).images.shape == (4, 12, 16, 1)
     assert (load_builtin("digits", (12, 16)).images == 200).all()
 
 
-def test_every_name_has_as_many_different_classes_as_its_data_set():
+def test_classes_are_as_many_and_different_as_in_each_data_set():
     counts = {name: len(set(classes)) for name, classes in CLASSES.items()}
     assert counts == {"digits": 10, "cifar10": 10, "cifar100": 100, "mnist": 10, "fashion_mnist": 10}

@@ -1,4 +1,4 @@
-"""Facts about the cache of decoded data sets."""
+"""The cache of decoded data sets."""
 
 import os
 import resource
@@ -27,37 +27,37 @@ def decode(allocate, side=4):
     return DecodedImages(images, np.arange(6).astype(DIGEST_DTYPE), np.arange(6) % 2, ("cat", "dog"), (6, 0, 0))
 
 
-def never(allocate):
+def fail_to_decode(allocate):
     pytest.fail("decoded again")
 
 
-def check(decoded):
+def assert_decoded(decoded):
     assert decoded.images[:, 0, 0, 0].tolist() == list(range(6)) and decoded.classes == ("cat", "dog")
     assert decoded.sizes == (6, 0, 0) and decoded.labels.tolist() == [0, 1] * 3
 
 
-def test_second_opening_decodes_nothing_and_cannot_be_written_to():
-    check(load_cached(KEY, decode))
-    again = load_cached(KEY, never)
-    check(again)
+def test_load_cached_the_second_time_maps_read_only_without_decoding():
+    assert_decoded(load_cached(KEY, decode))
+    again = load_cached(KEY, fail_to_decode)
+    assert_decoded(again)
     with pytest.raises(ValueError, match="read-only"):
         again.images[0] = 1
 
 
 @pytest.mark.parametrize("name", ["images.npy", "digests.npy", "labels.npy", "metadata.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "noise"])
-def test_damaged_cache_is_built_again(folder, name, damage):
+def test_load_cached_with_damaged_file_builds_the_cache_again(folder, name, damage):
     load_cached(KEY, decode)
     file = folder / name
-    whole = file.read_bytes()
+    content = file.read_bytes()
     file.unlink()
     if damage != "missing":
-        file.write_bytes({"cut": whole[:-5], "empty": b"", "noise": os.urandom(len(whole))}[damage])
-    check(load_cached(KEY, decode))
-    assert file.read_bytes() == whole
+        file.write_bytes({"cut": content[:-5], "empty": b"", "noise": os.urandom(len(content))}[damage])
+    assert_decoded(load_cached(KEY, decode))
+    assert file.read_bytes() == content
 
 
-def start(code):
+def start_process(code):
     script = f"import os, signal\nfrom tests.unit.data.test_cache import *\n{code}"
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
@@ -68,49 +68,51 @@ def decode_slowly(allocate):
     return decode(allocate)
 
 
-def test_two_processes_at_once_decode_once_and_both_succeed(folder):
-    both = [start("check(load_cached(KEY, decode_slowly))") for _ in range(2)]
-    told = [process.communicate(timeout=60)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0] and sorted(told) == ["", "decoding\n"]
+def test_load_cached_in_two_processes_at_once_decodes_once(folder):
+    both = [start_process("assert_decoded(load_cached(KEY, decode_slowly))") for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0] and sorted(outputs) == ["", "decoding\n"]
     assert sorted(os.listdir(folder.parent)) == [KEY, f"{KEY}.lock"]
 
 
-def test_killed_builder_leaves_no_lock_and_its_leftovers_go(folder):
-    process = start("load_cached(KEY, lambda allocate: (decode(allocate), os.kill(os.getpid(), signal.SIGKILL)))")
+def test_load_cached_after_a_killed_build_removes_its_leftovers(folder):
+    process = start_process(
+        "load_cached(KEY, lambda allocate: (decode(allocate), os.kill(os.getpid(), signal.SIGKILL)))"
+    )
     process.communicate(timeout=60)
     assert process.returncode == -9 and len(os.listdir(folder.parent)) == 2  # lock, unfinished folder
     load_cached(cache_key("another data set"), decode)
     assert not list(folder.parent.glob("*.building-*"))
-    check(load_cached(KEY, decode))
+    assert_decoded(load_cached(KEY, decode))
 
 
-def test_builder_at_work_keeps_its_folder(folder):
+def test_load_cached_keeps_the_folder_of_a_build_in_progress(folder):
     def decode_while_another_is_built(allocate):
         load_cached(cache_key("another data set"), decode)
         assert len(list(folder.parent.glob("*.building-*"))) == 1
         return decode(allocate)
 
-    check(load_cached(KEY, decode_while_another_is_built))
+    assert_decoded(load_cached(KEY, decode_while_another_is_built))
 
 
-def test_failed_decoding_leaves_nothing_unfinished(folder):
+def test_load_cached_after_a_decoding_error_leaves_no_unfinished_folder(folder):
     with pytest.raises(ZeroDivisionError):
         load_cached(KEY, lambda allocate: (decode(allocate), 1 / 0))
     assert os.listdir(folder.parent) == [f"{KEY}.lock"]
 
 
-def test_cache_that_cannot_be_written_costs_one_warning(folder, caplog):
+def test_load_cached_without_a_writable_cache_decodes_into_memory_with_one_warning(folder, caplog):
     folder.parents[1].write_text("a file in the folder's place")
-    check(load_cached(KEY, decode))
+    assert_decoded(load_cached(KEY, decode))
     assert [record.levelname for record in caplog.records] == ["WARNING"] and "into memory" in caplog.text
 
 
-def test_full_disk_is_no_crash_of_the_map(folder, caplog):
+def test_load_cached_on_a_full_disk_decodes_into_memory_without_sigbus(folder, caplog):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limit[1]))  # stands for a disk that takes 64 KiB
     try:
         decoded = load_cached(KEY, lambda allocate: decode(allocate, side=100))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    check(decoded)
+    assert_decoded(decoded)
     assert "File too large" in caplog.text and os.listdir(folder.parent) == [f"{KEY}.lock"]

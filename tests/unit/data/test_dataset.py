@@ -1,4 +1,4 @@
-"""Facts about data sets as they are loaded: what is read, how it is split, what is refused and in which words."""
+"""Loading and splitting data sets."""
 
 import json
 import subprocess
@@ -32,41 +32,41 @@ def noise(seed, shape=(6, 5, 3)):  # (h, w, c)
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def save(file, pixels):
+def write_image(file, pixels):
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file)
 
 
-def make_folder(root, counts):
+def write_folder(root, counts):
     """Folder with `counts[class]` PNG images of noise, all different."""
     for name, count in counts.items():
         for number in range(count):
-            save(root / name / f"{number:03}.png", noise([number, *f"{root.name}/{name}".encode()]))
+            write_image(root / name / f"{number:03}.png", noise([number, *f"{root.name}/{name}".encode()]))
     return root
 
 
-def everything(parts):
+def all_rows(parts):
     return np.concatenate([part.rows for part in parts])
 
 
-def refusal(*arguments, **settings):
-    with pytest.raises(UsageError) as caught:
+def error_message(*arguments, **settings):
+    with pytest.raises(UsageError) as error:
         load(*arguments, **settings)
-    message = str(caught.value)
+    message = str(error.value)
     assert message.isprintable()  # one line, whatever the names hold
     return message
 
 
-def test_every_row_is_in_exactly_one_split_and_every_class_in_each(tmp_path):
-    loaded = load(make_folder(tmp_path / "pets", {"cat": 10, "dog": 20}))
+def test_load_dataset_puts_every_row_into_one_split_and_every_class_into_each(tmp_path):
+    loaded = load(write_folder(tmp_path / "pets", {"cat": 10, "dog": 20}))
     parts = (loaded.train, loaded.validation, loaded.test)
-    assert sorted(everything(parts)) == list(range(30))
+    assert sorted(all_rows(parts)) == list(range(30))
     # test: a fifth of 10 and 20; validation: a fifth of the 24 left, 5, of which 1.67 and 3.33 are due
     assert [np.bincount(part.take(slice(None))[1]).tolist() for part in parts] == [[6, 13], [2, 3], [2, 4]]
 
 
-def test_arrays_are_mapped_from_one_file_and_shared_by_the_splits(tmp_path):
-    loaded = load(make_folder(tmp_path / "pets", {"cat": 5, "dog": 5}))
+def test_splits_share_one_memory_map_and_take_copies(tmp_path):
+    loaded = load(write_folder(tmp_path / "pets", {"cat": 5, "dog": 5}))
     assert isinstance(loaded.train.images, np.memmap)
     assert loaded.train.images is loaded.validation.images is loaded.test.images
     images, labels = loaded.train.take(np.array([2, 0, 2]))
@@ -74,8 +74,8 @@ def test_arrays_are_mapped_from_one_file_and_shared_by_the_splits(tmp_path):
     assert not isinstance(images, np.memmap)
 
 
-def test_pixels_and_labels_are_those_of_the_files(tmp_path):
-    root = make_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
+def test_load_dataset_of_a_folder_has_the_pixels_and_labels_of_its_files(tmp_path):
+    root = write_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
     loaded = load(root)
     for number in range(10):
         file = root / ("cat", "dog")[number // 5] / f"{number % 5:03}.png"
@@ -85,8 +85,8 @@ def test_pixels_and_labels_are_those_of_the_files(tmp_path):
     assert (loaded.name, loaded.source) == ("pets", str(root))
 
 
-def test_split_is_the_same_in_another_process_and_other_for_another_seed(tmp_path):
-    root = make_folder(tmp_path / "pets", {"cat": 30, "dog": 20})
+def test_split_is_equal_in_another_process_and_differs_for_another_seed(tmp_path):
+    root = write_folder(tmp_path / "pets", {"cat": 30, "dog": 20})
     code = (
         "from pipeline.config.training import DataConfig; from pipeline.data.dataset import load_dataset\n"
         "import sys, json; d = load_dataset(DataConfig(dataset=sys.argv[1], validation_fraction=0.2), seed=7)\n"
@@ -99,7 +99,7 @@ def test_split_is_the_same_in_another_process_and_other_for_another_seed(tmp_pat
     assert load(root, seed=8).fingerprint == here.fingerprint
 
 
-def test_split_of_the_digits_is_pinned_so_that_no_release_changes_it_unseen():
+def test_split_and_fingerprint_of_the_digits_are_pinned():
     digits = load("digits", validation_fraction=0.1)
     assert digits.validation.rows[:8].tolist() == [15, 21, 32, 55, 62, 66, 69, 88]
     assert (digits.fingerprint, digits.train.digest) == ("c0ff1713149b756f", "1ba2908c3eacc788")
@@ -107,7 +107,7 @@ def test_split_of_the_digits_is_pinned_so_that_no_release_changes_it_unseen():
     assert digits.image_shape == (8, 8, 1) and digits.train.images.max() == 255
 
 
-def test_digest_tells_labels_and_order_of_one_pixel_apart(tmp_path):
+def test_split_digest_depends_on_pixels_labels_and_order(tmp_path):
     images, labels = noise(0, (4, 2, 2, 1)), np.array([0, 1, 0, 1])
     digests = np.array([bytes([i]) * 16 for i in range(1, 5)], "S16")
     split = Split(images, labels, digests, np.array([0, 1]))
@@ -117,75 +117,75 @@ def test_digest_tells_labels_and_order_of_one_pixel_apart(tmp_path):
     assert Split(images[[2, 0, 1]], labels[[2, 0, 1]], digests[[2, 0, 1]], np.array([1, 2])).digest == split.digest
 
 
-def test_train_examples_cut_training_alone_to_exactly_that_many_of_every_class(tmp_path):
-    root = make_folder(tmp_path / "pets", {"cat": 40, "dog": 10, "eel": 5})
+def test_train_examples_limits_training_images_only_and_keeps_every_class(tmp_path):
+    root = write_folder(tmp_path / "pets", {"cat": 40, "dog": 10, "eel": 5})
     whole, cut = load(root), load(root, train_examples=11)
     assert len(cut.train) == 11 and set(cut.train.rows) < set(whole.train.rows)
     assert np.bincount(cut.train.take(slice(None))[1]).min() >= 1
     assert cut.validation.digest == whole.validation.digest and cut.test.digest == whole.test.digest
     assert load(root, train_examples=10**6).train.digest == whole.train.digest
-    assert "at least the number of classes: 3" in refusal(root, train_examples=2)
+    assert "at least the number of classes: 3" in error_message(root, train_examples=2)
 
 
-def test_given_splits_are_kept_and_only_what_is_missing_is_split_off(tmp_path):
-    make_folder(tmp_path / "pets" / "train", {"cat": 10, "dog": 10})
-    make_folder(tmp_path / "pets" / "test", {"cat": 2, "dog": 3})
+def test_given_splits_are_kept_and_missing_ones_are_split_off(tmp_path):
+    write_folder(tmp_path / "pets" / "train", {"cat": 10, "dog": 10})
+    write_folder(tmp_path / "pets" / "test", {"cat": 2, "dog": 3})
     two = load(tmp_path / "pets")
     assert (len(two.train), len(two.validation), two.test.rows.tolist()) == (16, 4, [20, 21, 22, 23, 24])
-    make_folder(tmp_path / "pets" / "VAL", {"cat": 1, "dog": 1})
+    write_folder(tmp_path / "pets" / "VAL", {"cat": 1, "dog": 1})
     three = load(tmp_path / "pets")
     assert (len(three.train), three.validation.rows.tolist(), len(three.test)) == (20, [20, 21], 5)
 
 
-def test_class_too_small_to_be_in_every_split_is_named(tmp_path):
-    message = refusal(make_folder(tmp_path / "pets", {"cat": 9, "dog": 2}))
+def test_load_dataset_with_too_small_class_raises_with_its_name(tmp_path):
+    message = error_message(write_folder(tmp_path / "pets", {"cat": 9, "dog": 2}))
     assert "every class needs 3 training images or more" in message and "dog has 2" in message
-    smallest = load(make_folder(tmp_path / "more", {"cat": 3, "dog": 3}), validation_fraction=0.01)
+    smallest = load(write_folder(tmp_path / "more", {"cat": 3, "dog": 3}), validation_fraction=0.01)
     assert [len(part) for part in (smallest.train, smallest.validation, smallest.test)] == [2, 2, 2]
 
 
-def test_training_keeps_an_image_of_each_class_however_large_the_fraction(tmp_path):
-    loaded = load(make_folder(tmp_path / "pets", {"cat": 5, "dog": 3}), validation_fraction=0.99)
+def test_large_validation_fraction_leaves_training_one_image_of_each_class(tmp_path):
+    loaded = load(write_folder(tmp_path / "pets", {"cat": 5, "dog": 3}), validation_fraction=0.99)
     assert np.bincount(loaded.train.take(slice(None))[1]).tolist() == [1, 1]
     with pytest.raises(UsageError, match="validation_fraction must be a number above 0 to below 1, got 1"):
         DataConfig.build({"validation_fraction": 1.0})
 
 
-def test_images_that_stand_in_an_earlier_split_are_counted_once_each(tmp_path):
+def test_duplicates_count_images_that_are_also_in_an_earlier_split(tmp_path):
     for part in ("train", "val", "test"):
-        make_folder(tmp_path / "pets" / part, {"cat": 3, "dog": 3})
+        write_folder(tmp_path / "pets" / part, {"cat": 3, "dog": 3})
     assert load(tmp_path / "pets").duplicates == 0
     twice = noise(1234)
     for file in ("train/cat/a.png", "train/cat/b.png", "val/cat/a.png", "test/cat/a.png", "test/dog/b.png"):
-        save(tmp_path / "pets" / file, twice)
+        write_image(tmp_path / "pets" / file, twice)
     assert load(tmp_path / "pets").duplicates == 3  # one in val, two in test; two within train are no leak
 
 
-def test_changed_files_are_read_again(tmp_path):
-    root = make_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
+def test_load_dataset_after_a_file_changed_reads_it_again(tmp_path):
+    root = write_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
     before = load(root)
-    save(root / "cat" / "000.png", noise(99))
+    write_image(root / "cat" / "000.png", noise(99))
     after = load(root)
     assert before.fingerprint != after.fingerprint
     np.testing.assert_array_equal(after.train.images[0], noise(99))
 
 
-def test_second_load_opens_no_image(tmp_path, monkeypatch):
-    root = make_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
+def test_load_dataset_the_second_time_opens_no_image(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
     fingerprint = load(root).fingerprint
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("an image was opened"))
     assert load(root).fingerprint == fingerprint
 
 
-def test_path_may_be_relative_or_start_at_home(tmp_path, monkeypatch):
-    make_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
+def test_dataset_path_may_be_relative_or_start_with_a_tilde(tmp_path, monkeypatch):
+    write_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load("pets").source == load("~/pets").source == load("./x/../pets").source == str(tmp_path / "pets")
 
 
-def test_data_set_is_named_by_the_last_telling_part_of_its_path(tmp_path):
-    assert load(make_folder(tmp_path / "pets" / "images" / "train", {"cat": 5, "dog": 5})).name == "pets"
+def test_dataset_name_is_the_last_part_of_the_path_that_is_not_generic(tmp_path):
+    assert load(write_folder(tmp_path / "pets" / "images" / "train", {"cat": 5, "dog": 5})).name == "pets"
 
 
 @pytest.mark.parametrize(
@@ -198,12 +198,12 @@ def test_data_set_is_named_by_the_last_telling_part_of_its_path(tmp_path):
         (__file__, "extract an archive first"),
     ],
 )
-def test_neither_name_nor_data_set_is_one_line(dataset, words):
-    message = refusal(dataset)
+def test_load_dataset_of_an_unknown_name_raises_one_line_with_a_suggestion(dataset, words):
+    message = error_message(dataset)
     assert words in message and message.startswith("dataset must be digits, cifar10, cifar100, mnist, fashion_mnist,")
 
 
-def test_bad_data_is_refused_before_any_heavy_import(tmp_path):
+def test_load_dataset_of_bad_data_raises_before_any_heavy_import(tmp_path):
     code = (
         "import sys; from pipeline.config.training import DataConfig; from pipeline.data.dataset import load_dataset\n"
         "from pipeline.runtime.errors import UsageError\n"
@@ -212,14 +212,14 @@ def test_bad_data_is_refused_before_any_heavy_import(tmp_path):
         "print(sorted({'tensorflow', 'keras', 'mlflow', 'pandas', 'matplotlib', 'sklearn'} & sys.modules.keys()))"
     )
     command = [sys.executable, "-c", code, tmp_path]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    refused, imported = told.stdout.splitlines()
-    assert refused.startswith("at least two class folders") and imported == "[]" and told.stderr == ""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    message, imported = done.stdout.splitlines()
+    assert message.startswith("at least two class folders") and imported == "[]" and done.stderr == ""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CIFAR10.exists(), reason=f"{CIFAR10} is not there")
-def test_sixty_thousand_files_are_decoded_once(tmp_path, monkeypatch):
+def test_load_dataset_of_sixty_thousand_files_decodes_once(tmp_path, monkeypatch):
     subprocess.run(["tar", "xzf", CIFAR10, "-C", tmp_path], check=True)
     first = load(tmp_path, validation_fraction=0.1)
     monkeypatch.setattr(dataset, "read_images", None)  # decoding again would fail

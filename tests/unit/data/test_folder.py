@@ -1,4 +1,4 @@
-"""Facts about how a folder of class folders is read; the files need not be images for that."""
+"""Listing a folder of class folders; the files need not be images for that."""
 
 import os
 
@@ -21,22 +21,22 @@ def names(files):
     return [os.path.basename(file.path) for file in files]
 
 
-def refusal(root):
-    with pytest.raises(UsageError) as caught:
+def error_message(root):
+    with pytest.raises(UsageError) as error:
         list_folder(root)
-    message = str(caught.value)
+    message = str(error.value)
     assert message.isprintable() and str(root) in message
     return message
 
 
-def test_classes_are_in_the_order_of_their_names_and_files_of_their_bytes(tmp_path):
+def test_list_folder_sorts_classes_by_name_and_files_by_bytes(tmp_path):
     listing = list_folder(touch(tmp_path, "b/2.png", "b/10.png", "B/1.JPG", "a/x.jpeg", "a/y.WebP", "a/z.bmp"))
     assert listing.classes == ("B", "a", "b")
     assert names(listing.parts["train"]) == ["1.JPG", "x.jpeg", "y.WebP", "z.bmp", "10.png", "2.png"]
     assert [file.label for file in listing.parts["train"]] == [0, 1, 1, 1, 2, 2]
 
 
-def test_what_is_no_image_of_a_class_is_passed_over(tmp_path):
+def test_list_folder_ignores_hidden_files_and_other_suffixes(tmp_path):
     touch(
         tmp_path,
         "a/1.png",
@@ -52,7 +52,7 @@ def test_what_is_no_image_of_a_class_is_passed_over(tmp_path):
     assert names(list_folder(tmp_path).parts["train"]) == ["1.png", "1.png"]
 
 
-def test_class_is_all_below_its_folder_through_links_but_round_no_loop(tmp_path):
+def test_list_folder_follows_links_but_enters_no_folder_twice(tmp_path):
     touch(tmp_path, "data/a/deep/er/1.png", "data/b/2.png", "elsewhere/3.png")
     (tmp_path / "data" / "a" / "loop").symlink_to(tmp_path / "data")
     (tmp_path / "data" / "b" / "itself").symlink_to("itself")
@@ -66,33 +66,33 @@ def test_class_is_all_below_its_folder_through_links_but_round_no_loop(tmp_path)
     assert "1.png" in names(listing.parts["train"])
 
 
-def test_link_that_leads_nowhere_is_kept_for_the_reader_to_report(tmp_path):
+def test_list_folder_keeps_broken_links(tmp_path):
     touch(tmp_path, "a/1.png", "b/2.png")
     (tmp_path / "a" / "lost.png").symlink_to("gone.png")
     assert names(list_folder(tmp_path).parts["train"]) == ["1.png", "lost.png", "2.png"]
 
 
-def test_odd_names_are_read_and_printed_on_one_line(tmp_path):
+def test_list_folder_prints_unusual_names_on_one_line(tmp_path):
     listing = list_folder(touch(tmp_path, b"caf\xe9/ '\"\n.png", b"b\nc/1.png", "日本/1.png"))
     assert listing.classes == (r"b\nc", r"caf\udce9", "日本")
     assert all(os.path.exists(file.path) for file in listing.parts["train"])
     touch(tmp_path, b"caf\xe9 x/no.txt")
-    assert r"caf\udce9 x has none" in refusal(tmp_path)
+    assert r"caf\udce9 x has none" in error_message(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["val", "Valid", "validation"])
-def test_train_val_and_test_are_found_in_any_case(tmp_path, name):
+def test_list_folder_finds_split_folders_in_any_case(tmp_path, name):
     touch(
         tmp_path, "Train/a/1.png", "Train/b/1.png", "TEST/a/1.png", "TEST/b/1.png", f"{name}/a/1.png", f"{name}/b/1.png"
     )
     assert list(list_folder(tmp_path).parts) == ["train", "validation", "test"]
 
 
-def test_class_may_be_called_train(tmp_path):
+def test_list_folder_takes_a_class_called_train(tmp_path):
     assert list_folder(touch(tmp_path, "train/1.png", "bus/1.png", "tram/1.png")).classes == ("bus", "train", "tram")
 
 
-def test_folders_beside_train_are_told(tmp_path, caplog):
+def test_list_folder_warns_of_ignored_folders_beside_train(tmp_path, caplog):
     touch(tmp_path, "train/a/1.png", "train/b/1.png", "annotations/1.png")
     assert list(list_folder(tmp_path).parts) == ["train"]
     assert "ignored beside it: annotations" in caplog.text
@@ -115,17 +115,17 @@ def test_folders_beside_train_are_told(tmp_path, caplog):
         ),
     ],
 )
-def test_folder_that_cannot_be_meant_is_refused(tmp_path, files, words):
-    assert words in refusal(touch(tmp_path, *files))
+def test_list_folder_of_a_wrong_structure_raises(tmp_path, files, words):
+    assert words in error_message(touch(tmp_path, *files))
 
 
-def test_empty_class_is_named_by_its_absolute_path(tmp_path):
+def test_list_folder_with_empty_class_raises_with_its_absolute_path(tmp_path):
     touch(tmp_path, "a/1.png", "b/1.png")
     (tmp_path / "c").mkdir()
-    assert f"{tmp_path / 'c'} has none" in refusal(tmp_path)
+    assert f"{tmp_path / 'c'} has none" in error_message(tmp_path)
 
 
-def test_fingerprint_changes_with_a_files_name_size_and_time(tmp_path):
+def test_listing_fingerprint_depends_on_file_names_sizes_and_times(tmp_path):
     touch(tmp_path, "a/1.png", "b/1.png")
     os.utime(tmp_path / "a" / "1.png", ns=(1, 1))
     seen = {list_folder(tmp_path).fingerprint()}

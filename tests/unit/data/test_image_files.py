@@ -1,4 +1,4 @@
-"""Facts about which files are predicted, and whose folders tell the truth."""
+"""The image files to predict, and labels from their folders."""
 
 import pytest
 
@@ -13,28 +13,27 @@ def touch(folder, *names):
     return folder
 
 
-def test_images_at_any_depth_are_found_in_order_and_nothing_else(tmp_path):
+def test_find_images_in_a_folder_returns_images_at_any_depth_in_order(tmp_path):
     touch(tmp_path, "b.PNG", "a/deep/er.jpg", "note.txt", ".hidden.png", ".hidden/c.png")
-    found = find_images(tmp_path)
-    assert [found.display_name(file) for file in found.files] == ["a/deep/er.jpg", "b.PNG"]
+    images = find_images(tmp_path)
+    assert [images.display_name(file) for file in images.files] == ["a/deep/er.jpg", "b.PNG"]
 
 
-def test_a_file_is_taken_whatever_its_suffix(tmp_path):
+def test_find_images_of_a_file_takes_any_suffix(tmp_path):
     touch(tmp_path, "picture.dat")
-    found = find_images(tmp_path / "picture.dat")
-    assert [found.display_name(file) for file in found.files] == ["picture.dat"] and found.labels_from_folders(
-        ["picture.dat"]
-    ) == [None]
+    images = find_images(tmp_path / "picture.dat")
+    assert [images.display_name(file) for file in images.files] == ["picture.dat"]
+    assert images.labels_from_folders(["picture.dat"]) == [None]
 
 
-def test_a_name_that_cannot_be_printed_is_escaped(tmp_path):
+def test_display_name_escapes_what_cannot_be_printed(tmp_path):
     touch(tmp_path, "a\nb.png")
-    found = find_images(tmp_path)
-    assert [found.display_name(file) for file in found.files] == [r"a\nb.png"]
+    images = find_images(tmp_path)
+    assert [images.display_name(file) for file in images.files] == [r"a\nb.png"]
 
 
 @pytest.mark.parametrize(
-    ("names", "truth"),
+    ("names", "labels"),
     [
         (["cat/a.png", "dog/b.png", "dog/more/c.png"], [0, 1, 1]),
         (["cat/a.png"], [0]),
@@ -43,16 +42,16 @@ def test_a_name_that_cannot_be_printed_is_escaped(tmp_path):
         (["test/cat/a.png", "test/dog/b.png"], [None, None]),
     ],
 )
-def test_folders_tell_the_truth_if_all_are_called_as_classes(tmp_path, names, truth):
+def test_labels_from_folders_needs_every_folder_to_have_the_name_of_a_class(tmp_path, names, labels):
     touch(tmp_path, *names)
-    assert find_images(tmp_path).labels_from_folders(["cat", "dog"]) == truth
+    assert find_images(tmp_path).labels_from_folders(["cat", "dog"]) == labels
 
 
-def test_folders_that_are_called_as_no_class_are_named(tmp_path):
+def test_folders_without_class_are_listed_in_order(tmp_path):
     touch(tmp_path, "owl/a.png", "cat/b.png", "ant/c.png", "d.png")
     assert find_images(tmp_path).folders_without_class(["cat", "dog"]) == ["ant", "owl"]
 
 
-def test_a_folder_without_images_is_refused(tmp_path):
+def test_find_images_in_a_folder_without_images_raises(tmp_path):
     with pytest.raises(UsageError, match="^images must be a folder with JPEG, PNG, BMP or WebP files, .* has none$"):
         find_images(touch(tmp_path, "note.txt"))

@@ -1,4 +1,4 @@
-"""Facts about .npz data sets."""
+""".npz data sets."""
 
 from types import SimpleNamespace
 
@@ -9,29 +9,29 @@ from pipeline.data.npz import read_npz
 from pipeline.runtime.errors import UsageError
 
 X, Y = np.arange(8 * 6 * 5, dtype=np.uint8).reshape(8, 6, 5), np.arange(8) % 2
-GOOD = {"x_train": X, "y_train": Y, "x_test": X[:2], "y_test": Y[:2]}
+VALID = {"x_train": X, "y_train": Y, "x_test": X[:2], "y_test": Y[:2]}
 
 
-def saved(tmp_path, **changed):
+def write_npz(tmp_path, **changes):
     file = tmp_path / "data.npz"
-    np.savez(file, **{name: array for name, array in {**GOOD, **changed}.items() if array is not None})
+    np.savez(file, **{name: array for name, array in {**VALID, **changes}.items() if array is not None})
     return file
 
 
-def test_labels_may_be_a_column_and_pixels_whole_numbers_of_any_type(tmp_path):
-    parts, classes = read_npz(saved(tmp_path, y_train=Y[:, None].astype(np.int16), x_train=X.astype(np.float32)))
+def test_read_npz_takes_label_columns_and_whole_numbers_of_any_type(tmp_path):
+    parts, classes = read_npz(write_npz(tmp_path, y_train=Y[:, None].astype(np.int16), x_train=X.astype(np.float32)))
     images, labels = parts["train"]
     assert labels.tolist() == Y.tolist() and images.dtype == np.uint8 and (images == X).all()
     assert classes == ("0", "1") and list(parts) == ["train", "test"]
 
 
-def test_validation_and_class_names_are_taken_where_they_are_given(tmp_path):
-    parts, classes = read_npz(saved(tmp_path, x_val=X[:4], y_val=Y[:4], class_names=np.array(["cat", "dog\n"])))
+def test_read_npz_takes_validation_split_and_class_names_if_given(tmp_path):
+    parts, classes = read_npz(write_npz(tmp_path, x_val=X[:4], y_val=Y[:4], class_names=np.array(["cat", "dog\n"])))
     assert list(parts) == ["train", "validation", "test"] and classes == ("cat", r"dog\n")
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changes", "words"),
     [
         ({"y_test": None, "x_test": None}, "has no x_test, y_test"),
         ({"x_val": X}, "has no y_val"),
@@ -57,30 +57,30 @@ def test_validation_and_class_names_are_taken_where_they_are_given(tmp_path):
         ({"x_train": np.array([{}, []], object)}, "it holds Python objects, not numbers"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused_on_one_line(tmp_path, changed, words):
-    file = saved(tmp_path, **changed)
-    with pytest.raises(UsageError) as caught:
+def test_read_npz_of_arrays_that_do_not_fit_raises_one_line(tmp_path, changes, words):
+    file = write_npz(tmp_path, **changes)
+    with pytest.raises(UsageError) as error:
         read_npz(file)
-    message = str(caught.value)
+    message = str(error.value)
     assert words in message and str(file) in message and message.isprintable()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"text", b"\x93NUMPY"])
-def test_file_that_is_no_npz_is_refused(tmp_path, content):
+def test_read_npz_of_another_file_raises(tmp_path, content):
     (tmp_path / "data.npz").write_bytes(content)
     with pytest.raises(UsageError, match="cannot be read"):
         read_npz(tmp_path / "data.npz")
 
 
-def test_an_archive_that_unpacks_to_more_than_memory_holds_is_refused_unread(tmp_path, monkeypatch):
+def test_read_npz_of_an_archive_larger_than_memory_raises_before_reading(tmp_path, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
-    np.savez_compressed(tmp_path / "data.npz", **GOOD | {"x_train": np.zeros((8, 600, 500), np.uint8)})
+    np.savez_compressed(tmp_path / "data.npz", **VALID | {"x_train": np.zeros((8, 600, 500), np.uint8)})
     with pytest.raises(UsageError, match="needs memory for all of it: .*data.npz unpacks to 0.0 GB where 0.0 GB"):
         read_npz(tmp_path / "data.npz")
 
 
-def test_archive_with_a_flipped_byte_is_refused(tmp_path):
-    content = bytearray(saved(tmp_path).read_bytes())
+def test_read_npz_of_an_archive_with_a_flipped_bit_raises(tmp_path):
+    content = bytearray(write_npz(tmp_path).read_bytes())
     content[200] ^= 1  # in the pixels of the first array
     (tmp_path / "data.npz").write_bytes(content)
     with pytest.raises(UsageError, match="CRC"):

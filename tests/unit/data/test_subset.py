@@ -30,21 +30,21 @@ def subset(dataset=None, *, split="test", config=None):
     return build_subset(reloaded, split, **MODEL)
 
 
-def test_labels_are_positions_among_the_model_s_classes_whatever_their_order_in_the_data(npz):
+def test_build_subset_labels_are_positions_among_the_models_classes(npz):
     images = subset(npz(["owl", "cat", "dog"]))
     pixels, _ = images.split.take(np.arange(len(images.split)))
     names = np.array(["owl", "cat", "dog"])[pixels[:, 0, 0, 0]]
     assert names.tolist() == [MODEL["classes"][label] for label in images.labels]
 
 
-def test_what_is_not_asked_is_as_the_run_had_it(npz):
+def test_reload_dataset_without_overrides_uses_the_settings_of_the_run(npz):
     config = {"dataset": npz(["cat", "dog", "owl"], shape=(8, 6, 1)), "image_size": "4", "train_examples": 3}
     images = subset(config=config, split="validation")
     assert images.dataset.image_shape == (4, 4, 1) and len(images.split) == len(images.dataset.validation)
     assert str(images) == "pets, validation split"
 
 
-def test_all_images_are_those_of_every_split_once(npz):
+def test_build_subset_of_all_holds_every_image_once(npz):
     images = subset(npz(["cat", "dog", "owl"]), split="all")
     assert images.split.rows.tolist() == list(range(60)) and len(images.labels) == 60
     assert str(images) == "pets, all images"
@@ -59,6 +59,6 @@ def test_all_images_are_those_of_every_split_once(npz):
         (["cat", "dog", "owl"], (4, 4, 3), "got 4x4x3 of pets; convert the images to 1 channel"),
     ],
 )
-def test_other_classes_and_other_shapes_are_refused(npz, names, shape, message):
+def test_build_subset_with_other_classes_or_shape_raises(npz, names, shape, message):
     with pytest.raises(UsageError, match=message):
         subset(npz(names, shape=shape))

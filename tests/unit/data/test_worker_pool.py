@@ -1,4 +1,4 @@
-"""Facts about the processes that calls are spread over."""
+"""The pool of worker processes."""
 
 import operator
 import os
@@ -14,7 +14,7 @@ from pipeline.runtime.errors import WorkerDied
 from tests.support.paths import ROOT
 
 
-def test_calls_run_in_other_processes_and_errors_come_back_as_raised():
+def test_worker_pool_calls_in_other_processes_and_raises_their_errors():
     with worker_pool(2) as call:
         assert call(os.getpid) != os.getpid()
         with pytest.raises(ZeroDivisionError):
@@ -22,17 +22,17 @@ def test_calls_run_in_other_processes_and_errors_come_back_as_raised():
         assert call(operator.add, 1, 2) == 3
 
 
-def test_what_a_call_prints_does_not_garble_its_answer():
+def test_worker_pool_call_that_prints_returns_its_result():
     with worker_pool(2) as call:
         assert call(os.write, 1, b"\n") == 1 and call(print) is None
 
 
-def test_dead_process_raises_instead_of_waiting():
+def test_worker_pool_call_to_a_dead_process_raises():
     with worker_pool(2) as call, pytest.raises(WorkerDied):
         call(os._exit, 3)
 
 
-def test_script_without_a_guarded_main_can_use_them(tmp_path):
+def test_worker_pool_works_in_a_script_without_main_guard(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os\nfrom pipeline.data.worker_pool import worker_pool\n"
@@ -43,7 +43,7 @@ def test_script_without_a_guarded_main_can_use_them(tmp_path):
     assert done.stdout.strip().isdigit() and done.stderr == ""
 
 
-def test_workers_end_when_the_process_that_asked_is_killed():
+def test_workers_end_when_their_parent_is_killed():
     code = (
         "import os, signal; from pipeline.data.worker_pool import worker_pool\n"
         "with worker_pool(2) as call:\n"

@@ -1,4 +1,4 @@
-"""ConvMixer against a plain stock-Keras rendering of the public example."""
+"""ConvMixer against the public Keras example."""
 
 from hashlib import sha256
 
@@ -58,7 +58,7 @@ def twins(size, *, fast_layers):
     return ours, example, images
 
 
-def test_the_examples_model_has_602_890_parameters():
+def test_conv_mixer_256_8_has_602_890_parameters():
     model = conv_mixer((32, 32, 3), 10, filters=256, depth=8, kernel_size=5, patch_size=2)
     assert model.count_params() == 602_890
     assert count_parameters(ModelConfig(), (32, 32, 3), 10) == 602_890
@@ -66,7 +66,7 @@ def test_the_examples_model_has_602_890_parameters():
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_count_parameters_equals_the_built_models_count(size):
+def test_count_parameters_equals_the_count_of_the_built_model(size):
     image_shape, classes = size["image_shape"], size["classes"]
     config = ModelConfig().model_copy(update={name: size[name] for name in size.keys() - {"image_shape", "classes"}})
     assert conv_mixer(**size).count_params() == count_parameters(config, image_shape, classes)
@@ -74,12 +74,12 @@ def test_count_parameters_equals_the_built_models_count(size):
 
 @pytest.mark.parametrize("fast_layers", [False, True])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_weights_have_the_examples_order_and_shapes(size, fast_layers):
+def test_conv_mixer_weights_have_the_examples_order_and_shapes(size, fast_layers):
     ours, example = conv_mixer(**size, fast_layers=fast_layers), keras_example(**size)
     assert [weight.shape for weight in ours.get_weights()] == [weight.shape for weight in example.get_weights()]
 
 
-def test_fast_layers_have_the_same_names_for_their_weights():
+def test_fast_layers_name_their_weights_as_the_stock_layers():
     size = SIZES[1]
     stock, fast = (conv_mixer(**size, fast_layers=fast_layers) for fast_layers in (False, True))
     assert [weight.path for weight in fast.weights] == [weight.path for weight in stock.weights]
@@ -88,20 +88,20 @@ def test_fast_layers_have_the_same_names_for_their_weights():
 @pytest.mark.parametrize("fast_layers", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_outputs_and_gradients_equal_the_examples(size, training, fast_layers):
+def test_conv_mixer_outputs_and_gradients_equal_the_examples(size, training, fast_layers):
     ours, example, images = twins(size, fast_layers=fast_layers)
     labels = np.eye(size["classes"])[[0, 1, 0, 1]]
-    found = []
+    results = []
     for model in (ours, example):
         with tf.GradientTape() as tape:
             probabilities = model(images, training=training)
             loss = tf.reduce_mean(keras.losses.categorical_crossentropy(labels, probabilities))
-        found.append([probabilities, *tape.gradient(loss, [weight.value for weight in model.trainable_weights])])
-    for one, other in zip(*found, strict=True):
+        results.append([probabilities, *tape.gradient(loss, [weight.value for weight in model.trainable_weights])])
+    for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_gelu_is_the_exact_erf_form_not_the_tanh_one():
+def test_conv_mixer_gelu_is_the_exact_erf_form():
     x = np.linspace(-3, 3, 101, dtype=np.float32)
     layer = conv_mixer((4, 4, 1), 2, filters=4, depth=1, kernel_size=1, patch_size=1).get_layer("block1_depthwise_gelu")
     exact = x * (1 + tf.math.erf(x / np.sqrt(2)).numpy()) / 2
@@ -110,7 +110,7 @@ def test_gelu_is_the_exact_erf_form_not_the_tanh_one():
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_probabilities_are_float32_in_every_precision(policy):
+def test_conv_mixer_probabilities_are_float32_in_every_precision(policy):
     keras.config.set_dtype_policy(policy)
     try:
         model = conv_mixer((8, 8, 3), 5, filters=8, depth=1, kernel_size=3, patch_size=2)
@@ -122,19 +122,19 @@ def test_probabilities_are_float32_in_every_precision(policy):
     assert model.get_layer("block1_pointwise").compute_dtype == policy.removeprefix("mixed_")
 
 
-def test_raw_pixels_are_rescaled_inside():
+def test_conv_mixer_rescales_raw_pixels():
     model = conv_mixer((4, 4, 1), 2, filters=4, depth=1, kernel_size=1, patch_size=1)
     np.testing.assert_allclose(model.get_layer("rescaling")(np.array([0.0, 51.0, 255.0])), [0, 0.2, 1])
 
 
-def test_kernels_are_found_by_name():
+def test_kernel_accessors_return_the_named_layers_kernels():
     model = conv_mixer((8, 8, 3), 5, filters=6, depth=3, kernel_size=3, patch_size=2)
     assert patch_kernels(model).shape == (2, 2, 3, 6)
     assert depthwise_kernels(model, 2).shape == (3, 3, 6, 1)
     np.testing.assert_array_equal(depthwise_kernels(model, 2), model.get_layer("block2_depthwise").get_weights()[0])
 
 
-def test_batch_norm_momentum_is_the_examples_unless_given():
+def test_conv_mixer_batch_norm_momentum_defaults_to_the_examples():
     size = {"filters": 4, "depth": 1, "kernel_size": 1, "patch_size": 1}
     assert conv_mixer((4, 4, 1), 2, **size).get_layer("patch_embedding_norm").momentum == 0.99
     given = conv_mixer((4, 4, 1), 2, **size, batch_norm_momentum=0.8)
@@ -159,7 +159,7 @@ def test_depthwise_init_sets_the_depthwise_kernels_and_no_other_weight(depthwise
     assert changed == {f"block{block}_depthwise/kernel" for block in (1, 2)}
 
 
-def test_initial_weights_are_pinned_so_that_no_change_of_the_code_changes_them_unseen():
+def test_initial_weights_of_a_seed_are_pinned():
     keras.utils.set_random_seed(7)
     config = TrainingConfig(
         filters=8, depth=3, kernel_size=3, patch_size=2, depthwise_init="fan_in_uniform", seed=7, fast_layers=False
@@ -181,7 +181,7 @@ def test_stock_model_is_float32_and_holds_no_class_of_this_project():
     assert "pipeline." not in str(stock.get_config()) and "pipeline." in str(trained.get_config())
 
 
-def test_pointwise_kernels_are_told_from_all_other_weights():
+def test_is_pointwise_kernel_selects_the_pointwise_kernels_only():
     model = conv_mixer((8, 8, 1), 3, filters=8, depth=2, kernel_size=3, patch_size=2)
     kernels = [weight for weight in model.trainable_weights if is_pointwise_kernel(weight)]
     assert [tuple(kernel.shape) for kernel in kernels] == [(1, 1, 8, 8)] * 2

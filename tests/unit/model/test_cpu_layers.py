@@ -1,4 +1,4 @@
-"""Each fast layer against the stock Keras layers that it stands for: outputs, gradients, moving averages."""
+"""Each fast layer against Keras' layers: outputs, gradients, moving averages."""
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ def random(*shape, seed=0):
     return tf.constant(np.random.default_rng(seed).standard_normal(shape), tf.float32)
 
 
-def derived(function, images, weights, *, training=None):
+def outputs_and_gradients(function, images, weights, *, training=None):
     """Outputs, and the gradients by images and weights of a weighted sum of them, as float32 arrays."""
     with tf.GradientTape() as tape:
         tape.watch(images)
@@ -50,15 +50,15 @@ def derived(function, images, weights, *, training=None):
     return [np.array(tf.cast(one, tf.float32)) for one in (*outputs, *gradients)]
 
 
-def assert_close(found, expected, policy):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
+def assert_close(actual, expected, policy):
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
         scale = max(np.abs(other).max(), 1e-2)
         np.testing.assert_allclose(one / scale, other / scale, rtol=0, atol=ROUNDING[policy])
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_depthwise_equals_keras_outputs_and_gradients(size, policy):
+def test_depthwise_with_skip_equals_keras_outputs_and_gradients(size, policy):
     images = random(*size[:4])
     ours = cpu_layers.DepthwiseConv2DWithSkip(size[4], name="depthwise")
     stock = layers.DepthwiseConv2D(size[4], padding="same", dtype="float32")
@@ -70,13 +70,13 @@ def test_depthwise_equals_keras_outputs_and_gradients(size, policy):
     ours(images), stock(images)
     weights = [random(*weight.shape, seed=3) for weight in stock.weights]
     ours.set_weights(weights), stock.set_weights(weights)
-    expected = derived(lambda images: (stock(images), images), images, stock.weights)
-    assert_close(derived(function, images, ours.weights), expected, policy)
+    expected = outputs_and_gradients(lambda images: (stock(images), images), images, stock.weights)
+    assert_close(outputs_and_gradients(function, images, ours.weights), expected, policy)
 
 
 @pytest.mark.parametrize("largest_whole", [0, 13], ids=["by columns", "whole"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_both_ways_to_a_kernels_gradient_lead_there_at_every_size(size, largest_whole, monkeypatch):
+def test_kernel_gradient_is_equal_whole_and_by_columns(size, largest_whole, monkeypatch):
     *shape, kernel_size = size
     images, upstream, kernel = random(*shape), random(*shape, seed=1), random(kernel_size, kernel_size, shape[-1], 1)
     monkeypatch.setattr(cpu_layers, "LARGEST_WHOLE_KERNEL", largest_whole)
@@ -90,7 +90,7 @@ def test_both_ways_to_a_kernels_gradient_lead_there_at_every_size(size, largest_
 @pytest.mark.parametrize(
     "size", [(2, 8, 12, 3, 4, 10), (1, 7, 7, 5, 1, 3), (3, 6, 6, 1, 3, 7), (2, 4, 4, 4, 4, 5)], ids=str
 )
-def test_a_convolution_by_patches_equals_a_strided_convolution(size, policy):
+def test_patch_conv_equals_a_strided_convolution(size, policy):
     *shape, patch, filters = size
     images = random(*shape)
     ours, stock = (
@@ -100,14 +100,14 @@ def test_a_convolution_by_patches_equals_a_strided_convolution(size, policy):
     ours(images), stock(images)
     stock.set_weights(weights := [random(*weight.shape, seed=3) for weight in stock.weights])
     ours.set_weights(weights)
-    found = derived(lambda images: tf.add(*ours(images)), images, ours.weights)
-    assert_close(found, derived(stock, images, stock.weights), policy)
+    actual = outputs_and_gradients(lambda images: tf.add(*ours(images)), images, ours.weights)
+    assert_close(actual, outputs_and_gradients(stock, images, stock.weights), policy)
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 5, 7, 13), (4, 16, 16, 16), (3, 32, 32, 3)], ids=str)
-def test_gelu_norm_equals_keras_gelu_then_batch_norm(shape, residual, training, policy):
+def test_gelu_batch_norm_equals_keras_gelu_then_batch_norm(shape, residual, training, policy):
     ours, stock = (
         cpu_layers.GeluBatchNorm(momentum=0.7, name="norm"),
         layers.BatchNormalization(momentum=0.7, dtype="float32"),
@@ -118,31 +118,33 @@ def test_gelu_norm_equals_keras_gelu_then_batch_norm(shape, residual, training, 
         x = tf.cast(images, policy.removeprefix("mixed_"))
         return ours(x, tf.cast(bias, x.dtype), x if residual else None, training=training)
 
-    def oracle(images, training):
+    def reference(images, training):
         y = stock(keras.activations.gelu(images + bias, approximate=False), training=training)
         return y + images if residual else y
 
     images = random(*shape)
-    function(images, False), oracle(images, False)
+    function(images, False), reference(images, False)
     random_weights = [tf.abs(random(*weight.shape, seed=seed)) + 0.1 for seed, weight in enumerate(stock.weights)]
     ours.set_weights(random_weights), stock.set_weights(random_weights)
-    found = derived(function, images, [*ours.trainable_weights], training=training)
-    assert_close(found, derived(oracle, images, [*stock.trainable_weights], training=training), policy)
+    actual = outputs_and_gradients(function, images, [*ours.trainable_weights], training=training)
+    assert_close(
+        actual, outputs_and_gradients(reference, images, [*stock.trainable_weights], training=training), policy
+    )
     assert_close(ours.get_weights(), stock.get_weights(), policy)
 
 
-def test_gelu_norms_bias_takes_the_gradient_that_a_bias_before_it_takes():
+def test_gelu_batch_norm_bias_gradient_equals_that_of_a_bias_before_it():
     x, bias = random(2, 4, 4, 6), tf.Variable(random(6, seed=1))
     layer = cpu_layers.GeluBatchNorm(momentum=0.9, name="norm")
-    found = []
+    actual = []
     for function in (lambda: layer(x, bias[:], training=True), lambda: layer(x + bias, tf.zeros(6), training=True)):
         with tf.GradientTape() as tape:
             total = tf.reduce_sum(function() * random(2, 4, 4, 6, seed=2))
-        found.append(tape.gradient(total, bias))
-    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
+        actual.append(tape.gradient(total, bias))
+    np.testing.assert_allclose(*actual, rtol=1e-4, atol=1e-6)
 
 
-def test_gelu_norm_takes_float16_too():
+def test_gelu_batch_norm_in_float16_is_close_to_float32():
     layer, x, bias = cpu_layers.GeluBatchNorm(momentum=0.9, name="norm"), random(2, 4, 4, 6), random(6, seed=1)
     with tf.GradientTape() as tape:
         tape.watch(x)

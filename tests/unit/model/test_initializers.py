@@ -1,4 +1,4 @@
-"""Initial depthwise kernels: that they have the covariance that is written down, and widen with depth."""
+"""Initial depthwise kernels: their distributions, and their width by block."""
 
 import numpy as np
 import pytest
@@ -29,19 +29,19 @@ def spread(kernels):
 
 
 @pytest.mark.parametrize(("kernel_size", "block"), [(3, 2), (4, 3), (5, 1), (5, 4), (7, 3)])
-def test_many_kernels_have_the_closed_forms_covariance(kernel_size, block):
+def test_covariance_kernels_have_the_closed_forms_covariance(kernel_size, block):
     kernels = initial_kernels("covariance", kernel_size=kernel_size, filters=40_000, depth=4, seed=1)[block - 1]
-    wanted = kernel_covariance(kernel_size, variance=gaussian_variance(block, 4))
-    np.testing.assert_allclose(np.cov(flat(kernels).T), wanted, atol=6 * wanted.max() / np.sqrt(40_000))
-    np.testing.assert_allclose(flat(kernels).mean(axis=0), 0, atol=6 * np.sqrt(wanted.max() / 40_000))
+    expected = kernel_covariance(kernel_size, variance=gaussian_variance(block, 4))
+    np.testing.assert_allclose(np.cov(flat(kernels).T), expected, atol=6 * expected.max() / np.sqrt(40_000))
+    np.testing.assert_allclose(flat(kernels).mean(axis=0), 0, atol=6 * np.sqrt(expected.max() / 40_000))
 
 
 @pytest.mark.parametrize("variance", [0.16, 1.0, 1.92])
 @pytest.mark.parametrize("kernel_size", [3, 4, 5, 9])
-def test_it_is_a_covariance_and_near_the_formula_before_the_nearest_one_is_taken(kernel_size, variance):
-    found = kernel_covariance(kernel_size, variance=variance)
-    np.testing.assert_allclose(found, found.T)
-    assert np.linalg.eigvalsh(found).min() > -1e-12
+def test_kernel_covariance_is_the_nearest_covariance_to_the_formula(kernel_size, variance):
+    actual = kernel_covariance(kernel_size, variance=variance)
+    np.testing.assert_allclose(actual, actual.T)
+    assert np.linalg.eigvalsh(actual).min() > -1e-12
     middle, side = kernel_size // 2, range(kernel_size)
 
     def near(a, b):
@@ -57,18 +57,18 @@ def test_it_is_a_covariance_and_near_the_formula_before_the_nearest_one_is_taken
             for p in places
         ]
     )
-    assert np.linalg.eigvalsh(found - formula).min() > -1e-12  # what was negative is raised to 0, and nothing else
-    assert np.linalg.norm(found - formula) < 0.25 * np.linalg.norm(formula)
+    assert np.linalg.eigvalsh(actual - formula).min() > -1e-12  # what was negative is raised to 0, and nothing else
+    assert np.linalg.norm(actual - formula) < 0.25 * np.linalg.norm(formula)
 
 
-def test_kernels_widen_from_block_to_block():
+def test_covariance_kernels_widen_from_block_to_block():
     blocks = initial_kernels("covariance", kernel_size=5, filters=2000, depth=6, seed=0)
     spreads = [spread(kernels) for kernels in blocks]
     assert spreads == sorted(spreads)
     assert spreads[0] < 0.6 and spreads[-1] > 1.2
 
 
-def test_neighbours_are_alike_in_deep_blocks_only():
+def test_covariance_kernels_correlate_neighbours_in_deep_blocks_only():
     first, *_, last = (
         np.corrcoef(flat(kernels).T)[12, 13]
         for kernels in initial_kernels("covariance", kernel_size=5, filters=2000, depth=6, seed=0)
@@ -76,7 +76,7 @@ def test_neighbours_are_alike_in_deep_blocks_only():
     assert abs(first) < 0.15 and last > 0.4
 
 
-def test_fan_in_uniform_is_pytorchs_bound():
+def test_fan_in_uniform_has_pytorchs_bound():
     kernels = initial_kernels("fan_in_uniform", kernel_size=5, filters=500, depth=2, seed=0)
     for each in kernels:
         assert 0.199 < np.abs(each).max() <= 0.2
@@ -85,13 +85,13 @@ def test_fan_in_uniform_is_pytorchs_bound():
 
 
 @pytest.mark.parametrize("kind", ["fan_in_uniform", "covariance"])
-def test_kernels_are_the_seeds(kind):
+def test_initial_kernels_depend_on_the_seed_alone(kind):
     one, again, other = (initial_kernels(kind, kernel_size=3, filters=4, depth=1, seed=seed)[0] for seed in (1, 1, 2))
     assert one.shape == (3, 3, 4, 1) and one.dtype == np.float32
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
 
 
-def test_a_kernel_of_one_weight_is_drawn_too():
+def test_covariance_kernels_of_one_weight_are_drawn():
     (kernels,) = initial_kernels("covariance", kernel_size=1, filters=5000, depth=1, seed=0)
     assert kernels.var() == pytest.approx(0.5, rel=0.1)

@@ -1,4 +1,4 @@
-"""Changes of colour against Pillow's own."""
+"""Colour operations against Pillow's."""
 
 import numpy as np
 import pytest
@@ -8,17 +8,17 @@ from PIL import Image, ImageEnhance, ImageOps
 from pipeline.data.augmentation import color
 from tests.support.augmentations import SEED, noise, smooth
 
-COLORED = [noise(4, 9, 7, 3), smooth(4, 9, 7, 3), smooth(4, 9, 7, 1), np.full((2, 4, 4, 3), 77, np.uint8)]
+BATCHES = [noise(4, 9, 7, 3), smooth(4, 9, 7, 3), smooth(4, 9, 7, 1), np.full((2, 4, 4, 3), 77, np.uint8)]
 
 
-def enhanced(kind, factor):
+def enhance(kind, factor):
     return lambda image: getattr(ImageEnhance, kind)(image).enhance(factor)
 
 
 CASES = {
     **{
-        f"{name} {factor}": (lambda x, c=change, f=factor: c(x, f), enhanced(kind, factor))
-        for name, change, kind in (
+        f"{name} {factor}": (lambda x, c=operation, f=factor: c(x, f), enhance(kind, factor))
+        for name, operation, kind in (
             ("brightness", color.brightness, "Brightness"),
             ("contrast", color.contrast, "Contrast"),
             ("saturation", color.saturation, "Color"),
@@ -32,33 +32,33 @@ CASES = {
 }
 
 
-def pillow(change, images):
+def pillow(operation, images):
     as_pillow = (Image.fromarray(image[..., 0] if image.shape[2] == 1 else image) for image in images)
-    return np.stack([np.asarray(change(image)).reshape(images.shape[1:]) for image in as_pillow])
+    return np.stack([np.asarray(operation(image)).reshape(images.shape[1:]) for image in as_pillow])
 
 
-@pytest.mark.parametrize("images", COLORED, ids=["noise", "smooth", "gray", "plain"])
+@pytest.mark.parametrize("images", BATCHES, ids=["noise", "smooth", "gray", "plain"])
 @pytest.mark.parametrize("case", CASES)
-def test_colours_change_as_pillow_changes_them(case, images):
+def test_color_operations_equal_pillows(case, images):
     ours, theirs = CASES[case]
-    found, wanted = ours(tf.constant(images)).numpy().astype(int), pillow(theirs, images)
-    assert np.abs(found - wanted).max() <= 1  # float32 here, float64 and tables there
-    assert (found == wanted).mean() > 0.97
+    result, expected = ours(tf.constant(images)).numpy().astype(int), pillow(theirs, images)
+    assert np.abs(result - expected).max() <= 1  # float32 here, float64 and tables there
+    assert (result == expected).mean() > 0.97
 
 
-@pytest.mark.parametrize("images", COLORED, ids=["noise", "smooth", "gray", "plain"])
-def test_auto_contrast_is_pillows_but_for_its_rounding(images):
-    found = color.auto_contrast(tf.constant(images)).numpy().astype(int)
-    assert np.abs(found - pillow(ImageOps.autocontrast, images)).max() <= 1
+@pytest.mark.parametrize("images", BATCHES, ids=["noise", "smooth", "gray", "plain"])
+def test_auto_contrast_equals_pillows_but_for_rounding(images):
+    result = color.auto_contrast(tf.constant(images)).numpy().astype(int)
+    assert np.abs(result - pillow(ImageOps.autocontrast, images)).max() <= 1
 
 
-def test_equalize_takes_images_with_too_few_values_as_pillow_does():
+def test_equalize_with_too_few_values_equals_pillows():
     image = np.array([[[[5], [5], [9]]]], np.uint8)
     np.testing.assert_array_equal(color.equalize(tf.constant(image)), pillow(ImageOps.equalize, image))
 
 
 @pytest.mark.parametrize(
-    "change",
+    "operation",
     [
         lambda x: color.brightness(x, 0.3),
         lambda x: color.contrast(x, 0.3),
@@ -71,21 +71,21 @@ def test_equalize_takes_images_with_too_few_values_as_pillow_does():
         lambda x: color.color_jitter(x, SEED, strength=0.9),
     ],
 )
-def test_what_is_see_through_stays_so(change):
+def test_color_operations_leave_the_alpha_channel_unchanged(operation):
     images = noise(3, 24, 20, 4) // 2
-    found = change(tf.constant(images)).numpy()
-    np.testing.assert_array_equal(found[..., 3], images[..., 3])
-    assert not np.array_equal(found[..., :3], images[..., :3])
-    np.testing.assert_array_equal(found[..., :3], change(tf.constant(images[..., :3])))
+    result = operation(tf.constant(images)).numpy()
+    np.testing.assert_array_equal(result[..., 3], images[..., 3])
+    assert not np.array_equal(result[..., :3], images[..., :3])
+    np.testing.assert_array_equal(result[..., :3], operation(tf.constant(images[..., :3])))
 
 
-def test_jitter_stays_within_its_bounds_and_differs_from_image_to_image():
+def test_color_jitter_stays_within_its_strength_and_differs_by_image():
     images = np.full((200, 2, 2, 3), 100, np.uint8)  # of one colour, so that only brightness shows
-    found = color.color_jitter(tf.constant(images), SEED, strength=0.2).numpy()
-    assert 79 <= found.min() < 85 and 115 < found.max() <= 120
-    assert len(np.unique(found)) > 20
+    result = color.color_jitter(tf.constant(images), SEED, strength=0.2).numpy()
+    assert 79 <= result.min() < 85 and 115 < result.max() <= 120
+    assert len(np.unique(result)) > 20
 
 
-@pytest.mark.parametrize("change", [color.auto_contrast, color.equalize, lambda x: color.sharpness(x, 0.5)])
-def test_no_image_at_all_is_taken(change):
-    assert change(tf.zeros((0, 8, 8, 3), tf.uint8)).shape == (0, 8, 8, 3)
+@pytest.mark.parametrize("operation", [color.auto_contrast, color.equalize, lambda x: color.sharpness(x, 0.5)])
+def test_color_operations_take_empty_batches(operation):
+    assert operation(tf.zeros((0, 8, 8, 3), tf.uint8)).shape == (0, 8, 8, 3)

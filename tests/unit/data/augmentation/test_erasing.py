@@ -27,12 +27,12 @@ def rectangles(changed):
 
 
 @pytest.mark.parametrize("probability", [0.25, 1.0])
-def test_so_many_of_the_images_have_one_rectangle_of_the_mean_colour(probability):
+def test_random_erasing_fills_one_rectangle_with_the_given_probability(probability):
     found = rectangles(random_erasing(tf.constant(IMAGES), SEED, probability=probability).numpy())
     assert sum(box is not None for box in found) == pytest.approx(400 * probability, abs=40 * (probability < 1))
 
 
-def test_rectangles_have_many_sizes_shapes_and_places():
+def test_random_erasing_varies_size_aspect_ratio_and_position():
     boxes = np.array(rectangles(random_erasing(tf.constant(IMAGES), SEED, probability=1.0).numpy()))
     top, left, height, width = boxes.T
     areas, ratios = height * width / 320, height / width
@@ -44,13 +44,13 @@ def test_rectangles_have_many_sizes_shapes_and_places():
 
 
 @pytest.mark.parametrize("side", [1, 4, 5])
-def test_cutout_paints_a_square_whose_middle_is_any_pixel_and_which_may_leave_the_image(side):
+def test_cutout_erases_a_square_centered_at_any_pixel(side):
     top, left, height, width = np.array(rectangles(cutout(tf.constant(IMAGES), SEED, side=side).numpy())).T
     assert height.max() == width.max() == side
     assert height.min() == width.min() == (side + 1) // 2  # at a corner
     assert (set(top), set(left + width)) == (set(range(20 - side // 2)), set(range((side + 1) // 2, 17)))
 
 
-def test_what_is_painted_is_the_mean_of_large_images_too():
+def test_cutout_fills_with_the_mean_of_large_batches_without_overflow():
     white = tf.fill((40, 300, 300, 1), tf.constant(250, tf.uint8))  # more than 2**29 in all
     assert set(np.unique(cutout(white, SEED, side=50))) == {250}

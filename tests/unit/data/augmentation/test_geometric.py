@@ -1,4 +1,4 @@
-"""Affine transformations against Pillow's."""
+"""Flips, translations, and affine transformations against Pillow's."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ MATRICES = {
 
 
 @pytest.mark.parametrize("name", MATRICES)
-def test_pixels_come_from_where_pillow_takes_them(name):
+def test_affine_transform_equals_pillows(name):
     matrix = MATRICES[name]
     found = geometric.affine_transform(
         tf.constant(IMAGES), tf.constant(np.stack([matrix, np.eye(3, dtype=np.float32)]))
@@ -31,7 +31,7 @@ def test_pixels_come_from_where_pillow_takes_them(name):
     np.testing.assert_array_equal(found[1], IMAGES[1])
 
 
-def test_a_quarter_turn_is_counter_clockwise():
+def test_rotate_by_90_degrees_is_counter_clockwise():
     square = noise(1, 6, 6, 3)
     turned = geometric.affine_transform(tf.constant(square), tf.constant(geometric.rotate(90, height=6, width=6)[None]))
     np.testing.assert_array_equal(turned, np.rot90(square, axes=(1, 2)))
@@ -40,10 +40,10 @@ def test_a_quarter_turn_is_counter_clockwise():
 SMALL_IMAGES = noise(64, 6, 5, 3)
 
 
-def test_about_half_of_the_images_are_mirrored_and_the_rest_left_alone():
-    changed = random_flip(tf.constant(SMALL_IMAGES), SEED).numpy()
-    flipped = [np.array_equal(one, image[:, ::-1]) for one, image in zip(changed, SMALL_IMAGES, strict=True)]
-    kept = [np.array_equal(one, image) for one, image in zip(changed, SMALL_IMAGES, strict=True)]
+def test_random_flip_mirrors_about_half_of_the_images():
+    result = random_flip(tf.constant(SMALL_IMAGES), SEED).numpy()
+    flipped = [np.array_equal(one, image[:, ::-1]) for one, image in zip(result, SMALL_IMAGES, strict=True)]
+    kept = [np.array_equal(one, image) for one, image in zip(result, SMALL_IMAGES, strict=True)]
     assert all(np.array(flipped) ^ np.array(kept))
     assert 16 < sum(flipped) < 48
 
@@ -56,10 +56,10 @@ def windows(image, most):
     return {(i, j): padded[i : i + height, j : j + width] for i in steps for j in steps}
 
 
-def test_training_images_are_shifted_both_ways_with_reflected_edges():
-    changed = random_translation(tf.constant(SMALL_IMAGES), SEED, max_pixels=2).numpy()
+def test_random_translation_shifts_both_ways_with_reflected_edges():
+    result = random_translation(tf.constant(SMALL_IMAGES), SEED, max_pixels=2).numpy()
     found = set()
-    for one, image in zip(changed, SMALL_IMAGES, strict=True):
+    for one, image in zip(result, SMALL_IMAGES, strict=True):
         shifts = [shift for shift, view in windows(image, 2).items() if np.array_equal(view, one)]
         assert len(shifts) == 1
         found.update(shifts)

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: images and labels change in the same shares."""
+"""Mixup and cutmix: images and labels are mixed in the same shares."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ LABELS = np.eye(300, dtype=np.float32)
 NEXT = np.roll(np.arange(300), -1)
 
 
-def both(*, mixup_alpha=0.0, cutmix_alpha=0.0, probability=1.0):
+def mix(*, mixup_alpha=0.0, cutmix_alpha=0.0, probability=1.0):
     images, labels = mixup_or_cutmix(
         tf.constant(IMAGES),
         tf.constant(LABELS),
@@ -32,16 +32,16 @@ def shares(labels):
     return own
 
 
-def test_mixup_blends_an_image_and_its_label_with_the_next_in_one_share():
-    images, labels = both(mixup_alpha=1.0)
+def test_mixup_blends_images_and_labels_with_the_next_in_one_share():
+    images, labels = mix(mixup_alpha=1.0)
     own = shares(labels)[:, None, None, None]
-    wanted = own * IMAGES + (1 - own) * IMAGES[NEXT]
-    assert np.abs(images - wanted).max() <= 0.51  # rounded
+    expected = own * IMAGES + (1 - own) * IMAGES[NEXT]
+    assert np.abs(images - expected).max() <= 0.51  # rounded
     assert 0.4 < own.mean() < 0.6 and own.min() < 0.05 and own.max() > 0.95
 
 
-def test_cutmix_pastes_a_rectangle_of_the_next_and_labels_by_the_area_that_stays():
-    images, labels = both(cutmix_alpha=1.0)
+def test_cutmix_pastes_a_rectangle_of_the_next_and_labels_by_area():
+    images, labels = mix(cutmix_alpha=1.0)
     own = shares(labels)
     pasted = (images != IMAGES).any(axis=3)
     np.testing.assert_array_equal(images[pasted], IMAGES[NEXT][pasted])
@@ -52,41 +52,41 @@ def test_cutmix_pastes_a_rectangle_of_the_next_and_labels_by_the_area_that_stays
     assert own.std() > 0.15 and own.min() < 0.3
 
 
-@pytest.mark.parametrize(("way", "alpha"), [(mixup, 0.2), (mixup, 5.0), (cutmix, 1.0)])
-def test_shares_are_drawn_from_beta_for_each_image(way, alpha):
+@pytest.mark.parametrize(("mixing", "alpha"), [(mixup, 0.2), (mixup, 5.0), (cutmix, 1.0)])
+def test_mixing_shares_are_drawn_from_beta_for_each_image(mixing, alpha):
     images = tf.zeros((20_000, 16, 16, 1), tf.uint8)
-    _, share = way(images, SEED, alpha=alpha)
-    if way is mixup:
+    _, share = mixing(images, SEED, alpha=alpha)
+    if mixing is mixup:
         assert np.mean(share) == pytest.approx(0.5, abs=0.02)
         assert np.var(share) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)  # of Beta(alpha, alpha)
     else:
         assert np.mean(share) > 0.55  # 0.5 before what lies outside is cut off
 
 
-def test_a_tiny_alpha_leaves_every_image_whole():
-    _, labels = both(mixup_alpha=1e-6)
+def test_mixup_with_tiny_alpha_keeps_every_image_whole():
+    _, labels = mix(mixup_alpha=1e-6)
     assert np.isfinite(labels).all()
     assert set(np.round(shares(labels), 6)) <= {0, 1}
 
 
-def test_with_both_on_about_half_of_the_images_are_mixed_by_each():
-    images, labels = both(mixup_alpha=2.0, cutmix_alpha=2.0)
+def test_mixup_and_cutmix_together_each_mix_about_half_of_the_images():
+    images, labels = mix(mixup_alpha=2.0, cutmix_alpha=2.0)
     by_cutmix = ((images == IMAGES) | (images == IMAGES[NEXT])).all(axis=(1, 2, 3))
     assert 100 < by_cutmix.sum() < 200
     own = shares(labels)[:, None, None, None]
-    wanted = own * IMAGES + (1 - own) * IMAGES[NEXT]
-    assert np.abs(images - wanted)[~by_cutmix].max() <= 0.51
+    expected = own * IMAGES + (1 - own) * IMAGES[NEXT]
+    assert np.abs(images - expected)[~by_cutmix].max() <= 0.51
 
 
-def test_only_so_many_images_are_mixed():
-    images, labels = both(mixup_alpha=2.0, probability=0.3)
+def test_mix_probability_is_the_share_of_mixed_images():
+    images, labels = mix(mixup_alpha=2.0, probability=0.3)
     whole = (images == IMAGES).all(axis=(1, 2, 3))
     assert 180 < whole.sum() < 240
     np.testing.assert_array_equal(shares(labels)[whole], 1)
     assert shares(labels)[~whole].max() < 1
 
 
-def test_a_batch_of_one_image_stays_as_it_is():
+def test_mixing_leaves_a_batch_of_one_image_unchanged():
     images, labels = mixup_or_cutmix(
         tf.constant(IMAGES[:1]), tf.constant(LABELS[:1]), SEED, mixup_alpha=1.0, cutmix_alpha=1.0, probability=1.0
     )

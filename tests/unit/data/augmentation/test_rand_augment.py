@@ -1,4 +1,4 @@
-"""RandAugment: which images change, how far and in which order."""
+"""RandAugment: which images change, and how far."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ COUNT = 1400
 IMAGES = np.repeat(smooth(1, 24, 20, 3), COUNT, axis=0)
 
 
-def every_result(image, magnitude):
+def possible_results(image, magnitude):
     """What one operation can make of an image: by name, and by sign where there is one."""
     strength = magnitude / 30
     moves, x = _geometric_matrices(strength, 24, 20), tf.constant(image[None])
@@ -27,28 +27,28 @@ def every_result(image, magnitude):
     return {name: result.numpy()[0].tobytes() for name, result in (moved | colored).items()}
 
 
-def test_each_image_gets_one_of_fourteen_operations_each_as_often():
-    found = rand_augment(tf.constant(IMAGES), SEED, layers=1, magnitude=15).numpy()
-    names = {content: name for name, content in every_result(IMAGES[0], 15).items()}
-    drawn = [names[image.tobytes()] for image in found]
+def test_rand_augment_draws_each_of_fourteen_operations_equally_often():
+    result = rand_augment(tf.constant(IMAGES), SEED, layers=1, magnitude=15).numpy()
+    names = {content: name for name, content in possible_results(IMAGES[0], 15).items()}
+    drawn = [names[image.tobytes()] for image in result]
     counts = {name: drawn.count(name) for name in set(drawn)}
     assert len(counts) > 20  # 14 operations, most of them both ways
     for name, count in counts.items():
-        ways = len([other for other, content in every_result(IMAGES[0], 15).items() if names[content] == name])
+        ways = len([other for other, content in possible_results(IMAGES[0], 15).items() if names[content] == name])
         assert count == pytest.approx(COUNT * ways / 28, abs=5 * np.sqrt(COUNT * ways / 28)), name
 
 
-def test_two_layers_are_two_operations_on_top_of_each_other():
-    found = rand_augment(tf.constant(IMAGES), SEED, layers=2, magnitude=15).numpy()
-    once = set(every_result(IMAGES[0], 15).values())
-    changed_twice = np.mean([image.tobytes() not in once for image in found])
+def test_rand_augment_with_two_layers_applies_two_operations():
+    result = rand_augment(tf.constant(IMAGES), SEED, layers=2, magnitude=15).numpy()
+    once = set(possible_results(IMAGES[0], 15).values())
+    changed_twice = np.mean([image.tobytes() not in once for image in result])
     assert changed_twice > 0.5
     darker = color.brightness(tf.constant(IMAGES[:1]), 1 - 0.45)
     both = geometric.affine_transform(darker, tf.constant(_geometric_matrices(0.5, 24, 20)[0, 5][None])).numpy()[0]
-    assert any(np.array_equal(image, both) for image in found)
+    assert any(np.array_equal(image, both) for image in result)
 
 
-def test_the_strengths_are_torchvisions():
+def test_rand_augment_strengths_equal_torchvisions():
     height, width = 331, 331
     right = _geometric_matrices(12 / 30, height, width)[0]
     assert right[1, 0, 1] == pytest.approx(0.3 * 0.4) and right[2, 1, 0] == pytest.approx(0.3 * 0.4)
@@ -62,9 +62,9 @@ def test_the_strengths_are_torchvisions():
     np.testing.assert_array_equal(solarize(ramp, None), color.solarize(ramp, threshold=153))
 
 
-def test_a_larger_magnitude_changes_images_more():
-    far = [
+def test_rand_augment_with_larger_magnitude_changes_images_more():
+    differences = [
         np.abs(rand_augment(tf.constant(IMAGES), SEED, layers=1, magnitude=m).numpy() - IMAGES.astype(int)).mean()
         for m in (3, 12, 30)
     ]
-    assert far[0] < far[1] < far[2]
+    assert differences[0] < differences[1] < differences[2]

@@ -1,0 +1,81 @@
+"""The registry of augmentations, and the function that applies those that are on."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from pipeline.config.training import AugmentationConfig
+from pipeline.data.augmentation.color import color_jitter
+from pipeline.data.augmentation.erasing import cutout, random_erasing
+from pipeline.data.augmentation.geometric import random_flip, random_translation
+from pipeline.data.augmentation.mixing import mixup_or_cutmix
+from pipeline.data.augmentation.rand_augment import rand_augment
+
+Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]  # images, labels, seed (2,) -> both
+
+
+class ImageAugmentation(NamedTuple):
+    """A change of images that leaves their labels alone."""
+
+    is_on: Callable[[AugmentationConfig], bool]
+    apply: Callable[[tf.Tensor, tf.Tensor, AugmentationConfig], tf.Tensor]  # images, seed (2,), settings -> images
+
+
+# In the order of application. The position of an augmentation among those that are on is folded into its seed: add new
+# ones at the end, so that recipes without them give the same results as before.
+IMAGE_AUGMENTATIONS = {
+    "flip": ImageAugmentation(
+        is_on=lambda config: config.flip,
+        apply=lambda images, seed, config: random_flip(images, seed),
+    ),
+    "translation": ImageAugmentation(
+        is_on=lambda config: config.translation > 0,
+        apply=lambda images, seed, config: random_translation(images, seed, max_pixels=config.translation),
+    ),
+    "randaugment": ImageAugmentation(
+        is_on=lambda config: config.randaugment_layers > 0,
+        apply=lambda images, seed, config: rand_augment(
+            images, seed, layers=config.randaugment_layers, magnitude=config.randaugment_magnitude
+        ),
+    ),
+    "color_jitter": ImageAugmentation(
+        is_on=lambda config: config.color_jitter > 0,
+        apply=lambda images, seed, config: color_jitter(images, seed, strength=config.color_jitter),
+    ),
+    "random_erasing": ImageAugmentation(
+        is_on=lambda config: config.random_erasing > 0,
+        apply=lambda images, seed, config: random_erasing(images, seed, probability=config.random_erasing),
+    ),
+    "cutout": ImageAugmentation(
+        is_on=lambda config: config.cutout > 0,
+        apply=lambda images, seed, config: cutout(images, seed, side=config.cutout),
+    ),
+}
+
+
+def build_augmentation(config: AugmentationConfig) -> Augment:
+    """Return the augmentations that are on as one function of images, labels and a seed.
+
+    It takes and returns images (b, h, w, c) uint8 of 1, 3 or 4 channels and labels (b, classes) float32; the seed is
+    (2,) int64. Only mixup and cutmix, which come last, change labels.
+    """
+    augmentations = [each for each in IMAGE_AUGMENTATIONS.values() if each.is_on(config)]
+    mixes = config.mixup_alpha > 0 or config.cutmix_alpha > 0
+
+    def augment(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        for number, augmentation in enumerate(augmentations):
+            # Each augmentation draws its own random numbers.
+            images = augmentation.apply(images, tf.random.fold_in(seed, number), config)
+        if not mixes:
+            return images, labels
+        return mixup_or_cutmix(
+            images,
+            labels,
+            tf.random.fold_in(seed, len(augmentations)),
+            mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+            probability=config.mix_probability,
+        )
+
+    return augment
