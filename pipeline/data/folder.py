@@ -119,8 +119,8 @@ def _walk_images(folder: str | Path, label: int) -> Iterator[ImageFile]:
     """Yield the image files below a folder; a folder that is reached through several links is entered once."""
     pending, seen = [os.fspath(folder)], {_identity(os.stat(folder))}
     while pending:
-        for entry in _entries(pending.pop()):
-            status = _status(entry)
+        for entry in _list_entries(pending.pop()):
+            status = _get_status(entry)
             if stat.S_ISDIR(status.st_mode):
                 if _identity(status) not in seen:
                     seen.add(_identity(status))
@@ -131,15 +131,15 @@ def _walk_images(folder: str | Path, label: int) -> Iterator[ImageFile]:
 
 def _list_subfolders(folder: Path) -> dict[str, Path]:
     """Return the visible folders directly in a folder by name, in the order of names."""
-    names = sorted((e.name for e in _entries(folder) if stat.S_ISDIR(_status(e).st_mode)), key=os.fsencode)
+    names = sorted((e.name for e in _list_entries(folder) if stat.S_ISDIR(_get_status(e).st_mode)), key=os.fsencode)
     return {name: folder / name for name in names}
 
 
 def _has_images(folder: Path) -> bool:
-    return any(_is_image(entry) for entry in _entries(folder))
+    return any(_is_image(entry) for entry in _list_entries(folder))
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+def _list_entries(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
@@ -147,7 +147,7 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
         raise UsageError(f"every folder must be readable: {printable(folder)}: {error.strerror}") from error
 
 
-def _status(entry: os.DirEntry[str]) -> os.stat_result:
+def _get_status(entry: os.DirEntry[str]) -> os.stat_result:
     """Return the status of an entry, or of the link itself if its target is missing: opening it will say why."""
     try:
         return entry.stat()
