@@ -67,9 +67,9 @@ def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> 
     figure.subplots_adjust(left=0.1, right=0.73, bottom=0.12, top=0.86)
     axes = figure.subplots()
     axes.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="clean")
-    for name, colour, marker in zip(by_strength, COLORS, "osD^vPX", strict=False):
+    for name, color, marker in zip(by_strength, COLORS, "osD^vPX", strict=False):
         label = str(name).replace("_", " ")
-        line = axes.plot(by_strength.index, by_strength[name], color=colour, marker=marker, markersize=6, label=label)
+        line = axes.plot(by_strength.index, by_strength[name], color=color, marker=marker, markersize=6, label=label)
         line[0].set_clip_on(False)
     axes.set(xlabel="strength", ylabel="accuracy", xticks=list(by_strength.index))
     axes.margins(x=0.04)
@@ -150,8 +150,8 @@ def _draw_histogram(panel: Axes, bins: pd.DataFrame, means: Mapping[str, tuple[f
     bars = panel.bar(bins["low"], share, _widths(bins), align="edge", color="0.8", edgecolor="white", linewidth=0.5)
     numbers = [f"{images:,}" if images else "" for images in bins["images"]]
     panel.bar_label(bars, numbers, fontsize=7, padding=1)
-    for name, (at, colour, style) in means.items():
-        panel.axvline(at, ymax=0.7, color=colour, linestyle=style, linewidth=1.5, label=f"{name} {percent(at)}")
+    for name, (at, color, style) in means.items():
+        panel.axvline(at, ymax=0.7, color=color, linestyle=style, linewidth=1.5, label=f"{name} {percent(at)}")
     panel.set(xlabel="confidence: the highest of an image's probabilities", ylabel="share of images", xlim=(0, 1))
     top = share.max()
     # room for the numbers and the legend

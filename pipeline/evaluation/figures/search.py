@@ -492,7 +492,7 @@ def value_colors(direction: Direction) -> Colormap:
 def color_range(values: NDArray, direction: Direction) -> Normalize:
     """Return the range of values that colours tell apart.
 
-    Of ten or more values the worst tenth is left out, so that trials which learnt nothing do not use up the colours.
+    Of ten or more values the worst tenth is left out, so that trials that learnt nothing do not use up the colours.
     """
     share = 0.1 if len(values) >= 10 else 0
     low, high = (share, 1) if direction == "maximize" else (0, 1 - share)
