@@ -1,4 +1,4 @@
-"""How long a training step and one prediction take; what the network has learned does not matter for that."""
+"""Time a training step and a single prediction; what the network has learned does not matter for that."""
 
 import itertools
 import time
@@ -15,46 +15,50 @@ from pipeline.model.conv_mixer import build_model, build_stock_model
 from pipeline.training.fit import compile_model, training_batches
 from pipeline.training.schedules import LearningRateSchedule
 
-SECONDS = 2.0  # of measuring, after tracing and compiling
-LEAST, MOST = 3, 200  # measurements
+# duration of a measurement, after tracing and compiling
+SECONDS = 2.0
+MIN_REPETITIONS, MAX_REPETITIONS = 3, 200
 
 
-def time_training_step(config: TrainingConfig, data: Dataset) -> dict[str, float]:
-    """Median time of a training step, input included, and the time of the first with all that comes before it.
+def time_training_step(config: TrainingConfig, dataset: Dataset) -> dict[str, float]:
+    """Time a training step, its input included, and the first step with everything that comes before it.
 
     Args:
-        config: resolved, with nothing left at auto.
+        config: Resolved, with no setting left at auto.
+        dataset: Its training images are used.
 
     Returns:
-        step_seconds and tracing_seconds.
+        `step_seconds`, a median, and `tracing_seconds`.
     """
     began = time.perf_counter()
     keras.config.set_dtype_policy(config.precision)
-    model = build_model(config, data.image_shape, len(data.classes))
-    compile_model(
-        model, config, LearningRateSchedule("constant", peak=config.learning_rate, steps=1, warmup_fraction=0)
-    )
-    batches = itertools.chain.from_iterable(itertools.repeat(training_batches(config, data)))
+    model = build_model(config, dataset.image_shape, len(dataset.classes))
+    learning_rate = LearningRateSchedule("constant", peak=config.learning_rate, steps=1, warmup_fraction=0)
+    compile_model(model, config, learning_rate)
+    batches = itertools.chain.from_iterable(itertools.repeat(training_batches(config, dataset)))
     model.train_on_batch(*next(batches))
     tracing_seconds = time.perf_counter() - began
     step_seconds = _median_seconds(lambda: model.train_on_batch(*next(batches)))
     return {"step_seconds": step_seconds, "tracing_seconds": tracing_seconds}
 
 
-def time_inference(config: TrainingConfig, data: Dataset) -> float:
-    """Median time, in milliseconds, from one image to its probabilities, by the network as it would be served."""
-    model = build_stock_model(config.model, data.image_shape, len(data.classes))
+def time_inference(config: TrainingConfig, dataset: Dataset) -> float:
+    """Return the median time in milliseconds from one image to its probabilities, for the network as it is served."""
+    model = build_stock_model(config.model, dataset.image_shape, len(dataset.classes))
     predict = tf.function(lambda images: model(images, training=False))
-    image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *data.image_shape)), tf.float32)
-    predict(image)  # traces
+    image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *dataset.image_shape)), tf.float32)
+    # the first call traces
+    predict(image)
     return 1000 * _median_seconds(lambda: predict(image).numpy())
 
 
 def _median_seconds(call: Callable[[], object]) -> float:
-    call()  # the first after tracing may still be a slow one
-    took: list[float] = []
-    while len(took) < LEAST or (sum(took) < SECONDS and len(took) < MOST):
+    """Return the median time of a call, repeated for `SECONDS`."""
+    # the first call after tracing may still be slow
+    call()
+    seconds: list[float] = []
+    while len(seconds) < MIN_REPETITIONS or (sum(seconds) < SECONDS and len(seconds) < MAX_REPETITIONS):
         began = time.perf_counter()
         call()
-        took.append(time.perf_counter() - began)
-    return median(took)
+        seconds.append(time.perf_counter() - began)
+    return median(seconds)

@@ -202,7 +202,7 @@ class KernelSnapshots(TrainingCallback):
                 np.save(file, kernels, allow_pickle=False)
             os.replace(part, path)
         except OSError as error:
-            log.warning("the filters of epoch %s could not be kept: %s", epoch, printable(error.strerror))
+            log.warning("the filters of epoch %s could not be saved: %s", epoch, printable(error.strerror))
 
     def load(self) -> dict[int, npt.NDArray]:
         """Return the saved kernels by epoch, those of the process before a resumption included."""

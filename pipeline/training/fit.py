@@ -87,7 +87,7 @@ def fit(
         compile_model(model, config, learning_rate)
         if start:
             restore_variables(model, start)
-        remaining_batches = training_batches(config, dataset, after=progress.epoch)
+        remaining_batches = training_batches(config, dataset, initial_epoch=progress.epoch)
         early_stopping = EarlyStopping(config.early_stopping_epochs)
         own = [
             TerminateOnNonFinite(),
@@ -127,38 +127,43 @@ def compile_model(model: keras.Model, config: TrainingConfig, learning_rate: Lea
     )
 
 
-def training_batches(config: TrainingConfig, data: Dataset, *, after: int = 0) -> tf.data.Dataset:
-    """The changed and shuffled training images of all epochs but the first so many, for the present strategy."""
+def training_batches(config: TrainingConfig, dataset: Dataset, *, initial_epoch: int = 0) -> tf.data.Dataset:
+    """Return the augmented, shuffled training batches of all epochs from `initial_epoch`, which counts from 0, on.
+
+    Batch sizes suit TensorFlow's current distribution strategy.
+    """
     return batches.training_batches(
-        data.train,
-        image_shape=data.image_shape,
-        classes=len(data.classes),
+        dataset.train,
+        image_shape=dataset.image_shape,
+        classes=len(dataset.classes),
         batch_size=config.batch_size,
         epochs=config.epochs,
         seed=config.seed,
         augment=build_augmentation(config.augmentation),
         label_smoothing=config.label_smoothing,
-        initial_epoch=after,
-        batch_multiple=_multiple(config, tf.distribute.get_strategy().num_replicas_in_sync),
+        initial_epoch=initial_epoch,
+        batch_multiple=_batch_multiple(config, tf.distribute.get_strategy().num_replicas_in_sync),
     )
 
 
 def steps_per_epoch(config: TrainingConfig, images: int, *, devices: int) -> int:
-    """Training steps that so many images make."""
-    return batches.count_steps(images, batch_size=config.batch_size, batch_multiple=_multiple(config, devices))
+    """Return the number of training steps in an epoch of `images` images."""
+    return batches.count_steps(images, batch_size=config.batch_size, batch_multiple=_batch_multiple(config, devices))
 
 
-def _multiple(config: TrainingConfig, devices: int) -> int:
-    """What the size of every training batch is a multiple of: devices take equal shares.
+def _batch_multiple(config: TrainingConfig, devices: int) -> int:
+    """Return the number of which the size of every training batch is a multiple, so that devices take equal shares.
 
-    XLA compiles a step for each size of batch, which took 35 s more on an H100: there all are of one size.
+    XLA compiles a step for each size of batch, which took 35 s more on an H100: with XLA all batches have one size.
     """
     return config.batch_size if config.jit_compile is True else devices
 
 
-def evaluation_batches(config: TrainingConfig, data: Dataset, split: batches.ImageSource) -> tf.data.Dataset:
-    """The images of a split as they are."""
-    at_once = min(EVALUATION_BATCH, EVALUATION_TIMES * config.batch_size)
+def evaluation_batches(config: TrainingConfig, dataset: Dataset, split: batches.ImageSource) -> tf.data.Dataset:
+    """Return batches of a split's images in their order, without augmentation."""
     return batches.evaluation_batches(
-        split, image_shape=data.image_shape, classes=len(data.classes), batch_size=at_once
+        split,
+        image_shape=dataset.image_shape,
+        classes=len(dataset.classes),
+        batch_size=min(EVALUATION_BATCH, EVALUATION_TIMES * config.batch_size),
     )

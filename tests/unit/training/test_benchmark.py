@@ -1,4 +1,4 @@
-"""What a measured time is the time of."""
+"""Timing of training steps and predictions."""
 
 import keras
 import pytest
@@ -18,29 +18,29 @@ def digits():
     return load_dataset(DataConfig(dataset="digits", train_examples=100), seed=0)
 
 
-def test_a_step_takes_batches_of_the_settings_size_however_few_an_epoch_has(digits, monkeypatch):
+def test_time_training_step_with_few_images_takes_full_batches(digits, monkeypatch):
     monkeypatch.setattr(benchmark, "SECONDS", 1e9)
-    monkeypatch.setattr(benchmark, "MOST", 10)
-    taken = []
+    monkeypatch.setattr(benchmark, "MAX_REPETITIONS", 10)
+    shapes = []
     monkeypatch.setattr(
-        keras.Model, "train_on_batch", lambda model, images, labels: taken.append((images.shape, labels.shape))
+        keras.Model, "train_on_batch", lambda model, images, labels: shapes.append((images.shape, labels.shape))
     )
-    figures = benchmark.time_training_step(TINY, digits)
-    assert figures.keys() == {"step_seconds", "tracing_seconds"}
-    assert taken == [((50, 8, 8, 1), (50, 10))] * 12  # two are not counted
+    seconds = benchmark.time_training_step(TINY, digits)
+    assert seconds.keys() == {"step_seconds", "tracing_seconds"}
+    assert shapes == [((50, 8, 8, 1), (50, 10))] * 12  # two are not counted
 
 
-def test_a_latency_is_that_of_one_image_at_a_time(digits, monkeypatch):
-    seen = []
+def test_time_inference_predicts_one_image_at_a_time(digits, monkeypatch):
+    shapes = []
     call = keras.Model.__call__
     monkeypatch.setattr(
-        keras.Model, "__call__", lambda self, images, **more: seen.append(images.shape) or call(self, images, **more)
+        keras.Model, "__call__", lambda self, images, **more: shapes.append(images.shape) or call(self, images, **more)
     )
     assert 0 < benchmark.time_inference(TINY, digits) < 10_000
-    assert seen[-1] == (1, 8, 8, 1) and seen.count((1, 8, 8, 1)) == 1, "it is traced once, and then compiled"
+    assert shapes[-1] == (1, 8, 8, 1) and shapes.count((1, 8, 8, 1)) == 1, "it is traced once, and then compiled"
 
 
-def test_the_first_call_is_not_timed_and_one_slow_call_does_not_count(monkeypatch):
+def test_median_seconds_ignores_the_first_call_and_one_slow_call(monkeypatch):
     clock, calls = [0.0], []
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
 
@@ -49,4 +49,4 @@ def test_the_first_call_is_not_timed_and_one_slow_call_does_not_count(monkeypatc
         clock[0] += {1: 100.0, 3: 9.0}.get(len(calls), 0.5)
 
     assert benchmark._median_seconds(call) == 0.5
-    assert len(calls) == 1 + benchmark.LEAST
+    assert len(calls) == 1 + benchmark.MIN_REPETITIONS

@@ -1,4 +1,4 @@
-"""The file that training goes on from: whole or known not to be, whatever happened while it was written."""
+"""Checkpoint files: complete or recognized as corrupt, whatever happened while they were written."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from pipeline.training.checkpoint import Checkpoint, TrainingState, checkpoint_f
 from tests.support.paths import ROOT
 
 
-def made(epoch=1, value=1.0):
+def make_checkpoint(epoch=1, value=1.0):
     variables = [np.full((2, 3), value, np.float32), np.array(7, np.int64)]
     history = {"loss": [0.1 + 0.2] * epoch}
     return Checkpoint(
@@ -22,44 +22,44 @@ def made(epoch=1, value=1.0):
     )
 
 
-def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path):
-    written = made(3, value=np.nextafter(np.float32(1), np.float32(2)))
-    found = read_checkpoint(write_checkpoint(tmp_path / "run", written))
-    assert (found.run_id, found.settings, found.fingerprint) == ("abc", {"depth": 8, "clip_norm": None}, "f00d")
-    assert (found.state.epoch, found.state.history) == (3, {"loss": [0.30000000000000004] * 3})
-    for was, now in zip(written.state.variables, found.state.variables, strict=True):
+def test_read_checkpoint_returns_what_was_written_to_the_last_bit(tmp_path):
+    written = make_checkpoint(3, value=np.nextafter(np.float32(1), np.float32(2)))
+    read = read_checkpoint(write_checkpoint(tmp_path / "run", written))
+    assert (read.run_id, read.settings, read.fingerprint) == ("abc", {"depth": 8, "clip_norm": None}, "f00d")
+    assert (read.state.epoch, read.state.history) == (3, {"loss": [0.30000000000000004] * 3})
+    for was, now in zip(written.state.variables, read.state.variables, strict=True):
         assert (was.dtype, was.shape, was.tobytes()) == (now.dtype, now.shape, now.tobytes())
-    assert len(found.state.best_weights) == 1
+    assert len(read.state.best_weights) == 1
 
 
-def test_more_than_ten_variables_keep_their_order(tmp_path):
-    many = [np.array(number) for number in range(1200)]
-    found = read_checkpoint(write_checkpoint(tmp_path, Checkpoint("abc", {}, "", TrainingState(1, {}, many, []))))
-    assert [int(number) for number in found.state.variables] == list(range(1200))
+def test_read_checkpoint_of_many_variables_keeps_their_order(tmp_path):
+    variables = [np.array(number) for number in range(1200)]
+    read = read_checkpoint(write_checkpoint(tmp_path, Checkpoint("abc", {}, "", TrainingState(1, {}, variables, []))))
+    assert [int(number) for number in read.state.variables] == list(range(1200))
 
 
-def test_the_newest_two_are_kept_newest_first(tmp_path):
+def test_write_checkpoint_keeps_the_newest_two(tmp_path):
     for epoch in (9, 10, 11):
-        write_checkpoint(tmp_path, made(epoch))
+        write_checkpoint(tmp_path, make_checkpoint(epoch))
     assert [read_checkpoint(path).state.epoch for path in checkpoint_files(tmp_path)] == [11, 10]
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_files_are_for_their_owner_alone(tmp_path):
-    path = write_checkpoint(tmp_path / "run", made())
+def test_write_checkpoint_creates_files_that_only_their_owner_can_read(tmp_path):
+    path = write_checkpoint(tmp_path / "run", make_checkpoint())
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
 @pytest.mark.parametrize("bytes_left", [0, 10, 64, 200, -1])
-def test_a_file_that_was_cut_short_is_known(tmp_path, bytes_left):
-    path = write_checkpoint(tmp_path, made())
+def test_read_checkpoint_of_a_truncated_file_raises_corrupt_checkpoint(tmp_path, bytes_left):
+    path = write_checkpoint(tmp_path, make_checkpoint())
     path.write_bytes(path.read_bytes()[:bytes_left])
     with pytest.raises(CorruptCheckpoint, match="is damaged"):
         read_checkpoint(path)
 
 
-def test_a_file_of_which_one_bit_was_changed_is_known(tmp_path):
-    path = write_checkpoint(tmp_path, made())
+def test_read_checkpoint_of_a_file_with_one_changed_bit_raises_corrupt_checkpoint(tmp_path):
+    path = write_checkpoint(tmp_path, make_checkpoint())
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -68,7 +68,7 @@ def test_a_file_of_which_one_bit_was_changed_is_known(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", "pickled"])
-def test_a_file_with_a_good_digest_and_something_else_in_it_is_known(tmp_path, content):
+def test_read_checkpoint_of_another_file_with_a_valid_digest_raises_corrupt_checkpoint(tmp_path, content):
     path = tmp_path / "epoch-000001.checkpoint"
     if content == "pickled":
         np.savez(path, about=np.array([{"run_id": 1}], dtype=object), allow_pickle=True)
@@ -84,49 +84,49 @@ def test_a_file_with_a_good_digest_and_something_else_in_it_is_known(tmp_path, c
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_disk_that_is_full_leaves_the_last_good_one_and_nothing_else(tmp_path, monkeypatch, step):
-    write_checkpoint(tmp_path, made(1))
+def test_write_checkpoint_with_a_full_disk_leaves_the_one_before_and_no_part(tmp_path, monkeypatch, step):
+    write_checkpoint(tmp_path, make_checkpoint(1))
 
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
         patched.setattr(os, step, full)
-        write_checkpoint(tmp_path, made(2))
+        write_checkpoint(tmp_path, make_checkpoint(2))
     assert [read_checkpoint(path).state.epoch for path in checkpoint_files(tmp_path)] == [1]
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_a_kill_in_mid_write_left_is_no_checkpoint_and_goes_with_the_next(tmp_path):
-    write_checkpoint(tmp_path, made(1))
+def test_write_checkpoint_removes_the_part_that_a_killed_process_left(tmp_path):
+    write_checkpoint(tmp_path, make_checkpoint(1))
     (tmp_path / "tmpabc.part").write_bytes(b"half")
     assert len(checkpoint_files(tmp_path)) == 1
-    write_checkpoint(tmp_path, made(2))
+    write_checkpoint(tmp_path, make_checkpoint(2))
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_no_folder_holds_no_checkpoint(tmp_path):
+def test_checkpoint_files_without_a_folder_is_empty(tmp_path):
     assert checkpoint_files(tmp_path / "none") == []
 
 
-SOME = [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((), np.float32), *[np.ones(1, np.float16)] * 11]
+WEIGHTS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((), np.float32), *[np.ones(1, np.float16)] * 11]
 
 
-def test_weights_come_back_in_their_order_shape_and_type(tmp_path):
-    checkpoint.write_weights(tmp_path / "a", SOME)
-    for one, same in zip(checkpoint.read_weights(tmp_path / "a"), SOME, strict=True):
+def test_read_weights_returns_order_shape_and_type_as_written(tmp_path):
+    checkpoint.write_weights(tmp_path / "a", WEIGHTS)
+    for one, same in zip(checkpoint.read_weights(tmp_path / "a"), WEIGHTS, strict=True):
         assert (one.dtype, one.shape, one.tobytes()) == (same.dtype, same.shape, same.tobytes())
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").stat().st_mode & 0o077 == 0
 
 
-def test_arrays_that_hold_objects_are_not_unpickled(tmp_path):
+def test_read_weights_with_objects_does_not_unpickle_them(tmp_path):
     np.savez(tmp_path / "a.npz", np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         checkpoint.read_weights(tmp_path / "a.npz")
 
 
-FILL = """
+FILL_DISK = """
 import sys, numpy as np
 from pathlib import Path
 from pipeline.training import checkpoint
@@ -139,13 +139,14 @@ except OSError as error:
 """
 
 
-def test_a_full_disk_is_one_clear_error_and_what_was_there_stays(tmp_path):
+def test_write_weights_with_a_full_disk_raises_and_keeps_the_old_file(tmp_path):
     script = 'mount -t tmpfs -o size=64k none "$1"; "$3" -c "$2" "$1"'
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-ec", script, "sh", str(tmp_path), FILL, sys.executable]
+    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-ec", script]
+    command = [*unshare, "sh", str(tmp_path), FILL_DISK, sys.executable]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    if "mount" in done.stderr or "unshare" in done.stderr:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    assert done.stdout.strip() == "No space left on device 1000 ['a']", done.stderr
+    if "mount" in completed.stderr or "unshare" in completed.stderr:
+        pytest.skip(f"no file system can be mounted here: {completed.stderr.strip()}")
+    assert completed.stdout.strip() == "No space left on device 1000 ['a']", completed.stderr

@@ -1,4 +1,4 @@
-"""The checkpoints of a run under way: on this machine, among its artifacts, and gone when nobody needs them."""
+"""Checkpoints of a run: saved on this machine, uploaded to its artifacts, and removed when it has finished."""
 
 import errno
 import logging
@@ -27,8 +27,8 @@ def run_id(client):
 
 
 @pytest.fixture
-def kept(run_id):
-    """Makes the checkpoints of the run, for so many minutes between copies."""
+def make_manager(run_id):
+    """Return a function that makes a manager with this number of minutes between uploads."""
     return lambda minutes=None: CheckpointManager(
         run_id, TrainingConfig(checkpoint_minutes=minutes), fingerprint="f00d"
     )
@@ -38,42 +38,42 @@ def state(epoch):
     return TrainingState(epoch, {"loss": [1.0] * epoch}, [np.arange(4.0)], [])
 
 
-def copied(checkpoints):
-    """Waits for the copy that is under way."""
-    checkpoints._uploader.wait(60)
+def wait_for_upload(manager):
+    """Wait for the running upload."""
+    manager._uploader.wait(60)
 
 
-def test_each_epoch_is_kept_on_this_machine_with_the_run_s_settings(kept, run_id):
-    checkpoints = kept()
-    checkpoints.save(state(1))
-    checkpoints.save(state(2))
-    found = read_checkpoint(checkpoints.newest())
-    assert (found.run_id, found.fingerprint, found.state.epoch) == (run_id, "f00d", 2)
-    assert TrainingConfig.build(found.settings) == TrainingConfig(checkpoint_minutes=None)
+def test_save_keeps_each_epoch_on_this_machine_with_the_settings_of_the_run(make_manager, run_id):
+    manager = make_manager()
+    manager.save(state(1))
+    manager.save(state(2))
+    checkpoint_found = read_checkpoint(manager.newest())
+    assert (checkpoint_found.run_id, checkpoint_found.fingerprint, checkpoint_found.state.epoch) == (run_id, "f00d", 2)
+    assert TrainingConfig.build(checkpoint_found.settings) == TrainingConfig(checkpoint_minutes=None)
 
 
-def test_none_copies_nothing(kept, client, run_id):
-    checkpoints = kept(None)
-    checkpoints.save(state(1))
-    checkpoints.upload_final()
+def test_upload_final_with_checkpoint_minutes_none_uploads_nothing(make_manager, client, run_id):
+    manager = make_manager(None)
+    manager.save(state(1))
+    manager.upload_final()
     assert uploaded_checkpoints(TrackingClient(), run_id) == []
 
 
-def test_a_copy_waits_its_minutes_but_not_when_the_run_is_asked_to_stop(kept, client, run_id):
-    checkpoints = kept(1000)
-    checkpoints.save(state(1))
-    copied(checkpoints)
+def test_upload_before_its_minutes_have_passed_happens_at_a_stop_only(make_manager, client, run_id):
+    manager = make_manager(1000)
+    manager.save(state(1))
+    wait_for_upload(manager)
     assert uploaded_checkpoints(TrackingClient(), run_id) == []
-    checkpoints.upload_final()
-    copied(checkpoints)
+    manager.upload_final()
+    wait_for_upload(manager)
     assert uploaded_checkpoints(TrackingClient(), run_id) == ["epoch-000001.checkpoint"]
 
 
-def test_the_newest_copy_alone_is_kept_and_is_whole(kept, client, run_id, tmp_path):
-    checkpoints = kept(0)
+def test_upload_replaces_the_one_before_and_is_complete(make_manager, client, run_id, tmp_path):
+    manager = make_manager(0)
     for epoch in (1, 2, 3):
-        checkpoints.save(state(epoch))
-        copied(checkpoints)
+        manager.save(state(epoch))
+        wait_for_upload(manager)
     (name,) = uploaded_checkpoints(TrackingClient(), run_id)
     downloaded = download_checkpoint(TrackingClient(), run_id, name, tmp_path / "new")
     assert read_checkpoint(downloaded).state.epoch == 3
@@ -81,58 +81,58 @@ def test_the_newest_copy_alone_is_kept_and_is_whole(kept, client, run_id, tmp_pa
     assert not list(checkpoint_folder(run_id).glob("*.sending"))
 
 
-def test_all_of_it_goes_when_the_run_ends_well(kept, client, run_id):
-    checkpoints = kept(0)
-    checkpoints.save(state(1))
-    checkpoints.clear()
+def test_clear_removes_local_and_uploaded_checkpoints(make_manager, client, run_id):
+    manager = make_manager(0)
+    manager.save(state(1))
+    manager.clear()
     assert not checkpoint_folder(run_id).exists()
     assert client.list_artifacts(run_id) == []
 
 
-def test_what_killed_processes_left_goes_at_the_next_start(kept, run_id):
+def test_new_manager_removes_the_folders_of_interrupted_uploads(make_manager, run_id):
     (checkpoint_folder(run_id) / "tmpabc.sending").mkdir(parents=True)
-    kept()
+    make_manager()
     assert list(checkpoint_folder(run_id).iterdir()) == []
 
 
-def test_a_full_disk_is_one_warning_and_training_goes_on_with_the_last_good_one(kept, monkeypatch, caplog):
-    checkpoints = kept()
-    checkpoints.save(state(1))
+def test_save_with_a_full_disk_warns_once_and_keeps_the_last_checkpoint(make_manager, monkeypatch, caplog):
+    manager = make_manager()
+    manager.save(state(1))
 
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
         patched.setattr(checkpoint.os, "fsync", full)
-        checkpoints.save(state(2))
-        checkpoints.save(state(3))
+        manager.save(state(2))
+        manager.save(state(3))
     (warning,) = caplog.messages
     assert "could not be written: No space left on device" in warning
-    assert read_checkpoint(checkpoints.newest()).state.epoch == 1
-    checkpoints.save(state(4))
-    assert read_checkpoint(checkpoints.newest()).state.epoch == 4
+    assert read_checkpoint(manager.newest()).state.epoch == 1
+    manager.save(state(4))
+    assert read_checkpoint(manager.newest()).state.epoch == 4
 
 
-def test_an_artifact_store_that_refuses_is_one_warning(kept, monkeypatch, caplog):
-    checkpoints = kept(0)
+def test_upload_to_a_store_that_refuses_warns_once(make_manager, monkeypatch, caplog):
+    manager = make_manager(0)
 
     def refuse(*arguments):
         raise PermissionError("no\nentry")
 
-    monkeypatch.setattr(checkpoints._uploader._client, "upload_artifact", refuse)
+    monkeypatch.setattr(manager._uploader._client, "upload_artifact", refuse)
     with caplog.at_level(logging.WARNING):
         for epoch in (1, 2):
-            checkpoints.save(state(epoch))
-            copied(checkpoints)
+            manager.save(state(epoch))
+            wait_for_upload(manager)
     (warning,) = caplog.messages
     assert "could not be copied to the run's artifacts: PermissionError: no" in warning
     assert "\n" not in warning
 
 
-def test_a_run_stopped_before_its_first_epoch_leaves_no_empty_folder(kept, run_id):
-    checkpoints = kept()
+def test_upload_final_without_a_checkpoint_removes_the_empty_folder(make_manager, run_id):
+    manager = make_manager()
     checkpoint_folder(run_id).mkdir(parents=True)
-    checkpoints.upload_final()
+    manager.upload_final()
     assert not checkpoint_folder(run_id).exists()
 
 
@@ -143,7 +143,7 @@ def client(tmp_path, monkeypatch):
         yield mlflow.MlflowClient()
 
 
-def test_those_of_finished_runs_go_and_all_others_stay(client):
+def test_remove_finished_removes_checkpoints_of_finished_runs_only(client):
     experiment = mlflow.get_experiment_by_name("mine").experiment_id
     finished, failed, running = (client.create_run(experiment).info.run_id for _ in range(3))
     client.set_terminated(finished, "FINISHED")
@@ -156,5 +156,5 @@ def test_those_of_finished_runs_go_and_all_others_stay(client):
     assert all(checkpoint_folder(run_id).exists() for run_id in others)
 
 
-def test_there_may_be_none(client):
+def test_remove_finished_without_any_checkpoint_does_nothing(client):
     remove_finished()
