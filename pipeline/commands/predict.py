@@ -61,12 +61,12 @@ class PredictionSummary:
 
     @property
     def labelled(self) -> int:
-        """The number of predictions whose true class is known."""
+        """Return the number of predictions whose true class is known."""
         return int(self.confusion.sum())
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of the prediction's run: images, unreadable, and accuracy if any true class is known."""
+        """Return the metrics of the prediction's run: images, unreadable, and accuracy if any true class is known."""
         metrics: dict[str, float] = {"images": self.predicted, "unreadable": self.unreadable}
         if self.labelled:
             metrics["accuracy"] = float(np.trace(self.confusion) / self.labelled)

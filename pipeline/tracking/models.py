@@ -56,8 +56,8 @@ class LoggedModel:
 
     @cached_property
     def _traced(self) -> Any:
-        """The network as one graph, traced once: `keras.Model.predict` sets up a data pipeline in each call."""
-        import tensorflow as tf  # takes seconds
+        """Return the network as one graph, traced once: `keras.Model.predict` sets up a data pipeline in each call."""
+        import tensorflow as tf  # not above: it takes seconds, and the registry imports this module without need of it
 
         pixels = tf.TensorSpec((None, *self.image_shape), tf.float32)
         return tf.function(lambda images: self.model(images, training=False), input_signature=[pixels])

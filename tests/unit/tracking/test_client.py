@@ -20,7 +20,7 @@ def tracking(store):
 
 
 @pytest.fixture
-def experiment(tracking, request):
+def experiment_id(tracking, request):
     return tracking.create_experiment(request.node.name)
 
 
@@ -70,22 +70,22 @@ def test_client_without_a_server_raises_unavailable(tracking, monkeypatch):
         mlflow.set_tracking_uri(before)
 
 
-def test_experiment_id_is_that_of_the_present_experiment(tracking, experiment, monkeypatch):
-    monkeypatch.setattr(fluent, "_active_experiment_id", experiment)
-    assert tracking.experiment_id() == experiment
+def test_experiment_id_is_that_of_the_present_experiment(tracking, experiment_id, monkeypatch):
+    monkeypatch.setattr(fluent, "_active_experiment_id", experiment_id)
+    assert tracking.experiment_id() == experiment_id
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "made on demand")
     assert tracking.experiment_name(tracking.experiment_id()) == "made on demand"
 
 
-def test_find_experiment_returns_none_or_says_how_to_restore_a_deleted_one(tracking, client, experiment):
-    name = tracking.experiment_name(experiment)
-    assert tracking.find_experiment(name).experiment_id == experiment
+def test_find_experiment_returns_none_or_says_how_to_restore_a_deleted_one(tracking, client, experiment_id):
+    name = tracking.experiment_name(experiment_id)
+    assert tracking.find_experiment(name).experiment_id == experiment_id
     assert tracking.find_experiment("nothing") is None
-    client.delete_experiment(experiment)
-    with pytest.raises(Deleted, match=f"`mlflow experiments restore --experiment-id {experiment}` restores it"):
+    client.delete_experiment(experiment_id)
+    with pytest.raises(Deleted, match=f"`mlflow experiments restore --experiment-id {experiment_id}` restores it"):
         tracking.find_experiment(name)
-    assert experiment not in {each.experiment_id for each in tracking.search_experiments()}
+    assert experiment_id not in {each.experiment_id for each in tracking.search_experiments()}
 
 
 @pytest.mark.parametrize("run_id", ["0" * 32, "no id", "../x"])
@@ -94,8 +94,8 @@ def test_get_run_of_an_unknown_or_malformed_id_raises_not_found(tracking, run_id
         tracking.get_run(run_id)
 
 
-def test_get_active_run_says_how_to_restore_a_deleted_one(tracking, experiment):
-    run_id = tracking.create_run(experiment).info.run_id
+def test_get_active_run_says_how_to_restore_a_deleted_one(tracking, experiment_id):
+    run_id = tracking.create_run(experiment_id).info.run_id
     assert tracking.get_active_run(run_id).info.run_id == run_id
     tracking.delete_run(run_id)
     assert tracking.get_run(run_id).info.lifecycle_stage == "deleted"
@@ -103,51 +103,51 @@ def test_get_active_run_says_how_to_restore_a_deleted_one(tracking, experiment):
         tracking.get_active_run(run_id)
 
 
-def test_search_runs_yields_each_run_of_all_pages_once_while_others_begin(tracking, experiment, monkeypatch):
+def test_search_runs_yields_each_run_of_all_pages_once_while_others_begin(tracking, experiment_id, monkeypatch):
     monkeypatch.setattr("pipeline.tracking.client.RUNS_PER_PAGE", 2)
-    earlier = [tracking.create_run(experiment).info.run_id for _ in range(5)]
+    earlier = [tracking.create_run(experiment_id).info.run_id for _ in range(5)]
     found = []
-    for run in tracking.search_runs([experiment]):
+    for run in tracking.search_runs([experiment_id]):
         found.append(run.info.run_id)
         if len(found) == 2:
-            tracking.create_run(experiment)  # moves a run that was on the first page to the second
+            tracking.create_run(experiment_id)  # moves a run that was on the first page to the second
     assert sorted(found) == sorted(earlier)
 
 
-def test_search_runs_applies_the_filter_and_rejects_one_that_cannot_be_parsed(tracking, experiment):
-    wanted = tracking.create_run(experiment, name="a", tags={Tag.ROLE: Role.RUN}).info.run_id
-    tracking.create_run(experiment, name="b")
-    assert [run.info.run_id for run in tracking.search_runs([experiment], f"tags.{Tag.ROLE} = '{Role.RUN}'")] == [
+def test_search_runs_applies_the_filter_and_rejects_one_that_cannot_be_parsed(tracking, experiment_id):
+    wanted = tracking.create_run(experiment_id, name="a", tags={Tag.ROLE: Role.RUN}).info.run_id
+    tracking.create_run(experiment_id, name="b")
+    assert [run.info.run_id for run in tracking.search_runs([experiment_id], f"tags.{Tag.ROLE} = '{Role.RUN}'")] == [
         wanted
     ]
     with pytest.raises(Rejected):
-        list(tracking.search_runs([experiment], "role >> 1"))
+        list(tracking.search_runs([experiment_id], "role >> 1"))
 
 
-def test_search_runs_restores_the_thresholds_of_the_garbage_collector(tracking, experiment):
+def test_search_runs_restores_the_thresholds_of_the_garbage_collector(tracking, experiment_id):
     usual = gc.get_threshold()
-    next(tracking.search_runs([experiment]), None)
+    next(tracking.search_runs([experiment_id]), None)
     assert gc.get_threshold() == usual
 
 
-def test_log_batch_logs_metrics_params_and_tags_in_one_call(tracking, experiment):
-    run_id = tracking.create_run(experiment).info.run_id
+def test_log_batch_logs_metrics_params_and_tags_in_one_call(tracking, experiment_id):
+    run_id = tracking.create_run(experiment_id).info.run_id
     tracking.log_batch(run_id, metrics=[Metric("loss", 0.5, 1, 3)], params={"depth": "8"}, tags={Tag.ROLE: Role.RUN})
     run = tracking.get_run(run_id)
     assert (run.data.params, run.data.tags[Tag.ROLE]) == ({"depth": "8"}, "run")
     assert [(point.step, point.value) for point in tracking.get_metric_history(run_id, "loss")] == [(3, 0.5)]
 
 
-def test_set_tags_cuts_what_mlflow_would_refuse(tracking, experiment):
-    run_id = tracking.create_run(experiment).info.run_id
+def test_set_tags_cuts_what_mlflow_would_refuse(tracking, experiment_id):
+    run_id = tracking.create_run(experiment_id).info.run_id
     tracking.set_tags(run_id, {"note": "x" * 20_000})
     assert len(tracking.get_run(run_id).data.tags["note"]) == 5000
     tracking.delete_tag(run_id, "note")
     assert "note" not in tracking.get_run(run_id).data.tags
 
 
-def test_terminate_run_sets_status_and_time_and_set_run_status_opens_it_again(tracking, experiment):
-    run_id = tracking.create_run(experiment).info.run_id
+def test_terminate_run_sets_status_and_time_and_set_run_status_opens_it_again(tracking, experiment_id):
+    run_id = tracking.create_run(experiment_id).info.run_id
     tracking.terminate_run(run_id, "KILLED", end_time=1_700_000_000_000)
     assert (tracking.get_run(run_id).info.status, tracking.get_run(run_id).info.end_time) == (
         "KILLED",
@@ -157,8 +157,8 @@ def test_terminate_run_sets_status_and_time_and_set_run_status_opens_it_again(tr
     assert tracking.get_run(run_id).info.status == "RUNNING"
 
 
-def test_artifacts_are_uploaded_listed_downloaded_and_deleted(tracking, experiment, tmp_path):
-    run = tracking.create_run(experiment)
+def test_artifacts_are_uploaded_listed_downloaded_and_deleted(tracking, experiment_id, tmp_path):
+    run = tracking.create_run(experiment_id)
     run_id = run.info.run_id
     (tmp_path / "a.txt").write_text("a")
     tracking.upload_artifact(run_id, tmp_path / "a.txt", "some")
@@ -176,29 +176,29 @@ def test_artifacts_are_uploaded_listed_downloaded_and_deleted(tracking, experime
     assert tracking.list_artifacts(run_id) == ["c.txt"]
 
 
-def test_logged_models_are_found_by_run_and_by_newest(tracking, client, experiment):
-    first, second, third = (tracking.create_run(experiment) for _ in range(3))
+def test_logged_models_are_found_by_run_and_by_newest(tracking, client, experiment_id):
+    first, second, third = (tracking.create_run(experiment_id) for _ in range(3))
     assert tracking.find_logged_model(first, "model") is None
-    assert tracking.latest_logged_model(experiment, "model") is None
+    assert tracking.latest_logged_model(experiment_id, "model") is None
     made = [
-        client.create_logged_model(experiment, name="model", source_run_id=run.info.run_id)
+        client.create_logged_model(experiment_id, name="model", source_run_id=run.info.run_id)
         for run in (first, second, third)
     ]
     for model in made[:2]:
         client.finalize_logged_model(model.model_id, "READY")
     assert tracking.find_logged_model(third, "model").model_id == made[2].model_id
     assert tracking.find_logged_model(first, "served") is None
-    assert tracking.latest_logged_model(experiment, "model").model_id == made[1].model_id, "the third is incomplete"
+    assert tracking.latest_logged_model(experiment_id, "model").model_id == made[1].model_id, "the third is incomplete"
     assert tracking.get_logged_model(made[0].model_id).source_run_id == first.info.run_id
     with pytest.raises(NotFound):
         tracking.get_logged_model("m-" + "0" * 32)
 
 
-def test_model_versions_are_numbered_and_found_by_number_latest_and_alias(tracking, client, experiment):
-    run = tracking.create_run(experiment)
+def test_model_versions_are_numbered_and_found_by_number_latest_and_alias(tracking, client, experiment_id):
+    run = tracking.create_run(experiment_id)
     for _ in range(2):
         tracking.create_registered_model("colours")
-        model = client.create_logged_model(experiment, name="served", source_run_id=run.info.run_id)
+        model = client.create_logged_model(experiment_id, name="served", source_run_id=run.info.run_id)
         client.finalize_logged_model(model.model_id, "READY")
         tracking.create_model_version("colours", model, run.info.run_id, tags={"by": "hand"})
     tracking.set_model_version_tag("colours", "1", "reason", "first")

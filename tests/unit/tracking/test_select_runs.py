@@ -1,4 +1,4 @@
-"""What a person may name, and what is said where that is nothing to compare."""
+"""Runs that are selected by experiment, study, ids or filter."""
 
 import pytest
 from mlflow.tracking import fluent
@@ -10,11 +10,11 @@ from pipeline.tracking.tags import Role, Tag
 from tests.support.runs import make_run
 
 
-def ids(chosen):
-    return {one.id for one in chosen.rows}
+def ids(selection):
+    return {run.id for run in selection.rows}
 
 
-def test_an_experiment_is_its_trainings_page_by_page(experiment, monkeypatch):
+def test_select_runs_of_an_experiment_returns_its_trainings_of_all_pages(experiment, monkeypatch):
     store, name = experiment
     monkeypatch.setattr("pipeline.tracking.client.RUNS_PER_PAGE", 2)
     trained = {make_run(store, f"run {number}") for number in range(5)}
@@ -24,7 +24,7 @@ def test_an_experiment_is_its_trainings_page_by_page(experiment, monkeypatch):
     assert ids(select_runs(TrackingClient(), name)) == trained
 
 
-def test_a_study_is_its_trials_and_final_trainings_on_the_data_that_its_search_names(experiment):
+def test_select_runs_of_a_study_returns_trials_and_final_trainings_with_the_data_of_their_search(experiment):
     store, _ = experiment
     study = {Tag.STUDY: "kernels-1a2b", Tag.DATA_FINGERPRINT: ""}
     search = make_run(
@@ -37,21 +37,21 @@ def test_a_study_is_its_trials_and_final_trainings_on_the_data_that_its_search_n
     ).info.run_id
     store.client.log_metric(final, "val_accuracy", 0.5)
     seed = make_run(store, "final 1 seed 0", tags=study | {Tag.ROLE: Role.FINAL, Tag.PARENT_RUN_ID: final})
-    for asked in ("kernels-1a2b", search):
-        chosen = select_runs(TrackingClient(), asked)
-        assert ids(chosen) == {trial, seed}
-        assert {(one.data, one.fingerprint) for one in chosen.rows} == {("flowers", "d7")}
+    for text in ("kernels-1a2b", search):
+        selection = select_runs(TrackingClient(), text)
+        assert ids(selection) == {trial, seed}
+        assert {(run.data, run.fingerprint) for run in selection.rows} == {("flowers", "d7")}
     assert select_runs(TrackingClient(), trial).rows[0].fingerprint == "d7", "its search was not among what was read"
 
 
-def test_run_ids_are_taken_from_any_experiment_and_once(experiment):
+def test_select_runs_by_id_takes_runs_of_any_experiment_once(experiment):
     store, _ = experiment
     other = store._replace(experiment_id=store.client.create_experiment("another one"))
     here, there = make_run(store, "a"), make_run(other, "b")
-    assert [one.id for one in select_runs(TrackingClient(), f"{here}, {there},{here}").rows] == [here, there]
+    assert [run.id for run in select_runs(TrackingClient(), f"{here}, {there},{here}").rows] == [here, there]
 
 
-def test_a_filter_finds_runs_of_the_experiment_that_the_command_runs_in(experiment, monkeypatch):
+def test_select_runs_by_filter_searches_the_present_experiment(experiment, monkeypatch):
     store, _ = experiment
     deep, shallow = make_run(store, "a", settings={"depth": 9}), make_run(store, "b", settings={"depth": 2})
     monkeypatch.setattr(fluent, "_active_experiment_id", store.experiment_id)
@@ -61,43 +61,43 @@ def test_a_filter_finds_runs_of_the_experiment_that_the_command_runs_in(experime
         select_runs(TrackingClient(), "metric.x >> 1")
 
 
-def test_deleted_runs_are_named_and_passed_over(experiment):
+def test_select_runs_lists_deleted_runs_as_left_out(experiment):
     store, name = experiment
     kept, gone = make_run(store, "a"), make_run(store, "b")
     store.client.delete_run(gone)
     assert ids(select_runs(TrackingClient(), name)) == {kept}
-    chosen = select_runs(TrackingClient(), f"{kept},{gone}")
-    assert ids(chosen) == {kept}
-    assert chosen.left_out == [f"deleted: {gone} (`mlflow runs restore --run-id ID` restores one)"]
+    selection = select_runs(TrackingClient(), f"{kept},{gone}")
+    assert ids(selection) == {kept}
+    assert selection.left_out == [f"deleted: {gone} (`mlflow runs restore --run-id ID` restores one)"]
     with pytest.raises(UsageError, match=f"got none of 1 run by id: deleted: {gone}"):
         select_runs(TrackingClient(), gone)
 
 
-def test_runs_without_an_accuracy_are_counted_by_state(experiment):
+def test_select_runs_counts_runs_without_an_accuracy_by_state(experiment):
     store, name = experiment
     trained = make_run(store, "a")
     for state in ("RUNNING", "FAILED", "FAILED"):
         make_run(store, f"no {state}", curve=(), status=state)
-    chosen = select_runs(TrackingClient(), name)
-    assert ids(chosen) == {trained}
-    (line,) = chosen.left_out
+    selection = select_runs(TrackingClient(), name)
+    assert ids(selection) == {trained}
+    (line,) = selection.left_out
     assert "2 failed" in line and "1 running" in line
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("text", "message"),
     [
         ("0" * 32, f"runs must be in this tracking store, got {'0' * 32}, which is not"),
         ("no such thing", "runs must be an experiment, a study, run ids .*, got 'no such thing'"),
         ("anoter one", "did you mean another one"),
     ],
 )
-def test_what_does_not_exist_is_refused_by_its_name(experiment, asked, message):
+def test_select_runs_of_a_name_that_does_not_exist_is_refused(experiment, text, message):
     with pytest.raises(UsageError, match=message):
-        select_runs(TrackingClient(), asked)
+        select_runs(TrackingClient(), text)
 
 
-def test_an_experiment_without_runs_or_a_deleted_one_is_refused(experiment):
+def test_select_runs_of_an_empty_or_deleted_experiment_is_refused(experiment):
     store, name = experiment
     with pytest.raises(UsageError, match="it has no runs; train first"):
         select_runs(TrackingClient(), name)

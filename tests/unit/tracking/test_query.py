@@ -1,0 +1,145 @@
+"""Training runs that are read back from a real store."""
+
+import mlflow
+import numpy as np
+import pytest
+
+from pipeline.runtime.errors import UsageError
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.query import (
+    fetch_configs,
+    fetch_kernel_images,
+    fetch_predictions,
+    fetch_recalls,
+    get_training_run,
+    inherit_data,
+    is_training,
+    search_run_records,
+    to_run_record,
+)
+from pipeline.tracking.tags import Role, Tag
+from tests.support.runs import CLASSES, make_run
+
+
+@pytest.fixture
+def tracking(client):
+    return TrackingClient()
+
+
+def get_record(run_id):
+    return to_run_record(mlflow.get_run(run_id))
+
+
+def test_get_training_run_reads_the_settings_of_config_yaml_and_not_the_parameters(experiment, tracking):
+    store, _ = experiment
+    run_id = make_run(store, "typed", settings={"depth": 3}, params={"depth": "three"})
+    training_run = get_training_run(tracking, run_id)
+    assert (training_run.config.model.depth, training_run.fingerprint) == (3, "d0")
+    assert training_run.run.info.run_id == run_id
+
+
+def test_get_training_run_without_config_yaml_reads_the_parameters(experiment, tracking):
+    store, _ = experiment
+    run_id = store.client.create_run(store.experiment_id).info.run_id
+    for name, value in {"depth": "3", "dataset": "digits", "study": "mine"}.items():
+        store.client.log_param(run_id, name, value)
+    assert get_training_run(tracking, run_id).config.model.depth == 3
+
+
+def test_get_training_run_of_a_trial_has_the_fingerprint_of_its_search(experiment, tracking):
+    store, _ = experiment
+    search = make_run(store, "search", tags={Tag.DATA_FINGERPRINT: "d7"})
+    final = store.client.create_run(store.experiment_id, tags={Tag.PARENT_RUN_ID: search}).info.run_id
+    trial = store.client.create_run(store.experiment_id, tags={Tag.PARENT_RUN_ID: final}).info.run_id
+    store.client.log_param(trial, "dataset", "digits")
+    assert get_training_run(tracking, trial).fingerprint == "d7"
+
+
+def test_get_training_run_that_does_not_exist_or_was_deleted_is_refused(experiment, tracking):
+    store, _ = experiment
+    with pytest.raises(UsageError, match="needs the run that trained it, .* which does not exist any more"):
+        get_training_run(tracking, "0" * 32)
+    run_id = make_run(store, "deleted")
+    store.client.delete_run(run_id)
+    with pytest.raises(UsageError, match=f"`mlflow runs restore --run-id {run_id}` restores it"):
+        get_training_run(tracking, run_id)
+
+
+def test_to_run_record_keeps_settings_and_the_metrics_of_reports(experiment):
+    store, _ = experiment
+    tags = {Tag.STUDY: "mine", Tag.PROJECT_ENTRY_POINT: "main", Tag.GIT_COMMIT: "abc"}
+    record = get_record(
+        make_run(store, "one", params={"optuna": "x"}, metrics={"test_accuracy": 0.5, "loss": 1.0}, tags=tags)
+    )
+    assert (record.name, record.role, record.study, record.commit) == ("one", "run", "mine", "abc")
+    assert record.params_as_typed and "optuna" not in record.params and record.params["dataset"] == "digits"
+    assert "loss" not in record.metrics and record.metrics["test_accuracy"] == 0.5
+    assert (record.data, record.fingerprint, record.test_set_accesses) == ("digits", "d0", 1)
+    assert record.seconds is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "tags", "state"),
+    [
+        ("FINISHED", {}, "finished"),
+        ("FAILED", {}, "failed"),
+        ("RUNNING", {}, "running"),
+        ("KILLED", {}, "stopped"),
+        ("KILLED", {Tag.TRIAL_STATE: "pruned"}, "pruned"),
+    ],
+)
+def test_to_run_record_names_the_state_of_a_run(experiment, status, tags, state):
+    assert get_record(make_run(experiment[0], "one", status=status, tags=tags)).state == state
+
+
+def test_search_run_records_yields_the_newest_first(experiment, tracking):
+    store, _ = experiment
+    run_ids = [make_run(store, name) for name in "abc"]
+    found = [record.id for record in search_run_records(tracking, [store.experiment_id], "")]
+    assert sorted(found) == sorted(run_ids)
+    start_times = [mlflow.get_run(run_id).info.start_time for run_id in found]
+    assert start_times == sorted(start_times, reverse=True)
+
+
+def test_is_training_of_a_final_run_that_only_holds_several_seeds_is_false(experiment):
+    store, _ = experiment
+    records = {role: get_record(make_run(store, role, tags={Tag.ROLE: role})) for role in Role}
+    assert {role for role, record in records.items() if is_training(record)} == {Role.RUN, Role.TRIAL, Role.FINAL}
+    assert not is_training(records[Role.FINAL]._replace(params={"depth": "3"}))
+
+
+def test_inherit_data_asks_for_runs_above_that_are_not_known(experiment, tracking):
+    store, _ = experiment
+    search = make_run(store, "search", tags={Tag.DATA: "flowers", Tag.DATA_FINGERPRINT: "d7"})
+    without = {Tag.DATA: "", Tag.DATA_FINGERPRINT: ""}
+    trial = get_record(make_run(store, "trial", tags=without | {Tag.PARENT_RUN_ID: search}))
+    orphan = get_record(make_run(store, "orphan", tags=without | {Tag.PARENT_RUN_ID: "0" * 32}))
+    own = get_record(make_run(store, "own", tags={Tag.PARENT_RUN_ID: search}))
+    records = inherit_data(tracking, [trial, orphan, own], [trial, orphan, own])
+    assert [(record.data, record.fingerprint) for record in records] == [("flowers", "d7"), ("", ""), ("digits", "d0")]
+
+
+def test_fetched_artifacts_are_by_run_id_and_missing_or_damaged_ones_are_left_out(experiment, tracking):
+    store, _ = experiment
+    correct = np.arange(30) % 2 == 0
+    tested, untested = make_run(store, "tested", correct=correct), make_run(store, "untested")
+    damaged = make_run(store, "damaged")
+    store.client.log_text(damaged, "no table", "test_predictions.csv")
+    store.client.log_text(damaged, "{", "config.yaml")
+    records = [get_record(run_id) for run_id in (tested, untested, damaged)]
+    predictions = fetch_predictions(tracking, records)
+    assert predictions.keys() == {tested}
+    table = predictions[tested]
+    assert ((table["predicted"] == table["label"]) == correct).all()
+    assert fetch_configs(tracking, records).keys() == {tested, untested}
+    recalls = fetch_recalls(tracking, records)
+    assert recalls.keys() == {tested} and list(recalls[tested].index) == CLASSES
+    assert fetch_kernel_images(tracking, records)[tested].startswith(b"\x89PNG")
+
+
+def test_fetch_recalls_takes_a_class_named_nan_for_a_class(experiment, tracking):
+    store, _ = experiment
+    run_id = make_run(store, "one")
+    store.client.log_text(run_id, "class,recall\nnan,0.5\nnull,\n", "per_class.csv")
+    recalls = fetch_recalls(tracking, [get_record(run_id)])[run_id]
+    assert list(recalls.index) == ["nan", "null"] and recalls["nan"] == 0.5 and np.isnan(recalls["null"])
