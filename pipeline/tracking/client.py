@@ -77,9 +77,10 @@ class TrackingClient:
     (runs, experiments, metrics, models) are MLflow's own entities.
     """
 
-    def __init__(self, mlflow_client: MlflowClient | None = None) -> None:
+    def __init__(self) -> None:
+        """Connect to the present tracking store; `mlflow` is MLflow's own client, which raises its own exceptions."""
         with mlflow_errors():
-            self.mlflow = mlflow_client or MlflowClient()
+            self.mlflow = MlflowClient()
 
     # Experiments
 
