@@ -28,7 +28,7 @@ class TrainingCallback(keras.callbacks.Callback):
     """Callback with access to the progress of the training.
 
     Attributes:
-        progress: set by `fit` before training begins.
+        progress: Set by `fit` before training begins.
     """
 
     progress: TrainingProgress
@@ -53,9 +53,9 @@ class EpochMetrics(TrainingCallback):
     `epoch_seconds` includes validation, `images_per_second` does not.
 
     Args:
-        images: number of training images in an epoch.
-        steps_per_epoch: number of training steps in an epoch.
-        learning_rate: schedule, of which the value at an epoch's last step is recorded.
+        images: Number of training images in an epoch.
+        steps_per_epoch: Number of training steps in an epoch.
+        learning_rate: Schedule, of which the value at an epoch's last step is recorded.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class EarlyStopping(TrainingCallback):
     Unlike Keras' callback of that name, it counts from the history, so that a resumed training stops at the same epoch.
 
     Args:
-        patience: number of epochs without improvement; None never stops.
+        patience: Number of epochs without improvement; None never stops.
     """
 
     def __init__(self, patience: int | None) -> None:
@@ -122,7 +122,7 @@ class EMAWeights(TrainingCallback):
     leaves batch norm with the statistics of activations that the averaged weights do not produce.
 
     Args:
-        batches: some of the training batches (images, labels), from which batch norm's statistics are computed anew.
+        batches: Some of the training batches (images, labels), from which batch norm's statistics are computed anew.
     """
 
     def __init__(self, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]) -> None:
@@ -176,10 +176,10 @@ class KernelSnapshots(TrainingCallback):
     on another machine does not find them and shows the later ones only.
 
     Args:
-        folder: where the files are; created when needed.
-        epochs: number of epochs of the whole training.
-        steps: number of epochs to select, see `snapshot_epochs`; 0 saves nothing.
-        block: which block's kernels, counted from 1.
+        folder: Where the files are; created when needed.
+        epochs: Number of epochs of the whole training.
+        steps: Number of epochs to select, see `snapshot_epochs`; 0 saves nothing.
+        block: Which block's kernels, counted from 1.
     """
 
     def __init__(self, folder: Path, *, epochs: int, steps: int, block: int) -> None:
@@ -221,7 +221,7 @@ class CheckpointSaver(TrainingCallback):
     """Save the state of the training after each epoch.
 
     Args:
-        save: stores a state, see `CheckpointManager.save`.
+        save: Stores a state, see `CheckpointManager.save`.
     """
 
     def __init__(self, save: Callable[[TrainingState], None]) -> None:
@@ -236,8 +236,8 @@ class ProgressReporter(TrainingCallback):
     """Call functions after each training step and each epoch; training ends with what they raise.
 
     Args:
-        report_epoch: takes the epoch, counted from 1, and its metrics.
-        after_step: takes nothing.
+        report_epoch: Takes the epoch, counted from 1, and its metrics.
+        after_step: Takes nothing.
     """
 
     def __init__(

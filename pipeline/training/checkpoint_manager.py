@@ -29,9 +29,9 @@ class CheckpointManager:
     """Save what a run can be resumed from. A failure to save or upload costs a warning, not the run.
 
     Args:
-        run_id: the run.
-        config: its settings, `checkpoint_minutes` among them.
-        fingerprint: of its data set.
+        run_id: The run.
+        config: Its settings, `checkpoint_minutes` among them.
+        fingerprint: Of its data set.
     """
 
     def __init__(self, run_id: str, config: TrainingConfig, *, fingerprint: str) -> None:
@@ -84,9 +84,9 @@ class CheckpointUploader:
     """Upload checkpoints to a run's artifacts in a thread, at most once in a number of minutes.
 
     Args:
-        run_id: the run.
+        run_id: The run.
         minutes: None uploads nothing.
-        warn: takes a message when an upload fails.
+        warn: Takes a message when an upload fails.
     """
 
     def __init__(self, run_id: str, *, minutes: float | None, warn: Callable[[str], None]) -> None:

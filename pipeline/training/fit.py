@@ -59,17 +59,17 @@ def fit(
     The best epoch is the one with the highest validation accuracy. The test images have no part in training.
 
     Args:
-        config: resolved, with no setting left at auto.
-        dataset: its splits `train` and `validation` are used.
-        callbacks: what else watches or saves the training, in any order; see `order_callbacks`.
-        start: state to resume from, of the same settings and data. The result is as if training had never been
+        config: Resolved, with no setting left at auto.
+        dataset: Its splits `train` and `validation` are used.
+        callbacks: What else watches or saves the training, in any order; see `order_callbacks`.
+        start: State to resume from, of the same settings and data. The result is as if training had never been
             interrupted: batches are a function of seed, epoch and position, and nothing else in training is random.
-        strategy: how each batch is shared among devices; None trains on one device.
-        progress_bar: show Keras' progress bar.
+        strategy: How each batch is shared among devices; None trains on one device.
+        progress_bar: Show Keras' progress bar.
 
     Raises:
-        Diverged: the loss became NaN or infinite; the message names the epoch and the step.
-        UsageError: the state does not fit the model.
+        Diverged: The loss became NaN or infinite; the message names the epoch and the step.
+        UsageError: The state does not fit the model.
     """
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)

@@ -20,8 +20,8 @@ def build_optimizer(
 
     Args:
         config: `clip_norm` applies to the gradients of all variables together, those of all devices added up.
-        learning_rate: learning rate as a function of the step.
-        ema_momentum: share of a moving average of the weights that each step keeps; None keeps no average.
+        learning_rate: Learning rate as a function of the step.
+        ema_momentum: Share of a moving average of the weights that each step keeps; None keeps no average.
     """
     optimizer = OPTIMIZERS[config.optimizer](
         config,

@@ -14,7 +14,7 @@ class TrainingProgress:
     `fit` gives one to each `TrainingCallback`: some callbacks write it, the others read it.
 
     Args:
-        start: the state that the training is resumed from; None for a new training.
+        start: The state that the training is resumed from; None for a new training.
     """
 
     def __init__(self, start: TrainingState | None = None) -> None:
@@ -64,7 +64,7 @@ def restore_variables(model: keras.Model, state: TrainingState) -> None:
     """Assign the variables of a state to a compiled model and its optimizer.
 
     Raises:
-        UsageError: the state belongs to a model or an optimizer with other variables.
+        UsageError: The state belongs to a model or an optimizer with other variables.
     """
     model.optimizer.build(model.trainable_variables)
     variables = training_variables(model)

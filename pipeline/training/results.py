@@ -38,10 +38,10 @@ def log_training(
     """Log the history of a training, and the kernels that it ended with.
 
     Args:
-        run: the run of the training.
-        config: its settings.
-        result: its history and model.
-        snapshots: by epoch, kernels (k, k, filters, 1) of the middle block, see `KernelSnapshots`.
+        run: The run of the training.
+        config: Its settings.
+        result: Its history and model.
+        snapshots: By epoch, kernels (k, k, filters, 1) of the middle block, see `KernelSnapshots`.
     """
     history = pd.DataFrame(result.history)
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
@@ -80,11 +80,11 @@ def register_model(
     """Have the model registered under `register_as` once the run has finished.
 
     Args:
-        run: the run that trained the model.
-        model: the trained model.
-        config: the run's settings.
-        dataset: the run's data.
-        results: metrics, of which `VERSION_METRICS` become tags of the version.
+        run: The run that trained the model.
+        model: The trained model.
+        config: The run's settings.
+        dataset: The run's data.
+        results: Metrics, of which `VERSION_METRICS` become tags of the version.
 
     Returns:
         The latency of one prediction in milliseconds, which becomes a tag too.
@@ -137,8 +137,8 @@ def _log_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArr
     """Log tables and figures of the predicted test images.
 
     Args:
-        run: the run that predicted them.
-        dataset: the run's data.
+        run: The run that predicted them.
+        dataset: The run's data.
         probabilities: (images, classes).
         labels: (images,).
     """
@@ -164,10 +164,10 @@ def evaluate_winner(run: TrackedRun, config: TrainingConfig, dataset: Dataset, w
     """Log a search's winning model and its results on the test set.
 
     Args:
-        run: the run of the winner's final training.
-        config: its settings, resolved.
-        dataset: its data.
-        weights: file in which the final training left the weights.
+        run: The run of the winner's final training.
+        config: Its settings, resolved.
+        dataset: Its data.
+        weights: File in which the final training left the weights.
 
     Returns:
         The results that were logged.

@@ -89,9 +89,9 @@ def find_resume_point(client: TrackingClient, run: str | None, overrides: Mappin
     """Return the run to resume, or None if `mlflow run` has opened a new run and no other one is named.
 
     Args:
-        client: of the tracking store.
-        run: a run's id, latest, or None for the project run, which `mlflow run --run-id` names.
-        overrides: the settings on the command line, as text.
+        client: Of the tracking store.
+        run: A run's id, latest, or None for the project run, which `mlflow run --run-id` names.
+        overrides: The settings on the command line, as text.
 
     Raises:
         NothingToDo: The run has finished.

@@ -63,11 +63,11 @@ def run_training(
     """Train one model in a run of its own, or resume a run, and return its results.
 
     Args:
-        recipe: name or path, for the run's name and parameters.
-        config: the run's settings, checked against the data.
-        dataset: the run's data.
-        console: shows the device, the model and each epoch.
-        resume_point: the run to resume; None starts a new one, or the one that `mlflow run` opened.
+        recipe: Name or path, for the run's name and parameters.
+        config: The run's settings, checked against the data.
+        dataset: The run's data.
+        console: Shows the device, the model and each epoch.
+        resume_point: The run to resume; None starts a new one, or the one that `mlflow run` opened.
 
     Raises:
         Diverged: The loss became NaN or infinite; the run is closed as FAILED.
