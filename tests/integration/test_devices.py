@@ -1,4 +1,4 @@
-"""One run on several devices: what it computes is what one device computes from the same batches.
+"""Training on several devices: the results equal those of one device with the same batches.
 
 TensorFlow divides a process's processor only before it has touched it, so the trainings are a process of their own.
 """
@@ -39,7 +39,7 @@ def trained(config, strategy, start=None):
 # Keras' default way between logical processors crashes in synchronized batch norms
 two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
 
-def told(changes):
+def compare(changes):
     config = TrainingConfig.build(settings | changes)
     alone, _, alone_says = trained(config, None)
     shared, states, shared_says = trained(config, two)
@@ -50,7 +50,7 @@ def told(changes):
         "apart": [float(np.abs(says - alone_says).max()) for says in (shared_says, resumed_says)],
     }
 
-print(json.dumps([told(changes) for changes in json.loads(sys.argv[1])]))
+print(json.dumps([compare(changes) for changes in json.loads(sys.argv[1])]))
 """
 CHANGES = {
     "plain": {},
@@ -60,18 +60,18 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def told():
-    """What the trainings came to, by what they change; importing TensorFlow takes longer than they do."""
+def trainings():
+    """Return the results of the trainings by their changes; importing TensorFlow takes longer than they do."""
     command = [sys.executable, "-c", TRAIN, json.dumps(list(CHANGES.values()))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(zip(CHANGES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    completed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    return dict(zip(CHANGES, json.loads(completed.stdout.splitlines()[-1]), strict=True))
 
 
 @pytest.mark.parametrize("changes", CHANGES)
-def test_two_devices_train_as_one_does_with_the_same_batches(told, changes):
-    alone, shared, resumed = told[changes]["history"]
+def test_training_on_two_devices_equals_one_device_with_the_same_batches(trainings, changes):
+    alone, shared, resumed = trainings[changes]["history"]
     for name, one, two, again in zip(("loss", "accuracy", "val_loss"), alone, shared, resumed, strict=True):
         assert two == pytest.approx(one, rel=1e-3), name
         assert again == pytest.approx(two, rel=1e-5), name
-    assert max(told[changes]["apart"]) < 1e-3
+    assert max(trainings[changes]["apart"]) < 1e-3
