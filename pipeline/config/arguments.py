@@ -65,8 +65,9 @@ def parse_arguments(
         rest.append(word)
     rest += [word for word in words if word == "--"]
     for word in rest:
-        if word.startswith("-"):
-            settings.check_names([word.lstrip("-").split("=")[0]])
+        name = word.lstrip("-").split("=")[0]
+        if word.startswith("-") and name:
+            settings.check_names([name])
         raise UsageError(f"settings are given as --name value, got {shown(word)}")
     values = {name: value for name, value in vars(given).items() if value is not None}
     return {name: value if isinstance(value, str) else _only(name, value, settings) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What every command makes of how its work ended."""
+"""Dispatch of commands: their help, environment defaults, one-line errors and exit codes."""
 
 import errno
 import logging
@@ -9,9 +9,10 @@ import sys
 import mlflow
 import pytest
 
-from pipeline.commands.main import run_command
+from pipeline.commands.main import COMMANDS, run, run_command
 from pipeline.runtime.errors import Diverged, NothingToDo, Stopped, UsageError
 from pipeline.tracking.tags import Tag
+from tests.support.paths import ROOT
 from tests.support.scripted import mlflow_store
 
 
@@ -21,7 +22,7 @@ def run_id(tmp_path):
         yield mlflow.MlflowClient().create_run("0").info.run_id
 
 
-def ends(error):
+def run_raising(error):
     def work(console):
         raise error
 
@@ -39,45 +40,90 @@ def ends(error):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_each_end_has_one_line_and_an_exit_code(error, code, out, err, monkeypatch, capsys):
+def test_run_command_reports_each_error_in_one_line_with_its_exit_code(error, code, out, err, monkeypatch, capsys):
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    assert ends(error) == code
+    assert run_raising(error) == code
     assert capsys.readouterr() == (out, err)
 
 
-def test_the_tries_to_reach_a_server_are_not_told_one_by_one(caplog):
+def test_run_command_hides_the_single_attempts_to_reach_a_server(caplog):
     assert run_command(lambda console: logging.getLogger("urllib3.connectionpool").warning("Retrying after ...")) == 0
     assert not caplog.records
 
 
-LEAVES = """
+EXITS = """
 import atexit, sys
 from pipeline.commands.main import exit_process
 
 atexit.register(print, " waited for")
-print("said", end="")
+print("flushed", end="")
 exit_process(int(sys.argv[1]))
 """
 
 
 @pytest.mark.parametrize(
-    ("code", "out"), [(143, "said"), (130, "said"), (0, "said waited for\n"), (2, "said waited for\n")]
+    ("code", "out"), [(143, "flushed"), (130, "flushed"), (0, "flushed waited for\n"), (2, "flushed waited for\n")]
 )
-def test_a_stopped_process_says_what_it_has_to_and_waits_for_nothing_more(code, out):
-    ended = subprocess.run([sys.executable, "-c", LEAVES, str(code)], stdout=subprocess.PIPE, text=True)
+def test_exit_process_flushes_and_after_a_signal_waits_for_nothing(code, out):
+    ended = subprocess.run([sys.executable, "-c", EXITS, str(code)], stdout=subprocess.PIPE, text=True)
     assert (ended.returncode, ended.stdout) == (code, out)
 
 
-def test_a_fault_of_the_program_is_not_hidden():
+def test_run_command_lets_other_exceptions_pass():
     with pytest.raises(PermissionError):
-        ends(PermissionError(errno.EACCES, "not yours"))
+        run_raising(PermissionError(errno.EACCES, "not yours"))
 
 
-def test_work_that_says_how_it_ended_is_believed():
+def test_run_command_returns_the_exit_code_of_the_work():
     assert (run_command(lambda console: None), run_command(lambda console: 1)) == (0, 1)
 
 
-def test_a_refusal_is_said_in_the_run_that_mlflow_run_opened(monkeypatch, run_id):
+def test_run_command_fails_the_run_that_mlflow_run_opened_with_the_refusal(monkeypatch, run_id):
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    assert ends(UsageError("depth must be more")) == 2
+    assert run_raising(UsageError("depth must be more")) == 2
     assert mlflow.get_run(run_id).data.tags[Tag.OUTCOME_REASON] == "depth must be more"
+
+
+def test_run_without_a_command_shows_the_commands(capsys):
+    assert run([]) == run(["--help"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and all(f"  {name} " in out for name in COMMANDS)
+
+
+def test_run_of_an_unknown_command_names_the_nearest(capsys):
+    assert run(["serach", "smoke"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: the command must be one of train, search, ") and "did you mean search?" in err
+
+
+HELP = """
+import sys
+from pipeline.commands.main import run
+try:
+    run([sys.argv[1], "--help"])
+finally:
+    print(*sorted(sys.modules), file=sys.stderr)
+"""
+# whose import takes longer than the rest of the help together
+SLOW = {
+    "PIL",
+    "keras",
+    "matplotlib",
+    "mlflow",
+    "numpy",
+    "optuna",
+    "pandas",
+    "psutil",
+    "scipy",
+    "sqlalchemy",
+    "tensorflow",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_has_an_example_and_imports_nothing_slow(command):
+    done = subprocess.run([sys.executable, "-c", HELP, command], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: convmixer {command} ") and f"\n  convmixer {command}" in done.stdout
+    assert not SLOW & set(done.stderr.split())

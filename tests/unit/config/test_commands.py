@@ -1,8 +1,17 @@
-"""Facts about the names of models."""
+"""The command lines of evaluate, predict, report and doctor, and the names of models."""
 
 import pytest
 
-from pipeline.config.commands import parse_model_uri
+from pipeline.config.commands import (
+    DoctorConfig,
+    EvaluateConfig,
+    ReportConfig,
+    parse_doctor,
+    parse_evaluate,
+    parse_model_uri,
+    parse_predict,
+    parse_report,
+)
 from pipeline.runtime.errors import UsageError
 
 ID = "0123456789abcdef" * 2
@@ -18,11 +27,58 @@ ID = "0123456789abcdef" * 2
         (f"runs:/{ID}/model", {"run": ID, "of": "model"}),
     ],
 )
-def test_each_form_is_taken_apart(uri, named):
+def test_parse_model_uri_returns_the_parts_of_each_form(uri, named):
     assert parse_model_uri(uri) == named
 
 
 @pytest.mark.parametrize("uri", ["", "digits", "models:/digits", "models:/a/b", "runs:/1/model", "file:///m", "a\nb"])
-def test_anything_else_is_refused_with_the_forms_that_there_are(uri):
+def test_parse_model_uri_refuses_anything_else_with_the_forms(uri):
     with pytest.raises(UsageError, match=r"^model must be models:/NAME@champion, .* got "):
         parse_model_uri(uri)
+
+
+@pytest.mark.parametrize("model", ["latest", ID, f"models:/m-{ID}", "models:/digits@champion"])
+def test_parse_evaluate_takes_a_uri_a_run_id_or_latest(model):
+    assert parse_evaluate([model]) == (model, EvaluateConfig.build({}))
+    assert parse_evaluate([model, "--split", "all"]).settings.split == "all"
+
+
+def test_parse_evaluate_refuses_another_model_and_a_missing_one():
+    with pytest.raises(UsageError, match="^model must be .* got newest$"):
+        parse_evaluate(["newest"])
+    with pytest.raises(UsageError, match="^name the model first: "):
+        parse_evaluate(["--split", "all"])
+
+
+def test_parse_predict_returns_absolute_images_that_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").mkdir()
+    command = parse_predict(["models:/digits/1", "--images", "scans"])
+    assert (command.model, command.images, str(command.folder)) == (
+        "models:/digits/1",
+        tmp_path / "scans",
+        "predictions",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "^images must name an image or a folder of images, got none; give --images$"),
+        (["--images", "/nowhere"], "^images must be an existing file or folder, got /nowhere$"),
+        (["--images", "a\0b"], "^images must be an existing file or folder, got "),
+    ],
+)
+def test_parse_predict_refuses_missing_images(flags, message):
+    with pytest.raises(UsageError, match=message):
+        parse_predict(["models:/digits/1", *flags])
+
+
+def test_parse_report_takes_any_text_as_its_runs():
+    assert parse_report([" metrics.test_accuracy > 0.9 "]) == ("metrics.test_accuracy > 0.9", ReportConfig.build({}))
+    assert parse_report(["Default", "--rows", "3"]).settings.rows == 3
+
+
+def test_parse_doctor_takes_several_run_ids():
+    assert parse_doctor([]) == DoctorConfig.build({})
+    assert parse_doctor(["--close", "a,b"]).close == ("a", "b")
