@@ -1,4 +1,4 @@
-"""Settings as data: what text becomes, and how a fault is told."""
+"""The base class of settings: reading text, and the message for a value that breaks its rule."""
 
 from typing import Literal
 
@@ -46,7 +46,7 @@ class Some(Config):
         ("path", "a,b 'c'", "a,b 'c'"),
     ],
 )
-def test_text_is_read_as_yaml_would(name, text, value):
+def test_build_reads_text_as_yaml_would(name, text, value):
     assert getattr(Some.build({name: text}), name) == value
 
 
@@ -76,13 +76,13 @@ def test_text_is_read_as_yaml_would(name, text, value):
         ),
     ],
 )
-def test_a_value_that_breaks_its_rule_is_told_with_the_rule(name, value, message):
+def test_build_refuses_a_value_with_the_rule_of_its_setting(name, value, message):
     with pytest.raises(UsageError) as refused:
         Some.build({name: value})
     assert str(refused.value) == message
 
 
-def test_all_faults_come_in_one_line():
+def test_build_reports_all_invalid_values_in_one_line():
     with pytest.raises(UsageError) as refused:
         Some.build({"count": 0, "kind": "green"})
     assert (
@@ -90,31 +90,31 @@ def test_all_faults_come_in_one_line():
     )
 
 
-def test_an_unknown_name_gets_its_nearest():
+def test_build_refuses_an_unknown_name_with_the_nearest():
     with pytest.raises(UsageError, match=r"^unknown setting 'cuont'; did you mean count\?; --help lists all$"):
         Some.build({"cuont": 1})
 
 
-def test_a_huge_value_is_cut_short_in_the_message():
+def test_build_cuts_a_huge_value_short_in_its_message():
     with pytest.raises(UsageError) as refused:
         Some.build({"kind": "x\n" * 5_000_000})
     assert len(str(refused.value)) < 200
     assert "\n" not in str(refused.value)
 
 
-def test_settings_are_frozen():
+def test_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Some.build({}).count = 4
 
 
-def test_text_of_a_value_reads_back_to_it():
+def test_text_of_a_value_is_read_back_as_the_same_value():
     some = Some.build({"rate": 0.00025, "size": (24, 32), "mode": True, "limit": None, "colours": "blue,red"})
     assert Some.build({name: some.text(name) for name in Some.model_fields}) == some
     typed = [some.text(name) for name in ("rate", "size", "mode", "limit", "colours")]
     assert typed == ["0.00025", "24,32", "true", "none", "blue,red"]
 
 
-def test_metavars_name_the_kind_of_value():
+def test_metavar_is_the_kind_of_value():
     found = {name: metavar(field) for name, field in Some.model_fields.items()}
     assert found == {
         "count": "INT",

@@ -1,4 +1,4 @@
-"""Settings of a run: default < recipe < flag, the recipes that ship, and what no images can be trained with."""
+"""The settings of a training run: default < recipe < flag, shipped recipes, YAML, sections, and checks against data."""
 
 import pytest
 import yaml
@@ -37,7 +37,7 @@ def recipe(tmp_path):
     return write
 
 
-def test_a_flag_beats_the_recipe_and_the_recipe_beats_the_default(recipe):
+def test_flag_overrides_recipe_and_recipe_overrides_default(recipe):
     path = recipe("depth: 3\nfilters: 16\n")
     name, config = resolve(path, "--depth", "5")
     assert (name, config.depth, config.filters, config.kernel_size) == (path, 5, 16, TrainingConfig().kernel_size)
@@ -49,14 +49,14 @@ def test_flags_take_true_none_and_commas_as_mlflow_passes_them():
 
 
 @pytest.mark.parametrize("name", names(RECIPES))
-def test_every_recipe_that_ships_is_valid_and_says_only_what_differs_from_the_defaults(name):
+def test_shipped_recipe_is_valid_and_holds_only_what_differs_from_the_defaults(name):
     said = read_recipe(name)
     said.pop("dataset")  # the data is what a recipe is about
     config = TrainingConfig.build(said)
     assert not {setting for setting in said if getattr(config, setting) == getattr(TrainingConfig(), setting)}
 
 
-def test_baseline_is_the_keras_example():
+def test_recipe_baseline_is_the_keras_example():
     config = TrainingConfig.build(read_recipe("baseline"))
     example = {
         "dataset": "cifar10",
@@ -79,7 +79,7 @@ def test_baseline_is_the_keras_example():
     assert config.model_dump(include=set(example)) == example
 
 
-def test_long_and_paper_are_the_authors_commands():
+def test_recipes_long_and_paper_are_the_authors_commands():
     """github.com/locuslab/convmixer-cifar10, README.md and train.py."""
     long, paper = (TrainingConfig.build(read_recipe(name)) for name in ("long", "paper"))
     command = {
@@ -109,13 +109,13 @@ def test_long_and_paper_are_the_authors_commands():
     assert paper == long.model_copy(update={"epochs": 100, "color_jitter": 0.2, "random_erasing": 0.2})
 
 
-def test_fast_keeps_the_examples_network_and_ten_epochs():
+def test_recipe_fast_keeps_the_network_and_the_epochs_of_the_keras_example():
     fast, example = (TrainingConfig.build(read_recipe(name)) for name in ("fast", "baseline"))
     kept = {"filters", "depth", "kernel_size", "patch_size", "epochs", "dataset", "validation_fraction"}
     assert fast.model_dump(include=kept) == example.model_dump(include=kept)
 
 
-def test_a_run_can_be_had_again_from_its_config_file(recipe):
+def test_config_file_of_a_run_is_a_recipe_for_the_same_settings(recipe):
     _, config = resolve(
         "digits", "--image_size", "24,32", "--clip_norm", "1e-3", "--jit_compile", "false", "--dataset", "é 'x'"
     )
@@ -134,7 +134,7 @@ def test_a_run_can_be_had_again_from_its_config_file(recipe):
         ("depth: !!python/object/apply:os.getcwd []", "is not YAML"),
     ],
 )
-def test_a_bad_recipe_is_refused_in_one_line_that_names_the_file(recipe, text, message):
+def test_invalid_recipe_is_refused_in_one_line_with_its_path(recipe, text, message):
     path = recipe(text)
     with pytest.raises(UsageError) as refused:
         resolve(path)
@@ -143,7 +143,7 @@ def test_a_bad_recipe_is_refused_in_one_line_that_names_the_file(recipe, text, m
     assert "\n" not in str(refused.value)
 
 
-def test_an_unknown_recipe_gets_the_list_and_its_nearest():
+def test_unknown_recipe_is_refused_with_the_list_and_the_nearest():
     with pytest.raises(UsageError, match=r"recipe must be one of baseline, .*got 'basline'; did you mean baseline\?"):
         resolve("basline")
 
@@ -166,13 +166,13 @@ def test_an_unknown_recipe_gets_the_list_and_its_nearest():
         (["smoke", "--epochs", "-1"], "epochs must be a whole number from 1 to 100000, got '-1'"),
     ],
 )
-def test_a_bad_command_line_is_refused_in_one_line(arguments, message):
+def test_invalid_command_line_is_refused_in_one_line(arguments, message):
     with pytest.raises(UsageError) as refused:
         resolve(*arguments)
     assert str(refused.value).startswith(message)
 
 
-def test_help_shows_every_setting_with_its_rule_and_the_recipes_value(capsys):
+def test_help_shows_every_setting_with_its_rule_and_the_value_of_the_recipe(capsys):
     with pytest.raises(SystemExit) as ended:
         resolve("baseline", "--help")
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -207,27 +207,27 @@ def fits(image_shape=(32, 32, 3), training_images=1000, **values):
         ({"translation": 32}, "translation must be less than the image side: 32x32 pixels, got translation=32; try 4"),
     ],
 )
-def test_what_these_images_cannot_be_trained_with_is_refused(values, message):
+def test_validate_against_data_refuses_settings_that_do_not_fit_the_images(values, message):
     with pytest.raises(UsageError) as refused:
         fits(**values)
     assert str(refused.value).startswith(message)
 
 
-def test_the_largest_that_fits_is_accepted():
+def test_validate_against_data_accepts_the_largest_values_that_fit():
     fits(patch_size=8, kernel_size=7)
     fits(batch_size=1000)
     fits(translation=31)
     fits(image_shape=(24, 32, 1), patch_size=8, kernel_size=5)
 
 
-def test_on_images_that_are_not_square_the_patch_divides_both_sides_and_the_kernel_fits_the_shorter():
+def test_validate_against_data_checks_both_sides_of_images_that_are_not_square():
     with pytest.raises(UsageError, match="try one of 1, 2, 4, 8$"):
         fits(image_shape=(24, 32, 1), patch_size=3)
     with pytest.raises(UsageError, match="make a grid of 3, got kernel_size=6; try 5 or less"):
         fits(image_shape=(24, 32, 1), patch_size=8, kernel_size=6)
 
 
-def test_batch_norm_that_outlasts_an_epoch_is_told_with_a_momentum_that_does_not():
+def test_slow_batch_norm_warns_with_a_momentum_that_suits_the_steps():
     said = slow_batch_norm(TrainingConfig(batch_norm_momentum=0.99), steps_per_epoch=100)
     assert said is not None and "37%" in said and "try 0.97 or less" in said
     assert 0.97**100 <= 0.05
@@ -236,18 +236,18 @@ def test_batch_norm_that_outlasts_an_epoch_is_told_with_a_momentum_that_does_not
     assert slow_batch_norm(TrainingConfig(batch_norm_momentum=0.99, ema_momentum=0.9), steps_per_epoch=100) is None
 
 
-def test_yaml_of_the_defaults_holds_every_setting():
+def test_to_yaml_of_the_defaults_holds_every_setting():
     assert list(yaml.safe_load(to_yaml(TrainingConfig()))) == list(training.TrainingConfig.model_fields)
 
 
-def test_a_run_to_go_on_with_is_named_by_flag_and_needs_no_recipe_of_its_own():
+def test_resume_flag_names_a_run_and_needs_no_recipe():
     command = parse_training(["baseline", "--resume", "abc", "--epochs", "5"])
     assert (command.resume, command.overrides) == ("abc", {"epochs": "5"})
     for arguments in (["--resume=latest"], ["no-such-recipe", "--resume", "latest"]):
         assert parse_training(arguments).resume == "latest"
 
 
-def test_what_goes_on_is_told_in_the_help(capsys):
+def test_help_shows_the_resume_flag(capsys):
     with pytest.raises(SystemExit):
         resolve("baseline", "--help")
     assert "--resume" in capsys.readouterr().out
@@ -270,7 +270,7 @@ def test_from_yaml_reads_what_to_yaml_has_written(tmp_path, values):
 
 
 @pytest.mark.parametrize("text", ["depth: -3\n", "depth: 2020-99-99\n", "depth\n", "- 3\n", "depth: [&a [*a]]\n"])
-def test_what_is_no_such_file_is_refused(tmp_path, text):
+def test_from_yaml_refuses_other_files(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(UsageError):

@@ -23,7 +23,7 @@ def checkout(tmp_path, monkeypatch):
     return file
 
 
-def test_a_commit_is_clean_until_a_file_changes(tmp_path, monkeypatch):
+def test_code_version_is_clean_until_a_file_changes(tmp_path, monkeypatch):
     file = checkout(tmp_path, monkeypatch)
     clean = code_version()
     assert len(clean.commit) == 40
@@ -32,7 +32,7 @@ def test_a_commit_is_clean_until_a_file_changes(tmp_path, monkeypatch):
     assert code_version() == (clean.commit, True)
 
 
-def test_asking_writes_nothing_into_the_checkout_so_that_a_commit_meanwhile_goes_through(tmp_path, monkeypatch):
+def test_code_version_takes_no_lock_that_a_commit_would_need(tmp_path, monkeypatch):
     file = checkout(tmp_path, monkeypatch)
     index = file.parent / ".git" / "index"
     os.utime(file, (1, 1))  # git's status would note that it is the same all the same
@@ -41,7 +41,7 @@ def test_asking_writes_nothing_into_the_checkout_so_that_a_commit_meanwhile_goes
     assert (index.read_bytes(), index.stat().st_ino) == before
 
 
-def test_outside_a_checkout_nothing_is_said(tmp_path, monkeypatch):
+def test_code_version_outside_a_checkout_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.runtime.code_version.__file__", str(tmp_path / "code_version.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert code_version() is None

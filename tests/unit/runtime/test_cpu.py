@@ -1,4 +1,4 @@
-"""What the kernel has to do for large blocks that are freed and taken again, counted in page faults."""
+"""The CPU: malloc's page faults for large blocks, the processor's name and instructions, oneDNN."""
 
 import os
 import platform
@@ -40,7 +40,7 @@ def page_faults(*arguments):
     return int(done.stdout)
 
 
-def test_a_large_block_taken_again_is_not_mapped_anew():
+def test_tune_malloc_avoids_page_faults_of_large_blocks_allocated_again():
     assert page_faults("keep") < page_faults() / 10
 
 
@@ -52,13 +52,13 @@ def test_a_large_block_taken_again_is_not_mapped_anew():
         ("model name\t: some 9\nflags\t\t: fpu amx_tile amx_bf16\n\nmodel name\t: another\n", "some 9", True),
     ],
 )
-def test_name_and_instructions_are_the_first_processors(told, name, able, tmp_path, monkeypatch):
+def test_processor_name_and_bfloat16_are_those_of_the_first_processor(told, name, able, tmp_path, monkeypatch):
     (tmp_path / "cpuinfo").write_text(told)
     monkeypatch.setattr(cpu, "CPUINFO", str(tmp_path / "cpuinfo"))
     assert (cpu.processor_name(), cpu.has_bfloat16()) == (name, able)
 
 
-def test_where_the_system_tells_nothing_there_is_a_name_still_and_no_bfloat16(tmp_path, monkeypatch):
+def test_processor_without_cpuinfo_has_a_name_and_no_bfloat16(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu, "CPUINFO", str(tmp_path / "not there"))
     assert cpu.processor_name()
     assert not cpu.has_bfloat16()
@@ -68,7 +68,7 @@ def test_where_the_system_tells_nothing_there_is_a_name_still_and_no_bfloat16(tm
     ("machine", "said", "found"),
     [("x86_64", None, "1"), ("AMD64", None, "1"), ("x86_64", "0", "0"), ("aarch64", None, None)],
 )
-def test_onednn_is_preferred_on_x86_unless_the_environment_says_otherwise(machine, said, found, monkeypatch):
+def test_prefer_onednn_sets_the_variable_on_x86_unless_it_is_set(machine, said, found, monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", said or "")  # so that it is put back after the test
     if said is None:
         monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")

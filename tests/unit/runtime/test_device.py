@@ -1,4 +1,4 @@
-"""What a device means for precision and compilation, and the warning for a GPU left unused; no GPU is needed."""
+"""The device: its choice, the precision, compilation and layers for it, and the warning for an unused GPU."""
 
 import json
 import os
@@ -33,27 +33,27 @@ CPU = Device("CPU", "some processor", None)
         ((10, 0), "mixed_bfloat16"),
     ],
 )
-def test_auto_precision_follows_the_compute_capability(capability, precision):
+def test_precision_for_a_gpu_follows_its_compute_capability(capability, precision):
     assert precision_for(Device("GPU", "some", capability)) == precision
 
 
 @pytest.mark.parametrize(("able", "precision"), [(False, "float32"), (True, "mixed_bfloat16")])
-def test_auto_precision_of_a_cpu_follows_its_instructions(able, precision, monkeypatch):
+def test_precision_for_a_cpu_follows_its_instructions(able, precision, monkeypatch):
     monkeypatch.setattr(cpu, "has_bfloat16", lambda: able)
     assert precision_for(CPU) == precision
 
 
-def test_auto_layers_are_the_fast_ones_on_a_cpu_only():
+def test_fast_layers_for_a_cpu_only():
     assert fast_layers_for(CPU)
     assert not fast_layers_for(Device("GPU", "some", (8, 0)))
 
 
-def test_auto_compilation_is_on_for_a_gpu_and_off_for_a_cpu():
+def test_jit_compile_for_a_gpu_and_not_for_a_cpu():
     assert jit_compile_for(Device("GPU", "some", (8, 0)))
     assert not jit_compile_for(CPU)
 
 
-def test_a_gpu_is_taken_with_memory_growth_and_its_capability(monkeypatch):
+def test_select_device_takes_one_gpu_with_memory_growth_and_its_capability(monkeypatch):
     calls = []
     gpus = [
         tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU"),
@@ -68,7 +68,7 @@ def test_a_gpu_is_taken_with_memory_growth_and_its_capability(monkeypatch):
     assert calls == [("visible", gpus[:1], "GPU"), ("growth", gpus[0], True)]
 
 
-def test_all_gpus_are_taken_where_asked_with_the_least_of_their_capabilities(monkeypatch):
+def test_select_device_all_takes_every_gpu_with_the_least_capability(monkeypatch):
     calls = []
     gpus = [tf.config.PhysicalDevice(f"/physical_device:GPU:{index}", "GPU") for index in range(2)]
     capabilities = dict(zip(gpus, [(9, 0), (7, 5)], strict=True))
@@ -87,12 +87,12 @@ def test_all_gpus_are_taken_where_asked_with_the_least_of_their_capabilities(mon
     assert (precision_for(found), jit_compile_for(found), fast_layers_for(found)) == ("mixed_float16", False, False)
 
 
-def test_one_device_shares_its_steps_with_nobody():
+def test_strategy_of_one_device_is_the_default():
     assert Device("CPU", "some", None).strategy().num_replicas_in_sync == 1
 
 
 @pytest.mark.parametrize(("usable", "said"), [(16, "Some, 8 cores"), (4, "Some, 4 of 16 threads")])
-def test_without_a_gpu_the_device_is_the_processor_or_the_part_of_it_that_may_be_used(monkeypatch, usable, said):
+def test_select_device_without_a_gpu_names_the_processor_and_its_usable_part(monkeypatch, usable, said):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     monkeypatch.setattr(cpu, "processor_name", lambda: "Some")
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
@@ -103,7 +103,7 @@ def test_without_a_gpu_the_device_is_the_processor_or_the_part_of_it_that_may_be
     assert os.environ["TF_NUM_INTEROP_THREADS"] == "1"
 
 
-def test_an_nvidia_gpu_that_tensorflow_does_not_see_is_told_with_the_cure(monkeypatch):
+def test_unused_gpu_warns_with_the_remedy(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(device, "_nvidia_gpus", lambda: ["NVIDIA H200"])
     said = unused_gpu(CPU)
@@ -111,7 +111,7 @@ def test_an_nvidia_gpu_that_tensorflow_does_not_see_is_told_with_the_cure(monkey
     assert "NVIDIA H200" in said and f"tensorflow[and-cuda]=={tf.__version__}" in said
 
 
-def test_a_gpu_that_does_not_answer_is_named_too(monkeypatch):
+def test_unused_gpu_names_a_gpu_that_does_not_answer(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
@@ -127,7 +127,7 @@ def test_a_gpu_that_does_not_answer_is_named_too(monkeypatch):
     assert "this machine has NVIDIA H200, GPU 1 (which does not answer: " in unused_gpu(CPU)
 
 
-def test_a_gpu_hidden_on_purpose_or_in_use_is_not_warned_about(monkeypatch):
+def test_unused_gpu_ignores_a_gpu_hidden_on_purpose_or_in_use(monkeypatch):
     monkeypatch.setattr(device, "_nvidia_gpus", lambda: ["NVIDIA H200"])
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
@@ -136,7 +136,7 @@ def test_a_gpu_hidden_on_purpose_or_in_use_is_not_warned_about(monkeypatch):
     assert unused_gpu(Device("GPU", "NVIDIA H200", (9, 0))) is None
 
 
-def test_without_nvidias_driver_there_is_nothing_to_warn_about(monkeypatch):
+def test_unused_gpu_without_nvidias_driver_is_none(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def no_driver():
@@ -147,7 +147,7 @@ def test_without_nvidias_driver_there_is_nothing_to_warn_about(monkeypatch):
 
 
 @pytest.mark.parametrize("cluster", [{"worker": ["a:1", "b:1"]}, {"chief": ["a:1"], "worker": ["b:1"]}])
-def test_a_cluster_of_several_workers_is_refused(cluster):
+def test_check_single_host_refuses_several_workers(cluster):
     with pytest.raises(UsageError, match="one run trains on one host, .* TF_CONFIG names 2 workers; unset it"):
         check_single_host({"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}})})
 
@@ -155,5 +155,5 @@ def test_a_cluster_of_several_workers_is_refused(cluster):
 @pytest.mark.parametrize(
     "text", [None, "", "{}", "no JSON", "[]", '{"cluster": {"worker": ["a:1"]}}', '{"cluster": 1}']
 )
-def test_anything_else_is_none_of_our_business(text):
+def test_check_single_host_accepts_anything_else(text):
     check_single_host({} if text is None else {"TF_CONFIG": text})

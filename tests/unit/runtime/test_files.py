@@ -1,4 +1,4 @@
-"""Where files live that can be made again."""
+"""The cache folder, locks, digests and temporary directories."""
 
 import hashlib
 import os
@@ -25,19 +25,19 @@ from pipeline.runtime.files import (
 from tests.support.paths import ROOT
 
 
-def test_the_folder_follows_the_xdg_variable(monkeypatch, tmp_path):
+def test_cache_folder_follows_the_xdg_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder("data", "x") == tmp_path / "convmixer" / "data" / "x"
     assert not list(tmp_path.iterdir())
 
 
-def test_without_it_or_with_a_relative_one_the_folder_is_in_the_home(monkeypatch):
+def test_cache_folder_without_an_absolute_xdg_variable_is_in_the_home(monkeypatch):
     for given in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", given)
         assert cache_folder() == Path.home() / ".cache" / "convmixer"
 
 
-def test_what_is_made_of_it_is_for_this_user_alone(monkeypatch, tmp_path):
+def test_private_folder_is_created_for_this_user_alone(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
     before = os.umask(0)
     try:
@@ -48,7 +48,7 @@ def test_what_is_made_of_it_is_for_this_user_alone(monkeypatch, tmp_path):
     assert private_folder("a", "b") == folder
 
 
-def test_a_cache_that_takes_no_file_is_refused_with_how_to_name_another(monkeypatch, tmp_path):
+def test_check_cache_writable_refuses_with_how_to_name_another_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     check_cache_writable()
     assert os.listdir(tmp_path / "convmixer") == []
@@ -57,7 +57,7 @@ def test_a_cache_that_takes_no_file_is_refused_with_how_to_name_another(monkeypa
         check_cache_writable()
 
 
-def test_every_file_below_a_folder_has_the_digest_that_sha256sum_gives(tmp_path):
+def test_sha256_files_returns_the_digest_of_every_file_below(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "a").write_bytes(b"one")
     (tmp_path / "deep" / "b").write_bytes(b"two" * 1_000_000)
@@ -67,7 +67,7 @@ def test_every_file_below_a_folder_has_the_digest_that_sha256sum_gives(tmp_path)
     }
 
 
-def test_what_is_gone_or_another_is_named_and_what_is_new_is_not(tmp_path):
+def test_changed_files_are_those_missing_or_different_not_those_added(tmp_path):
     for name in "abc":
         (tmp_path / name).write_text(name)
     kept = sha256_files(tmp_path)
@@ -93,7 +93,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-def test_a_folder_is_gone_with_its_driver_and_that_of_a_killed_one_with_the_next():
+def test_temporary_directory_is_removed_at_its_end_or_after_a_kill_by_the_next():
     command = [sys.executable, "-c", HOLD]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         its = Path(other.stdout.readline().strip())
@@ -106,7 +106,7 @@ def test_a_folder_is_gone_with_its_driver_and_that_of_a_killed_one_with_the_next
         assert list(private_folder("trials").iterdir()) == [mine]
 
 
-def test_temporary_files_lie_in_it_and_elsewhere_again_after_it():
+def test_temporary_files_are_put_into_such_a_directory_until_the_end():
     before = tempfile.gettempdir()
     with temporary_files("runs"), tempfile.NamedTemporaryFile() as file:
         assert Path(file.name).is_relative_to(private_folder("runs"))

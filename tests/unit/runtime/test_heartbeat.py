@@ -1,4 +1,4 @@
-"""Signs of life that go on whatever a beat does, and that end."""
+"""The heartbeat: it survives errors, and ends."""
 
 import threading
 
@@ -7,7 +7,7 @@ import pytest
 from pipeline.runtime.heartbeat import heartbeat
 
 
-def test_beats_go_on_after_one_that_raised():
+def test_heartbeat_goes_on_after_a_call_that_raised():
     three, count = threading.Event(), []
 
     def beat():
@@ -20,7 +20,7 @@ def test_beats_go_on_after_one_that_raised():
         assert three.wait(30)
 
 
-def test_no_beat_comes_after_the_end():
+def test_heartbeat_makes_no_call_after_its_end():
     beaten = threading.Event()
     with heartbeat(beaten.set, seconds=0.001):
         assert beaten.wait(30)
@@ -28,7 +28,7 @@ def test_no_beat_comes_after_the_end():
     assert not beaten.wait(0.05)
 
 
-def test_the_end_waits_for_a_beat_under_way():
+def test_end_waits_for_a_call_that_has_begun():
     begun, over = threading.Event(), []
 
     def beat():
@@ -41,7 +41,7 @@ def test_the_end_waits_for_a_beat_under_way():
     assert over
 
 
-def test_the_end_does_not_wait_for_ever_for_a_store_that_is_away(monkeypatch):
+def test_end_does_not_wait_longer_than_its_patience(monkeypatch):
     monkeypatch.setattr("pipeline.runtime.heartbeat.PATIENCE_SECONDS", 0.01)
     begun, back = threading.Event(), threading.Event()
 
@@ -54,6 +54,6 @@ def test_the_end_does_not_wait_for_ever_for_a_store_that_is_away(monkeypatch):
     back.set()
 
 
-def test_an_error_within_is_not_hidden():
+def test_error_in_the_block_passes():
     with pytest.raises(ZeroDivisionError), heartbeat(lambda: None):
         1 / 0  # noqa: B018

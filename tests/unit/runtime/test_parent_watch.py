@@ -1,4 +1,4 @@
-"""A process that stops when the `mlflow run` above it is gone, with or without a shell between."""
+"""Stopping with the `mlflow run` that started the process, with or without a shell between."""
 
 import os
 import signal
@@ -56,25 +56,25 @@ SHELL = ["bash", "-c", '"$@"; true', "bash"]  # which cannot become the trainer,
 
 
 @pytest.mark.parametrize(("above", "chain"), [(PYTHON, 1), ([*PYTHON, *SHELL], 2)], ids=["alone", "with a shell"])
-def test_the_trainer_is_stopped_when_mlflow_run_is_killed(started, above, chain):
+def test_process_stops_when_mlflow_run_is_killed(started, above, chain):
     process, out = started(*above)
     assert out.readline() == f"{chain}\n"
     process.send_signal(signal.SIGKILL)
     assert out.readline() == "stopped by SIGTERM, as `mlflow run`, which had started it, was gone\n"
 
 
-def test_the_trainer_is_stopped_when_the_shell_between_is_killed(started):
+def test_process_stops_when_the_shell_between_is_killed(started):
     process, out = started(*PYTHON, *SHELL)
     assert out.readline() == "2\n"
     psutil.Process(process.pid).children()[0].kill()
     assert out.readline().startswith("stopped by SIGTERM")
 
 
-def test_a_run_that_no_mlflow_run_started_heeds_nobody(started):
+def test_process_without_mlflow_run_watches_nobody(started):
     _, out = started(*PYTHON, run="")
     assert out.readline() == "0\n"
 
 
-def test_a_shell_in_which_somebody_set_the_variable_is_no_mlflow_run(started):
+def test_shell_in_which_the_user_set_the_variable_is_no_mlflow_run(started):
     _, out = started("env", "MLFLOW_RUN_ID=abc", "bash", "-c", 'MLFLOW_RUN_ID=def "$@"; true', "bash")
     assert out.readline() == "0\n"

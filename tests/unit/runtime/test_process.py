@@ -1,4 +1,4 @@
-"""Who a process is, and what another host's, another boot's or a dead one's looks like from here."""
+"""The identity of a process, and the liveness of processes of this host, another host and another boot."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def ended():
         return replace(this_process(), id=process.pid, started=psutil.Process(process.pid).create_time())
 
 
-def test_a_process_is_read_back_from_its_tags():
+def test_from_tags_reads_back_what_tags_wrote():
     me = this_process()
     found = ProcessIdentity.from_tags(me.tags() | {"other": "tag"})
     assert replace(found, started=me.started) == me
@@ -28,24 +28,24 @@ def test_a_process_is_read_back_from_its_tags():
 
 
 @pytest.mark.parametrize("tags", [{}, {"host": "a"}, {**this_process().tags(), "process": "many"}])
-def test_tags_that_name_no_process_name_none(tags):
+def test_from_tags_of_other_tags_is_none(tags):
     assert ProcessIdentity.from_tags(tags) is None
 
 
-def test_this_process_lives():
+def test_liveness_of_this_process_is_alive():
     assert liveness(ProcessIdentity.from_tags(this_process().tags()), last_seen=NOW) == "alive"
 
 
-def test_a_process_that_has_ended_is_gone(ended):
+def test_liveness_of_an_ended_process_is_dead(ended):
     assert liveness(ended, last_seen=NOW) == "dead"
 
 
-def test_a_process_whose_id_went_to_another_is_gone():
+def test_liveness_of_a_reused_process_id_is_dead():
     me = this_process()
     assert liveness(replace(me, started=me.started - 100), last_seen=NOW) == "dead"
 
 
-def test_a_process_that_has_ended_and_that_nobody_took_leave_of_is_gone():
+def test_liveness_of_a_zombie_is_dead():
     process = subprocess.Popen([sys.executable, "-c", ""])
     zombie = replace(this_process(), id=process.pid, started=psutil.Process(process.pid).create_time())
     deadline = time.monotonic() + 30
@@ -55,15 +55,15 @@ def test_a_process_that_has_ended_and_that_nobody_took_leave_of_is_gone():
     process.wait()
 
 
-def test_what_ran_before_this_host_was_started_again_is_gone():
+def test_liveness_of_a_process_of_an_earlier_boot_is_dead():
     before = psutil.boot_time() - 60
     assert liveness(replace(this_process(), boot="another"), last_seen=before) == "dead"
 
 
-def test_what_gave_a_sign_since_this_host_was_started_and_knows_of_another_start_is_on_a_namesake():
+def test_liveness_on_a_host_of_the_same_name_is_unknown():
     assert liveness(replace(this_process(), boot="another"), last_seen=NOW) == "unknown"
 
 
-def test_what_runs_on_another_host_or_in_another_container_cannot_be_judged(ended):
+def test_liveness_on_another_host_or_in_another_container_is_unknown(ended):
     assert liveness(replace(ended, host="another"), last_seen=NOW) == "unknown"
     assert liveness(replace(ended, namespace="pid:[1]"), last_seen=NOW) == "unknown"

@@ -1,4 +1,4 @@
-"""Start-up lines kept back, even those that C code writes."""
+"""Capturing standard error, even what C code writes."""
 
 import os
 
@@ -7,14 +7,14 @@ import pytest
 from pipeline.runtime.stderr import capture_stderr
 
 
-def test_what_is_written_to_the_file_descriptor_is_kept_back(capfd):
+def test_capture_stderr_hides_what_is_written_to_the_file_descriptor(capfd):
     with capture_stderr():
         os.write(2, b"noise\n")
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "after\n"
 
 
-def test_it_is_shown_when_the_import_fails(capfd):
+def test_capture_stderr_shows_it_if_an_exception_is_raised(capfd):
     with pytest.raises(ImportError), capture_stderr():
         os.write(2, b"the reason\n")
         raise ImportError

@@ -1,4 +1,4 @@
-"""What of a store's URL may be seen, and by whom."""
+"""URLs of stores: passwords hidden and checked, timeouts, and the error for a store that cannot be opened."""
 
 import pytest
 
@@ -28,11 +28,11 @@ from pipeline.runtime.urls import (
         ("postgresql://host/db?password=secret&sslmode=x", "postgresql://host/db?password=***&sslmode=x"),
     ],
 )
-def test_a_password_is_masked_wherever_a_url_may_hold_it(url, shown):
+def test_mask_password_hides_it_wherever_a_url_may_hold_it(url, shown):
     assert mask_password(url) == (shown or url)
 
 
-def test_user_and_password_of_a_server_go_to_where_mlflow_reads_them_and_never_prints_them():
+def test_hide_credentials_moves_user_and_password_to_their_variables():
     environ = {"MLFLOW_TRACKING_URI": "https://ann:s3%40cret@host:5000/x", "MLFLOW_TRACKING_PASSWORD": "older"}
     hide_credentials(environ)
     assert environ == {
@@ -45,14 +45,14 @@ def test_user_and_password_of_a_server_go_to_where_mlflow_reads_them_and_never_p
 @pytest.mark.parametrize(
     "uri", ["http://host:5000", "sqlite:////a:b@c.db", "postgresql://me:secret@host/db", "", "http://[::1]:5000", "x y"]
 )
-def test_other_stores_keep_their_uri(uri):
+def test_hide_credentials_leaves_other_stores_alone(uri):
     environ = {"MLFLOW_TRACKING_URI": uri}
     hide_credentials(environ)
     assert environ == {"MLFLOW_TRACKING_URI": uri}
 
 
 @pytest.mark.parametrize("password", ["sec/ret", "sec@ret", "sec:ret", "sec#ret", "sec?ret"])
-def test_a_password_that_would_be_taken_for_part_of_the_host_is_refused_unseen(password):
+def test_check_password_escaped_refuses_without_repeating_the_password(password):
     """Else the database's driver names the part of it that it takes for a host or a port."""
     with pytest.raises(
         UsageError, match="^OPTUNA_STORAGE must have special characters .* escaped: @ is %40"
@@ -63,7 +63,7 @@ def test_a_password_that_would_be_taken_for_part_of_the_host_is_refused_unseen(p
         hide_credentials({"MLFLOW_TRACKING_URI": f"http://me:{password}@host"})
 
 
-def test_what_a_library_says_of_a_url_is_told_without_the_password_and_on_one_line():
+def test_storage_error_is_one_line_without_the_password():
     url = "postgresql://me:secret@host/db"
     said = str(storage_error("the store", url, ValueError(f"cannot\nopen {url} [SQL: CREATE TABLE x]")))
     assert said == (
@@ -72,7 +72,7 @@ def test_what_a_library_says_of_a_url_is_told_without_the_password_and_on_one_li
     )
 
 
-def test_mlflows_client_waits_seconds_for_a_server_unless_it_was_told_otherwise():
+def test_set_http_timeouts_leaves_what_is_set():
     environ = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}
     set_http_timeouts(environ)
     assert environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
