@@ -1,6 +1,8 @@
-"""What each ingredient of `fast` brings, on a proxy: `python experiments/benchmarks/ablation.py <CIFAR-10 folder>`.
+"""Measure what each ingredient of the recipe `fast` contributes, on a small proxy.
 
-Every variant is trained with the same seeds and judged by validation images: the test images have no part in it.
+Usage: python experiments/benchmarks/ablation.py <CIFAR-10 folder>
+
+Every variant is trained with the same seeds and compared by its validation accuracy. The test images are not used.
 """
 
 import argparse
@@ -9,12 +11,12 @@ from pathlib import Path
 import pandas as pd
 import proxy
 
-from pipeline.runtime import device as devices
+from pipeline.runtime.device import select_device
 
 HERE = Path(__file__).parent
 VARIANTS: dict[str, dict[str, object]] = {
     "fast": {},
-    # each ingredient removed alone
+    # one ingredient removed
     "adamw": {"optimizer": "adamw"},
     "constant learning rate": {"schedule": "constant"},
     "no flip": {"flip": False},
@@ -35,21 +37,21 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 
 def main() -> None:
-    """Train what is missing and print a line a variant."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Train the variants that are not in the CSV file yet, and print a row per variant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="CIFAR-10 as a folder of images")
     parser.add_argument("--csv", type=Path, default=HERE / "ablation.csv")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    asked = parser.parse_args()
-    device = devices.select_device("one")
-    common = {"test_time_flip": False, "dataset": asked.dataset}
+    options = parser.parse_args()
+    device = select_device("one")
+    common = {"test_time_flip": False, "dataset": options.dataset}
 
     def train(variant: str, seed: int) -> pd.DataFrame:
-        return proxy.history("fast", common | VARIANTS[variant] | {"seed": seed}, device)
+        return proxy.train_on_proxy("fast", common | VARIANTS[variant] | {"seed": seed}, device)
 
-    runs = proxy.kept(asked.csv, asked.only, asked.seeds, train)
-    best = 100 * runs.groupby(["variant", "seed"])["val_accuracy"].max()
+    history = proxy.train_missing(options.csv, options.only, options.seeds, train)
+    best = 100 * history.groupby(["variant", "seed"])["val_accuracy"].max()
     print(best.groupby("variant").agg(["count", "mean", "std", "min", "max"]).round(2).to_string())
 
 

@@ -1,7 +1,7 @@
-"""What a run costs besides its training steps: `make bench-around`.
+"""Measure what a run costs besides its training steps: `make bench-around`.
 
-Starting, the input pipeline, validation and tracking, each beside what it is to be small against. The sides of a ratio
-take turns in one process, and where other programs share the cores the ratio of processor time is the one to trust.
+The costs are start-up, the input pipeline, validation and tracking. What is compared with a training step alternates
+with it in one process. Where other programs share the cores, trust the ratio of processor time.
 """
 
 import os
@@ -17,12 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import training
+from pipeline.config.training import DataConfig, TrainingConfig, read_recipe
 from pipeline.runtime.cpu import prefer_onednn
 
 ROUNDS = 5
 RECIPE = "baseline"
-IMAGES, BATCH, INFERENCE = 10_000, 128, 500
+TRAINING_IMAGES, TEST_IMAGES, BATCH_SIZE = 10_000, 500, 128
+# training batches that a round of the input pipeline makes
+INPUT_BATCHES = 20
+# methods of pipeline.tracking.run.TrackedRun that a training calls
+TIMED_METHODS = (
+    *("set_name", "set_description", "set_tags", "log_params", "log_dataset", "log_epoch", "log_results"),
+    *("log_figure", "log_text", "log_table", "log_model", "wait_until_logged"),
+)
 
 
 def main() -> None:
@@ -30,146 +37,155 @@ def main() -> None:
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "MLFLOW_DISABLE_TELEMETRY": "true"}
     prefer_onednn()
     print("| start | seconds |\n|---|---|")
-    for name, seconds in starts():
+    for name, seconds in time_starts():
         print(f"| {name} | {seconds:.2f} |", flush=True)
-    print(f"\n| processor seconds, ConvMixer-256/8 | each {BATCH} images | of a training step |\n|---|---|---|")
-    costs = dict(parts())
+    print(
+        f"\n| processor time, ConvMixer-256/8 | seconds per {BATCH_SIZE} images | of a training step |\n|---|---|---|"
+    )
+    costs = time_parts()
     for name, seconds in costs.items():
         print(f"| {name} | {seconds:.3f} | {seconds / costs['training step']:.1%} |", flush=True)
     print("\n| tracking a run on sqlite | seconds |\n|---|---|")
-    for name, seconds in tracking():
+    for name, seconds in time_tracking():
         print(f"| {name} | {seconds:.3f} |", flush=True)
 
 
-def starts() -> Iterator[tuple[str, float]]:
-    """Seconds to what a person waits for, each in a new process."""
+def time_starts() -> Iterator[tuple[str, float]]:
+    """Yield what a user waits for at the start and the seconds it takes, each in a new process."""
     train = [sys.executable, "-m", "pipeline", "train"]
-    yield "`python -m pipeline train --help`", median(lambda: ended([*train, "--help"]))
-    yield "a refused setting", median(lambda: ended([*train, "digits", "--depth", "0"]))
-    yield "`import tensorflow` alone", median(lambda: ended([sys.executable, "-c", "import tensorflow"]))
-    yield "`import mlflow` alone", median(lambda: ended([sys.executable, "-c", "import mlflow"]))
     digits = [*train, "digits", "--epochs", "1"]
-    yield "digits: settings and data accepted, all imported", median(lambda: until("data", digits))
-    yield "digits: the first epoch has ended", median(lambda: until("epoch", digits))
+    python = [sys.executable, "-c"]
+    yield "`python -m pipeline train --help`", median(lambda: seconds_to_exit([*train, "--help"]))
+    yield "a refused setting", median(lambda: seconds_to_exit([*train, "digits", "--depth", "0"]))
+    yield "`import tensorflow` alone", median(lambda: seconds_to_exit([*python, "import tensorflow"]))
+    yield "`import mlflow` alone", median(lambda: seconds_to_exit([*python, "import mlflow"]))
+    yield "digits: settings and data accepted, all imported", median(lambda: seconds_to_line("data", digits))
+    yield "digits: end of the first epoch", median(lambda: seconds_to_line("epoch", digits))
 
 
-def parts() -> Iterator[tuple[str, float]]:
-    """Processor seconds each BATCH images of the recipe's network with flip and translation, taking turns."""
+def time_parts() -> dict[str, float]:
+    """Return the processor seconds per BATCH_SIZE images of a training step, the input pipeline and inference."""
     import keras
     import tensorflow as tf
 
     from pipeline.model.conv_mixer import build_model
-    from pipeline.runtime import device
+    from pipeline.runtime.device import fast_layers_for, select_device
     from pipeline.training.fit import compile_model, evaluation_batches, training_batches
     from pipeline.training.schedules import LearningRateSchedule
 
-    random = np.random.default_rng(0)
-    data = made(random.integers(0, 256, (IMAGES, 32, 32, 3)).astype(np.uint8), random.integers(0, 10, IMAGES))
-    config = training.TrainingConfig.build(training.read_recipe(RECIPE)).model_copy(
-        update={"translation": 4, "batch_size": BATCH}
-    )
-    found = device.select_device("one")
-    config = config.model_copy(update={"fast_layers": device.fast_layers_for(found), "jit_compile": False})
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (TRAINING_IMAGES, 32, 32, 3)).astype(np.uint8)
+    dataset = random_dataset(pixels, rng.integers(0, 10, TRAINING_IMAGES))
+    changes = {"translation": 4, "batch_size": BATCH_SIZE, "jit_compile": False}
+    changes["fast_layers"] = fast_layers_for(select_device("one"))
+    config = TrainingConfig.build(read_recipe(RECIPE)).model_copy(update=changes)
     keras.utils.set_random_seed(0)
-    model = build_model(config, data.image_shape, len(data.classes))
+    model = build_model(config, dataset.image_shape, len(dataset.classes))
     compile_model(model, config, LearningRateSchedule("constant", peak=1e-3, steps=1, warmup_fraction=0))
-    batches = iter(training_batches(config.model_copy(update={"epochs": 1000}), data))
+    batches = iter(training_batches(config.model_copy(update={"epochs": 1000}), dataset))
     images, labels = next(batches)
-    step = lambda: model.train_on_batch(images, labels)  # noqa: E731
-    many = next(iter(evaluation_batches(config, data, data.validation)))[0]
-    infer = tf.function(lambda some: model(some, training=False))
-    share = BATCH / len(many)
-    works: dict[str, tuple[Callable[[], object], float]] = {
-        "training step": (step, 1.0),
-        "input pipeline (flip, translation)": (lambda: [next(batches) for _ in range(20)], 1 / 20),
-        "inference, as in validation": (lambda: infer(many).numpy(), share),
+    validation_images = next(iter(evaluation_batches(config, dataset, dataset.validation)))[0]
+    infer = tf.function(lambda batch: model(batch, training=False))
+    # the work of a part, and how many batches of BATCH_SIZE images it handles
+    parts: dict[str, tuple[Callable[[], object], float]] = {
+        "training step": (lambda: model.train_on_batch(images, labels), 1.0),
+        "input pipeline (flip, translation)": (
+            lambda: [next(batches) for _ in range(INPUT_BATCHES)],
+            INPUT_BATCHES,
+        ),
+        "inference, as in validation": (
+            lambda: infer(validation_images).numpy(),
+            len(validation_images) / BATCH_SIZE,
+        ),
     }
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(ROUNDS + 1):
-        for name, (work, each) in works.items():
-            began = time.process_time()
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    for number in range(ROUNDS + 1):
+        for name, (work, batch_count) in parts.items():
+            started = time.process_time()
             work()
-            if turn:  # the first compiles
-                taken[name].append((time.process_time() - began) * each)
-    for name, seconds in taken.items():
-        yield name, statistics.median(seconds)
+            # The first round compiles.
+            if number > 0:
+                seconds[name].append((time.process_time() - started) / batch_count)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def tracking() -> Iterator[tuple[str, float]]:
-    """Seconds of the clock that a run on digits spends in pipeline.tracking.run, by what for."""
-    from pipeline.commands import main
+def time_tracking() -> Iterator[tuple[str, float]]:
+    """Yield what a run on digits logs, and the seconds of wall-clock time that its training spends in those calls."""
+    from pipeline.commands.main import run
     from pipeline.tracking.run import TrackedRun
 
-    spent: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in TIMED_METHODS}
+    running: list[str] = []
 
-    def timed(name: str) -> None:
+    def time_method(name: str) -> None:
         method = getattr(TrackedRun, name)
 
-        def call(*given: Any, **named: Any) -> object:
-            began = time.perf_counter()
+        def timed(*args: Any, **kwargs: Any) -> object:
+            started = time.perf_counter()
+            running.append(name)
             try:
-                return method(*given, **named)
+                return method(*args, **kwargs)
             finally:
-                spent.setdefault(name, []).append(time.perf_counter() - began)
+                running.pop()
+                # A method that another one calls counts as part of that one.
+                if not running:
+                    seconds[name].append(time.perf_counter() - started)
 
-        setattr(TrackedRun, name, call)
+        setattr(TrackedRun, name, timed)
 
-    at_start = ["set_name", "set_tags", "log_params", "log_text", "log_dataset"]
-    for name in [*at_start, "log_epoch", "log_figure", "log_table", "log_model"]:
-        timed(name)
+    for name in TIMED_METHODS:
+        time_method(name)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        # Artifacts are stored below the working directory.
         os.chdir(folder)
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-            main.run(["train", "digits"])
-    yield f"an epoch's metrics (median of {len(spent['log_epoch'])})", statistics.median(spent["log_epoch"])
-    yield "figures and tables, at the end", sum(spent["log_figure"] + spent["log_table"])
-    yield "the model, at the end", sum(spent["log_model"])
-    yield "all other calls of the run", sum(sum(spent[name]) for name in at_start)
+        with open(os.devnull, "w", encoding="utf-8") as devnull, redirect_stdout(devnull):
+            assert run(["train", "digits"]) == 0
+    yield f"metrics of an epoch (median of {len(seconds['log_epoch'])})", statistics.median(seconds["log_epoch"])
+    yield "figures and tables, at the end", sum(seconds["log_figure"] + seconds["log_table"])
+    yield "model, at the end", sum(seconds["log_model"])
+    yield "waiting for MLflow, at the end", sum(seconds["wait_until_logged"])
+    listed = {"log_epoch", "log_figure", "log_table", "log_model", "wait_until_logged"}
+    yield "all other calls", sum(sum(values) for name, values in seconds.items() if name not in listed)
 
 
-def made(pixels: np.ndarray, labels: np.ndarray) -> Any:
-    """These images as a data set."""
+def random_dataset(pixels: np.ndarray, labels: np.ndarray) -> Any:
+    """Return images and labels as a data set, the first of them as test images too."""
     from pipeline.data.dataset import load_dataset
 
     with tempfile.TemporaryDirectory() as folder:
-        np.savez(
-            file := Path(folder) / "made.npz",
-            x_train=pixels,
-            y_train=labels,
-            x_test=pixels[:INFERENCE],
-            y_test=labels[:INFERENCE],
-        )
-        return load_dataset(training.DataConfig(dataset=str(file)), seed=0)
+        file = Path(folder) / "random.npz"
+        np.savez(file, x_train=pixels, y_train=labels, x_test=pixels[:TEST_IMAGES], y_test=labels[:TEST_IMAGES])
+        return load_dataset(DataConfig(dataset=str(file)), seed=0)
 
 
-def ended(command: list[str]) -> float:
-    """Seconds until a process has ended."""
-    began = time.perf_counter()
+def seconds_to_exit(command: list[str]) -> float:
+    """Run a command and return the seconds until it exits."""
+    started = time.perf_counter()
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
-def until(said: str, command: list[str]) -> float:
-    """Seconds until a process prints a line that begins so; its run goes to a store that is thrown away."""
+def seconds_to_line(prefix: str, command: list[str]) -> float:
+    """Run a training in a temporary store and return the seconds until it prints a line with a prefix; then kill it."""
     with tempfile.TemporaryDirectory() as folder:
-        environ = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-        began = time.perf_counter()
+        environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        started = time.perf_counter()
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ
-        ) as run:
-            assert run.stdout
-            for line in run.stdout:
-                if line.startswith(said):
-                    seconds = time.perf_counter() - began
-                    run.kill()
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        ) as process:
+            assert process.stdout
+            for line in process.stdout:
+                if line.startswith(prefix):
+                    seconds = time.perf_counter() - started
+                    process.kill()
                     return seconds
-        raise RuntimeError(f"{command} ended without a line {said}")
+        raise RuntimeError(f"{command} exited without a line that starts with {prefix}")
 
 
-def median(measured: Callable[[], float]) -> float:
-    """Of ROUNDS times."""
-    return statistics.median(measured() for _ in range(ROUNDS))
+def median(measure: Callable[[], float]) -> float:
+    """Return the median of ROUNDS measurements."""
+    return statistics.median(measure() for _ in range(ROUNDS))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trainings on CIFAR-10 that fit two cores: a narrower, shallower network and fewer images, judged by validation."""
+"""Train CIFAR-10 proxies that fit two cores: a narrower, shallower network and fewer images."""
 
 import gc
 from collections.abc import Callable, Iterable, Mapping
@@ -13,33 +13,42 @@ from pipeline.runtime.device import Device
 from pipeline.training.fit import fit
 from pipeline.training.run import resolve_auto
 
-PROXY = {"filters": 64, "depth": 6, "train_examples": 20_000}  # what differs from the recipe
+# settings in which the proxy differs from the recipe
+PROXY = {"filters": 64, "depth": 6, "train_examples": 20_000}
 
 
-def kept(csv: Path, variants: Iterable[str], seeds: int, train: Callable[[str, int], pd.DataFrame]) -> pd.DataFrame:
-    """Train each variant with the seeds 0 to `seeds` - 1, but for what stands in a file, and return all of its rows.
+def train_missing(
+    csv: Path, variants: Iterable[str], seeds: int, train: Callable[[str, int], pd.DataFrame]
+) -> pd.DataFrame:
+    """Train each variant with each seed that has no rows in a CSV file yet, and return all rows of the file.
 
-    The file gets a row an epoch as each training ends, so that a study which was cut off goes on.
+    The file is written after each training, so that an interrupted study can be resumed.
+
+    Args:
+        csv: The file, with a row per epoch. It is created if it does not exist.
+        variants: Names of the variants.
+        seeds: Number of seeds; they are 0 to `seeds` - 1.
+        train: Trains a variant with a seed and returns a row per epoch.
     """
-    runs = pd.read_csv(csv) if csv.exists() else pd.DataFrame({"variant": [], "seed": []})
+    history = pd.read_csv(csv) if csv.exists() else pd.DataFrame({"variant": [], "seed": []})
     for seed in range(seeds):
         for variant in variants:
-            if not ((runs["variant"] == variant) & (runs["seed"] == seed)).any():
+            if not ((history["variant"] == variant) & (history["seed"] == seed)).any():
                 new = train(variant, seed)
                 new.insert(0, "variant", variant)
                 new.insert(1, "seed", seed)
-                runs = pd.concat([runs, new]) if len(runs) else new
-                runs.to_csv(csv, index=False, float_format="%.4f")
+                history = pd.concat([history, new]) if len(history) else new
+                history.to_csv(csv, index=False, float_format="%.4f")
                 print(f"{variant}, seed {seed}: {100 * new['val_accuracy'].max():.2f} %", flush=True)
-    return runs
+    return history
 
 
-def history(recipe: str, changes: Mapping[str, object], device: Device) -> pd.DataFrame:
-    """Train a recipe on the proxy with some settings changed; a row an epoch."""
+def train_on_proxy(recipe: str, changes: Mapping[str, object], device: Device) -> pd.DataFrame:
+    """Train a recipe on the proxy with some settings changed, and return a row per epoch."""
     config = TrainingConfig.build(read_recipe(recipe) | PROXY | dict(changes))
-    data = load_dataset(config.data, seed=config.seed)
-    told = fit(resolve_auto(config, data, device), data).history
+    dataset = load_dataset(config.data, seed=config.seed)
+    history = fit(resolve_auto(config, dataset, device), dataset).history
     keras.backend.clear_session()
     gc.collect()
-    columns = {name: told[name] for name in ("accuracy", "val_accuracy", "loss", "val_loss")}
+    columns = {name: history[name] for name in ("accuracy", "val_accuracy", "loss", "val_loss")}
     return pd.DataFrame({"epoch": range(1, config.epochs + 1)} | columns)

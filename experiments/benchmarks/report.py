@@ -1,7 +1,9 @@
-"""How long a report takes on a tracking store of many runs: fills one that is new, then writes the report.
+"""Measure how long a report takes on a tracking store with many runs.
 
-`python experiments/benchmarks/report.py --runs 10000 --folder /tmp/many`; a folder with a store is not filled again.
-The store is a file; with --served the report asks an MLflow server that is started on it, for artifacts too.
+Usage: python experiments/benchmarks/report.py --runs 10000 --folder /tmp/many
+
+A new folder is first filled with runs; a folder that has a store is used as it is. The store is a sqlite file. With
+--served the report reads it, and its artifacts, through an MLflow server.
 """
 
 import argparse
@@ -18,113 +20,119 @@ from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from pipeline.config.training import TrainingConfig, to_yaml
-from pipeline.tracking.tags import Tag
+from pipeline.tracking.tags import Role, Tag
 
-EPOCHS, IMAGES, CLASSES = 10, 2_000, 10
+EPOCHS, TEST_IMAGES, CLASSES = 10, 2_000, 10
 EXPERIMENT = "many"
 ROOT = Path(__file__).parent.parent.parent
 
 
 def fill(store: SqlAlchemyStore, artifacts: Path, runs: int, *, location: str) -> None:
-    """Runs as this project leaves them: one in ten from `mlflow run` with its artifacts, the others a search's trials.
+    """Write runs as this project logs them: one in ten is a run with artifacts, the others are trials of searches.
 
     Args:
-        location: what MLflow calls the folder `artifacts`.
+        store: An empty store.
+        artifacts: The folder of the artifacts.
+        runs: Number of runs.
+        location: The URI of `artifacts` in MLflow.
     """
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     experiment = store.create_experiment(EXPERIMENT, artifact_location=location, tags=[])
     for number in range(runs):
-        config = _config(random)
-        trial = number % 10 != 0
-        accuracies = np.sort(random.uniform(0.2, 0.9, EPOCHS))
-        created = store.create_run(experiment, "bench", number, [], f"run {number}")
-        run_id = created.info.run_id
-        store.log_batch(
-            run_id, _metrics(accuracies, trial), _params(config), _tags("trial" if trial else "run", number)
-        )
+        config = _random_config(rng)
+        role = Role.RUN if number % 10 == 0 else Role.TRIAL
+        accuracies = np.sort(rng.uniform(0.2, 0.9, EPOCHS))
+        run_id = store.create_run(experiment, "bench", number, [], f"run {number}").info.run_id
+        store.log_batch(run_id, _metrics(accuracies, role), _params(config), _tags(role, number))
         store.update_run_info(run_id, RunStatus.FINISHED, number + 60_000, None)
-        if not trial:
-            _leave(artifacts / run_id / "artifacts", config, accuracies, random)
+        if role is Role.RUN:
+            _write_artifacts(artifacts / run_id / "artifacts", config, accuracies[-1], rng)
 
 
-def _config(random: np.random.Generator) -> TrainingConfig:
+def _random_config(rng: np.random.Generator) -> TrainingConfig:
     return TrainingConfig(
         dataset="digits",
-        learning_rate=float(10 ** random.uniform(-4, -1)),
-        depth=int(random.integers(2, 12)),
-        kernel_size=int(random.choice([3, 5, 7])),
-        seed=int(random.integers(3)),
+        learning_rate=float(10 ** rng.uniform(-4, -1)),
+        depth=int(rng.integers(2, 12)),
+        kernel_size=int(rng.choice([3, 5, 7])),
+        seed=int(rng.integers(3)),
     )
 
 
-def _metrics(accuracies: np.ndarray, trial: bool) -> list[Metric]:
+def _metrics(accuracies: np.ndarray, role: Role) -> list[Metric]:
     points = [Metric("val_accuracy", float(value), 0, step) for step, value in enumerate(accuracies, start=1)]
-    once = {"best_val_accuracy": float(accuracies[-1]), "parameters": 100_000.0, "best_epoch": float(EPOCHS)}
-    once |= {"loss": 1.0, "accuracy": 0.9, "val_loss": 1.1, "epoch_seconds": 3.0, "images_per_second": 1e3}
-    once |= {"latency_ms": 2.0, "seconds": 60.0} if trial else {"test_accuracy": float(accuracies[-1])}
-    return points + [Metric(name, value, 0, 0) for name, value in once.items()]
+    summary = {"best_val_accuracy": float(accuracies[-1]), "parameters": 100_000.0, "best_epoch": float(EPOCHS)}
+    summary |= {"loss": 1.0, "accuracy": 0.9, "val_loss": 1.1, "epoch_seconds": 3.0, "images_per_second": 1e3}
+    if role is Role.TRIAL:
+        summary |= {"latency_ms": 2.0, "seconds": 60.0}
+    else:
+        summary |= {"test_accuracy": float(accuracies[-1])}
+    return points + [Metric(name, value, 0, 0) for name, value in summary.items()]
 
 
 def _params(config: TrainingConfig) -> list[Param]:
     return [Param(name, config.text(name)) for name in TrainingConfig.model_fields]
 
 
-def _tags(role: str, number: int) -> list[RunTag]:
-    told = {
+def _tags(role: Role, number: int) -> list[RunTag]:
+    tags = {
         Tag.ROLE: role,
         Tag.DATA_FINGERPRINT: "0" * 16,
         Tag.DATA: "digits",
         Tag.OUTCOME: "finished",
         Tag.DEVICE: "CPU",
     }
-    told |= {f"version.{name}": "1.2.3" for name in ("git", "keras", "mlflow", "numpy", "tensorflow")}
-    trial = {Tag.STUDY: f"study {number // 1000}", Tag.TRIAL_NUMBER: str(number)}
-    told |= trial if role == "trial" else {Tag.PROJECT_ENTRY_POINT: "main"}  # whose config.yaml is read
-    return [RunTag(name, value) for name, value in told.items()]
+    tags |= {f"version.{name}": "1.2.3" for name in ("git", "keras", "mlflow", "numpy", "tensorflow")}
+    if role is Role.TRIAL:
+        tags |= {Tag.STUDY: f"study {number // 1000}", Tag.TRIAL_NUMBER: str(number)}
+    else:
+        # The report reads config.yaml of runs that `mlflow run` has opened.
+        tags |= {Tag.PROJECT_ENTRY_POINT: "main"}
+    return [RunTag(str(name), str(value)) for name, value in tags.items()]
 
 
-def _leave(folder: Path, config: TrainingConfig, accuracies: np.ndarray, random: np.random.Generator) -> None:
+def _write_artifacts(folder: Path, config: TrainingConfig, accuracy: float, rng: np.random.Generator) -> None:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(config))
-    labels = np.arange(IMAGES) % CLASSES
-    right = random.random(IMAGES) < accuracies[-1]
+    labels = np.arange(TEST_IMAGES) % CLASSES
+    is_correct = rng.random(TEST_IMAGES) < accuracy
     lines = [
-        f"{position:016x},{label},{label if hit else (label + 1) % CLASSES},0.5"
-        for position, (label, hit) in enumerate(zip(labels, right, strict=True))
+        f"{index:016x},{label},{label if correct else (label + 1) % CLASSES},0.5"
+        for index, (label, correct) in enumerate(zip(labels, is_correct, strict=True))
     ]
     (folder / "test_predictions.csv").write_text("\n".join(["image,label,predicted,probability", *lines]) + "\n")
 
 
 def main() -> None:
-    """Fill where nothing is, then report, and say both times."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Fill a new folder, write the report, and print how long each took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--served", action="store_true")
+    parser.add_argument("--served", action="store_true", help="read the store through an MLflow server")
     options = parser.parse_args()
     folder = options.folder.absolute()
-    uri, artifacts = f"sqlite:///{folder}/mlflow.db", folder / "served"
+    store_uri, artifacts = f"sqlite:///{folder}/mlflow.db", folder / "served"
     if not (folder / "mlflow.db").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        began = time.perf_counter()
+        started = time.perf_counter()
         location = "mlflow-artifacts:/" if options.served else str(artifacts)
-        fill(SqlAlchemyStore(uri, str(artifacts)), artifacts, options.runs, location=location)
-        print(f"filled with {options.runs:,} runs in {time.perf_counter() - began:.0f} s", flush=True)
-    with served(folder, uri) if options.served else nullcontext(uri) as tracking:
-        began = time.perf_counter()
+        fill(SqlAlchemyStore(store_uri, str(artifacts)), artifacts, options.runs, location=location)
+        print(f"filled with {options.runs:,} runs in {time.perf_counter() - started:.0f} s", flush=True)
+    with running_server(folder, store_uri) if options.served else nullcontext(store_uri) as tracking_uri:
+        started = time.perf_counter()
         command = [sys.executable, "-m", "pipeline", "report", EXPERIMENT, "--folder", str(folder / "reports")]
-        subprocess.run(command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": tracking}, check=True)
-        print(f"report on {options.runs:,} runs in {time.perf_counter() - began:.1f} s")
+        subprocess.run(command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": tracking_uri}, check=True)
+        print(f"report on {options.runs:,} runs in {time.perf_counter() - started:.1f} s")
 
 
 @contextmanager
-def served(folder: Path, store: str) -> Iterator[str]:
-    """The URL of an MLflow server on a store, with its artifacts in the folder `served`."""
-    sys.path.append(str(ROOT / "tests"))
+def running_server(folder: Path, store_uri: str) -> Iterator[str]:
+    """Run an MLflow server on a store, with its artifacts in the folder `served`, and yield its URL."""
+    sys.path.append(str(ROOT))
     from tests.support.servers import server
 
-    with server(folder, store=store) as one:
-        yield one.uri
+    with server(folder, store=store_uri) as tracking_server:
+        yield tracking_server.uri
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Time and memory of a run as images, filters and pixels grow: `python experiments/benchmarks/scale.py`.
+"""Measure time and memory of a run as images, pixels and filters grow: `python experiments/benchmarks/scale.py`.
 
-Every row is a run of its own, `python -m pipeline train` with a small network on made JPEG files; the speed is the
-second epoch's, since the first one compiles. Memory is the most that its processes held at once for themselves (RssAnon
-of /proc, so Linux only): pages of the data's cache that are mapped into memory are the system's, which takes them back
-when it needs them.
+Every row is a run of `python -m pipeline train` with a small network on random JPEG files. The speed is that of the
+second epoch, because the first one compiles the step. Memory is the most that the processes of a run held at once for
+themselves (RssAnon of /proc, so on Linux only). Pages of the image cache that are mapped into memory are not counted,
+because the system takes them back when it needs memory.
 """
 
 import argparse
@@ -20,10 +20,11 @@ import numpy as np
 import psutil
 from PIL import Image
 
-PROJECT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 CLASSES = 4
-SMALL = {"filters": 16, "depth": 2, "kernel_size": 5, "patch_size": 4, "batch_size": 50, "epochs": 2}
-ROWS = (  # images, side in pixels, what differs from SMALL
+BASE = {"filters": 16, "depth": 2, "kernel_size": 5, "patch_size": 4, "batch_size": 50, "epochs": 2}
+# images, side in pixels, settings that differ from BASE
+ROWS = (
     (2_000, 32, {}),
     (8_000, 32, {}),
     (32_000, 32, {}),
@@ -32,85 +33,93 @@ ROWS = (  # images, side in pixels, what differs from SMALL
     (8_000, 224, {"patch_size": 14}),
     (32_000, 224, {"patch_size": 14}),
 )
+SAMPLING_SECONDS = 0.1
 
 
 def main() -> None:
-    """Print a line a run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", choices=range(1, len(ROWS) + 1), help="only these of the table")
+    """Print a row per run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", choices=range(1, len(ROWS) + 1), help="only these rows")
     rows = parser.parse_args().rows or range(1, len(ROWS) + 1)
-    print("| images | pixels | filters | decoded, GB | reading them first, s | training, images/s | memory held, GB |")
+    print("| images | pixels | filters | decoded, GB | start and reading, s | training, images/s | memory held, GB |")
     print("|---|---|---|---|---|---|---|")
     for images, side, changes in (ROWS[row - 1] for row in rows):
+        settings = BASE | changes
         with tempfile.TemporaryDirectory() as folder:
-            make(Path(folder) / "images", images, side)
-            reading, speed, held = run(Path(folder), SMALL | changes)
-        filters = (SMALL | changes)["filters"]
+            write_images(Path(folder) / "images", images, side)
+            seconds_to_data, images_per_second, memory = train(Path(folder), settings)
         decoded = images * side * side * 3 / 1e9
         print(
-            f"| {images:,} | {side} | {filters} | {decoded:.2f} | {reading:.1f} | {speed:,.0f} | {held:.2f} |",
+            f"| {images:,} | {side} | {settings['filters']} | {decoded:.2f} | {seconds_to_data:.1f} "
+            f"| {images_per_second:,.0f} | {memory:.2f} |",
             flush=True,
         )
 
 
-def make(folder: Path, images: int, side: int) -> None:
-    """JPEG files of blurred noise, a folder a class."""
-    random = np.random.default_rng(0)
+def write_images(folder: Path, images: int, side: int) -> None:
+    """Write JPEG files of blurred noise, in a folder per class."""
+    rng = np.random.default_rng(0)
     for label in range(CLASSES):
         (folder / str(label)).mkdir(parents=True)
-    for number in range(images):
-        noise = Image.fromarray(random.integers(0, 256, (8, 8, 3)).astype(np.uint8))
-        noise.resize((side, side)).save(folder / str(number % CLASSES) / f"{number}.jpg", quality=80)
+    for index in range(images):
+        noise = Image.fromarray(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8))
+        noise.resize((side, side)).save(folder / str(index % CLASSES) / f"{index}.jpg", quality=80)
 
 
-def run(folder: Path, model: dict[str, int]) -> tuple[float, float, float]:
-    """Seconds to the line on data, images a second in the last epoch, and the most memory in GB."""
-    words = [word for name, value in model.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "pipeline", "train", "digits", "--dataset", str(folder / "images"), *words]
-    environ = os.environ | {
+def train(folder: Path, settings: dict[str, int]) -> tuple[float, float, float]:
+    """Train on the images in a folder.
+
+    Returns:
+        Seconds until the images have been read, images per second in the last epoch, and the most memory in GB.
+    """
+    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "pipeline", "train", "digits", "--dataset", str(folder / "images"), *flags]
+    environment = os.environ | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "XDG_CACHE_HOME": str(folder / "cache"),
     }
-    began = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ, cwd=PROJECT) as process:
-        memory = Memory(process.pid)
+    started = time.perf_counter()
+    # the last line that begins with each word, and the seconds until it was printed
+    output: dict[str, tuple[float, str]] = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as process:
+        monitor = MemoryMonitor(process.pid)
         assert process.stdout
-        said = {}
         for line in process.stdout:
-            said[line.split()[0] if line.strip() else ""] = (time.perf_counter() - began, line)
-    speed = re.search(r"([\d,]+) images/s", said["epoch"][1])
+            if line.strip():
+                output[line.split()[0]] = (time.perf_counter() - started, line)
+    speed = re.search(r"([\d,]+) images/s", output["epoch"][1])
     assert process.returncode == 0 and speed
-    return said["data"][0], float(speed[1].replace(",", "")), memory.most / 1e9
+    return output["data"][0], float(speed[1].replace(",", "")), monitor.peak_bytes / 1e9
 
 
-class Memory(threading.Thread):
-    """Looks ten times a second at what a process and those it started hold, until the first has ended."""
+class MemoryMonitor(threading.Thread):
+    """Track the most memory that a process and its children hold, until the process ends."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.most = 0
+        self.peak_bytes = 0
         self._process = psutil.Process(pid)
         self.start()
 
     def run(self) -> None:
         while self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE:
             try:
-                tree = [self._process, *self._process.children(recursive=True)]
-                self.most = max(self.most, sum(map(held, tree)))
+                processes = [self._process, *self._process.children(recursive=True)]
+                self.peak_bytes = max(self.peak_bytes, sum(map(anonymous_bytes, processes)))
             except psutil.NoSuchProcess:
                 continue
-            time.sleep(0.1)
+            time.sleep(SAMPLING_SECONDS)
 
 
-def held(process: psutil.Process) -> int:
-    """Bytes that a process holds for itself."""
+def anonymous_bytes(process: psutil.Process) -> int:
+    """Return the memory that a process holds for itself, in bytes; 0 if it has ended."""
     try:
-        text = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:  # it has just ended
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
         return 0
-    found = re.search(r"RssAnon:\s+(\d+) kB", text)
-    return 1024 * int(found[1]) if found else 0
+    match = re.search(r"RssAnon:\s+(\d+) kB", status)
+    return 1024 * int(match[1]) if match else 0
 
 
 if __name__ == "__main__":

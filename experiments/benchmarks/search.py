@@ -1,10 +1,10 @@
-"""Ways of searching, compared on recorded curves: how many epochs each needs to find what is nearly the best.
+"""Compare search strategies on recorded learning curves: how many epochs each needs to come near the best.
 
-python experiments/benchmarks/search.py    (`make bench-search`) prints a table; nothing is trained.
+Usage: python experiments/benchmarks/search.py    (`make bench-search`)
 
-The curves are those of every configuration of experiments/searches/small-grid.yaml. What a way of searching has found
-is the best validation accuracy of a training that it carried to its end; what it spends is epochs, those of trials that
-it prunes too.
+The curves are those of every configuration of experiments/searches/small-grid.yaml; nothing is trained. A strategy has
+found an accuracy once a training that reached it has run to its end. It pays in epochs, including those of pruned
+trials.
 """
 
 import math
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pandas as pd
-from replay import Forgetful, Log, Played, Recorded
+from replay import NullStudyRun, RecordedCurves, ReplayExecutor, SearchLog
 
 from pipeline.runtime.console import Console
 from pipeline.search.distributions import values
@@ -32,35 +32,42 @@ SPACE = {
     "depth": optuna.distributions.IntDistribution(4, 12, step=2),
 }
 SEEDS = 20
-NEAR = 0.005  # half a point below the best known
-BUDGETS = (5, 10, 20)  # full trainings' worth of epochs
-GRIDS = 2  # a way of searching that has found nothing near after so many times the whole grid's epochs is stopped
+# half a point below the best accuracy
+TOLERANCE = 0.005
+# epochs in units of one full training
+BUDGETS = (5, 10, 20)
+# A strategy is stopped after so many times the epochs of the whole grid.
+MAX_GRIDS = 2
 
 
-def random_search(recorded: Recorded, log: Log, seed: int, most: int) -> None:
-    """Any configuration at any time, each trained to its end."""
-    random, keys = np.random.default_rng(seed), list(recorded.curves)
-    while log.epochs < most:
-        curve = recorded.curves[keys[random.integers(len(keys))]]
+def random_search(recorded: RecordedCurves, log: SearchLog, seed: int, max_epochs: int) -> None:
+    """Draw configurations at random, with replacement, and train each to its end."""
+    rng, keys = np.random.default_rng(seed), list(recorded.curves)
+    while log.epochs < max_epochs:
+        curve = recorded.curves[keys[rng.integers(len(keys))]]
         log.epochs += len(curve)
-        log.finish(max(curve))
+        log.add_finished(max(curve))
 
 
-def one_epoch_for_all(recorded: Recorded, log: Log, seed: int, most: int) -> None:
-    """Each configuration for an epoch, then the best of these go on to their end, one after the other."""
-    keys = [list(recorded.curves)[place] for place in np.random.default_rng(seed).permutation(len(recorded.curves))]
-    log.epochs += len(keys)
-    for key in sorted(keys, key=lambda key: -recorded.curves[key][0]):
+def one_epoch_each(recorded: RecordedCurves, log: SearchLog, seed: int, max_epochs: int) -> None:
+    """Train each configuration for one epoch, then continue them one by one, the most accurate first."""
+    keys = list(recorded.curves)
+    shuffled = [keys[index] for index in np.random.default_rng(seed).permutation(len(keys))]
+    log.epochs += len(shuffled)
+    for key in sorted(shuffled, key=lambda key: -recorded.curves[key][0]):
         log.epochs += len(recorded.curves[key]) - 1
-        log.finish(max(recorded.curves[key]))
+        log.add_finished(max(recorded.curves[key]))
 
 
-def optuna_defaults(recorded: Recorded, log: Log, seed: int, most: int) -> None:
-    """Optuna's own Keras example: TPE and the median pruner as they come (github.com/optuna/optuna-examples)."""
+def optuna_defaults(recorded: RecordedCurves, log: SearchLog, seed: int, max_epochs: int) -> None:
+    """Search as Optuna's Keras example does: TPE and the median pruner with their default settings.
+
+    Source: https://github.com/optuna/optuna-examples
+    """
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed), pruner=optuna.pruners.MedianPruner()
     )
-    while log.epochs < most:
+    while log.epochs < max_epochs:
         trial = study.ask(SPACE)
         curve = recorded.curves[recorded.key(trial.params)]
         for epoch, accuracy in enumerate(curve):
@@ -70,11 +77,11 @@ def optuna_defaults(recorded: Recorded, log: Log, seed: int, most: int) -> None:
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 break
         else:
-            log.finish(max(curve))
+            log.add_finished(max(curve))
             study.tell(trial, max(curve))
 
 
-class Silent(Console):
+class SilentConsole(Console):
     """A console that prints nothing."""
 
     def print(self, *lines: str) -> None: ...
@@ -82,37 +89,46 @@ class Silent(Console):
     def progress(self, done: float, total: float, text: str) -> None: ...
 
 
-def this_driver(recorded: Recorded, log: Log, seed: int, most: int) -> None:
-    """This project's own loop and study, with the settings that a search has by default."""
+def search_loop(recorded: RecordedCurves, log: SearchLog, seed: int, max_epochs: int) -> None:
+    """Search with this project's loop and study, in the default settings of a search."""
     flags = {"sampler": "tpe", "pruner": "median", "trials": 100_000, "final_top": 0, "seed": seed}
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    search = parse_search(["small-grid", *words])
+    arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    search = parse_search(["small-grid", *arguments])
     study = Study(search, url=None, name="replay", image_shape=(32, 32, 3), training_images=2500)
-    played = Played(recorded, log, most=most)
-    context = SearchContext(study, Forgetful(), played, lambda: int(played.spent()), lambda: None, Silent())
+    executor = ReplayExecutor(recorded, log, max_epochs=max_epochs)
+    context = SearchContext(
+        study,
+        NullStudyRun(),
+        executor,
+        interrupts=lambda: int(executor.is_exhausted()),
+        heartbeat=lambda: None,
+        console=SilentConsole(),
+    )
     SearchLoop(context).run()
 
 
-WAYS: dict[str, Callable[[Recorded, Log, int, int], None]] = {
+Strategy = Callable[[RecordedCurves, SearchLog, int, int], None]
+STRATEGIES: dict[str, Strategy] = {
     "random, no pruning": random_search,
-    "one epoch for all, then the best": one_epoch_for_all,
-    "Optuna as in its Keras example": optuna_defaults,
-    "this driver": this_driver,
+    "one epoch each, then the best": one_epoch_each,
+    "Optuna's Keras example": optuna_defaults,
+    "this project": search_loop,
 }
 
 
-def compare(recorded: Recorded) -> pd.DataFrame:
-    """A row a way: epochs until near the best known (median of the seeds), and the best found within each budget."""
-    most = GRIDS * recorded.epochs * len(recorded.curves)
+def compare(recorded: RecordedCurves) -> pd.DataFrame:
+    """Return a row per strategy: epochs until it comes near the best, and the best accuracy within each budget."""
+    max_epochs = MAX_GRIDS * recorded.epochs * len(recorded.curves)
+    configurations = math.prod(len(values(distribution) or ()) for distribution in SPACE.values())
+    assert len(recorded.curves) == configurations, "a curve is missing"
     rows = []
-    assert len(recorded.curves) == math.prod(len(values(of) or ()) for of in SPACE.values()), "a curve is missing"
-    for name, way in WAYS.items():
-        logs = [Log() for _ in range(SEEDS)]
+    for name, run in STRATEGIES.items():
+        logs = [SearchLog() for _ in range(SEEDS)]
         for seed, log in enumerate(logs):
-            way(recorded, log, seed, most)
-        until = np.array([log.epochs_until(recorded.best - NEAR) for log in logs])
-        row = {"way": name, "epochs": f"{np.median(until):.0f}", "quartiles": _quartiles(until)}
-        row["found by"] = f"{np.isfinite(until).sum()} of {SEEDS}"
+            run(recorded, log, seed, max_epochs)
+        epochs = np.array([log.epochs_until(recorded.best_accuracy - TOLERANCE) for log in logs])
+        row = {"strategy": name, "epochs": f"{np.median(epochs):.0f}", "quartiles": _quartiles(epochs)}
+        row["found by"] = f"{np.isfinite(epochs).sum()} of {SEEDS}"
         for budget in BUDGETS:
             best = np.array([100 * log.best_after(budget * recorded.epochs) for log in logs])
             row[f"best after {budget}"] = f"{best.mean():.2f} ± {best.std(ddof=1):.2f}"
@@ -120,19 +136,20 @@ def compare(recorded: Recorded) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _quartiles(until: np.ndarray) -> str:
-    low, high = np.quantile(until, [0.25, 0.75], method="nearest")
+def _quartiles(epochs: np.ndarray) -> str:
+    low, high = np.quantile(epochs, [0.25, 0.75], method="nearest")
     return f"{low:.0f} to {high:.0f}"
 
 
 def main() -> None:
     """Print the comparison."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    recorded = Recorded(pd.read_csv(CURVES), SETTINGS)
-    near = sum(max(curve) >= recorded.best - NEAR for curve in recorded.curves.values())
+    recorded = RecordedCurves(pd.read_csv(CURVES), SETTINGS)
+    near = sum(max(curve) >= recorded.best_accuracy - TOLERANCE for curve in recorded.curves.values())
     sys.stdout.write(
-        f"{len(recorded.curves)} configurations of {recorded.epochs} epochs; the best reaches {recorded.best:.2%}, "
-        f"{near} come within {100 * NEAR:g} points of it; {SEEDS} seeds\n\n{compare(recorded).to_string(index=False)}\n"
+        f"{len(recorded.curves)} configurations of {recorded.epochs} epochs; the best reaches "
+        f"{recorded.best_accuracy:.2%}, {near} come within {100 * TOLERANCE:g} points of it; {SEEDS} seeds\n\n"
+        f"{compare(recorded).to_string(index=False)}\n"
     )
 
 

@@ -1,8 +1,8 @@
-"""What a served model costs and gives: `make bench-serving`, about two minutes.
+"""Measure a served model's start, memory, latency and throughput: `make bench-serving`, about two minutes.
 
-A network of the recipe's shape with random weights is registered in a store of its own and served on 127.0.0.1 by
-`mlflow models serve`. Clients then ask for one PNG file a request, each over a connection of its own and one request
-after the other; they run on the same cores.
+A network of the recipe's shape with random weights is registered in a temporary store and served on 127.0.0.1 by
+`mlflow models serve`. Each client sends one PNG image per request over a connection of its own, and the next request
+when it has the answer. Clients and server share the cores.
 """
 
 import base64
@@ -28,11 +28,14 @@ from pipeline.config.training import TrainingConfig, read_recipe
 from pipeline.runtime.cpu import prefer_onednn
 from pipeline.serving.packaging import save_pyfunc
 
-RECIPE, SHAPE, CLASSES = "baseline", (32, 32, 3), 10
+RECIPE, IMAGE_SHAPE, CLASSES = "baseline", (32, 32, 3), 10
 CLIENTS = (1, 8, 32)
-MOST_REQUESTS, MOST_SECONDS = 2_000, 20.0  # of each number of clients
+# for each number of clients
+MAX_REQUESTS, MAX_SECONDS = 2_000, 20.0
+# The first requests are slower.
+WARM_UP_REQUESTS, WARM_UP_SECONDS = 20, 1.0
 START_SECONDS = 120.0
-NAME = "served"
+MODEL_NAME = "served"
 
 
 def main() -> None:
@@ -43,114 +46,118 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"XDG_CACHE_HOME": f"{folder}/cache", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         with redirect_stdout(sys.stderr):
-            made(Path(folder))
-        with served(Path(folder)) as (port, seconds, process):
+            register_model(Path(folder))
+        with running_server(Path(folder)) as (port, seconds, process):
             print("| start, s | memory after the start, MiB | after the load |\n|---|---|---|")
-            idle = memory(process)
-            rows = list(loads(port))
-            print(f"| {seconds:.1f} | {idle:.0f} | {memory(process):.0f} |\n")
+            idle = memory_mib(process)
+            rows = list(measure_load(port))
+            print(f"| {seconds:.1f} | {idle:.0f} | {memory_mib(process):.0f} |\n")
             print("| clients | requests | p50, ms | p99, ms | images/s |\n|---|---|---|---|---|")
             print("\n".join(rows))
 
 
-def made(folder: Path) -> None:
-    """Register a network of the recipe's shape."""
+def register_model(folder: Path) -> None:
+    """Register a network of the recipe's shape, with its artifacts below a folder."""
     from pipeline.model.conv_mixer import conv_mixer
     from pipeline.tracking.run import start_run
     from pipeline.tracking.tags import Role
 
-    os.chdir(folder)  # where MLflow's artifacts go
+    # MLflow stores artifacts below the working directory.
+    os.chdir(folder)
     config = TrainingConfig.build(read_recipe(RECIPE))
     shape = {name: getattr(config, name) for name in ("filters", "depth", "kernel_size", "patch_size")}
-    model = conv_mixer(SHAPE, CLASSES, **shape)
+    model = conv_mixer(IMAGE_SHAPE, CLASSES, **shape)
     classes = [str(label) for label in range(CLASSES)]
+    save = partial(save_pyfunc, model=model, example=np.zeros(IMAGE_SHAPE, np.uint8), classes=classes)
     with start_run(role=Role.RUN) as run:
-        run.register_model(
-            NAME,
-            partial(save_pyfunc, model=model, example=np.zeros(SHAPE, np.uint8), classes=classes),
-            classes=classes,
-            tags={},
-        )
+        run.register_model(MODEL_NAME, save, classes=classes, tags={})
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[int, float, psutil.Process]]:
-    """A server: its port, the seconds until it answered, its process."""
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        port = asked.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@champion"]
+def running_server(folder: Path) -> Iterator[tuple[int, float, psutil.Process]]:
+    """Serve the registered model, and yield the port, the seconds until the server answered, and its process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{MODEL_NAME}@champion"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    began = time.perf_counter()
+    started = time.perf_counter()
     with open(folder / "server.log", "wb") as log:
         process = psutil.Popen(
             command, cwd=folder, env=os.environ | {"PATH": path}, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        while not answers(port):
-            if process.poll() is not None or time.perf_counter() - began > START_SECONDS:
+        while not is_ready(port):
+            if process.poll() is not None or time.perf_counter() - started > START_SECONDS:
                 raise SystemExit((folder / "server.log").read_text())
             time.sleep(0.05)
-        yield port, time.perf_counter() - began, process
+        yield port, time.perf_counter() - started, process
     finally:
-        family = [*process.children(recursive=True), process]
-        for one in family:
+        processes = [*process.children(recursive=True), process]
+        for each in processes:
             with suppress(psutil.NoSuchProcess):
-                one.terminate()
-        psutil.wait_procs(family, timeout=10)
+                each.terminate()
+        psutil.wait_procs(processes, timeout=10)
 
 
-def answers(port: int) -> bool:
-    """Whether the server is there."""
+def is_ready(port: int) -> bool:
+    """Return whether the server answers."""
     with suppress(OSError):
-        line = HTTPConnection("127.0.0.1", port, timeout=5)
-        line.request("GET", "/ping")
-        return line.getresponse().status == 200
+        connection = HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/ping")
+        return connection.getresponse().status == 200
     return False
 
 
-def memory(process: psutil.Process) -> float:
-    """MiB that a process and those it started hold alone."""
-    family = [process, *process.children(recursive=True)]
-    return sum(one.memory_full_info().uss for one in family) / 2**20
+def memory_mib(process: psutil.Process) -> float:
+    """Return the unique set size of a process and its children, in MiB."""
+    processes = [process, *process.children(recursive=True)]
+    return sum(each.memory_full_info().uss for each in processes) / 2**20
 
 
-def loads(port: int) -> Iterator[str]:
-    """A row for each number of clients."""
+def measure_load(port: int) -> Iterator[str]:
+    """Yield a Markdown row for each number of clients."""
     import tensorflow as tf
 
-    pixels = np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, IMAGE_SHAPE).astype(np.uint8)
     png = base64.b64encode(tf.io.encode_png(pixels).numpy()).decode()
     body = json.dumps({"dataframe_split": {"columns": ["image"], "data": [[png]]}})
-    asked(port, body, until=time.perf_counter() + 1, most=20)  # the first are slower
+    send_requests(port, body, until=time.perf_counter() + WARM_UP_SECONDS, max_requests=WARM_UP_REQUESTS)
     for clients in CLIENTS:
-        began = time.perf_counter()
+        started = time.perf_counter()
+        until, max_requests = started + MAX_SECONDS, MAX_REQUESTS // clients
         with ThreadPoolExecutor(clients) as pool:
-            parts = [
-                pool.submit(asked, port, body, until=began + MOST_SECONDS, most=MOST_REQUESTS // clients)
-                for _ in range(clients)
+            futures = [
+                pool.submit(send_requests, port, body, until=until, max_requests=max_requests) for _ in range(clients)
             ]
-            took = [seconds for part in parts for seconds in part.result()]
-        rate = len(took) / (time.perf_counter() - began)
-        p50, p99 = (1000 * each for each in (statistics.median(took), statistics.quantiles(took, n=100)[98]))
-        yield f"| {clients} | {len(took):,} | {p50:.1f} | {p99:.1f} | {rate:.0f} |"
+            latencies = [seconds for future in futures for seconds in future.result()]
+        throughput = len(latencies) / (time.perf_counter() - started)
+        p50, p99 = 1000 * statistics.median(latencies), 1000 * statistics.quantiles(latencies, n=100)[98]
+        yield f"| {clients} | {len(latencies):,} | {p50:.1f} | {p99:.1f} | {throughput:.0f} |"
 
 
-def asked(port: int, body: str, *, until: float, most: int) -> list[float]:
-    """Seconds that each request of one client took."""
-    line = HTTPConnection("127.0.0.1", port, timeout=60)
-    took: list[float] = []
-    while len(took) < most and time.perf_counter() < until:
-        began = time.perf_counter()
-        line.request("POST", "/invocations", body, {"content-type": "application/json"})
-        answer = line.getresponse()
-        content = answer.read()
-        if answer.status != 200:
+def send_requests(port: int, body: str, *, until: float, max_requests: int) -> list[float]:
+    """Send requests one after the other and return the latency of each in seconds.
+
+    Args:
+        port: The server's.
+        body: Of each request.
+        until: When to stop, on the clock of time.perf_counter.
+        max_requests: After how many requests to stop.
+    """
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    latencies: list[float] = []
+    while len(latencies) < max_requests and time.perf_counter() < until:
+        started = time.perf_counter()
+        connection.request("POST", "/invocations", body, {"content-type": "application/json"})
+        response = connection.getresponse()
+        content = response.read()
+        if response.status != 200:
             raise SystemExit(content.decode())
-        took.append(time.perf_counter() - began)
-    line.close()
-    return took
+        latencies.append(time.perf_counter() - started)
+    connection.close()
+    return latencies
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Short runs and small searches under random kills of trainer, driver and tracking server: `make soak`.
+"""Run short trainings and small searches while trainer, driver and tracking server are killed at random: `make soak`.
 
-Two hands work side by side for SOAK_MINUTES, one training runs, one searching; each is killed now and then and told to
-go on. A third stops, kills and starts the tracking server. What is done to whom comes from SOAK_SEED. In the end all is
-told once more to go on, in peace, and then every promise is checked, and that a driver's memory does not grow with its
-trials. Exit code 1: one was broken.
+Two workloads run side by side for SOAK_MINUTES: one trains, the other searches. Each of their processes may be killed,
+and the next one then resumes the work. Meanwhile the tracking server is stopped, killed and restarted. SOAK_SEED
+determines what is killed and when. At the end the interrupted work is resumed once more without faults, and every
+promise of the service is checked, including that a driver's memory does not grow with its trials. The exit code is 1 if
+a promise was broken.
 """
 
 import os
@@ -22,46 +23,59 @@ import uuid
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from pipeline.tracking.tags import Role, Tag
 
-PROJECT = Path(__file__).parent.parent.parent
-MARK = "SOAK"  # the variable by which all processes of a soak are known
-RUN = "smoke --epochs 12 --train_examples none --batch_size 16 --checkpoint_minutes none".split()
-SEARCH = "smoke --trials 5 --epochs 3 --workers 1 --final_top 1 --final_seeds 1".split()
-KILL_SECONDS = 30  # after the first line at the latest
+ROOT = Path(__file__).parent.parent.parent
+# environment variable that identifies the processes of a soak
+MARKER = "SOAK"
+EXPERIMENT = "soak"
+TRAIN = "smoke --epochs 12 --train_examples none --batch_size 16 --checkpoint_minutes none".split()
+TRIALS = 5
+SEARCH = f"smoke --trials {TRIALS} --epochs 3 --workers 1 --final_top 1 --final_seeds 1".split()
+
+KILL_PROBABILITY = 0.6
+# A process is killed at most so long after its first line of output.
+KILL_SECONDS = 30
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
-GROWTH_HANDLES = 20  # of a driver, from the middle of its life
-GROWTH_MIB = 32  # while trials run, after half of them; the first figures cost some 90 MiB once, for their libraries
-# A driver that draws its figures again and again keeps some 30 KiB of each trial; a figure that stayed has megabytes.
-STEADY, STEADY_MIB = "--trials 240 --slots 4 --figures 30".split(), 0.1
-DRAWS = "the search ends"  # a driver says so, then draws
+# within which a trainer has to end after a signal, and a driver, which ends its trials first
+TRAIN_END_SECONDS, SEARCH_END_SECONDS = 10, 40
 READY_SECONDS = 180
 
+# Limits for a driver from the middle of its life on. Its first figures need some 90 MiB once, for their libraries, so
+# memory is measured only until the search prints DRAWING and then draws them.
+DRAWING = "the search ends"
+MAX_GROWTH_MIB = 32
+MAX_GROWTH_HANDLES = 20
+# A driver that draws its figures again and again keeps some 30 KiB of each trial; a leaked figure has megabytes.
+STEADY_SEARCH = "--trials 240 --slots 4 --figures 30".split()
+MAX_STEADY_MIB = 0.1
 
-class Place:
-    """A folder, a tracking server in it, and the environment of what runs there."""
+
+class Sandbox:
+    """A temporary folder with a tracking server, and the environment of the processes that run in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as asked:
-            asked.bind(("127.0.0.1", 0))
-            self.port = asked.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         (folder / "tmp").mkdir()
-        mine = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        self.environment = mine | {
-            MARK: uuid.uuid4().hex,
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        self.environment = inherited | {
+            MARKER: uuid.uuid4().hex,
             "XDG_CACHE_HOME": str(folder / "cache"),
             "MPLCONFIGDIR": str(folder / "matplotlib"),
             "TMPDIR": str(folder / "tmp"),
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": str(ROOT),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_TRACKING_URI": self.uri,
-            "MLFLOW_EXPERIMENT_NAME": "soak",
+            "MLFLOW_EXPERIMENT_NAME": EXPERIMENT,
             "OPTUNA_STORAGE": f"sqlite:///{folder}/optuna.db",
         }
         self._server: subprocess.Popen | None = None
@@ -70,15 +84,16 @@ class Place:
         command = ["server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
         command += ["--artifacts-destination", str(self.folder / "served")]
-        self._server = self.begin(["mlflow", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._server = self.start_module(["mlflow", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + READY_SECONDS
         while time.monotonic() < until:
-            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):  # noqa: S310 - ours
+            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):  # noqa: S310 - own server
                 return
             time.sleep(0.3)
         raise RuntimeError("mlflow server did not start")
 
-    def end_server(self, number: signal.Signals) -> None:
+    def stop_server(self, number: signal.Signals) -> None:
+        """Send a signal to the server, and kill it if it does not end within ten seconds."""
         if self._server:
             os.killpg(self._server.pid, number)
             with suppress(subprocess.TimeoutExpired):
@@ -88,224 +103,282 @@ class Place:
             self._server.wait()
             self._server = None
 
-    def begin(self, words: list[str], **how) -> subprocess.Popen:
-        command = [sys.executable, "-m", *words]
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **how)
+    def start_module(self, arguments: list[str], **options: Any) -> subprocess.Popen:
+        """Start `python -m ARGUMENTS` in the folder, with options of subprocess.Popen."""
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **options)
 
-    def family(self) -> list[psutil.Process]:
-        """All processes of this soak that live."""
-        found = []
+    def live_processes(self) -> list[psutil.Process]:
+        """Return all processes of this soak that are alive."""
+        processes = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get(MARK) == self.environment[MARK] and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                is_own = process.environ().get(MARKER) == self.environment[MARKER]
+                if is_own and process.status() != psutil.STATUS_ZOMBIE:
+                    processes.append(process)
+        return processes
 
 
-class Hand:
-    """Starts one thing after another, kills it or not, and has it go on."""
+class Workload:
+    """Run a command again and again, kill some of its processes, and resume what was killed."""
 
-    def __init__(self, place: Place, command: str, words: list[str], seed: str) -> None:
-        self.place, self.command, self.words = place, command, words
-        self.random = random.Random(seed)  # noqa: S311 - nothing secret
+    def __init__(self, sandbox: Sandbox, command: str, arguments: list[str], seed: str) -> None:
+        self.sandbox, self.command, self.arguments = sandbox, command, arguments
+        self.random = random.Random(seed)  # noqa: S311 - no secret
         self.counts: Counter[str] = Counter()
-        self.growth: list[tuple[float, int]] = []  # of drivers: MiB, and file handles
-        self.faults: list[str] = []
-        self._open: list[str] | None = None  # what has to go on
-        self._begun = 0
+        self.growth: list[tuple[float, int]] = []  # of each driver: MiB and file handles
+        self.broken: list[str] = []
+        self._to_resume: list[str] | None = None  # arguments that resume what was interrupted
+        self._number = 0
 
-    def work(self, until: float) -> None:
+    def run_until(self, until: float) -> None:
+        """Run processes one after the other until a time on the clock of time.monotonic."""
         while time.monotonic() < until:
-            kill = self.random.random() < 0.6
-            self.once(self.random.choice(SIGNALS) if kill else None, after=self.random.uniform(0, KILL_SECONDS))
+            kills = self.random.random() < KILL_PROBABILITY
+            number = self.random.choice(SIGNALS) if kills else None
+            self.run_once(number, after=self.random.uniform(0, KILL_SECONDS))
 
-    def once(self, number: signal.Signals | None = None, *, after: float = 0.0) -> bool:
-        """Start what is next, or go on with what was killed; returns whether it ended well."""
-        words = self._open or self._next()
-        told_to = self.place.folder / f"{self.command}.txt"
-        with told_to.open("w") as file:
-            process = self.place.begin(
-                ["pipeline", self.command, *words], stdout=file, stderr=subprocess.PIPE, text=True
+    def run_once(self, number: signal.Signals | None = None, *, after: float = 0.0) -> bool:
+        """Start a process that resumes what was interrupted, or else begins something new.
+
+        Args:
+            number: The signal to send to the process, if any.
+            after: Seconds from its first line of output to that signal.
+
+        Returns:
+            Whether the process ended with exit code 0.
+        """
+        arguments = self._to_resume or self._new_arguments()
+        output = self.sandbox.folder / f"{self.command}.txt"
+        with output.open("w") as file:
+            process = self.sandbox.start_module(
+                ["pipeline", self.command, *arguments], stdout=file, stderr=subprocess.PIPE, text=True
             )
-        watched = psutil.Process(process.pid)  # now, as one that has ended is none any more
-        began = time.monotonic()
-        while "\n" not in told_to.read_text() and process.poll() is None:
-            time.sleep(0.05)  # imports are behind its first line; before that nothing is at stake
-        watch = threading.Thread(target=self._watch, args=(watched, told_to))
-        watch.start()
+        # psutil cannot find a process any more once it has ended.
+        observed = psutil.Process(process.pid)
+        started = time.monotonic()
+        # The first line comes after the imports; a kill before it would test nothing.
+        while "\n" not in output.read_text() and process.poll() is None:
+            time.sleep(0.05)
+        observer = threading.Thread(target=self._observe, args=(observed, output))
+        observer.start()
         try:
-            _, said = process.communicate(timeout=after if number else None)
+            _, errors = process.communicate(timeout=after if number else None)
         except subprocess.TimeoutExpired:
-            process.send_signal(number)
-            self.counts[f"killed by {number.name}"] += 1
-            told = time.monotonic()
-            _, said = process.communicate()
-            if time.monotonic() - told > 40 or (self.command == "train" and time.monotonic() - told > 10):
-                self.faults.append(f"{self.command} took {time.monotonic() - told:.0f} s to end by {number.name}")
-        watch.join()
-        well = process.returncode == 0
-        self.counts["ended well" if well else f"exit code {process.returncode}"] += 1
-        if "Traceback" in said:
-            self.faults.append(f"{self.command} {' '.join(words)}, after {began:.0f}: {said[-2000:]}")
-        self._open = None if well else self._again(words, told_to.read_text(), said)
-        return well
+            errors = self._kill(process, number)
+        observer.join()
+        succeeded = process.returncode == 0
+        self.counts["finished" if succeeded else f"exit code {process.returncode}"] += 1
+        if "Traceback" in errors:
+            self.broken.append(f"{self.command} {' '.join(arguments)}, started at {started:.0f}: {errors[-2000:]}")
+        self._to_resume = None if succeeded else self._resume_arguments(arguments, output.read_text(), errors)
+        return succeeded
 
-    def recover(self) -> bool:
-        """Have what is open go on, or start one thing more, which closes what lost its process."""
-        return self.once() if self._open or self.command == "train" else True
+    def resume(self) -> bool:
+        """Resume what was interrupted and return whether it ended with exit code 0.
 
-    def _next(self) -> list[str]:
-        self._begun += 1
+        A trainer starts another run even if nothing was interrupted: that closes the runs of killed processes.
+        """
+        return self.run_once() if self._to_resume or self.command == "train" else True
+
+    def _kill(self, process: subprocess.Popen, number: signal.Signals) -> str:
+        """Send a signal to a process, wait until it has ended, and return its standard error."""
+        process.send_signal(number)
+        self.counts[f"killed by {number.name}"] += 1
+        sent = time.monotonic()
+        _, errors = process.communicate()
+        seconds = time.monotonic() - sent
+        if seconds > (TRAIN_END_SECONDS if self.command == "train" else SEARCH_END_SECONDS):
+            self.broken.append(f"{self.command} took {seconds:.0f} s to end after {number.name}")
+        return errors
+
+    def _new_arguments(self) -> list[str]:
+        self._number += 1
         if self.command == "train":
-            return [*self.words, "--seed", str(self._begun)]
-        return [*self.words, "--study", f"soak-{self._begun}"]
+            return [*self.arguments, "--seed", str(self._number)]
+        return [*self.arguments, "--study", f"soak-{self._number}"]
 
-    def _again(self, words: list[str], out: str, said: str) -> list[str] | None:
-        if self.command == "search" or "error: the tracking store" in said:
-            return words
-        return ["--resume", "latest"] if re.search("^epoch", out, re.MULTILINE) else None
+    def _resume_arguments(self, arguments: list[str], output: str, errors: str) -> list[str] | None:
+        """Return the arguments that continue an interrupted process; None if it left nothing to resume."""
+        if self.command == "search" or "error: the tracking store" in errors:
+            return arguments
+        return ["--resume", "latest"] if re.search("^epoch", output, re.MULTILINE) else None
 
-    def _watch(self, process: psutil.Process, told_to: Path) -> None:
-        """Follow the memory of a process, until it draws, and its handles."""
+    def _observe(self, process: psutil.Process, output: Path) -> None:
+        """Sample the file handles of a process until it ends, and its memory until it draws its figures."""
         memory, handles = [], []
         with suppress(psutil.Error):
             while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 handles.append(process.num_fds())
-                if DRAWS not in told_to.read_text():
+                if DRAWING not in output.read_text():
                     memory.append(process.memory_info().rss / 2**20)
                 time.sleep(0.5)
         if self.command == "search" and len(memory) > 20:
             self.growth.append((memory[-1] - memory[len(memory) // 2], handles[-3] - handles[len(handles) // 2]))
 
 
-def steady(place: Place) -> float:
-    """How much the memory of a driver grows a trial, in MiB, once it has drawn its figures a few times."""
-    script = [sys.executable, str(PROJECT / "experiments" / "benchmarks" / "slots.py"), *STEADY]
-    done = subprocess.run(script, env=place.environment, capture_output=True, text=True, check=True)
-    return float(re.search(r"(\S+) MiB a trial", done.stdout)[1])
+def measure_steady_growth(sandbox: Sandbox) -> float:
+    """Return the growth of a driver's memory per trial, in MiB, after it has drawn its figures a few times."""
+    command = [sys.executable, str(ROOT / "experiments" / "benchmarks" / "slots.py"), *STEADY_SEARCH]
+    done = subprocess.run(command, env=sandbox.environment, capture_output=True, text=True, check=True)
+    growth = re.search(r"(\S+) MiB per trial", done.stdout)
+    assert growth, done.stdout
+    return float(growth[1])
 
 
-def harass(place: Place, until: float, chance: random.Random, counts: Counter[str]) -> None:
-    """Stop or kill the tracking server now and then, and start it again."""
+def disturb_server(sandbox: Sandbox, until: float, rng: random.Random, counts: Counter[str]) -> None:
+    """Stop or kill the tracking server at random times, and start it again."""
     while time.monotonic() < until:
-        time.sleep(chance.uniform(10, 40))
-        number = chance.choice(SIGNALS)
-        place.end_server(number)
-        counts[f"server ended by {number.name}"] += 1
-        time.sleep(chance.uniform(0, 15))
-        place.start_server()
+        time.sleep(rng.uniform(10, 40))
+        number = rng.choice(SIGNALS)
+        sandbox.stop_server(number)
+        counts[f"ended by {number.name}"] += 1
+        time.sleep(rng.uniform(0, 15))
+        sandbox.start_server()
 
 
-def check(place: Place) -> list[str]:
-    """What MLflow, Optuna and the disk hold that was promised not to be; MLflow comes late, for its environment."""
-    os.environ.update(place.environment)
+def check_stores(sandbox: Sandbox) -> list[str]:
+    """Print what MLflow and Optuna hold, and return the promises that it breaks."""
+    os.environ.update(sandbox.environment)
+    # Imported here, because MLflow reads its settings from the environment.
     import mlflow
     import optuna
 
-    from pipeline.training.checkpoint_manager import checkpoint_folder
-
-    faults: list[str] = []
     client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name("soak")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
     runs = client.search_runs([experiment.experiment_id], max_results=10_000)
     states = Counter((run.data.tags.get(Tag.ROLE, "none"), run.info.status) for run in runs)
     print("runs     ", ", ".join(f"{count} {role} {status}" for (role, status), count in sorted(states.items())))
+    broken: list[str] = []
     points = 0
     for run in runs:
-        if run.info.status not in {"FINISHED", "FAILED", "KILLED"}:
-            faults.append(f"run {run.info.run_id} ({run.info.run_name}) is {run.info.status}")
-        for name in run.data.metrics if run.data.tags.get(Tag.ROLE) != Role.SEARCH else ():
-            steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
-            points += len(steps)
-            if len(steps) != len(set(steps)):
-                faults.append(f"run {run.info.run_id}: {name} has a step twice: {steps}")
-            whole = run.info.status == "FINISHED" and name in {"loss", "val_accuracy"}
-            if whole and steps != list(range(1, int(run.data.params["epochs"]) + 1)):
-                faults.append(f"run {run.info.run_id}: {name} has steps {steps} of {run.data.params['epochs']}")
-        if run.info.status == "FINISHED" and checkpoint_folder(run.info.run_id).exists():
-            faults.append(f"run {run.info.run_id} is finished and has left checkpoints")
-    print("points   ", points, "of metrics, each step once in its run" if not faults else "")
-    storage = place.environment["OPTUNA_STORAGE"]
+        run_points, run_broken = check_run(client, run)
+        points += run_points
+        broken += run_broken
+    print("points   ", points, "of metrics, each step once in its run" if not broken else "")
+    storage = sandbox.environment["OPTUNA_STORAGE"]
     for study in optuna.study.get_all_study_names(storage):
-        faults += study_faults(optuna.load_study(study_name=study, storage=storage), runs)
-    return faults
+        broken += check_study(optuna.load_study(study_name=study, storage=storage), runs)
+    return broken
 
 
-def study_faults(study, runs) -> list[str]:
-    """Whether the finished trials of a study are as many as were asked for, each with one run of its own."""
-    done = [trial for trial in study.trials if trial.state.name in {"COMPLETE", "PRUNED"}]
-    trained = [trial for trial in done if "run_id" in trial.user_attrs]
-    faults = [] if len(trained) == 5 else [f"study {study.study_name} has {len(trained)} trials of 5"]
-    if left := [trial.number for trial in study.trials if trial.state.name == "RUNNING"]:
-        faults.append(f"study {study.study_name} has trials that run: {left}")
-    known = {run.info.run_id: run for run in runs}
+def check_run(client: Any, run: Any) -> tuple[int, list[str]]:
+    """Return the number of metric points of a run and the promises that it breaks.
+
+    A run must be closed and have each step of a metric once, a finished one every epoch and no checkpoint on this
+    machine.
+    """
+    from pipeline.training.checkpoint_manager import checkpoint_folder
+
+    broken: list[str] = []
+    run_id, status = run.info.run_id, run.info.status
+    if status not in {"FINISHED", "FAILED", "KILLED"}:
+        broken.append(f"run {run_id} ({run.info.run_name}) is {status}")
+    points = 0
+    for name in run.data.metrics if run.data.tags.get(Tag.ROLE) != Role.SEARCH else ():
+        steps = [point.step for point in client.get_metric_history(run_id, name)]
+        points += len(steps)
+        if len(steps) != len(set(steps)):
+            broken.append(f"run {run_id}: {name} has a step twice: {steps}")
+        is_curve = status == "FINISHED" and name in {"loss", "val_accuracy"}
+        if is_curve and steps != list(range(1, int(run.data.params["epochs"]) + 1)):
+            broken.append(f"run {run_id}: {name} has steps {steps} of {run.data.params['epochs']}")
+    if status == "FINISHED" and checkpoint_folder(run_id).exists():
+        broken.append(f"run {run_id} is finished and has left checkpoints")
+    return points, broken
+
+
+def check_study(study: Any, runs: Any) -> list[str]:
+    """Return the promises that a study breaks: as many finished trials as budgeted, each with a run of its own."""
+    name = study.study_name
+    finished = [trial for trial in study.trials if trial.state.name in {"COMPLETE", "PRUNED"}]
+    # Duplicates are answered without a training and have no run.
+    trained = [trial for trial in finished if "run_id" in trial.user_attrs]
+    broken = [] if len(trained) == TRIALS else [f"study {name} has {len(trained)} trials of {TRIALS}"]
+    if running := [trial.number for trial in study.trials if trial.state.name == "RUNNING"]:
+        broken.append(f"study {name} has trials that are still running: {running}")
+    runs_by_id = {run.info.run_id: run for run in runs}
     for trial in trained:
-        run = known.get(trial.user_attrs["run_id"])
+        run = runs_by_id.get(trial.user_attrs["run_id"])
         if run is None or run.data.tags.get(Tag.TRIAL_STATE) not in {"finished", "pruned", "diverged"}:
-            faults.append(f"study {study.study_name}: trial {trial.number} has no run that says how it ended")
+            broken.append(f"study {name}: trial {trial.number} has no run that says how it ended")
     if len({trial.user_attrs["run_id"] for trial in trained}) != len(trained):
-        faults.append(f"study {study.study_name} has a run that is counted twice")
-    return faults
+        broken.append(f"study {name} has two trials with the same run")
+    return broken
 
 
-def left_files(place: Place) -> list[str]:
-    """Temporary files, and what was to be told and was not."""
-    cache = place.folder / "cache" / "convmixer"
-    found = [path for path in (place.folder / "tmp").rglob("*") if path.is_file()]
-    found += [path for path in cache.rglob("*") if path.suffix in {".part", ".sending"}]
+def check_files(sandbox: Sandbox) -> list[str]:
+    """Return a line for each temporary file and each unsent record that is left."""
+    cache = sandbox.folder / "cache" / "convmixer"
+    leftovers = [path for path in (sandbox.folder / "tmp").rglob("*") if path.is_file()]
+    leftovers += [path for path in cache.rglob("*") if path.suffix in {".part", ".sending"}]
     for name in ("outbox", "trials", "finals"):
-        found += (cache / name).iterdir() if (cache / name).exists() else ()
-    return [f"{path.relative_to(place.folder)} is left" for path in found]
+        leftovers += (cache / name).iterdir() if (cache / name).exists() else ()
+    return [f"{path.relative_to(sandbox.folder)} is left" for path in leftovers]
+
+
+def check_growth(growth: list[tuple[float, int]]) -> list[str]:
+    """Return a line for each driver whose memory or file handles grew beyond the limits."""
+    return [
+        f"a driver grew by {mib:.0f} MiB and {handles} file handles"
+        for mib, handles in growth
+        if mib > MAX_GROWTH_MIB or handles > MAX_GROWTH_HANDLES
+    ]
 
 
 def main() -> int:
-    """Soak, recover, check, print; returns the exit code."""
+    """Run the soak, resume what was interrupted, check the promises, and return the exit code."""
     minutes, seed = float(os.environ.get("SOAK_MINUTES", "5")), os.environ.get("SOAK_SEED", "0")
-    place = Place(Path(tempfile.mkdtemp(prefix="soak-")))
-    print(f"soak      {minutes:g} minutes, seed {seed}, in {place.folder}", flush=True)
-    trainer = Hand(place, "train", RUN, f"{seed} trainer")
-    driver = Hand(place, "search", SEARCH, f"{seed} driver")
-    servers: Counter[str] = Counter()
-    chance = random.Random(f"{seed} server")  # noqa: S311
+    sandbox = Sandbox(Path(tempfile.mkdtemp(prefix="soak-")))
+    print(f"soak      {minutes:g} minutes, seed {seed}, in {sandbox.folder}", flush=True)
+    trainer = Workload(sandbox, "train", TRAIN, f"{seed} trainer")
+    driver = Workload(sandbox, "search", SEARCH, f"{seed} driver")
+    server_counts: Counter[str] = Counter()
+    server_random = random.Random(f"{seed} server")  # noqa: S311 - no secret
     try:
-        place.start_server()
+        sandbox.start_server()
         until = time.monotonic() + 60 * minutes
-        hands = [threading.Thread(target=hand.work, args=(until,)) for hand in (trainer, driver)]
-        hands.append(threading.Thread(target=harass, args=(place, until, chance, servers)))
-        for hand in hands:
-            hand.start()
-        for hand in hands:
-            hand.join()
-        print("recovery  in peace", flush=True)
-        faults = [f"{hand.command} did not end well in peace" for hand in (driver, trainer) if not hand.recover()]
-        faults += check(place) + trainer.faults + driver.faults
-        if (grown := steady(place)) > STEADY_MIB:
-            faults.append(f"a driver that draws its figures grew by {grown:.2f} MiB a trial")
+        threads = [threading.Thread(target=workload.run_until, args=(until,)) for workload in (trainer, driver)]
+        threads.append(threading.Thread(target=disturb_server, args=(sandbox, until, server_random, server_counts)))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print("recovery  without faults", flush=True)
+        broken = [
+            f"{workload.command} did not finish without faults"
+            for workload in (driver, trainer)
+            if not workload.resume()
+        ]
+        broken += check_stores(sandbox) + trainer.broken + driver.broken
+        steady_growth = measure_steady_growth(sandbox)
+        if steady_growth > MAX_STEADY_MIB:
+            broken.append(f"a driver that draws its figures grew by {steady_growth:.2f} MiB per trial")
     finally:
-        place.end_server(signal.SIGTERM)
+        sandbox.stop_server(signal.SIGTERM)
+    # the last processes may be on their way out
     time.sleep(2)
-    alive = place.family()
-    faults += [f"process {one.pid} is left: {' '.join(one.cmdline())}" for one in alive]
-    for one in alive:
-        one.kill()
-    faults += left_files(place)
-    for mib, handles in driver.growth:
-        if mib > GROWTH_MIB or handles > GROWTH_HANDLES:
-            faults.append(f"a driver grew by {mib:.0f} MiB and {handles} file handles")
-    for name, counts in (("trainer", trainer.counts), ("driver", driver.counts), ("server", servers)):
-        print(f"{name:<9} ", ", ".join(f"{what} {count}" for what, count in sorted(counts.items())))
+    for process in sandbox.live_processes():
+        broken.append(f"process {process.pid} is left: {' '.join(process.cmdline())}")
+        process.kill()
+    broken += check_files(sandbox) + check_growth(driver.growth)
+    for name, counts in (("trainer", trainer.counts), ("driver", driver.counts), ("server", server_counts)):
+        print(f"{name:<9} ", ", ".join(f"{event} {count}" for event, count in sorted(counts.items())))
     if driver.growth:
         mib, handles = (max(values) for values in zip(*driver.growth, strict=True))
         print(
-            f"growth    of {len(driver.growth)} drivers' second halves: at most {mib:.0f} MiB, {handles} file handles"
+            f"growth    at most {mib:.0f} MiB and {handles} file handles in the second halves of "
+            f"{len(driver.growth)} drivers"
         )
-    print(f"steady    {grown:.3f} MiB a trial")
-    for fault in faults:
-        print(f"BROKEN    {fault}")
-    print("all promises kept" if not faults else f"{len(faults)} promises broken; see {place.folder}")
-    if not faults:
-        shutil.rmtree(place.folder)
-    return int(bool(faults))
+    print(f"steady    {steady_growth:.3f} MiB per trial")
+    for line in broken:
+        print(f"BROKEN    {line}")
+    if broken:
+        print(f"{len(broken)} promises broken; see {sandbox.folder}")
+        return 1
+    print("all promises kept")
+    shutil.rmtree(sandbox.folder)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The training step of the stock example, of this project and of PyTorch, taking turns: `make bench`.
+"""Compare the training step of the Keras example, of this project and of PyTorch: `make bench`.
 
-Each side is a process of its own, since what they differ in is partly decided before an import. In every round each
-side trains one step on the same batch; a ratio is the median over the rounds. Where other programs share the cores,
-trust the ratio of processor time, not that of the clock.
+Each variant runs in a worker process of its own, because some of what distinguishes them is decided before TensorFlow
+is imported. In every round each worker trains one step on the same batch; a ratio is the median over the rounds. Where
+other programs share the cores, trust the ratio of processor time rather than that of wall-clock time.
 """
 
 import argparse
@@ -15,124 +15,136 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PROJECT = HERE.parent.parent
+ROOT = HERE.parent.parent
+SHAPE = {"batch": 128, "filters": 256, "depth": 8, "kernel_size": 5, "patch_size": 2}
 
-Turn = dict[str, float]  # seconds, processor_seconds and loss of one step
+StepCost = dict[str, float]  # seconds, processor_seconds and loss of one step
 
 
-class Side:
-    """A process that trains a step when it is told to."""
+class Worker:
+    """A process that trains one step per request; see step_worker.py."""
 
-    def __init__(self, name: str, command: Sequence[str], model: dict[str, int]) -> None:
+    def __init__(self, name: str, command: Sequence[str], shape: dict[str, int]) -> None:
         self.name = name
-        self.turns: list[Turn] = []
+        self.steps: list[StepCost] = []
         self._process = subprocess.Popen(
-            [*command, json.dumps(model)],
+            [*command, json.dumps(shape)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(PROJECT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
-        self.told = self._ask("start")
+        self.properties = self._request("start")
 
-    def step(self) -> None:
-        self.turns.append(self._ask("step"))
+    def train_step(self) -> None:
+        self.steps.append(self._request("step"))
 
-    def peak(self) -> float:
-        """Operations a second of a large matrix product in this side's precision, the best of a few."""
-        return self._ask("peak")["flops"]
+    def measure_peak(self) -> float:
+        """Return the operations per second of a large matrix product in this worker's precision."""
+        return self._request("peak")["flops"]
 
-    def end(self) -> None:
+    def close(self) -> None:
         self._process.kill()
         self._process.wait()
 
-    def _ask(self, what: str) -> dict:
+    def _request(self, name: str) -> dict:
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.write(f"{name}\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(
-                f"{self.name} ended with code {self._process.wait()}; run {self._process.args} to see why"
-            )
+            code = self._process.wait()
+            raise RuntimeError(f"{self.name} exited with code {code}; run {self._process.args} to see why")
         return json.loads(answer)
 
 
-def sides(model: dict[str, int], torch_python: str) -> list[Side]:
-    """The stock example first, which all are compared with; PyTorch where `torch_python` has it."""
-    keras = [sys.executable, str(HERE / "keras_side.py")]
-    found = [
-        Side("Keras example as it stands", [*keras, "plain"], model),
-        Side("the same, oneDNN and memory kept", [*keras, "stock"], model),
-        Side("this project, float32", [*keras, "float32"], model),
+def start_workers(shape: dict[str, int], torch_python: str) -> list[Worker]:
+    """Start a worker per variant: the Keras example first, as the baseline of the ratios.
+
+    Args:
+        shape: Batch size, filters, depth, kernel_size and patch_size.
+        torch_python: A Python with PyTorch, or an empty string to leave PyTorch out.
+    """
+    keras = [sys.executable, str(HERE / "step_keras.py")]
+    workers = [
+        Worker("Keras example as it stands", [*keras, "example"], shape),
+        Worker("the same, oneDNN and memory kept", [*keras, "onednn"], shape),
+        Worker("this project, float32", [*keras, "float32"], shape),
     ]
-    bfloat16 = found[-1].told["auto_precision"] != "float32"
-    if bfloat16:
-        found.append(Side("this project, precision=auto", [*keras, "auto"], model))
-    ways = ["eager", "channels_last", "compile"]
-    if bfloat16:  # else minutes a step
-        ways += ["bfloat16", "compile bfloat16"]
-    for way in ways if torch_python else ():
+    has_bfloat16 = workers[-1].properties["auto_precision"] != "float32"
+    torch_variants = ["eager", "channels_last", "compile"]
+    if has_bfloat16:
+        workers.append(Worker("this project, precision=auto", [*keras, "auto"], shape))
+        # Without bfloat16 instructions a step of these takes minutes.
+        torch_variants += ["bfloat16", "compile bfloat16"]
+    for variant in torch_variants if torch_python else ():
+        command = [torch_python, str(HERE / "step_torch.py"), variant]
         try:
-            found.append(Side(f"PyTorch {way}", [torch_python, str(HERE / "torch_side.py"), way], model))
-        except RuntimeError as error:  # no PyTorch, or no compiler for it
-            print(f"left out: {error}", file=sys.stderr)
-    return found
+            workers.append(Worker(f"PyTorch {variant}", command, shape))
+        except RuntimeError as error:
+            # This Python has no PyTorch, or torch.compile finds no compiler.
+            print(f"skipped: {error}", file=sys.stderr)
+    return workers
 
 
-def operations(batch: int, filters: int, depth: int, kernel_size: int, patch_size: int) -> float:
-    """Of a step on 32x32 images, two a multiply-add: forward, by the weights and, but for the stem, by the input."""
+def operations_per_step(batch: int, filters: int, depth: int, kernel_size: int, patch_size: int) -> float:
+    """Return the floating-point operations of a training step on 32x32 images, two per multiply-add.
+
+    Each convolution is counted three times: the forward pass, the gradient with respect to the weights and the gradient
+    with respect to the input, which the stem does not need.
+    """
     positions = batch * (32 // patch_size) ** 2
     block = filters * filters + kernel_size**2 * filters
     return 2.0 * positions * (3 * depth * block + 2 * 3 * patch_size**2 * filters)
 
 
-def ratio(side: Side, first: Side, of: str) -> float:
-    """How many times as much the first side takes, by the median of the rounds."""
-    return statistics.median(a[of] / b[of] for a, b in zip(first.turns, side.turns, strict=True))
+def speedup(worker: Worker, baseline: Worker, cost: str) -> float:
+    """Return how many times as much the baseline needs of a cost, as the median over the rounds."""
+    rounds = zip(baseline.steps, worker.steps, strict=True)
+    return statistics.median(base[cost] / own[cost] for base, own in rounds)
+
+
+def print_table(workers: list[Worker], peaks: dict[str, float], shape: dict[str, int]) -> None:
+    """Print the results as a Markdown table."""
+    baseline = workers[0]
+    print(f"{shape}, float32 peak {peaks['float32'] / 1e9:.0f} Gflop/s; {baseline.properties['device']}\n")
+    print("| variant | images/s | ratio | ratio of CPU time | share of the peak | loss of the last step | versions |")
+    print("|---|---|---|---|---|---|---|")
+    for worker in workers:
+        seconds = statistics.median(step["seconds"] for step in worker.steps)
+        loss = worker.steps[-1]["loss"]
+        peak = peaks[worker.properties["precision"]]
+        print(
+            f"| {worker.name} | {shape['batch'] / seconds:.1f} | {speedup(worker, baseline, 'seconds'):.2f} "
+            f"| {speedup(worker, baseline, 'processor_seconds'):.2f} "
+            f"| {operations_per_step(**shape) / seconds / peak:.0%} "
+            f"| {loss:.6f} ({loss - baseline.steps[-1]['loss']:+.1e}) | {worker.properties['versions']} |"
+        )
 
 
 def main() -> None:
-    """Run the sides and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in {"batch": 128, "filters": 256, "depth": 8, "kernel_size": 5, "patch_size": 2}.items():
+    """Run all workers and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in SHAPE.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--torch_python", default=sys.executable, help="a Python that has PyTorch; '' leaves it out")
+    parser.add_argument("--torch_python", default=sys.executable, help="a Python with PyTorch; '' leaves PyTorch out")
     options = vars(parser.parse_args())
     rounds, torch_python = options.pop("rounds"), options.pop("torch_python")
-    found = sides(options, torch_python)
+    workers = start_workers(options, torch_python)
     try:
         for _ in range(rounds):
-            for side in found:
-                side.step()
-        peaks: dict[str, float] = {}  # by precision
-        for side in found:
-            peaks[side.told["precision"]] = max(side.peak(), peaks.get(side.told["precision"], 0.0))
+            for worker in workers:
+                worker.train_step()
+        peaks: dict[str, float] = {}  # operations per second, by precision
+        for worker in workers:
+            precision = worker.properties["precision"]
+            peaks[precision] = max(worker.measure_peak(), peaks.get(precision, 0.0))
     finally:
-        for side in found:
-            side.end()
-    report(found, peaks, options)
-
-
-def report(found: list[Side], peaks: dict[str, float], model: dict[str, int]) -> None:
-    """Print what came of it as Markdown."""
-    first = found[0]
-    print(f"{model}, float32 peak {peaks['float32'] / 1e9:.0f} Gflop/s; {first.told['device']}\n")
-    print(
-        "| side | images/s | ratio | ratio of processor time | share of the peak | loss of the last step | versions |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for side in found:
-        seconds = statistics.median(turn["seconds"] for turn in side.turns)
-        loss = side.turns[-1]["loss"]
-        print(
-            f"| {side.name} | {model['batch'] / seconds:.1f} | {ratio(side, first, 'seconds'):.2f} "
-            f"| {ratio(side, first, 'processor_seconds'):.2f} "
-            f"| {operations(**model) / seconds / peaks[side.told['precision']]:.0%} "
-            f"| {loss:.6f} ({loss - first.turns[-1]['loss']:+.1e}) | {side.told['versions']} |"
-        )
+        for worker in workers:
+            worker.close()
+    print_table(workers, peaks, options)
 
 
 if __name__ == "__main__":

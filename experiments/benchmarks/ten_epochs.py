@@ -1,4 +1,7 @@
-"""Curves of the runs in ten-epochs.csv as one picture: `python experiments/benchmarks/ten_epochs.py`."""
+"""Plot the learning curves in ten-epochs.csv to docs/pictures/ten-epochs.png.
+
+Usage: python experiments/benchmarks/ten_epochs.py
+"""
 
 from pathlib import Path
 
@@ -7,27 +10,28 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 HERE = Path(__file__).parent
-PICTURE = HERE.parent / "pictures" / "ten-epochs.png"
-IMAGES = {"original": "CIFAR-10", "JPEG": "CIFAR-10 as JPEG files of quality 75"}  # title
-DRAWN = {"baseline": "tab:gray", "fast with AdamW": "tab:orange", "fast": "tab:blue"}  # settings: colour
+PICTURE = HERE.parents[1] / "docs" / "pictures" / "ten-epochs.png"
+# title of the panel for each form of the images
+TITLES = {"original": "CIFAR-10", "JPEG": "CIFAR-10 as JPEG files of quality 75"}
+COLOURS = {"baseline": "tab:gray", "fast with AdamW": "tab:orange", "fast": "tab:blue"}
 
 
 def main() -> None:
-    """Draw the images as they are beside those that were compressed."""
+    """Plot the runs on the original images beside those on the JPEG files."""
     runs = pd.read_csv(HERE / "ten-epochs.csv")
-    figure, axes = plt.subplots(ncols=len(IMAGES), figsize=(10, 4.2), sharey=True, layout="constrained")
-    for panel, (images, title) in zip(axes, IMAGES.items(), strict=True):
-        draw(panel, runs[runs["images"] == images])
-        panel.set(title=title, xlabel="epoch", ylim=(0, 100))
-    axes[0].set_ylabel("accuracy, %")
+    figure, panels = plt.subplots(ncols=len(TITLES), figsize=(10, 4.2), sharey=True, layout="constrained")
+    for axes, (images, title) in zip(panels, TITLES.items(), strict=True):
+        plot_runs(axes, runs[runs["images"] == images])
+        axes.set(title=title, xlabel="epoch", ylim=(0, 100))
+    panels[0].set_ylabel("accuracy, %")
     figure.savefig(PICTURE, dpi=120)
 
 
-def draw(axes: Axes, runs: pd.DataFrame) -> None:
-    """Draw a line a run: validation whole, training dotted."""
-    for settings, colour in DRAWN.items():
-        for number, (_, run) in enumerate(runs[runs["settings"] == settings].groupby("run")):
-            axes.plot(run["epoch"], 100 * run["val_accuracy"], color=colour, label=None if number else settings)
+def plot_runs(axes: Axes, runs: pd.DataFrame) -> None:
+    """Plot the validation accuracy of each run as a solid line and its training accuracy as a dotted one."""
+    for settings, colour in COLOURS.items():
+        for index, (_, run) in enumerate(runs[runs["settings"] == settings].groupby("run")):
+            axes.plot(run["epoch"], 100 * run["val_accuracy"], color=colour, label=None if index else settings)
             axes.plot(run["epoch"], 100 * run["accuracy"], color=colour, linestyle=":", linewidth=1)
     axes.plot([], [], color="black", label="validation")
     axes.plot([], [], color="black", linestyle=":", linewidth=1, label="training")

@@ -1,4 +1,4 @@
-"""Ways of searching on recorded curves: that epochs are counted, and that this project's way keeps what it promises."""
+"""The benchmark of search strategies counts epochs right, and this project's search needs few of them."""
 
 import sys
 
@@ -13,7 +13,7 @@ BENCHMARKS = ROOT / "experiments" / "benchmarks"
 
 @pytest.fixture(scope="module")
 def bench():
-    """The benchmark as a module: it is a script in a folder that is no package."""
+    """Yield the benchmark as a module: it is a script in a folder that is no package."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         for name in ("search", "replay"):
@@ -27,20 +27,20 @@ def bench():
 
 @pytest.fixture(scope="module")
 def recorded(bench):
-    return bench.Recorded(pd.read_csv(bench.CURVES), bench.SETTINGS)
+    return bench.RecordedCurves(pd.read_csv(bench.CURVES), bench.SETTINGS)
 
 
-def test_the_recorded_curves_are_those_of_the_whole_grid(bench, recorded):
-    many = np.prod([len(list(bench.values(of))) for of in bench.SPACE.values()])
-    assert len(recorded.curves) == many == 45
+def test_recorded_curves_cover_the_whole_grid(bench, recorded):
+    configurations = np.prod([len(list(bench.values(distribution))) for distribution in bench.SPACE.values()])
+    assert len(recorded.curves) == configurations == 45
     assert {len(curve) for curve in recorded.curves.values()} == {recorded.epochs} == {8}
 
 
-def test_a_training_counts_when_it_is_paid_for(bench, recorded):
-    for name, way in bench.WAYS.items():
-        log = bench.Log()
-        way(recorded, log, 0, 60)
-        spent = [epochs for epochs, _ in log.found]
+def test_search_log_credits_a_training_only_when_its_epochs_are_spent(bench, recorded):
+    for name, run in bench.STRATEGIES.items():
+        log = bench.SearchLog()
+        run(recorded, log, 0, 60)
+        spent = [epochs for epochs, _ in log.finished]
         assert spent == sorted(spent), name
         assert log.epochs >= max(spent) and spent[0] >= recorded.epochs, name
         assert log.best_after(spent[0] - 1) == 0
@@ -48,12 +48,12 @@ def test_a_training_counts_when_it_is_paid_for(bench, recorded):
 
 
 @pytest.mark.slow
-def test_the_driver_needs_at_most_half_of_randoms_epochs_and_beats_optunas_defaults(bench, recorded):
-    until = {}
-    for name, way in bench.WAYS.items():
-        logs = [bench.Log() for _ in range(bench.SEEDS)]
+def test_search_loop_needs_half_of_randoms_epochs_and_fewer_than_optunas_defaults(bench, recorded):
+    epochs = {}
+    for name, run in bench.STRATEGIES.items():
+        logs = [bench.SearchLog() for _ in range(bench.SEEDS)]
         for seed, log in enumerate(logs):
-            way(recorded, log, seed, 2 * recorded.epochs * len(recorded.curves))
-        until[name] = np.median([log.epochs_until(recorded.best - bench.NEAR) for log in logs])
-    assert until["this driver"] <= until["random, no pruning"] / 2
-    assert until["this driver"] < until["Optuna as in its Keras example"]
+            run(recorded, log, seed, 2 * recorded.epochs * len(recorded.curves))
+        epochs[name] = np.median([log.epochs_until(recorded.best_accuracy - bench.TOLERANCE) for log in logs])
+    assert epochs["this project"] <= epochs["random, no pruning"] / 2
+    assert epochs["this project"] < epochs["Optuna's Keras example"]
