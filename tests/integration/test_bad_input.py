@@ -636,8 +636,10 @@ def test_a_cache_of_somebody_else_is_refused(cache):
     for parent in (cache, *cache.parents[:3]):  # pytest's own folders
         parent.chmod(parent.stat().st_mode | 0o011)
     code = (
+        # all that is imported later, as that user may not read Python's own files
         "import os, sys; from pipeline.commands import train; from pipeline.commands.main import run\n"
-        "from PIL import PngImagePlugin\n"
+        "from PIL import PngImagePlugin; import pipeline.tracking.project_run\n"
+        "from pipeline.config.training import parse_training; parse_training(['smoke'])\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(run(['train', 'smoke']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -115,8 +115,8 @@ def test_text_of_a_value_is_read_back_as_the_same_value():
 
 
 def test_metavar_is_the_kind_of_value():
-    found = {name: metavar(field) for name, field in Some.model_fields.items()}
-    assert found == {
+    metavars = {name: metavar(field) for name, field in Some.model_fields.items()}
+    assert metavars == {
         "count": "INT",
         "rate": "FLOAT",
         "limit": "INT",

@@ -50,10 +50,10 @@ def test_flags_take_true_none_and_commas_as_mlflow_passes_them():
 
 @pytest.mark.parametrize("name", names(RECIPES))
 def test_shipped_recipe_is_valid_and_holds_only_what_differs_from_the_defaults(name):
-    said = read_recipe(name)
-    said.pop("dataset")  # the data is what a recipe is about
-    config = TrainingConfig.build(said)
-    assert not {setting for setting in said if getattr(config, setting) == getattr(TrainingConfig(), setting)}
+    settings = read_recipe(name)
+    settings.pop("dataset")  # the data is what a recipe is about
+    config = TrainingConfig.build(settings)
+    assert not {setting for setting in settings if getattr(config, setting) == getattr(TrainingConfig(), setting)}
 
 
 def test_recipe_baseline_is_the_keras_example():
@@ -228,8 +228,8 @@ def test_validate_against_data_checks_both_sides_of_images_that_are_not_square()
 
 
 def test_slow_batch_norm_warns_with_a_momentum_that_suits_the_steps():
-    said = slow_batch_norm(TrainingConfig(batch_norm_momentum=0.99), steps_per_epoch=100)
-    assert said is not None and "37%" in said and "try 0.97 or less" in said
+    warning = slow_batch_norm(TrainingConfig(batch_norm_momentum=0.99), steps_per_epoch=100)
+    assert warning is not None and "37%" in warning and "try 0.97 or less" in warning
     assert 0.97**100 <= 0.05
     assert slow_batch_norm(TrainingConfig(batch_norm_momentum=0.99), steps_per_epoch=352) is None
     assert slow_batch_norm(TrainingConfig(batch_norm_momentum=0.9), steps_per_epoch=29) is None

@@ -45,17 +45,19 @@ def test_tune_malloc_avoids_page_faults_of_large_blocks_allocated_again():
 
 
 @pytest.mark.parametrize(
-    ("told", "name", "able"),
+    ("cpuinfo", "name", "has_instructions"),
     [
         ("processor\t: 0\nmodel name\t: some 7\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", "some 7", False),
         ("model name\t: some 8\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", "some 8", True),
         ("model name\t: some 9\nflags\t\t: fpu amx_tile amx_bf16\n\nmodel name\t: another\n", "some 9", True),
     ],
 )
-def test_processor_name_and_bfloat16_are_those_of_the_first_processor(told, name, able, tmp_path, monkeypatch):
-    (tmp_path / "cpuinfo").write_text(told)
+def test_processor_name_and_bfloat16_are_those_of_the_first_processor(
+    cpuinfo, name, has_instructions, tmp_path, monkeypatch
+):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
     monkeypatch.setattr(cpu, "CPUINFO", str(tmp_path / "cpuinfo"))
-    assert (cpu.processor_name(), cpu.has_bfloat16()) == (name, able)
+    assert (cpu.processor_name(), cpu.has_bfloat16()) == (name, has_instructions)
 
 
 def test_processor_without_cpuinfo_has_a_name_and_no_bfloat16(tmp_path, monkeypatch):
@@ -65,13 +67,13 @@ def test_processor_without_cpuinfo_has_a_name_and_no_bfloat16(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("machine", "said", "found"),
+    ("machine", "value", "expected"),
     [("x86_64", None, "1"), ("AMD64", None, "1"), ("x86_64", "0", "0"), ("aarch64", None, None)],
 )
-def test_prefer_onednn_sets_the_variable_on_x86_unless_it_is_set(machine, said, found, monkeypatch):
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", said or "")  # so that it is put back after the test
-    if said is None:
+def test_prefer_onednn_sets_the_variable_on_x86_unless_it_is_set(machine, value, expected, monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value or "")  # so that it is put back after the test
+    if value is None:
         monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
     monkeypatch.setattr(platform, "machine", lambda: machine)
     cpu.prefer_onednn()
-    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == found
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == expected

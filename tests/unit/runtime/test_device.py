@@ -80,35 +80,39 @@ def test_select_device_all_takes_every_gpu_with_the_least_capability(monkeypatch
         "get_device_details",
         lambda gpu: {"device_name": "NVIDIA", "compute_capability": capabilities[gpu]},
     )
-    found = device.select_device("all")
-    assert found == Device("GPU", "NVIDIA", (7, 5), 2)
-    assert str(found) == "GPU 2 x NVIDIA"
+    selected = device.select_device("all")
+    assert selected == Device("GPU", "NVIDIA", (7, 5), 2)
+    assert str(selected) == "GPU 2 x NVIDIA"
     assert calls == [("visible", gpus, "GPU"), ("growth", gpus[0], True), ("growth", gpus[1], True)]
-    assert (precision_for(found), jit_compile_for(found), fast_layers_for(found)) == ("mixed_float16", False, False)
+    assert (precision_for(selected), jit_compile_for(selected), fast_layers_for(selected)) == (
+        "mixed_float16",
+        False,
+        False,
+    )
 
 
 def test_strategy_of_one_device_is_the_default():
     assert Device("CPU", "some", None).strategy().num_replicas_in_sync == 1
 
 
-@pytest.mark.parametrize(("usable", "said"), [(16, "Some, 8 cores"), (4, "Some, 4 of 16 threads")])
-def test_select_device_without_a_gpu_names_the_processor_and_its_usable_part(monkeypatch, usable, said):
+@pytest.mark.parametrize(("usable", "name"), [(16, "Some, 8 cores"), (4, "Some, 4 of 16 threads")])
+def test_select_device_without_a_gpu_names_the_processor_and_its_usable_part(monkeypatch, usable, name):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     monkeypatch.setattr(cpu, "processor_name", lambda: "Some")
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: 16 if logical else 8)
     monkeypatch.setattr(device, "available_cores", lambda: usable)
     monkeypatch.delenv("TF_NUM_INTEROP_THREADS", raising=False)
-    assert device.select_device("all") == Device("CPU", said, None)
+    assert device.select_device("all") == Device("CPU", name, None)
     assert os.environ["TF_NUM_INTEROP_THREADS"] == "1"
 
 
 def test_unused_gpu_warns_with_the_remedy(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(device, "_nvidia_gpus", lambda: ["NVIDIA H200"])
-    said = unused_gpu(CPU)
-    assert said is not None
-    assert "NVIDIA H200" in said and f"tensorflow[and-cuda]=={tf.__version__}" in said
+    warning = unused_gpu(CPU)
+    assert warning is not None
+    assert "NVIDIA H200" in warning and f"tensorflow[and-cuda]=={tf.__version__}" in warning
 
 
 def test_unused_gpu_names_a_gpu_that_does_not_answer(monkeypatch):

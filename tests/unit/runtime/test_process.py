@@ -22,9 +22,9 @@ def ended():
 
 def test_from_tags_reads_back_what_tags_wrote():
     me = this_process()
-    found = ProcessIdentity.from_tags(me.tags() | {"other": "tag"})
-    assert replace(found, started=me.started) == me
-    assert found.started == pytest.approx(me.started, abs=0.01)
+    read_back = ProcessIdentity.from_tags(me.tags() | {"other": "tag"})
+    assert replace(read_back, started=me.started) == me
+    assert read_back.started == pytest.approx(me.started, abs=0.01)
 
 
 @pytest.mark.parametrize("tags", [{}, {"host": "a"}, {**this_process().tags(), "process": "many"}])

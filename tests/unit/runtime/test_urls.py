@@ -65,8 +65,8 @@ def test_check_password_escaped_refuses_without_repeating_the_password(password)
 
 def test_storage_error_is_one_line_without_the_password():
     url = "postgresql://me:secret@host/db"
-    said = str(storage_error("the store", url, ValueError(f"cannot\nopen {url} [SQL: CREATE TABLE x]")))
-    assert said == (
+    message = str(storage_error("the store", url, ValueError(f"cannot\nopen {url} [SQL: CREATE TABLE x]")))
+    assert message == (
         "the store must be there and writable: postgresql://me:***@host/db: "
         "ValueError: cannot open postgresql://me:***@host/db"
     )
