@@ -33,8 +33,8 @@ NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 MAX_NAME_CHARACTERS = 60
 
 
-def run_evaluation(command: EvaluateCommand, console: Console) -> None:
-    """Evaluate a model, and log the results to the run that trained it.
+def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResult:
+    """Evaluate a model, log the results to the run that trained it, and return them.
 
     That run keeps its status. The evaluation has a run of its own below it, the one that `mlflow run` opened or a new
     one, which says how the evaluation ended.
@@ -96,6 +96,7 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> None:
     if pending := run.outbox.pending():
         console.print(pending)
     console.print(f"run      {training.run_id}: {folder} among its metrics and artifacts")
+    return result
 
 
 def _model_uri(client: TrackingClient, text: str) -> str:

@@ -157,7 +157,7 @@ def _search(arguments: Sequence[str], console: Console) -> int:
     check_against_data(search, image_shape=data.image_shape, training_images=len(data.train))
     from pipeline.commands.search import run_search
 
-    return run_search(search, data)
+    return run_search(search, data).exit_code
 
 
 def _report(arguments: Sequence[str], console: Console) -> None:

@@ -4,7 +4,11 @@ import os
 import shlex
 import sys
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from pipeline.config.training import to_yaml
 from pipeline.data.dataset import Dataset
@@ -32,8 +36,25 @@ from pipeline.tracking.tags import Role, RunOutcome, Tag, code_version_tags
 from pipeline.training.checkpoint_manager import remove_finished
 
 
-def run_search(search: SearchSpec, data: Dataset) -> int:
-    """Run a search to its end, or until it is asked to stop, and return the exit code.
+@dataclass(frozen=True)
+class SearchResult:
+    """How a search ended, and its study."""
+
+    exit_code: int  # 0, 1 if the search failed, or 128 plus the signal that stopped it
+    run_id: str  # of the study's run in MLflow
+    study: Study
+
+    def leaderboard(self) -> pd.DataFrame:
+        """Return the table of trials, best value first."""
+        return leaderboard(self.study)
+
+    def winner(self) -> dict[str, Any] | None:
+        """Return the winner of the final with its settings and results, or None if there is none."""
+        return self.study.get_attr(WINNER)
+
+
+def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
+    """Run a search to its end, or until it is asked to stop.
 
     Raises:
         UsageError: another driver holds the study, or the slots that were asked for do not exist.
@@ -57,7 +78,7 @@ def run_search(search: SearchSpec, data: Dataset) -> int:
             with executor:
                 context = SearchContext(study, runs, executor, interrupts, coordinator.heartbeat, console)
                 _announce(context, coordinator, data, url)
-                return _run_to_end(context, coordinator, data, url)
+                return SearchResult(_run_to_end(context, coordinator, data, url), runs.id, study)
         except BaseException as error:
             # Otherwise MLflow would close the run as FINISHED when this process ends
             coordinator.end_run(RunOutcome.FAILED, f"{type(error).__name__}: {error}")

@@ -221,3 +221,22 @@ def test_documented_digits_command_trains(words, tmp_path):
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert float(re.findall(r"test accuracy ([\d.]+)%", done.stdout)[0]) >= 95
+
+
+@pytest.mark.slow
+def test_documented_python_api_runs_as_written(tmp_path):
+    blocks = [block for language, block in FENCED.findall(PAGES["docs/python-api.md"]) if language == "python"]
+    script = tmp_path / "notebook.py"
+    body = "\n".join(blocks)
+    script.write_text("def main():\n" + "".join(f"    {line}\n" for line in body.splitlines()) + "\n\n"
+                      'if __name__ == "__main__":\n    main()\n')  # fmt: skip
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "OPTUNA_STORAGE": f"sqlite:///{tmp_path}/optuna.db",
+    }
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "complete" in done.stdout and "'test_accuracy'" in done.stdout

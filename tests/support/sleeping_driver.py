@@ -74,7 +74,7 @@ def main(folder, seconds, arguments):
     search = parse_search(arguments)
     executor = SleepingExecutor(folder, float(seconds))
     with patch("pipeline.commands.search.build_executor", lambda search, data: executor):
-        return run_search(search, load_dataset(search.base.data, seed=search.base.seed))
+        return run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code
 
 
 if __name__ == "__main__":

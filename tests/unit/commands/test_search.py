@@ -113,7 +113,7 @@ def test_search_that_loses_its_cluster_fails_in_one_line_and_leaves_no_run_open(
     url = f"sqlite:///{tmp_path}/study.db"
     search = make_search(tmp_path, CONTINUOUS, "--trials", "5", "--storage", url)
     with mlflow_store(tmp_path):
-        assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1
+        assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
         runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")
     assert capsys.readouterr().err.splitlines()[-1] == "error: cluster must keep its head node"
     statuses = sorted((run.info.status, run.data.tags.get(Tag.REASON, "")) for run in runs)
@@ -158,13 +158,13 @@ def test_search_without_a_result_fails_and_the_same_command_resumes_it(tmp_path,
     broken = {role}
     monkeypatch.setattr(searching, "build_executor", lambda search, data: ShortOfMemory(broken))
     with mlflow_store(tmp_path):
-        assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1
+        assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
         (run,) = mlflow.search_runs(filter_string=f"tags.{Tag.ROLE} = '{Role.SEARCH}'", output_format="list")
         assert (run.info.status, run.data.tags[Tag.OUTCOME_REASON]) == ("FAILED", reason)
         assert capsys.readouterr().err.splitlines()[-1] == f"error: {reason}"
         if role == "final":
             broken.clear()
-            assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 0
+            assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 0
             assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
 
 
@@ -187,5 +187,5 @@ def test_resumed_search_tells_its_executor_that_there_were_gpus(tmp_path, monkey
     search = make_search(tmp_path, CONTINUOUS, "--trials", "9", "--storage", f"sqlite:///{tmp_path}/study.db")
     with mlflow_store(tmp_path):
         for _ in range(2):
-            assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)) == 1
+            assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
     assert used_gpus == [False, True]
