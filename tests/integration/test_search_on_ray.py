@@ -1,4 +1,4 @@
-"""A search on a Ray cluster is the search that one machine would make: real trainings, real runs."""
+"""A search on a Ray cluster, compared with the same search on one machine: real trainings, real runs."""
 
 import os
 import shutil
@@ -17,19 +17,19 @@ SPACE = """
 recipe: smoke
 space: {kernel_size: [1, 3], learning_rate: [0.01, 0.03]}
 pruner: none
-"""  # small, so that Optuna draws some of it again
+"""  # small, so that Optuna samples some configurations twice
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory):
-    """The same search on this machine and on Ray: the trials of each, and the curves in their runs."""
+def searches(tmp_path_factory):
+    """The trials of the same search on this machine and on Ray, and the curves of their runs."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
     if not shutil.which("taskset"):
-        pytest.skip("taskset gives both as many cores, without which their sums have other last digits")
-    return [search(tmp_path_factory.mktemp("search"), *flags) for flags in ([], ["--cluster", "local"])]
+        pytest.skip("taskset gives both the same number of cores; else the last digits of their sums differ")
+    return [run_search(tmp_path_factory.mktemp("search"), *flags) for flags in ([], ["--cluster", "local"])]
 
 
-def search(folder, *flags):
+def run_search(folder, *flags):
     (folder / "same.yaml").write_text(SPACE)
     storage = f"sqlite:///{folder}/optuna.db"
     with tracking_store(folder, "searches") as uri:
@@ -44,10 +44,10 @@ def search(folder, *flags):
             *flags,
         ]
         command += ["--trials", "9", "--epochs", str(EPOCHS), "--final_top", "0", "--workers", "1"]
-        few = {"RAY_OVERRIDE_RESOURCES": f'{{"CPU": {CORES}}}'}
+        cores = {"RAY_OVERRIDE_RESOURCES": f'{{"CPU": {CORES}}}'}
         done = subprocess.run(
             ["taskset", "-c", ",".join(map(str, sorted(os.sched_getaffinity(0))[:CORES])), *command],
-            env=environment(uri, "searches") | few,
+            env=environment(uri, "searches") | cores,
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -57,31 +57,31 @@ def search(folder, *flags):
         assert done.returncode == 0, done.stdout + done.stderr
         (name,) = optuna.get_all_study_names(storage)
         trials = optuna.load_study(study_name=name, storage=storage).trials
-        return trials, {trial.number: curve(trial) for trial in trials if "run_id" in trial.user_attrs}
+        return trials, {trial.number: logged_curve(trial) for trial in trials if "run_id" in trial.user_attrs}
 
 
-def curve(trial):
+def logged_curve(trial):
     history = mlflow.MlflowClient().get_metric_history(trial.user_attrs["run_id"], "val_accuracy")
     return {point.step: point.value for point in history}
 
 
 @pytest.mark.slow
-def test_trials_their_order_and_their_values_are_those_of_one_machine(searched):
-    told = [
-        [(one.number, one.params, one.state.name, one.values, one.intermediate_values, again(one)) for one in trials]
-        for trials, _ in searched
+def test_search_on_ray_has_the_same_trials_and_values_as_on_one_machine(searches):
+    histories = [
+        [(t.number, t.params, t.state.name, t.values, t.intermediate_values, duplicate_of(t)) for t in trials]
+        for trials, _ in searches
     ]
-    assert told[0] == told[1]
-    assert any(number is not None for *_, number in told[0]), "one was drawn again, and answered from the record"
+    assert histories[0] == histories[1]
+    assert any(number is not None for *_, number in histories[0]), "one is a duplicate and has the values of the first"
 
 
-def again(trial):
+def duplicate_of(trial):
     return trial.user_attrs.get("duplicate_of")
 
 
 @pytest.mark.slow
-def test_every_curve_reaches_mlflow_whole(searched):
-    for trials, curves in searched:
+def test_every_curve_is_logged_to_mlflow_completely(searches):
+    for trials, curves in searches:
         assert len(curves) == 4
         for number, points in curves.items():
             assert points == trials[number].intermediate_values and len(points) == EPOCHS

@@ -45,8 +45,8 @@ class TrialDriver:
                     return event
         raise AssertionError(f"no {kind.__name__} of trial {number} in {self.received}")
 
-    def end(self, number):
+    def result(self, number):
         return self.wait_for(TrialResult, number)
 
     def run(self, name, **options):
-        return self.end(self.start(name, **options))
+        return self.result(self.start(name, **options))

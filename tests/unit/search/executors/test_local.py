@@ -1,4 +1,4 @@
-"""What trials do to themselves, done for real in processes of their own, and what their driver is told."""
+"""Trials in real processes on this machine that train, crash, hang or outlive their driver."""
 
 import os
 import subprocess
@@ -25,14 +25,14 @@ TWO_GPUS = make_slots([Gpu("GPU-one", 24_000), Gpu("1", 24_000)], trials_per_gpu
 
 @pytest.fixture(scope="module")
 def local_executor():
-    """An executor on two GPUs that are not there; its server takes seconds to start."""
-    patient = pytest.MonkeyPatch()
-    patient.setattr(local, "SIGTERM_AFTER_SECONDS", 0.3)
-    patient.setattr(local, "SIGKILL_AFTER_SECONDS", 0.6)
-    patient.setenv("MLFLOW_RUN_ID", "the driver's own")
+    """An open executor with slots on two GPUs that do not exist; its fork server takes seconds to start."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(local, "SIGTERM_AFTER_SECONDS", 0.3)
+    patch.setattr(local, "SIGKILL_AFTER_SECONDS", 0.6)
+    patch.setenv("MLFLOW_RUN_ID", "the driver's own")
     with LocalExecutor(TWO_GPUS, trial_function=misbehaving.call_by_run_id) as executor:
         yield executor
-    patient.undo()
+    patch.undo()
 
 
 @pytest.fixture
@@ -54,81 +54,81 @@ def store(tmp_path_factory):
 
 
 def train(driver, store, **changes):
-    """Start a trial in a run as the driver of a search creates it; returns its number and its run's id."""
+    """Start a trial in a run created as a search does; return the trial's number and the run's id."""
     client, uri, experiment = store
     run_id = client.create_run(experiment).info.run_id
     config = TINY.model_copy(update=changes)
     return driver.start(run_id, tracking_uri=uri, config=config), run_id
 
 
-def gone(pid):
+def has_ended(pid):
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def comes(condition, seconds=10):
-    """Wait until it holds; returns whether it did in time."""
-    until = time.monotonic() + seconds
-    while not (held := condition()) and time.monotonic() < until:
+def wait_until(condition, seconds=10):
+    """Wait until the condition holds; return its value, false if it does not hold in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return held
+    return value
 
 
-def test_a_trial_leaves_settings_metrics_and_its_end_in_the_run_that_the_driver_created(driver, store):
+def test_trained_trial_logs_settings_metrics_and_outcome_to_its_run(driver, store):
     number, run_id = train(driver, store)
-    ended = driver.end(number)
-    assert (ended.outcome, ended.reason, ended.retryable) == (TrialOutcome.FINISHED, "", False), ended.output_tail
+    result = driver.result(number)
+    assert (result.outcome, result.reason, result.retryable) == (TrialOutcome.FINISHED, "", False), result.output_tail
     run = store[0].get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags[Tag.TRIAL_STATE] == "finished"
     resolved = "mixed_bfloat16" if has_bfloat16() else "float32"
     assert run.data.params["precision"] == resolved, "auto is resolved where the device is known"
-    reported = [event for event in driver.received if event is not ended]
-    assert [(report.number, report.epoch) for report in reported] == [(number, 1), (number, 2)]
+    reports = [event for event in driver.received if event is not result]
+    assert [(report.number, report.epoch) for report in reports] == [(number, 1), (number, 2)]
     history = store[0].get_metric_history(run_id, "val_accuracy")
     assert [(metric.step, metric.value) for metric in history] == [
-        (report.epoch, report.metrics["val_accuracy"]) for report in reported
+        (report.epoch, report.metrics["val_accuracy"]) for report in reports
     ]
-    assert ended.metrics.items() <= run.data.metrics.items()
-    assert ended.metrics["best_val_accuracy"] == max(metric.value for metric in history)
-    assert ended.metrics["parameters"] == 378
-    assert ended.metrics["epochs"] == 2
-    assert 0 < ended.metrics["tracing_seconds"] < ended.metrics["seconds"]
+    assert result.metrics.items() <= run.data.metrics.items()
+    assert result.metrics["best_val_accuracy"] == max(metric.value for metric in history)
+    assert result.metrics["parameters"] == 378
+    assert result.metrics["epochs"] == 2
+    assert 0 < result.metrics["tracing_seconds"] < result.metrics["seconds"]
 
 
-def test_a_pruned_trial_ends_within_the_epoch_and_keeps_its_curve(driver, store):
+def test_pruned_trial_ends_within_the_epoch_and_keeps_its_curve(driver, store):
     number, run_id = train(driver, store, epochs=100_000)
     driver.wait_for(EpochReport, number)
     driver.executor.prune(number)
-    ended = driver.end(number)
-    assert (ended.outcome, ended.retryable) == (TrialOutcome.PRUNED, False)
-    assert ended.metrics["epochs"] < 1000
+    result = driver.result(number)
+    assert (result.outcome, result.retryable) == (TrialOutcome.PRUNED, False)
+    assert result.metrics["epochs"] < 1000
     run = store[0].get_run(run_id)
     assert run.info.status == "KILLED"
     assert run.data.tags[Tag.TRIAL_STATE] == "pruned"
     assert "reason" not in run.data.tags
-    assert len(store[0].get_metric_history(run_id, "val_accuracy")) == ended.metrics["epochs"]
-    assert run.data.metrics["best_val_accuracy"] == ended.metrics["best_val_accuracy"]
+    assert len(store[0].get_metric_history(run_id, "val_accuracy")) == result.metrics["epochs"]
+    assert run.data.metrics["best_val_accuracy"] == result.metrics["best_val_accuracy"]
 
 
-def test_a_trial_that_diverges_says_where(driver, store):
+def test_diverged_trial_names_the_metric_and_fails_its_run(driver, store):
     number, run_id = train(driver, store, learning_rate=10.0, weight_decay=10.0, epochs=20)
-    ended = driver.end(number)
-    assert ended.outcome is TrialOutcome.DIVERGED
-    assert ended.reason.startswith("loss became ")
+    result = driver.result(number)
+    assert result.outcome is TrialOutcome.DIVERGED
+    assert result.reason.startswith("loss became ")
     assert store[0].get_run(run_id).info.status == "FAILED"
     assert store[0].get_run(run_id).data.tags[Tag.REASON] == "diverged"
 
 
-def test_settings_that_do_not_fit_the_data_fail_the_run_with_the_rule(driver, store):
+def test_trial_with_settings_that_do_not_fit_the_data_raises_usage_error(driver, store):
     number, run_id = train(driver, store, patch_size=5)
-    ended = driver.end(number)
-    assert (ended.outcome, ended.retryable) == (TrialOutcome.RAISED, False)
-    assert ended.reason.startswith("UsageError: patch_size must divide the image side: 8x8 pixels")
+    result = driver.result(number)
+    assert (result.outcome, result.retryable) == (TrialOutcome.RAISED, False)
+    assert result.reason.startswith("UsageError: patch_size must divide the image side: 8x8 pixels")
     assert store[0].get_run(run_id).data.tags[Tag.TRIAL_STATE] == "raised"
 
 
 @pytest.mark.parametrize(
-    ("name", "outcome", "reason", "retryable"),
+    ("function", "outcome", "reason", "retryable"),
     [
         ("segfault", TrialOutcome.CRASHED, "killed by SIGSEGV", True),
         ("kill_itself", TrialOutcome.CRASHED, "killed by SIGKILL", True),
@@ -140,98 +140,93 @@ def test_settings_that_do_not_fit_the_data_fail_the_run_with_the_rule(driver, st
         ("abort_for_memory", TrialOutcome.OOM, "killed by SIGABRT, as memory ran out", False),
     ],
 )
-def test_a_failure_is_told_by_what_it_was_and_whether_it_can_pass(driver, name, outcome, reason, retryable):
-    ended = driver.run(name)
-    assert (ended.outcome, ended.retryable) == (outcome, retryable)
-    assert ended.reason.startswith(reason)
-    assert "\n" not in ended.reason
-    assert driver.run("do_nothing").outcome is TrialOutcome.FINISHED, "and the next trial is none the worse"
+def test_failed_trial_has_outcome_reason_and_retryable_and_the_next_trial_finishes(
+    driver, function, outcome, reason, retryable
+):
+    result = driver.run(function)
+    assert (result.outcome, result.retryable) == (outcome, retryable)
+    assert result.reason.startswith(reason)
+    assert "\n" not in result.reason
+    assert driver.run("do_nothing").outcome is TrialOutcome.FINISHED
 
 
-def test_the_kernels_kill_for_memory_is_no_crash_but_only_once(driver, monkeypatch):
+def test_oom_kill_of_the_kernel_accounts_for_one_trial_only(driver, monkeypatch):
     monkeypatch.setattr(out_of_memory, "oom_kill_count", lambda before=out_of_memory.oom_kill_count(): before + 1)
     assert driver.run("kill_itself").outcome is TrialOutcome.OOM
     assert driver.run("kill_itself").outcome is TrialOutcome.CRASHED
 
 
-def test_the_tail_of_a_segfault_holds_its_last_words_and_where_it_was(driver):
+def test_output_tail_of_segfault_holds_last_output_and_python_stack(driver):
     tail = driver.run("segfault").output_tail
     assert tail.startswith("about to read address 0\n")
     assert "in segfault" in tail
     assert "Extension modules" not in tail
 
 
-def test_the_tail_of_an_exception_is_its_traceback_and_figures_so_far_are_kept(driver):
-    ended = driver.run("divide_by_zero")
-    assert "return 1 / 0" in ended.output_tail
-    assert ended.metrics == {"epochs": 2}
+def test_output_tail_of_exception_is_its_traceback_and_metrics_are_kept(driver):
+    result = driver.run("divide_by_zero")
+    assert "return 1 / 0" in result.output_tail
+    assert result.metrics == {"epochs": 2}
 
 
-def test_a_trial_that_hangs_is_stopped_after_its_minutes(driver):
-    began = time.monotonic()
-    ended = driver.run("hang", minutes=0.01)
-    assert (ended.outcome, ended.reason) == (TrialOutcome.TIMEOUT, "took more than 0.01 minutes")
-    assert not ended.retryable
-    assert time.monotonic() - began < 5
+def test_timeout_of_hanging_trial_is_enforced_within_seconds_and_not_retryable(driver):
+    started = time.monotonic()
+    result = driver.run("hang", minutes=0.01)
+    assert (result.outcome, result.reason) == (TrialOutcome.TIMEOUT, "took more than 0.01 minutes")
+    assert not result.retryable
+    assert time.monotonic() - started < 5
 
 
-def test_a_trial_that_does_not_hear_sigterm_is_killed_with_all_that_it_started(driver):
+def test_timeout_of_trial_ignoring_sigterm_kills_it_and_its_child_processes(driver):
     number = driver.start("hang_ignoring_sigterm", minutes=0.03)
     pid = driver.executor._workers[number].process.pid
-    (started,) = comes(psutil.Process(pid).children)
-    assert driver.end(number).outcome is TrialOutcome.TIMEOUT
-    assert gone(pid)
-    assert comes(lambda: gone(started.pid))
+    (child,) = wait_until(psutil.Process(pid).children)
+    assert driver.result(number).outcome is TrialOutcome.TIMEOUT
+    assert has_ended(pid)
+    assert wait_until(lambda: has_ended(child.pid))
 
 
-def test_a_trial_stops_between_two_steps_when_asked(driver):
+def test_stop_ends_the_trial_between_two_steps_with_the_driver_as_reason(driver):
     number = driver.start("step_forever")
     driver.wait_for(EpochReport, number)
     driver.executor.stop(number)
-    ended = driver.end(number)
-    assert (ended.outcome, ended.reason, ended.retryable) == (TrialOutcome.STOPPED, "by the driver (stopped)", False)
+    result = driver.result(number)
+    assert (result.outcome, result.reason, result.retryable) == (TrialOutcome.STOPPED, "by the driver (stopped)", False)
 
 
-def test_all_trials_are_killed_at_once_when_now_is_meant(driver):
+def test_stop_all_now_kills_trial_that_ignores_sigterm(driver):
     numbers = [driver.start("hang_ignoring_sigterm"), driver.start("step_forever")]
     driver.executor.stop_all(now=True)
-    assert {driver.end(number).outcome for number in numbers} == {TrialOutcome.STOPPED}
+    assert {driver.result(number).outcome for number in numbers} == {TrialOutcome.STOPPED}
 
 
-def test_each_trial_sees_its_own_gpu_before_tensorflow_has_seen_any_and_no_two_share_one(driver):
-    began, ended = {}, []
-    while len(ended) < 6:
-        while driver.executor.free() and len(began) < 6:
-            began[driver.start("print_devices")] = None
-        ended += [event for event in driver.executor.events(5) if isinstance(event, TrialResult)]
+def test_trial_sees_only_its_own_gpu_and_no_two_trials_share_one(driver):
+    started, results = set(), []
+    while len(results) < 6:
+        while driver.executor.free() and len(started) < 6:
+            started.add(driver.start("print_devices"))
+        results += [event for event in driver.executor.events(5) if isinstance(event, TrialResult)]
     by_device = {}
-    for trial in ended:
-        assert trial.outcome is TrialOutcome.FINISHED, trial.output_tail
-        first, second = trial.output_tail.splitlines()
-        assert second == "run None", "the driver's own run is none of the trial's"
+    for result in results:
+        assert result.outcome is TrialOutcome.FINISHED, result.output_tail
+        first, second = result.output_tail.splitlines()
+        assert second == "run None", "the trial does not see the driver's own run"
         device = first.removeprefix("device ").removesuffix(" untouched True")
-        assert trial.slot == f"GPU {device}"
-        by_device.setdefault(device, []).append((trial.metrics["started"], trial.metrics["ended"]))
+        assert result.slot == f"GPU {device}"
+        by_device.setdefault(device, []).append((result.metrics["started"], result.metrics["ended"]))
     assert set(by_device) == {"GPU-one", "1"}
-    for times in by_device.values():
-        assert all(before[1] <= after[0] for before, after in pairwise(sorted(times)))
+    for spans in by_device.values():
+        assert all(before[1] <= after[0] for before, after in pairwise(sorted(spans)))
 
 
-def test_a_trial_computes_with_the_threads_of_its_slot(driver):
+def test_trial_computes_with_the_threads_of_its_slot(driver):
     assert driver.run("count_threads").metrics == {"threads": TWO_GPUS[0].threads}
 
 
-def test_events_wait_no_longer_than_asked(local_executor):
-    began = time.monotonic()
+def test_events_without_trials_return_within_a_second_of_the_timeout(local_executor):
+    started = time.monotonic()
     assert local_executor.events(0.2) == []
-    assert 0.2 <= time.monotonic() - began < 1
-
-
-def test_asking_a_trial_that_has_ended_is_no_mistake(driver):
-    number = driver.start("do_nothing")
-    driver.end(number)
-    driver.executor.prune(number)
-    driver.executor.stop(number)
+    assert 0.2 <= time.monotonic() - started < 1
 
 
 DRIVER = """
@@ -245,13 +240,13 @@ from tests.support import misbehaving
 
 def main(preloaded, *names):
     two = make_slots([], trials_per_gpu=1, workers=2, cores=2)
-    with LocalExecutor(two, trial_function=misbehaving.call_by_run_id, preloaded=preloaded.split()) as local:
+    with LocalExecutor(two, trial_function=misbehaving.call_by_run_id, preloaded=preloaded.split()) as executor:
         for number, name in enumerate(names):
-            local.start(TrialJob(number, TrainingConfig(), RunRef("", name), "trial"), minutes=None)
-        print(*(running.process.pid for running in local._workers.values()), flush=True)
+            executor.start(TrialJob(number, TrainingConfig(), RunRef("", name), "trial"), minutes=None)
+        print(*(worker.process.pid for worker in executor._workers.values()), flush=True)
         sys.stdin.readline()
-        for ended in local.events(0):
-            print(ended)
+        for result in executor.events(0):
+            print(result)
     assert not {"tensorflow", "keras", "mlflow"} & set(sys.modules), "a driver starts fast and holds no GPU"
 
 if __name__ == "__main__":
@@ -261,7 +256,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def other_driver(tmp_path):
-    """Starts another driver with trials that see little; returns it and the process ids of its trials."""
+    """Return a function that starts a driver in a process of its own and returns that process and its trials' ids."""
     script = tmp_path / "driver.py"
     script.write_text(DRIVER, encoding="utf-8")
     path = os.pathsep.join(map(str, (ROOT, tmp_path)))
@@ -279,7 +274,9 @@ def other_driver(tmp_path):
         )
         started.append(process)
         pids = [int(pid) for pid in process.stdout.readline().split()]
-        assert comes(lambda: all(os.getpgid(pid) == pid for pid in pids)), "each leads a group: Ctrl-C passes it by"
+        assert wait_until(lambda: all(os.getpgid(pid) == pid for pid in pids)), (
+            "each leads a process group, which Ctrl-C does not reach"
+        )
         return process, pids
 
     yield start
@@ -288,34 +285,34 @@ def other_driver(tmp_path):
         process.communicate()
 
 
-def family(process, size):
-    """All processes under a driver: fork server, resource tracker, trials and what they start."""
-    of = psutil.Process(process.pid)
-    assert comes(lambda: len(of.children(recursive=True)) == size)
-    return of.children(recursive=True)
+def descendants(process, size):
+    """Return all processes under a driver: fork server, resource tracker, trials and their child processes."""
+    parent = psutil.Process(process.pid)
+    assert wait_until(lambda: len(parent.children(recursive=True)) == size)
+    return parent.children(recursive=True)
 
 
-def test_trials_end_when_their_driver_is_killed(other_driver):
+def test_killed_driver_ends_its_trials_and_fork_server(other_driver):
     process, pids = other_driver("hang", "hang_ignoring_sigterm")
-    members = {member.pid for member in family(process, 5)}
-    assert {*pids} < members
+    processes = {child.pid for child in descendants(process, 5)}
+    assert {*pids} < processes
     process.kill()
-    assert comes(lambda: all(map(gone, members)), seconds=5)
+    assert wait_until(lambda: all(map(has_ended, processes)), seconds=5)
 
 
-def test_nothing_is_left_after_the_executor(other_driver, tmp_path):
+def test_exit_of_the_context_leaves_no_process_and_no_file(other_driver, tmp_path):
     process, _ = other_driver("hang", "hang_ignoring_sigterm")
-    members = {member.pid for member in family(process, 5)}
+    processes = {child.pid for child in descendants(process, 5)}
     _, errors = process.communicate("\n", timeout=30)
     assert (process.returncode, errors) == (0, "")
-    assert comes(lambda: all(map(gone, members)), seconds=5)
+    assert wait_until(lambda: all(map(has_ended, processes)), seconds=5)
     assert list((tmp_path / "convmixer" / "trials").iterdir()) == []
 
 
-def test_a_fork_server_that_cannot_import_is_told_with_its_traceback(other_driver, tmp_path):
+def test_fork_server_that_fails_to_import_crashes_the_trial_with_its_traceback(other_driver, tmp_path):
     (tmp_path / "broken.py").write_text("1 / 0", encoding="ascii")
     process, pids = other_driver("do_nothing", preloaded="broken")
-    told, _ = process.communicate("\n", timeout=30)
+    output, _ = process.communicate("\n", timeout=30)
     assert pids == []
-    assert "the fork server died" in told
-    assert "ZeroDivisionError" in told
+    assert "the fork server died" in output
+    assert "ZeroDivisionError" in output

@@ -1,4 +1,4 @@
-"""What counts as a want of memory."""
+"""Which errors and counts show that memory ran out."""
 
 import numpy as np
 import pytest
@@ -15,17 +15,17 @@ from pipeline.search.executors import out_of_memory
         RuntimeError("std::bad_alloc"),
     ],
 )
-def test_an_exception_about_memory_is_known_by_type_or_words(error):
+def test_is_oom_error_recognises_type_or_message(error):
     assert out_of_memory.is_oom_error(error)
 
 
-def test_an_array_that_no_machine_holds_is_known():
+def test_is_oom_error_recognises_numpy_array_too_large_for_memory():
     with pytest.raises(MemoryError) as raised:
         np.ones(2**55, np.uint8)
     assert out_of_memory.is_oom_error(raised.value)
 
 
-def test_another_failure_is_not_taken_for_it():
+def test_is_oom_error_rejects_other_errors_that_mention_memory():
     assert not out_of_memory.is_oom_error(ValueError("room for one more, memory is fine"))
 
 
@@ -37,7 +37,7 @@ def test_another_failure_is_not_taken_for_it():
         ("4:cpu,memory:/pod", "memory/pod/memory.oom_control", "under_oom 0\noom_kill 3\n"),
     ],
 )
-def test_the_kernels_kills_are_read_from_either_version_of_control_groups(monkeypatch, tmp_path, group, file, text):
+def test_oom_kill_count_reads_either_version_of_control_groups(monkeypatch, tmp_path, group, file, text):
     (tmp_path / "groups").write_text(f"{group}\n", encoding="ascii")
     counts = tmp_path / "mounted" / file
     counts.parent.mkdir(parents=True)

@@ -1,45 +1,84 @@
-"""What the driver and the trials of a cluster say to each other is in order, and holds no place longer than a trial."""
+"""The message queue between the tasks of a cluster and their driver."""
 
 import asyncio
+import socket
 
 import pytest
 
-from pipeline.search.executors.ray_worker import MessageQueue, TaskStarted
+from pipeline.search.executors import ray_worker
+from pipeline.search.executors.base import TrialJob
+from pipeline.search.executors.ray_worker import MessageQueue, TaskSpec, TaskStarted
+from pipeline.search.executors.slots import CONTEXT_MIB, Gpu
+from pipeline.tracking.tags import RunRef
+from tests.support import misbehaving
+from tests.support.trial_driver import TINY
 
 
-def test_a_trial_hears_what_it_was_asked_in_order_also_before_it_listens():
-    async def talk():
+def test_receive_returns_requests_of_its_trial_in_order_even_if_sent_before():
+    async def exchange():
         queue = MessageQueue()
         await queue.request(1, "pruned")
         await queue.request(1, "stopped")
         await queue.request(2, "kill")
         return [await queue.receive(1), await queue.receive(1), await queue.receive(2)]
 
-    assert asyncio.run(talk()) == ["pruned", "stopped", "kill"]
+    assert asyncio.run(exchange()) == ["pruned", "stopped", "kill"]
 
 
-def test_what_was_told_is_taken_once():
-    async def talk():
+def test_drain_returns_each_message_once_and_wait_blocks_until_the_next():
+    async def exchange():
         queue = MessageQueue()
         await queue.send(TaskStarted(1))
         await asyncio.wait_for(queue.wait(), 5)
-        taken = await queue.drain()
+        messages = await queue.drain()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(queue.wait(), 0.05)
-        return taken, await queue.drain()
+        return messages, await queue.drain()
 
-    assert asyncio.run(talk()) == ([TaskStarted(1)], [])
+    assert asyncio.run(exchange()) == ([TaskStarted(1)], [])
 
 
-def test_nothing_waits_any_more_for_a_trial_that_is_over_and_its_number_can_be_used_again():
-    async def talk():
+def test_close_ends_the_pending_receive_and_the_number_can_be_used_again():
+    async def exchange():
         queue = MessageQueue()
         pending = asyncio.create_task(queue.receive(1))
         await asyncio.sleep(0)
         await queue.close(1)
         await asyncio.wait_for(pending, 5)
-        await queue.close(2)  # which nobody has waited for
+        await queue.close(2)  # no receive is pending
         await queue.request(1, "stopped")
         return await queue.receive(1)
 
-    assert asyncio.run(talk()) == "stopped"
+    assert asyncio.run(exchange()) == "stopped"
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """A task of a job whose weights file does not exist on this node."""
+
+    def make_spec(**changes):
+        job = TrialJob(7, TINY, RunRef("", ""), "winner", weights=tmp_path / "driver" / "1.weights.npz")
+        options = {"minutes": None, "cpus": 2, "trials_per_gpu": 1, "environment": {}, "weights": b"weights"}
+        return TaskSpec(job, **(options | {"trial_function": misbehaving.do_nothing, "preloaded": ()} | changes))
+
+    return make_spec
+
+
+def test_local_weights_are_a_file_of_the_node_while_the_task_runs(spec, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with ray_worker._local_weights(spec()) as job:
+        assert job.weights.read_bytes() == b"weights"
+        assert job.weights.name == "1.weights.npz"
+    assert not job.weights.exists()
+
+
+def test_assigned_slot_names_the_host_and_has_the_cpus_of_the_task(spec):
+    slot = ray_worker._assigned_slot(spec(), [])
+    assert (slot.name, slot.gpu, slot.threads) == (f"{socket.gethostname()} CPU 1 of 1", None, 2)
+
+
+def test_assigned_slot_is_a_share_of_the_gpu_that_ray_gave_to_the_task(spec, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setattr(ray_worker, "find_gpus", lambda visible: [Gpu(visible, 24_000)])
+    slot = ray_worker._assigned_slot(spec(trials_per_gpu=2), ["3"])
+    assert (slot.gpu, slot.threads, slot.memory_mib) == ("3", 2, 24_000 // 2 - CONTEXT_MIB)

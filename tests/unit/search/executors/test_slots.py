@@ -1,4 +1,4 @@
-"""Where trials run, with made GPUs: names as given, cores shared out, memory divided."""
+"""Slots on fake GPUs and on CPUs: their names, and their shares of cores and memory."""
 
 import pynvml
 import pytest
@@ -9,7 +9,7 @@ from pipeline.search.executors.slots import CONTEXT_MIB, Gpu, find_gpus, make_sl
 TWO = [Gpu("GPU-aaaa", 24_000), Gpu("GPU-bbbb", 24_000)]
 
 
-def test_each_gpu_is_one_slot_with_its_share_of_the_cores_and_all_its_memory():
+def test_make_slots_gives_each_gpu_its_share_of_the_cores_and_all_its_memory():
     assert [
         (slot.gpu, slot.threads, slot.memory_mib) for slot in make_slots(TWO, trials_per_gpu=1, workers=3, cores=9)
     ] == [
@@ -18,27 +18,27 @@ def test_each_gpu_is_one_slot_with_its_share_of_the_cores_and_all_its_memory():
     ]
 
 
-def test_every_gpu_gets_a_first_trial_before_any_gets_a_second():
+def test_make_slots_gives_every_gpu_a_first_trial_before_any_gets_a_second():
     assert [slot.gpu for slot in make_slots(TWO, trials_per_gpu=2, workers=1, cores=8)] == ["GPU-aaaa", "GPU-bbbb"] * 2
 
 
-def test_trials_on_one_gpu_cannot_take_each_others_memory():
+def test_make_slots_divides_the_memory_of_a_shared_gpu():
     shared = make_slots(TWO[:1], trials_per_gpu=3, workers=1, cores=3)
     assert {slot.memory_mib for slot in shared} == {24_000 // 3 - CONTEXT_MIB}
     assert len({slot.name for slot in shared}) == 3
 
 
-def test_parts_too_small_to_train_in_are_refused_with_the_most_that_fit():
+def test_make_slots_with_too_small_shares_raises_usage_error_with_the_most_that_fit():
     with pytest.raises(UsageError, match=r"GPU-aaaa has 24000, got trials_per_gpu=12; try 11$"):
         make_slots(TWO, trials_per_gpu=12, workers=1, cores=8)
     assert make_slots(TWO, trials_per_gpu=11, workers=1, cores=8)
 
 
-def test_a_gpu_gets_a_thread_where_cores_are_few():
+def test_make_slots_gives_each_gpu_at_least_one_thread():
     assert {slot.threads for slot in make_slots(TWO, trials_per_gpu=1, workers=1, cores=1)} == {1}
 
 
-def test_workers_share_the_cores_where_there_is_no_gpu():
+def test_make_slots_without_gpu_divides_the_cores_among_workers():
     assert [(slot.name, slot.gpu, slot.threads) for slot in make_slots([], trials_per_gpu=4, workers=3, cores=8)] == [
         ("CPU 1 of 3", None, 2),
         ("CPU 2 of 3", None, 2),
@@ -47,12 +47,12 @@ def test_workers_share_the_cores_where_there_is_no_gpu():
 
 
 @pytest.mark.parametrize("workers", [0, 9])
-def test_workers_without_a_core_of_their_own_are_refused(workers):
+def test_make_slots_with_more_workers_than_cores_raises_usage_error(workers):
     with pytest.raises(UsageError, match=f"^workers must lie between 1 and .* 8 here, got workers={workers}$"):
         make_slots([], trials_per_gpu=1, workers=workers, cores=8)
 
 
-def test_a_cpu_slot_hides_every_gpu_and_a_gpu_slot_all_others():
+def test_environment_of_cpu_slot_hides_all_gpus_and_of_gpu_slot_all_others():
     (cpu,) = make_slots([], trials_per_gpu=1, workers=1, cores=2)
     gpu, _ = make_slots(TWO, trials_per_gpu=1, workers=1, cores=2)
     assert cpu.environment()["CUDA_VISIBLE_DEVICES"] == "-1"
@@ -60,8 +60,8 @@ def test_a_cpu_slot_hides_every_gpu_and_a_gpu_slot_all_others():
 
 
 @pytest.fixture
-def machine(monkeypatch):
-    """Fakes NVIDIA's library: GPU-big, and GPU-cut which is divided into two MIG instances."""
+def fake_nvml(monkeypatch):
+    """Fake NVIDIA's library with GPU-big, and GPU-cut that is divided into two MIG instances."""
     memory = {"GPU-big": 80, "GPU-cut": 40, "MIG-one": 20, "MIG-two": 10}  # GiB
 
     class Info:
@@ -99,25 +99,25 @@ def machine(monkeypatch):
         monkeypatch.setattr(pynvml, name, fake)
 
 
-@pytest.mark.usefixtures("machine")
+@pytest.mark.usefixtures("fake_nvml")
 @pytest.mark.parametrize(
     ("visible", "found"),
     [
         (None, [("GPU-big", 80), ("MIG-one", 20), ("MIG-two", 10)]),
-        ("1,0", [("1", 40), ("0", 40)]),  # the smaller one's memory: CUDA may count in another order
+        ("1,0", [("1", 40), ("0", 40)]),  # the smaller one's memory: CUDA may number them in another order
         (" MIG-two , GPU-big", [("MIG-two", 10), ("GPU-big", 80)]),
-        ("GPU-b", [("GPU-b", 40)]),  # CUDA takes the beginning of a UUID
+        ("GPU-b", [("GPU-b", 40)]),  # CUDA accepts the beginning of a UUID
         ("", []),
         ("-1", []),
         ("0,-1,1", [("0", 40)]),
         ("0,2,1", [("0", 40)]),
     ],
 )
-def test_the_gpus_are_those_that_cuda_visible_devices_leaves_under_the_names_it_gives(visible, found):
+def test_find_gpus_returns_the_visible_gpus_under_the_names_given(visible, found):
     assert [(gpu.name, gpu.memory_mib // 1024) for gpu in find_gpus(visible)] == found
 
 
-def test_a_machine_without_nvidias_driver_has_no_gpu_whatever_the_variable_says(monkeypatch):
+def test_find_gpus_without_driver_returns_none_whatever_is_visible(monkeypatch):
     def fail():
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 

@@ -1,13 +1,16 @@
-"""What a trial does on a node beside its training."""
+"""The data of a trial, and what a node sends beside training it."""
 
+import socket
 import time
 
 import mlflow
 import pytest
 
 from pipeline.config.training import TrainingConfig
+from pipeline.runtime.errors import UsageError
 from pipeline.search.executors import trial
 from pipeline.search.executors.base import TrialJob
+from pipeline.search.executors.trial import load_trial_data
 from pipeline.tracking.outbox.records import LogBatch, Point
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.tags import RunRef
@@ -15,22 +18,44 @@ from tests.support.scripted import mlflow_store
 
 
 @pytest.mark.parametrize(("role", "sent"), [("trial", True), ("step", False)])
-def test_what_an_earlier_trial_has_left_on_a_node_is_sent_while_the_next_one_trains(tmp_path, monkeypatch, role, sent):
+def test_train_on_node_sends_records_of_earlier_trials_unless_only_timed(tmp_path, monkeypatch, role, sent):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     with mlflow_store(tmp_path) as uri:
         client = mlflow.MlflowClient()
         run_id = client.create_run("1").info.run_id
-        left = Spool(run_id, destination=uri)
-        left.put(LogBatch(run_id, metrics=[Point("loss", 0.5, 1, 1)], one_point_a_step=True))
+        spool = Spool(run_id, destination=uri)
+        spool.put(LogBatch(run_id, metrics=[Point("loss", 0.5, 1, 1)], one_point_a_step=True))
 
-        def train(job, trial):
-            until = time.monotonic() + (30 if sent else 0.5)
-            while left.folder.exists() and time.monotonic() < until:
+        def train(job, context):
+            deadline = time.monotonic() + (30 if sent else 0.5)
+            while spool.folder.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
 
         monkeypatch.setattr(trial, "train_trial", train)
         job = TrialJob(1, TrainingConfig.build({"dataset": "digits"}), RunRef(uri, "another"), role)
         trial.train_on_node(job, None)
         assert [point.step for point in client.get_metric_history(run_id, "loss")] == [1] * sent
-        assert left.folder.exists() != sent
+        assert spool.folder.exists() != sent
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "dataset must hold the same images on every node: digits is another for the driver, got "),
+        ({"dataset": "/no/such/folder"}, "dataset"),
+    ],
+)
+def test_load_trial_data_with_other_images_than_the_driver_raises_usage_error_with_the_host(settings, reason):
+    config = TrainingConfig.build({"dataset": "digits"} | settings)
+    job = TrialJob(7, config, RunRef("", ""), "trial", fingerprint="another")
+    with pytest.raises(UsageError) as error:
+        load_trial_data(job)
+    assert str(error.value).startswith(f"on {socket.gethostname()}: {reason}")
+
+
+def test_load_trial_data_with_the_fingerprint_of_the_driver_returns_the_data():
+    config = TrainingConfig.build({"dataset": "digits"})
+    data = load_trial_data(TrialJob(7, config, RunRef("", ""), "trial"))
+    same = TrialJob(7, config, RunRef("", ""), "trial", fingerprint=data.fingerprint)
+    assert load_trial_data(same).fingerprint == data.fingerprint
