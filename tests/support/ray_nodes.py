@@ -48,6 +48,9 @@ class NodeRemovingExecutor(RayExecutor):
 
 
 def main(folder, address):
+    # Ray's proxy for ray:// starts a server per client with fork(). With gRPC's fork handlers, which it inherits this
+    # setting for, that server crashes now and then on a busy machine, and connecting fails.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     head = {"num_cpus": 0, "ray_client_server_port": 10001, "_system_config": FAST_HEALTH_CHECKS}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     os.environ["RAY_ADDRESS"] = cluster.address

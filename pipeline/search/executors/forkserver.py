@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -28,8 +28,11 @@ def start(modules: Sequence[str], environment: Mapping[str, str | None], log: Pa
     context.set_forkserver_preload(list(modules))
     # The server does not get this process's sys.path, and would silently skip modules that it does not find.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    with _environment({**environment, "PYTHONPATH": path}), _redirected_stderr(log), _blocked_signals():
-        forkserver.ensure_running()
+    with _environment({**environment, "PYTHONPATH": path}), _redirected_stderr(log):
+        # The server's start starts this too, and unblocks SIGINT and SIGTERM when it does (Python 3.11).
+        resource_tracker.ensure_running()
+        with _blocked_signals():
+            forkserver.ensure_running()
 
 
 def stop() -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from pipeline.search.executors import forkserver
 
-# a module that nothing else here imports
-PRELOADED = "colorsys"
+PRELOADED = "noisy_module"
 
 
 def send_state(connection):
@@ -22,8 +21,11 @@ def send_state(connection):
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
     """The state of a process of a new fork server, and the server's log."""
-    log = tmp_path_factory.mktemp("server") / "log.txt"
+    folder = tmp_path_factory.mktemp("server")
+    (folder / f"{PRELOADED}.py").write_text("import sys; print('imported', file=sys.stderr)", encoding="ascii")
+    log = folder / "log.txt"
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
         patch.setenv("REMOVED", "by the server")
         forkserver.start([PRELOADED], {"ADDED": "to the server", "REMOVED": None}, log)
         environment = {name: os.environ.get(name) for name in ("ADDED", "REMOVED")}
@@ -60,15 +62,6 @@ def test_process_starts_with_signals_blocked_and_the_driver_without(started):
     assert not forkserver.BLOCKED_SIGNALS & signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-def test_log_receives_the_error_output_of_imports(tmp_path, monkeypatch):
-    (tmp_path / "noisy_module.py").write_text("import sys; sys.stderr.write('imported')", encoding="ascii")
-    monkeypatch.syspath_prepend(tmp_path)
-    log = tmp_path / "log.txt"
-    forkserver.start(["noisy_module"], {}, log)
-    process = forkserver.context.Process(target=os.getpid)
-    try:
-        process.start()
-        process.join()
-    finally:
-        forkserver.stop()
-    assert log.read_text(encoding="ascii") == "imported"
+def test_log_receives_the_error_output_of_imports(started):
+    _, _, log = started
+    assert log.read_text(encoding="ascii") == "imported\n"
