@@ -60,9 +60,11 @@ class Executor(ABC):
     """Runs trials elsewhere, as many at a time as it has slots; a context manager, open while trials run."""
 
     def __enter__(self) -> Self:
+        """Get ready for jobs."""
         return self
 
     def __exit__(self, *error: object) -> None:
+        """Kill the trials that still run and free what the executor holds."""
         self.stop_all(now=True)
 
     @abstractmethod

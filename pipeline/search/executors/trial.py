@@ -127,43 +127,42 @@ def _evaluate(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
 
 
 def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
+    """Train a model, report each epoch to the driver and to the run, and end when the driver asks for it."""
     from pipeline.model.conv_mixer import count_parameters
-    from pipeline.training import checkpoint
     from pipeline.training.benchmark import time_inference
     from pipeline.training.callbacks import ProgressReporter
+    from pipeline.training.checkpoint import write_weights
     from pipeline.training.fit import fit
     from pipeline.training.results import log_training
 
-    began = time.perf_counter()
+    trial_start = time.perf_counter()
     config, data, device = _setup(job, context)
     run.log_params({setting: config.text(setting) for setting in TrainingConfig.model_fields})
     run.set_tags({Tag.DEVICE: str(device), Tag.PRECISION: config.precision})
-    figures = context.metrics
-    best = {"val_accuracy": -math.inf, "val_loss": math.inf}
+    metrics = context.metrics
 
-    def step() -> None:
-        figures.setdefault("tracing_seconds", time.perf_counter() - fitting)
+    def after_step() -> None:
+        metrics.setdefault("tracing_seconds", time.perf_counter() - fit_start)
         context.raise_if_stopped()
 
-    def epoch(number: int, metrics: dict[str, float]) -> None:
+    def after_epoch(epoch: int, epoch_metrics: dict[str, float]) -> None:
         # first, so that the driver decides on pruning while MLflow writes
-        context.report(number, metrics)
-        run.log_epoch(number, metrics)
-        figures.update(epochs=number, seconds=time.perf_counter() - began)
-        if metrics["val_accuracy"] > best["val_accuracy"]:
-            best["val_accuracy"] = figures["best_val_accuracy"] = metrics["val_accuracy"]
-            figures["best_epoch"] = number
-        best["val_loss"] = figures["best_val_loss"] = min(best["val_loss"], metrics["val_loss"])
+        context.report(epoch, epoch_metrics)
+        run.log_epoch(epoch, epoch_metrics)
+        metrics.update(epochs=epoch, seconds=time.perf_counter() - trial_start)
+        if epoch_metrics["val_accuracy"] > metrics.get("best_val_accuracy", -math.inf):
+            metrics.update(best_val_accuracy=epoch_metrics["val_accuracy"], best_epoch=epoch)
+        metrics["best_val_loss"] = min(metrics.get("best_val_loss", math.inf), epoch_metrics["val_loss"])
         context.raise_if_stopped()
 
-    fitting = time.perf_counter()
-    figures["parameters"] = count_parameters(config.model, data.image_shape, len(data.classes))
-    fitted = fit(config, data, [ProgressReporter(epoch, after_step=step)])
+    fit_start = time.perf_counter()
+    metrics["parameters"] = count_parameters(config.model, data.image_shape, len(data.classes))
+    fitted = fit(config, data, [ProgressReporter(after_epoch, after_step=after_step)])
     if job.latency:
-        figures["latency_ms"] = time_inference(config, data)
+        metrics["latency_ms"] = time_inference(config, data)
     if job.weights:
         log_training(run, config, fitted)
-        checkpoint.write_weights(job.weights, fitted.model.get_weights())
+        write_weights(job.weights, fitted.model.get_weights())
 
 
 def _limit_gpu_memory(mib: int) -> None:
