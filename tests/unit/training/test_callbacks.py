@@ -5,19 +5,23 @@ import numpy as np
 import pytest
 
 from pipeline.model.conv_mixer import conv_mixer, depthwise_kernels
+from pipeline.runtime.errors import Diverged
 from pipeline.training import callbacks
 from pipeline.training.callbacks import (
     ORDER,
     CheckpointSaver,
+    EarlyStopping,
     EMAWeights,
     KernelSnapshots,
     ProgressReporter,
+    TerminateOnNonFinite,
     TrainingCallback,
     moving_averages,
     order_callbacks,
     renew_batch_norm,
     snapshot_epochs,
 )
+from pipeline.training.progress import TrainingProgress
 
 MOMENTUM = 0.7
 RANDOM = np.random.default_rng(0)
@@ -159,6 +163,37 @@ def test_kernel_snapshots_with_a_full_disk_warn_and_go_on(tmp_path, caplog):
     (tmp_path / "run").write_text("a file where the folder should be")
     KernelSnapshots(tmp_path / "run", epochs=4, steps=4, block=1).save(1, np.zeros((3, 3, 2, 1)))
     assert "the filters of epoch 1 could not be saved" in caplog.text
+
+
+def with_progress(callback, *accuracies):
+    """Return a callback after epochs of these validation accuracies."""
+    callback.progress = TrainingProgress()
+    for accuracy in accuracies:
+        callback.progress.add_epoch({"val_accuracy": accuracy})
+    return callback
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_terminate_on_non_finite_loss_raises_diverged_with_epoch_and_step(value):
+    callback = with_progress(TerminateOnNonFinite(), 0.5, 0.6)
+    with pytest.raises(Diverged, match=rf"^loss became {value} at epoch 3, step 5; try a lower learning_rate"):
+        callback.on_train_batch_end(4, {"loss": value})
+    with pytest.raises(Diverged, match=rf"^val_loss became {value} after epoch 3; try a lower learning_rate"):
+        callback.on_epoch_end(2, {"val_loss": value})
+
+
+@pytest.mark.parametrize(
+    ("patience", "accuracies", "expected"),
+    [
+        (None, [0.5, 0.4, 0.3], False),
+        (2, [], False),
+        (2, [0.5, 0.4], False),
+        (2, [0.5, 0.4, 0.5], True),
+        (2, [0.5, 0.4, 0.6], False),
+    ],
+)
+def test_early_stopping_is_out_of_patience_after_epochs_without_improvement(patience, accuracies, expected):
+    assert with_progress(EarlyStopping(patience), *accuracies).is_out_of_patience() == expected
 
 
 def test_order_callbacks_in_any_order_returns_the_declared_order():
