@@ -13,6 +13,10 @@ CLOCK_SECONDS = 5.0  # setting the clock right moves the time at which a process
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NAMESPACE = Path("/proc/self/ns/pid")
 
+# Names of the tags of a process.
+HOST, HOST_BOOT = "host", "host.boot"
+PROCESS, PROCESS_NAMESPACE, PROCESS_STARTED = "process", "process.namespace", "process.started"
+
 
 @dataclass(frozen=True)
 class ProcessIdentity:
@@ -29,11 +33,11 @@ class ProcessIdentity:
         """Return the process that tags name, or None if they name none."""
         try:
             return cls(
-                tags["host"],
-                tags["host.boot"],
-                tags["process.namespace"],
-                int(tags["process"]),
-                float(tags["process.started"]),
+                tags[HOST],
+                tags[HOST_BOOT],
+                tags[PROCESS_NAMESPACE],
+                int(tags[PROCESS]),
+                float(tags[PROCESS_STARTED]),
             )
         except (KeyError, ValueError):
             return None
@@ -41,11 +45,11 @@ class ProcessIdentity:
     def tags(self) -> dict[str, str]:
         """Return the tags that `from_tags` reads."""
         return {
-            "host": self.host,
-            "host.boot": self.boot,
-            "process.namespace": self.namespace,
-            "process": str(self.id),
-            "process.started": f"{self.started:.2f}",
+            HOST: self.host,
+            HOST_BOOT: self.boot,
+            PROCESS_NAMESPACE: self.namespace,
+            PROCESS: str(self.id),
+            PROCESS_STARTED: f"{self.started:.2f}",
         }
 
     def __str__(self) -> str:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from pipeline.runtime import process
 from pipeline.runtime.code_version import code_version
 
 
 class Tag:
-    """Names of tags; the tags of a run's process are those of `pipeline.runtime.process.ProcessIdentity`."""
+    """Names of tags."""
 
     # MLflow's own
     PARENT_RUN_ID: Final = "mlflow.parentRunId"
@@ -24,6 +25,13 @@ class Tag:
     OUTCOME: Final = "run.outcome"  # a RunOutcome
     OUTCOME_REASON: Final = "run.outcome_reason"
     GIT_DIRTY: Final = "git.dirty"
+
+    # the process that owns a run, see `pipeline.runtime.process.ProcessIdentity`
+    HOST: Final = process.HOST
+    HOST_BOOT: Final = process.HOST_BOOT
+    PROCESS: Final = process.PROCESS
+    PROCESS_NAMESPACE: Final = process.PROCESS_NAMESPACE
+    PROCESS_STARTED: Final = process.PROCESS_STARTED
 
     # trainings
     DEVICE: Final = "device"

@@ -169,8 +169,8 @@ def test_resumed_run_that_finishes_leaves_no_checkpoint(resumed):
 
 def test_run_has_tags_of_its_process(resumed):
     tags = resumed[0].data.tags
-    assert {"host", "host.boot", "process", "process.started", Tag.HEARTBEAT} <= set(tags)
-    assert tags["process"].isdigit()
+    assert {Tag.HOST, Tag.HOST_BOOT, Tag.PROCESS, Tag.PROCESS_STARTED, Tag.HEARTBEAT} <= set(tags)
+    assert tags[Tag.PROCESS].isdigit()
 
 
 def test_resuming_a_finished_run_prints_so_and_exits_with_0(resumed, uri, capsys, monkeypatch):
@@ -206,7 +206,7 @@ def test_signal_to_any_process_ends_training_within_ten_seconds_and_leaves_a_che
     run_found = runs("run")[0]
     assert run_found.data.tags[Tag.OUTCOME] == "stopped"
     assert run_found.info.status == ("FAILED" if target == "trainer" else "KILLED")
-    assert run_found.data.tags["process"] == str(trainer.pid)
+    assert run_found.data.tags[Tag.PROCESS] == str(trainer.pid)
     assert list(checkpoint_folder(run_found.info.run_id).glob("epoch-*.checkpoint"))
 
 

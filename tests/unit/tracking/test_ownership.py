@@ -63,7 +63,7 @@ def test_heartbeat_run_stops_when_another_process_claims_the_run(client, run_id)
     ownership.claim_run(TrackingClient(client), run_id)
     takers = []
     with beating(client, run_id, superseded=takers.append):
-        client.set_tag(run_id, "process", "1")
+        client.set_tag(run_id, Tag.PROCESS, "1")
         until(lambda: takers)
         beat = found(run_id).data.tags[Tag.HEARTBEAT]
         ownership.end_run(TrackingClient(client), run_id, RunOutcome.FINISHED, "")

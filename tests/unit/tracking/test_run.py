@@ -129,7 +129,7 @@ def test_resumed_run_logs_no_second_point_and_no_second_model(store):
 def test_resumed_run_ends_the_project_run_below_it(opened_by_mlflow):
     interrupted = mlflow.MlflowClient().create_run("1").info.run_id
     with start_run(role=Role.RUN, resume=interrupted, resume_name="resumed at epoch 7") as run:
-        assert {"host", "process", Tag.HEARTBEAT} <= found(run.id).data.tags.keys()
+        assert {Tag.HOST, Tag.PROCESS, Tag.HEARTBEAT} <= found(run.id).data.tags.keys()
         assert found(opened_by_mlflow).data.tags[Tag.PARENT_RUN_ID] == run.id
     assert "MLFLOW_RUN_ID" not in os.environ
     assert found(opened_by_mlflow).info.status == found(run.id).info.status == "FINISHED"

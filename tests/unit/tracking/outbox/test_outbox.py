@@ -164,7 +164,7 @@ def test_send_pending_sends_files_and_the_end_of_a_run(proxy, run_id, tmp_path):
 
 
 def test_end_run_of_a_superseded_process_leaves_the_run_open(proxy, box, run_id):
-    mlflow.MlflowClient().log_batch(run_id, tags=[mlflow.entities.RunTag("process", "1")])
+    mlflow.MlflowClient().log_batch(run_id, tags=[mlflow.entities.RunTag(Tag.PROCESS, "1")])
     box.put(end(run_id, "KILLED", process=this_process().tags()))
     assert box.flush() == 0
     assert mlflow.get_run(run_id).info.status == "RUNNING"

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from pipeline.tracking.outbox.records import EndRun, LogBatch, LogDataset, LogFiles, LogModel, Point, RegisterVersion
 from pipeline.tracking.outbox.spool import Spool, copy_file, save_figure, spool_folders, write_text
+from pipeline.tracking.tags import Tag
 
 RUN = "a" * 32
 
@@ -22,7 +23,7 @@ def cache(monkeypatch, tmp_path):
     [
         LogBatch(RUN, (Point("loss", 0.5, 1000, 1),), {"depth": "3"}, {"device": "cpu"}, True, True),
         LogDataset(RUN, {"name": "digits", "digest": "d0"}, "train"),
-        EndRun(RUN, "FINISHED", 1000, {"run.outcome": "finished"}, {"process": "1"}, True),
+        EndRun(RUN, "FINISHED", 1000, {Tag.OUTCOME: "finished"}, {Tag.PROCESS: "1"}, True),
         RegisterVersion(RUN, "digits", {"data": "digits"}),
     ],
     ids=lambda record: type(record).__name__,
