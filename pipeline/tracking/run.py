@@ -367,7 +367,7 @@ def start_run(
 
         def on_superseded(process: ProcessIdentity) -> None:
             run.is_superseded = True
-            signals.stop(f"as {process} has gone on with the run")
+            signals.stop(f"as {process} has resumed the run")
 
         def on_deadline(stopped: Stopped) -> None:
             """End the run of a main thread that does not get to it."""
