@@ -30,12 +30,12 @@ def until(happened):
 
 
 def beating(client, run_id, superseded=lambda process: None):
-    return ownership.heartbeat_run(TrackingClient(client), run_id, superseded=superseded, seconds=0.01)
+    return ownership.heartbeat_run(TrackingClient(), run_id, superseded=superseded, seconds=0.01)
 
 
 def test_claim_run_names_this_process_and_removes_the_outcome(client, run_id):
-    ownership.end_run(TrackingClient(client), run_id, RunOutcome.STOPPED, "by SIGTERM")
-    ownership.claim_run(TrackingClient(client), run_id, {Tag.ROLE: Role.RUN})
+    ownership.end_run(TrackingClient(), run_id, RunOutcome.STOPPED, "by SIGTERM")
+    ownership.claim_run(TrackingClient(), run_id, {Tag.ROLE: Role.RUN})
     tags = found(run_id).data.tags
     assert this_process().tags().items() <= tags.items()
     assert tags[Tag.ROLE] == "run"
@@ -43,37 +43,37 @@ def test_claim_run_names_this_process_and_removes_the_outcome(client, run_id):
 
 
 def test_heartbeat_run_reopens_a_run_that_was_closed_as_stale(client, run_id):
-    ownership.claim_run(TrackingClient(client), run_id)
+    ownership.claim_run(TrackingClient(), run_id)
     with beating(client, run_id):
-        ownership.end_run(TrackingClient(client), run_id, RunOutcome.FAILED, "taken for dead")
+        ownership.end_run(TrackingClient(), run_id, RunOutcome.FAILED, "taken for dead")
         until(lambda: found(run_id).info.status == "RUNNING" and Tag.OUTCOME not in found(run_id).data.tags)
 
 
 def test_heartbeat_run_after_its_end_leaves_the_run_closed(client, run_id):
-    ownership.claim_run(TrackingClient(client), run_id)
+    ownership.claim_run(TrackingClient(), run_id)
     with beating(client, run_id):
         client.set_tag(run_id, Tag.HEARTBEAT, "never")
         until(lambda: found(run_id).data.tags[Tag.HEARTBEAT] != "never")
-    ownership.end_run(TrackingClient(client), run_id, RunOutcome.FINISHED, "")
+    ownership.end_run(TrackingClient(), run_id, RunOutcome.FINISHED, "")
     threading.Event().wait(0.1)
     assert found(run_id).info.status == "FINISHED"
 
 
 def test_heartbeat_run_stops_when_another_process_claims_the_run(client, run_id):
-    ownership.claim_run(TrackingClient(client), run_id)
+    ownership.claim_run(TrackingClient(), run_id)
     takers = []
     with beating(client, run_id, superseded=takers.append):
         client.set_tag(run_id, Tag.PROCESS, "1")
         until(lambda: takers)
         beat = found(run_id).data.tags[Tag.HEARTBEAT]
-        ownership.end_run(TrackingClient(client), run_id, RunOutcome.FINISHED, "")
+        ownership.end_run(TrackingClient(), run_id, RunOutcome.FINISHED, "")
         threading.Event().wait(0.1)
     assert takers[0].id == 1
     assert (found(run_id).info.status, found(run_id).data.tags[Tag.HEARTBEAT]) == ("FINISHED", beat)
 
 
 def test_set_parent_sets_parent_name_and_role(client, run_id):
-    ownership.set_parent(TrackingClient(client), run_id, parent="abc", name="resumed at epoch 7", role="resume")
+    ownership.set_parent(TrackingClient(), run_id, parent="abc", name="resumed at epoch 7", role="resume")
     tags = found(run_id).data.tags
     assert (tags[Tag.PARENT_RUN_ID], tags[Tag.ROLE]) == ("abc", "resume")
     assert found(run_id).info.run_name == "resumed at epoch 7"

@@ -34,12 +34,19 @@ def run_id(tmp_path):
         yield mlflow.MlflowClient().create_run("0").info.run_id
 
 
+def overtaken(*params):
+    """Return a client before whose first batch another process logs parameters."""
+    client = TrackingClient()
+    client.mlflow = Overtaken(*params)
+    return client
+
+
 def batch(run_id, **params):
     return LogBatch(run_id, params=params, metrics=[Point("loss", 0.5, 1, 1)])
 
 
 def test_log_batch_with_params_that_another_process_logs_meanwhile_sends_the_rest(run_id):
-    batch(run_id, trials="5", hours="none").send(TrackingClient(Overtaken(("trials", "5"))))
+    batch(run_id, trials="5", hours="none").send(overtaken(("trials", "5")))
     run = mlflow.get_run(run_id)
     assert run.data.params == {"trials": "5", "hours": "none"}
     assert len(mlflow.MlflowClient().get_metric_history(run_id, "loss")) == 1
@@ -47,7 +54,7 @@ def test_log_batch_with_params_that_another_process_logs_meanwhile_sends_the_res
 
 def test_log_batch_with_params_that_another_process_logs_otherwise_raises(run_id):
     with pytest.raises(TrackingError, match="UNIQUE constraint failed"):
-        batch(run_id, trials="5").send(TrackingClient(Overtaken(("trials", "6"))))
+        batch(run_id, trials="5").send(overtaken(("trials", "6")))
 
 
 @pytest.mark.parametrize(
