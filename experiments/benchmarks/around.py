@@ -20,6 +20,7 @@ import numpy as np
 from pipeline.config.training import DataConfig, TrainingConfig, read_recipe
 from pipeline.runtime.cpu import prefer_onednn
 
+ROOT = Path(__file__).parents[2]
 ROUNDS = 5
 RECIPE = "baseline"
 TRAINING_IMAGES, TEST_IMAGES, BATCH_SIZE = 10_000, 500, 128
@@ -169,10 +170,10 @@ def seconds_to_exit(command: list[str]) -> float:
 def seconds_to_line(prefix: str, command: list[str]) -> float:
     """Run a training in a temporary store and return the seconds until it prints a line with a prefix; then kill it."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PYTHONPATH": str(ROOT)}
         started = time.perf_counter()
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, cwd=folder
         ) as process:
             assert process.stdout
             for line in process.stdout:

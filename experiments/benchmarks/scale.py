@@ -78,11 +78,12 @@ def train(folder: Path, settings: dict[str, int]) -> tuple[float, float, float]:
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "XDG_CACHE_HOME": str(folder / "cache"),
+        "PYTHONPATH": str(ROOT),
     }
     started = time.perf_counter()
     # the last line that begins with each word, and the seconds until it was printed
     output: dict[str, tuple[float, str]] = {}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder) as process:
         monitor = MemoryMonitor(process.pid)
         assert process.stdout
         for line in process.stdout:

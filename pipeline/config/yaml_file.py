@@ -30,19 +30,24 @@ def find(name: str, *, folder: Path, kind: str) -> Path:
     # unlike Path.is_file, this is False for a name that no file can have
     if os.path.isfile(path):
         return path
+    if not is_path and not folder.is_dir():
+        raise UsageError(
+            f"the {kind} files come with the repository and not with the installed package: there is no {folder}; "
+            f"run in a checkout (`pip install -e .`), or give the path of a .yaml file, got {shown(name)}"
+        )
     if is_path:
         raise UsageError(f"{kind} must be one of {choices(folder)}: there is no {path.absolute()}")
     raise UsageError(f"{kind} must be one of {choices(folder)}, got {shown(name)}{nearest(name, names(folder))}")
 
 
 def names(folder: Path) -> list[str]:
-    """Return the names of the YAML files in a folder, without their suffix."""
+    """Return the names of the YAML files in a folder, without their suffix; none if there is no such folder."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def choices(folder: Path) -> str:
     """Return what may be named, as the end of a phrase: `a, b, or the path of a .yaml file`."""
-    return f"{', '.join(names(folder))}, or the path of a .yaml file"
+    return ", or ".join(filter(None, [", ".join(names(folder)), "the path of a .yaml file"]))
 
 
 def read_file(path: Path, *, kind: str) -> dict[str, Any]:

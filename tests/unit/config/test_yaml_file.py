@@ -32,6 +32,13 @@ def test_find_refuses_what_does_not_exist_with_the_choices(folder):
         find("/nowhere/a.yaml", folder=folder, kind="search")
 
 
+def test_find_without_the_folder_of_a_checkout_says_where_the_files_are(tmp_path):
+    missing = tmp_path / "site-packages" / "experiments" / "recipes"
+    assert choices(missing) == "the path of a .yaml file"
+    with pytest.raises(UsageError, match=r"^the recipe files come with the repository .* in a checkout .*'digits'$"):
+        find("digits", folder=missing, kind="recipe")
+
+
 def read(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
