@@ -119,7 +119,7 @@ def test_a_restore_of_what_is_no_whole_backup_changes_nothing(stores):
     with stores.connected("tracking") as line:
         line.execute("DROP TABLE runs")
     done = stores.called("restore.sh", ARTIFACTS=str(stores.folder / "new"))
-    assert done.returncode != 0 and "no whole backup: it has no studies.dump" in done.stderr
+    assert done.returncode != 0 and "no complete backup: it has no studies.dump" in done.stderr
     assert stores.tables() == []
 
 
