@@ -349,7 +349,7 @@ def test_failed_download_of_a_dataset_prints_one_error_line(tmp_path):
     completed = run([*alone, sys.executable, "-m", "pipeline", "train", "baseline"], "unused:", cwd=ROOT)
     assert (completed.returncode, completed.stdout) == (2, "")
     reads, fetches, error = completed.stderr.splitlines()
-    assert reads == "cifar10 is read by Keras, and downloaded if it has not been: once"
+    assert reads == "cifar10 is read by Keras, which downloads it the first time"
     assert fetches.startswith("Downloading data from https://")
     assert error.startswith("error: cifar10 must be downloaded once by Keras, and that failed: ")
 
