@@ -23,6 +23,8 @@ def learning_curves(study: str, settings: list[str]) -> pd.DataFrame:
     experiment_ids = [experiment.experiment_id for experiment in client.search_experiments()]
     trials = f"tags.{Tag.STUDY} = '{study}' and tags.{Tag.ROLE} = '{Role.TRIAL}' and attributes.status = 'FINISHED'"
     runs = client.search_runs(experiment_ids, filter_string=trials, max_results=5000)
+    if not runs:
+        raise SystemExit(f"{mlflow.get_tracking_uri()} has no finished trial of a study {study}")
     rows = [row for run in runs for row in _epochs(client, run, settings)]
     return pd.DataFrame(rows).sort_values([*settings, "epoch"])
 
