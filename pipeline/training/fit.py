@@ -125,6 +125,9 @@ def compile_model(model: keras.Model, config: TrainingConfig, learning_rate: Lea
         metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         jit_compile=config.jit_compile is True,
     )
+    # Else the first training step creates the optimizer's variables, and TensorFlow traces the step a second time
+    # without them: 2.4 of the 5.6 s of CPU time that two epochs of the recipe `smoke` take.
+    model.optimizer.build(model.trainable_variables)
 
 
 def training_batches(config: TrainingConfig, dataset: Dataset, *, initial_epoch: int = 0) -> tf.data.Dataset:

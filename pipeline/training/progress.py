@@ -66,7 +66,9 @@ def restore_variables(model: keras.Model, state: TrainingState) -> None:
     Raises:
         UsageError: The state belongs to a model or an optimizer with other variables.
     """
-    model.optimizer.build(model.trainable_variables)
+    # Building Keras' LossScaleOptimizer again would add its variables again
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     variables = training_variables(model)
     expected = [(tuple(variable.shape), str(variable.dtype)) for variable in variables]
     found = [(tuple(variable.shape), str(variable.dtype)) for variable in state.variables]
