@@ -1,4 +1,4 @@
-"""What every test gets: no MLFLOW_* variable of the caller's, no call home, a cache folder of its own."""
+"""Fixtures of all tests: no MLFLOW_* variables, no telemetry, a cache folder for the session, shared stores."""
 
 import os
 from collections.abc import Iterator
@@ -14,24 +14,25 @@ from tests.support.postgres import Postgres, running_postgres
 if TYPE_CHECKING:
     import mlflow
 
-    from tests.support.registered import Registered
+    from tests.support.registered_model import Registered
 
 CALLERS_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def pytest_configure() -> None:
-    """Before any test module is imported, since importing MLflow reads its variables and may call home."""
+    """Set the environment before a test module imports MLflow, which reads its variables and may send telemetry."""
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    prefer_onednn()  # as the entry points do: with other kernels a test's own run would have other last digits
+    # As the entry points do: with other kernels a run in a test's own process would differ in its last digits
+    prefer_onednn()
     run_operations_serially()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Ours is new in each session; the tools' stay, as a new font list or package cache takes them long to make."""
+    """Use a new cache folder in each session, but the user's for fonts and packages, which take long to collect."""
     os.environ.setdefault("MPLCONFIGDIR", str(CALLERS_CACHE / "matplotlib"))
     os.environ.setdefault("UV_CACHE_DIR", str(CALLERS_CACHE / "uv"))
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
@@ -39,7 +40,7 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL that tests share; each makes a database of its own."""
+    """Yield a PostgreSQL server that tests share; each creates a database of its own."""
     with pytest.MonkeyPatch.context() as patch, running_postgres() as server:
         patch.setenv("PGPASSWORD", server.environment["PGPASSWORD"])
         yield server
@@ -47,15 +48,16 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def registered_once(tmp_path_factory: pytest.TempPathFactory) -> "Registered":
-    """A registered model that tests share."""
-    from tests.support.registered import registered  # which imports TensorFlow
+    """Return a registered model that tests share."""
+    # It imports TensorFlow, which most tests do not need
+    from tests.support.registered_model import register_model
 
-    return registered(tmp_path_factory.mktemp("registered"))
+    return register_model(tmp_path_factory.mktemp("registered"))
 
 
 @pytest.fixture
 def registered_model(registered_once: "Registered") -> Iterator["Registered"]:
-    """The same, with its tracking store as MLflow's."""
+    """Yield the same, with its tracking store as MLflow's."""
     import mlflow
 
     before = mlflow.get_tracking_uri()
@@ -66,7 +68,7 @@ def registered_model(registered_once: "Registered") -> Iterator["Registered"]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URI of a tracking store with an experiment `mine`; it is MLflow's own for all tests of a file."""
+    """Yield the URI of a tracking store with an experiment `mine`, which all tests of a file use."""
     from tests.support.scripted import mlflow_store
 
     with mlflow_store(tmp_path_factory.mktemp("store")) as uri:
@@ -75,23 +77,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def client(store: str) -> "mlflow.MlflowClient":
-    """MLflow's client of that store."""
+    """Return MLflow's client of that store."""
     import mlflow
 
     return mlflow.MlflowClient()
 
 
 @pytest.fixture
-def closing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Closes the connections of the databases that a test opens, which a process leaves to its end."""
+def close_databases(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the connections to databases that a test opens, which a process leaves open to its end."""
     engines = []
     create = sqlalchemy.engine.create_engine
 
-    def noted(*given: object, **more: object) -> sqlalchemy.Engine:
-        engines.append(create(*given, **more))
+    def create_and_record(*arguments: object, **options: object) -> sqlalchemy.Engine:
+        engines.append(create(*arguments, **options))
         return engines[-1]
 
-    monkeypatch.setattr(sqlalchemy.engine, "create_engine", noted)
+    monkeypatch.setattr(sqlalchemy.engine, "create_engine", create_and_record)
     yield
     for engine in engines:
         engine.dispose()

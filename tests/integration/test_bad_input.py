@@ -1,4 +1,4 @@
-"""What people and their files may hold: used as they would expect, or refused in one line before anything is begun."""
+"""Unusual and invalid input: used as users expect, or refused in one line before any work starts."""
 
 import io
 import json
@@ -20,7 +20,6 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from pipeline.commands.main import run as run_convmixer
 from pipeline.config.search import SearchConfig
@@ -33,12 +32,14 @@ from pipeline.data.read_images import read_batch
 from pipeline.runtime.errors import UsageError
 from pipeline.search.distributions import bounds
 from pipeline.search.space import parse_search as search_from
+from tests.support.image_files import image_folder, random_image
 from tests.support.paths import ROOT
 
 KINDS = ("train", "search")
 SLOW_TO_IMPORT = {"tensorflow", "keras", "mlflow", "pandas", "matplotlib", "sklearn", "sqlalchemy"}
-LONGEST = 2100  # characters of a refusal
-some = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+# Characters of the longest error message
+MAX_MESSAGE = 2100
+few_examples = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(autouse=True)
@@ -48,16 +49,16 @@ def cache(tmp_path, monkeypatch):
 
 
 def is_one_line(error):
-    return str(error).isprintable() and 0 < len(str(error)) < LONGEST
+    return str(error).isprintable() and 0 < len(str(error)) < MAX_MESSAGE
 
 
-def accepted(read, *arguments, **named):
-    """What is read; None where it is refused, and then in one line."""
+def read_or_refuse(read, *arguments, **named):
+    """Return what is read, or None if it is refused, which must be in one line."""
     try:
         return read(*arguments, **named)
     except UsageError as error:
-        refusal = error
-    assert is_one_line(refusal)
+        message = error
+    assert is_one_line(message)
     return None
 
 
@@ -65,11 +66,11 @@ def files_below(folder):
     return sorted(os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
 
 
-# numbers at and past their bounds, of every setting that there is and will be
+# Numbers at and beyond their bounds, for every setting that exists
 
 
 def numbers(model):
-    """(setting, kind, metadata) of every number in a model's settings, those within a pair too."""
+    """Yield (setting, kind, metadata) of every number among a model's settings, the numbers of a pair included."""
     for name, field in model.model_fields.items():
         for kind in get_args(field.annotation) or (field.annotation,):
             if kind in (int, float):
@@ -79,8 +80,8 @@ def numbers(model):
                 yield name, side, [bound for each in metadata for bound in each.metadata]
 
 
-def edges(kind, metadata):
-    """(nearest value within, nearest value beyond) of each end."""
+def bound_values(kind, metadata):
+    """Yield (last valid value, first invalid value) of each bound."""
     step = (
         (lambda value, way: value + way) if kind is int else (lambda value, way: math.nextafter(value, way * math.inf))
     )
@@ -101,10 +102,10 @@ NO_NUMBERS = ["nan", ".nan", "inf", "-inf", "1e400", "", " ", "١", "½", "0x10"
 
 
 @pytest.mark.parametrize(("model", "name", "kind", "metadata"), NUMBERS, ids=[number[1] for number in NUMBERS])
-def test_every_number_is_taken_up_to_both_its_bounds_and_not_beyond(model, name, kind, metadata):
-    found = list(edges(kind, metadata))
-    assert len(found) == 2, f"{name} needs a lower and an upper bound"
-    for within, beyond in found:
+def test_number_is_accepted_at_its_bounds_and_refused_beyond(model, name, kind, metadata):
+    ends = list(bound_values(kind, metadata))
+    assert len(ends) == 2, f"{name} needs a lower and an upper bound"
+    for within, beyond in ends:
         for spelt in (within, repr(within)):
             assert model.build({name: spelt})
         for spelt in (beyond, repr(beyond), *NO_NUMBERS, math.nan, math.inf, 10**400, 1 << 20_000):
@@ -113,7 +114,7 @@ def test_every_number_is_taken_up_to_both_its_bounds_and_not_beyond(model, name,
             assert is_one_line(refused.value)
 
 
-# any value at all
+# Settings and command lines of any kind
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.binary(max_size=5), st.dates()
@@ -126,10 +127,10 @@ VALUES = st.recursive(
 NAMES = st.sampled_from([*TrainingConfig.model_fields, *SearchConfig.model_fields])
 
 
-@some
+@few_examples
 @given(st.dictionaries(NAMES | st.text(max_size=15), VALUES, max_size=4))
-def test_any_settings_are_held_exactly_or_refused_in_one_line(values):
-    if config := accepted(TrainingConfig.build, values):
+def test_config_of_any_values_is_exact_or_refused_in_one_line(values):
+    if config := read_or_refuse(TrainingConfig.build, values):
         assert TrainingConfig.build({name: config.text(name) for name in TrainingConfig.model_fields}) == config
         assert TrainingConfig.build(yaml.safe_load(to_yaml(config))) == config
 
@@ -146,40 +147,40 @@ WORDS = st.one_of(
 )
 
 
-@some
+@few_examples
 @given(st.sampled_from([run_from, search_from]), st.just("smoke") | WORDS, st.lists(WORDS, max_size=6))
-def test_any_command_line_is_understood_or_refused_in_one_line(read, first, words):
-    asked_for_help = {"-h", "--help"} & {first, *words}
-    said = io.StringIO()
-    with redirect_stderr(said), redirect_stdout(said):
+def test_any_command_line_is_parsed_or_refused_in_one_line(read, first, words):
+    wants_help = {"-h", "--help"} & {first, *words}
+    output = io.StringIO()
+    with redirect_stderr(output), redirect_stdout(output):
         try:
-            accepted(read, [first, *words])
+            read_or_refuse(read, [first, *words])
         except SystemExit as ended:
             code = ended.code
         else:
             code = None
-    assert (code == 0 and asked_for_help) or (code is None and said.getvalue() == "")
+    assert (code == 0 and wants_help) or (code is None and output.getvalue() == "")
 
 
 @pytest.mark.parametrize(
     "words", [["--depth", "3", "4"], ["--depth=3", "4"], ["--depth", "-1", "4"], ["4", "--depth=3"], ["4"]]
 )
-def test_a_word_that_is_no_settings_value_is_never_passed_over(words):
+def test_word_that_belongs_to_no_setting_is_refused(words):
     with pytest.raises(UsageError, match="settings are given as --name value, got '4'"):
         run_from(["smoke", *words])
 
 
-# files of settings
+# Files of settings
 
 
 def bomb(levels=9):
-    """Each line stands for nine times the one before it."""
+    """Return YAML of which each line expands to nine times the line before."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, levels)]
     return "\n".join(lines)
 
 
-IN_A_FILE = {
+YAML_FILES = {
     "an anchor bomb": (bomb(), "aliases are not read: *a0, in line 2"),
     "a bomb of merges": ("&a {<<: &b {<<: *a}}", "aliases are not read: *a, in line 1"),
     "a list that holds itself": ("depth: &a [*a]", "aliases are not read: *a, in line 1"),
@@ -207,23 +208,21 @@ IN_A_FILE = {
 }
 
 
-def written(path, content):
+def write_file(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("content", "said"), IN_A_FILE.values(), ids=IN_A_FILE)
-def test_a_file_of_settings_that_cannot_be_used_is_one_line_and_exit_code_2(
-    tmp_path, monkeypatch, capsys, kind, content, said
-):
+@pytest.mark.parametrize(("content", "message"), YAML_FILES.values(), ids=YAML_FILES)
+def test_invalid_settings_file_prints_one_line_and_exits_with_2(tmp_path, monkeypatch, capsys, kind, content, message):
     monkeypatch.chdir(tmp_path)
-    path = written(tmp_path / "mine.yaml", content)
+    path = write_file(tmp_path / "mine.yaml", content)
     assert run_convmixer([kind, path]) == 2
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert out == "" and line.startswith("error: ") and is_one_line(line)
-    assert path in line and (said in line or kind == "search")
+    assert path in line and (message in line or kind == "search")
     assert files_below(tmp_path) == [path]
 
 
@@ -232,15 +231,15 @@ def test_a_file_of_settings_that_cannot_be_used_is_one_line_and_exit_code_2(
     ["with spaces.yaml", "it's.yaml", 'a "b".yaml', "a\nb.yaml", "; rm -rf *.yaml", "$(id) [b] %s.yaml", "é日.yml"],
 )
 @pytest.mark.parametrize("read", [run_from, search_from])
-def test_odd_names_of_files_are_no_fault(tmp_path, read, name):
-    path = written(tmp_path / name, "depth: 2" if read is run_from else "recipe: smoke\nspace: {depth: [1]}")
+def test_settings_file_with_an_unusual_name_is_read(tmp_path, read, name):
+    path = write_file(tmp_path / name, "depth: 2" if read is run_from else "recipe: smoke\nspace: {depth: [1]}")
     assert read([path])
     assert read([os.fsdecode(path.encode())])
 
 
-def test_a_name_that_is_not_utf_8_is_no_fault_and_is_shown_as_text(tmp_path):
+def test_settings_file_whose_name_is_not_utf_8_is_read_and_named_as_text(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.yaml")
-    written(Path(path), "depth: 2")
+    write_file(Path(path), "depth: 2")
     recipe, *_ = run_from([path])
     assert recipe == rf"{tmp_path}/caf\udce9.yaml"
 
@@ -250,18 +249,18 @@ def test_a_name_that_is_not_utf_8_is_no_fault_and_is_shown_as_text(tmp_path):
     ["", "a" * 300, "a" * 300 + ".yaml", "~nobody-of-this-name/a.yaml", "a\0b", "a\0b.yaml", "/", ".yaml", "../x"],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_name_that_no_file_has_is_refused(capsys, kind, name):
+def test_name_of_a_missing_settings_file_is_refused(capsys, kind, name):
     assert run_convmixer([kind, name]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert (line.startswith("error: ") and is_one_line(line) and "baseline" in line) or "smoke" in line
 
 
-def test_utf_16_as_some_editors_write_it_is_no_fault(tmp_path):
-    assert read_recipe(written(tmp_path / "mine.yaml", "depth: 2".encode("utf-16"))) == {"depth": 2}
+def test_settings_file_in_utf_16_is_read(tmp_path):
+    assert read_recipe(write_file(tmp_path / "mine.yaml", "depth: 2".encode("utf-16"))) == {"depth": 2}
 
 
-def test_an_excerpt_with_a_password_is_not_shown(tmp_path):
-    path = written(tmp_path / "mine.yaml", "storage: postgresql://me:secret@host/db: [")
+def test_yaml_error_does_not_show_a_password(tmp_path):
+    path = write_file(tmp_path / "mine.yaml", "storage: postgresql://me:secret@host/db: [")
     with pytest.raises(UsageError) as refused:
         search_from([path])
     assert "secret" not in str(refused.value)
@@ -276,13 +275,13 @@ LINES = st.one_of(
 )
 
 
-@some
+@few_examples
 @given(content=st.binary(max_size=60) | st.lists(LINES, max_size=6).map("\n".join))
-def test_any_content_of_a_file_is_read_or_refused_in_one_line(tmp_path, content):
+def test_settings_file_of_any_content_is_read_or_refused_in_one_line(tmp_path, content):
     path = tmp_path / "any.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
     for read in (read_recipe, lambda name: search_from([name])):
-        accepted(read, str(path))
+        read_or_refuse(read, str(path))
 
 
 NUMBER = st.one_of(
@@ -297,25 +296,25 @@ DRAWN = st.one_of(
 )
 
 
-@some
+@few_examples
 @given(
     space=st.dictionaries(
         st.sampled_from([*TrainingConfig.model_fields]) | st.text(max_size=5), DRAWN, min_size=1, max_size=3
     ),
     more=st.dictionaries(NAMES | st.sampled_from(["enqueue", "recipe"]), VALUES | NUMBER, max_size=2),
 )
-def test_any_search_holds_what_its_runs_can_or_is_refused_in_one_line(tmp_path, space, more):
+def test_search_file_of_any_space_has_valid_bounds_or_is_refused_in_one_line(tmp_path, space, more):
     path = tmp_path / "any.yaml"
     path.write_text(yaml.safe_dump({"recipe": "smoke", "space": space} | more, allow_unicode=True), "utf-8", "replace")
-    if found := accepted(search_from, [str(path)]):
-        for setting, of in found.space.items():
+    if search := read_or_refuse(search_from, [str(path)]):
+        for setting, of in search.space.items():
             for value in bounds(of):
-                assert getattr(found.config({setting: value}), setting) == found.snap({setting: value})[setting]
+                assert getattr(search.config({setting: value}), setting) == search.snap({setting: value})[setting]
 
 
-def test_refusing_settings_and_their_files_imports_nothing_slow(tmp_path):
-    """The whole table in one process, which is asked at its end what it has imported."""
-    commands = [[written(tmp_path / f"{n}.yaml", content)] for n, (content, _) in enumerate(IN_A_FILE.values())]
+def test_refusal_of_settings_imports_no_slow_package(tmp_path):
+    """One process refuses the whole table, then prints what it has imported."""
+    commands = [[write_file(tmp_path / f"{n}.yaml", content)] for n, (content, _) in enumerate(YAML_FILES.values())]
     commands += [
         [],
         [""],
@@ -329,30 +328,15 @@ def test_refusing_settings_and_their_files_imports_nothing_slow(tmp_path):
         "codes = {run([command, *words]) for words in json.load(sys.stdin) for command in ('train', 'search')}\n"
         "print(json.dumps([sorted(codes), sorted(sys.modules)]))"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, input=json.dumps(commands), capture_output=True, text=True, check=True
     )
-    codes, imported = json.loads(done.stdout)
+    codes, imported = json.loads(completed.stdout)
     assert codes == [2] and not SLOW_TO_IMPORT & set(imported)
-    assert len(done.stderr.splitlines()) == 2 * len(commands)
+    assert len(completed.stderr.splitlines()) == 2 * len(commands)
 
 
-# folders of images
-
-
-def picture(*seed, size=(6, 5)):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8))
-
-
-def image_folder(root, classes=("cat", "dog"), each=4, size=(6, 5)):
-    for label, name in enumerate(classes):
-        folder = os.path.join(os.fsencode(root), os.fsencode(name))
-        os.makedirs(folder, exist_ok=True)
-        for number in range(each):
-            picture(label, number, size=size).save(
-                os.path.join(folder, b"%d.png" % number).decode("utf-8", "surrogateescape")
-            )
-    return root
+# Folders of images
 
 
 def load(path, **changed):
@@ -361,7 +345,7 @@ def load(path, **changed):
 
 
 def png_header(width, height):
-    """A PNG that claims a size, and is a few bytes of compressed zeros."""
+    """Return a PNG whose header states a size, followed by a few bytes of compressed zeros."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -374,11 +358,11 @@ def png_header(width, height):
 
 def truncated_jpeg():
     whole = io.BytesIO()
-    picture(0, size=(99, 99)).save(whole, "JPEG")
+    random_image(0, size=(99, 99)).save(whole, "JPEG")
     return whole.getvalue()[:700]
 
 
-IN_A_FOLDER = {
+IMAGE_FILES = {
     "50,000 x 50,000 pixels": (lambda file: file.write_bytes(png_header(50_000, 50_000)), "decompression bomb"),
     "no pixels": (lambda file: file.write_bytes(png_header(0, 0)), "not a JPEG, PNG, BMP or WebP image"),
     "a truncated JPEG": (lambda file: file.write_bytes(truncated_jpeg()), "truncated"),
@@ -386,21 +370,24 @@ IN_A_FOLDER = {
     "nothing": (lambda file: file.touch(), "not a JPEG, PNG, BMP or WebP image"),
     "a link to itself": (lambda file: file.symlink_to(file.name), "Too many levels of symbolic links"),
     "a link to nowhere": (lambda file: file.symlink_to("gone"), "No such file or directory"),
-    "another size": (lambda file: picture(9, size=(9, 9)).save(file, "PNG"), "give image_size to resize all to it"),
+    "another size": (
+        lambda file: random_image(9, size=(9, 9)).save(file, "PNG"),
+        "give image_size to resize all to it",
+    ),
 }
 
 
-@pytest.mark.parametrize(("make", "said"), IN_A_FOLDER.values(), ids=IN_A_FOLDER)
-def test_an_image_that_cannot_be_used_is_named_in_one_line_and_leaves_nothing(tmp_path, cache, capsys, make, said):
+@pytest.mark.parametrize(("make", "message"), IMAGE_FILES.values(), ids=IMAGE_FILES)
+def test_unusable_image_is_named_in_one_line_and_leaves_no_cache(tmp_path, cache, capsys, make, message):
     folder = image_folder(tmp_path / "my pets; 'all'")
     make(folder / "cat" / "odd one's.jpg")
     assert run_convmixer(["train", "smoke", "--dataset", str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert is_one_line(line) and said in line and "odd one's.jpg" in line
+    assert is_one_line(line) and message in line and "odd one's.jpg" in line
     assert [file for file in files_below(cache) if not file.endswith(".lock")] == []
 
 
-def test_a_folder_named_like_an_image_belongs_to_its_class(tmp_path):
+def test_folder_named_like_an_image_belongs_to_its_class(tmp_path):
     folder = image_folder(tmp_path / "pets")
     image_folder(folder / "cat" / "more.png", classes=["x.jpg"])
     loaded = load(folder)
@@ -410,7 +397,7 @@ def test_a_folder_named_like_an_image_belongs_to_its_class(tmp_path):
 @pytest.mark.parametrize(
     "path", ["a" * 300, "a/" * 2040, "a\0b", "~nobody-of-this-name/x", "/dev/null", "loop", "loop.npz", "pipe.npz", " "]
 )
-def test_a_path_that_is_no_data_set_is_refused(tmp_path, monkeypatch, path):
+def test_path_that_is_no_dataset_is_refused(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
     Path("loop.npz").symlink_to("loop.npz")
@@ -420,7 +407,7 @@ def test_a_path_that_is_no_data_set_is_refused(tmp_path, monkeypatch, path):
     assert is_one_line(refused.value)
 
 
-def test_a_path_that_mlflow_could_not_record_is_refused(tmp_path):
+def test_dataset_path_that_mlflow_cannot_log_is_refused(tmp_path):
     folder = image_folder(tmp_path / os.fsdecode(b"caf\xe9"))
     with pytest.raises(UsageError, match=r"must be UTF-8 text: got .*caf\\udce9; rename"):
         load(folder)
@@ -435,14 +422,14 @@ FILE_NAMES = st.binary(min_size=1, max_size=40).filter(
 )
 
 
-@some
+@few_examples
 @given(
     classes=st.lists(FILE_NAMES, min_size=1, max_size=3, unique=True),
     odd=st.dictionaries(
         st.builds(bytes.__add__, FILE_NAMES, st.sampled_from([b".png", b".JPG", b""])), CONTENTS, max_size=2
     ),
 )
-def test_any_folder_is_loaded_or_refused_in_one_line(tmp_path_factory, classes, odd):
+def test_any_image_folder_is_loaded_or_refused_in_one_line(tmp_path_factory, classes, odd):
     folder = image_folder(tmp_path_factory.mktemp("any"), classes)
     for name, content in odd.items():
         path = os.path.join(os.fsencode(folder), classes[0], name)
@@ -453,14 +440,14 @@ def test_any_folder_is_loaded_or_refused_in_one_line(tmp_path_factory, classes, 
         elif content == "link":
             os.symlink(name, path)
         elif isinstance(content, str):
-            picture(7, size=(6, 5) if content == "good" else (3, 3)).save(os.fsdecode(path), "PNG")
+            random_image(7, size=(6, 5) if content == "good" else (3, 3)).save(os.fsdecode(path), "PNG")
         else:
             Path(os.fsdecode(path)).write_bytes(content)
-    if loaded := accepted(load, folder):
+    if loaded := read_or_refuse(load, folder):
         assert len(loaded.classes) >= 2 and all(name.isprintable() for name in loaded.classes)
 
 
-def test_images_larger_than_cache_and_memory_are_refused_before_either_is_filled(tmp_path, cache, monkeypatch):
+def test_images_larger_than_cache_and_memory_are_refused_before_decoding(tmp_path, cache, monkeypatch):
     cache.write_text("a file in the cache's place")
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(
@@ -469,7 +456,7 @@ def test_images_larger_than_cache_and_memory_are_refused_before_either_is_filled
         load(image_folder(tmp_path / "pets"), image_size=(64, 64))
 
 
-# .npz files
+# Files of arrays, .npz
 
 
 def good_npz():
@@ -482,24 +469,24 @@ def good_npz():
 GOOD = good_npz()
 
 
-class Runs:
-    """Unpickling one leaves a folder."""
+class FolderMaker:
+    """An object whose unpickling makes a folder."""
 
     def __reduce__(self):
         return os.mkdir, ("ran",)
 
 
-def test_an_npz_with_pickled_objects_is_refused_without_reading_them(tmp_path, monkeypatch, capsys):
+def test_npz_with_pickled_objects_is_refused_without_unpickling(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with np.load(io.BytesIO(GOOD)) as arrays:
-        np.savez("bad.npz", **{**arrays, "y_train": np.array([Runs()] * 8, object)})
+        np.savez("bad.npz", **{**arrays, "y_train": np.array([FolderMaker()] * 8, object)})
     assert run_convmixer(["train", "smoke", "--dataset", "bad.npz"]) == 2
     assert "it holds Python objects, not numbers" in capsys.readouterr().err
     assert not Path("ran").exists()
 
 
-def flagged(content, *, encrypted=False, method=None):
-    """An archive whose members claim to be encrypted, or compressed in a way that is not known."""
+def flag_members(content, *, encrypted=False, method=None):
+    """Return an archive whose members are marked as encrypted, or as compressed by an unknown method."""
     changed = bytearray(content)
     for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         place = changed.find(signature)
@@ -510,8 +497,8 @@ def flagged(content, *, encrypted=False, method=None):
     return bytes(changed)
 
 
-def member(header):
-    """An archive whose x_train.npy begins with this header and goes on with three bytes."""
+def npz_with_header(header):
+    """Return an archive whose x_train.npy has this header and three bytes of data."""
     content = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(GOOD)) as archive, zipfile.ZipFile(content, "w") as changed:
         for name in archive.namelist():
@@ -523,18 +510,19 @@ def member(header):
 @pytest.mark.parametrize(
     "content",
     [
-        flagged(GOOD, encrypted=True),
-        flagged(GOOD, method=99),
-        member(b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 6, 5)}\n"),
-        member(b"{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 6, 5)}\n"),
-        member(b"{'descr': 'O', 'fortran_order': False, 'shape': (8, 6, 5)}\n"),
-        member(b"__import__('os').mkdir('ran')\n"),
-        member(b"(" * 60_000),
+        flag_members(GOOD, encrypted=True),
+        flag_members(GOOD, method=99),
+        npz_with_header(b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 6, 5)}\n"),
+        npz_with_header(b"{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 6, 5)}\n"),
+        npz_with_header(b"{'descr': 'O', 'fortran_order': False, 'shape': (8, 6, 5)}\n"),
+        npz_with_header(b"__import__('os').mkdir('ran')\n"),
+        npz_with_header(b"(" * 60_000),
         b"",
-        b"\x80\x04N.",  # a pickle
+        # a pickle
+        b"\x80\x04N.",
     ],
 )
-def test_an_npz_that_is_none_is_refused(tmp_path, monkeypatch, content):
+def test_file_that_is_no_npz_is_refused(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     Path("bad.npz").write_bytes(content)
     with pytest.raises(UsageError, match=r"^an \.npz data set needs plain arrays: bad\.npz cannot be read") as refused:
@@ -543,26 +531,26 @@ def test_an_npz_that_is_none_is_refused(tmp_path, monkeypatch, content):
     assert not Path("ran").exists()
 
 
-@some
+@few_examples
 @given(
     changes=st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), max_size=4), cut=st.integers(0, 99)
 )
-def test_any_damage_to_an_npz_is_survived(tmp_path, changes, cut):
+def test_damaged_npz_is_read_or_refused_in_one_line(tmp_path, changes, cut):
     content = bytearray(GOOD)
     for place, byte in changes:
         content[place] = byte
     (tmp_path / "any.npz").write_bytes(content[: len(content) - cut])
-    accepted(read_npz, tmp_path / "any.npz")
+    read_or_refuse(read_npz, tmp_path / "any.npz")
 
 
-@some
+@few_examples
 @given(
     st.sampled_from(["PNG", "JPEG", "BMP", "WEBP"]),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
 )
-def test_any_damage_to_an_image_is_a_fault_of_that_file_alone(tmp_path_factory, kind, changes):
+def test_damaged_image_is_an_error_of_that_file_only(tmp_path_factory, kind, changes):
     content = io.BytesIO()
-    picture(3).save(content, kind)
+    random_image(3).save(content, kind)
     changed = bytearray(content.getvalue())
     for place, byte in changes:
         changed[int(place * (len(changed) - 1))] = byte
@@ -572,25 +560,25 @@ def test_any_damage_to_an_image_is_a_fault_of_that_file_alone(tmp_path_factory, 
     assert len(batch.errors) <= 1 and batch.images.shape == (1, 6, 5, 3)
 
 
-# disks
+# File systems
 
 
-def in_mounts_of_its_own(script, *arguments):
-    """Run a shell script that may mount what it likes; what it mounts is gone with it."""
+def run_in_own_mounts(script, *arguments):
+    """Run a shell script in a mount namespace of its own, and return it completed."""
     command = ["unshare", "--map-root-user", "--mount", "sh", "-ec", script, "sh", *map(str, arguments), sys.executable]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def mounts(tmp_path_factory):
-    """How scripts are run that mount; skips where mounting is not allowed, as in most containers."""
+    """Return run_in_own_mounts; skip the test if mounting is not allowed, as in most containers."""
     try:
-        done = in_mounts_of_its_own('mount -t tmpfs none "$1"', tmp_path_factory.mktemp("trial"))
+        completed = run_in_own_mounts('mount -t tmpfs none "$1"', tmp_path_factory.mktemp("trial"))
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    return in_mounts_of_its_own
+    if completed.returncode:
+        pytest.skip(f"no file system can be mounted here: {completed.stderr.strip()}")
+    return run_in_own_mounts
 
 
 LOAD = """
@@ -598,39 +586,39 @@ import logging, sys
 logging.basicConfig(format="%(message)s")
 from pipeline.config.training import DataConfig
 from pipeline.data.dataset import load_dataset
-found = load_dataset(DataConfig(dataset=sys.argv[1], validation_fraction=0.2), seed=0)
-print(found.fingerprint, type(found.train.images).__name__)
+dataset = load_dataset(DataConfig(dataset=sys.argv[1], validation_fraction=0.2), seed=0)
+print(dataset.fingerprint, type(dataset.train.images).__name__)
 """
 
 
-def test_on_a_full_disk_images_are_decoded_into_memory_and_nothing_half_written_stays(mounts, tmp_path, cache):
+def test_images_on_a_full_disk_are_decoded_into_memory_and_leave_no_partial_file(mounts, tmp_path, cache):
     folder = image_folder(tmp_path / "pets", size=(99, 99))
     cache.mkdir()
     script = 'mount -t tmpfs -o size=64k none "$1"; "$4" -c "$3" "$2"; find "$1" -type f ! -name "*.lock"'
-    done = mounts(script, cache, folder, LOAD)
-    assert done.stdout.split() == [load(folder).fingerprint, "ndarray"], done.stderr
-    (warning,) = done.stderr.splitlines()
+    completed = mounts(script, cache, folder, LOAD)
+    assert completed.stdout.split() == [load(folder).fingerprint, "ndarray"], completed.stderr
+    (warning,) = completed.stderr.splitlines()
     assert warning.startswith("images are decoded into memory: ") and "No space left on device" in warning
 
 
-def test_a_folder_of_images_that_is_read_only_is_no_fault(mounts, tmp_path):
+def test_read_only_image_folder_is_loaded(mounts, tmp_path):
     folder = image_folder(tmp_path / "pets")
-    done = mounts('mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; "$3" -c "$2" "$1"', folder, LOAD)
-    assert done.stdout.split() == [load(folder).fingerprint, "memmap"], done.stderr
+    completed = mounts('mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; "$3" -c "$2" "$1"', folder, LOAD)
+    assert completed.stdout.split() == [load(folder).fingerprint, "memmap"], completed.stderr
 
 
 @pytest.mark.parametrize("command", ["train", "search"])
-def test_a_cache_that_is_read_only_is_refused_before_anything_is_begun(mounts, cache, command):
+def test_read_only_cache_is_refused_before_any_work(mounts, cache, command):
     cache.mkdir()
     script = 'mount -t tmpfs -o ro none "$1"; "$3" -m pipeline "$2" smoke'
-    done = mounts(script, cache, command)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
+    completed = mounts(script, cache, command)
+    assert (completed.returncode, completed.stdout) == (2, "")
+    (line,) = completed.stderr.splitlines()
     assert line.startswith("error: the cache must be writable") and "Read-only file system" in line
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
-def test_a_cache_of_somebody_else_is_refused(cache):
+def test_cache_of_another_user_is_refused(cache):
     (cache / "convmixer").mkdir(parents=True)
     (cache / "convmixer").chmod(0o700)
     for parent in (cache, *cache.parents[:3]):  # pytest's own folders
@@ -642,20 +630,20 @@ def test_a_cache_of_somebody_else_is_refused(cache):
         "from pipeline.config.training import parse_training; parse_training(['smoke'])\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(run(['train', 'smoke']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "Permission denied" in done.stderr, done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert completed.returncode == 2 and "Permission denied" in completed.stderr, completed.stderr
+    assert len(completed.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow
-def test_a_cache_that_fills_up_in_training_costs_the_checkpoint_and_not_the_run(mounts, tmp_path, cache):
+def test_cache_that_fills_up_in_training_loses_the_checkpoint_and_not_the_run(mounts, tmp_path, cache):
     cache.mkdir()
     database = tmp_path / "mlflow.db"
     train_it = '"$3" -m pipeline train smoke --filters 64 --depth 4'
     script = f'mount -t tmpfs -o size=200k none "$1"; export MLFLOW_TRACKING_URI="$2"; {train_it}'
-    done = mounts(script, cache, f"sqlite:///{database}")
-    assert done.returncode == 0, done.stderr
-    assert "the checkpoint could not be written: No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
+    completed = mounts(script, cache, f"sqlite:///{database}")
+    assert completed.returncode == 0, completed.stderr
+    assert "the checkpoint could not be written: No space left on device" in completed.stderr
+    assert "Traceback" not in completed.stderr
     with sqlite3.connect(database) as store:
         assert store.execute("select status from runs").fetchall() == [("FINISHED",)]

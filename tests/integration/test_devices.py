@@ -14,6 +14,8 @@ from tests.support.paths import ROOT
 TRAIN = """
 import json, sys
 import keras, numpy as np, tensorflow as tf
+# Optimizing the graphs takes longer than these trainings
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 processor, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
 from pipeline.config.training import DataConfig
@@ -30,24 +32,26 @@ settings = {
     "fast_layers": False,
 }
 
-def trained(config, strategy, start=None):
+def train(config, strategy, start=None):
     states = []
     fitted = fit(config, digits, [CheckpointSaver(states.append)], strategy=strategy, start=start)
     images = digits.test.take(np.arange(40))[0].astype(np.float32)
     return fitted, states, serving_model(fitted.model, config, digits)(images)
 
-# Keras' default way between logical processors crashes in synchronized batch norms
-two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
+# Keras' default for logical processors crashes in synchronized batch norms
+mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
 
 def compare(changes):
     config = TrainingConfig.build(settings | changes)
-    alone, _, alone_says = trained(config, None)
-    shared, states, shared_says = trained(config, two)
-    resumed, _, resumed_says = trained(config, two, states[0])
+    one, _, predictions = train(config, None)
+    two, states, two_predictions = train(config, mirrored)
+    resumed, _, resumed_predictions = train(config, mirrored, states[0])
     names = ("loss", "accuracy", "val_loss")
     return {
-        "history": [[one.history[name] for name in names] for one in (alone, shared, resumed)],
-        "apart": [float(np.abs(says - alone_says).max()) for says in (shared_says, resumed_says)],
+        "history": [[result.history[name] for name in names] for result in (one, two, resumed)],
+        "differences": [
+            float(np.abs(others - predictions).max()) for others in (two_predictions, resumed_predictions)
+        ],
     }
 
 print(json.dumps([compare(changes) for changes in json.loads(sys.argv[1])]))
@@ -61,7 +65,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def trainings():
-    """Return the results of the trainings by their changes; importing TensorFlow takes longer than they do."""
+    """Return the histories and differences of the trainings by their changes; one process runs them all."""
     command = [sys.executable, "-c", TRAIN, json.dumps(list(CHANGES.values()))]
     completed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert completed.returncode == 0, completed.stderr[-3000:]
@@ -70,8 +74,7 @@ def trainings():
 
 @pytest.mark.parametrize("changes", CHANGES)
 def test_training_on_two_devices_equals_one_device_with_the_same_batches(trainings, changes):
-    alone, shared, resumed = trainings[changes]["history"]
-    for name, one, two, again in zip(("loss", "accuracy", "val_loss"), alone, shared, resumed, strict=True):
+    for name, one, two, resumed in zip(("loss", "accuracy", "val_loss"), *trainings[changes]["history"], strict=True):
         assert two == pytest.approx(one, rel=1e-3), name
-        assert again == pytest.approx(two, rel=1e-5), name
-    assert max(trainings[changes]["apart"]) < 1e-3
+        assert resumed == pytest.approx(two, rel=1e-5), name
+    assert max(trainings[changes]["differences"]) < 1e-3

@@ -1,4 +1,4 @@
-"""MLproject, conda.yaml, pyproject.toml, the lock, the Makefile and the names in experiments/ agree with each other."""
+"""The project's files agree: MLproject, conda.yaml, pyproject.toml, the lock, the Makefile and experiments/."""
 
 import ast
 import hashlib
@@ -28,7 +28,7 @@ def project() -> dict:
 
 
 def conda_lines() -> tuple[list[str], list[str]]:
-    """The conda-level and the pip-level lines of conda.yaml."""
+    """Return the conda-level and the pip-level lines of conda.yaml."""
     *lines, last = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
     return lines, last["pip"]
 
@@ -42,7 +42,7 @@ def lock_lines() -> list[str]:
 
 
 def pins(requirements: list[Requirement], environment: dict[str, str]) -> dict[str, str]:
-    """Name (with extras) -> version of what applies in an environment."""
+    """Return name (with extras) -> version of the requirements that apply in an environment."""
     return {
         canonicalize_name(each.name) + "".join(f"[{extra}]" for extra in sorted(each.extras)): str(each.specifier)
         for each in requirements
@@ -50,20 +50,20 @@ def pins(requirements: list[Requirement], environment: dict[str, str]) -> dict[s
     }
 
 
-def test_conda_yaml_installs_what_pyproject_asks_for_with_gpu_tensorflow_on_linux():
-    asked = pins([Requirement(line) for line in project()["dependencies"]], {})
-    assert pins(conda_requirements(), ELSEWHERE) == asked
-    gpu = {("tensorflow[and-cuda]" if name == "tensorflow" else name): version for name, version in asked.items()}
+def test_conda_yaml_has_the_dependencies_of_pyproject_with_gpu_tensorflow_on_linux():
+    required = pins([Requirement(line) for line in project()["dependencies"]], {})
+    assert pins(conda_requirements(), ELSEWHERE) == required
+    gpu = {("tensorflow[and-cuda]" if name == "tensorflow" else name): version for name, version in required.items()}
     assert pins(conda_requirements(), LINUX) == gpu
 
 
-def test_every_line_of_the_lock_is_one_exact_version():
+def test_lock_lines_are_exact_versions():
     inexact = [line for line in lock_lines() if not re.fullmatch(r"[a-z0-9._-]+==[^\s*,]+( ; .+)?", line)]
     assert inexact == []
 
 
 @pytest.mark.parametrize("environment", [LINUX, ELSEWHERE], ids=["linux", "macos"])
-def test_the_lock_has_every_direct_dependency_at_its_version(environment):
+def test_lock_has_every_direct_dependency_at_its_version(environment):
     extras = project()["optional-dependencies"]
     direct = [Requirement(line) for line in [*project()["dependencies"], *extras["dev"], *extras["gpu"]]]
     locked = pins([Requirement(line) for line in lock_lines()], environment | {"python_full_version": "3.11.9"})
@@ -71,32 +71,32 @@ def test_the_lock_has_every_direct_dependency_at_its_version(environment):
         assert locked[name.split("[")[0]] == version, name
 
 
-def test_the_lock_pins_cuda_on_linux_only():
+def test_lock_pins_cuda_on_linux_only():
     python = {"python_full_version": "3.11.9"}
     locked = [Requirement(line) for line in lock_lines()]
     assert "nvidia-cudnn-cu12" in pins(locked, LINUX | python)
     assert "nvidia-cudnn-cu12" not in pins(locked, ELSEWHERE | python)
 
 
-def test_a_new_lock_gives_mlflow_a_new_conda_environment():
-    """MLflow names it after conda.yaml's text, so the text carries the lock's digest; `make lock` writes it."""
+def test_conda_yaml_has_the_digest_of_the_lock():
+    """MLflow names an environment after the text of conda.yaml, so each lock has its own; `make lock` writes it."""
     digest = hashlib.sha256((ROOT / LOCK).read_bytes()).hexdigest()
     assert f"- -c {LOCK}  # sha256 {digest}\n" in (ROOT / "conda.yaml").read_text()
 
 
-def test_conda_yaml_keeps_to_what_mlflow_reads_without_conda():
+def test_conda_yaml_has_only_lines_that_mlflow_reads_without_conda():
     """`--env-manager uv` drops conda-level lines other than python= and pip, and prefers a uv.lock if there is one."""
     assert conda_lines()[0] == ["python=3.11", "pip"]
     assert not (ROOT / "uv.lock").exists()
 
 
-def test_nothing_names_the_machine_that_made_the_lock():
+def test_lock_has_no_index_url_or_local_path():
     text = (ROOT / LOCK).read_text()
     assert not re.search(r"https?://|file:|--(extra-)?index|--find-links|(^|\s)/\w", text)
 
 
-def test_mlproject_declares_the_name_of_a_file_and_no_setting():
-    """A default declared in MLproject would overrule what the recipe's file says."""
+def test_mlproject_declares_names_of_files_and_no_setting():
+    """A default in MLproject would override the recipe's file."""
     mlproject = yaml.safe_load((ROOT / "MLproject").read_text())
     declared = {name: set(entry.get("parameters", {})) for name, entry in mlproject["entry_points"].items()}
     assert declared == {
@@ -111,12 +111,13 @@ def test_mlproject_declares_the_name_of_a_file_and_no_setting():
     assert (ROOT / mlproject["conda_env"]).is_file()
 
 
-def test_every_package_that_pipeline_imports_is_asked_for_by_name():
+def test_every_imported_package_is_a_direct_dependency():
     distributions = {"PIL": "pillow", "pynvml": "nvidia-ml-py", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-    asked = {Requirement(line).name for line in project()["dependencies"]}
-    foreign = {name for name in imported_names() if name not in sys.stdlib_module_names} - {"pipeline"}
-    optional = {"ray"}  # imported where a search is told to use it
-    assert {distributions.get(name, name.replace("_", "-")) for name in foreign} - asked == optional
+    required = {Requirement(line).name for line in project()["dependencies"]}
+    third_party = {name for name in imported_names() if name not in sys.stdlib_module_names} - {"pipeline"}
+    # imported only by a search on a cluster
+    optional = {"ray"}
+    assert {distributions.get(name, name.replace("_", "-")) for name in third_party} - required == optional
 
 
 def imported_names() -> Iterator[str]:
@@ -129,18 +130,20 @@ def imported_names() -> Iterator[str]:
 
 
 UNSAFE = {
-    *("pickle", "marshal", "shelve", "cloudpickle", "dill", "joblib"),  # modules
+    # modules
+    *("pickle", "marshal", "shelve", "cloudpickle", "dill", "joblib"),
+    # functions
     *("eval", "exec", "__import__", "system", "popen", "unsafe_load", "full_load"),
     *("enable_unsafe_deserialization", "read_pickle"),
 }
 UNSAFE_ARGUMENTS = {("shell", True), ("allow_pickle", True), ("safe_mode", False), ("weights_only", False)}
-# Both ends are processes of one run, and the pipe between them has no name that others could open.
+# Both ends are processes of one run, and the pipe between them has no name that others could open
 ALLOWED = {("worker_pool.py", "pickle")}
 
 
-def test_nothing_that_is_read_can_run_code():
-    """No pickle, no eval, no shell; arrays and models are loaded in their safe modes."""
-    found = set()
+def test_pipeline_calls_nothing_that_can_run_code_from_a_file():
+    """It has no pickle, no eval and no shell, and loads arrays and models in their safe modes."""
+    unsafe = set()
     for path in (ROOT / "pipeline").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
@@ -150,41 +153,45 @@ def test_nothing_that_is_read_can_run_code():
                     used = {module, *(alias.name for alias in names)}
                 case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), keywords=keywords):
                     used = {name}
-                    given = {(each.arg, each.value.value) for each in keywords if isinstance(each.value, ast.Constant)}
+                    arguments = {
+                        (each.arg, each.value.value) for each in keywords if isinstance(each.value, ast.Constant)
+                    }
                     if name == "load" and ast.unparse(node.func) == "np.load":
-                        assert ("allow_pickle", False) in given, path
+                        assert ("allow_pickle", False) in arguments, path
                     assert ast.unparse(node.func) != "yaml.load", path
-                    assert not given & UNSAFE_ARGUMENTS, path
+                    assert not arguments & UNSAFE_ARGUMENTS, path
                 case _:
                     continue
-            found |= {(path.name, name) for name in used & UNSAFE}
-    assert found == ALLOWED
+            unsafe |= {(path.name, name) for name in used & UNSAFE}
+    assert unsafe == ALLOWED
 
 
-def test_settings_and_data_are_read_without_importing_tensorflow_mlflow_or_matplotlib():
+def test_train_command_imports_neither_tensorflow_mlflow_nor_matplotlib():
     program = "import sys, pipeline.commands.train; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {"keras", "matplotlib", "mlflow", "optuna", "tensorflow"} & set(done.stdout.split()) == set()
+    completed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"keras", "matplotlib", "mlflow", "optuna", "tensorflow"} & set(completed.stdout.split()) == set()
 
 
-def test_make_alone_lists_every_target():
+def test_make_without_target_lists_every_target():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^\.PHONY: (.+)$", makefile, re.M)[0].split())
-    outside = os.environ | {"MAKEFLAGS": ""}  # not of the make that runs this test
+    # without those of the make that runs this test
+    outside = os.environ | {"MAKEFLAGS": ""}
     listed = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True, env=outside
     )
     assert {line.split()[0] for line in listed.stdout.splitlines() if len(line.split()) > 2} == targets
 
 
-def test_recipes_have_plain_names():
-    """They are typed after `-P recipe=`: lower case, words joined by hyphens."""
+def test_recipe_names_are_lower_case_words_joined_by_hyphens():
+    """They are typed after `-P recipe=`."""
     names = [path.name for path in (ROOT / "experiments" / "recipes").iterdir()]
     assert "baseline.yaml" in names
     assert [name for name in names if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*\.yaml", name)] == []
 
 
-UNREACHABLE = ("error sending request", "dns error", "Network connectivity is disabled")  # uv's words
+# uv's messages
+UNREACHABLE = ("error sending request", "dns error", "Network connectivity is disabled")
 
 
 @pytest.mark.slow
@@ -194,11 +201,11 @@ def test_conda_yaml_resolves_on_linux_and_on_a_mac(platform, tmp_path):
     (tmp_path / "requirements.txt").write_text("\n".join(conda_lines()[1]))
     options = ["--python-version", "3.11", "--python-platform", platform, "--only-binary", ":all:", "--no-annotate"]
     uv = [sys.executable, "-m", "uv", "--system-certs", "pip", "compile", "--no-header", *options, "requirements.txt"]
-    done = subprocess.run(uv, cwd=tmp_path, capture_output=True, text=True)
-    if any(words in done.stderr for words in UNREACHABLE):
-        pytest.skip(f"the package index cannot be reached: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-    resolved = dict(line.split("==") for line in done.stdout.splitlines())
+    completed = subprocess.run(uv, cwd=tmp_path, capture_output=True, text=True)
+    if any(words in completed.stderr for words in UNREACHABLE):
+        pytest.skip(f"the package index cannot be reached: {completed.stderr.strip().splitlines()[-1]}")
+    assert completed.returncode == 0, completed.stderr
+    resolved = dict(line.split("==") for line in completed.stdout.splitlines())
     assert ("nvidia-cudnn-cu12" in resolved) == ("linux" in platform)
     applies = LINUX if "linux" in platform else ELSEWHERE
     locked = pins([Requirement(line) for line in lock_lines()], applies | {"python_full_version": "3.11.9"})
@@ -206,8 +213,8 @@ def test_conda_yaml_resolves_on_linux_and_on_a_mac(platform, tmp_path):
 
 
 @pytest.mark.slow
-def test_mlflow_run_makes_its_own_environment_with_uv(tmp_path):
-    """As a person without conda runs it, but for CUDA: 2 GB that a machine without a GPU has no use for."""
+def test_mlflow_run_creates_its_environment_with_uv(tmp_path):
+    """It is the command of a user without conda, but without CUDA: 2 GB that a machine without a GPU does not use."""
     copy = tmp_path / "project"
     shutil.copytree(
         ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "mlflow.db*", "mlruns")
@@ -220,9 +227,9 @@ def test_mlflow_run_makes_its_own_environment_with_uv(tmp_path):
         "UV_SYSTEM_CERTS": "true",
     }
     command = [sys.executable, "-m", "mlflow", "run", str(copy), "--env-manager", "uv", "-P", "recipe=smoke"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    if any(words in done.stderr for words in UNREACHABLE):
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    if any(words in completed.stderr for words in UNREACHABLE):
         pytest.skip("the package index cannot be reached")
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     assert (tmp_path / "environments").is_dir()
-    assert "accuracy" in done.stdout
+    assert "accuracy" in completed.stdout

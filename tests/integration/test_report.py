@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.commands.main import run as run_command
 from pipeline.tracking.tags import Role, Tag
+from tests.support.mlflow_project import run_project
 from tests.support.paths import ROOT
 from tests.support.runs import Store, make_run
 from tests.support.stores import environment, tracking_store
@@ -48,16 +49,12 @@ def runs(uri):
 
 @pytest.fixture(scope="module")
 def report(uri, runs, tmp_path_factory):
-    """Write a report with `mlflow run`; return the process, the report's run and its folder."""
-    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "report", "--env-manager", "local"]
+    """Write a report with the project's entry point; return its output, the report's run and its folder."""
     folder = tmp_path_factory.mktemp("reports of mine")
-    command += ["--experiment-name", "compared", "-P", "runs=compared", "-P", f"folder={folder}"]
-    done = subprocess.run(
-        command, env=environment(uri, "compared"), cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    result = run_project(uri, "compared", entry_point="report", runs="compared", folder=folder)
+    assert result.succeeded, result.stderr
     (run,) = mlflow.search_runs(["1"], f"tags.{Tag.ROLE} = '{Role.REPORT}'", output_format="list")
-    return done, run, folder / run.info.run_id
+    return result.stdout, run, folder / run.info.run_id
 
 
 def read_board(folder):
@@ -77,11 +74,11 @@ def test_leaderboard_tells_worse_configurations_from_equal_ones_with_other_seeds
 
 
 def test_report_shows_other_data_and_unfinished_runs_without_comparing_them(report):
-    done, _, folder = report
+    output, _, folder = report
     board = read_board(folder)
     assert board.loc["flowers", "verdict"] == "best", "the first on its own data"
     assert board.loc["open", "verdict"] == "running" and np.isnan(board.loc["open", "gap"])
-    assert "2 different data sets" in done.stdout
+    assert "2 different data sets" in output
     page = (folder / "report.html").read_text()
     assert "These runs used 2 different data sets (digits d0; flowers f1)" in page
     assert "without an accuracy: 1 running (nothing yet)" in page
@@ -99,17 +96,16 @@ def test_page_loads_and_runs_nothing(report):
     assert not re.search(r"""(src|href|action)=["']?(?!data:)[^"'\s>]+""", page)
     assert "<script" not in page and "@import" not in page and "url(" not in page
     assert "worse &lt;b&gt;&amp;" in page and "<b>" not in page
-    assert (
-        len(re.findall("data:image/svg", page)) == 4 - 1
-    )  # curves of both data sets; of one configuration no cost is drawn
+    # Curves of both data sets; the cost is not drawn of a single configuration
+    assert len(re.findall("data:image/svg", page)) == 4 - 1
     assert len(re.findall("data:image/png", page)) == 2
 
 
 def test_report_run_is_finished_and_left_out_of_later_reports(report, runs, tmp_path, capsys):
-    done, run, folder = report
+    output, run, folder = report
     assert run.info.status == "FINISHED" and run.data.tags[Tag.OUTCOME] == "finished"
     assert run.info.run_name == "report on experiment compared"
-    assert f"report   {folder / 'report.html'}" in done.stdout
+    assert f"report   {folder / 'report.html'}" in output
     artifacts = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     assert artifacts == {"report.html", "leaderboard.csv", "leaderboard.md"}
     assert run_command(["report", "compared", "--folder", str(tmp_path)]) == 0
@@ -163,10 +159,10 @@ def test_refusal_imports_no_mlflow_and_report_no_tensorflow(uri, runs, tmp_path)
 
     def last_lines(*arguments):
         command = [sys.executable, "-c", code, *arguments]
-        done = subprocess.run(
+        completed = subprocess.run(
             command, cwd=ROOT, env=environment(uri, "compared"), capture_output=True, text=True, check=True
         )
-        return done.stdout.splitlines()[-2:]
+        return completed.stdout.splitlines()[-2:]
 
     assert last_lines("compared", "--rows", "x") == ["2", "none"]
     exit_code, loaded = last_lines("compared", "--folder", str(tmp_path))

@@ -1,4 +1,4 @@
-"""The seams where people meet a search: `mlflow run -e search`, kills, Ctrl-C, the same command again, bad input."""
+"""Searches end to end: `mlflow run -e search`, kills, Ctrl-C, the same command again, bad input."""
 
 import os
 import signal
@@ -10,19 +10,22 @@ from pathlib import Path
 import mlflow
 import optuna
 import pandas as pd
-import psutil
 import pytest
 from optuna.trial import TrialState
 
 from pipeline.commands.main import run as run_convmixer
 from pipeline.tracking.tags import Tag, TrialOutcome
+from tests.support.mlflow_project import environment_of, have_ended, process_tree, run_project
 from tests.support.paths import ROOT
+from tests.support.scripted import ScriptedExecutor, successful_trial
 from tests.support.stores import environment, tracking_store
+
+EXPERIMENT = "searches"
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    with tracking_store(tmp_path_factory.mktemp("tracking"), "searches") as uri:
+    with tracking_store(tmp_path_factory.mktemp("tracking"), EXPERIMENT) as uri:
         yield uri
 
 
@@ -32,10 +35,11 @@ def storage(tmp_path):
 
 
 def start(uri, *arguments):
+    """Start a driver in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", "search", *arguments],
         cwd=ROOT,
-        env=environment(uri, "searches"),
+        env=environment(uri, EXPERIMENT),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -44,30 +48,34 @@ def start(uri, *arguments):
 
 
 def finish(process, *, seconds=240):
+    """Return the exit code, the output and the errors of a driver."""
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
 
 
-def line_of(process, beginning):
-    """Wait for a line of a process and return it."""
-    for line in process.stdout:
-        if line.startswith(beginning):
-            return line
-    raise AssertionError(process.stderr.read())
+def wait_for_line(process, beginning):
+    """Wait for a line of a process that begins so."""
+    assert any(line.startswith(beginning) for line in process.stdout), process.stderr.read()
 
 
-def family(process):
-    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+def wait_for_running_trial(storage):
+    deadline = time.monotonic() + 60
+    while not trials(load_study(storage), TrialState.RUNNING):
+        assert time.monotonic() < deadline
 
 
-def the_study(storage):
+def load_study(storage):
     (name,) = optuna.get_all_study_names(storage)
     return optuna.load_study(study_name=name, storage=storage)
 
 
+def trials(study, state):
+    return [trial for trial in study.trials if trial.state == state]
+
+
 def runs(study, extra=""):
     where = f"tags.{Tag.STUDY} = '{study.study_name}'{extra}"
-    return mlflow.search_runs(experiment_names=["searches"], filter_string=where, output_format="list")
+    return mlflow.search_runs(experiment_names=[EXPERIMENT], filter_string=where, output_format="list")
 
 
 def by_role(study, role):
@@ -76,29 +84,21 @@ def by_role(study, role):
 
 @pytest.fixture(scope="module")
 def searched(uri, tmp_path_factory):
-    """A search by `mlflow run`, to its end: what was printed, its study and its parent run."""
+    """Search to the end with the project's entry point; return the output, the study and the parent run."""
     storage = f"sqlite:///{tmp_path_factory.mktemp('study')}/optuna.db"
-    given = {"search": "smoke", "trials": 4, "storage": storage, "final_top": 2, "final_seeds": 2, "epochs": 1}
-    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "search", "--env-manager", "local"]
-    command += [
-        "--experiment-name",
-        "searches",
-        *(word for pair in given.items() for word in ("-P", "=".join(map(str, pair)))),
-    ]
-    done = subprocess.run(
-        command, env=environment(uri, "searches"), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    study = the_study(storage)
+    parameters = {"search": "smoke", "trials": 3, "final_top": 2, "final_seeds": 2, "epochs": 1, "storage": storage}
+    result = run_project(uri, EXPERIMENT, entry_point="search", **parameters)
+    assert result.succeeded, result.stderr
+    study = load_study(storage)
     (parent,) = by_role(study, "search")
-    return done, study, parent
+    return result.stdout, study, parent
 
 
-def test_every_trial_is_a_child_with_its_settings_and_curve(searched):
+def test_each_trial_run_is_a_child_of_the_search_with_its_own_curve(searched):
     _, study, parent = searched
-    trials = by_role(study, "trial")
-    assert len(trials) == len(study.trials) == 4
-    for run in trials:
+    trial_runs = by_role(study, "trial")
+    assert len(trial_runs) == len(study.trials) == 3
+    for run in trial_runs:
         assert run.data.tags[Tag.PARENT_RUN_ID] == parent.info.run_id
         assert run.info.run_name.startswith(f"t{int(run.data.tags['trial.number']):03d} lr")
         assert run.info.status == ("KILLED" if run.data.tags[Tag.TRIAL_STATE] == "pruned" else "FINISHED")
@@ -107,14 +107,14 @@ def test_every_trial_is_a_child_with_its_settings_and_curve(searched):
         assert "test_accuracy" not in run.data.metrics
 
 
-def test_the_parent_holds_the_answer_and_the_evidence(searched):
+def test_parent_run_has_best_value_leaderboard_and_figures(searched):
     _, study, parent = searched
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best_val_accuracy"] == study.best_value
     folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{parent.info.run_id}/"))
     figures = "optimization_history parameter_importances parallel_coordinates slices accuracy_vs_parameters curves"
-    there = {path.stem for path in (folder / "plots").glob("*.png")}
-    assert set(figures.split()) <= there
+    written = {path.stem for path in (folder / "plots").glob("*.png")}
+    assert set(figures.split()) <= written
     board = pd.read_csv(folder / "leaderboard.csv")
     assert board["value"].iloc[0] == study.best_value
     assert set(board["run_id"]) == {run.info.run_id for run in by_role(study, "trial")}
@@ -124,7 +124,7 @@ def test_the_parent_holds_the_answer_and_the_evidence(searched):
     assert latencies == members["latency_ms"].tolist()
 
 
-def test_finals_are_grandchildren_and_the_winner_alone_saw_the_test_images(searched):
+def test_final_trainings_are_grandchildren_and_only_the_winner_is_tested(searched):
     _, study, parent = searched
     finals = by_role(study, "final")
     configurations = [run for run in finals if run.data.tags[Tag.PARENT_RUN_ID] == parent.info.run_id]
@@ -143,62 +143,57 @@ def test_finals_are_grandchildren_and_the_winner_alone_saw_the_test_images(searc
     assert mlflow.models.get_model_info(f"models:/{model.model_id}").metadata["classes"] == list("0123456789")
 
 
-def test_the_terminal_tells_of_each_trial_and_how_to_train_the_best_again(searched):
-    done, study, _ = searched
-    told = [line for line in done.stdout.splitlines() if line.startswith("t0")]
-    assert [line.split()[0] for line in told] == [f"t{number:03d}" for number in range(4)]
-    (time_line,) = [line for line in done.stdout.splitlines() if line.startswith("time")]
-    assert time_line.startswith("time     very roughly ") and ": 4 trials of " in time_line
-    (again,) = [line for line in done.stdout.splitlines() if line.startswith("again")]
-    winner = study.user_attrs["winner"]["params"]  # of several seeds each, which may differ from the best trial
+def test_output_has_a_line_per_trial_and_the_command_of_the_winner(searched):
+    output, study, _ = searched
+    lines = output.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("t0")] == ["t000", "t001", "t002"]
+    (time_line,) = [line for line in lines if line.startswith("time")]
+    assert time_line.startswith("time     very roughly ") and ": 3 trials of " in time_line
+    (again,) = [line for line in lines if line.startswith("again")]
+    # The winner of several seeds each may differ from the best trial
+    winner = study.user_attrs["winner"]["params"]
     assert f"-P learning_rate={winner['learning_rate']}" in again
     assert "-P epochs=1" in again
 
 
-def test_the_same_command_after_the_end_trains_nothing_more(searched, uri):
+def test_same_command_after_the_end_starts_no_run(searched, uri, capsys):
     _, study, parent = searched
     before = len(runs(study))
-    arguments = ["smoke", "--trials", "4", "--final_top", "2", "--final_seeds", "2", "--epochs", "1"]
-    code, out, err = finish(start(uri, *arguments, "--storage", study._storage._backend.url))
-    assert code == 0, err
+    arguments = ["smoke", "--trials", "3", "--final_top", "2", "--final_seeds", "2", "--epochs", "1"]
+    with environment_of(uri, EXPERIMENT):
+        assert run_convmixer(["search", *arguments, "--storage", study._storage._backend.url]) == 0
     assert len(runs(study)) == before
-    assert "[" not in "".join(line for line in out.splitlines() if line.startswith("t0"))
+    assert "[" not in "".join(line for line in capsys.readouterr().out.splitlines() if line.startswith("t0"))
     assert mlflow.get_run(parent.info.run_id).info.status == "FINISHED"
 
 
-def test_kill_9_of_the_driver_loses_no_finished_trial_and_the_same_command_goes_on(uri, storage):
-    arguments = [
-        "smoke",
-        "--trials",
-        "3",
-        "--epochs",
-        "4",
-        "--final_top",
-        "0",
-        "--pruner",
-        "none",
-        "--storage",
-        storage,
-    ]
-    process = start(uri, *arguments)
-    line_of(process, "t000")
-    deadline = time.monotonic() + 60
-    while not [trial for trial in the_study(storage).trials if trial.state == TrialState.RUNNING]:
-        assert time.monotonic() < deadline
-    mine = family(process)
+@pytest.fixture(scope="module")
+def continued(uri, tmp_path_factory):
+    """Kill the driver of a search in its second trial; return the study then, and the output of two workers after."""
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("two workers need two cores")
+    storage = f"sqlite:///{tmp_path_factory.mktemp('killed')}/optuna.db"
+    settings = ["--trials", "3", "--epochs", "4", "--final_top", "0", "--pruner", "none", "--storage", storage]
+    process = start(uri, "smoke", *settings, "--workers", "1")
+    wait_for_line(process, "t000")
+    wait_for_running_trial(storage)
+    processes = process_tree(process)
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs(mine, timeout=30)
-    assert not alive, "a trial outlived its driver"
-    first = the_study(storage)
-    kept = [trial for trial in first.trials if trial.state == TrialState.COMPLETE]
-    (lost,) = [trial for trial in first.trials if trial.state == TrialState.RUNNING]
+    assert have_ended(processes, seconds=30), "a trial outlived its driver"
+    killed_trials = load_study(storage).trials
 
-    code, out, err = finish(start(uri, *arguments))
+    code, out, err = finish(start(uri, "smoke", *settings, "--workers", "2"))
     assert code == 0, err
+    return killed_trials, out, load_study(storage)
+
+
+def test_driver_killed_by_sigkill_loses_no_finished_trial_and_continues(continued):
+    killed_trials, out, study = continued
+    kept = [trial for trial in killed_trials if trial.state == TrialState.COMPLETE]
+    (lost,) = [trial for trial in killed_trials if trial.state == TrialState.RUNNING]
     assert "1 were lost" in out
-    study = the_study(storage)
-    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    complete = trials(study, TrialState.COMPLETE)
     assert len(complete) == 3
     assert [trial.values for trial in complete[: len(kept)]] == [trial.values for trial in kept]
     assert [trial.params for trial in complete].count(lost.params) == 1
@@ -210,41 +205,37 @@ def test_kill_9_of_the_driver_loses_no_finished_trial_and_the_same_command_goes_
     assert closed.data.tags[Tag.TRIAL_NUMBER] == str(lost.number)
 
 
-def test_one_ctrl_c_ends_running_trials_cleanly_and_a_second_driver_is_refused_before(uri, storage):
+def test_two_workers_train_two_trials_at_once(continued):
+    _, out, study = continued
+    assert "2 at a time: CPU 1 of 2, CPU 2 of 2" in out
+    complete = trials(study, TrialState.COMPLETE)
+    spans = [(trial.datetime_start, trial.datetime_complete) for trial in complete]
+    assert any(one[0] < other[0] < one[1] for one in spans for other in spans)
+
+
+def test_second_driver_is_refused_and_one_ctrl_c_stops_running_trials(uri, storage, capsys):
     arguments = ["smoke", "--trials", "50", "--epochs", "50", "--storage", storage]
     process = start(uri, *arguments)
-    line_of(process, "budget")
-    code, _, err = finish(start(uri, *arguments))
-    assert code == 2
-    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    wait_for_line(process, "budget")
+    with environment_of(uri, EXPERIMENT):
+        assert run_convmixer(["search", *arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert f"a study has one driver at a time: process {process.pid}" in line
-    deadline = time.monotonic() + 60
-    while not [trial for trial in the_study(storage).trials if trial.state == TrialState.RUNNING]:
-        assert time.monotonic() < deadline
-    mine = family(process)
+
+    wait_for_running_trial(storage)
+    processes = process_tree(process)
     os.killpg(process.pid, signal.SIGINT)
-    process.send_signal(signal.SIGTERM)  # as MLflow does for the same Ctrl-C
+    # As MLflow does for the same Ctrl-C
+    process.send_signal(signal.SIGTERM)
     code, out, err = finish(process)
     assert code == 130, err
     assert "the same command goes on" in out
-    psutil.wait_procs(mine, timeout=30)
-    assert not [one for one in mine if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    study = the_study(storage)
-    assert not [trial for trial in study.trials if trial.state == TrialState.RUNNING]
-    assert [trial for trial in study.trials if trial.state == TrialState.WAITING], "the stopped trial is queued again"
+    assert have_ended(processes, seconds=30)
+    study = load_study(storage)
+    assert not trials(study, TrialState.RUNNING)
+    assert trials(study, TrialState.WAITING), "the stopped trial is queued again"
     assert not runs(study, " and attributes.status = 'RUNNING'")
     assert by_role(study, "search")[0].info.status == "KILLED"
-
-
-def test_two_workers_train_at_once_and_give_the_study_the_same_shape(uri, storage):
-    if (os.cpu_count() or 1) < 2:
-        pytest.skip("two workers need two cores")
-    arguments = ["smoke", "--trials", "4", "--epochs", "1", "--final_top", "0", "--workers", "2", "--storage", storage]
-    code, out, err = finish(start(uri, *arguments))
-    assert code == 0, err
-    assert "2 at a time: CPU 1 of 2, CPU 2 of 2" in out
-    spans = [(trial.datetime_start, trial.datetime_complete) for trial in the_study(storage).trials]
-    assert any(one[0] < other[0] < one[1] for one in spans for other in spans)
 
 
 @pytest.mark.parametrize(
@@ -259,34 +250,33 @@ def test_two_workers_train_at_once_and_give_the_study_the_same_shape(uri, storag
         (["smoke", "--workers", "4096"], "workers must lie between 1 and the number of cores"),
     ],
 )
-def test_a_bad_search_is_refused_in_one_line(capsys, arguments, message):
+def test_invalid_search_prints_one_error_line_without_password(capsys, arguments, message):
     assert run_convmixer(["search", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
     assert "secret" not in line
 
 
-def test_a_refused_search_needs_neither_tensorflow_nor_mlflow():
+def test_refused_search_imports_neither_tensorflow_nor_mlflow():
     code = (
         "import sys; from pipeline.commands.main import run; run(['search', 'smoke', '--patch_size', '3']);"
         "print({'tensorflow', 'keras', 'mlflow', 'matplotlib'} & sys.modules.keys() or 'none')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["none"]
+    completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == ["none"]
 
 
-def test_a_search_that_cannot_write_its_evidence_is_a_failed_run(uri, storage):
-    code = (
-        "import sys; from pipeline.search import results; results.leaderboard = None;"
-        "from pipeline.commands.main import run; run(['search', *sys.argv[1:]])"
-    )
+def test_search_whose_leaderboard_fails_is_a_failed_run(uri, storage, monkeypatch):
+    def answer(job):
+        if job.role == "step":
+            return successful_trial(job, 0.5, step_seconds=0.01, tracing_seconds=0.1)[-1:]
+        return successful_trial(job, 0.5)
+
+    monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: ScriptedExecutor(answer))
+    monkeypatch.setattr("pipeline.commands.search.leaderboard", None)
     arguments = ["smoke", "--trials", "1", "--epochs", "1", "--final_top", "0", "--storage", storage]
-    arguments += ["--study", "without evidence"]
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(
-        command, env=environment(uri, "searches"), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert "TypeError" in done.stderr
-    (parent,) = by_role(the_study(storage), "search")
+    with environment_of(uri, EXPERIMENT), pytest.raises(TypeError):
+        run_convmixer(["search", *arguments, "--study", "without leaderboard"])
+    (parent,) = by_role(load_study(storage), "search")
     assert parent.info.status == "FAILED"
     assert parent.data.tags[Tag.OUTCOME_REASON].startswith("TypeError")

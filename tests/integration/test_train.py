@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import yaml
 
@@ -19,177 +20,182 @@ from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.cpu import has_bfloat16
 from pipeline.tracking.tags import Tag
+from tests.support.mlflow_project import environment_of, have_ended, mlflow_run, process_tree, run_to_end
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
-LONG = ["-P", "recipe=smoke", "-P", "epochs=1000"]
+EXPERIMENT = "training"
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    with tracking_store(tmp_path_factory.mktemp("tracking"), "seams") as uri:
+    with tracking_store(tmp_path_factory.mktemp("tracking"), EXPERIMENT) as uri:
         yield uri
-
-
-def mlflow_run(*arguments, project=ROOT):
-    """Return the command that a user types in an activated environment."""
-    start = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "run",
-        str(project),
-        "--env-manager",
-        "local",
-        "--experiment-name",
-        "seams",
-    ]
-    return [*start, *arguments]
-
-
-def run(command, uri, **options):
-    return subprocess.run(
-        command, env=environment(uri, "seams"), capture_output=True, text=True, timeout=300, check=False, **options
-    )
 
 
 def latest_run():
     """Return the run that was started last."""
-    return mlflow.search_runs(experiment_names=["seams"], output_format="list", max_results=1)[0]
+    return mlflow.search_runs(experiment_names=[EXPERIMENT], output_format="list", max_results=1)[0]
 
 
 @pytest.fixture(scope="module")
 def finished(uri, tmp_path_factory):
     """Return the process and the MLflow run of a named `mlflow run` from another folder."""
-    settings = ["-P", "learning_rate=1e-3", "-P", "flip=false", "-P", "clip_norm=none", "-P", "image_size=12,8"]
-    settings += ["-P", "register_as=smoke"]
-    command = mlflow_run("--run-name", "my own", "-P", "recipe=smoke", *settings)
-    completed = run(command, uri, cwd=tmp_path_factory.mktemp("elsewhere"))
+    settings = {"recipe": "smoke", "learning_rate": "1e-3", "flip": "false", "clip_norm": "none", "image_size": "12,8"}
+    command = mlflow_run("--run-name", "my own", "--experiment-name", EXPERIMENT, **settings, register_as="smoke")
+    completed = run_to_end(command, uri, EXPERIMENT, cwd=tmp_path_factory.mktemp("elsewhere"))
     assert completed.returncode == 0, completed.stderr
     return completed, latest_run()
 
 
 def test_mlflow_run_with_a_run_name_finishes_under_that_name(finished):
-    _, found = finished
-    assert found.info.status == "FINISHED"
-    assert found.info.run_name == "my own"
-    assert found.data.tags[Tag.OUTCOME] == "finished"
+    _, logged = finished
+    assert logged.info.status == "FINISHED"
+    assert logged.info.run_name == "my own"
+    assert logged.data.tags[Tag.OUTCOME] == "finished"
 
 
 def test_parameters_are_all_settings_in_the_spelling_of_the_first_logger(finished):
-    _, found = finished
-    assert set(found.data.params) == {"recipe", *TrainingConfig.model_fields}
-    given = {"learning_rate": "1e-3", "flip": "false", "clip_norm": "none", "image_size": "12,8"}
-    assert {name: found.data.params[name] for name in given} == given
+    _, logged = finished
+    assert set(logged.data.params) == {"recipe", *TrainingConfig.model_fields}
+    spelled = {"learning_rate": "1e-3", "flip": "false", "clip_norm": "none", "image_size": "12,8"}
+    assert {name: logged.data.params[name] for name in spelled} == spelled
     resolved = ("mixed_bfloat16" if has_bfloat16() else "float32", "false")
-    assert (found.data.params["precision"], found.data.params["jit_compile"]) == resolved
+    assert (logged.data.params["precision"], logged.data.params["jit_compile"]) == resolved
 
 
 def test_metrics_have_one_point_per_epoch_from_step_one(finished):
-    _, found = finished
+    _, logged = finished
     client = mlflow.MlflowClient()
     for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"):
-        assert [point.step for point in client.get_metric_history(found.info.run_id, name)] == [1, 2]
+        assert [point.step for point in client.get_metric_history(logged.info.run_id, name)] == [1, 2]
     once = {"test_loss", "test_accuracy", "best_epoch", "best_val_accuracy", "parameters", "seconds"}
-    assert once <= set(found.data.metrics)
-    assert found.data.metrics["best_val_accuracy"] == max(
-        point.value for point in client.get_metric_history(found.info.run_id, "val_accuracy")
+    assert once <= set(logged.data.metrics)
+    assert logged.data.metrics["best_val_accuracy"] == max(
+        point.value for point in client.get_metric_history(logged.info.run_id, "val_accuracy")
     )
 
 
-def artifact(found, name):
-    return mlflow.artifacts.download_artifacts(f"runs:/{found.info.run_id}/{name}")
+def artifact(logged, name):
+    return mlflow.artifacts.download_artifacts(f"runs:/{logged.info.run_id}/{name}")
 
 
 def test_artifacts_are_complete_and_agree_with_the_metrics(finished):
-    _, found = finished
-    paths = {str(path.relative_to(folder)) for folder in [Path(artifact(found, ""))] for path in folder.rglob("*.*")}
+    _, logged = finished
+    paths = {str(path.relative_to(folder)) for folder in [Path(artifact(logged, ""))] for path in folder.rglob("*.*")}
     plots = {
         f"plots/{name}.png"
         for name in ("curves", "patch_embeddings", "depthwise_kernels", "confusion_matrix", "mistakes")
     }
     plots.add("plots/depthwise_kernels/block_1.png")
     assert paths == {"config.yaml", "history.csv", "per_class.csv", "test_predictions.csv"} | plots
-    history = pd.read_csv(artifact(found, "history.csv"))
+    history = pd.read_csv(artifact(logged, "history.csv"))
     assert history["epoch"].tolist() == [1, 2]
-    per_class = pd.read_csv(artifact(found, "per_class.csv"))
+    per_class = pd.read_csv(artifact(logged, "per_class.csv"))
     right = (per_class["images"] * per_class["recall"]).sum()
-    assert right / per_class["images"].sum() == pytest.approx(found.data.metrics["test_accuracy"])
-    predictions = pd.read_csv(artifact(found, "test_predictions.csv"), dtype={"image": str})
+    assert right / per_class["images"].sum() == pytest.approx(logged.data.metrics["test_accuracy"])
+    predictions = pd.read_csv(artifact(logged, "test_predictions.csv"), dtype={"image": str})
     right = predictions["label"] == predictions["predicted"]
-    assert right.mean() == pytest.approx(found.data.metrics["test_accuracy"])
+    assert right.mean() == pytest.approx(logged.data.metrics["test_accuracy"])
     assert predictions["image"].nunique() == len(predictions), "digits has no picture twice"
     assert predictions.groupby("label").size().tolist() == per_class["images"].tolist()
 
 
 def test_tags_and_datasets_state_the_origin_of_the_result(finished):
-    _, found = finished
-    assert {Tag.GIT_COMMIT, Tag.GIT_DIRTY, Tag.DEVICE, Tag.TENSORFLOW, Tag.DATA, Tag.PRECISION} <= set(found.data.tags)
-    contexts = {given.tags[0].value: given.dataset for given in found.inputs.dataset_inputs}
+    _, logged = finished
+    assert {Tag.GIT_COMMIT, Tag.GIT_DIRTY, Tag.DEVICE, Tag.TENSORFLOW, Tag.DATA, Tag.PRECISION} <= set(logged.data.tags)
+    contexts = {dataset.tags[0].value: dataset.dataset for dataset in logged.inputs.dataset_inputs}
     assert set(contexts) == {"train", "validation", "test"}
     assert len({dataset.digest for dataset in contexts.values()}) == 3
-    assert f"{found.data.metrics['test_accuracy']:.2%}" in found.data.tags[Tag.DESCRIPTION]
+    assert f"{logged.data.metrics['test_accuracy']:.2%}" in logged.data.tags[Tag.DESCRIPTION]
 
 
 def test_output_states_results_and_next_steps(finished):
-    completed, found = finished
+    completed, logged = finished
     lines = completed.stdout.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["data", "model", "device"]
     assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["1/2", "2/2"]
-    assert f"test accuracy {found.data.metrics['test_accuracy']:.2%}" in completed.stdout
-    assert found.info.run_id in completed.stdout
+    assert f"test accuracy {logged.data.metrics['test_accuracy']:.2%}" in completed.stdout
+    assert logged.info.run_id in completed.stdout
     assert "mlflow ui --backend-store-uri sqlite:///" in completed.stdout
     warnings = [line for line in completed.stderr.splitlines() if " INFO mlflow." not in line]
     assert all(line.startswith("warning: validation will lag behind") for line in warnings), completed.stderr
 
 
-def test_config_artifact_as_recipe_repeats_the_run(finished, uri, tmp_path):
-    _, found = finished
-    same = [sys.executable, "-m", "pipeline", "train", artifact(found, "config.yaml"), "--register_as", "none"]
-    again = run(same, uri, cwd=ROOT)
-    assert again.returncode == 0, again.stderr
+@pytest.fixture(scope="module")
+def repeated(finished, uri):
+    """Train in a terminal with the finished run's config.yaml as recipe; return the output and the MLflow run."""
+    _, logged = finished
+    controller, terminal = os.openpty()
+    output = []
+
+    def read():
+        # A closed terminal is an error to read from
+        with suppress(OSError):
+            while received := os.read(controller, 4096):
+                output.append(received)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with environment_of(uri, EXPERIMENT), pytest.MonkeyPatch.context() as patch, open(terminal, "w") as stream:
+        patch.setattr("sys.stdout", stream)
+        assert run_convmixer(["train", artifact(logged, "config.yaml"), "--register_as", "none"]) == 0
+    reader.join()
+    os.close(controller)
+    return b"".join(output).decode(), latest_run()
+
+
+def test_config_artifact_as_recipe_repeats_the_run(finished, repeated):
     columns = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
-    first, second = (pd.read_csv(artifact(one, "history.csv"))[columns] for one in (found, latest_run()))
+    first, second = (pd.read_csv(artifact(run, "history.csv"))[columns] for _, run in (finished, repeated))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
-    assert latest_run().info.run_name == "digits 8/1 k3 p2", "of what it is, as config says nothing"
+    _, logged = repeated
+    assert logged.info.run_name == "digits 8/1 k3 p2", "of what it is, as config says nothing"
+
+
+def test_terminal_shows_a_progress_bar_in_place_of_a_line_per_epoch(repeated):
+    output, _ = repeated
+    assert "Epoch 2/2" in output and "4/4" in output and "━" in output
+    assert "epoch 2/2" not in output
+    assert "test accuracy" in output
 
 
 def test_logged_model_has_the_test_accuracy_of_the_run(finished):
-    _, found = finished
-    model = mlflow.pyfunc.load_model(f"runs:/{found.info.run_id}/model")
+    _, logged = finished
+    model = mlflow.pyfunc.load_model(f"runs:/{logged.info.run_id}/model")
     digits = load_dataset(DataConfig(dataset="digits", image_size=(12, 8), train_examples=200), seed=0)
     images, labels = digits.test.take(slice(None))
     accuracy = np.mean(model.predict(images.astype(np.float32)).argmax(axis=1) == labels)
-    assert accuracy == pytest.approx(found.data.metrics["test_accuracy"])
+    assert accuracy == pytest.approx(logged.data.metrics["test_accuracy"])
 
 
 def test_register_as_registers_a_version_with_the_results_of_the_run(finished):
-    completed, found = finished
+    completed, logged = finished
     version = mlflow.MlflowClient().get_model_version_by_alias("smoke", "champion")
-    assert version.run_id == found.info.run_id
-    assert float(version.tags["test_accuracy"]) == pytest.approx(found.data.metrics["test_accuracy"], rel=1e-5)
-    assert float(version.tags["latency_ms"]) == pytest.approx(found.data.metrics["latency_ms"], rel=1e-5)
-    assert version.tags[Tag.DATA_FINGERPRINT] == found.data.tags[Tag.DATA_FINGERPRINT]
-    assert found.data.tags[Tag.REGISTERED_REASON] == version.tags[Tag.REASON] == "there was no champion"
+    assert version.run_id == logged.info.run_id
+    assert float(version.tags["test_accuracy"]) == pytest.approx(logged.data.metrics["test_accuracy"], rel=1e-5)
+    assert float(version.tags["latency_ms"]) == pytest.approx(logged.data.metrics["latency_ms"], rel=1e-5)
+    assert version.tags[Tag.DATA_FINGERPRINT] == logged.data.tags[Tag.DATA_FINGERPRINT]
+    assert logged.data.tags[Tag.REGISTERED_REASON] == version.tags[Tag.REASON] == "there was no champion"
     lines = completed.stdout.splitlines()
     assert "registry models:/smoke/1 is the champion: there was no champion" in lines
     assert any("models serve -m models:/smoke/1 --env-manager local" in line for line in lines)
 
 
 def test_finished_run_leaves_no_checkpoint(finished):
-    _, found = finished
+    _, logged = finished
     folder = Path(os.environ["XDG_CACHE_HOME"]) / "convmixer" / "checkpoints"
-    assert folder.is_dir() and not (folder / found.info.run_id).exists()
+    assert folder.is_dir() and not (folder / logged.info.run_id).exists()
 
 
-def test_diverged_training_is_a_failed_run_with_one_error_line(uri):
-    completed = run(
-        mlflow_run("-P", "recipe=smoke", "-P", "epochs=50", "-P", "learning_rate=10", "-P", "weight_decay=10"), uri
-    )
-    assert completed.returncode == 1
-    (line,) = [line for line in completed.stderr.splitlines() if line.startswith("error: ")]
+def test_diverged_training_is_a_failed_run_with_one_error_line(uri, capsys):
+    with environment_of(uri, EXPERIMENT):
+        settings = ["--epochs", "50", "--learning_rate", "10", "--weight_decay", "10"]
+        assert run_convmixer(["train", "smoke", *settings]) == 1
+    errors = capsys.readouterr().err
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert "at epoch" in line and "step" in line
-    assert "Traceback" not in completed.stderr.split("error: ")[0]
+    assert "Traceback" not in errors
     assert latest_run().info.status == "FAILED"
     assert latest_run().data.tags[Tag.OUTCOME] == "failed"
     assert latest_run().data.tags[Tag.OUTCOME_REASON].startswith("Diverged: loss became")
@@ -203,7 +209,7 @@ def training(uri):
     def start(command):
         process = subprocess.Popen(
             command,
-            env=environment(uri, "seams"),
+            env=environment(uri, EXPERIMENT),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -217,24 +223,18 @@ def training(uri):
     yield start
     for process in started:
         with process:
-            for one in (
-                [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
-            ):
+            for one in process_tree(process) if process.poll() is None else []:
                 one.kill()
 
 
-def wait_until_gone(processes):
-    _, alive = psutil.wait_procs(processes, timeout=30)
-    assert not alive
-
-
 def test_ctrl_c_stops_mlflow_run_and_training_and_is_logged(training):
-    process = training(mlflow_run(*LONG))
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    process = training(mlflow_run("--experiment-name", EXPERIMENT, recipe="smoke", epochs=1000))
+    processes = process_tree(process)
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
-    wait_until_gone(family)
-    assert latest_run().info.status in {"KILLED", "FAILED"}  # MLflow may write FAILED over KILLED
+    assert have_ended(processes, seconds=30)
+    # MLflow may write FAILED over KILLED
+    assert latest_run().info.status in {"KILLED", "FAILED"}
     assert latest_run().data.tags[Tag.OUTCOME] == "stopped"
     assert latest_run().data.tags[Tag.OUTCOME_REASON] == "by SIGINT"
 
@@ -245,18 +245,6 @@ def test_sigterm_to_the_training_process_ends_the_run_as_killed(training):
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
     assert latest_run().info.status == "KILLED"
     assert latest_run().data.tags[Tag.OUTCOME_REASON] == "by SIGTERM"
-
-
-def test_projects_run_from_python_equals_the_command(uri, monkeypatch):
-    for name, value in environment(uri, "seams").items():
-        monkeypatch.setenv(name, value)
-    completed = mlflow.projects.run(
-        str(ROOT), parameters={"recipe": "smoke", "epochs": 1}, env_manager="local", experiment_name="seams"
-    )
-    found = mlflow.get_run(completed.run_id)
-    assert completed.get_status() == found.info.status == "FINISHED"
-    assert found.info.run_name == "smoke 8/1 k3 p2"
-    assert found.data.params["epochs"] == "1"
 
 
 @pytest.fixture(scope="module")
@@ -278,17 +266,30 @@ def repository(tmp_path_factory):
     return folder
 
 
-def test_git_uri_runs_the_commit_it_names(repository, uri, tmp_path):
-    completed = run(
-        mlflow_run("-P", "recipe=smoke", "-P", "epochs=1", project=f"file://{repository}"), uri, cwd=tmp_path
-    )
-    assert completed.returncode == 0, completed.stderr
+@pytest.fixture(scope="module")
+def run_from_python(repository, uri):
+    """Return what `mlflow.projects.run` of the repository's URI returns."""
+    with environment_of(uri, EXPERIMENT):
+        return mlflow.projects.run(
+            f"file://{repository}",
+            parameters={"recipe": "smoke", "epochs": 1},
+            env_manager="local",
+            experiment_name=EXPERIMENT,
+        )
+
+
+def test_projects_run_from_python_equals_the_command(run_from_python):
+    logged = mlflow.get_run(run_from_python.run_id)
+    assert run_from_python.get_status() == logged.info.status == "FINISHED"
+    assert logged.info.run_name == "smoke 8/1 k3 p2"
+    assert logged.data.params["epochs"] == "1"
+
+
+def test_git_uri_runs_the_commit_it_names(run_from_python, repository):
     head = ["git", "-C", str(repository), "rev-parse", "HEAD"]
-    assert (
-        latest_run().data.tags[Tag.GIT_COMMIT]
-        == subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
-    )
-    assert latest_run().data.tags[Tag.GIT_DIRTY] == "false"
+    commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+    tags = mlflow.get_run(run_from_python.run_id).data.tags
+    assert (tags[Tag.GIT_COMMIT], tags[Tag.GIT_DIRTY]) == (commit, "false")
 
 
 @pytest.mark.parametrize(
@@ -335,7 +336,8 @@ def test_help_does_not_import_tensorflow(capsys):
 
 def test_refused_setting_under_mlflow_run_leaves_no_open_run(uri):
     before = time.time()
-    completed = run(mlflow_run("-P", "recipe=smoke", "-P", "depht=3"), uri)
+    command = mlflow_run("--experiment-name", EXPERIMENT, recipe="smoke", depht=3)
+    completed = run_to_end(command, uri, EXPERIMENT)
     assert completed.returncode == 1
     assert "error: unknown setting 'depht'; did you mean depth?" in completed.stderr
     assert latest_run().info.start_time / 1000 > before
@@ -346,7 +348,8 @@ def test_refused_setting_under_mlflow_run_leaves_no_open_run(uri):
 
 def test_failed_download_of_a_dataset_prints_one_error_line(tmp_path):
     alone = ["env", "https_proxy=http://127.0.0.1:1", f"KERAS_HOME={tmp_path}", f"XDG_CACHE_HOME={tmp_path}"]
-    completed = run([*alone, sys.executable, "-m", "pipeline", "train", "baseline"], "unused:", cwd=ROOT)
+    command = [*alone, sys.executable, "-m", "pipeline", "train", "baseline"]
+    completed = run_to_end(command, "unused:", EXPERIMENT, cwd=ROOT)
     assert (completed.returncode, completed.stdout) == (2, "")
     reads, fetches, error = completed.stderr.splitlines()
     assert reads == "cifar10 is read by Keras, which downloads it the first time"
@@ -366,15 +369,3 @@ def test_settings_of_a_recipe_file_are_validated_against_the_data(tmp_path, caps
         "patch_size must divide the image side: 8x8 pixels, got patch_size=3; try one of 1, 2, 4, 8"
         in capsys.readouterr().err
     )
-
-
-def test_terminal_shows_a_progress_bar_and_a_log_one_line_per_epoch(uri):
-    code = (
-        "import pty, sys;"
-        "sys.exit(pty.spawn([sys.executable, '-m', 'pipeline', 'train', 'smoke', '--epochs', '2']) >> 8)"
-    )
-    completed = run([sys.executable, "-c", code], uri, cwd=ROOT, stdin=subprocess.DEVNULL)
-    assert completed.returncode == 0, completed.stderr
-    assert "Epoch 2/2" in completed.stdout and "4/4" in completed.stdout and "━" in completed.stdout
-    assert "epoch 2/2" not in completed.stdout
-    assert "test accuracy" in completed.stdout

@@ -36,19 +36,19 @@ def printed(uri):
         ("search", "smoke", "--trials", "3", "--epochs", "1", "--final_seeds", "1"),
     ):
         command = [sys.executable, "-m", "pipeline", program, *arguments]
-        done = subprocess.run(
+        completed = subprocess.run(
             command, cwd=ROOT, env=environment(uri, "seen"), capture_output=True, text=True, timeout=600, check=False
         )
-        assert done.returncode == 0, done.stderr
-        lines += [line.partition(" ") for line in done.stdout.splitlines()]
+        assert completed.returncode == 0, completed.stderr
+        lines += [line.partition(" ") for line in completed.stdout.splitlines()]
     return {word: rest.strip() for word, _, rest in lines}
 
 
 @pytest.fixture(scope="module")
 def runs(printed):
     """Return the two runs by kernel size."""
-    found = mlflow.search_runs(["1"], f"tags.{Tag.ROLE} = '{Role.RUN}'", output_format="list")
-    return {run.data.params["kernel_size"]: run for run in found}
+    logged = mlflow.search_runs(["1"], f"tags.{Tag.ROLE} = '{Role.RUN}'", output_format="list")
+    return {run.data.params["kernel_size"]: run for run in logged}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def address(uri, runs, tmp_path_factory):
     ):
         try:
             wait_until(
-                lambda: answers(f"http://127.0.0.1:{port}/health"), seconds=180, what="mlflow ui does not answer"
+                lambda: answers(f"http://127.0.0.1:{port}/health"), seconds=180, message="mlflow ui does not answer"
             )
             yield f"http://127.0.0.1:{port}/#/experiments/1"
         finally:
@@ -97,12 +97,12 @@ def test_runs_table_nests_trials_below_their_search(window, address):
 def test_runs_table_shows_settings_and_results_as_columns(window, address):
     window.open(f"{address}/runs")
     window.shows("search smoke")
-    window.click("button", holding="Columns")
+    window.click("button", containing="Columns")
     for name in ("Dataset", "Source", "test_accuracy", "best_val_accuracy", "kernel_size"):  # the first two: away
         window.click(f"[class*=tree-checkbox]:has(+ [title='{name}'])")
     heads = "return [...document.querySelectorAll('[role=columnheader]')].map(e => e.innerText.trim())"
     wanted = {"test_accuracy", "best_val_accuracy", "kernel_size"}
-    wait_until(lambda: wanted <= set(window.run(heads)), seconds=30, what=lambda: window.run(heads))
+    wait_until(lambda: wanted <= set(window.run(heads)), seconds=30, message=lambda: window.run(heads))
     offered = "return [...document.querySelectorAll('[class*=tree-checkbox] + [title]')].map(e => e.title)"
     assert {"recipe", "learning_rate", "val_accuracy", "parameters", "role"} <= set(window.run(offered))
 
@@ -111,7 +111,7 @@ def test_chart_view_overlays_the_curves_of_runs(window, address, runs):
     window.open(f"{address}/runs?compareRunsMode=CHART")
     window.shows("val_accuracy", *(f"{run.info.run_name} (accuracy)" for run in runs.values()))
     lines = "return [...document.querySelectorAll('.js-plotly-plot')].map(e => e.querySelectorAll('.js-line').length)"
-    wait_until(lambda: max(window.run(lines), default=0) >= 2, seconds=60, what=lambda: str(window.run(lines)))
+    wait_until(lambda: max(window.run(lines), default=0) >= 2, seconds=60, message=lambda: str(window.run(lines)))
 
 
 def test_comparison_of_two_runs_shows_parallel_coordinates_and_differences(window, address, runs):
@@ -120,7 +120,7 @@ def test_comparison_of_two_runs_shows_parallel_coordinates_and_differences(windo
     text = window.shows("Parallel Coordinates Plot", "best_val_accuracy", "kernel_size")
     assert all(run.info.run_name in text for run in runs.values())
     drawn = "return document.querySelectorAll('.parcoords').length"
-    wait_until(lambda: window.run(drawn), seconds=60, what="no parallel coordinates were drawn")
+    wait_until(lambda: window.run(drawn), seconds=60, message="no parallel coordinates were drawn")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_artifact_page_shows_pictures(window, address, runs, path):
     window.open(f"{address}/runs/{runs['3'].info.run_id}/artifacts/{path}")
     window.shows(f"Path: {runs['3'].info.artifact_uri.removeprefix('file://')}/{path}")
     large = "no picture of more than 300 pixels a side"
-    wait_until(lambda: [size for size in window.pictures() if min(size) > 300], seconds=60, what=large)
+    wait_until(lambda: [size for size in window.pictures() if min(size) > 300], seconds=60, message=large)
 
 
 def test_model_page_shows_metrics_and_signature(window, address, runs):
@@ -146,16 +146,16 @@ def test_model_page_shows_metrics_and_signature(window, address, runs):
     text = window.shows("test_accuracy", "test_loss", run.info.run_name, "Ready")
     assert str(run.data.metrics["test_accuracy"]) in text
     window.open(f"{address}/models/{model.model_id}/artifacts")
-    window.click("[data-testid=artifact-tree-node]", holding="MLmodel")
-    told = " ".join(window.shows("signature:", "type_hint").split())
-    assert '"shape": [-1, 8, 8, 1]' in told and '"shape": [-1, 10]' in told
+    window.click("[data-testid=artifact-tree-node]", containing="MLmodel")
+    signature = " ".join(window.shows("signature:", "type_hint").split())
+    assert '"shape": [-1, 8, 8, 1]' in signature and '"shape": [-1, 10]' in signature
 
 
 def test_model_version_page_shows_signature_alias_and_tags(window, address):
     window.open(f"{address.rpartition('/experiments')[0]}/models/best/versions/1")
     text = window.shows("Version 1", "champion", Tag.DATA_FINGERPRINT, "test_accuracy", "latency_ms", "Schema")
     assert "there was no champion" in text
-    window.click("[role=cell]", holding="Inputs (1)")
+    window.click("[role=cell]", containing="Inputs (1)")
     window.shows("image (optional)", "any")
 
 
@@ -165,10 +165,10 @@ def test_dashboard_command_of_a_search_shows_its_study(window, printed):
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as one:
         try:
             wait_until(
-                lambda: answers(f"http://127.0.0.1:{port}"), seconds=180, what="optuna-dashboard does not answer"
+                lambda: answers(f"http://127.0.0.1:{port}"), seconds=180, message="optuna-dashboard does not answer"
             )
             window.open(f"http://127.0.0.1:{port}/dashboard")
-            window.click("a", holding="smoke")
+            window.click("a", containing="smoke")
             window.shows("val_accuracy", "learning_rate", "kernel_size")
         finally:
             os.killpg(one.pid, 15)

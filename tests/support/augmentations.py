@@ -1,4 +1,4 @@
-"""Augmentations that are off unless named, and images to augment."""
+"""Augmentations that are off unless enabled, and images to augment."""
 
 import numpy as np
 import tensorflow as tf
@@ -20,15 +20,17 @@ SEED = tf.constant([1, 2], tf.int64)
 
 
 def build_augmentation(**settings):
+    """Build the augmentation of these settings, with a RandAugment magnitude that shows."""
     return registry.build_augmentation(AugmentationConfig(randaugment_magnitude=12, **settings))
 
 
 def noise(*shape, seed=0):
+    """Return random pixels."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def smooth(count, height, width, channels, seed=0):
-    """Different gradients: as in photographs, neighbouring pixels are alike."""
+    """Return random gradients, (count, height, width, channels): as in photographs, neighbouring pixels are similar."""
     ends = np.random.default_rng(seed).uniform(0, 255, (4, count, 1, 1, channels))
     down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j][:, None, :, :, None]
     top, bottom = ends[0] + (ends[1] - ends[0]) * across, ends[2] + (ends[3] - ends[2]) * across

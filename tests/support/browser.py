@@ -1,4 +1,4 @@
-"""A headless Chromium, driven as WebDriver says (https://www.w3.org/TR/webdriver2/), without a package for it."""
+"""A headless Chromium, driven by the WebDriver protocol (https://www.w3.org/TR/webdriver2/) without a package."""
 
 import base64
 import json
@@ -17,73 +17,81 @@ MISSING = next((name for name in ("chromium", "chromedriver") if shutil.which(na
 
 
 def answers(url):
+    """Return True if a server of this machine answers a request."""
     try:
-        with urlopen(url, timeout=5):  # noqa: S310 - of this machine
+        with urlopen(url, timeout=5):  # noqa: S310
             return True
     except (URLError, OSError):
         return False
 
 
-def wait_until(true, *, seconds, what):
-    """What `true` returns once that is anything; `what` is said, or what it returns, if it does not come to be."""
+def wait_until(condition, *, seconds, message):
+    """Return the result of `condition()` once it is true; raise AssertionError(message) after so many seconds.
+
+    `message` may be a function that returns it.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := true():
-            return found
+        if result := condition():
+            return result
         time.sleep(0.3)
-    raise AssertionError(what() if callable(what) else what)
+    raise AssertionError(message() if callable(message) else message)
 
 
 class Browser:
-    """One window."""
+    """A window of the browser."""
 
     def __init__(self, address, session):
-        self._at = f"{address}/session/{session}"
+        self._url = f"{address}/session/{session}"
 
     def open(self, url):
-        call(f"{self._at}/url", {"url": "about:blank"})  # else a change behind the # alone loads nothing anew
-        call(f"{self._at}/url", {"url": url})
+        """Load a page."""
+        # Otherwise an address that differs only behind the # does not load the page again
+        call(f"{self._url}/url", {"url": "about:blank"})
+        call(f"{self._url}/url", {"url": url})
 
     def run(self, script, *arguments):
-        """What a function body returns in the page."""
-        return call(f"{self._at}/execute/sync", {"script": script, "args": list(arguments)})
+        """Return what the body of a JavaScript function returns in the page."""
+        return call(f"{self._url}/execute/sync", {"script": script, "args": list(arguments)})
 
     def text(self):
-        """All text that is shown."""
+        """Return all visible text."""
         return self.run("return document.body.innerText")
 
     def shows(self, *words, seconds=90):
-        """Wait until all words are to be read; returns the text."""
+        """Wait until all words are visible, and return the text."""
 
-        def found():
+        def text_with_words():
             text = self.text()
             return text if all(word in text for word in words) else None
 
-        return wait_until(found, seconds=seconds, what=lambda: f"{words} not in: {self.text()[:3000]}")
+        return wait_until(text_with_words, seconds=seconds, message=lambda: f"{words} not in: {self.text()[:3000]}")
 
-    def click(self, selector, *, holding=""):
-        """Wait for an element with a text or a label, and click it as a mouse does."""
+    def click(self, selector, *, containing=""):
+        """Wait for an element whose text or label contains a string, and click it."""
         script = (
             "return [...document.querySelectorAll(arguments[0])].find(e => "
             "`${e.innerText} ${e.ariaLabel} ${e.title}`.includes(arguments[1]))"
         )
-        missing = f"nothing to click: {selector} {holding}"
-        (element,) = wait_until(lambda: self.run(script, selector, holding), seconds=90, what=missing).values()
-        call(f"{self._at}/element/{element}/click", {})
+        missing = f"nothing to click: {selector} {containing}"
+        (element,) = wait_until(lambda: self.run(script, selector, containing), seconds=90, message=missing).values()
+        call(f"{self._url}/element/{element}/click", {})
 
     def pictures(self):
-        """Width and height in pixels of the pictures that have been loaded."""
+        """Return width and height in pixels of each loaded picture."""
         return self.run(
             "return [...document.images].filter(i => i.complete && i.naturalWidth)"
             ".map(i => [i.naturalWidth, i.naturalHeight])"
         )
 
     def screenshot(self, path):
-        with urlopen(f"{self._at}/screenshot", timeout=60) as answer:  # noqa: S310
+        """Write a PNG of the window."""
+        with urlopen(f"{self._url}/screenshot", timeout=60) as answer:  # noqa: S310
             Path(path).write_bytes(base64.b64decode(json.load(answer)["value"]))
 
 
 def call(url, body):
+    """Send a WebDriver command, and return its value."""
     request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
     with urlopen(request, timeout=180) as answer:  # noqa: S310
         return json.load(answer)["value"]
@@ -91,14 +99,15 @@ def call(url, body):
 
 @contextmanager
 def browser(*, width=1600, height=1000):
+    """Start a browser, and yield its window."""
     port = free_port()
     with subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL) as process:
         try:
             address = f"http://127.0.0.1:{port}"
-            wait_until(lambda: answers(f"{address}/status"), seconds=60, what="chromedriver does not answer")
+            wait_until(lambda: answers(f"{address}/status"), seconds=60, message="chromedriver does not answer")
             options = {"args": [*FLAGS.split(), f"--window-size={width},{height}"]}
-            wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
-            session = call(f"{address}/session", wanted)["sessionId"]
+            capabilities = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
+            session = call(f"{address}/session", capabilities)["sessionId"]
             try:
                 yield Browser(address, session)
             finally:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL in a folder of its own, on 127.0.0.1, for as long as a test wants it."""
+"""A PostgreSQL server on 127.0.0.1 with its data in a temporary folder."""
 
 import os
 import shutil
@@ -20,17 +20,17 @@ PROGRAMS = ("postgres", "initdb", "pg_dump", "pg_restore")
 
 
 def programs():
-    """Where PostgreSQL's programs are; a test without them is skipped."""
+    """Return the paths of PostgreSQL's programs by name; skip the test if one is missing."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    path = os.pathsep.join([os.environ["PATH"], *map(str, folders)])
-    found = {name: shutil.which(name, path=path) for name in PROGRAMS}
-    if missing := [name for name, where in found.items() if where is None]:
+    search_path = os.pathsep.join([os.environ["PATH"], *map(str, folders)])
+    paths = {name: shutil.which(name, path=search_path) for name in PROGRAMS}
+    if missing := [name for name, path in paths.items() if path is None]:
         pytest.skip(f"PostgreSQL is not installed here: no {', '.join(missing)}")
-    return found
+    return paths
 
 
 class Postgres:
-    """A server that asks for a password; it can be stopped and started again."""
+    """A server that requires a password; it can be stopped and started again."""
 
     def __init__(self, folder):
         self.programs = programs()
@@ -51,7 +51,7 @@ class Postgres:
 
     @property
     def environment(self):
-        """What a program needs that is given an address without a password."""
+        """Return the variables of a program that gets an address without a password."""
         return {"PGPASSWORD": PASSWORD}
 
     def _run(self, name, *arguments):
@@ -59,6 +59,7 @@ class Postgres:
         subprocess.run(command, **self._as, cwd=self.folder, check=True, capture_output=True)
 
     def start(self):
+        """Start the server, and wait until it accepts connections."""
         options = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={self.port}", "-c", "fsync=off"]
         with open(self.folder / "log.txt", "ab") as log:
             self._server = subprocess.Popen(
@@ -77,7 +78,7 @@ class Postgres:
                 time.sleep(0.1)
 
     def stop(self):
-        """Break off all connections and shut down, as a restart of the service does."""
+        """Close all connections and shut down, as a restart of the service does."""
         self._server.send_signal(signal.SIGINT)
         self._server.wait(60)
 
@@ -86,19 +87,21 @@ class Postgres:
         self.start()
 
     def database(self, name):
-        """Create an empty database; returns its URL."""
-        with psycopg.connect(self.url("postgres", driver=""), password=PASSWORD, autocommit=True) as line:
-            line.execute(f'CREATE DATABASE "{name}"')
+        """Create an empty database, and return its URL."""
+        with psycopg.connect(self.url("postgres", driver=""), password=PASSWORD, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
         return self.url(name)
 
     def url(self, database, *, driver="+psycopg"):
-        """An address without a password."""
+        """Return the address of a database, without a password."""
         return f"postgresql{driver}://{USER}@127.0.0.1:{self.port}/{database}"
 
 
 @contextmanager
 def running_postgres():
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="postgres-") as folder:  # pytest's own is for its user alone
+    """Start a server, and stop it at the end."""
+    # pytest's own folder is accessible to its user only
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="postgres-") as folder:
         server = Postgres(folder)
         try:
             yield server

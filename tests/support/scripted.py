@@ -15,6 +15,7 @@ from pipeline.search.session import SearchContext
 from pipeline.search.space import parse_search
 from pipeline.search.study import Study
 from pipeline.tracking.tags import RunRef, TrialOutcome
+from tests.support.stores import tracking_store
 
 # Spaces with any number of configurations, with six, and with two
 CONTINUOUS = "recipe: smoke\nspace: {learning_rate: {low: 0.0001, high: 0.1, log: true}}\n"
@@ -52,25 +53,13 @@ def _empty_storage():
 
 @contextmanager
 def mlflow_store(folder):
-    """Use an empty MLflow store in the folder, a copy of one whose tables took seconds to create."""
-    file = Path(folder) / "mlflow.db"
-    shutil.copy(_empty_mlflow(), file)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{file}")
-    mlflow.create_experiment("mine", artifact_location=str(Path(folder) / "artifacts"))
-    mlflow.set_experiment("mine")
-    try:
-        yield mlflow.get_tracking_uri()
-    finally:
-        mlflow.end_run()
-        mlflow.set_tracking_uri(before)
-
-
-@cache
-def _empty_mlflow():
-    file = Path(tempfile.mkdtemp()) / "empty.db"
-    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
+    """Use an empty MLflow store in the folder, whose experiment `mine` is the active one."""
+    with tracking_store(folder, "mine") as uri:
+        mlflow.set_experiment("mine")
+        try:
+            yield uri
+        finally:
+            mlflow.end_run()
 
 
 def epoch_report(job, epoch, accuracy, loss=1.0):

@@ -1,6 +1,7 @@
-"""A real MLflow server that tests start, stop and kill, and a proxy before it that fails as networks do."""
+"""An MLflow server that tests start, stop and kill, and a proxy before it that fails as networks do."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,28 +16,33 @@ import psutil
 import requests
 
 from tests.support.ports import free_port
+from tests.support.stores import empty_database
 
 READY_SECONDS = 120
 
 
 class Server:
-    """`mlflow server` on 127.0.0.1 with its artifacts in a folder, and its runs there too or where `store` says."""
+    """`mlflow server` on 127.0.0.1 with its artifacts in a folder; its runs are there too, or in `store`."""
 
     def __init__(self, folder, *, store=None):
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._folder = folder
-        self._store = store or f"sqlite:///{folder}/server.db"
+        if store is None:
+            shutil.copy(empty_database(), f"{folder}/server.db")
+            store = f"sqlite:///{folder}/server.db"
+        self._store = store
         self._process = None
 
     def start(self):
-        mine = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        """Start the server, and wait until it answers."""
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", self._store, "--workers", "1"]
         command += ["--artifacts-destination", f"{self._folder}/served"]
         self._process = subprocess.Popen(
             command,
-            env=mine | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+            env=variables | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
             cwd=self._folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -51,13 +57,13 @@ class Server:
         raise AssertionError("mlflow server did not start")
 
     def end(self, number=signal.SIGTERM):
-        """End it and its workers, by SIGTERM or as a crash does."""
+        """End the server and its workers with a signal; SIGKILL acts as a crash does."""
         if self._process is None:
             return
-        family = [*psutil.Process(self._process.pid).children(recursive=True), psutil.Process(self._process.pid)]
+        processes = [*psutil.Process(self._process.pid).children(recursive=True), psutil.Process(self._process.pid)]
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
-        _, alive = psutil.wait_procs(family, timeout=10)
+        _, alive = psutil.wait_procs(processes, timeout=10)
         for process in alive:
             process.kill()
         self._process.wait()
@@ -66,25 +72,28 @@ class Server:
 
 @contextmanager
 def server(folder, *, store=None):
-    """A server that runs."""
-    one = Server(folder, store=store)
+    """Start a server, and end it."""
+    running = Server(folder, store=store)
     try:
-        one.start()
-        yield one
+        running.start()
+        yield running
     finally:
-        one.end(signal.SIGKILL)
+        running.end(signal.SIGKILL)
 
 
 class Proxy:
-    """Passes requests on to a server, unless `fault` says otherwise.
+    """Forwards requests to a server, unless `fault` returns something else.
 
-    `fault` is called with method and path; it returns "away" (the line is cut), "500", "lost" (the request arrives and
-    its answer does not), a number of seconds to wait before passing it on, or None.
+    `fault` is called with method and path. It returns "away" (the connection is closed), "500", "lost" (the request
+    arrives and its answer does not), a number of seconds to wait before forwarding, or None.
+
+    Attributes:
+        passed: method and path of each request that the server has answered.
     """
 
     def __init__(self, to):
         self.fault = lambda method, path: None
-        self.passed = []  # method and path of what the server has answered
+        self.passed = []
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -99,11 +108,11 @@ class Proxy:
                     return self._answer(500, b"the proxy has no server", [])
                 if isinstance(fault, int | float):
                     time.sleep(fault)
-                line = HTTPConnection("127.0.0.1", to, timeout=60)
-                line.request(self.command, self.path, body, dict(self.headers))
-                answer = line.getresponse()
+                connection = HTTPConnection("127.0.0.1", to, timeout=60)
+                connection.request(self.command, self.path, body, dict(self.headers))
+                answer = connection.getresponse()
                 content = answer.read()
-                line.close()
+                connection.close()
                 proxy.passed.append((self.command, self.path))
                 if fault == "lost":
                     return self._cut()
@@ -130,8 +139,8 @@ class Proxy:
         class Listener(ThreadingHTTPServer):
             daemon_threads = True
 
-            def handle_error(self, request, address):  # a client that hung up
-                pass
+            def handle_error(self, request, address):
+                """Ignore a client that has closed its connection."""
 
         self._http = Listener(("127.0.0.1", 0), Handler)
         self.uri = f"http://127.0.0.1:{self._http.server_port}"

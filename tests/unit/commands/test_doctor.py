@@ -12,8 +12,9 @@ from pipeline.commands.doctor_checks import CheckResult
 from pipeline.config.commands import DoctorConfig
 from pipeline.runtime.console import Console
 from pipeline.tracking.tags import Tag
+from tests.support.mlflow_project import run_project
 from tests.support.paths import ROOT
-from tests.support.stores import environment, tracking_store
+from tests.support.stores import tracking_store
 
 
 @pytest.fixture
@@ -65,13 +66,12 @@ def test_doctor_with_an_invalid_flag_is_refused_before_mlflow_is_imported(words,
     assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
 
 
-def test_doctor_started_by_mlflow_run_names_and_finishes_its_run(tmp_path):
+def test_doctor_started_by_mlflow_run_names_and_finishes_its_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     with tracking_store(tmp_path, "doctor") as uri:
-        command = ["mlflow", "run", str(ROOT), "-e", "doctor", "--env-manager", "local"]
-        environ = environment(uri, "doctor") | {"CUDA_VISIBLE_DEVICES": "-1"}
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environ, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "ok       TensorFlow " in done.stdout and "error    " not in done.stdout
+        result = run_project(uri, "doctor", entry_point="doctor")
+        assert result.succeeded, result.stdout + result.stderr
+        assert "ok       TensorFlow " in result.stdout and "error    " not in result.stdout
         (run,) = mlflow.search_runs(experiment_names=["doctor"], output_format="list")
         assert (run.info.run_name, run.info.status, run.data.tags[Tag.ROLE]) == ("doctor", "FINISHED", "doctor")
         assert os.listdir(tmp_path / "artifacts")

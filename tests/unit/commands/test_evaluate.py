@@ -19,6 +19,7 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.subset import build_subset
 from pipeline.evaluation.corruptions import CORRUPTIONS
 from pipeline.tracking.tags import Tag
+from tests.support.mlflow_project import run_project
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
@@ -45,22 +46,12 @@ def run_id(uri):
 
 
 @pytest.fixture(scope="module")
-def evaluated(uri, run_id, tmp_path_factory):
-    """The smoke run evaluated by `mlflow run -e evaluate`: the process, and the run before and after that."""
+def evaluated(uri, run_id):
+    """Evaluate the smoke run with the project's entry point; return the output, and the run before and after."""
     before = get_run(run_id)
-    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "evaluate", "--env-manager", "local"]
-    command += ["--experiment-name", "evaluated", "-P", "model=latest", "-P", "corrupted_images=50"]
-    done = subprocess.run(
-        command,
-        env=environment(uri, "evaluated"),
-        cwd=tmp_path_factory.mktemp("elsewhere"),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done, before, get_run(run_id)
+    result = run_project(uri, "evaluated", entry_point="evaluate", model="latest", corrupted_images=50)
+    assert result.succeeded, result.stderr
+    return result.stdout, before, get_run(run_id)
 
 
 def get_run(run_id):
@@ -92,7 +83,7 @@ def read_table(run_id, path):
 
 
 def test_evaluate_logs_to_the_training_run_and_keeps_its_status(evaluated, run_id):
-    done, before, after = evaluated
+    output, before, after = evaluated
     metrics = {name: value for name, value in after.data.metrics.items() if name.startswith(f"{METRICS}/")}
     assert metrics[f"{METRICS}/accuracy"] == before.data.metrics["test_accuracy"]
     assert metrics[f"{METRICS}/nll"] == pytest.approx(before.data.metrics["test_loss"], rel=1e-4)
@@ -101,7 +92,7 @@ def test_evaluate_logs_to_the_training_run_and_keeps_its_status(evaluated, run_i
     }
     assert logged_files(run_id, "digits-test") == FILES
     assert (after.info.status, after.info.end_time) == ("FINISHED", before.info.end_time)
-    assert f"run      {run_id}: {METRICS} among its metrics and artifacts" in done.stdout
+    assert f"run      {run_id}: {METRICS} among its metrics and artifacts" in output
 
 
 def test_evaluate_logs_its_metrics_to_the_model_too(evaluated, run_id):

@@ -1,7 +1,5 @@
 """The command `predict`: its table, its run, and what it refuses."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -13,9 +11,9 @@ from PIL import Image
 from pipeline.commands import predict
 from pipeline.commands.main import run
 from pipeline.tracking.tags import Tag
+from tests.support.mlflow_project import run_project
 from tests.support.paths import ROOT
-from tests.support.registered import CLASSES, NAME
-from tests.support.stores import environment
+from tests.support.registered_model import CLASSES, NAME
 
 COLORS = {"red": (200, 30, 40), "green": (30, 200, 40), "blue": (30, 40, 200)}
 CHAMPION = f"models:/{NAME}@champion"
@@ -49,19 +47,9 @@ def run_predict(registered_model, tmp_path, capsys, monkeypatch):
 
 def test_predict_started_by_mlflow_run_writes_and_logs_a_table(registered_model, tmp_path):
     save_image(tmp_path / "my images" / "one.png", "green")
-    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "predict", "--env-manager", "local"]
-    given = [f"model={CHAMPION}", f"images={tmp_path}/my images", f"folder={tmp_path}/out"]
-    command += ["--experiment-name", "registering", *(word for pair in given for word in ("-P", pair))]
-    done = subprocess.run(
-        command,
-        env=environment(registered_model.uri, "registering"),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    parameters = {"model": CHAMPION, "images": f"{tmp_path}/my images", "folder": f"{tmp_path}/out"}
+    result = run_project(registered_model.uri, "registering", entry_point="predict", **parameters)
+    assert result.succeeded, result.stderr
     own_run = newest_run()
     tags = own_run.data.tags
     assert (own_run.info.status, tags[Tag.ROLE], tags[Tag.OUTCOME]) == ("FINISHED", "predict", "finished")
@@ -72,8 +60,8 @@ def test_predict_started_by_mlflow_run_writes_and_logs_a_table(registered_model,
     logged = mlflow.artifacts.download_artifacts(f"runs:/{own_run.info.run_id}/predictions.csv")
     written = tmp_path / "out" / own_run.info.run_id / "predictions.csv"
     assert Path(logged).read_bytes() == written.read_bytes()
-    assert f"table    {written}" in done.stdout
-    assert "1 image predicted" in done.stdout
+    assert f"table    {written}" in result.stdout
+    assert "1 image predicted" in result.stdout
 
 
 def test_predict_of_folders_with_class_names_logs_accuracy_and_confusion_matrix(run_predict, tmp_path):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.data.read_images import read_batch, read_images
 from pipeline.runtime.errors import UsageError
-from tests.support.image_files import COLOR, GRAY, saved
+from tests.support.image_files import COLOR, GRAY, save_image
 
 
 def allocate(shape):
@@ -87,7 +87,7 @@ def test_read_images_after_a_worker_died_raises_with_its_files(tmp_path, monkeyp
 
 
 def test_read_batch_returns_errors_by_file_and_reads_the_others(tmp_path):
-    good = saved(tmp_path, Image.fromarray(COLOR), "good.png")
+    good = save_image(tmp_path, Image.fromarray(COLOR), "good.png")
     whole = io.BytesIO()
     Image.fromarray(np.kron(COLOR, np.ones((30, 30, 1), np.uint8))).save(whole, "JPEG")
     files = {"cut.jpg": whole.getvalue()[:600], "empty.png": b"", "text.bmp": b"BMnope", "word.webp": b"hello"}
@@ -103,5 +103,5 @@ def test_read_batch_returns_errors_by_file_and_reads_the_others(tmp_path):
 
 def test_read_batch_returns_an_error_above_pillows_pixel_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    file = saved(tmp_path, Image.fromarray(GRAY))  # 12 pixels: Pillow itself would only warn
+    file = save_image(tmp_path, Image.fromarray(GRAY))  # 12 pixels: Pillow itself would only warn
     assert "decompression bomb" in read_batch([file], (3, 4, 1), False).errors[0][1]

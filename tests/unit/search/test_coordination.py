@@ -264,7 +264,9 @@ def test_entry_names_the_process_as_the_tags_of_its_runs_do(attributes):
 # the lock
 
 
-def test_lock_is_free_when_its_holder_is_gone_and_says_whether_it_was_lost(postgres, request, tmp_path, closing):
+def test_lock_is_free_when_its_holder_is_gone_and_says_whether_it_was_lost(
+    postgres, request, tmp_path, close_databases
+):
     url = postgres.database(request.node.name[:60])
     one, other = (
         Study(make_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180) for _ in range(2)

@@ -30,7 +30,7 @@ def url(postgres, request):
 
 
 @pytest.fixture
-def study(url, tmp_path, closing):
+def study(url, tmp_path, close_databases):
     return lambda text=DISCRETE, *flags: Study(
         make_search(tmp_path, text, *flags), url=url, name="mine", image_shape=(8, 8, 1), training_images=180
     )
@@ -69,7 +69,7 @@ def all_runs():
 
 
 def test_two_drivers_share_the_budget_and_one_recovers_the_trials_of_the_other_that_was_killed(
-    start, tmp_path, url, closing
+    start, tmp_path, url, close_databases
 ):
     flags = ["--trials", "5", "--final_top", "1", "--final_seeds", "1"]
     first, second = start(0.4, *flags, together=2), start(0.4, *flags, together=2)
@@ -103,7 +103,7 @@ def test_two_drivers_share_the_budget_and_one_recovers_the_trials_of_the_other_t
 
 
 @pytest.mark.slow
-def test_three_drivers_train_no_configuration_twice_and_one_runs_the_final(start, tmp_path, url, closing):
+def test_three_drivers_train_no_configuration_twice_and_one_runs_the_final(start, tmp_path, url, close_databases):
     flags = ["--trials", "6", "--final_top", "1", "--final_seeds", "2"]
     outs = [finish(process) for process in [start(0.1, *flags), start(0.1, *flags), start(0.1, *flags)]]
     assert len(counted(trials_of(url))) == 6
@@ -163,7 +163,7 @@ def test_configuration_that_one_driver_abandoned_is_not_proposed_to_others(study
         assert other.ask() is None
 
 
-def test_shared_and_exclusive_coordinator_of_one_study_refuse_each_other(study, closing):
+def test_shared_and_exclusive_coordinator_of_one_study_refuse_each_other(study, close_databases):
     together = SharedCoordinator(study())
     pretend_another_process(study())
     with pytest.raises(UsageError, match="drivers must be shared"):

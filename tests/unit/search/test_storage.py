@@ -98,7 +98,7 @@ def url(postgres, request):
 
 
 @pytest.fixture
-def shared_study(url, tmp_path, closing):
+def shared_study(url, tmp_path, close_databases):
     return lambda text=CONTINUOUS, *flags: Study(
         make_search(tmp_path, text, *flags), url=url, name="mine", image_shape=(8, 8, 1), training_images=180
     )
@@ -206,7 +206,7 @@ def test_queued_configuration_that_was_taken_without_an_answer_is_proposed_again
     assert 0.01 in [one.params["learning_rate"] for one in proposals]
 
 
-def test_empty_database_can_be_opened_by_several_at_once(url, closing):
+def test_empty_database_can_be_opened_by_several_at_once(url, close_databases):
     with ThreadPoolExecutor(4) as pool:
         storages = list(pool.map(open_storage, [url] * 4))
     assert all(storage.get_all_studies() == [] for storage in storages)
@@ -218,7 +218,7 @@ def test_database_without_its_driver_is_refused_with_how_to_install_it(monkeypat
         open_storage("postgresql+psycopg://me@host/db")
 
 
-def test_wrong_password_is_refused_at_once_and_not_repeated(url, closing):
+def test_wrong_password_is_refused_at_once_and_not_repeated(url, close_databases):
     began = time.monotonic()
     with pytest.raises(UsageError, match="password authentication failed") as refused:
         open_storage(url.replace("@", ":wr0ng-secret@"))

@@ -15,7 +15,7 @@ from mlflow.models import Model
 from pipeline.serving.packaging import requirements, save_keras
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import find_model
-from tests.support.registered import CLASSES, SHAPE
+from tests.support.registered_model import CLASSES, SHAPE
 
 
 def folder_of(registered_model, name):

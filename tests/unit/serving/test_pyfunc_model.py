@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.data.decode import read_image, resize_to
 from pipeline.serving.pyfunc_model import MAX_IMAGES
 from tests.support.ports import free_port
-from tests.support.registered import CLASSES, NAME, SHAPE
+from tests.support.registered_model import CLASSES, NAME, SHAPE
 from tests.support.stores import environment
 
 HEIGHT, WIDTH, CHANNELS = SHAPE

@@ -11,7 +11,7 @@ from mlflow.tracking import fluent
 from pipeline.runtime.errors import UsageError
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import BATCH_SIZE, LoggedModel, find_model, latest_model_uri, load_model, logged_classes
-from tests.support.registered import CLASSES, SHAPE
+from tests.support.registered_model import CLASSES, SHAPE
 
 URIS = ["models:/colours@champion", "models:/colours/1", "models:/colours/latest", "runs:/{run}/model", "models:/{id}"]
 

@@ -13,16 +13,17 @@ from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
 EPOCHS, CORES = 3, 2
+# Small, so that Optuna samples some configurations twice
 SPACE = """
 recipe: smoke
 space: {kernel_size: [1, 3], learning_rate: [0.01, 0.03]}
 pruner: none
-"""  # small, so that Optuna samples some configurations twice
+"""
 
 
 @pytest.fixture(scope="module")
 def searches(tmp_path_factory):
-    """The trials of the same search on this machine and on Ray, and the curves of their runs."""
+    """Return the trials of the same search on this machine and on Ray, and the curves of their runs."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
     if not shutil.which("taskset"):
         pytest.skip("taskset gives both the same number of cores; else the last digits of their sums differ")
@@ -45,7 +46,7 @@ def run_search(folder, *flags):
         ]
         command += ["--trials", "9", "--epochs", str(EPOCHS), "--final_top", "0", "--workers", "1"]
         cores = {"RAY_OVERRIDE_RESOURCES": f'{{"CPU": {CORES}}}'}
-        done = subprocess.run(
+        completed = subprocess.run(
             ["taskset", "-c", ",".join(map(str, sorted(os.sched_getaffinity(0))[:CORES])), *command],
             env=environment(uri, "searches") | cores,
             cwd=ROOT,
@@ -54,7 +55,7 @@ def run_search(folder, *flags):
             timeout=400,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert completed.returncode == 0, completed.stdout + completed.stderr
         (name,) = optuna.get_all_study_names(storage)
         trials = optuna.load_study(study_name=name, storage=storage).trials
         return trials, {trial.number: logged_curve(trial) for trial in trials if "run_id" in trial.user_attrs}

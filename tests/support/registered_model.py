@@ -1,4 +1,4 @@
-"""A registered model that knows red from green from blue, made in a moment as runs make theirs."""
+"""A registered model that tells red, green and blue images apart, made without training."""
 
 from functools import partial
 from typing import NamedTuple
@@ -17,13 +17,15 @@ SHAPE = (8, 6, 3)  # height, width, channels
 
 
 class Registered(NamedTuple):
+    """The run of a registered model."""
+
     uri: str  # of the tracking store
     run_id: str
     model: keras.Model
 
 
-def network() -> keras.Model:
-    """Of stock layers; the brightest channel wins."""
+def build_model() -> keras.Model:
+    """Return a model of stock layers that predicts the brightest channel."""
     layers = keras.layers
     dense = layers.Dense(3, activation="softmax", name="probabilities")
     model = keras.Sequential([keras.Input(SHAPE), layers.Rescaling(1 / 255), layers.GlobalAveragePooling2D(), dense])
@@ -31,9 +33,9 @@ def network() -> keras.Model:
     return model
 
 
-def registered(folder):
-    """A finished run whose model is version 1 and the champion, in a tracking store of its own."""
-    model = network()
+def register_model(folder):
+    """Log a finished run in a tracking store of its own; its model is version 1 and the champion."""
+    model = build_model()
     with tracking_store(folder, "registering") as uri:
         with start_run(role=Role.RUN) as run:
             run.log_model(partial(save_keras, model=model, example=np.zeros((1, *SHAPE), np.float32), classes=CLASSES))

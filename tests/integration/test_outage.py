@@ -1,4 +1,4 @@
-"""A training outlives its tracking server, as people meet it: stopped, killed, away at the end, slow, answering 500."""
+"""Training while its tracking server is stopped, killed, unreachable at the end, slow or answering 500."""
 
 import re
 import signal
@@ -18,19 +18,22 @@ from tests.support.paths import ROOT
 from tests.support.servers import Proxy, server
 from tests.support.stores import environment
 
-EPOCHS = 8  # of some tenths of a second
+# An epoch takes some tenths of a second
+EPOCHS = 8
 CURVES = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"}
 ARTIFACTS = ["config.yaml", "history.csv", "per_class.csv", "plots", "test_predictions.csv"]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    with server(tmp_path_factory.mktemp("server")) as one:
-        yield one
+    """Start a tracking server that tests may stop and start."""
+    with server(tmp_path_factory.mktemp("server")) as tracking_server:
+        yield tracking_server
 
 
 @pytest.fixture(scope="module")
 def proxy(served):
+    """Start a proxy before the server."""
     proxy = Proxy(served.port)
     yield proxy
     proxy.close()
@@ -38,9 +41,9 @@ def proxy(served):
 
 @contextmanager
 def training(uri, **settings):
-    """A training's process; killed at the end if it has not ended."""
-    given = {"epochs": EPOCHS, "train_examples": "none", "batch_size": 8} | settings
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    """Start a training in a process of its own; kill it at the end if it has not ended."""
+    options = {"epochs": EPOCHS, "train_examples": "none", "batch_size": 8} | settings
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "train", "smoke", *words],
         cwd=ROOT,
@@ -57,24 +60,27 @@ def training(uri, **settings):
 
 
 def after_epoch(epoch, process):
+    """Wait for the line of an epoch."""
     assert any(re.match(rf"epoch +{epoch}/", line) for line in process.stdout), process.stderr.read()
 
 
 def finish(process):
-    out, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    assert "Traceback" not in said
-    return out, said
+    """Wait for a process that must succeed, and return its output and errors."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    return out, err
 
 
-def last_run(uri):
+def latest_run(uri):
+    """Return the run that was started last."""
     mlflow.set_tracking_uri(uri)
     return mlflow.search_runs(experiment_names=["outage"], output_format="list")[0]
 
 
-def is_whole(uri, epochs=EPOCHS):
-    """All that a run leaves is there, every point once."""
-    run = last_run(uri)
+def check_is_complete(uri, epochs=EPOCHS):
+    """Assert that the latest run has all that a run leaves, and each point of a metric once; return it."""
+    run = latest_run(uri)
     client = mlflow.MlflowClient(uri)
     assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("FINISHED", "finished")
     assert run.data.metrics.keys() >= CURVES
@@ -96,7 +102,8 @@ def is_whole(uri, epochs=EPOCHS):
 
 
 @pytest.fixture(autouse=True)
-def own_store():
+def restore_tracking_uri():
+    """Undo what a test sets as the tracking store of this process."""
     before = mlflow.get_tracking_uri()
     yield
     mlflow.set_tracking_uri(before)
@@ -104,20 +111,20 @@ def own_store():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_server_that_is_killed_or_stopped_and_started_again_costs_no_point(served, number):
+def test_server_restarted_during_training_loses_no_point(served, number):
     with training(served.uri, epochs=25) as process:
         after_epoch(1, process)
         served.end(number)
         after_epoch(3, process)
         served.start()
-        out, said = finish(process)
-    assert "the tracking server does not answer; training goes on" in said
+        out, err = finish(process)
+    assert "the tracking server does not answer; training goes on" in err
     assert "pending  " not in out
-    is_whole(served.uri, epochs=25)
+    check_is_complete(served.uri, epochs=25)
 
 
 @pytest.mark.slow
-def test_what_a_server_that_stays_away_missed_is_delivered_and_registered_later(served):
+def test_run_that_ends_without_its_server_is_sent_and_registered_later(served):
     with training(served.uri, register_as="outage") as process:
         after_epoch(1, process)
         served.end(signal.SIGKILL)
@@ -128,9 +135,9 @@ def test_what_a_server_that_stays_away_missed_is_delivered_and_registered_later(
     assert "registry not registered yet: it will be when the pending records have been sent" in out.splitlines()
     served.start()
     mlflow.set_tracking_uri(served.uri)
-    assert last_run(served.uri).info.status == "RUNNING"
+    assert latest_run(served.uri).info.status == "RUNNING"
     assert delivery.send_pending()[0].startswith("sent     ")
-    run = is_whole(served.uri)
+    run = check_is_complete(served.uri)
     assert not checkpoint_folder(run.info.run_id).exists()
     version = mlflow.MlflowClient().get_model_version_by_alias("outage", "champion")
     assert version.run_id == run.info.run_id
@@ -138,14 +145,14 @@ def test_what_a_server_that_stays_away_missed_is_delivered_and_registered_later(
 
 
 @pytest.mark.slow
-def test_resuming_delivers_what_a_finished_run_could_not_tell(served):
+def test_resume_of_a_finished_run_sends_its_pending_records(served):
     with training(served.uri) as process:
         after_epoch(1, process)
         served.end(signal.SIGKILL)
         finish(process)
     served.start()
-    run_id = last_run(served.uri).info.run_id
-    done = subprocess.run(
+    run_id = latest_run(served.uri).info.run_id
+    completed = subprocess.run(
         [sys.executable, "-m", "pipeline", "train", "--resume", run_id],
         cwd=ROOT,
         env=environment(served.uri, "outage"),
@@ -153,27 +160,27 @@ def test_resuming_delivers_what_a_finished_run_could_not_tell(served):
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert "sent     " in done.stderr and "is finished: there is nothing to resume" in done.stdout
-    is_whole(served.uri)
+    assert completed.returncode == 0, completed.stderr
+    assert "sent     " in completed.stderr and "is finished: there is nothing to resume" in completed.stdout
+    check_is_complete(served.uri)
 
 
 @pytest.mark.slow
-def test_a_run_is_stopped_within_ten_seconds_though_the_server_is_away_and_goes_on_later(served):
+def test_sigterm_without_a_server_stops_training_within_ten_seconds_and_keeps_a_checkpoint(served):
     with training(served.uri, epochs=1000) as process:
         after_epoch(1, process)
         served.end(signal.SIGKILL)
         after_epoch(3, process)
         process.terminate()
-        _, said = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=10)
         assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM" in said and "Traceback" not in said
+    assert "stopped by SIGTERM" in err and "Traceback" not in err
     served.start()
-    run = last_run(served.uri)
+    run = latest_run(served.uri)
     assert run.info.status == "RUNNING", "nobody could say otherwise"
     mlflow.set_tracking_uri(served.uri)
     delivery.send_pending()
-    run = last_run(served.uri)
+    run = latest_run(served.uri)
     assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("KILLED", "stopped")
     steps = [point.step for point in mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")]
     assert len(steps) >= 3 and steps == list(range(1, len(steps) + 1))
@@ -182,7 +189,7 @@ def test_a_run_is_stopped_within_ten_seconds_though_the_server_is_away_and_goes_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["500", "lost", 2])
-def test_a_server_that_answers_500_loses_answers_or_is_slow_costs_no_point(proxy, fault):
+def test_server_that_fails_loses_answers_or_is_slow_loses_no_point(proxy, fault):
     proxy.fault = lambda method, path: None
     with training(proxy.uri, epochs=30) as process:
         after_epoch(1, process)
@@ -190,12 +197,12 @@ def test_a_server_that_answers_500_loses_answers_or_is_slow_costs_no_point(proxy
         after_epoch(20, process)
         proxy.fault = lambda method, path: None
         finish(process)
-    is_whole(proxy.uri, epochs=30)
+    check_is_complete(proxy.uri, epochs=30)
 
 
 @pytest.mark.slow
-def test_a_server_that_is_away_at_the_start_is_told_in_one_line():
-    done = subprocess.run(
+def test_unreachable_server_at_the_start_is_one_error_line():
+    completed = subprocess.run(
         [sys.executable, "-m", "pipeline", "train", "smoke"],
         cwd=ROOT,
         env=environment("http://127.0.0.1:1", "outage"),
@@ -203,6 +210,6 @@ def test_a_server_that_is_away_at_the_start_is_told_in_one_line():
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
+    assert (completed.returncode, completed.stdout) == (2, "")
+    (line,) = completed.stderr.splitlines()
     assert line.startswith("error: the tracking store must be there and writable: http://127.0.0.1:1")

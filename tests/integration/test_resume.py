@@ -4,37 +4,38 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
-import psutil
 import pytest
 
 from pipeline.commands.main import run as run_convmixer
 from pipeline.tracking.tags import Tag
 from pipeline.training.checkpoint_manager import checkpoint_folder
 from pipeline.training.fit import TIMINGS
+from tests.support.mlflow_project import (
+    environment_of,
+    have_ended,
+    mlflow_run,
+    process_tree,
+    run_project,
+    run_to_end,
+)
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
-# some seconds an epoch, so that a kill after the first one's line falls into the second
-SETTINGS = {"train_examples": "none", "batch_size": 8, "epochs": 4, "schedule": "one_cycle", "translation": 1}
-SETTINGS |= {"learning_rate": "1e-3", "early_stopping_epochs": 3, "clip_norm": 1, "filter_steps": 4}
+EXPERIMENT = "resuming"
+# An epoch takes so long that a kill after the first one's line falls into the second
+SETTINGS = {"train_examples": "none", "batch_size": 8, "epochs": 3, "schedule": "one_cycle", "translation": 1}
+SETTINGS |= {"learning_rate": "1e-3", "early_stopping_epochs": 2, "clip_norm": 1, "filter_steps": 4}
 LONG = SETTINGS | {"epochs": 1000, "early_stopping_epochs": "none"}
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    with tracking_store(tmp_path_factory.mktemp("tracking"), "resuming") as uri:
+    with tracking_store(tmp_path_factory.mktemp("tracking"), EXPERIMENT) as uri:
         yield uri
-
-
-def mlflow_run(*arguments, recipe="smoke", **settings):
-    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments]
-    given = ({"recipe": recipe} if recipe else {}) | settings
-    return [*command, *(word for pair in given.items() for word in ("-P", "=".join(map(str, pair))))]
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def started(command, uri):
     """Start a command in a process group of its own, of which nothing outlives the test."""
     process = subprocess.Popen(
         command,
-        env=environment(uri, "resuming"),
+        env=environment(uri, EXPERIMENT),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -60,25 +61,19 @@ def started(command, uri):
 def after_epoch(epoch, process):
     """Wait for the line of an epoch, and return all processes by then, the command's own first."""
     assert any(re.match(rf"epoch +{epoch}/", line) for line in process.stdout), process.stderr.read()
-    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-
-
-def have_ended(processes, *, seconds=10):
-    _, alive = psutil.wait_procs([one for one in processes if one.is_running()], timeout=seconds)
-    return [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+    return process_tree(process)
 
 
 def runs(role):
-    run_found = mlflow.search_runs(experiment_names=["resuming"], output_format="list")
-    return [run for run in run_found if run.data.tags.get(Tag.ROLE) == role]
+    """Return the runs of a role, the latest first."""
+    logged = mlflow.search_runs(experiment_names=[EXPERIMENT], output_format="list")
+    return [run for run in logged if run.data.tags.get(Tag.ROLE) == role]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(uri):
     """Return the run that nothing interrupts."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(uri, "resuming").items():
-            patch.setenv(name, value)
+    with environment_of(uri, EXPERIMENT):
         words = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
         assert run_convmixer(["train", "smoke", *words]) == 0
     return runs("run")[0]
@@ -87,30 +82,23 @@ def uninterrupted(uri):
 @pytest.fixture(scope="module")
 def killed(uninterrupted, uri):
     """Return the id of a run that was killed in its second epoch together with its `mlflow run`."""
-    with started(mlflow_run(**SETTINGS), uri) as process:
+    with started(mlflow_run(recipe="smoke", **SETTINGS), uri) as process:
         processes = after_epoch(1, process)
         for one in processes:
             one.kill()
         assert have_ended(processes)
-    run_found = runs("run")[0]
-    assert run_found.info.status == "RUNNING", "nobody was left to say otherwise"
-    assert run_found.info.run_id != uninterrupted.info.run_id
-    return run_found.info.run_id
+    logged = runs("run")[0]
+    assert logged.info.status == "RUNNING", "nobody was left to say otherwise"
+    assert logged.info.run_id != uninterrupted.info.run_id
+    return logged.info.run_id
 
 
 @pytest.fixture(scope="module")
 def resumed(killed, uri):
-    """Return the killed run after `-P resume=latest`, and the process; MLproject names the recipe baseline then."""
-    completed = subprocess.run(
-        mlflow_run("--experiment-name", "resuming", recipe=None, resume="latest", epochs=4, checkpoint_minutes=5),
-        env=environment(uri, "resuming"),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert completed.returncode == 0, completed.stderr
-    return mlflow.get_run(killed), completed
+    """Resume with `resume=latest` and MLproject's recipe, baseline; return the killed run then, and the output."""
+    result = run_project(uri, EXPERIMENT, resume="latest", epochs=3, checkpoint_minutes=5)
+    assert result.succeeded, result.stderr
+    return mlflow.get_run(killed), result.stdout
 
 
 def points(run):
@@ -127,7 +115,7 @@ def test_resumed_metrics_equal_an_uninterrupted_run_bit_for_bit_without_duplicat
     assert {name: once[name] for name in once if name not in TIMINGS} == {
         name: again[name] for name in again if name not in TIMINGS
     }
-    assert [step for step, _ in again["loss"]] == [1, 2, 3, 4]
+    assert [step for step, _ in again["loss"]] == [1, 2, 3]
 
 
 def test_resumed_weights_equal_an_uninterrupted_run_bit_for_bit(uninterrupted, resumed):
@@ -149,7 +137,7 @@ def test_resumed_figure_of_filters_includes_epochs_before_the_kill(uninterrupted
 
 
 def test_resumed_run_is_the_same_and_parent_of_the_project_run(resumed):
-    run, completed = resumed
+    run, output = resumed
     assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("FINISHED", "finished")
     assert run.data.params["recipe"] == "smoke"
     assert run.info.run_name == "smoke 8/1 k3 p2"
@@ -157,8 +145,8 @@ def test_resumed_run_is_the_same_and_parent_of_the_project_run(resumed):
     assert child.info.run_name == "resumed at epoch 2"
     assert child.data.tags[Tag.PARENT_RUN_ID] == run.info.run_id
     assert child.info.status == "FINISHED"
-    assert f"resume   run {run.info.run_id} resumes after epoch 1 of 4" in completed.stdout
-    assert "epoch 1/4" not in completed.stdout and "epoch 2/4" in completed.stdout
+    assert f"resume   run {run.info.run_id} resumes after epoch 1 of 3" in output
+    assert "epoch 1/3" not in output and "epoch 2/3" in output
 
 
 def test_resumed_run_that_finishes_leaves_no_checkpoint(resumed):
@@ -173,15 +161,14 @@ def test_run_has_tags_of_its_process(resumed):
     assert tags[Tag.PROCESS].isdigit()
 
 
-def test_resuming_a_finished_run_prints_so_and_exits_with_0(resumed, uri, capsys, monkeypatch):
+def test_resuming_a_finished_run_prints_so_and_exits_with_0(resumed, uri, capsys):
     run, _ = resumed
-    for name, value in environment(uri, "resuming").items():
-        monkeypatch.setenv(name, value)
-    assert run_convmixer(["train", "baseline", "--resume", run.info.run_id]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line == f"run {run.info.run_id} ({run.info.run_name}) is finished: there is nothing to resume"
-    assert run_convmixer(["train", "baseline", "--resume", "latest"]) == 2
-    assert "experiment resuming has none" in capsys.readouterr().err
+    with environment_of(uri, EXPERIMENT):
+        assert run_convmixer(["train", "baseline", "--resume", run.info.run_id]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line == f"run {run.info.run_id} ({run.info.run_name}) is finished: there is nothing to resume"
+        assert run_convmixer(["train", "baseline", "--resume", "latest"]) == 2
+        assert f"experiment {EXPERIMENT} has none" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -196,41 +183,35 @@ def test_resuming_a_finished_run_prints_so_and_exits_with_0(resumed, uri, capsys
     ],
 )
 def test_signal_to_any_process_ends_training_within_ten_seconds_and_leaves_a_checkpoint(uri, target, number):
-    with started(mlflow_run(**LONG), uri) as process:
+    with started(mlflow_run(recipe="smoke", **LONG), uri) as process:
         processes = after_epoch(1, process)
         trainer = processes[-1]
         group = lambda number: os.killpg(process.pid, number)  # noqa: E731
         {"mlflow run": process.send_signal, "trainer": trainer.send_signal, "group": group}[target](number)
         assert have_ended([trainer])
         assert have_ended(processes, seconds=60), "mlflow run has to write how it ended"
-    run_found = runs("run")[0]
-    assert run_found.data.tags[Tag.OUTCOME] == "stopped"
-    assert run_found.info.status == ("FAILED" if target == "trainer" else "KILLED")
-    assert run_found.data.tags[Tag.PROCESS] == str(trainer.pid)
-    assert list(checkpoint_folder(run_found.info.run_id).glob("epoch-*.checkpoint"))
+    logged = runs("run")[0]
+    assert logged.data.tags[Tag.OUTCOME] == "stopped"
+    assert logged.info.status == ("FAILED" if target == "trainer" else "KILLED")
+    assert logged.data.tags[Tag.PROCESS] == str(trainer.pid)
+    assert list(checkpoint_folder(logged.info.run_id).glob("epoch-*.checkpoint"))
 
 
 @pytest.mark.slow
 def test_another_machine_resumes_from_artifacts_by_mlflow_run_id(uri, tmp_path):
-    with started(mlflow_run(**(SETTINGS | {"epochs": 5, "checkpoint_minutes": 0})), uri) as process:
+    with started(mlflow_run(recipe="smoke", **SETTINGS | {"epochs": 5, "checkpoint_minutes": 0}), uri) as process:
         processes = after_epoch(3, process)
         for one in processes:
             one.kill()
         assert have_ended(processes)
     run_id = runs("run")[0].info.run_id
-    before = len(mlflow.search_runs(experiment_names=["resuming"], output_format="list"))
-    completed = subprocess.run(
-        mlflow_run("--run-id", run_id, recipe=None),
-        env=environment(uri, "resuming") | {"XDG_CACHE_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    before = len(mlflow.search_runs(experiment_names=[EXPERIMENT], output_format="list"))
+    command = mlflow_run("--run-id", run_id)
+    completed = run_to_end(command, uri, EXPERIMENT, variables={"XDG_CACHE_HOME": str(tmp_path)})
     assert completed.returncode == 0, completed.stderr
     assert f"resume   run {run_id} resumes after epoch" in completed.stdout
-    assert len(mlflow.search_runs(experiment_names=["resuming"], output_format="list")) == before
-    run_found = mlflow.get_run(run_id)
-    assert run_found.info.status == "FINISHED"
-    assert [step for step, _ in points(run_found)["val_loss"]] == list(range(1, len(points(run_found)["val_loss"]) + 1))
+    assert len(mlflow.search_runs(experiment_names=[EXPERIMENT], output_format="list")) == before
+    logged = mlflow.get_run(run_id)
+    assert logged.info.status == "FINISHED"
+    assert [step for step, _ in points(logged)["val_loss"]] == list(range(1, len(points(logged)["val_loss"]) + 1))
     assert "checkpoint" not in [item.path for item in mlflow.MlflowClient().list_artifacts(run_id)]
