@@ -1,5 +1,7 @@
 """The training loop: selected weights, seeds, early stopping and resuming."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -38,6 +40,12 @@ TINY = TrainingConfig.build(
 )
 
 
+# Of a training whose best epoch is not the last
+OVERSHOOTING = {"epochs": 6, "learning_rate": 1.0}
+# Of a training that stops early
+NOT_LEARNING = {"learning_rate": 1e-9, "epochs": 20, "early_stopping_epochs": 3}
+
+
 @pytest.fixture(scope="module")
 def digits():
     return load_dataset(DataConfig(dataset="digits", train_examples=200), seed=0)
@@ -59,6 +67,22 @@ def train(digits):
     keras.config.set_dtype_policy("float32")
 
 
+@pytest.fixture(scope="module")
+def train_once(digits):
+    """Return a function like that of `train`, for settings of several tests; it returns the states too.
+
+    It trains once with the same settings, as tracing a training takes seconds.
+    """
+
+    @functools.cache
+    def run(**changes):
+        reported, states = [], []
+        callbacks = [ProgressReporter(lambda *epoch: reported.append(epoch)), CheckpointSaver(states.append)]
+        return fit(TINY.model_copy(update=changes), digits, callbacks), reported, states
+
+    return run
+
+
 def history_without_timings(result):
     """Return the history without what a clock measures."""
     return {name: values for name, values in result.history.items() if "second" not in name}
@@ -72,8 +96,8 @@ def test_fit_with_the_same_seed_repeats_history_and_weights(train, fast_layers):
         np.testing.assert_array_equal(weight, same)
 
 
-def test_fit_returns_the_weights_of_the_best_validation_accuracy(train, digits):
-    result, _ = train(epochs=6, learning_rate=1.0)
+def test_fit_returns_the_weights_of_the_best_validation_accuracy(train_once, digits):
+    result, _, _ = train_once(**OVERSHOOTING)
     accuracies = result.history["val_accuracy"]
     assert accuracies[-1] < max(accuracies), "the case shows nothing if the last epoch is the best"
     assert accuracies[result.best_epoch - 1] == max(accuracies)
@@ -118,10 +142,10 @@ def test_fit_with_an_overflowing_loss_raises_diverged_with_epoch_and_step(train)
         train(learning_rate=10.0, weight_decay=10.0, epochs=20)  # decay by a factor of -99 a step
 
 
-def test_early_stopping_stops_after_its_patience(train):
-    result, reported = train(learning_rate=1e-9, epochs=20, early_stopping_epochs=2)
+def test_early_stopping_stops_after_its_patience(train_once):
+    result, reported, _ = train_once(**NOT_LEARNING)
     assert len(reported) < 20
-    assert len(reported) == result.best_epoch + 2
+    assert len(reported) == result.best_epoch + 3
 
 
 @pytest.mark.parametrize("decay_norm_and_bias", [False, True])
@@ -207,30 +231,25 @@ def test_fit_resumed_from_a_state_equals_an_uninterrupted_training(train, change
         np.testing.assert_array_equal(variable, same)
 
 
-def test_fit_resumed_after_the_best_epoch_returns_its_weights(train):
-    states = []
-    settings = {"epochs": 6, "learning_rate": 1.0}
-    uninterrupted, _ = train(states=states, **settings)
+def test_fit_resumed_after_the_best_epoch_returns_its_weights(train, train_once):
+    uninterrupted, _, states = train_once(**OVERSHOOTING)
     assert uninterrupted.best_epoch < 6, "the case shows nothing if the last epoch is the best"
-    resumed, _ = train(start=states[uninterrupted.best_epoch], **settings)
+    resumed, _ = train(start=states[uninterrupted.best_epoch], **OVERSHOOTING)
     assert resumed.best_epoch == uninterrupted.best_epoch
     for weight, same in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
 
 
-def test_early_stopping_of_a_resumed_training_counts_the_epochs_before(train):
-    states = []
-    settings = {"learning_rate": 1e-9, "epochs": 20, "early_stopping_epochs": 3}
-    uninterrupted, _ = train(states=states, **settings)
+def test_early_stopping_of_a_resumed_training_counts_the_epochs_before(train, train_once):
+    uninterrupted, _, states = train_once(**NOT_LEARNING)
     last = len(uninterrupted.history["loss"])
-    _, reported = train(start=states[last - 2], **settings)
+    _, reported = train(start=states[last - 2], **NOT_LEARNING)
     assert [epoch for epoch, _ in reported] == [last]
-    _, reported = train(start=states[last - 1], **settings)
+    _, reported = train(start=states[last - 1], **NOT_LEARNING)
     assert reported == [], "it had stopped"
 
 
-def test_fit_from_a_state_of_another_model_raises_usage_error(train):
-    states = []
-    train(epochs=1, states=states)
+def test_fit_from_a_state_of_another_model_raises_usage_error(train, train_once):
+    _, _, states = train_once(**NOT_LEARNING)
     with pytest.raises(UsageError, match="^a checkpoint must fit the model"):
         train(start=states[0], filters=4)
