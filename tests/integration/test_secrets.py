@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from tests.support.image_files import image_folder
 from tests.support.mlflow_project import process_tree
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
-from tests.support.stores import environment
+from tests.support.stores import empty_database, environment
 
 # Each secret begins with it, so that one search finds any
 SECRET = "Pl4nted"  # noqa: S105
@@ -32,6 +33,7 @@ CLASSES = ["$x_{", "日本", "<b>&amp;", "a\nb", b"caf\xe9", "x" * 200]
 def server(folder):
     """Start a tracking server that asks nobody for a password, and yield its address."""
     address = f"127.0.0.1:{free_port()}"
+    shutil.copy(empty_database(), f"{folder}/mlflow.db")
     stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"]
     command = [
         sys.executable,
