@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset
 from pipeline.evaluation import metrics
-from pipeline.evaluation.figures import training as figures
+from pipeline.evaluation.figures import training
 from pipeline.model.conv_mixer import build_model, build_stock_model, depthwise_kernels, patch_kernels
 from pipeline.serving.packaging import save_keras, save_pyfunc
 from pipeline.tracking.run import TrackedRun
@@ -46,15 +46,15 @@ def log_training(
     history = pd.DataFrame(result.history)
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
     run.log_table("history.csv", history)
-    run.log_figure("plots/curves.png", figures.curves(result.history, best_epoch=result.best_epoch))
-    run.log_figure("plots/patch_embeddings.png", figures.patch_embeddings(patch_kernels(result.model)))
+    run.log_figure("plots/curves.png", training.curves(result.history, best_epoch=result.best_epoch))
+    run.log_figure("plots/patch_embeddings.png", training.patch_embeddings(patch_kernels(result.model)))
     for block in range(1, config.depth + 1):
-        figure = figures.depthwise_kernels(depthwise_kernels(result.model, block), block=block)
+        figure = training.depthwise_kernels(depthwise_kernels(result.model, block), block=block)
         run.log_figure(f"plots/depthwise_kernels/block_{block}.png", figure)
         if block == middle_block(config):
             run.log_figure("plots/depthwise_kernels.png", figure)
     if snapshots:
-        figure = figures.filters_over_epochs(snapshots, block=middle_block(config))
+        figure = training.filters_over_epochs(snapshots, block=middle_block(config))
         run.log_figure("plots/filters_over_epochs.png", figure)
 
 
@@ -146,10 +146,10 @@ def _log_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArr
     run.log_table("per_class.csv", metrics.per_class_table(counts, classes=dataset.classes))
     digests = dataset.test.image_digests[dataset.test.rows]
     run.log_table("test_predictions.csv", metrics.predictions_table(probabilities, labels, images=digests))
-    run.log_figure("plots/confusion_matrix.png", figures.confusion_matrix(counts, classes=dataset.classes))
+    run.log_figure("plots/confusion_matrix.png", training.confusion_matrix(counts, classes=dataset.classes))
     errors = metrics.most_confident_errors(probabilities, labels, most=MOST_CONFIDENT_ERRORS)
     names = np.array(dataset.classes, dtype=object)
-    figure = figures.mistakes(
+    figure = training.mistakes(
         dataset.test.take(errors.positions)[0],
         true=list(names[errors.true]),
         predicted=list(names[errors.predicted]),

@@ -233,3 +233,36 @@ def test_mlflow_run_creates_its_environment_with_uv(tmp_path):
     assert completed.returncode == 0, completed.stderr
     assert (tmp_path / "environments").is_dir()
     assert "accuracy" in completed.stdout
+
+
+def needs_tests(module: Path) -> bool:
+    """Whether a module of pipeline/ defines anything: a package's docstring alone needs no tests."""
+    defines = any(
+        isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(module.read_text(encoding="utf-8")).body
+    )
+    return module.name != "__main__.py" and (module.name != "__init__.py" or defines)
+
+
+# One test that every executor passes stands beside their own tests.
+CONTRACT_TESTS = {Path("search/executors/test_executor_contract.py")}
+
+
+def test_unit_tests_mirror_the_modules_of_the_package():
+    modules = [path for path in (ROOT / "pipeline").rglob("*.py") if needs_tests(path)]
+    expected = {path.relative_to(ROOT / "pipeline").with_name(f"test_{path.name}") for path in modules}
+    tests = {path.relative_to(ROOT / "tests" / "unit") for path in (ROOT / "tests" / "unit").rglob("test_*.py")}
+    assert tests - CONTRACT_TESTS == expected
+
+
+def test_no_module_of_the_package_is_imported_under_another_name():
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "pipeline").rglob("*.py")
+    }
+    for folder in ("pipeline", "tests", "experiments"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+                    renamed = {f"{prefix}{alias.name}" for alias in node.names if alias.asname}
+                    assert not renamed & modules, path

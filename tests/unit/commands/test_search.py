@@ -6,8 +6,7 @@ import mlflow
 import optuna
 import pytest
 
-from pipeline.commands import search as searching
-from pipeline.commands.search import _run_trials, dashboard_command
+from pipeline.commands.search import _run_trials, dashboard_command, run_search
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.errors import ClusterLost, SearchFailed
 from pipeline.search.attributes import FINAL, WINNER
@@ -109,11 +108,11 @@ class LosingExecutor(ScriptedExecutor):
 
 def test_search_that_loses_its_cluster_fails_in_one_line_and_leaves_no_run_open(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(searching, "build_executor", lambda search, data: LosingExecutor())
+    monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: LosingExecutor())
     url = f"sqlite:///{tmp_path}/study.db"
     search = make_search(tmp_path, CONTINUOUS, "--trials", "5", "--storage", url)
     with mlflow_store(tmp_path):
-        assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
+        assert run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
         runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")
     assert capsys.readouterr().err.splitlines()[-1] == "error: cluster must keep its head node"
     statuses = sorted((run.info.status, run.data.tags.get(Tag.REASON, "")) for run in runs)
@@ -156,15 +155,15 @@ def test_search_without_a_result_fails_and_the_same_command_resumes_it(tmp_path,
     text = CONTINUOUS + "trials: 2\nfinal_top: 1\nfinal_seeds: 1\n"
     search = make_search(tmp_path, text, "--storage", f"sqlite:///{tmp_path}/study.db")
     broken = {role}
-    monkeypatch.setattr(searching, "build_executor", lambda search, data: ShortOfMemory(broken))
+    monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: ShortOfMemory(broken))
     with mlflow_store(tmp_path):
-        assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
+        assert run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
         (run,) = mlflow.search_runs(filter_string=f"tags.{Tag.ROLE} = '{Role.SEARCH}'", output_format="list")
         assert (run.info.status, run.data.tags[Tag.OUTCOME_REASON]) == ("FAILED", reason)
         assert capsys.readouterr().err.splitlines()[-1] == f"error: {reason}"
         if role == "final":
             broken.clear()
-            assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 0
+            assert run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 0
             assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
 
 
@@ -183,9 +182,9 @@ class WithGpus(LosingExecutor):
 def test_resumed_search_tells_its_executor_that_there_were_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     used_gpus = []
-    monkeypatch.setattr(searching, "build_executor", lambda search, data: WithGpus(used_gpus))
+    monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: WithGpus(used_gpus))
     search = make_search(tmp_path, CONTINUOUS, "--trials", "9", "--storage", f"sqlite:///{tmp_path}/study.db")
     with mlflow_store(tmp_path):
         for _ in range(2):
-            assert searching.run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
+            assert run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
     assert used_gpus == [False, True]

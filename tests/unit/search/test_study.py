@@ -8,8 +8,8 @@ import pytest
 from optuna.trial import TrialState
 
 from pipeline.runtime.errors import UsageError
-from pipeline.search import study as studies
 from pipeline.search.attributes import ATTEMPT, DUPLICATE_OF, INFEASIBLE, TRAINABLE
+from pipeline.search.study import Study
 from tests.support.scripted import CONTINUOUS, DISCRETE, make_search, open_study
 
 EVERY = [{"kernel_size": kernel, "depth": depth} for kernel, depth in product([1, 3, 5], [1, 2])]
@@ -211,7 +211,7 @@ def ooms_proposed(study, trials, tell):
 def test_tpe_proposes_less_out_of_memory_when_it_violates_a_constraint_than_when_it_fails(tmp_path, monkeypatch):
     """Accuracy grows with the size up to the limit of memory, as in practice: failed trials teach TPE nothing."""
     monkeypatch.setattr(
-        studies, "MAX_ENUMERATED", 0
+        "pipeline.search.study.MAX_ENUMERATED", 0
     )  # to write out 5,964 configurations takes seconds and changes nothing
     search = make_search(tmp_path, "recipe: smoke\nspace: {filters: {low: 16, high: 512}, depth: {low: 1, high: 12}}\n")
     counts = {}
@@ -369,14 +369,14 @@ def test_attributes_of_a_trial_are_kept(study):
 
 
 def test_space_too_large_to_enumerate_is_left_to_the_sampler(study, monkeypatch):
-    monkeypatch.setattr(studies, "MAX_ENUMERATED", 5)
+    monkeypatch.setattr("pipeline.search.study.MAX_ENUMERATED", 5)
     mine = study(DISCRETE)
     assert len({str(one.params) for one in finish(mine, 3)}) == 3
 
 
 def test_feasible_configurations_of_a_space_too_large_to_enumerate_are_found_and_then_no_more(study, monkeypatch):
-    monkeypatch.setattr(studies, "MAX_ENUMERATED", 5)
-    monkeypatch.setattr(studies, "MAX_REDRAWS", 1)
+    monkeypatch.setattr("pipeline.search.study.MAX_ENUMERATED", 5)
+    monkeypatch.setattr("pipeline.search.study.MAX_REDRAWS", 1)
     mine = study("recipe: smoke\nspace: {patch_size: {low: 1, high: 200}, depth: [1, 2]}\n", "--sampler", "random")
     proposals = finish(mine, 6)
     assert {(one.params["patch_size"], one.params["depth"]) for one in proposals} == {
@@ -388,5 +388,5 @@ def test_feasible_configurations_of_a_space_too_large_to_enumerate_are_found_and
 @pytest.mark.parametrize("url", ["sqlite:////dev/null/x.db", "nonsense://me:secret@host/db"])
 def test_storage_that_cannot_be_opened_is_refused_in_one_line_without_its_password(tmp_path, url):
     with pytest.raises(UsageError, match="^the study's storage must be there and writable: ") as refused:
-        studies.Study(make_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180)
+        Study(make_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180)
     assert "secret" not in str(refused.value)
