@@ -270,6 +270,8 @@ def test_search_whose_leaderboard_fails_is_a_failed_run(uri, storage, monkeypatc
     def answer(job):
         if job.role == "step":
             return successful_trial(job, 0.5, step_seconds=0.01, tracing_seconds=0.1)[-1:]
+        if job.role == "latency":
+            return successful_trial(job, 0.5, latency_ms=1.0)[-1:]
         return successful_trial(job, 0.5)
 
     monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: ScriptedExecutor(answer))

@@ -31,8 +31,13 @@ with handle_signals():
 
 
 def start(clean_up):
+    command = [sys.executable, "-c", PROGRAM.replace("CLEAN_UP", str(clean_up))]
+    # Under nohup SIGHUP is ignored, which the process would inherit.
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.replace("CLEAN_UP", str(clean_up))], stdout=subprocess.PIPE, text=True
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
