@@ -21,6 +21,9 @@ from pipeline.training.checkpoint_manager import checkpoint_folder, download_che
 
 log = logging.getLogger(__name__)
 
+# as the value of `resume`: the newest run that can be resumed
+LATEST = "latest"
+
 # Few runs a page, since the latest run that can be resumed is usually among the newest.
 RUNS_PER_PAGE = 100
 # What to do instead of resuming a run of another role.
@@ -73,12 +76,14 @@ def open_resume_point(run: str | None, overrides: Mapping[str, str]) -> Iterator
         UsageError: The tracking store does not answer, or there is no run to resume.
     """
     client = TrackingClient()
+    project_run = ProjectRun.find()
+    named = run or (project_run.id if project_run else LATEST)
     with ownership.require_server():
-        # The run may have finished without being able to tell the server so.
-        for line in send_pending():
+        # The run may have finished without being able to tell the server so. Other runs' records are sent, and
+        # reported, when this one starts.
+        for line in send_pending(None if named == LATEST else [named]):
             log.info("%s", line)
         resume_point = find_resume_point(client, run, overrides)
-    project_run = ProjectRun.find()
     if project_run and resume_point and resume_point.run_id == project_run.id:
         project_run = None
     with close_if_unused(project_run):
@@ -97,7 +102,7 @@ def find_resume_point(client: TrackingClient, run: str | None, overrides: Mappin
         NothingToDo: The run has finished.
         UsageError: There is no such run, it cannot be resumed, or a setting would change its result.
     """
-    found = _latest_run(client) if run == "latest" else _get_run(client, run)
+    found = _latest_run(client) if run == LATEST else _get_run(client, run)
     if run is None and Tag.ROLE not in found.data.tags:
         return None
     try:

@@ -13,6 +13,9 @@ from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import NothingToDo, UsageError
 from pipeline.runtime.process import this_process
 from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.outbox.delivery import send_pending
+from pipeline.tracking.outbox.records import LogBatch
+from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.tags import Role, RunOutcome, Tag
 from pipeline.training import checkpoint, resume
 from pipeline.training.checkpoint import Checkpoint, TrainingState
@@ -210,6 +213,20 @@ def test_project_run_of_an_earlier_training_is_resumed(client, make_run, monkeyp
     with resume.open_resume_point(None, {}) as resume_point:
         assert resume_point.run_id == run_id
     assert mlflow.get_run(run_id).info.status == "FAILED", "it is opened later"
+
+
+def test_pending_records_of_other_runs_are_left_to_the_start_of_a_new_project_run(
+    client, experiment, monkeypatch, caplog, tmp_path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fresh = client.create_run(experiment).info.run_id
+    spool = Spool("0" * 32, destination="https://another.server")
+    spool.put(LogBatch("0" * 32, tags={"some": "tag"}))
+    monkeypatch.setenv("MLFLOW_RUN_ID", fresh)
+    with caplog.at_level("INFO", logger="pipeline"), resume.open_resume_point(None, {}) as resume_point:
+        assert resume_point is None
+    assert not caplog.records
+    assert "another.server" in send_pending()[0]
 
 
 def test_refusal_does_not_import_tensorflow(store):
