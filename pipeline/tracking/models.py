@@ -22,6 +22,7 @@ from pipeline.config.commands import MODEL_URI, parse_model_uri
 from pipeline.evaluation.corruptions import Images
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import changed_files
+from pipeline.runtime.stderr import capture_stderr
 from pipeline.runtime.text import join_names, one_line
 from pipeline.runtime.urls import storage_error
 from pipeline.tracking.client import NotFound, Rejected, TrackingClient, TrackingError, tracking_uri
@@ -72,7 +73,9 @@ def load_model(client: TrackingClient, uri: str) -> LoggedModel:
     """
     found = find_model(client, uri)
     digests = _logged_digests(found, uri)
-    import keras  # which imports TensorFlow: seconds, not before a model that does not exist is refused
+    # Keras imports TensorFlow, which takes seconds: not before a model that does not exist has been refused.
+    with capture_stderr():
+        import keras
 
     with TemporaryDirectory() as temporary:
         folder = _download(client, found, uri, Path(temporary))

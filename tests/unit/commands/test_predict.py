@@ -62,6 +62,7 @@ def test_predict_started_by_mlflow_run_writes_and_logs_a_table(registered_model,
     assert Path(logged).read_bytes() == written.read_bytes()
     assert f"table    {written}" in result.stdout
     assert "1 image predicted" in result.stdout
+    assert "oneDNN" not in result.stderr, "TensorFlow's start-up lines are kept from the terminal"
 
 
 def test_predict_of_folders_with_class_names_logs_accuracy_and_confusion_matrix(run_predict, tmp_path):
