@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from pipeline.config.commands import LATEST
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import CorruptCheckpoint, Deleted, NotFound, NothingToDo, UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
@@ -20,9 +21,6 @@ from pipeline.training.checkpoint import Checkpoint, checkpoint_files, read_chec
 from pipeline.training.checkpoint_manager import checkpoint_folder, download_checkpoint, uploaded_checkpoints
 
 log = logging.getLogger(__name__)
-
-# as the value of `resume`: the newest run that can be resumed
-LATEST = "latest"
 
 # Few runs a page, since the latest run that can be resumed is usually among the newest.
 RUNS_PER_PAGE = 100
