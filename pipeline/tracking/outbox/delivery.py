@@ -1,8 +1,8 @@
 """Delivery of the records that runs have left on this machine, to the tracking server or to another machine."""
 
 import io
-import tarfile
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,17 +164,19 @@ def import_records(run_id: str, archive: bytes) -> None:
         OSError: There is no place for them.
     """
     spool = Spool(run_id)
-    with spool.lock(), tarfile.open(fileobj=io.BytesIO(archive)) as content:
-        content.extractall(make_private(spool.folder), filter="data")
+    # zipfile writes files and folders below the target only, whatever the names say, and checks each file's CRC. tarfile
+    # does the former with `filter=`, which came with Python 3.11.4.
+    with spool.lock(), zipfile.ZipFile(io.BytesIO(archive)) as content:
+        content.extractall(make_private(spool.folder))
 
 
 def _export_locked(spool: Spool) -> bytes | None:
     pending = spool.pending()
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as archive:
+    with zipfile.ZipFile(content, "w", strict_timestamps=False) as archive:
         for path in [spool.folder / ABOUT, *(path for spooled in pending for path in _paths(spooled))]:
             if path.exists():
-                archive.add(path, path.name)
+                archive.write(path, path.relative_to(spool.folder))
     for spooled in pending:
         spool.remove(spooled)
     return content.getvalue() if pending else None
@@ -182,4 +184,5 @@ def _export_locked(spool: Spool) -> bytes | None:
 
 def _paths(spooled: SpooledRecord) -> list[Path]:
     folder = spooled.record.folder if isinstance(spooled.record, FileRecord) else None
-    return [path for path in (spooled.path, folder) if path]
+    files = sorted(folder.rglob("*")) if folder else []
+    return [path for path in (spooled.path, folder, *files) if path]

@@ -1,6 +1,9 @@
 """Tests of moving records between machines."""
 
+import io
 import stat
+import zipfile
+from contextlib import suppress
 
 import pytest
 
@@ -39,6 +42,32 @@ def test_import_records_restores_records_files_and_destination(machine):
     assert (second.folder / "plots" / "curve.txt").read_text() == "0.5"
     assert there.destination() == "http://server"
     assert stat.S_IMODE(there.folder.stat().st_mode) == 0o700
+
+
+def test_import_records_writes_nothing_outside_the_spool(machine, tmp_path):
+    machine("driver")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("../../../../escaped.json", "{}")
+        archive.writestr(f"{outside}/absolute.json", "{}")
+        link = zipfile.ZipInfo("link")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, str(outside))
+        archive.writestr("link/through.json", "{}")
+    with suppress(OSError):
+        import_records("r1", content.getvalue())
+    folder = Spool("r1").folder
+    written = [path for path in tmp_path.rglob("*.json") if not path.is_relative_to(folder)]
+    assert written == [] and not any(path.is_symlink() for path in folder.rglob("*"))
+
+
+def test_import_records_of_a_truncated_archive_raises(machine):
+    leave("r1")
+    content = export_records("r1")
+    with pytest.raises(zipfile.BadZipFile):
+        import_records("r1", content[: len(content) // 2])
 
 
 def test_export_records_without_records_returns_none(machine):
