@@ -1,8 +1,9 @@
-# `make` without a target lists the targets. Each target does its own set-up and needs only Python 3.11, git and make.
+# `make` without a target lists the targets. Each target does its own set-up and needs only git, make and
+# a Python from 3.11 to 3.13.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check docs bench bench-around bench-search bench-serving soak audit ui lock clean
+.PHONY: help demo test test-long test-pythons check docs bench bench-around bench-search bench-serving soak audit ui lock clean
 
 # An activated environment, or packages installed elsewhere, must not have any influence. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -29,6 +30,9 @@ test: check  ## run check and the quick tests
 
 test-long: check  ## run check and all tests, including those that install whole environments
 	@$(BIN)/python -m pytest $(PYTEST_WORKERS) -m ''
+
+test-pythons: $(READY)  ## run the demo and some quick tests on the other supported Pythons of this machine
+	@$(BIN)/python .ci/other_pythons.py
 
 check: $(READY)  ## check style, types and import rules
 	@$(BIN)/ruff check
@@ -75,7 +79,7 @@ lock: $(BIN)/uv  ## update requirements.lock from pyproject.toml (keeps the pins
 	conda.write_text(re.sub(r"(-c requirements\.lock).*", rf"\1  # sha256 {digest}", conda.read_text()))'
 
 clean:  ## remove the environment and the caches, but no runs (mlflow.db, mlruns)
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .grimp_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .grimp_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Every change creates a new environment, because an incomplete or patched one may differ from the lock. uv needs a third of
@@ -90,10 +94,12 @@ $(READY): pyproject.toml requirements.lock
 	@touch $@
 
 $(BIN)/uv:
-	@for python in $(PYTHON) python3.11 python3; do \
-	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+	@set -- $(if $(PYTHON),'$(PYTHON)',python3.13 python3.12 python3.11 python3); \
+	for python; do \
+	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
 	    "$$python" -m venv --clear .venv && exec $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock uv; exit; \
 	  fi; \
 	done; \
-	echo 'Python 3.11 is needed, with venv: install it (Debian, Ubuntu: apt install python3.11-venv; macOS: brew install' \
-	  'python@3.11), or name its path: make PYTHON=/path/to/python3.11' >&2; exit 1
+	echo "Python must be 3.11, 3.12 or 3.13, with venv, and $(if $(PYTHON),is not: ,is not among )$$*; install it (Debian," \
+	  'Ubuntu: apt install python3-venv; macOS: brew install python@3.13), or name its path:' \
+	  'make PYTHON=/path/to/python3.13' >&2; exit 1

@@ -36,7 +36,7 @@ from pipeline.tracking.stale_runs import (
 from pipeline.tracking.tags import Role, Tag
 
 PROJECT_FOLDER = Path(__file__).parents[2]
-PYTHON_VERSION = (3, 11)  # what requirements.lock was resolved for
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)  # what requirements.lock was resolved for
 PINNED = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;]+)", re.MULTILINE)
 LISTED_PACKAGES = 5  # in a message; the others are counted
 INSTALL_REMEDY = "`mlflow run` with an environment manager, or `make demo`, creates a matching environment"
@@ -78,12 +78,12 @@ class CheckResult:
 
 def check_python() -> Iterator[CheckResult]:
     """Check the version of the interpreter."""
-    expected = ".".join(map(str, PYTHON_VERSION))
     found = f"Python {platform.python_version()} in {sys.prefix}"
-    if sys.version_info[:2] == PYTHON_VERSION:
+    if OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
         yield CheckResult("ok", found)
     else:
-        yield CheckResult("error", f"{found} is not {expected}: {INSTALL_REMEDY}")
+        oldest, newest = (".".join(map(str, number)) for number in (OLDEST_PYTHON, NEWEST_PYTHON))
+        yield CheckResult("error", f"{found} is not one of {oldest} to {newest}: {INSTALL_REMEDY}")
 
 
 def check_packages(project: Path = PROJECT_FOLDER) -> Iterator[CheckResult]:

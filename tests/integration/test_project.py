@@ -2,8 +2,11 @@
 
 import ast
 import hashlib
+import json
 import os
+import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,11 +17,15 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from pipeline.commands.doctor_checks import NEWEST_PYTHON, OLDEST_PYTHON
 from tests.support.paths import ROOT
 
 LOCK = "requirements.lock"
+# Other interpreters differ in their patch levels, which no package of the lock asks for
+PYTHONS = ["3.11", "3.12", "3.13"]
 LINUX = {"sys_platform": "linux"}
 ELSEWHERE = {"sys_platform": "darwin"}
 
@@ -62,13 +69,104 @@ def test_lock_lines_are_exact_versions():
     assert inexact == []
 
 
+@pytest.mark.parametrize("python", [f"{version}.0" for version in PYTHONS])
 @pytest.mark.parametrize("environment", [LINUX, ELSEWHERE], ids=["linux", "macos"])
-def test_lock_has_every_direct_dependency_at_its_version(environment):
+def test_lock_has_every_direct_dependency_at_its_version(environment, python):
     extras = project()["optional-dependencies"]
     direct = [Requirement(line) for line in [*project()["dependencies"], *extras["dev"], *extras["gpu"]]]
-    locked = pins([Requirement(line) for line in lock_lines()], environment | {"python_full_version": "3.11.9"})
+    locked = pins([Requirement(line) for line in lock_lines()], environment | {"python_full_version": python})
     for name, version in pins(direct, environment).items():
         assert locked[name.split("[")[0]] == version, name
+
+
+def test_files_name_the_same_versions_of_python():
+    requires = SpecifierSet(project()["requires-python"])
+    assert [f"3.{minor}" for minor in range(20) if f"3.{minor}.0" in requires] == PYTHONS
+    classifiers = [f"Programming Language :: Python :: {version}" for version in PYTHONS]
+    assert [line for line in project()["classifiers"] if ":: Python :: 3." in line] == classifiers
+    assert [".".join(map(str, number)) for number in (OLDEST_PYTHON, NEWEST_PYTHON)] == [PYTHONS[0], PYTHONS[-1]]
+    assert conda_lines()[0][0].removeprefix("python=") in PYTHONS
+    lock = re.search(r"^lock:(?:.*\n)+?.*--python-version (\S+)", (ROOT / "Makefile").read_text(), re.M)
+    assert lock[1] == PYTHONS[0]
+
+
+@pytest.mark.parametrize(
+    ("found", "taken"),
+    [
+        (["python3", "python3.11", "python3.12", "python3.13"], "python3.13"),
+        (["python3", "python3.11", "python3.14"], "python3.11"),
+        (["python3"], "python3"),
+    ],
+)
+def test_make_takes_the_newest_supported_python(tmp_path, found, taken):
+    """A bare `python3` is 3.12 here."""
+    completed = make_environment(tmp_path, found)
+    assert completed.stdout == f"{taken} -m venv --clear .venv\n"
+
+
+def test_make_takes_the_python_that_is_named(tmp_path):
+    completed = make_environment(tmp_path, ["python3.13", "my python3.11"], "PYTHON=my python3.11")
+    assert completed.stdout == "my python3.11 -m venv --clear .venv\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "variables", "what"),
+    [
+        (["python3.10", "python3.14"], [], "is not among python3.13 python3.12 python3.11 python3"),
+        (["python3.10", "python3.13"], ["PYTHON=python3.10"], "is not: python3.10"),
+    ],
+)
+def test_make_without_a_supported_python_says_what_to_install(tmp_path, found, variables, what):
+    completed = make_environment(tmp_path, found, *variables)
+    assert completed.returncode != 0 and completed.stdout == ""
+    assert completed.stderr.startswith(f"Python must be 3.11, 3.12 or 3.13, with venv, and {what}; install it")
+
+
+def make_environment(folder: Path, found: list[str], *variables: str) -> subprocess.CompletedProcess[str]:
+    """Run make's rule for the environment where these interpreters are found, which print how they are called."""
+    programs = folder / "programs"
+    programs.mkdir()
+    for name in found:
+        minor = name.partition("3.")[2] or "12"
+        code = f"import sys; sys.version_info = (3, {minor}, 0)\n"
+        stub = f"""#!/bin/sh
+        [ "$1" != -c ] || exec '{sys.executable}' -c "{code}$2"
+        echo "{name} $*"; exit 1
+        """
+        (programs / name).write_text(stub.replace("        ", ""))
+        (programs / name).chmod(0o755)
+    (programs / "sh").symlink_to("/bin/sh")
+    shutil.copy(ROOT / "Makefile", folder)
+    command = [shutil.which("make"), "--no-print-directory", ".venv/bin/uv", *variables]
+    return subprocess.run(command, cwd=folder, env={"PATH": str(programs)}, capture_output=True, text=True, check=False)
+
+
+def test_other_pythons_are_the_oldest_patch_levels(monkeypatch, tmp_path):
+    """Those of another implementation or version, pyenv's shims and the one that runs the script are left out."""
+    other_pythons = runpy.run_path(str(ROOT / ".ci" / "other_pythons.py"))
+
+    def interpreter(patch: int, path: str, **changes: str) -> dict:
+        found = {"version": f"3.12.{patch}", "version_parts": {"patch": patch}, "path": path}
+        return found | {"implementation": "cpython", "variant": "default"} | changes
+
+    listed = [
+        interpreter(9, "/nine"),
+        interpreter(3, "/three"),
+        interpreter(10, "/ten"),
+        interpreter(1, "/running"),
+        interpreter(2, "/pyenv/shims/python3.12"),
+        interpreter(2, "/pypy", implementation="pypy"),
+        interpreter(2, "/threaded", variant="freethreaded"),
+    ]
+    uv = tmp_path / "uv"
+    uv.write_text(f"#!/bin/sh\necho '{json.dumps(listed)}'\n")
+    uv.chmod(0o755)
+    oldest_patch_level = other_pythons["oldest_patch_level"]
+    monkeypatch.setitem(oldest_patch_level.__globals__, "UV", uv)
+    monkeypatch.setattr(platform, "python_version", lambda: "3.12.1")
+    assert oldest_patch_level("3.12") == ("3.12.3", "/three")
+    uv.write_text("#!/bin/sh\necho '[]'\n")
+    assert oldest_patch_level("3.12") is None
 
 
 def test_lock_pins_cuda_on_linux_only():
@@ -135,6 +233,8 @@ UNSAFE = {
     # functions
     *("eval", "exec", "__import__", "system", "popen", "unsafe_load", "full_load"),
     *("enable_unsafe_deserialization", "read_pickle"),
+    # before Python 3.11.4 they write wherever an archive says
+    *("tarfile", "unpack_archive"),
 }
 UNSAFE_ARGUMENTS = {("shell", True), ("allow_pickle", True), ("safe_mode", False), ("weights_only", False)}
 # Both ends are processes of one run, and the pipe between them has no name that others could open

@@ -164,8 +164,8 @@ def import_records(run_id: str, archive: bytes) -> None:
         OSError: There is no place for them.
     """
     spool = Spool(run_id)
-    # zipfile writes files and folders below the target only, whatever the names say, and checks each file's CRC. tarfile
-    # does the former with `filter=`, which came with Python 3.11.4.
+    # zipfile writes files and folders below the target only, whatever the names say, and checks each file's CRC.
+    # tarfile does the former with `filter=`, which came with Python 3.11.4.
     with spool.lock(), zipfile.ZipFile(io.BytesIO(archive)) as content:
         content.extractall(make_private(spool.folder))
 

@@ -33,7 +33,7 @@ def run_doctor():
 def test_doctor_prints_a_line_for_each_result(all_checks_ok, capsys):
     assert run_doctor() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * 5 and lines[0].startswith("ok       Python 3.11")
+    assert [line.split()[0] for line in lines] == ["ok"] * 5 and lines[0].startswith("ok       Python 3.1")
 
 
 def test_doctor_with_an_error_returns_1_and_runs_the_other_checks(all_checks_ok, monkeypatch, capsys):

@@ -102,11 +102,17 @@ def check(folder):
     return [(result.state, result.text) for result in doctor_checks.check_packages(folder)]
 
 
-def test_check_python_of_another_version_than_the_lock_is_an_error(monkeypatch):
+@pytest.mark.parametrize("version", [(3, 11, 0), (3, 12, 1), (3, 13, 9)])
+def test_check_python_of_a_version_of_the_lock_is_ok(monkeypatch, version):
+    monkeypatch.setattr(sys, "version_info", version)
     assert [result.state for result in doctor_checks.check_python()] == ["ok"]
-    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
+
+
+@pytest.mark.parametrize("version", [(3, 10, 20), (3, 14, 0)])
+def test_check_python_of_another_version_than_the_lock_is_an_error(monkeypatch, version):
+    monkeypatch.setattr(sys, "version_info", version)
     (result,) = doctor_checks.check_python()
-    assert result.state == "error" and "is not 3.11: " in result.text
+    assert result.state == "error" and "is not one of 3.11 to 3.13: " in result.text
 
 
 def test_check_packages_as_pinned_is_ok(project):
