@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.commands import PredictCommand
+from pipeline.data.decode import describe_12_bits
 from pipeline.data.image_files import ImageFiles
 from pipeline.data.read_images import read_batch
 from pipeline.evaluation.figures.training import confusion_matrix
@@ -38,6 +39,7 @@ class Prediction(NamedTuple):
     file: str
     top: list[tuple[int, float]]  # class position and probability, the most probable first
     error: str  # empty if the file could be read
+    highest_of_16_bits: int | None  # in the batch of this file; see `Batch`
 
 
 class PredictionSummary:
@@ -47,6 +49,7 @@ class PredictionSummary:
         self.predicted = 0
         self.unreadable = 0
         self.first_error = ""
+        self.highest_of_16_bits: int | None = None
         self.confusion = np.zeros((classes, classes), np.int64)  # rows true classes, columns predicted ones
 
     def add(self, prediction: Prediction, label: int | None) -> None:
@@ -56,6 +59,8 @@ class PredictionSummary:
             self.first_error = self.first_error or prediction.error
             return
         self.predicted += 1
+        if prediction.highest_of_16_bits is not None:
+            self.highest_of_16_bits = max(prediction.highest_of_16_bits, self.highest_of_16_bits or 0)
         if label is not None:
             self.confusion[label, prediction.top[0][0]] += 1
 
@@ -123,6 +128,8 @@ def run_prediction(command: PredictCommand, files: ImageFiles, console: Console)
             run.set_description(str(summary))
 
     console.print(str(summary))
+    if problem := describe_12_bits(summary.highest_of_16_bits):
+        console.warn(problem)
     if folders := files.folders_without_class(model.classes):
         console.print(f"no accuracy: these folders do not have the names of classes: {join_names(folders)}")
     if pending := run.outbox.pending():
@@ -160,9 +167,9 @@ def predict_files(model: LoggedModel, files: Sequence[str]) -> Iterator[Predicti
         probabilities = model.predict_proba(batch.images)  # (b, classes)
         for file, row in zip(batch_files, probabilities, strict=True):
             if file in errors:
-                yield Prediction(file, [], errors[file])
+                yield Prediction(file, [], errors[file], None)
             else:
-                yield Prediction(file, _top_classes(row), "")
+                yield Prediction(file, _top_classes(row), "", batch.highest_of_16_bits)
 
 
 def _top_classes(probabilities: npt.NDArray[np.float32]) -> list[tuple[int, float]]:

@@ -20,7 +20,7 @@ from pipeline.runtime.files import cache_folder, lock, private_folder, try_lock
 from pipeline.runtime.text import printable
 
 # Version of the cached files and of how pixels are computed: raise it when either changes.
-FORMAT = 1
+FORMAT = 2
 # The digest of one image's pixels: BLAKE2b, 128 bits.
 DIGEST_DTYPE = np.dtype("S16")
 # Follows the key in the name of a folder that is not finished.

@@ -2,24 +2,17 @@
 
 import logging
 import os
-import stat
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.data.read_images import SUFFIXES
+from pipeline.data.class_names import clean_class_names
+from pipeline.data.layout import descend, find_splits
+from pipeline.data.walk import SUFFIXES, count_images, describe_passed_over, list_subfolders, walk_images
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.text import join_names, printable
-
-SPLIT_FOLDERS = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
+from pipeline.runtime.text import count, join_names, printable
 
 log = logging.getLogger(__name__)
 
@@ -52,134 +45,102 @@ class FolderListing:
 
 
 def list_folder(root: Path) -> FolderListing:
-    """List a folder of class folders, or of train/, val/ (or valid/, validation/) and test/ with class folders.
+    """List a folder of class folders, or of train/, val/ and test/ with class folders; see `layout`.
 
     A class has all images below its folder, at any depth and through links, in the order of their paths' bytes.
-    Hidden files and folders, files with other suffixes, and files beside the class folders are ignored.
+    Hidden files and folders are ignored; other files that are no images, and images beside the class folders, are
+    counted in a warning.
 
     Raises:
         UsageError: The folder has no such structure, or cannot be read.
     """
-    folders = {part: _list_subfolders(path) for part, path in _find_splits(root).items()}
+    splits = find_splits(root)
+    folders = {part: _class_folders(path) for part, path in splits.items()}
     train, classes = folders["train"], list(folders["train"])
     if len(classes) < 2:
-        raise UsageError(_describe_too_few_classes(root, train))
+        raise UsageError(_describe_too_few_classes(root, splits["train"], train))
     for part, others in folders.items():
-        _check_same_classes(root, part, train, others)
+        _check_same_classes(splits[part], part, train, others)
+    passed_over = {name: Counter[str]() for name in classes}
     parts = {
-        part: [file for label, name in enumerate(classes) for file in _list_class(others[name], label)]
+        part: [
+            file for label, name in enumerate(classes) for file in _list_class(others[name], label, passed_over[name])
+        ]
         for part, others in folders.items()
     }
-    return FolderListing(root, tuple(printable(name) for name in classes), parts)
+    _warn_of_passed_over(root, passed_over)
+    _warn_of_images_beside(dict.fromkeys([root, *splits.values()]))
+    return FolderListing(root, tuple(classes), parts)
 
 
-def list_images(root: Path) -> list[str]:
-    """Return the paths of all images below a folder, at any depth and through links, in the order of their bytes.
-
-    Hidden files and folders and files with other suffixes are ignored.
-
-    Raises:
-        UsageError: A folder cannot be read.
-    """
-    return sorted((file.path for file in _walk_images(root, 0)), key=os.fsencode)
+def _class_folders(folder: Path) -> dict[str, Path]:
+    """Return the class folders of a split by the names of the classes."""
+    folders = list_subfolders(folder)
+    return {name: folders[given] for name, given in clean_class_names(folders, place=folder).items()}
 
 
-def _find_splits(root: Path) -> dict[str, Path]:
-    """Return the folder of each split; the root itself is the training folder if it has class folders.
-
-    A class may be called `train`: its folder then has images, and other classes are beside it.
-    """
-    folders = _list_subfolders(root)
-    splits = {name: SPLIT_FOLDERS[name.lower()] for name in folders if name.lower() in SPLIT_FOLDERS}
-    others = sorted(folders.keys() - splits.keys())
-    train = next((folders[name] for name, part in splits.items() if part == "train"), None)
-    if not splits or (others and (train is None or _has_images(train))):
-        return {"train": root}
-    if train is None:
-        raise UsageError(f"{join_names(splits)} need a train folder beside them: {printable(root)} has none; add it")
-    if len(set(splits.values())) < len(splits):
-        raise UsageError(
-            f"each split has one folder: {printable(root)} has {join_names(splits)}; keep one for each split"
-        )
-    if others:
-        log.warning("%s has a train folder; ignored beside it: %s", printable(root), join_names(others))
-    return {part: folders[name] for part in ("train", "validation", "test") for name in splits if splits[name] == part}
-
-
-def _list_class(folder: str | Path, label: int) -> list[ImageFile]:
-    files = sorted(_walk_images(folder, label), key=lambda file: os.fsencode(file.path))
+def _list_class(folder: Path, label: int, passed_over: Counter[str]) -> list[ImageFile]:
+    files = [
+        ImageFile(file.path, label, file.status.st_size, file.status.st_mtime_ns)
+        for file in walk_images(folder, passed_over)
+    ]
     if not files:
+        instead = f" but {describe_passed_over(passed_over)}" if passed_over else ""
         raise UsageError(
-            f"every class needs images ({', '.join(SUFFIXES)}): {printable(folder)} has none; add some or remove it"
+            f"every class needs images ({', '.join(SUFFIXES)}): {printable(folder)} has none{instead}; "
+            "add some or remove it"
         )
-    return files
+    return sorted(files, key=lambda file: os.fsencode(file.path))
 
 
-def _walk_images(folder: str | Path, label: int) -> Iterator[ImageFile]:
-    """Yield the image files below a folder; a folder that is reached through several links is entered once."""
-    pending, seen = [os.fspath(folder)], {_identity(os.stat(folder))}
-    while pending:
-        for entry in _list_entries(pending.pop()):
-            status = _get_status(entry)
-            if stat.S_ISDIR(status.st_mode):
-                if _identity(status) not in seen:
-                    seen.add(_identity(status))
-                    pending.append(entry.path)
-            elif _is_image(entry) and (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
-                yield ImageFile(entry.path, label, status.st_size, status.st_mtime_ns)
+def _warn_of_passed_over(root: Path, by_class: dict[str, Counter[str]]) -> None:
+    total = sum(by_class.values(), Counter[str]())
+    if total:
+        classes = sorted((name for name in by_class if by_class[name]), key=lambda name: -by_class[name].total())
+        log.warning(
+            "passed over in %s, as no image has such a suffix: %s, of the classes %s",
+            printable(root),
+            describe_passed_over(total),
+            join_names([f"{name} {by_class[name].total():,}" for name in classes]),
+        )
 
 
-def _list_subfolders(folder: Path) -> dict[str, Path]:
-    """Return the visible folders directly in a folder by name, in the order of names."""
-    names = sorted((e.name for e in _list_entries(folder) if stat.S_ISDIR(_get_status(e).st_mode)), key=os.fsencode)
-    return {name: folder / name for name in names}
+def _warn_of_images_beside(folders: dict[Path, None]) -> None:
+    for folder in folders:
+        if images := count_images(folder):
+            log.warning("passed over: %s beside the folders in %s", count(images, "image"), printable(folder))
 
 
-def _has_images(folder: Path) -> bool:
-    return any(_is_image(entry) for entry in _list_entries(folder))
-
-
-def _list_entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise UsageError(f"every folder must be readable: {printable(folder)}: {error.strerror}") from error
-
-
-def _get_status(entry: os.DirEntry[str]) -> os.stat_result:
-    """Return the status of an entry, or of the link itself if its target is missing: opening it will say why."""
-    try:
-        return entry.stat()
-    except OSError:
-        pass
-    try:
-        return entry.stat(follow_symlinks=False)
-    except OSError as error:
-        raise UsageError(f"files must stay while they are read: {entry.path}: {error.strerror}") from error
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(SUFFIXES)
-
-
-def _describe_too_few_classes(root: Path, folders: dict[str, Path]) -> str:
+def _describe_too_few_classes(root: Path, folder: Path, classes: dict[str, Path]) -> str:
     rule = "at least two class folders with images are needed"
-    if folders:
-        only = printable(next(iter(folders.values())))
-        return f"{rule}: {printable(root)} has one: {only}; add another, or give {only} if the class folders are in it"
-    return f"{rule}: {printable(root)} has none; put the images of each class into a folder of the class's name"
-
-
-def _check_same_classes(root: Path, part: str, train: dict[str, Path], others: dict[str, Path]) -> None:
-    missing, extra = sorted(train.keys() - others.keys()), sorted(others.keys() - train.keys())
-    if missing or extra:
-        came = f"lacks {join_names(missing)}" if missing else f"has {join_names(extra)}, which train lacks"
-        raise UsageError(
-            f"every split needs the same class folders: in {printable(root)} the {part} folder {came}; "
-            "add or remove class folders"
+    if classes:
+        only = next(iter(classes.values()))
+        lowest = printable(descend(only))
+        remedy = f"give {lowest}" if folder == root else f"move them from {lowest} to {printable(folder)}"
+        return (
+            f"{rule}: {printable(folder)} has one: {printable(only)}; "
+            f"add another, or {remedy} if the class folders are in it"
         )
+    has = f"{count(images, 'image')} but no folder" if (images := count_images(folder)) else "none"
+    return f"{rule}: {printable(folder)} has {has}; put the images of each class into a folder of the class's name"
+
+
+def _check_same_classes(folder: Path, part: str, train: dict[str, Path], others: dict[str, Path]) -> None:
+    """Raise UsageError if a split has other class folders than training."""
+    missing, extra = [name for name in train if name not in others], [name for name in others if name not in train]
+    if not missing and not extra:
+        return
+    if not others:
+        has = f"has {count(images, 'image')} but no folder" if (images := count_images(folder)) else "has no folder"
+        remedy = f"sort its images into class folders, or move it away: then a part of train is held out as {part}"
+    elif missing and extra:
+        has = f"lacks {join_names(missing)}, and has {join_names(extra)} instead"
+        remedy = "name its folders as those of train"
+    elif missing:
+        has, remedy = f"lacks {join_names(missing)}", "add images of each class, or move it away"
+    else:
+        has, remedy = f"has {join_names(extra)}, which train lacks", "add training images, or move these folders away"
+    raise UsageError(
+        f"every split needs the same class folders, here {join_names(train)}: the {part} folder {has}: "
+        f"{printable(folder)}; {remedy}"
+    )

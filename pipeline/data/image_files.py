@@ -1,12 +1,19 @@
 """The image files to predict, and their labels if their folders have the names of classes."""
 
+import logging
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.folder import list_images
+from pipeline.data.class_names import clean_class_name
+from pipeline.data.decode import FORMAT_NAMES
+from pipeline.data.walk import describe_passed_over, walk_images
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import printable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,20 +44,28 @@ class ImageFiles:
     def _folder(self, file: str) -> str:
         """Return the folder directly below the root that contains a file; empty for a file in the root itself."""
         first, *further = Path(file).relative_to(self.root).parts
-        return printable(first) if further else ""
+        return clean_class_name(first) if further else ""
 
 
 def find_images(images: Path) -> ImageFiles:
-    """Return a single image file, whatever its suffix, or all image files in a folder.
+    """Return a single image file, whatever its suffix, or all image files in a folder, in the order of their bytes.
+
+    Hidden files and folders are ignored; other files of a folder that are no images are counted in a warning.
 
     Raises:
         UsageError: The folder cannot be read, or has no image.
     """
     if not images.is_dir():
         return ImageFiles(images.parent, [str(images)])
-    files = list_images(images)
+    passed_over = Counter[str]()
+    files = sorted((file.path for file in walk_images(images, passed_over)), key=os.fsencode)
     if not files:
+        instead = f"has {describe_passed_over(passed_over)}" if passed_over else "has none"
         raise UsageError(
-            f"images must be a folder with JPEG, PNG, BMP or WebP files, at any depth, got {images}, which has none"
+            f"images must be a folder with {FORMAT_NAMES} files, at any depth, got {printable(images)}, which {instead}"
+        )
+    if passed_over:
+        log.warning(
+            "passed over in %s, as no image has such a suffix: %s", printable(images), describe_passed_over(passed_over)
         )
     return ImageFiles(images, files)

@@ -10,13 +10,22 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.data.cache import DIGEST_DTYPE, Allocate, image_digest
-from pipeline.data.decode import MODES, describe_error, image_size, read_image, resize_to
+from pipeline.data.decode import (
+    MODES,
+    describe_12_bits,
+    describe_error,
+    has_16_bits,
+    highest_value,
+    image_size,
+    load_pixels,
+    open_image,
+    resize_to,
+)
 from pipeline.data.worker_pool import Call, worker_pool
 from pipeline.runtime.cpu import available_cores
 from pipeline.runtime.errors import UsageError, WorkerDied
 from pipeline.runtime.text import join_names, printable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 CHANNELS = {mode: channels for channels, mode in MODES.items()}
 
 # Limits of one call to a worker: short, so that Ctrl-C takes effect soon.
@@ -37,6 +46,7 @@ class Batch(NamedTuple):
     images: np.ndarray  # (b, h, w, c) uint8
     digests: np.ndarray  # (b,) DIGEST_DTYPE
     channels: int  # the most that any of the files needs: 1, 3 or 4
+    highest_of_16_bits: int | None  # the highest value, 0 to 255, in files of more than 8 bits; None without such files
     size_mismatch: tuple[str, tuple[int, int]] | None  # a file of another size, and its (height, width)
     errors: list[tuple[str, str]]  # (file, error) for files that cannot be read
 
@@ -62,7 +72,7 @@ def read_images(
         allocate: Function that returns the array for the images, given its shape.
 
     Raises:
-        UsageError: A file cannot be read, or the sizes differ.
+        UsageError: A file cannot be read, the sizes differ, or files of 16 bits use 12 of them.
     """
     workers = min(WORKERS_PER_CORE * available_cores(), 1 + len(files) // WORKER_FILES + file_bytes // WORKER_BYTES)
     batch_files = max(1, min(BATCH_FILES, BATCH_BYTES * len(files) // max(file_bytes, 1)))
@@ -84,6 +94,7 @@ def read_batch(files: Sequence[str], shape: tuple[int, int, int], resize: bool) 
     images = np.zeros((len(files), *shape), np.uint8)
     digests = np.zeros(len(files), DIGEST_DTYPE)
     channels = 1
+    highest: list[int] = []
     size_mismatch: tuple[str, tuple[int, int]] | None = None
     errors: list[tuple[str, str]] = []
     with warnings.catch_warnings():
@@ -91,17 +102,21 @@ def read_batch(files: Sequence[str], shape: tuple[int, int, int], resize: bool) 
         warnings.simplefilter("ignore")
         for row, file in enumerate(files):
             try:
-                image = read_image(file)
+                with open_image(file) as opened:
+                    is_deep = has_16_bits(opened)
+                    image = load_pixels(opened)
             except Exception as error:  # noqa: BLE001 - a damaged file can make a decoder raise anything
                 errors.append((file, describe_error(error)))
                 continue
             channels = max(channels, CHANNELS[image.mode])
+            if is_deep:
+                highest.append(highest_value(image))
             if resize or image_size(image) == shape[:2]:
                 images[row] = resize_to(image, shape)
                 digests[row] = image_digest(images[row])
             else:
                 size_mismatch = (file, image_size(image))
-    return Batch(images, digests, channels, size_mismatch, errors)
+    return Batch(images, digests, channels, max(highest, default=None), size_mismatch, errors)
 
 
 def _read_files(
@@ -123,16 +138,21 @@ def _read_files(
         pixels.images[rows], pixels.digests[rows] = batch.images, batch.digests
         return batch._replace(images=batch.images[:0])
 
-    channels, errors = 1, []
+    channels = 1
+    errors: list[tuple[str, str]] = []
+    highest: list[int] = []
     with ThreadPoolExecutor(workers) as threads:
         try:
             for batch in threads.map(read, range(0, len(files), batch_files)):
                 _check_size_matches(batch.size_mismatch, shape)
                 channels = max(channels, batch.channels)
                 errors += batch.errors
+                highest += [] if batch.highest_of_16_bits is None else [batch.highest_of_16_bits]
         finally:
             threads.shutdown(cancel_futures=True)
     _check_no_errors(errors, len(files))
+    if problem := describe_12_bits(max(highest, default=None)):
+        raise UsageError(problem)
     return pixels, channels
 
 

@@ -362,12 +362,16 @@ def truncated_jpeg():
     return whole.getvalue()[:700]
 
 
+NO_IMAGE = "not a JPEG, PNG, TIFF, GIF, WebP, BMP or PNM image"
 IMAGE_FILES = {
     "50,000 x 50,000 pixels": (lambda file: file.write_bytes(png_header(50_000, 50_000)), "decompression bomb"),
-    "no pixels": (lambda file: file.write_bytes(png_header(0, 0)), "not a JPEG, PNG, BMP or WebP image"),
+    "no pixels": (
+        lambda file: file.write_bytes(png_header(0, 0)),
+        NO_IMAGE,
+    ),
     "a truncated JPEG": (lambda file: file.write_bytes(truncated_jpeg()), "truncated"),
-    "text": (lambda file: file.write_text("hello"), "not a JPEG, PNG, BMP or WebP image"),
-    "nothing": (lambda file: file.touch(), "not a JPEG, PNG, BMP or WebP image"),
+    "text": (lambda file: file.write_text("hello"), NO_IMAGE),
+    "nothing": (lambda file: file.touch(), "the file is empty"),
     "a link to itself": (lambda file: file.symlink_to(file.name), "Too many levels of symbolic links"),
     "a link to nowhere": (lambda file: file.symlink_to("gone"), "No such file or directory"),
     "another size": (

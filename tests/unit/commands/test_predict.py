@@ -104,9 +104,20 @@ def test_predict_of_a_file_that_is_no_image_writes_the_reason_and_predicts_the_o
     (tmp_path / "images" / "bad.png").write_text("hello")
     code, own_run, table, output = run_predict(tmp_path / "images")
     assert code == 0 and own_run.data.metrics == {"images": 1, "unreadable": 1}
-    assert table["error"].tolist() == ["not a JPEG, PNG, BMP or WebP image", ""]
+    assert table["error"].tolist() == ["not a JPEG, PNG, TIFF, GIF, WebP, BMP or PNM image", ""]
     assert table["class"].tolist() == ["", "blue"] and set(table["truth"]) == {""}
     assert "1 file could not be read" in output
+
+
+def test_predict_of_twelve_bits_in_sixteen_warns_unless_one_uses_them(registered_model, tmp_path, capsys):
+    wide = np.arange(256, dtype=np.uint16).reshape(16, 16) * 16
+    images = tmp_path / "images"
+    images.mkdir()
+    command = ["predict", CHAMPION, "--images", str(images), "--folder", str(tmp_path / "out")]
+    for name, factor, warned in (("dark.png", 1, True), ("bright.png", 16, False)):
+        Image.fromarray(wide * factor).save(images / name)
+        assert run(command) == 0
+        assert ("warning: images of 16 bits must use them" in capsys.readouterr().err) is warned
 
 
 def test_predict_reads_one_batch_of_images_at_a_time(run_predict, tmp_path, monkeypatch):
@@ -130,7 +141,7 @@ def test_predict_of_no_image_at_all_fails_the_run(registered_model, tmp_path, ca
     (tmp_path / "a.png").write_text("hello")
     assert run(["predict", CHAMPION, "--images", str(tmp_path), "--folder", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
-        "error: at least one file must be an image, got 1 file: not a JPEG, PNG, BMP or WebP image\n"
+        "error: at least one file must be an image, got 1 file: not a JPEG, PNG, TIFF, GIF, WebP, BMP or PNM image\n"
     )
     assert newest_run().info.status == "FAILED"
 
@@ -146,7 +157,10 @@ def test_predict_of_no_image_at_all_fails_the_run(registered_model, tmp_path, ca
         ([CHAMPION], "images must name an image or a folder of images, got none"),
         ([CHAMPION, "--images", "nowhere"], "images must be an existing file or folder, got "),
         ([CHAMPION, "--images", "a\0b"], "images must be an existing file or folder, got "),
-        ([CHAMPION, "--images", str(ROOT / "pipeline")], "images must be a folder with JPEG, PNG, BMP or WebP files"),
+        (
+            [CHAMPION, "--images", str(ROOT / "pipeline")],
+            "images must be a folder with JPEG, PNG, TIFF, ",
+        ),
         (
             ["models:/nothing@champion", "--images", str(ROOT / "README.md")],
             "model must be in this tracking store, got",

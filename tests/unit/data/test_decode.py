@@ -1,10 +1,14 @@
 """Decoding one image file."""
 
+import struct
+import zlib
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.decode import read_image, resize_to
+from pipeline.data.decode import has_16_bits, highest_value, load_pixels, open_image, read_image, resize_to
 from pipeline.data.read_images import read_batch
 from tests.support.image_files import COLOR, GRAY, save_image
 
@@ -61,11 +65,81 @@ def test_read_image_of_an_animation_returns_the_first_frame(tmp_path, name):
     assert np.asarray(read_image(file))[0, 0].tolist() == [255, 0, 0]
 
 
-def test_read_image_goes_by_content_and_accepts_four_formats_only(tmp_path):
-    png_in_disguise = save_image(tmp_path, Image.fromarray(COLOR), "a.jpg", format="PNG")
-    np.testing.assert_array_equal(np.asarray(read_image(png_in_disguise)), COLOR)
-    gif = save_image(tmp_path, Image.fromarray(GRAY), "b.jpg", format="GIF")
-    assert read_batch([gif], (3, 4, 1), False).errors == [(gif, "not a JPEG, PNG, BMP or WebP image")]
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "PPM", "BMP", "WEBP", "PNG"])
+def test_read_image_goes_by_content(tmp_path, kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    file = save_image(tmp_path, Image.fromarray(np.kron(COLOR // 128 * 255, np.ones((4, 4, 1), np.uint8))), "a.jpg",
+                      format=kind, **options)  # fmt: skip
+    np.testing.assert_array_equal(np.asarray(read_image(file))[::4, ::4], COLOR // 128 * 255)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("TGA", "a.png"), ("PCX", "a.jpg"), ("EPS", "a.jpg"), ("AVIF", "a.jpg")])
+def test_read_image_opens_no_other_format(tmp_path, kind, name):
+    file = save_image(tmp_path, Image.fromarray(COLOR), name, format=kind)
+    reason = "not a JPEG, PNG, TIFF, GIF, WebP, BMP or PNM image"
+    assert read_batch([file], (3, 4, 3), False).errors == [(file, reason)]
+
+
+def test_read_image_of_twelve_bits_in_a_tiff_scales_them(tmp_path):
+    packed = bytes([0xFF, 0xF0, 0x00, 0x80, 0x0F, 0xFF])  # 4095, 0, 2048, 4095
+    tags = {256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 273: 134, 277: 1, 278: 1, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag == 273 else 3, 1, value) for tag, value in tags.items())
+    header = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "a.tif").write_bytes(header.ljust(134, b"\0") + packed)
+    assert np.asarray(read_image(str(tmp_path / "a.tif"))).tolist() == [[255, 0, 128, 255]]
+
+
+def test_read_image_inverts_a_tiff_of_sixteen_bits_whose_white_is_zero(tmp_path):
+    wide = Image.fromarray(GRAY.astype(np.uint16) * 257)
+    file = save_image(tmp_path, wide, "a.tif", tiffinfo={262: 0})
+    np.testing.assert_array_equal(np.asarray(read_image(file)), 255 - GRAY)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (GRAY.astype(np.float32) / 255, "its pixels are floating-point numbers"),
+        (GRAY.astype(np.int32) - 1, "its pixels must be from 0 to 65,535, got -1 to 219"),
+        (GRAY.astype(np.int32) * 1000, "its pixels must be from 0 to 65,535, got 0 to 220,000"),
+    ],
+)
+def test_read_image_refuses_pixels_that_it_would_have_to_guess_at(tmp_path, pixels, reason):
+    with pytest.raises(ValueError, match=reason):
+        read_image(save_image(tmp_path, Image.fromarray(pixels), "a.tif"))
+
+
+@pytest.mark.parametrize(("size", "accepted"), [((65_535, 1), True), ((65_536, 1), False), ((1, 65_536), False)])
+def test_open_image_limits_each_side_before_decoding(tmp_path, size, accepted):
+    file = save_image(tmp_path, Image.new("1", size))
+    outcome = nullcontext() if accepted else pytest.raises(ValueError, match="each side must have at most 65,535")
+    with outcome, open_image(file) as image:
+        assert image.size == size
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "deep"),
+    [
+        (Image.fromarray(GRAY), "a.png", False),
+        (Image.fromarray(GRAY.astype(np.uint16)), "a.png", True),
+        (Image.fromarray(GRAY.astype(np.uint16)), "a.tif", True),
+        (Image.fromarray(COLOR), "a.tif", False),
+        (Image.fromarray(COLOR), "a.webp", False),
+    ],
+)
+def test_has_16_bits_is_known_before_decoding(tmp_path, image, name, deep):
+    with open_image(save_image(tmp_path, image, name)) as opened:
+        assert has_16_bits(opened) is deep
+
+
+def test_has_16_bits_of_colour(tmp_path):
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLOR.reshape(3, -1))
+    header = struct.pack(">IIBBBBB", 4, 3, 16, 2, 0, 0, 0)  # 16 bits, RGB
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    content = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with open_image(str(tmp_path / "a.png")) as opened:
+        assert has_16_bits(opened)
+        assert highest_value(load_pixels(opened)) == 0  # values up to 255 of 65,535
 
 
 def test_resize_to_a_smaller_shape_antialiases():

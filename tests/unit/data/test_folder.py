@@ -102,17 +102,25 @@ def test_list_folder_warns_of_ignored_folders_beside_train(tmp_path, caplog):
     ("files", "words"),
     [
         ([], "has none; put the images of each class into a folder"),
-        (["1.png", "2.png"], "has none; put the images of each class into a folder"),
+        (["1.png", "2.png"], "has 2 images but no folder; put the images of each class into a folder"),
         (["pets/cat/1.png", "pets/dog/1.png"], "pets if the class folders are in it"),
-        (["a/1.png", "b/notes.txt"], "every class needs images (.jpg, .jpeg, .png, .bmp, .webp): "),
+        (["a/1.png", "b/notes.txt"], "/b has none but 1 file (1 .txt); add some"),
         (["train/1.png", "test/1.png"], "at least two class folders"),  # not the classes `train` and `test`
         (["test/a/1.png", "test/b/1.png", "val/a/1.png"], "test, val need a train folder beside them"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png", "valid/a/1.png"], "val, valid; keep one for each split"),
         (["train/a/1.png", "train/b/1.png", "test/a/1.png"], "the test folder lacks b"),
         (
             ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/c/1.png"],
-            "validation folder has c, which",
+            "validation folder has c, which train lacks: ",
         ),
+        (
+            ["train/a/1.png", "train/b/1.png", "test/A/1.png", "test/b/1.png"],
+            "here a, b: the test folder lacks a, and has A instead: ",
+        ),
+        (["train/a/1.png", "train/b/1.png", "test/1.png", "test/2.png"], "the test folder has 2 images but no folder"),
+        (["train/1.png", "test/1.png", "masks/1.png"], "/train has 1 image but no folder"),
+        (["train/train/a/1.png", "train/train/b/1.png", "test/test/a/1.png"], "or move them from "),
+        (["a/b/c/train/x/1.png", "a/b/c/test/x/1.png"], "/a/b/c if the class folders are in it"),
     ],
 )
 def test_list_folder_of_a_wrong_structure_raises(tmp_path, files, words):
@@ -123,6 +131,42 @@ def test_list_folder_with_empty_class_raises_with_its_absolute_path(tmp_path):
     touch(tmp_path, "a/1.png", "b/1.png")
     (tmp_path / "c").mkdir()
     assert f"{tmp_path / 'c'} has none" in error_message(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.JPE", "a.tif", "a.TIFF", "a.gif", "a.ppm", "a.JPG_large", "a.png:orig"])
+def test_list_folder_takes_images_under_all_their_suffixes(tmp_path, name):
+    assert names(list_folder(touch(tmp_path, f"a/{name}", "b/1.png")).parts["train"]) == [name, "1.png"]
+
+
+def test_list_folder_counts_what_is_passed_over_by_suffix_and_class(tmp_path, caplog):
+    touch(tmp_path, "cat/1.jpg", "dog/1.jpg", "dog/2.HEIC", "dog/more/3.heic", "cat/4.svg", "cat/5", "cat/6.JPG.txt")
+    touch(tmp_path, "readme.txt", "cat/._1.jpg", "cat/Thumbs.db", "__MACOSX/cat/._1.jpg", "stray.png")
+    assert list_folder(tmp_path).classes == ("cat", "dog")
+    assert "5 files (2 .heic, 1 .svg, 1 .txt, 1 without a suffix), of the classes cat 3, dog 2" in caplog.text.replace(
+        "1 without a suffix, 1 .svg, 1 .txt", "1 .svg, 1 .txt, 1 without a suffix"
+    )
+    assert f"passed over: 1 image beside the folders in {tmp_path}" in caplog.text
+
+
+def test_list_folder_without_other_files_warns_of_nothing(tmp_path, caplog):
+    list_folder(
+        touch(tmp_path, "train/a/1.png", "train/b/1.png", "readme.md", "train/.DS_Store", "train/a/desktop.ini")
+    )
+    assert not caplog.records
+
+
+def test_list_folder_joins_classes_that_differ_in_unicode_form_between_splits(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    listing = list_folder(
+        touch(tmp_path, f"train/{composed}/1.png", "train/tea/1.png", f"test/{decomposed}/1.png", "test/tea /1.png")
+    )
+    assert listing.classes == (composed, "tea")
+    assert [file.label for file in listing.parts["test"]] == [0, 1]
+
+
+def test_list_folder_orders_classes_alike_in_both_unicode_forms(tmp_path):
+    for form, place in (("\u00e9", "a"), ("e\u0301", "b")):  # the decomposed one sorts before "ef" by its bytes
+        assert list_folder(touch(tmp_path / place, f"{form}/1.png", "ef/1.png")).classes == ("ef", "\u00e9")
 
 
 def test_listing_fingerprint_depends_on_file_names_sizes_and_times(tmp_path):

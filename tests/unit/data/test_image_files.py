@@ -52,6 +52,18 @@ def test_folders_without_class_are_listed_in_order(tmp_path):
     assert find_images(tmp_path).folders_without_class(["cat", "dog"]) == ["ant", "owl"]
 
 
-def test_find_images_in_a_folder_without_images_raises(tmp_path):
-    with pytest.raises(UsageError, match="^images must be a folder with JPEG, PNG, BMP or WebP files, .* has none$"):
-        find_images(touch(tmp_path, "note.txt"))
+def test_labels_from_folders_takes_both_unicode_forms(tmp_path):
+    touch(tmp_path, "cafe\u0301/a.png", "tea /b.png")
+    assert find_images(tmp_path).labels_from_folders(["caf\u00e9", "tea"]) == [0, 1]
+
+
+def test_find_images_counts_what_is_passed_over(tmp_path, caplog):
+    touch(tmp_path, "a.png", "b.heic", "c/d.heic", "notes.txt", ".hidden.heic")
+    assert len(find_images(tmp_path).files) == 1
+    assert f"passed over in {tmp_path}, as no image has such a suffix: 3 files (2 .heic, 1 .txt)" in caplog.text
+
+
+@pytest.mark.parametrize(("names", "has"), [(["note.txt"], r"has 1 file \(1 \.txt\)"), ([], "has none")])
+def test_find_images_in_a_folder_without_images_raises(tmp_path, names, has):
+    with pytest.raises(UsageError, match=f"^images must be a folder with JPEG, PNG, TIFF, GIF, .* which {has}$"):
+        find_images(touch(tmp_path, *names))

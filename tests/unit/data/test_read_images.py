@@ -2,6 +2,7 @@
 
 import io
 import os
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -70,6 +71,16 @@ def test_read_images_lists_unreadable_files_on_one_line(tmp_path):
     assert rf"{tmp_path}/it's\n\udce9" in message and files[4] in message and files[5] not in message
 
 
+@pytest.mark.parametrize(("factors", "refused"), [((16, 16), True), ((16, 257), False), ((0, 0), False)])
+def test_read_images_of_sixteen_bits_that_use_twelve_are_refused(tmp_path, factors, refused):
+    files = [
+        save_image(tmp_path, Image.fromarray(GRAY.astype(np.uint16) * factor), f"{number}.png")
+        for number, factor in enumerate(factors)
+    ]
+    with pytest.raises(UsageError, match="16 bits must use them: .* multiply") if refused else nullcontext():
+        assert read_images(files, 0, None, allocate).images.shape == (2, 3, 4, 1)
+
+
 def read_or_die(*arguments):
     """Read in this process, end at once in a worker."""
     if os.environ["ASKING"] != str(os.getpid()):
@@ -96,6 +107,7 @@ def test_read_batch_returns_errors_by_file_and_reads_the_others(tmp_path):
     bad = [*(str(tmp_path / name) for name in files), str(tmp_path / "absent.png")]
     batch = read_batch([*bad, good], (3, 4, 3), False)
     reasons = dict(batch.errors)
+    assert reasons[bad[1]] == "the file is empty"
     assert list(reasons) == bad and "truncated" in reasons[bad[0]].lower()
     assert reasons[bad[-1]] == "No such file or directory"
     np.testing.assert_array_equal(batch.images[-1], COLOR)

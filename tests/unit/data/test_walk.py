@@ -1,0 +1,64 @@
+"""Walking through a folder for image files."""
+
+from collections import Counter
+
+import pytest
+
+from pipeline.data.walk import (
+    SUFFIXES,
+    count_images,
+    describe_passed_over,
+    is_image_name,
+    list_subfolders,
+    walk_images,
+)
+from pipeline.runtime.errors import UsageError
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_is_image_name_takes_every_suffix_in_any_case(suffix):
+    assert is_image_name(f"a{suffix}") and is_image_name(f"a.b{suffix.upper()}")
+
+
+@pytest.mark.parametrize("name", ["a.jpg_large", "a.PNG-small", "a.jpeg:orig"])
+def test_is_image_name_takes_the_names_that_browsers_save(name):
+    assert is_image_name(name)
+
+
+@pytest.mark.parametrize("name", ["jpg", ".jpg", "a.jpg.txt", "a.heic", "a.svg", "a.jpgx", "a.jpg_mask", "a", "a."])
+def test_is_image_name_refuses_other_names(name):
+    assert not is_image_name(name)
+
+
+def test_walk_images_counts_other_files_but_no_clutter(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "@eaDir").mkdir()
+    for name in ("1.png", "deep/2.jpg", "deep/3.heic", "4.HEIC", "5", "thumbs.DB", ".hidden.png", "@eaDir/1.png"):
+        (tmp_path / name).touch()
+    passed_over = Counter()
+    assert {file.path.removeprefix(f"{tmp_path}/") for file in walk_images(tmp_path, passed_over)} == {
+        "1.png",
+        "deep/2.jpg",
+    }
+    assert passed_over == {".heic": 2, "without a suffix": 1}
+
+
+def test_describe_passed_over_names_the_most_frequent_first_and_counts_the_rest():
+    assert describe_passed_over(Counter({".a": 1, ".heic": 1200})) == "1,201 files (1,200 .heic, 1 .a)"
+    many = Counter({f".{number}": 9 - number for number in range(8)})
+    assert describe_passed_over(many) == "44 files (9 .0, 8 .1, 7 .2, 6 .3, 5 .4 and 3 more)"
+
+
+def test_count_images_and_list_subfolders_look_at_one_level(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "folder.png" / "1.png").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "folder.png")
+    (tmp_path / "2.png").touch()
+    (tmp_path / "lost").symlink_to("nowhere")
+    assert count_images(tmp_path) == 1
+    assert list(list_subfolders(tmp_path)) == ["folder.png", "link"]
+
+
+def test_list_subfolders_of_what_is_no_folder_raises(tmp_path):
+    with pytest.raises(UsageError, match="every folder must be readable: .*absent: No such file"):
+        list_subfolders(tmp_path / "absent")
