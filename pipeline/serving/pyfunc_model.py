@@ -8,7 +8,8 @@ import base64
 import importlib
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -16,12 +17,14 @@ import pandas as pd
 import tensorflow as tf
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
+from mlflow.pyfunc import scoring_server
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 COLUMN = "image"
 MAX_IMAGES = 256  # in a request
+MAX_PIXELS = 256_000_000  # of all files in a request, before they are resized
+NUMBERS = (int, float, np.integer, np.floating)
 BATCH_SIZE = 32  # images predicted at once, which bounds the memory that a request takes
-IMAGE_RULE = "an array of its pixels, 0 to 255, or a JPEG, PNG, BMP or WebP file as base64 text"
 
 
 class Classifier(PythonModel):
@@ -31,6 +34,7 @@ class Classifier(PythonModel):
         """Load the network and trace it, so that the first request does not wait for that."""
         # MLflow has put the folder of decode.py on sys.path by now
         self._decode = importlib.import_module("decode")
+        _accept_json_only()
         model = keras.saving.load_model(context.artifacts["model"], compile=False, safe_mode=True)
         self._classes: list[str] = context.model_config["classes"]
         self._shape: tuple[int, int, int] = tuple(model.input_shape[1:])
@@ -54,15 +58,70 @@ class Classifier(PythonModel):
             raise _error(
                 f"a request must hold 1 to {MAX_IMAGES} images, in a column named {COLUMN}, got {len(images):,}"
             )
-        answers: list[dict[str, Any]] = []
-        for start in range(0, len(images), BATCH_SIZE):
-            answers += self._classify(images[start : start + BATCH_SIZE], first_number=start + 1)
+        with ExitStack() as opened:
+            # Whatever is too large is refused before the first image is decoded.
+            sources = [self._open(number, image, opened) for number, image in enumerate(images, 1)]
+            self._check_pixels(sources)
+            highest: list[int] = []
+            answers: list[dict[str, Any]] = []
+            for start in range(0, len(sources), BATCH_SIZE):
+                batch = enumerate(sources[start : start + BATCH_SIZE], start + 1)
+                answers += self._classify([self._to_pixels(number, source, highest) for number, source in batch])
+        if problem := self._decode.describe_12_bits(max(highest, default=None)):
+            raise _error(str(problem))
         return answers
 
-    def _classify(self, images: Sequence[Any], *, first_number: int) -> Iterator[dict[str, Any]]:
-        """Yield the answers for one batch; `first_number` is the position of its first image in the request, from 1."""
-        pixels = np.stack([self._to_pixels(number, image) for number, image in enumerate(images, first_number)])
-        for probabilities in self._predict(pixels).numpy():
+    def _open(self, number: int, image: Any, opened: ExitStack) -> Any:
+        """Return a file as an image that is not decoded yet, and an array as its pixels (h, w, c) float32.
+
+        Args:
+            number: The position of the image in the request, from 1, for messages.
+            image: What the request holds.
+            opened: Closes the files.
+        """
+        if isinstance(image, list | np.ndarray):
+            return self._check_array(number, image)
+        if not isinstance(image, str):
+            raise _error(f"image {number} must be {self._image_rule()}, got {type(image).__name__}")
+        try:
+            # a data URL begins with data:image/png;base64,
+            file = base64.b64decode(image.partition("base64,")[2] or image, validate=True)
+        except ValueError as error:
+            raise _error(f"image {number} must be {self._image_rule()}: its text is no base64: {error}") from None
+        try:
+            return opened.enter_context(self._decode.open_image(io.BytesIO(file)))
+        except Exception as error:  # noqa: BLE001 - a damaged file makes decoders raise anything
+            raise self._unreadable(number, error) from None
+
+    def _check_pixels(self, sources: Sequence[Any]) -> None:
+        """Raise MlflowException if the files of a request have too many pixels together."""
+        pixels = sum(source.width * source.height for source in sources if not isinstance(source, np.ndarray))
+        if pixels > MAX_PIXELS:
+            raise _error(
+                f"the files of a request must have at most {MAX_PIXELS:,} pixels together, got {pixels:,}; "
+                "send them in several requests, or smaller"
+            )
+
+    def _to_pixels(self, number: int, source: Any, highest: list[int]) -> np.ndarray:
+        """Return the pixels (h, w, c) float32, 0 to 255, of what `_open` returned.
+
+        Of a file with more than 8 bits, the highest value is appended to `highest`.
+        """
+        if isinstance(source, np.ndarray):
+            return source
+        try:
+            is_deep = self._decode.has_16_bits(source)
+            image = self._decode.load_pixels(source)
+        except Exception as error:  # noqa: BLE001 - as above
+            raise self._unreadable(number, error) from None
+        if is_deep:
+            highest.append(self._decode.highest_value(image))
+        # resized as the training images were
+        return np.asarray(self._decode.resize_to(image, self._shape), np.float32)
+
+    def _classify(self, images: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+        """Yield the answers for one batch."""
+        for probabilities in self._predict(np.stack(images)).numpy():
             best = int(probabilities.argmax())
             yield {
                 "class": self._classes[best],
@@ -70,42 +129,48 @@ class Classifier(PythonModel):
                 "probabilities": dict(zip(self._classes, probabilities.tolist(), strict=True)),
             }
 
-    def _to_pixels(self, number: int, image: Any) -> np.ndarray:
-        """Return an image as pixels (h, w, c) float32, 0 to 255; errors name it by its number in the request."""
-        if isinstance(image, str):
-            return self._decode_file(number, image)
-        if isinstance(image, list | np.ndarray):
-            return self._check_array(number, image)
-        raise _error(f"image {number} must be {IMAGE_RULE}, got {type(image).__name__}")
-
-    def _decode_file(self, number: int, text: str) -> np.ndarray:
-        """Return the pixels of a file in base64, resized as the training images were."""
-        try:
-            # a data URL begins with data:image/png;base64,
-            file = base64.b64decode(text.partition("base64,")[2] or text, validate=True)
-        except ValueError as error:
-            raise _error(f"image {number} must be {IMAGE_RULE}: its text is no base64: {error}") from None
-        try:
-            image = self._decode.read_image(io.BytesIO(file))
-        except Exception as error:  # noqa: BLE001 - a damaged file makes decoders raise anything
-            reason = str(self._decode.describe_error(error))
-            raise _error(f"image {number} must be {IMAGE_RULE}: its file cannot be read: {reason}") from None
-        return np.asarray(self._decode.resize_to(image, self._shape), np.float32)
-
     def _check_array(self, number: int, values: Any) -> np.ndarray:
         """Return the pixels of an array that has the model's shape."""
         height, width, channels = self._shape
         rule = f"image {number} must be an array of height {height}, width {width} and {channels} channel(s), 0 to 255"
         try:
-            pixels = np.array(values.tolist() if isinstance(values, np.ndarray) else values, np.float32)
+            # of objects first, because NumPy would read the text "1" and true as 1
+            cells = np.array(values.tolist() if isinstance(values, np.ndarray) else values, object)
+            kinds = set(map(type, cells.ravel().tolist()))
+            pixels = cells.astype(np.float32)
         except (TypeError, ValueError, OverflowError):
             raise _error(f"{rule}, got rows of unequal length or values that are no numbers") from None
         if pixels.shape != self._shape:
             raise _error(f"{rule}, got the shape {', '.join(map(str, pixels.shape))}")
+        if strange := sorted(kind.__name__ for kind in kinds if kind is bool or not issubclass(kind, NUMBERS)):
+            raise _error(f"{rule}, got values of the type {strange[0]}")
         # NaN fails both comparisons
         if not ((pixels >= 0) & (pixels <= 255)).all():
             raise _error(f"{rule}, got {pixels.min():g} to {pixels.max():g}")
+        # A black image may be meant; no image has 1 of 255 as its brightest pixel.
+        if 0 < pixels.max() <= 1:
+            raise _error(f"{rule}, got nothing above {pixels.max():g}; multiply fractions by 255")
         return pixels
+
+    def _unreadable(self, number: int, error: Exception) -> MlflowException:
+        reason = self._decode.describe_error(error)
+        return _error(f"image {number} must be {self._image_rule()}: its file cannot be read: {reason}")
+
+    def _image_rule(self) -> str:
+        return f"an array of its pixels, 0 to 255, or a {self._decode.FORMAT_NAMES} file as base64 text"
+
+
+def _accept_json_only() -> None:
+    """Make MLflow's server refuse CSV and Parquet before it parses them.
+
+    A few kB of Parquet can unpack to gigabytes, whatever number of rows its footer states; JSON cannot.
+    """
+    for parser in ("parse_csv_input", "parse_parquet_input"):
+        setattr(scoring_server, parser, _refuse_body)
+
+
+def _refuse_body(*_: object, **__: object) -> NoReturn:
+    raise _error("a request must be JSON, with the content type application/json")
 
 
 def _unwrap_inputs(cells: list[Any]) -> list[Any]:

@@ -10,6 +10,8 @@ from contextlib import suppress
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import requests
 from PIL import Image
@@ -100,12 +102,18 @@ def test_predict_of_arrays_equals_the_network_in_each_request_format_of_mlflow(a
 
 
 FILES = [encoded(plain("red")), encoded(plain("lime"), "JPEG"), encoded(plain("blue"), "WEBP")]
+OTHER_FILES = [encoded(plain("red"), "TIFF"), encoded(plain("lime"), "GIF"), encoded(plain("blue"), "PPM")]
 
 
 @pytest.mark.parametrize(
     "body",
-    [split(*FILES), {"dataframe_records": [{"image": file} for file in FILES]}, {"inputs": {"image": FILES}}],
-    ids=["split", "records", "inputs by name"],
+    [
+        split(*FILES),
+        split(*OTHER_FILES),
+        {"dataframe_records": [{"image": file} for file in FILES]},
+        {"inputs": {"image": FILES}},
+    ],
+    ids=["split", "other formats", "records", "inputs by name"],
 )
 def test_predict_of_files_returns_class_names(address, body):
     assert [row["class"] for row in ask(address, body).json()["predictions"]] == list(CLASSES)
@@ -133,6 +141,9 @@ def test_predict_accepts_max_images_in_one_request(address):
 
 
 BOMB = encoded(Image.new("1", (10_000, 9_000)))  # 12 kB
+NO_IMAGE = "not a JPEG, PNG, TIFF, GIF, WebP, BMP or PNM image"
+TALL = encoded(Image.new("1", (1, 89_000_000)))
+LARGE = encoded(Image.new("1", (10_000, 8_000)))
 REFUSED = [
     (split(), "a request must hold 1 to 256 images, in a column named image, got 0"),
     ({"dataframe_records": []}, "a request must hold 1 to 256 images, in a column named image, got 0"),
@@ -148,16 +159,39 @@ REFUSED = [
     ),
     (split([["a"]]), "got rows of unequal length or values that are no numbers"),
     (split(np.full(SHAPE, 256).tolist()), "0 to 255, got 256 to 256"),
+    (split(np.full(SHAPE, 0.98).tolist()), "0 to 255, got nothing above 0.98; multiply fractions by 255"),
+    ({"inputs": np.full((2, *SHAPE), 0.5).tolist()}, "0 to 255, got nothing above 0.5; multiply fractions by 255"),
+    (split(ARRAYS[0], np.ones(SHAPE, int).tolist()), "0 to 255, got nothing above 1; multiply fractions by 255"),
+    (split(np.full(SHAPE, "7").tolist()), "0 to 255, got values of the type str"),
+    ({"inputs": {"image": [np.full(SHAPE, True).tolist()]}}, "0 to 255, got values of the type bool"),
+    (split([[[7, 7, True], *[[7, 7, 7]] * 5], *[[[7, 7, 7]] * 6] * 7]), "0 to 255, got values of the type bool"),
+    (split([[[7, 7, None], *[[7, 7, 7]] * 5], *[[[7, 7, 7]] * 6] * 7]), "0 to 255, got values of the type NoneType"),
     (json.dumps(split(np.full(SHAPE, np.nan).tolist())), "0 to 255, got nan to nan"),
-    (split(7), "or a JPEG, PNG, BMP or WebP file as base64 text, got int"),
-    (split(None), "or a JPEG, PNG, BMP or WebP file as base64 text, got NoneType"),
+    (split(7), "or a JPEG, PNG, TIFF, GIF, WebP, BMP or PNM file as base64 text, got int"),
+    (split(None), "or a JPEG, PNG, TIFF, GIF, WebP, BMP or PNM file as base64 text, got NoneType"),
     (split("hello!"), "its text is no base64: Only base64 data is allowed"),
-    (split(base64.b64encode(b"hello").decode()), "its file cannot be read: not a JPEG, PNG, BMP or WebP image"),
-    (split(encoded(plain("red"), "GIF")), "its file cannot be read: not a JPEG, PNG, BMP or WebP image"),
+    (
+        split(base64.b64encode(b"hello").decode()),
+        f"its file cannot be read: {NO_IMAGE}",
+    ),
+    (
+        split(encoded(plain("red"), "TGA")),
+        f"its file cannot be read: {NO_IMAGE}",
+    ),
     (
         split(FILES[0], FILES[1][:200]),
-        "image 2 must be an array of its pixels, 0 to 255, or a JPEG, PNG, BMP or WebP "
+        "image 2 must be an array of its pixels, 0 to 255, or a JPEG, PNG, TIFF, GIF, WebP, BMP or PNM "
         "file as base64 text: its file cannot be read: Truncated File Read",
+    ),
+    (split(TALL), "its file cannot be read: each side must have at most 65,535 pixels, got 1 x 89,000,000"),
+    (
+        split(*[LARGE] * 4),
+        "the files of a request must have at most 256,000,000 pixels together, got 320,000,000; "
+        "send them in several requests, or smaller",
+    ),
+    (
+        split(encoded(Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 16))),
+        "no value above a fifteenth of 65,535; multiply their pixels by 16, or save them with 8 bits",
     ),
     (
         split(BOMB),
@@ -172,5 +206,33 @@ def test_predict_of_an_invalid_request_is_refused_in_one_line_and_the_server_goe
     assert answer.status_code == 400
     assert "Traceback" not in answer.text and "stack_trace" not in answer.json()
     last = answer.json()["message"].rpartition("\nError: ")[2]
-    assert last.endswith(message) and "\n" not in last
+    assert last.endswith(message) and "\n" not in last, last
     assert ask(address, split(FILES[0])).status_code == 200
+
+
+def test_predict_of_a_black_array_is_answered(address, registered_once):
+    black = np.zeros(SHAPE)
+    np.testing.assert_allclose(probabilities(ask(address, split(black.tolist()))), expected(registered_once, [black]))
+
+
+def parquet(table):
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("text/csv", b"image\n" + FILES[0].encode()),
+        ("application/vnd.apache.parquet", parquet(pa.table({"image": FILES[:1]}))),
+        ("application/vnd.apache.parquet", parquet(pa.table({"image": np.zeros(30_000_000, np.int64)}))),
+        ("application/vnd.apache.parquet", b"PAR1"),
+    ],
+    ids=["CSV", "Parquet", "Parquet of 30 million rows", "damaged Parquet"],
+)
+def test_body_that_is_not_json_is_refused_before_it_is_parsed(address, kind, body):
+    """30 million rows are 137 kB here, and unpack to gigabytes."""
+    answer = requests.post(address, data=body, headers={"content-type": kind}, timeout=60)
+    assert answer.status_code == 400
+    assert answer.json()["message"] == "a request must be JSON, with the content type application/json"
