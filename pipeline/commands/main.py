@@ -147,11 +147,13 @@ def _search(arguments: Sequence[str], console: Console) -> int:
     command = parse_search_command(arguments)
     from pipeline.data.dataset import load_dataset
     from pipeline.runtime.files import check_cache_writable
+    from pipeline.search.executors.ray_cluster import check_token_private
     from pipeline.search.space import build_search, check_against_data
     from pipeline.search.storage_url import validate_environment
 
     validate_environment(os.environ)
     search = build_search(command)
+    check_token_private(search.settings.cluster, os.environ)
     check_cache_writable()
     data = load_dataset(search.base.data, seed=search.base.seed)
     check_against_data(search, image_shape=data.image_shape, training_images=len(data.train))

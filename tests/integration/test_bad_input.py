@@ -322,14 +322,23 @@ def test_refusal_of_settings_imports_no_slow_package(tmp_path):
         ["smoke", "--depth", "0"],
         ["smoke", "--dpeth", "1"],
         ["smoke", "--depth", "3", "4"],
+        ["smoke", "--cluster", "auto"],
     ]
+    token = write_file(tmp_path / "token", "0" * 64)
+    os.chmod(token, 0o644)
     code = (
         "import json, sys; from pipeline.commands.main import run\n"
         "codes = {run([command, *words]) for words in json.load(sys.stdin) for command in ('train', 'search')}\n"
         "print(json.dumps([sorted(codes), sorted(sys.modules)]))"
     )
     completed = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, input=json.dumps(commands), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=os.environ | {"RAY_AUTH_TOKEN_PATH": str(token)},
+        cwd=ROOT,
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     codes, imported = json.loads(completed.stdout)
     assert codes == [2] and not SLOW_TO_IMPORT & set(imported)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from contextlib import contextmanager
 
 import pytest
 
@@ -32,6 +33,14 @@ class FakeRay:
         self.error = None
         self.is_shut_down = False
         self.loop = asyncio.new_event_loop()
+
+    @contextmanager
+    def connect(self, address):
+        """Stand in for `pipeline.search.executors.ray_cluster.connect`."""
+        try:
+            yield self
+        finally:
+            self.shutdown()
 
     def remote(self, function_or_class):
         return _Remote(self, function_or_class)

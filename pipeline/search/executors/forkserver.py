@@ -10,6 +10,8 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+from pipeline.runtime.temporary_environment import temporary_environment
+
 context: ForkServerContext = multiprocessing.get_context("forkserver")
 
 # Blocked in the server, which ends with its driver; the processes that it forks may unblock them
@@ -28,7 +30,7 @@ def start(modules: Sequence[str], environment: Mapping[str, str | None], log: Pa
     context.set_forkserver_preload(list(modules))
     # The server does not get this process's sys.path, and would silently skip modules that it does not find.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    with _environment({**environment, "PYTHONPATH": path}), _redirected_stderr(log):
+    with temporary_environment({**environment, "PYTHONPATH": path}), _redirected_stderr(log):
         # The server's start starts this too, and unblocks SIGINT and SIGTERM when it does (Python 3.11).
         resource_tracker.ensure_running()
         with _blocked_signals():
@@ -39,24 +41,6 @@ def stop() -> None:
     """Stop the server, which must have no processes left, and free its memory."""
     # without this call it would run for as long as this process
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    _set_environment(changes)
-    try:
-        yield
-    finally:
-        _set_environment(before)
-
-
-def _set_environment(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 @contextmanager

@@ -2,24 +2,22 @@
 
 import logging
 import os
-import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import dropwhile
-from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
-import pipeline
 from pipeline.runtime.errors import ClusterLost, UsageError
 from pipeline.runtime.files import write_atomic
-from pipeline.runtime.text import join_names, one_line
+from pipeline.runtime.text import join_names
 from pipeline.runtime.urls import mask_password, on_one_machine
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
+from pipeline.search.executors.ray_cluster import connect
+from pipeline.search.executors.ray_resources import ClusterResources
+from pipeline.search.executors.ray_results import failed_result, result_from_ray_error, summary_line
 from pipeline.search.executors.ray_worker import KILL, MessageQueue, TaskResult, TaskSpec, run_task
-from pipeline.search.executors.slots import CORES_PER_TRIAL
 from pipeline.search.executors.trial import PRELOADED_MODULES, train_on_node
 from pipeline.search.executors.worker_process import TrialFunction
 from pipeline.tracking.outbox.delivery import import_records
@@ -34,69 +32,10 @@ MAX_PENDING_CALLS = 10_000
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 # A resource that Ray gives to the head node alone
 HEAD_NODE_RESOURCE = "node:__internal_head__"
-# Ray's errors that mean the loss of a node
-NODE_LOST = ("NodeDiedError", "WorkerCrashedError", "LocalRayletDiedError", "ObjectLostError", "RayActorError")
-# First line of some of Ray's errors; the reason follows it
-ENVIRONMENT_SETUP_FAILED = "Failed to set up runtime environment."
-REASON_CHARACTERS = 500
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ClusterResources:
-    """What the nodes of a cluster offer to trials, as Ray listed them at one moment.
-
-    Attributes:
-        trials_per_gpu: how many trials share a GPU.
-        gpu_only: whether trials run on GPUs only: several per GPU were requested, or there have been GPUs. When all
-            are taken away, what is left is often a head node whose CPUs would need weeks.
-        nodes: the resources of each node that trains.
-        cpus_per_trial: as many as the node with the fewest CPUs per trial has for each.
-        waits_for_gpus: whether there is no GPU although trials run on GPUs only.
-    """
-
-    trials_per_gpu: int
-    gpu_only: bool
-    nodes: tuple[Mapping[str, float], ...] = ()
-    cpus_per_trial: int = 1
-    waits_for_gpus: bool = False
-
-    def with_nodes(self, nodes: Sequence[Mapping[str, float]]) -> "ClusterResources":
-        """Return the resources of a later moment, with these nodes."""
-        gpu_nodes = [node for node in nodes if node.get("GPU")]
-        gpu_only = self.gpu_only or bool(gpu_nodes)
-        if gpu_only:
-            shares = [node["CPU"] // (node["GPU"] * self.trials_per_gpu) for node in gpu_nodes]
-            # without a GPU now, what the next trials need is what the last ones needed
-            cpus = max(1, min(shares, default=self.cpus_per_trial))
-        else:
-            cpus = min([CORES_PER_TRIAL, *(node["CPU"] for node in nodes)])
-        return replace(
-            self,
-            gpu_only=gpu_only,
-            nodes=tuple(nodes),
-            cpus_per_trial=int(cpus),
-            waits_for_gpus=gpu_only and not gpu_nodes,
-        )
-
-    @property
-    def has_gpus(self) -> bool:
-        """Return whether a node has GPUs."""
-        return any(node.get("GPU") for node in self.nodes)
-
-    @property
-    def slots(self) -> int:
-        """Return how many trials the nodes can run at a time."""
-        return sum(self._slots_of(node) for node in self.nodes)
-
-    def _slots_of(self, node: Mapping[str, float]) -> int:
-        by_cpu = int(node["CPU"] // self.cpus_per_trial)
-        if not self.gpu_only:
-            return by_cpu
-        return min(by_cpu, int(node.get("GPU", 0) * self.trials_per_gpu))
 
 
 @dataclass(eq=False)
@@ -158,6 +97,7 @@ class RayExecutor(Executor):
         self._warned_of_host = False
         # the error by which the head node was found to be lost
         self._head_error: str | None = None
+        self._connection = ExitStack()
         # Ray's module, and handles of what runs in the cluster; set when the context is entered
         self._ray: Any = None
         self._queue: Any = None
@@ -172,12 +112,10 @@ class RayExecutor(Executor):
             self._on_first_gpu = on_first_gpu
 
     def __enter__(self) -> Self:
-        self._ray = _connect(self._address)
-        try:
+        with ExitStack() as connection:
+            self._ray = connection.enter_context(connect(self._address))
             self._check_nodes_reach_runs()
-        except BaseException:
-            self._ray.shutdown()
-            raise
+            self._connection = connection.pop_all()
         queue_class = self._ray.remote(MessageQueue).options(
             num_cpus=0, resources={HEAD_NODE_RESOURCE: 0.001}, max_concurrency=MAX_PENDING_CALLS
         )
@@ -191,7 +129,7 @@ class RayExecutor(Executor):
         self._tasks.clear()
         try:
             # ends the tasks, and with them their trials
-            self._ray.shutdown()
+            self._connection.close()
         except Exception:
             # a lost head node does not answer any more
             if self._head_error is None:
@@ -413,100 +351,9 @@ def _store_files(job: TrialJob, task_result: TaskResult) -> None:
             log.warning("records of run %s from its node are lost: %s", job.run.run_id, error)
 
 
-def _connect(address: str) -> Any:
-    """Connect to a cluster and return Ray's module.
-
-    Raises:
-        UsageError: Ray is not installed, or there is no such cluster.
-    """
-    # Ray would send usage statistics to its makers
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # of a cluster that starts here: Ray's default is 15
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # a task without a GPU sees the devices that its node sees
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # imported here, as it is an optional dependency and takes a second
-    try:
-        import ray
-    except ImportError:
-        raise UsageError("cluster needs Ray: pip install -c requirements.lock -e '.[ray]' brings it") from None
-    if address == "local":
-        options: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    else:
-        # the nodes need this package's dependencies, but no checkout of it
-        options = {"runtime_env": {"py_modules": [str(Path(pipeline.__path__[0]))]}}
-    try:
-        with _kept_signal_handlers():
-            ray.init(address=address, log_to_driver=False, logging_level="error", **options)
-    # Ray raises many kinds of errors; SystemExit if the head node has just been lost
-    except (Exception, SystemExit) as error:  # noqa: BLE001
-        raise UsageError(
-            f"cluster must be auto (on a node of a running Ray cluster), ray://host:port or local, got {address}: "
-            f"{type(error).__name__}: {summary_line(error)}"
-        ) from None
-    return ray
-
-
-@contextmanager
-def _kept_signal_handlers() -> Iterator[None]:
-    """Restore this process's signal handlers afterwards: Ray sets its own, but the driver counts interrupts."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _is_this_host(node: Mapping[str, Any]) -> bool:
     return _host_name(node) == socket.gethostname()
 
 
 def _host_name(node: Mapping[str, Any]) -> str:
     return str(node["NodeManagerHostname"])
-
-
-def result_from_ray_error(job: TrialJob, error: Exception, errors: Any) -> TrialResult:
-    """Return the result of a trial of which nothing is known but the error that Ray raised for it.
-
-    Args:
-        job: of the trial.
-        error: what Ray raised.
-        errors: Ray's module of exceptions.
-    """
-    kind = type(error).__name__
-    reason = f"{kind}: {summary_line(error)}"
-    if isinstance(error, errors.TaskCancelledError):
-        return failed_result(job, TrialOutcome.STOPPED, "by the driver")
-    if isinstance(error, tuple(getattr(errors, name) for name in NODE_LOST)):
-        return failed_result(job, TrialOutcome.LOST, f"its node was lost: {kind}")
-    if isinstance(error, errors.OutOfMemoryError):
-        return failed_result(job, TrialOutcome.OOM, reason)
-    if isinstance(error, errors.RayTaskError):
-        # raised by the task itself, which would raise it again
-        return failed_result(job, TrialOutcome.RAISED, summary_line(error), output_tail=str(error))
-    return failed_result(job, TrialOutcome.RAISED, reason, output_tail=str(error), retryable=True)
-
-
-def failed_result(
-    job: TrialJob, outcome: TrialOutcome, reason: str, *, output_tail: str = "", retryable: bool = False
-) -> TrialResult:
-    """Return a result without metrics; a lost trial is always retryable."""
-    return TrialResult(
-        job.number,
-        outcome,
-        reason,
-        retryable=retryable or outcome is TrialOutcome.LOST,
-        metrics={},
-        output_tail=output_tail,
-        slot="Ray",
-        started_seconds=None,
-    )
-
-
-def summary_line(error: BaseException) -> str:
-    """Return the exception line of the last traceback that an error quotes, else the first line of its message."""
-    lines = [line for line in str(error).splitlines() if line.strip() and line != ENVIRONMENT_SETUP_FAILED]
-    frames = [index for index, line in enumerate(lines) if line.startswith("  File ")]
-    after_traceback = dropwhile(lambda line: line.startswith(" "), lines[max(frames, default=0) :])
-    return one_line(next(after_traceback, ""), most=REASON_CHARACTERS)

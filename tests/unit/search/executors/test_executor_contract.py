@@ -5,7 +5,7 @@ import time
 import pytest
 
 from pipeline.data.dataset import load_dataset
-from pipeline.search.executors import local, ray_executor
+from pipeline.search.executors import local, ray_executor, ray_resources
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.ray_executor import RayExecutor
@@ -40,7 +40,7 @@ def executor(request):
             made = LocalExecutor(make_slots([], trials_per_gpu=1, workers=SLOTS, cores=SLOTS), **options)
         else:
             pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
-            patch.setattr(ray_executor, "CORES_PER_TRIAL", 1)
+            patch.setattr(ray_resources, "CORES_PER_TRIAL", 1)
             # fewer than the trials of these tests, so that a call that stays pending after its trial shows
             patch.setattr(ray_executor, "MAX_PENDING_CALLS", 8)
             patch.setenv("RAY_OVERRIDE_RESOURCES", f'{{"CPU": {SLOTS}}}')

@@ -13,7 +13,7 @@ import pytest
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import ClusterLost, UsageError
 from pipeline.search.executors.base import EpochReport, TrialJob
-from pipeline.search.executors.ray_executor import RayExecutor, result_from_ray_error, summary_line
+from pipeline.search.executors.ray_executor import RayExecutor
 from pipeline.search.executors.ray_worker import TaskResult, TaskStarted
 from pipeline.tracking.outbox.delivery import export_records
 from pipeline.tracking.outbox.records import LogBatch
@@ -69,22 +69,6 @@ def test_start_passes_the_fingerprint_of_the_data_to_the_task(connected):
     assert ray.specs[0].job.fingerprint == "of the driver's"
 
 
-def test_missing_cluster_raises_usage_error_of_one_line(monkeypatch):
-    pytest.importorskip("ray")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    executor = RayExecutor("auto", fingerprint=None, trials_per_gpu=1, trials=None)
-    with pytest.raises(UsageError, match=r"^cluster must be auto .* got auto: ") as refused, executor:
-        pass
-    assert "\n" not in str(refused.value)
-
-
-def test_missing_ray_raises_usage_error_with_the_install_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    executor = RayExecutor("local", fingerprint=None, trials_per_gpu=1, trials=None)
-    with pytest.raises(UsageError, match=r"cluster needs Ray: pip install .*\.\[ray\]"), executor:
-        pass
-
-
 JOB = TrialJob(7, TrainingConfig.build({"dataset": "digits"}), RunRef("http://server", "run"), "trial")
 
 
@@ -95,7 +79,7 @@ def connected(monkeypatch):
 
         def connect(*nodes, **changes):
             ray = FakeRay(*nodes)
-            monkeypatch.setattr("pipeline.search.executors.ray_executor._connect", lambda address: ray)
+            monkeypatch.setattr("pipeline.search.executors.ray_executor.connect", ray.connect)
             options = {"fingerprint": None, "trials_per_gpu": 1, "trials": None, "tracking_uri": "http://server"}
             return stack.enter_context(RayExecutor("auto", **(options | changes))), ray
 
@@ -252,7 +236,7 @@ def test_stop_all_now_ends_trial_whose_node_is_still_importing(monkeypatch):
 @pytest.mark.parametrize("uri", ["sqlite:////home/me/mlflow.db", "file:///home/me/mlruns", "/home/me/mlruns", ""])
 def test_nodes_that_cannot_reach_the_runs_raise_usage_error_of_one_line(monkeypatch, uri):
     ray = FakeRay(make_node(), make_node(host="gpu-2"), make_node(cpus=0, host="head"), make_node(host="gpu-1"))
-    monkeypatch.setattr("pipeline.search.executors.ray_executor._connect", lambda address: ray)
+    monkeypatch.setattr("pipeline.search.executors.ray_executor.connect", ray.connect)
     executor = RayExecutor("auto", fingerprint=None, trials_per_gpu=1, trials=None, tracking_uri=uri)
     with (
         pytest.raises(UsageError, match=r"^MLFLOW_TRACKING_URI must be a server.* \(gpu-1, gpu-2\): got ") as refused,
@@ -300,57 +284,3 @@ def test_unsent_records_of_a_node_are_imported_before_its_result_is_returned(
         assert caplog.records[0].message.startswith("records of run run from its node are lost: ")
     else:
         assert [spooled.record.tags for spooled in Spool("run").pending()] == [{"a": "b"}]
-
-
-LOCAL_JOB = TrialJob(7, TrainingConfig.build({"dataset": "digits"}), RunRef("", ""), "trial")
-SETUP = """[Node 10.0.0.7] Traceback (most recent call last):
-  File "protocol.py", line 230, in _handle_http_protocol
-ModuleNotFoundError: No module named 'smart_open'
-
-Traceback (most recent call last):
-  File "packaging.py", line 992, in download
-    protocol.download_remote_uri(source_uri=pkg_uri)
-OSError: [Errno 28] No space left on device
-and more of it
-"""
-
-
-def result_of(name, *arguments):
-    errors = pytest.importorskip("ray").exceptions
-    return result_from_ray_error(LOCAL_JOB, getattr(errors, name)(*arguments), errors)
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"), [("NodeDiedError", ["gone"]), ("WorkerCrashedError", []), ("LocalRayletDiedError", [])]
-)
-def test_result_from_error_of_lost_node_is_lost_and_retryable(name, arguments):
-    result = result_of(name, *arguments)
-    assert (result.outcome, result.reason, result.retryable) == (TrialOutcome.LOST, f"its node was lost: {name}", True)
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "reason"),
-    [
-        ("RuntimeEnvSetupError", [SETUP], "RuntimeEnvSetupError: OSError: [Errno 28] No space left on device"),
-        ("RuntimeEnvSetupError", ["no pip\\nhere"], "RuntimeEnvSetupError: no pip\\nhere"),
-        ("TaskUnschedulableError", ["gone"], "TaskUnschedulableError: The task is not schedulable: gone"),
-    ],
-)
-def test_result_from_other_ray_error_is_raised_and_retryable(name, arguments, reason):
-    result = result_of(name, *arguments)
-    assert (result.outcome, result.reason, result.retryable) == (TrialOutcome.RAISED, reason, True)
-    assert arguments[0] in result.output_tail
-
-
-def test_result_from_task_error_is_not_retryable_and_from_memory_error_is_oom():
-    quoted = (
-        'Traceback (most recent call last):\n  File "node.py", line 9\n    1 / 0\nZeroDivisionError: division by zero'
-    )
-    result = result_of("RayTaskError", "carry_out", quoted, ZeroDivisionError("division by zero"))
-    assert (result.outcome, result.reason) == (TrialOutcome.RAISED, "ZeroDivisionError: division by zero")
-    assert not result.retryable
-    assert result_of("OutOfMemoryError", "low on memory\nmore").reason == "OutOfMemoryError: low on memory"
-
-
-def test_summary_line_of_error_without_message_is_empty():
-    assert summary_line(ValueError("")) == ""
