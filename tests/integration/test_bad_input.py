@@ -21,17 +21,16 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.commands.main import run as run_convmixer
+from pipeline.commands import main
 from pipeline.config.search import SearchConfig
-from pipeline.config.training import DataConfig, TrainingConfig, read_recipe, to_yaml
-from pipeline.config.training import parse_training as run_from
+from pipeline.config.training import DataConfig, TrainingConfig, parse_training, read_recipe, to_yaml
 from pipeline.config.yaml_file import MAX_BYTES, MAX_DEPTH
 from pipeline.data.dataset import load_dataset
 from pipeline.data.npz import read_npz
 from pipeline.data.read_images import read_batch
 from pipeline.runtime.errors import UsageError
 from pipeline.search.distributions import bounds
-from pipeline.search.space import parse_search as search_from
+from pipeline.search.space import parse_search
 from tests.support.image_files import image_folder, random_image
 from tests.support.paths import ROOT
 
@@ -148,7 +147,7 @@ WORDS = st.one_of(
 
 
 @few_examples
-@given(st.sampled_from([run_from, search_from]), st.just("smoke") | WORDS, st.lists(WORDS, max_size=6))
+@given(st.sampled_from([parse_training, parse_search]), st.just("smoke") | WORDS, st.lists(WORDS, max_size=6))
 def test_any_command_line_is_parsed_or_refused_in_one_line(read, first, words):
     wants_help = {"-h", "--help"} & {first, *words}
     output = io.StringIO()
@@ -167,7 +166,7 @@ def test_any_command_line_is_parsed_or_refused_in_one_line(read, first, words):
 )
 def test_word_that_belongs_to_no_setting_is_refused(words):
     with pytest.raises(UsageError, match="settings are given as --name value, got '4'"):
-        run_from(["smoke", *words])
+        parse_training(["smoke", *words])
 
 
 # Files of settings
@@ -218,7 +217,7 @@ def write_file(path, content):
 def test_invalid_settings_file_prints_one_line_and_exits_with_2(tmp_path, monkeypatch, capsys, kind, content, message):
     monkeypatch.chdir(tmp_path)
     path = write_file(tmp_path / "mine.yaml", content)
-    assert run_convmixer([kind, path]) == 2
+    assert main.run([kind, path]) == 2
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert out == "" and line.startswith("error: ") and is_one_line(line)
@@ -230,9 +229,9 @@ def test_invalid_settings_file_prints_one_line_and_exits_with_2(tmp_path, monkey
     "name",
     ["with spaces.yaml", "it's.yaml", 'a "b".yaml', "a\nb.yaml", "; rm -rf *.yaml", "$(id) [b] %s.yaml", "é日.yml"],
 )
-@pytest.mark.parametrize("read", [run_from, search_from])
+@pytest.mark.parametrize("read", [parse_training, parse_search])
 def test_settings_file_with_an_unusual_name_is_read(tmp_path, read, name):
-    path = write_file(tmp_path / name, "depth: 2" if read is run_from else "recipe: smoke\nspace: {depth: [1]}")
+    path = write_file(tmp_path / name, "depth: 2" if read is parse_training else "recipe: smoke\nspace: {depth: [1]}")
     assert read([path])
     assert read([os.fsdecode(path.encode())])
 
@@ -240,7 +239,7 @@ def test_settings_file_with_an_unusual_name_is_read(tmp_path, read, name):
 def test_settings_file_whose_name_is_not_utf_8_is_read_and_named_as_text(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.yaml")
     write_file(Path(path), "depth: 2")
-    recipe, *_ = run_from([path])
+    recipe, *_ = parse_training([path])
     assert recipe == rf"{tmp_path}/caf\udce9.yaml"
 
 
@@ -250,7 +249,7 @@ def test_settings_file_whose_name_is_not_utf_8_is_read_and_named_as_text(tmp_pat
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_name_of_a_missing_settings_file_is_refused(capsys, kind, name):
-    assert run_convmixer([kind, name]) == 2
+    assert main.run([kind, name]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert (line.startswith("error: ") and is_one_line(line) and "baseline" in line) or "smoke" in line
 
@@ -262,7 +261,7 @@ def test_settings_file_in_utf_16_is_read(tmp_path):
 def test_yaml_error_does_not_show_a_password(tmp_path):
     path = write_file(tmp_path / "mine.yaml", "storage: postgresql://me:secret@host/db: [")
     with pytest.raises(UsageError) as refused:
-        search_from([path])
+        parse_search([path])
     assert "secret" not in str(refused.value)
 
 
@@ -280,7 +279,7 @@ LINES = st.one_of(
 def test_settings_file_of_any_content_is_read_or_refused_in_one_line(tmp_path, content):
     path = tmp_path / "any.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
-    for read in (read_recipe, lambda name: search_from([name])):
+    for read in (read_recipe, lambda name: parse_search([name])):
         read_or_refuse(read, str(path))
 
 
@@ -306,7 +305,7 @@ DRAWN = st.one_of(
 def test_search_file_of_any_space_has_valid_bounds_or_is_refused_in_one_line(tmp_path, space, more):
     path = tmp_path / "any.yaml"
     path.write_text(yaml.safe_dump({"recipe": "smoke", "space": space} | more, allow_unicode=True), "utf-8", "replace")
-    if search := read_or_refuse(search_from, [str(path)]):
+    if search := read_or_refuse(parse_search, [str(path)]):
         for setting, of in search.space.items():
             for value in bounds(of):
                 assert getattr(search.config({setting: value}), setting) == search.snap({setting: value})[setting]
@@ -394,7 +393,7 @@ IMAGE_FILES = {
 def test_unusable_image_is_named_in_one_line_and_leaves_no_cache(tmp_path, cache, capsys, make, message):
     folder = image_folder(tmp_path / "my pets; 'all'")
     make(folder / "cat" / "odd one's.jpg")
-    assert run_convmixer(["train", "smoke", "--dataset", str(folder)]) == 2
+    assert main.run(["train", "smoke", "--dataset", str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert is_one_line(line) and message in line and "odd one's.jpg" in line
     assert [file for file in files_below(cache) if not file.endswith(".lock")] == []
@@ -424,7 +423,7 @@ def test_dataset_path_that_mlflow_cannot_log_is_refused(tmp_path):
     folder = image_folder(tmp_path / os.fsdecode(b"caf\xe9"))
     with pytest.raises(UsageError, match=r"must be UTF-8 text: got .*caf\\udce9; rename"):
         load(folder)
-    assert run_convmixer(["train", "smoke", "--dataset", str(folder)]) == 2
+    assert main.run(["train", "smoke", "--dataset", str(folder)]) == 2
 
 
 CONTENTS = st.sampled_from(
@@ -493,7 +492,7 @@ def test_npz_with_pickled_objects_is_refused_without_unpickling(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     with np.load(io.BytesIO(GOOD)) as arrays:
         np.savez("bad.npz", **{**arrays, "y_train": np.array([FolderMaker()] * 8, object)})
-    assert run_convmixer(["train", "smoke", "--dataset", "bad.npz"]) == 2
+    assert main.run(["train", "smoke", "--dataset", "bad.npz"]) == 2
     assert "it holds Python objects, not numbers" in capsys.readouterr().err
     assert not Path("ran").exists()
 

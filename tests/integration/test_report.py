@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.commands.main import run as run_command
+from pipeline.commands import main
 from pipeline.tracking.tags import Role, Tag
 from tests.support.mlflow_project import run_project
 from tests.support.paths import ROOT
@@ -108,7 +108,7 @@ def test_report_run_is_finished_and_left_out_of_later_reports(report, runs, tmp_
     assert f"report   {folder / 'report.html'}" in output
     artifacts = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     assert artifacts == {"report.html", "leaderboard.csv", "leaderboard.md"}
-    assert run_command(["report", "compared", "--folder", str(tmp_path)]) == 0
+    assert main.run(["report", "compared", "--folder", str(tmp_path)]) == 0
     assert "of 9 runs: experiment compared" in capsys.readouterr().out
 
 
@@ -121,12 +121,12 @@ def test_markdown_leaderboard_has_the_rows_of_the_csv_file(report):
 
 def test_report_reads_the_runs_of_all_search_pages(uri, runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.tracking.client.RUNS_PER_PAGE", 3)
-    assert run_command(["report", "compared", "--folder", str(tmp_path), "--metric", "best_val_accuracy"]) == 0
+    assert main.run(["report", "compared", "--folder", str(tmp_path), "--metric", "best_val_accuracy"]) == 0
     assert "of 9 runs" in capsys.readouterr().out
 
 
 def test_report_of_one_run_compares_nothing(uri, runs, tmp_path, capsys):
-    assert run_command(["report", runs["worse"], "--folder", str(tmp_path)]) == 0
+    assert main.run(["report", runs["worse"], "--folder", str(tmp_path)]) == 0
     assert "There is no other configuration to compare it with." in capsys.readouterr().out
 
 
@@ -144,7 +144,7 @@ def test_report_of_one_run_compares_nothing(uri, runs, tmp_path, capsys):
     ],
 )
 def test_report_of_bad_input_is_one_line_and_exit_code_2(uri, runs, capsys, arguments, message):
-    assert run_command(["report", *arguments]) == 2
+    assert main.run(["report", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
     (latest,) = mlflow.search_runs(["1"], f"tags.{Tag.ROLE} = '{Role.REPORT}'", output_format="list", max_results=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipeline.commands.main import run as run_convmixer
+from pipeline.commands import main
 from pipeline.tracking.tags import Tag
 from pipeline.training.checkpoint_manager import checkpoint_folder
 from pipeline.training.fit import TIMINGS
@@ -75,7 +75,7 @@ def uninterrupted(uri):
     """Return the run that nothing interrupts."""
     with environment_of(uri, EXPERIMENT):
         words = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
-        assert run_convmixer(["train", "smoke", *words]) == 0
+        assert main.run(["train", "smoke", *words]) == 0
     return runs("run")[0]
 
 
@@ -164,10 +164,10 @@ def test_run_has_tags_of_its_process(resumed):
 def test_resuming_a_finished_run_prints_so_and_exits_with_0(resumed, uri, capsys):
     run, _ = resumed
     with environment_of(uri, EXPERIMENT):
-        assert run_convmixer(["train", "baseline", "--resume", run.info.run_id]) == 0
+        assert main.run(["train", "baseline", "--resume", run.info.run_id]) == 0
         (line,) = capsys.readouterr().out.splitlines()
         assert line == f"run {run.info.run_id} ({run.info.run_name}) is finished: there is nothing to resume"
-        assert run_convmixer(["train", "baseline", "--resume", "latest"]) == 2
+        assert main.run(["train", "baseline", "--resume", "latest"]) == 2
         assert f"experiment {EXPERIMENT} has none" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from pipeline.commands.main import run as run_convmixer
+from pipeline.commands import main
 from pipeline.tracking.tags import Tag, TrialOutcome
 from tests.support.mlflow_project import environment_of, have_ended, process_tree, run_project
 from tests.support.paths import ROOT
@@ -161,7 +161,7 @@ def test_same_command_after_the_end_starts_no_run(searched, uri, capsys):
     before = len(runs(study))
     arguments = ["smoke", "--trials", "3", "--final_top", "2", "--final_seeds", "2", "--epochs", "1"]
     with environment_of(uri, EXPERIMENT):
-        assert run_convmixer(["search", *arguments, "--storage", study._storage._backend.url]) == 0
+        assert main.run(["search", *arguments, "--storage", study._storage._backend.url]) == 0
     assert len(runs(study)) == before
     assert "[" not in "".join(line for line in capsys.readouterr().out.splitlines() if line.startswith("t0"))
     assert mlflow.get_run(parent.info.run_id).info.status == "FINISHED"
@@ -218,7 +218,7 @@ def test_second_driver_is_refused_and_one_ctrl_c_stops_running_trials(uri, stora
     process = start(uri, *arguments)
     wait_for_line(process, "budget")
     with environment_of(uri, EXPERIMENT):
-        assert run_convmixer(["search", *arguments]) == 2
+        assert main.run(["search", *arguments]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert f"a study has one driver at a time: process {process.pid}" in line
 
@@ -251,7 +251,7 @@ def test_second_driver_is_refused_and_one_ctrl_c_stops_running_trials(uri, stora
     ],
 )
 def test_invalid_search_prints_one_error_line_without_password(capsys, arguments, message):
-    assert run_convmixer(["search", *arguments]) == 2
+    assert main.run(["search", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
     assert "secret" not in line
@@ -278,7 +278,7 @@ def test_search_whose_leaderboard_fails_is_a_failed_run(uri, storage, monkeypatc
     monkeypatch.setattr("pipeline.commands.search.leaderboard", None)
     arguments = ["smoke", "--trials", "1", "--epochs", "1", "--final_top", "0", "--storage", storage]
     with environment_of(uri, EXPERIMENT), pytest.raises(TypeError):
-        run_convmixer(["search", *arguments, "--study", "without leaderboard"])
+        main.run(["search", *arguments, "--study", "without leaderboard"])
     (parent,) = by_role(load_study(storage), "search")
     assert parent.info.status == "FAILED"
     assert parent.data.tags[Tag.OUTCOME_REASON].startswith("TypeError")

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipeline.commands.main import run as run_convmixer
+from pipeline.commands import main
 from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.cpu import has_bfloat16
@@ -139,7 +139,7 @@ def repeated(finished, uri):
     reader.start()
     with environment_of(uri, EXPERIMENT), pytest.MonkeyPatch.context() as patch, open(terminal, "w") as stream:
         patch.setattr("sys.stdout", stream)
-        assert run_convmixer(["train", artifact(logged, "config.yaml"), "--register_as", "none"]) == 0
+        assert main.run(["train", artifact(logged, "config.yaml"), "--register_as", "none"]) == 0
     reader.join()
     os.close(controller)
     return b"".join(output).decode(), latest_run()
@@ -191,7 +191,7 @@ def test_finished_run_leaves_no_checkpoint(finished):
 def test_diverged_training_is_a_failed_run_with_one_error_line(uri, capsys):
     with environment_of(uri, EXPERIMENT):
         settings = ["--epochs", "50", "--learning_rate", "10", "--weight_decay", "10"]
-        assert run_convmixer(["train", "smoke", *settings]) == 1
+        assert main.run(["train", "smoke", *settings]) == 1
     errors = capsys.readouterr().err
     (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert "at epoch" in line and "step" in line
@@ -304,7 +304,7 @@ def test_git_uri_runs_the_commit_it_names(run_from_python, repository):
     ],
 )
 def test_invalid_input_prints_one_line_and_exits_with_2(capsys, arguments, message):
-    assert run_convmixer(["train", *arguments]) == 2
+    assert main.run(["train", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
 
@@ -358,13 +358,13 @@ def test_failed_download_of_a_dataset_prints_one_error_line(tmp_path):
 
 
 def test_missing_recipe_file_is_named_with_its_path(capsys):
-    assert run_convmixer(["train", "mine.yaml"]) == 2
+    assert main.run(["train", "mine.yaml"]) == 2
     assert capsys.readouterr().err.endswith(f"or the path of a .yaml file: there is no {Path.cwd()}/mine.yaml\n")
 
 
 def test_settings_of_a_recipe_file_are_validated_against_the_data(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"dataset": "digits", "patch_size": 3}))
-    assert run_convmixer(["train", str(tmp_path / "mine.yaml")]) == 2
+    assert main.run(["train", str(tmp_path / "mine.yaml")]) == 2
     assert (
         "patch_size must divide the image side: 8x8 pixels, got patch_size=3; try one of 1, 2, 4, 8"
         in capsys.readouterr().err

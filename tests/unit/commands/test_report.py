@@ -4,7 +4,7 @@ import mlflow
 import pandas as pd
 import pytest
 
-from pipeline.commands.main import run as run_command
+from pipeline.commands import main
 from pipeline.tracking.tags import Role, Tag
 from tests.support.runs import make_run
 
@@ -14,7 +14,7 @@ def report(tmp_path, capsys):
     """Run the command with its folder in `tmp_path`; return what it printed."""
 
     def run(runs, *arguments):
-        assert run_command(["report", runs, "--folder", str(tmp_path), *arguments]) == 0
+        assert main.run(["report", runs, "--folder", str(tmp_path), *arguments]) == 0
         return capsys.readouterr().out
 
     return run
