@@ -8,6 +8,14 @@
 # An activated environment, or packages installed elsewhere, must not have any influence. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
 
+# uv, pip, matplotlib and the runs keep their caches, and what is to be sent to a tracking server, in the home folder;
+# where there is none that can be written, in this one.
+ifeq (,$(XDG_CACHE_HOME))
+ifneq (yes,$(shell { test -w "$$HOME/.cache" || { test -w "$$HOME" && ! test -e "$$HOME/.cache"; }; } && echo yes))
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+endif
+endif
+
 # Paths are relative, so that folders with spaces in their names work. Tools run as `python -m`, because the #! line of a
 # script has a maximal length, which a long path exceeds.
 BIN := .venv/bin
