@@ -49,7 +49,7 @@ class FakeRay:
         self.raise_error()
         return self.node_list
 
-    def wait(self, refs, *, num_returns, timeout):
+    def wait(self, refs, *, num_returns=1, timeout):
         self.raise_error()
         return [ref for ref in refs if ref.done()], [ref for ref in refs if not ref.done()]
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ TRANSIENT = (
     "The current node timed out during startup",
 )
 # For how long, and how often, a connection is tried again then
-CONNECT_SECONDS = 120.0
+CONNECT_SECONDS = 300.0
 PAUSE_SECONDS = 1.0
 
 
@@ -140,8 +140,9 @@ def _initialize(ray: Any, address: str, options: Mapping[str, Any]) -> None:
             try:
                 ray.init(address=address, log_to_driver=False, logging_level="error", **options)
             except BaseException:
-                # what has started already
                 ray.shutdown()
+                if address == "local":
+                    _kill_processes(options["_temp_dir"])
                 raise
 
     try:
@@ -152,6 +153,21 @@ def _initialize(ray: Any, address: str, options: Mapping[str, Any]) -> None:
             f"cluster must be auto (on a node of a running Ray cluster), ray://host:port or local, got {address}: "
             f"{type(error).__name__}: {summary_line(error)}"
         ) from None
+
+
+def _kill_processes(folder: str) -> None:
+    """Kill the processes of a local cluster that could not be started, which Ray would leave until this process ends.
+
+    Args:
+        folder: Ray's, which their command lines name.
+    """
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        # it may have ended meanwhile
+        with suppress(psutil.Error):
+            if any(folder in word for word in process.cmdline()):
+                process.kill()
 
 
 def _is_transient(error: Exception) -> bool:

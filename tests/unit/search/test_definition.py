@@ -75,6 +75,9 @@ def test_bad_file_is_refused_in_one_line_that_names_it(search, tmp_path, text, m
             "space must name settings that change a result, got register_as: set it beside the space",
         ),
         ("image_size: [16, 32]", "space must leave the images and their split alone"),
+        ("dataset: [digits, cifar10]", "space must leave the images and their split alone"),
+        ("validation_fraction: [0.1, 0.2]", "space must leave the images and their split alone"),
+        ("train_examples: [100, 200]", "space must leave the images and their split alone"),
     ],
 )
 def test_space_of_other_than_settings_that_change_a_result_is_refused(search, line, message):

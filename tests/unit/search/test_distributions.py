@@ -97,6 +97,7 @@ def test_step_that_optuna_sums_inexactly_becomes_the_value_that_was_written(sear
 def test_snap_to_step_leaves_other_values_alone():
     steps = FloatDistribution(0, 0.2, step=0.05)
     assert snap_to_step(steps, 0.15000000000000002) == 0.15
+    assert snap_to_step(FloatDistribution(0.02, 0.2, step=0.03), 0.08000000000000002) == 0.08
     assert snap_to_step(FloatDistribution(0, 1), 0.15000000000000002) == 0.15000000000000002
     assert snap_to_step(CategoricalDistribution(["cosine"]), "cosine") == "cosine"
     assert snap_to_step(None, 0.3) == 0.3
@@ -119,6 +120,21 @@ def test_sample_draws_only_values_of_the_distribution_and_bounds_are_among_them(
     assert all(contains(distribution, value) for value in bounds(distribution))
     if (known := values(distribution)) is not None:
         assert set(drawn) == set(known)
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_sample_of_a_log_range_stays_within_it_however_its_ends_are_rounded(end):
+    class End:
+        def uniform(self, low, high):
+            return {"low": low, "high": high}[end]
+
+    for low, high in ((1e-4, 0.1), (0.003, 0.7), (1e-5, 0.3)):
+        distribution = FloatDistribution(low, high, log=True)
+        assert contains(distribution, sample(distribution, End()))
+
+
+def test_range_of_ten_thousand_steps_is_accepted():
+    assert len(values(parse_distribution("weight_decay", {"low": 0, "high": 1, "step": 1e-4}))) == 10_001
 
 
 def test_sample_of_a_log_range_draws_every_magnitude_as_often():

@@ -99,6 +99,10 @@ def test_one_seed_has_a_mean_and_no_standard_deviation(final):
     assert figures["val_accuracy_mean"] == 0.95 and "val_accuracy_sd" not in figures
 
 
+def test_two_seeds_have_a_standard_deviation(final):
+    assert final(train, TWO, "--final_seeds", "2")["val_accuracy_sd"] == pytest.approx(0.014142, abs=1e-6)
+
+
 def test_finalists_use_every_slot(final):
     final(slots=4)
     assert final.executor.most == 4
@@ -143,6 +147,28 @@ def test_training_whose_weights_are_missing_is_repeated(final, tmp_path):
         ("final", 2, 1),
         ("winner", 2, 2),
     ]
+
+
+def test_value_whose_weights_are_missing_does_not_count_if_its_training_fails_now(final, tmp_path):
+    final(lambda job: [trial_result(job, TrialOutcome.CRASHED, "gone")] if job.role == "winner" else train(job))
+    next((tmp_path / "cache").rglob("2-2.weights.npz")).unlink()
+
+    def answer(job):
+        return [trial_result(job, TrialOutcome.OOM, "no memory")] if job.role == "final" else train(job)
+
+    assert final(answer)["val_accuracy_mean"] == pytest.approx(0.81)
+    assert final.executor.started[-1].config.seed == 1
+
+
+def test_kill_in_the_first_training_opens_no_second_run_of_a_finalist(final):
+    def killed(job):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        final(killed)
+    final()
+    names = [child["name"] for child in final.runs.children.values() if child["parent"] is None]
+    assert names == ["final 1 d1", "final 2 d2"]
 
 
 def test_kill_after_the_evaluation_repeats_the_evaluation_and_no_training(final, monkeypatch):

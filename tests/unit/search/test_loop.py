@@ -1,15 +1,18 @@
 """The search loop: what it does with the events of trials, and when it ends; trials are scripted, the study is real."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import mlflow
 import pytest
 from optuna.trial import TrialState
 
-from pipeline.runtime.errors import SearchFailed
+from pipeline.runtime.errors import SearchFailed, Unavailable
 from pipeline.search import loop
 from pipeline.search.attributes import SEARCHED_SECONDS
+from pipeline.search.coordination import LockLease
 from pipeline.search.loop import SearchLoop
+from pipeline.search.study import Study
 from pipeline.tracking.study_run import open_study_run
 from pipeline.tracking.tags import RunOutcome, Tag, TrialOutcome
 from tests.support.scripted import (
@@ -349,6 +352,13 @@ def test_cause_is_the_same_whichever_run_and_host_it_names(drive, reason):
     assert len(drive.executor.started) == 3
 
 
+def test_loss_of_a_node_between_failures_with_one_cause_is_no_success(drive):
+    answer = in_turn(*raising("a", "a"), lost, *raising("a"))
+    with pytest.raises(SearchFailed, match="3 trials in a row failed with the same cause: a"):
+        drive(answer, CONTINUOUS, "--trials", "50")
+    assert len(drive.executor.started) == 4
+
+
 def test_running_trials_end_before_a_failed_search_does(drive):
     def answer(job):
         return successful_trial(job, *[0.1] * 9) if job.number == 0 else raising("no")[0](job)
@@ -414,6 +424,69 @@ def test_second_interrupt_kills_trials(drive):
 def test_no_trial_starts_after_an_interrupt(drive):
     assert drive(well, CONTINUOUS, interrupts=lambda: 1) == "it was asked to stop"
     assert drive.executor.started == []
+
+
+def test_configuration_whose_run_cannot_be_opened_before_an_interrupt_is_queued_again(drive):
+    presses = []
+
+    class Away(RecordingRuns):
+        def start_child(self, *given, **more):
+            presses.append(1)
+            raise Unavailable("no answer")
+
+    assert drive(well, CONTINUOUS, interrupts=lambda: len(presses), runs=Away()) == "it was asked to stop"
+    assert states(drive.study) == ["FAIL", "WAITING"]
+    assert drive.executor.started == []
+
+
+# other drivers
+
+
+@pytest.fixture
+def others_running(monkeypatch):
+    """Share the study with other drivers, which run one trial more than this one does, until the test lets it end."""
+    trials = [1]
+    monkeypatch.setattr(Study, "shared", True)
+    monkeypatch.setattr(Study, "n_running", lambda study: len(study._running) + len(trials))
+    monkeypatch.setattr(loop, "PAUSE_SECONDS", 0)
+    return trials
+
+
+def test_configuration_that_was_claimed_while_the_lock_was_lost_is_queued_again(drive, monkeypatch):
+    leases = [LockLease(lost=True)]
+
+    @contextmanager
+    def locked(study):
+        yield leases.pop() if leases else LockLease()
+
+    monkeypatch.setattr(Study, "locked", locked)
+    drive(well, CONTINUOUS, "--trials", "1")
+    assert states(drive.study) == ["FAIL", "COMPLETE"]
+    assert drive.executor.started[0].number == 1 and len(drive.runs.children) == 1
+    assert drive.study.trials()[0].params == drive.study.trials()[1].params
+
+
+def test_driver_stays_while_another_one_runs_the_last_trial_and_leaves_after_it(drive, others_running, monkeypatch):
+    waits = []
+
+    def events(executor, timeout, of=ScriptedExecutor.events):
+        happened = of(executor, timeout)
+        waits.append(len(happened))
+        if len(waits) == 10:
+            others_running.clear()
+        return happened
+
+    monkeypatch.setattr(ScriptedExecutor, "events", events)
+    assert drive(well, CONTINUOUS, "--trials", "1") == "its 1 trials are done"
+    assert waits[:9] == [0] * 9 and drive.study.n_finished() == 1
+
+
+def test_driver_that_was_asked_to_stop_does_not_wait_for_the_others(drive, others_running, monkeypatch):
+    def events(executor, timeout):
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(ScriptedExecutor, "events", events)
+    assert drive(well, CONTINUOUS, interrupts=lambda: 1) == "it was asked to stop"
 
 
 # other metrics

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import mlflow
@@ -16,7 +17,7 @@ from optuna.trial import TrialState
 from pipeline.runtime.errors import Unavailable, UsageError
 from pipeline.runtime.process import this_process
 from pipeline.search import coordination, session
-from pipeline.search.attributes import SEARCHED_SECONDS
+from pipeline.search.attributes import FINAL, FINISHER, SEARCHED_SECONDS, WINNER
 from pipeline.search.session import ExclusiveCoordinator, SearchContext, SharedCoordinator
 from pipeline.search.study import Study
 from pipeline.tracking.tags import Tag, TrialOutcome
@@ -180,6 +181,49 @@ def pretend_another_process(study):
     ((key, entry),) = [(key, entry) for key, entry in study.attrs().items() if key.startswith("driver ") and entry]
     parent = replace(this_process(), id=os.getppid(), started=psutil.Process(os.getppid()).create_time())
     study.set_attr(key, entry | parent.tags())
+
+
+def test_final_is_the_first_drivers_that_asks_as_long_as_it_lives(study, close_databases):
+    first, second = SharedCoordinator(study()), SharedCoordinator(study())
+    assert [first.claim_final(), second.claim_final(), first.claim_final()] == [True, False, True]
+    first.close()
+    assert second.claim_final()
+
+
+def test_final_that_was_chosen_among_fewer_trials_is_forgotten(study, close_databases):
+    mine = study()
+    coordinator = SharedCoordinator(mine)
+
+    def claim_after_a_trial(value):
+        with mine.locked():
+            mine.complete(mine.ask().number, [value])
+        assert coordinator.claim_final()
+
+    claim_after_a_trial(0.5)
+    for key in (FINAL, WINNER):
+        mine.set_attr(key, "chosen")
+    assert coordinator.claim_final() and mine.get_attr(FINAL) == mine.get_attr(WINNER) == "chosen"
+    claim_after_a_trial(0.6)
+    assert mine.get_attr(FINAL) is mine.get_attr(WINNER) is None
+
+
+def test_final_that_was_claimed_while_the_lock_was_lost_is_claimed_again(study, close_databases, monkeypatch):
+    mine = study()
+    coordinator, other = SharedCoordinator(mine), SharedCoordinator(study())
+    locked, leases = mine.locked, []
+
+    @contextmanager
+    def lost_at_first():
+        with locked() as lease:
+            yield lease
+        leases.append(lease)
+        if len(leases) == 1:
+            # which the other driver held at the same time
+            mine.set_attr(FINISHER, other._registry.id)
+            lease.lost = True
+
+    monkeypatch.setattr(mine, "locked", lost_at_first)
+    assert not coordinator.claim_final() and len(leases) == 2
 
 
 def test_study_in_a_file_cannot_be_shared(tmp_path):

@@ -120,6 +120,11 @@ def test_grid_of_a_continuous_space_is_refused():
     assert resolve("kernel-patch-depth", "--sampler", "grid").settings.sampler == "grid"
 
 
+def test_grid_of_ten_thousand_configurations_is_accepted(search):
+    text = "recipe: smoke\nspace: {depth: {low: 1, high: 200}, filters: {low: 1, high: 50}}"
+    assert search(text, "--sampler", "grid").n_configurations() == 10_000
+
+
 def test_grid_of_more_than_ten_thousand_configurations_is_refused(search):
     text = "recipe: smoke\nspace: {depth: {low: 1, high: 200}, filters: {low: 1, high: 51}}"
     assert "must have at most 10,000 configurations, got 10,200" in usage_error(search, text, "--sampler", "grid")
@@ -166,6 +171,8 @@ def fits(search, image_shape=(32, 32, 3), training_images=1000):
         ("patch_size: {low: 1, high: 4}", "patch_size must divide the image side: 32x32 pixels, got patch_size=3"),
         ("patch_size: [16, 8], kernel_size: [9, 3]", "kernel_size must be at most 2 x grid - 1"),
         ("batch_size: {low: 10, high: 2000}", "batch_size must not exceed the training images: 1000 here"),
+        ("cutout: [4, 32]", "cutout must be "),
+        ("translation: {low: 4, high: 32}", "translation must be "),
         ("depth: [1, 2]}\npatch_size: 5\nenqueue: []\n#{", "patch_size must divide the image side"),
     ],
 )

@@ -266,6 +266,58 @@ def test_failed_trial_is_requeued_only_with_retry_and_its_attempts_are_counted(s
     assert [trial.user_attrs.get(ATTEMPT, 1) for trial in mine.trials()] == [1, 2, 3, 1]
 
 
+@pytest.mark.parametrize(
+    ("end", "next_driver"),
+    [
+        (lambda study, number: study.requeue(number), False),
+        (lambda study, number: study.fail(number, retry=True), False),
+        (lambda study, number: study.requeue_stale(), True),
+    ],
+    ids=["requeue", "fail", "requeue_stale"],
+)
+def test_kill_before_a_configuration_is_queued_again_leaves_its_trial_to_the_next_driver(
+    study, monkeypatch, end, next_driver
+):
+    driver = study()
+    lost = driver.ask()
+    if next_driver:
+        driver = study()
+    monkeypatch.setattr(driver, "_enqueue", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        end(driver, lost.number)
+    last = study()
+    last.requeue_stale()
+    assert last.ask().params == lost.params
+
+
+def test_trial_that_was_taken_from_the_queue_but_given_no_settings_is_requeued_with_the_queued_ones(study):
+    mine = study()
+    mine._enqueue({"learning_rate": 0.0123}, attempt=2, node_losses=3)
+    mine._study._pop_waiting_trial_id()
+    (stale,) = study().requeue_stale()
+    assert stale.params == {}
+    again = study().ask()
+    assert (again.params, again.attempt, again.node_losses) == ({"learning_rate": 0.0123}, 2, 3)
+
+
+def test_requeued_trial_counts_the_loss_of_its_node_only_where_it_was_lost(study):
+    mine = study()
+    losses = []
+    for lost in (True, True, False):
+        mine.requeue(mine.ask().number, node_lost=lost)
+        losses.append(mine.trials()[-1].user_attrs["node_losses"])
+    assert losses == [1, 2, 2]
+    assert mine.ask().node_losses == 2
+
+
+def test_retried_configuration_of_a_grid_is_queued_once(study):
+    mine = study(DISCRETE, "--sampler", "grid")
+    first = mine.ask()
+    mine.fail(first.number, retry=True)
+    assert mine.ask().params == first.params
+    assert states(mine) == ["FAIL", "RUNNING"]
+
+
 def test_stopped_trial_is_requeued_as_the_same_attempt(study):
     mine = study()
     first = mine.ask()
@@ -341,9 +393,27 @@ def test_ranked_puts_the_best_first_in_the_metrics_direction_and_the_earlier_of_
     assert mine.best().number == order[0]
 
 
+def test_pareto_front_has_no_duplicates(study):
+    mine = study(DISCRETE, "--metric", "val_accuracy,parameters")
+    best = mine.ask()
+    mine.complete(best.number, [0.9, 10.0])
+    mine._enqueue(best.params)
+    mine.complete(mine.ask().number, [0.1, 90.0])
+    assert states(mine) == ["COMPLETE"] * 3
+    assert mine.pareto_front() == [best.number]
+
+
+def test_recorded_seconds_of_searching_never_decrease(study):
+    mine = study()
+    for seconds in (100.0, 50.0):
+        mine.record_searched_seconds(seconds)
+    assert study().searched_seconds() == 100.0
+
+
 def test_importances_order_settings_and_are_empty_below_four_values(study):
     mine = study(DISCRETE, "--sampler", "grid")
-    finish(mine, 3)
+    for value in (0.1, 0.2, 0.3):
+        finish(mine, value=value)
     assert mine.importances() == {}
     for _ in range(3):
         one = mine.ask()
@@ -372,6 +442,18 @@ def test_space_too_large_to_enumerate_is_left_to_the_sampler(study, monkeypatch)
     monkeypatch.setattr("pipeline.search.study.MAX_ENUMERATED", 5)
     mine = study(DISCRETE)
     assert len({str(one.params) for one in finish(mine, 3)}) == 3
+
+
+@pytest.mark.parametrize(("most", "enumerable"), [(5, False), (6, True)])
+def test_space_is_enumerable_up_to_the_bound(study, monkeypatch, most, enumerable):
+    monkeypatch.setattr("pipeline.search.study.MAX_ENUMERATED", most)
+    assert study(DISCRETE).is_enumerable() is enumerable
+
+
+def test_untried_configuration_is_taken_at_random_where_draws_only_repeat(study, monkeypatch):
+    monkeypatch.setattr("pipeline.search.study.MAX_REDRAWS", 0)
+    proposals = [dict(one.params) for one in finish(study(DISCRETE), 6)]
+    assert sorted(proposals, key=str) == sorted(EVERY, key=str) and proposals != EVERY
 
 
 def test_feasible_configurations_of_a_space_too_large_to_enumerate_are_found_and_then_no_more(study, monkeypatch):

@@ -7,7 +7,15 @@ import pytest
 from pipeline.config.training import TrainingConfig
 from pipeline.search.time_estimate import estimate_duration, relative_cost, trial_seconds
 from pipeline.tracking.tags import TrialOutcome
-from tests.support.scripted import CONTINUOUS, ScriptedExecutor, make_search, open_study, search_context, trial_result
+from tests.support.scripted import (
+    CONTINUOUS,
+    DISCRETE,
+    ScriptedExecutor,
+    make_search,
+    open_study,
+    search_context,
+    trial_result,
+)
 
 
 def test_relative_cost_grows_with_patches_depth_and_kernel_size():
@@ -16,6 +24,11 @@ def test_relative_cost_grows_with_patches_depth_and_kernel_size():
     assert relative_cost(base.model_copy(update={"depth": 8}), shape) == 2 * relative_cost(base, shape)
     assert relative_cost(base.model_copy(update={"patch_size": 1}), shape) == 4 * relative_cost(base, shape)
     assert relative_cost(base.model_copy(update={"kernel_size": 9}), shape) > relative_cost(base, shape)
+
+
+def test_relative_cost_counts_the_patches_of_an_image_that_is_not_square():
+    config = TrainingConfig.build({"patch_size": 2})
+    assert relative_cost(config, (32, 8, 3)) == relative_cost(config, (8, 32, 3)) == relative_cost(config, (16, 16, 3))
 
 
 def test_trial_seconds_are_its_steps_and_a_third_of_a_step_for_validation_images():
@@ -32,9 +45,9 @@ def data(images):
 
 @pytest.fixture
 def context(tmp_path):
-    def open_it(answer, *flags, slots=1):
+    def open_it(answer, *flags, slots=1, text=CONTINUOUS):
         executor = ScriptedExecutor(answer, slots)
-        study = open_study(tmp_path, make_search(tmp_path, CONTINUOUS, *flags))
+        study = open_study(tmp_path, make_search(tmp_path, text, *flags))
         return search_context(study, executor)
 
     return open_it
@@ -52,6 +65,12 @@ def test_estimate_before_the_first_trial_comes_from_one_training_step(context):
     said = estimate_duration(mine, data(200))  # 4 steps of 50 images, 2 epochs: 8 min a trial, and 1 min of tracing
     assert said == "very roughly 2 h 15 min, at most 9 h: 30 trials of 9 min each, less what pruning saves"
     assert [job.role for job in mine.executor.started] == ["step"]
+
+
+def test_estimate_counts_no_more_trials_than_there_are_configurations(context):
+    answer = lambda job: [trial_result(job, step_seconds=60.0, tracing_seconds=60.0)]  # noqa: E731
+    said = estimate_duration(context(answer, "--trials", "30", text=DISCRETE), data(200))
+    assert ": 6 trials of " in said
 
 
 def test_estimate_from_a_failed_step_is_none(context):

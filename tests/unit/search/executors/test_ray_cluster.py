@@ -4,8 +4,11 @@ import functools
 import os
 import signal
 import sys
+import threading
+from contextlib import suppress
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from pipeline.runtime.errors import UsageError
@@ -231,3 +234,27 @@ def test_connect_keeps_the_signal_handlers_of_the_driver(failing_ray, fails):
         assert signal.getsignal(signal.SIGTERM) is handler
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.slow
+def test_local_cluster_is_started_again_where_its_node_was_not_up_in_time():
+    """Ray waits 30 s for a node."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
+    driver, stopped = psutil.Process(), []
+
+    def raylets():
+        return [process for process in driver.children(recursive=True) if process.name() == "raylet"]
+
+    def stop_the_first():
+        while not stopped:
+            with suppress(psutil.Error):
+                stopped.extend(raylets()[:1])
+        stopped[0].suspend()
+
+    thread = threading.Thread(target=stop_the_first, daemon=True)
+    thread.start()
+    with connect("local") as ray:
+        assert ray.get(ray.remote(lambda: "done").remote()) == "done"
+        assert len(raylets()) == 1 and not stopped[0].is_running()
+    thread.join()
+    assert not raylets()

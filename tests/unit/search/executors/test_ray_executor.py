@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import ClusterLost, UsageError
+from pipeline.search.executors import ray_executor
 from pipeline.search.executors.base import EpochReport, TrialJob
 from pipeline.search.executors.ray_executor import RayExecutor
 from pipeline.search.executors.ray_worker import TaskResult, TaskStarted
@@ -37,12 +38,12 @@ def test_trials_of_lost_nodes_are_retried_on_a_node_that_joins(tmp_path, address
     pytest.importorskip("ray", reason="Ray is not installed: pip install -c requirements.lock -e '.[ray]'")
     if subprocess.run(in_network_namespace(["true"]), capture_output=True, check=False).returncode:
         pytest.skip("network namespaces are not allowed here, and such a cluster listens on all addresses")
-    path = str(ROOT)
     done = subprocess.run(
         in_network_namespace(
             [sys.executable, str(ROOT / "tests" / "support" / "ray_nodes.py"), str(tmp_path), address]
         ),
-        env=os.environ | {"PYTHONPATH": path},
+        # a home without a token: such a cluster requires none
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -84,6 +85,60 @@ def connected(monkeypatch):
             return stack.enter_context(RayExecutor("auto", **(options | changes))), ray
 
         yield connect
+
+
+def test_start_passes_what_the_node_needs_to_the_task(connected, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    monkeypatch.delenv("MLFLOW_TRACKING_TOKEN", raising=False)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "of the driver")
+    executor, ray = connected(make_node(cpus=8, gpus=1), trials_per_gpu=2)
+    executor.start(JOB, minutes=1.5)
+    spec = ray.specs[0]
+    assert (spec.minutes, spec.cpus, spec.trials_per_gpu, spec.weights) == (1.5, 4, 2, None)
+    assert spec.environment == {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "secret"}
+    assert (ray.options[0]["num_gpus"], ray.options[0]["max_retries"]) == (0.5, 0)
+
+
+def test_weights_go_to_the_node_of_a_winner_and_come_back_from_that_of_a_final(connected, tmp_path):
+    weights = tmp_path / "1-0.weights.npz"
+    executor, ray = connected(make_node(cpus=16))
+    executor.start(replace(JOB, role="final", weights=weights), minutes=None)
+    ray.tasks[0].set_result(TaskResult(trial_result(JOB), b"trained", None))
+    executor.events(0)
+    assert weights.read_bytes() == b"trained"
+    for role in ("winner", "final"):
+        executor.start(replace(JOB, role=role, weights=weights), minutes=None)
+    assert [spec.weights for spec in ray.specs] == [None, b"trained", None]
+
+
+def test_trials_bounds_the_slots_without_gpus_only(connected, uncached_nodes):
+    executor, ray = connected(make_node(cpus=64), trials=3)
+    assert executor.free() == 3
+    ray.node_list = [make_node(cpus=64, gpus=8)]
+    assert executor.free() == 8
+
+
+def test_events_waits_for_new_messages_after_it_has_returned_the_others(connected):
+    executor, _ = connected()
+    executor.start(JOB, minutes=None)
+    executor._queue.send.remote(EpochReport(7, 1, {"val_accuracy": 0.5}))
+    assert len(executor.events(0)) == 1
+    assert not executor._queue_not_empty.done()
+
+
+def test_repeated_stop_all_does_not_postpone_the_kill_of_an_unresponsive_worker(connected, monkeypatch):
+    executor, ray = connected()
+    executor.start(JOB, minutes=None)
+    executor._queue.send.remote(TaskStarted(7))
+    executor.events(0)
+    now = time.monotonic()
+    # a driver that was interrupted asks again at each of its looks for events
+    for seconds in range(int(ray_executor.UNRESPONSIVE_SECONDS) + 2):
+        monkeypatch.setattr(ray_executor.time, "monotonic", lambda seconds=seconds: now + seconds)
+        executor.stop_all(now=True)
+        executor.events(0)
+    assert ray.cancelled == ["killed"]
 
 
 def test_events_drops_messages_of_trials_that_have_ended(connected):

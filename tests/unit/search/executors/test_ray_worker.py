@@ -1,16 +1,24 @@
 """The message queue between the tasks of a cluster and their driver."""
 
 import asyncio
+import os
 import socket
+import sys
+from dataclasses import replace
 
 import pytest
 
 from pipeline.search.executors import ray_worker
 from pipeline.search.executors.base import TrialJob
-from pipeline.search.executors.ray_worker import MessageQueue, TaskSpec, TaskStarted
+from pipeline.search.executors.local import LocalExecutor
+from pipeline.search.executors.ray_worker import KILL, MessageQueue, TaskSpec, TaskStarted
 from pipeline.search.executors.slots import CONTEXT_MIB, Gpu
-from pipeline.tracking.tags import RunRef
+from pipeline.tracking.outbox.delivery import import_records
+from pipeline.tracking.outbox.records import LogBatch
+from pipeline.tracking.outbox.spool import Spool
+from pipeline.tracking.tags import RunRef, TrialOutcome
 from tests.support import misbehaving
+from tests.support.fake_ray import FakeRay
 from tests.support.trial_driver import TINY
 
 
@@ -70,6 +78,79 @@ def test_local_weights_are_a_file_of_the_node_while_the_task_runs(spec, monkeypa
         assert job.weights.read_bytes() == b"weights"
         assert job.weights.name == "1.weights.npz"
     assert not job.weights.exists()
+
+
+@pytest.fixture
+def run_task(monkeypatch, tmp_path):
+    """Return a function that runs a task in this process, and returns its result and the messages for the driver."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fake = FakeRay()
+    fake.get_gpu_ids = list
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    executors = []
+
+    def open_executor(trial_function, preloaded):
+        executors.append(LocalExecutor([], trial_function=trial_function, preloaded=preloaded).__enter__())
+        return executors[-1]
+
+    monkeypatch.setattr(ray_worker, "_local_executor", open_executor)
+    queue = fake.remote(MessageQueue).remote()
+
+    def run(spec, *requests):
+        for request in requests:
+            queue.request.remote(7, request)
+        result = ray_worker.run_task(spec, queue)
+        fake.run_actors()
+        return result, queue.instance
+
+    yield run
+    for executor in executors:
+        executor.__exit__()
+    fake.shutdown()
+
+
+def test_run_task_sends_its_start_and_its_reports_and_returns_weights_of_a_final_and_unsent_records(
+    spec, run_task, tmp_path
+):
+    made = spec(trial_function=misbehaving.write_weights, weights=None)
+    Spool("run", destination="http://server").put(LogBatch("run", tags={"a": "b"}))
+    job = replace(made.job, role="final", run=RunRef("", "run"))
+    returned, queue = run_task(replace(made, job=job))
+    assert (returned.result.outcome, returned.result.number) == (TrialOutcome.FINISHED, 7)
+    assert returned.weights == b"weights"
+    assert queue._messages == [TaskStarted(7)]
+    assert not queue._requests, "nothing is left pending in the queue"
+    assert not (tmp_path / "driver").exists()
+    import_records("run", returned.records)
+    assert [spooled.record.tags for spooled in Spool("run").pending()] == [{"a": "b"}]
+
+
+def test_run_task_of_a_winner_gives_its_weights_to_the_trial_and_returns_none(spec, run_task):
+    returned, _ = run_task(spec(trial_function=misbehaving.read_weights))
+    assert (returned.result.metrics, returned.weights) == ({"bytes": len(b"weights")}, None)
+
+
+def test_run_task_has_the_credentials_of_the_driver_and_forwards_reports(spec, run_task, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    made = spec(trial_function=misbehaving.three_epochs, environment={"MLFLOW_TRACKING_USERNAME": "me"})
+    _, queue = run_task(made)
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "me"
+    assert [message.epoch for message in queue._messages[1:]] == [1, 2, 3]
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+
+
+@pytest.mark.parametrize(
+    ("request_", "outcome"),
+    [
+        (TrialOutcome.PRUNED, TrialOutcome.PRUNED),
+        (TrialOutcome.STOPPED, TrialOutcome.STOPPED),
+        (KILL, TrialOutcome.STOPPED),
+    ],
+)
+def test_run_task_forwards_the_requests_of_the_driver(spec, run_task, request_, outcome):
+    returned, _ = run_task(spec(trial_function=misbehaving.step_forever), request_)
+    assert returned.result.outcome is outcome
+    assert ("SIGKILL" in returned.result.reason) == (request_ == KILL)
 
 
 def test_assigned_slot_names_the_host_and_has_the_cpus_of_the_task(spec):

@@ -4,7 +4,7 @@ import pynvml
 import pytest
 
 from pipeline.runtime.errors import UsageError
-from pipeline.search.executors.slots import CONTEXT_MIB, Gpu, find_gpus, make_slots
+from pipeline.search.executors.slots import CONTEXT_MIB, MIN_TRIAL_MIB, Gpu, find_gpus, make_slots
 
 TWO = [Gpu("GPU-aaaa", 24_000), Gpu("GPU-bbbb", 24_000)]
 
@@ -32,6 +32,10 @@ def test_make_slots_with_too_small_shares_raises_usage_error_with_the_most_that_
     with pytest.raises(UsageError, match=r"GPU-aaaa has 24000, got trials_per_gpu=12; try 11$"):
         make_slots(TWO, trials_per_gpu=12, workers=1, cores=8)
     assert make_slots(TWO, trials_per_gpu=11, workers=1, cores=8)
+
+
+def test_make_slots_accepts_a_share_of_exactly_the_least_memory():
+    assert make_slots([Gpu("GPU-aaaa", 2 * (CONTEXT_MIB + MIN_TRIAL_MIB))], trials_per_gpu=2, workers=1, cores=2)
 
 
 def test_make_slots_gives_each_gpu_at_least_one_thread():
