@@ -218,7 +218,7 @@ def _log_result(
     for name, table in tables.items():
         run.log_table(f"{folder}/{name}", table)
     for name, figure in figures.items():
-        run.log_figure(f"{folder}/{name}", figure)
+        run.log_figure(f"{folder}/{name}", figure, key=f"{folder}/{name.removesuffix('.png')}")
     run.log_model_metrics({f"{folder}/{name}": value for name, value in result.metrics.items()}, step=step)
 
 

@@ -27,6 +27,7 @@ from pipeline.runtime.retry import retry
 from pipeline.runtime.signals import handle_signals
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
+from pipeline.tracking.images import image_name, save_image
 from pipeline.tracking.models import MODEL, SERVED
 from pipeline.tracking.outbox import spool
 from pipeline.tracking.outbox.delivery import describe_error, send_pending
@@ -82,6 +83,7 @@ class TrackedRun:
         self.project_run_id: str | None = None  # the run below it that `mlflow run` opened, and that ends with it
         self._entity = entity
         self._has_model = False
+        self._has_images = False
         self._registration: RegisterVersion | None = None
         self._logged: dict[tuple[str, int], float] = {}  # values by metric and step
 
@@ -198,9 +200,33 @@ class TrackedRun:
         """Log metrics that may change: a step keeps each value."""
         self.outbox.put(LogBatch(self.id, metrics=metric_points(metrics, step)))
 
-    def log_figure(self, path: str, figure: spool.Figure) -> None:
-        """Log a picture, in the format that `path` ends with."""
-        self.outbox.put(LogFiles(self.id, write=spool.save_figure(path, figure)))
+    def log_figure(self, path: str, figure: spool.Figure, *, key: str | None = None) -> None:
+        """Log a picture, in the format that `path` ends with.
+
+        Args:
+            path: Where it lies among the run's artifacts.
+            figure: The picture.
+            key: Also log it as an image under this key, see `log_image`; `path` must end with .png then.
+        """
+        if key:
+            self.log_image(key, figure, copy_to=path)
+        else:
+            self.outbox.put(LogFiles(self.id, write=spool.save_figure(path, figure)))
+
+    def log_image(self, key: str, figure: spool.Figure, *, step: int = 0, copy_to: str | None = None) -> None:
+        """Log a picture for the image grid of MLflow's chart view, which compares runs by the key.
+
+        Args:
+            key: What it shows, the same in every run.
+            figure: The picture.
+            step: Its place on the grid's slider. A second picture at the same key and step replaces the first.
+            copy_to: Path for a copy of the PNG file among the run's artifacts.
+        """
+        write = save_image(image_name(self.id, key, step), figure, copy_to=copy_to)
+        self.outbox.put(LogFiles(self.id, write=write))
+        if not self._has_images:
+            self.set_tags({Tag.LOGGED_IMAGES: "True"})
+            self._has_images = True
 
     def log_text(self, path: str, text: str) -> None:
         """Log a text file."""

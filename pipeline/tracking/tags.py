@@ -16,6 +16,7 @@ class Tag:
     PARENT_RUN_ID: Final = "mlflow.parentRunId"
     RUN_NAME: Final = "mlflow.runName"
     DESCRIPTION: Final = "mlflow.note.content"  # Markdown
+    LOGGED_IMAGES: Final = "mlflow.loggedImages"  # on runs whose images the chart view can compare
     PROJECT_ENTRY_POINT: Final = "mlflow.project.entryPoint"  # on runs that `mlflow run` opened
     GIT_COMMIT: Final = "mlflow.source.git.commit"
 

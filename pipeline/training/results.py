@@ -46,13 +46,18 @@ def log_training(
     history = pd.DataFrame(result.history)
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
     run.log_table("history.csv", history)
-    run.log_figure("plots/curves.png", training.curves(result.history, best_epoch=result.best_epoch))
-    run.log_figure("plots/patch_embeddings.png", training.patch_embeddings(patch_kernels(result.model)))
+    run.log_figure("plots/curves.png", training.curves(result.history, best_epoch=result.best_epoch), key="curves")
+    figure = training.patch_embeddings(patch_kernels(result.model))
+    run.log_figure("plots/patch_embeddings.png", figure, key="patch_embeddings")
     for block in range(1, config.depth + 1):
         figure = training.depthwise_kernels(depthwise_kernels(result.model, block), block=block)
-        run.log_figure(f"plots/depthwise_kernels/block_{block}.png", figure)
+        name = f"depthwise_kernels/block_{block}"
+        run.log_figure(f"plots/{name}.png", figure, key=name)
         if block == middle_block(config):
-            run.log_figure("plots/depthwise_kernels.png", figure)
+            run.log_figure("plots/depthwise_kernels.png", figure, key="depthwise_kernels")
+    for epoch, kernels in (snapshots or {}).items():
+        figure = training.depthwise_kernels(kernels, block=middle_block(config))
+        run.log_image("depthwise_kernels_by_epoch", figure, step=epoch)
     if snapshots:
         figure = training.filters_over_epochs(snapshots, block=middle_block(config))
         run.log_figure("plots/filters_over_epochs.png", figure)
@@ -146,7 +151,8 @@ def _log_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArr
     run.log_table("per_class.csv", metrics.per_class_table(counts, classes=dataset.classes))
     digests = dataset.test.image_digests[dataset.test.rows]
     run.log_table("test_predictions.csv", metrics.predictions_table(probabilities, labels, images=digests))
-    run.log_figure("plots/confusion_matrix.png", training.confusion_matrix(counts, classes=dataset.classes))
+    figure = training.confusion_matrix(counts, classes=dataset.classes)
+    run.log_figure("plots/confusion_matrix.png", figure, key="confusion_matrix")
     errors = metrics.most_confident_errors(probabilities, labels, most=MOST_CONFIDENT_ERRORS)
     names = np.array(dataset.classes, dtype=object)
     figure = training.mistakes(
@@ -157,7 +163,7 @@ def _log_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArr
         wrong=int(counts.sum() - np.trace(counts)),
         of=len(labels),
     )
-    run.log_figure("plots/mistakes.png", figure)
+    run.log_figure("plots/mistakes.png", figure, key="mistakes")
 
 
 def evaluate_winner(run: TrackedRun, config: TrainingConfig, dataset: Dataset, weights: Path) -> dict[str, float]:

@@ -11,6 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
 import pipeline.tracking.run
@@ -64,6 +65,20 @@ def test_set_name_replaces_a_generated_name_only(opened_by_mlflow, monkeypatch):
     with start_run(role=Role.RUN) as run:
         assert run.set_name("another") == "smoke 8/1 k3 p2"
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
+
+
+def test_log_image_twice_at_one_step_leaves_one_image_that_mlflow_finds(store):
+    with start_run(role=Role.RUN) as run:
+        for size in (1, 2):
+            run.log_image("curves", Figure(figsize=(size, 1), dpi=100), step=3)
+        run.log_image("curves", Figure(figsize=(1, 1)), step=4)
+        run.log_figure("plots/curves.png", Figure(figsize=(3, 1), dpi=100), key="kernels/block_1")
+    assert found(run.id).data.tags["mlflow.loggedImages"] == "True"
+    names = [file.path for file in mlflow.MlflowClient().list_artifacts(run.id, "images")]
+    assert len(names) == 2 * 3
+    (image,) = (name for name in names if "curves+step+3" in name and name.endswith(".png"))
+    assert mlflow.artifacts.load_image(f"runs:/{run.id}/{image}").size == (200, 100)
+    assert mlflow.artifacts.load_image(f"runs:/{run.id}/plots/curves.png").size == (300, 100)
 
 
 def test_start_run_without_an_error_ends_as_finished(store):

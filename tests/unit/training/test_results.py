@@ -14,7 +14,7 @@ class DiscardingRun:
 
     id = "discarding"
 
-    def log_table(self, *_):
+    def log_table(self, *_, **__):
         pass
 
     log_figure = set_tags = log_table

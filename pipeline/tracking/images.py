@@ -1,0 +1,55 @@
+"""Pictures as MLflow's chart view compares them: an image grid of several runs, with a slider over steps.
+
+The view reads the tag `mlflow.loggedImages` and the names of the files below `images/`, as `mlflow.log_image` writes
+them (mlflow/tracking/client.py). That function makes up a part of each name, so that a resumed run would log an image
+twice; here a name depends on the run, the key and the step alone, and a second upload replaces the first.
+"""
+
+import shutil
+import uuid
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.tracking.outbox.records import FileWriter
+from pipeline.tracking.outbox.spool import Figure
+
+FOLDER = "images"
+# MLflow's own is 256, in which no axis label can be read
+PREVIEW_PIXELS = 640
+
+
+def image_name(run_id: str, key: str, step: int) -> str:
+    """Return the name of an image's file, without its suffix.
+
+    Args:
+        run_id: The run that logs it.
+        key: What it shows; runs are compared by it. Letters, digits, spaces and any of _-./ are allowed.
+        step: Its place on the slider.
+    """
+    digest = uuid.uuid5(uuid.NAMESPACE_URL, f"{run_id}/{key}/{step}")
+    return f"{key.replace('/', '~')}+step+{step}+timestamp+0+{digest}"
+
+
+def save_image(name: str, figure: Figure, *, copy_to: str | None = None) -> FileWriter:
+    """Return a writer of a picture and its preview, and of a copy under a plain path.
+
+    Args:
+        name: See `image_name`.
+        figure: Drawn once for all three.
+        copy_to: Path of a PNG file among the run's artifacts; None writes no copy.
+    """
+
+    def write(folder: Path) -> None:
+        (folder / FOLDER).mkdir()
+        full = folder / FOLDER / f"{name}.png"
+        figure.savefig(full)
+        with Image.open(full) as picture:
+            picture.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
+            picture.convert("RGB").save(full.with_name(f"{name}+compressed.webp"))
+        if copy_to:
+            copy = folder / copy_to
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(full, copy)
+
+    return write
