@@ -16,6 +16,7 @@ from pipeline.runtime.console import Console
 from pipeline.runtime.cpu import available_cores
 from pipeline.runtime.errors import ClusterLost, SearchFailed
 from pipeline.runtime.parent_watch import stop_with_parent
+from pipeline.runtime.shell import project_command
 from pipeline.runtime.signals import count_interrupts
 from pipeline.runtime.urls import mask_password
 from pipeline.search.attributes import FINAL, GPUS, WINNER
@@ -31,6 +32,7 @@ from pipeline.search.space import SearchSpec
 from pipeline.search.storage_url import storage_url
 from pipeline.search.study import Study
 from pipeline.search.time_estimate import estimate_duration
+from pipeline.tracking.experiment_page import page_links
 from pipeline.tracking.outbox.delivery import tracking_address
 from pipeline.tracking.tags import Role, RunOutcome, Tag, code_version_tags
 from pipeline.training.checkpoint_manager import remove_finished
@@ -227,12 +229,11 @@ def build_executor(search: SearchSpec, data: Dataset) -> Executor:
 def _links(context: SearchContext, url: str) -> list[str]:
     """Return the lines that say where the results are and how to look at them."""
     study, runs = context.study, context.runs
-    mlflow = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
     return [
         f"run       {runs.id}, study {study.name}",
         f"figures   {runs.run.artifact_uri}/plots",
-        f"compare   {mlflow} ui --backend-store-uri {shlex.quote(mask_password(runs.tracking_uri))}",
-        f"report    mlflow run . -e report --env-manager local -P runs={shlex.quote(study.name)}",
+        *page_links(runs.run.experiment_id, runs.id),
+        f"report    {project_command('report', study.name)}",
         f"dashboard {dashboard_command(url)}",
     ]
 

@@ -2,10 +2,8 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.training import TrainCommand, validate_against_data
@@ -13,6 +11,7 @@ from pipeline.data.dataset import load_dataset
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import check_single_host
 from pipeline.runtime.files import check_cache_writable, temporary_files
+from pipeline.runtime.shell import mlflow_command
 from pipeline.runtime.stderr import capture_stderr
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking.project_run import ProjectRun
@@ -43,8 +42,15 @@ def train(command: TrainCommand, console: Console) -> None:
             # only now that settings and data have been accepted
             with capture_stderr():
                 from pipeline.training.run import run_training
-            finished = run_training(command.recipe, config, dataset, console=console, resume_point=resume_point)
-            console.print("", finished.summary, f"run      {finished.name}  {finished.run.id}")
+            finished = run_training(
+                command.recipe,
+                config,
+                dataset,
+                console=console,
+                recipe_config=command.recipe_config,
+                resume_point=resume_point,
+            )
+            console.print("", finished.summary, f"run       {finished.name}  {finished.run.id}")
             console.print(*next_steps(finished.run))
 
 
@@ -66,26 +72,20 @@ def _open_resume_point(command: TrainCommand) -> "Iterator[ResumePoint | None]":
 def next_steps(run: "TrackedRun") -> list[str]:
     """Return lines that say where the plots of a finished run are, and how to compare and serve it."""
     from pipeline.tracking.client import tracking_uri
+    from pipeline.tracking.experiment_page import page_links
 
-    uri = mask_password(tracking_uri())
-    page = f"#/experiments/{run.experiment_id}/runs/{run.id}"
-    # the one beside this Python, as the user's shell need not have it on PATH
-    command = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
     lines = []
     if pending := run.outbox.pending():
         lines.append(pending)
     # a mlflow-artifacts: URI is the server's own, which nothing else opens
     if not run.artifact_uri.startswith("mlflow-artifacts:"):
-        lines.append(f"plots    {run.artifact_uri}/plots")
-    if uri.startswith(("http://", "https://")):
-        lines.append(f"compare  {uri.rstrip('/')}/{page}")
-    else:
-        lines.append(f"compare  {command} ui --backend-store-uri {shlex.quote(uri)}")
-        lines.append(f"         then http://127.0.0.1:5000/{page}")
+        lines.append(f"plots     {run.artifact_uri}/plots")
+    lines += page_links(run.experiment_id, run.id)
     if registration := run.describe_registration():
-        lines.append(f"registry {registration}")
+        lines.append(f"registry  {registration}")
     # after the registration, which makes it the version's
     if run.model_uri:
-        store = f"MLFLOW_TRACKING_URI={shlex.quote(uri)}"
-        lines.append(f"serve    {store} {command} models serve -m {run.model_uri} --env-manager local")
+        store = f"MLFLOW_TRACKING_URI={shlex.quote(mask_password(tracking_uri()))}"
+        serve = mlflow_command("models", "serve", "-m", run.model_uri, "--env-manager", "local")
+        lines.append(f"serve     {store} {serve}")
     return lines

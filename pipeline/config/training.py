@@ -231,6 +231,7 @@ class TrainCommand(NamedTuple):
 
     recipe: str
     config: TrainingConfig  # default < recipe < flag; a resumed run has its own instead
+    recipe_config: TrainingConfig  # default < recipe
     overrides: dict[str, str]  # the flags alone
     resume: str | None  # the run to resume
 
@@ -246,11 +247,12 @@ def parse_training(arguments: Sequence[str]) -> TrainCommand:
     recipe = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     resumes = any(word == "--resume" or word.startswith("--resume=") for word in arguments)
     settings = read_recipe(recipe) if recipe and not resumes else {}
+    recipe_config = TrainingConfig.build(settings)
     overrides = parse_arguments(
         arguments,
         command="train",
         description=TRAIN,
-        settings=TrainingConfig.build(settings),
+        settings=recipe_config,
         origin=Path(recipe).stem if settings else "default",
         positional=("recipe", yaml_file.choices(RECIPES)),
         other_flags={"resume": ("RUN", RESUME)},
@@ -259,7 +261,8 @@ def parse_training(arguments: Sequence[str]) -> TrainCommand:
     overrides.pop("recipe", None)
     if not recipe and resume is None:
         raise UsageError(f"name the recipe first: {yaml_file.choices(RECIPES)}")
-    return TrainCommand(printable(recipe), TrainingConfig.build({**settings, **overrides}), overrides, resume)
+    config = TrainingConfig.build({**settings, **overrides})
+    return TrainCommand(printable(recipe), config, recipe_config, overrides, resume)
 
 
 def read_recipe(recipe: str) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """The results of a search: tables and figures of its study, and the summary that ends it in the terminal."""
 
-import shlex
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from pipeline.evaluation.figures.search import (
     value_vs_cost,
 )
 from pipeline.evaluation.ranking import pareto_front, sign
+from pipeline.runtime.shell import project_command
 from pipeline.search.attributes import DUPLICATE_OF, FIGURES, INFEASIBLE, LATENCIES, OUTCOME, RUN_ID, WINNER
 from pipeline.search.space import SearchSpec
 from pipeline.search.study import Study
@@ -120,9 +120,10 @@ def summarize(study: Study) -> list[str]:
 
 def reproduce_command(search: SearchSpec, params: Mapping[str, str]) -> str:
     """Return the command that trains one configuration of a search, with settings as text."""
-    settings = {"recipe": search.recipe} | search.differing_settings() | dict(params)
-    flags = " ".join(f"-P {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
-    return f"mlflow run . --env-manager local {flags}"
+    settings = search.differing_settings() | dict(params)
+    return project_command(
+        "train", search.recipe, *(word for name, value in settings.items() for word in (f"--{name}", value))
+    )
 
 
 def _row(trial: FrozenTrial, search: SearchSpec) -> dict[str, object]:

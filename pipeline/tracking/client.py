@@ -1,6 +1,7 @@
 """The client through which this program asks MLflow: its errors, pages, experiments, runs, artifacts and models."""
 
 import gc
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,10 +93,19 @@ class TrackingClient:
         with mlflow_errors():
             return str(_get_experiment_id())
 
+    def get_experiment(self, experiment_id: str) -> Experiment:
+        """Return an experiment, also one that has been deleted."""
+        with mlflow_errors():
+            return self.mlflow.get_experiment(experiment_id)
+
     def experiment_name(self, experiment_id: str) -> str:
         """Return the name of an experiment."""
+        return str(self.get_experiment(experiment_id).name)
+
+    def set_experiment_tag(self, experiment_id: str, name: str, value: str) -> None:
+        """Set a tag of an experiment."""
         with mlflow_errors():
-            return str(self.mlflow.get_experiment(experiment_id).name)
+            self.mlflow.set_experiment_tag(experiment_id, name, value)
 
     def find_experiment(self, name: str) -> Experiment | None:
         """Return the experiment of this name, or None.
@@ -180,6 +190,18 @@ class TrackingClient:
         """Create a run, which is open."""
         with mlflow_errors():
             return self.mlflow.create_run(experiment_id, tags=dict(tags or {}), run_name=name)
+
+    def unique_run_name(self, experiment_id: str, name: str) -> str:
+        """Return the name, with a number behind it if runs of the experiment have it already."""
+        # in a pattern _ and % stand for any characters, so that more may be found than has the name
+        pattern = name.replace("'", "_")
+        taken = {
+            run.info.run_name
+            for form in ("", " #%")
+            for run in self.search_runs([experiment_id], f"attributes.run_name LIKE '{pattern}{form}'")
+        }
+        numbered = (f"{name} #{number}" for number in itertools.count(2))
+        return name if name not in taken else next(candidate for candidate in numbered if candidate not in taken)
 
     def set_run_status(self, run_id: str, status: str) -> None:
         """Set a run's status; RUNNING opens a run again that has ended."""

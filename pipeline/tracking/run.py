@@ -21,12 +21,13 @@ from mlflow.types import Schema, TensorSpec
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from pipeline.runtime import signals
-from pipeline.runtime.errors import Stopped, Unavailable
+from pipeline.runtime.errors import Stopped, TrackingError, Unavailable
 from pipeline.runtime.process import ProcessIdentity, this_process
 from pipeline.runtime.retry import retry
 from pipeline.runtime.signals import handle_signals
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
+from pipeline.tracking.experiment_page import prepare_experiment_page
 from pipeline.tracking.images import image_name, save_image
 from pipeline.tracking.models import MODEL, SERVED
 from pipeline.tracking.outbox import spool
@@ -121,10 +122,16 @@ class TrackedRun:
         return entity.info.run_name
 
     def set_name(self, name: str) -> str:
-        """Name the run, unless a person has named it; return the name that it has then."""
+        """Name the run, unless a person has named it; return the name that it has then.
+
+        A name that another run of the experiment has gets a number: `digits depth=6 #2`.
+        """
         given = self._entity.info.run_name if self._entity else ""
         if given and not _is_generated_name(given):
             return given
+        # a run may be called like another one while the server does not answer
+        with suppress(TrackingError):
+            name = TrackingClient().unique_run_name(self.experiment_id, name)
         self.set_tags({Tag.RUN_NAME: name})
         return name
 
@@ -390,6 +397,7 @@ def start_run(
             if project_run and not project_run.is_claimed():
                 run.project_run_id = _put_below(client, project_run.claim(), run_id, resume_name)
             run.notices = [*send_pending(), *close_stale_runs(client, run.experiment_id)]
+            prepare_experiment_page(client, run.experiment_id)
 
         def on_superseded(process: ProcessIdentity) -> None:
             run.is_superseded = True

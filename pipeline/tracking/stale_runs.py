@@ -9,6 +9,7 @@ from typing import Literal
 from mlflow.entities import Run
 
 from pipeline.runtime.process import ProcessIdentity, liveness
+from pipeline.runtime.shell import project_command
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.ownership import end_run
 from pipeline.tracking.tags import Role, RunOutcome, Tag, TrialOutcome, is_untouched
@@ -104,7 +105,7 @@ def _describe_unresponsive(one: OpenRun) -> str:
     return (
         f"{one} has sent no heartbeat for {one.last_seen_age() / 60:.0f} min: if "
         f"{one.process or 'the process that was to begin it'} is dead, "
-        f"`mlflow run . -e doctor -P close={one.run.info.run_id}` closes it"
+        f"`{project_command('doctor', '--close', one.run.info.run_id)}` closes it"
     )
 
 
@@ -112,7 +113,7 @@ def _how_to_continue(run_id: str, tags: Mapping[str, str]) -> str:
     """Return how a user continues the work of such a run."""
     match tags.get(Tag.ROLE):
         case Role.RUN:
-            return f"`mlflow run . -P resume={run_id}` resumes it"
+            return f"`{project_command('train', '--resume', run_id)}` resumes it"
         case Role.SEARCH:
             return "the same search resumes it"
     return "start it again"

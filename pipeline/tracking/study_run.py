@@ -10,6 +10,7 @@ import mlflow
 from pipeline.runtime.errors import NotFound, Unavailable, UsageError
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
+from pipeline.tracking.experiment_page import prepare_experiment_page
 from pipeline.tracking.outbox import spool
 from pipeline.tracking.outbox.delivery import describe_error, send_pending
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, Outbox
@@ -81,6 +82,7 @@ class StudyRun:
             claim_run(self._client, self._driver_run.id)
             self._driver_run.is_claimed = True
             lines = [*send_pending(), *close_stale_runs(self._client, self.run.experiment_id)]
+            prepare_experiment_page(self._client, self.run.experiment_id, unfold=self.id)
         # a second driver does not supersede this one: the study's lease keeps it out
         self._life.enter_context(heartbeat_run(self._client, self._driver_run.id))
         return lines

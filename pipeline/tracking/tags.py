@@ -35,6 +35,7 @@ class Tag:
     PROCESS_STARTED: Final = process.PROCESS_STARTED
 
     # trainings
+    RECIPE_CHANGES: Final = "recipe.changes"  # JSON: by setting, its value and the recipe's
     DEVICE: Final = "device"
     PRECISION: Final = "precision"
     TENSORFLOW: Final = "tensorflow"

@@ -19,6 +19,7 @@ from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.tags import Role, RunOutcome, Tag
 from pipeline.training.checkpoint import Checkpoint, checkpoint_files, read_checkpoint
 from pipeline.training.checkpoint_manager import checkpoint_folder, download_checkpoint, uploaded_checkpoints
+from pipeline.training.description import Change, parse_changes
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class ResumePoint:
     recipe: str
     config: TrainingConfig  # the run's own
     checkpoint: Checkpoint
+    changes: Mapping[str, Change]  # to the recipe
 
     @property
     def name(self) -> str:
@@ -110,7 +112,8 @@ def find_resume_point(client: TrackingClient, run: str | None, overrides: Mappin
         raise
     checkpoint = load_newest_checkpoint(client, found)
     config = merge_overrides(TrainingConfig.build(checkpoint.settings), overrides)
-    return ResumePoint(found.info.run_id, found.data.params.get("recipe", ""), config, checkpoint)
+    changes = parse_changes(found.data.tags.get(Tag.RECIPE_CHANGES, ""))
+    return ResumePoint(found.info.run_id, found.data.params.get("recipe", ""), config, checkpoint, changes)
 
 
 def check_resumable(run: Run) -> None:

@@ -1,12 +1,12 @@
 """One training run from its settings to its results: train, evaluate on the test set, log everything to MLflow."""
 
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -24,11 +24,14 @@ from pipeline.runtime.device import (
     unused_gpu,
 )
 from pipeline.runtime.errors import Diverged, UsageError
+from pipeline.runtime.shell import mlflow_command, project_command
+from pipeline.tracking.models import MODEL
 from pipeline.tracking.run import TrackedRun, start_run
 from pipeline.tracking.tags import Role, Tag, code_version_tags
 from pipeline.training.callbacks import CheckpointSaver, KernelSnapshots, ProgressReporter
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder, remove_finished
+from pipeline.training.description import CONFIG_FILE, Change, changes_to_recipe, run_description, run_name
 from pipeline.training.fit import TIMINGS, fit, steps_per_epoch
 from pipeline.training.results import (
     evaluate_on_test_set,
@@ -38,8 +41,6 @@ from pipeline.training.results import (
     register_model,
 )
 from pipeline.training.resume import ResumePoint
-
-CONFIG_FILE = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def run_training(
     dataset: Dataset,
     *,
     console: Console,
+    recipe_config: TrainingConfig | None = None,
     resume_point: ResumePoint | None = None,
 ) -> FinishedRun:
     """Train one model in a run of its own, or resume a run, and return its results.
@@ -67,6 +69,7 @@ def run_training(
         config: The run's settings, checked against the data.
         dataset: The run's data.
         console: Shows the device, the model and each epoch.
+        recipe_config: The recipe's own settings, to which name and description compare the run's; None is `config`.
         resume_point: The run to resume; None starts a new one, or the one that `mlflow run` opened.
 
     Raises:
@@ -75,6 +78,7 @@ def run_training(
         UsageError: The settings do not suit the device, or the tracking store does not answer.
     """
     began = time.perf_counter()
+    changes = resume_point.changes if resume_point else changes_to_recipe(config, recipe_config or config)
     device = select_device(config.devices)
     config = resolve_auto(config, dataset, device)
     start = resume_point.checkpoint.state if resume_point else None
@@ -88,7 +92,14 @@ def run_training(
         checkpoint_on_exit(run, CheckpointManager(run.id, config, fingerprint=dataset.fingerprint), console) as manager,
     ):
         remove_finished()
-        name = replay_logged_epochs(run, start) if start else log_run_metadata(run, recipe, config, dataset, device)
+        if start:
+            name = replay_logged_epochs(run, start)
+        else:
+            name = log_run_metadata(run, recipe, config, dataset, device, changes)
+        described = resume_point.recipe if resume_point else recipe
+        describe = partial(run_description, described, changes, dataset, device=str(device))
+        resume_command = project_command("train", "--resume", run.id)
+        run.set_description(describe(result="not finished yet", commands={"resume": resume_command}))
         announce(config, dataset, device, console)
         for notice in run.notices:
             console.print(notice)
@@ -121,7 +132,8 @@ def run_training(
         results["seconds"] = seconds_before + time.perf_counter() - began
         run.log_results(results)
         summary = summarize(results, config, dataset)
-        run.set_description(summary)
+        serve_command = mlflow_command("models", "serve", "-m", f"runs:/{run.id}/{MODEL}", "--env-manager", "local")
+        run.set_description(describe(result=summary, commands={"serve": serve_command}, seconds=results["seconds"]))
     manager.clear()
     return FinishedRun(run, name, results, summary)
 
@@ -166,24 +178,30 @@ def checkpoint_on_exit(run: TrackedRun, manager: CheckpointManager, console: Con
         if not run.is_superseded:
             manager.upload_final()
             if manager.newest():
-                console.note(f"resume   mlflow run . -P resume={run.id}")
+                console.note(f"resume   {project_command('train', '--resume', run.id)}")
         raise
 
 
-def log_run_metadata(run: TrackedRun, recipe: str, config: TrainingConfig, dataset: Dataset, device: Device) -> str:
+def log_run_metadata(
+    run: TrackedRun,
+    recipe: str,
+    config: TrainingConfig,
+    dataset: Dataset,
+    device: Device,
+    changes: Mapping[str, Change],
+) -> str:
     """Log what the result depends on: settings, code, libraries, device and data.
 
     Returns:
         The run's name.
     """
-    # the config of an earlier run says nothing as a name
-    subject = dataset.name if Path(recipe).name == CONFIG_FILE else Path(recipe).stem
-    name = run.set_name(f"{subject} {config.filters}/{config.depth} k{config.kernel_size} p{config.patch_size}")
+    name = run.set_name(run_name(recipe, changes, dataset))
     run.log_params({"recipe": recipe} | {setting: config.text(setting) for setting in TrainingConfig.model_fields})
     run.log_text(CONFIG_FILE, to_yaml(config))
     run.set_tags(
         code_version_tags()
         | {
+            Tag.RECIPE_CHANGES: json.dumps(changes),
             Tag.DEVICE: str(device),
             Tag.PRECISION: config.precision,
             Tag.TENSORFLOW: tf.__version__,

@@ -11,6 +11,7 @@ import mlflow
 
 from pipeline.runtime.errors import TrackingError, Unavailable
 from pipeline.runtime.files import make_private
+from pipeline.runtime.shell import project_command
 from pipeline.runtime.text import count, one_line
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking.client import TrackingClient
@@ -18,7 +19,7 @@ from pipeline.tracking.outbox.records import FileRecord, coalesce, is_permanent
 from pipeline.tracking.outbox.spool import ABOUT, Spool, SpooledRecord, spool_folders
 
 REASON_CHARACTERS = 200
-HOW_TO_SEND = "`mlflow run . -e doctor` sends them when the server is back"
+HOW_TO_SEND = f"`{project_command('doctor')}` sends them when the server is back"
 ARCHIVE_PATIENCE_SECONDS = 10.0  # with another process that is sending the records
 ARCHIVE_PAUSE_SECONDS = 0.2
 
@@ -78,7 +79,7 @@ def send_pending(run_ids: Sequence[str] | None = None, *, each: bool = False) ->
         return [
             *lines,
             f"pending  records of {len(for_other_servers)} runs for other tracking servers: "
-            "`mlflow run . -e doctor` names them",
+            f"`{project_command('doctor')}` names them",
         ]
     return lines + for_other_servers
 

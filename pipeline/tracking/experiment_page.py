@@ -1,0 +1,100 @@
+"""The page of an experiment in MLflow's UI: its description, and a shared view of its table of runs.
+
+Both are tags of the experiment, which are set where they are missing, so that what a person has written stays.
+"""
+
+import json
+from contextlib import suppress
+from typing import Final
+
+from pipeline.runtime.errors import TrackingError
+from pipeline.runtime.shell import mlflow_command
+from pipeline.runtime.urls import mask_password
+from pipeline.tracking.client import TrackingClient, tracking_uri
+
+DESCRIPTION: Final = "mlflow.note.content"
+# MLflow's "Share" button makes tags of this form with a random key; the UI applies the one that the address names
+VIEW_KEY: Final = "convmixer"
+LOCAL: Final = "http://127.0.0.1:5000"  # where `mlflow ui` listens
+VIEW: Final = f"mlflow.sharedViewState.{VIEW_KEY}"
+
+COLUMNS = (
+    "attributes.`Duration`",
+    "metrics.`test_accuracy`",
+    "metrics.`best_val_accuracy`",
+    "metrics.`parameters`",
+    "params.`recipe`",
+    "params.`depth`",
+    "params.`filters`",
+    "params.`kernel_size`",
+    "params.`patch_size`",
+    "params.`learning_rate`",
+    "params.`epochs`",
+    "params.`seed`",
+    "tags.`data`",
+)
+MARKDOWN = """\
+Image classifiers of the ConvMixer family. A row is a training (`role` run), a search with its trials below it, or
+an evaluation below the training that it is about.
+
+| column | meaning |
+|---|---|
+| `test_accuracy` | share of the test images that are classified correctly; a search has its winner's |
+| `best_val_accuracy` | the same of the validation images, at the best epoch; settings are chosen by it |
+| `parameters` | number of weights, batch norm's statistics included |
+
+- **Compare**: the chart icon above the table; *Image grid* shows curves and kernels of several runs side by side.
+- **Report**: `mlflow run . -e report --env-manager local -P runs=EXPERIMENT`
+- **Search**: `mlflow run . -e search --env-manager local -P search=smoke`
+- **Serve**: `mlflow models serve -m models:/NAME@champion --env-manager local`
+"""
+
+
+def prepare_experiment_page(client: TrackingClient, experiment_id: str, *, unfold: str | None = None) -> None:
+    """Give an experiment a description and a shared view, unless it has them or this user may not change it.
+
+    Args:
+        client: The tracking store.
+        experiment_id: The experiment.
+        unfold: Id of a run whose children the view shows.
+    """
+    with suppress(TrackingError):
+        _prepare(client, experiment_id, unfold)
+
+
+def _prepare(client: TrackingClient, experiment_id: str, unfold: str | None) -> None:
+    tags = client.get_experiment(experiment_id).tags
+    if DESCRIPTION not in tags:
+        client.set_experiment_tag(experiment_id, DESCRIPTION, MARKDOWN)
+    view = tags.get(VIEW) or json.dumps({"selectedColumns": COLUMNS, "runsExpanded": {}})
+    if unfold:
+        view = _unfold(view, unfold)
+    if view != tags.get(VIEW):
+        client.set_experiment_tag(experiment_id, VIEW, view)
+
+
+def _unfold(text: str, run_id: str) -> str:
+    """Return a view that shows the children of a run; one that is not of the known form is returned as it is."""
+    try:
+        view = json.loads(text)
+        # what a person has folded stays folded
+        view["runsExpanded"].setdefault(run_id, True)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return text
+    return json.dumps(view)
+
+
+def page_links(experiment_id: str, run_id: str) -> list[str]:
+    """Return lines for the terminal: the pages of a run and of its experiment, and how to start MLflow's UI for them.
+
+    Without `workflowType` the UI shows traces of language models instead.
+    """
+    uri = mask_password(tracking_uri())
+    served = uri.lower().startswith(("http://", "https://"))
+    experiment = f"{uri.rstrip('/') if served else LOCAL}/#/experiments/{experiment_id}"
+    start = [] if served else [f"ui        {mlflow_command('ui', '--backend-store-uri', uri)}"]
+    return [
+        *start,
+        f"page      {experiment}/runs/{run_id}?workflowType=machine_learning",
+        f"compare   {experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}",
+    ]
