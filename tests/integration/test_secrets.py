@@ -124,12 +124,12 @@ def trained(tmp_path_factory):
 def test_run_leaves_no_secret_in_files_or_output(trained):
     folder, printed, *_ = trained
     assert places_of_secrets(folder, printed) == []
-    assert len(list((folder / "artifacts").rglob("*.png"))) == 6, "the search covered all that a run leaves"
+    assert len(list((folder / "artifacts").rglob("plots/**/*.png"))) == 6, "the search covered all that a run leaves"
 
 
 def test_run_prints_the_address_of_the_server_without_password(trained):
     _, printed, _, _, address = trained
-    assert f"compare  http://{address}/#/experiments/" in printed
+    assert f"compare   http://{address}/#/experiments/" in printed
 
 
 def test_run_listens_on_no_network_address(trained):

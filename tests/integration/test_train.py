@@ -150,7 +150,7 @@ def test_config_artifact_as_recipe_repeats_the_run(finished, repeated):
     first, second = (pd.read_csv(artifact(run, "history.csv"))[columns] for _, run in (finished, repeated))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
     _, logged = repeated
-    assert logged.info.run_name == "digits 8/1 k3 p2", "of what it is, as config says nothing"
+    assert logged.info.run_name == "digits", "of the data, as config says nothing"
 
 
 def test_terminal_shows_a_progress_bar_in_place_of_a_line_per_epoch(repeated):
@@ -281,7 +281,7 @@ def run_from_python(repository, uri):
 def test_projects_run_from_python_equals_the_command(run_from_python):
     logged = mlflow.get_run(run_from_python.run_id)
     assert run_from_python.get_status() == logged.info.status == "FINISHED"
-    assert logged.info.run_name == "smoke 8/1 k3 p2"
+    assert logged.info.run_name == "smoke epochs=1"
     assert logged.data.params["epochs"] == "1"
 
 

@@ -81,7 +81,7 @@ def window(address):
 
 def test_runs_table_nests_trials_below_their_search(window, address):
     window.open(f"{address}/runs")
-    before = window.shows("search smoke", "smoke 8/1 k5 p2")
+    before = window.shows("search smoke", "smoke kernel_size=5")
     assert "t000" not in before
     window.click("[role=row] button[type=button]:not([aria-label])")  # the plus before its name
     window.shows("t000 lr", "t002 lr", "final 1 lr")
@@ -91,7 +91,7 @@ def test_runs_table_nests_trials_below_their_search(window, address):
     order = [name for name, _ in sorted(window.run(tops), key=lambda row: row[1])]
     place = order.index("search smoke")
     assert {name.split()[0] for name in order[place + 1 : place + 5]} == {"final", "t000", "t001", "t002"}
-    assert "smoke 8/1 k5 p2" in order[place + 5 :]
+    assert "smoke kernel_size=5" in order[place + 5 :]
 
 
 def test_runs_table_shows_settings_and_results_as_columns(window, address):

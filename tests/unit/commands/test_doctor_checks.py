@@ -18,6 +18,7 @@ from pipeline.commands import doctor_checks
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import private_folder
 from pipeline.runtime.process import this_process
+from pipeline.runtime.shell import project_command
 from pipeline.tracking.outbox.delivery import tracking_address
 from pipeline.tracking.outbox.records import LogBatch
 from pipeline.tracking.outbox.spool import Spool
@@ -265,7 +266,7 @@ def test_close_runs_closes_a_run_of_another_host_with_the_reason(open_run):
     assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("FAILED", "failed")
     assert run.data.tags[Tag.OUTCOME_REASON].startswith("closed by hand: process ")
     assert (
-        f"on another has sent no heartbeat for 9 min; `mlflow run . -P resume={run_id}`"
+        f"on another has sent no heartbeat for 9 min; `{project_command('train', '--resume', run_id)}`"
         in run.data.tags[Tag.OUTCOME_REASON]
     )
     with pytest.raises(UsageError, match="has ended as FAILED"):

@@ -11,6 +11,7 @@ from pipeline.commands import train
 from pipeline.config.training import parse_training
 from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
+from pipeline.tracking.experiment_page import page_links
 from tests.support.paths import ROOT
 
 
@@ -31,24 +32,22 @@ def tracking_uri(monkeypatch):
 
 def test_next_steps_with_a_sqlite_store_start_a_server_and_name_its_page(tracking_uri):
     tracking_uri("sqlite:////my store/mlflow.db")
-    plots, compare, page = train.next_steps(finished_run())
-    assert plots == "plots    /store/7/abc/artifacts/plots"
-    assert compare.startswith("compare  ")
-    assert compare.endswith("mlflow ui --backend-store-uri 'sqlite:////my store/mlflow.db'")
-    assert page == "         then http://127.0.0.1:5000/#/experiments/7/runs/abc"
+    plots, *links = train.next_steps(finished_run())
+    assert plots == "plots     /store/7/abc/artifacts/plots"
+    assert links == page_links("7", "abc")
 
 
 def test_next_steps_with_a_server_name_its_page_and_no_artifacts_that_only_it_can_open(tracking_uri):
     tracking_uri("https://me:secret@host/")
     lines = train.next_steps(finished_run(artifact_uri="mlflow-artifacts:/7/abc/artifacts"))
-    assert lines == ["compare  https://me:***@host/#/experiments/7/runs/abc"]
+    assert lines == page_links("7", "abc")
 
 
 def test_next_steps_with_a_model_say_how_to_serve_it_without_the_password(tracking_uri):
     tracking_uri("postgresql://me:secret@host/db")
     lines = train.next_steps(finished_run(model_uri="models:/m-1", registration="models:/smoke/1 is the champion"))
-    assert lines[-2] == "registry models:/smoke/1 is the champion"
-    assert lines[-1].startswith("serve    MLFLOW_TRACKING_URI='postgresql://me:***@host/db' ")
+    assert lines[-2] == "registry  models:/smoke/1 is the champion"
+    assert lines[-1].startswith("serve     MLFLOW_TRACKING_URI='postgresql://me:***@host/db' ")
     assert lines[-1].endswith("mlflow models serve -m models:/m-1 --env-manager local")
     assert not any("secret" in line for line in lines)
 

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline.config.training import parse_training
+from pipeline.runtime.shell import project_command
 from pipeline.search.attributes import WINNER
 from pipeline.search.results import figures, leaderboard, reproduce_command, summarize, trials_dataframe
 from tests.support.scripted import CONTINUOUS, DISCRETE, make_search, open_study
@@ -88,7 +89,7 @@ def test_summary_has_the_best_five_the_importances_and_the_command_that_trains_t
     assert rows[0].split() == ["t005", "0.6000", "5", "2", "1,234"]
     assert [row.split()[0] for row in rows] == ["t005", "t004", "t003", "t002", "t001"]
     assert mattered.startswith("mattered  kernel_size ")
-    assert command == "again     mlflow run . --env-manager local -P recipe=smoke -P kernel_size=5 -P depth=2"
+    assert command == f"again     {project_command('train', 'smoke', '--kernel_size', '5', '--depth', '2')}"
 
 
 def test_reproduce_command_trains_the_winner_of_the_final_if_there_is_one(study):

@@ -37,7 +37,7 @@ def test_bounds_of_every_search_that_ships_are_feasible_on_its_images(name):
 @pytest.mark.parametrize("name", names(SEARCHES))
 def test_every_search_that_ships_shows_its_command_and_repeats_no_default(name):
     path = ROOT / "experiments" / "searches" / f"{name}.yaml"
-    assert f"#   mlflow run . -e search -P search={name}" in path.read_text()
+    assert f"#   mlflow run . -e search --env-manager local -P search={name}" in path.read_text()
     found = resolve(name)
     held = TrainingConfig.build(read_recipe(found.recipe))
     plain = {**dict(SearchConfig()), **dict(held)}

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from pipeline.runtime.process import this_process
+from pipeline.runtime.shell import project_command
 from pipeline.tracking import stale_runs
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
@@ -53,7 +54,7 @@ def test_close_stale_runs_closes_a_dead_run_with_the_reason_and_a_remedy(client,
     found = mlflow.get_run(run_id)
     assert (found.info.status, found.data.tags[Tag.OUTCOME]) == ("FAILED", "failed")
     assert f"process {gone.id} on {gone.host} was gone" in found.data.tags[Tag.OUTCOME_REASON]
-    assert f"`mlflow run . -P resume={run_id}` resumes it" in found.data.tags[Tag.OUTCOME_REASON]
+    assert f"`{project_command('train', '--resume', run_id)}` resumes it" in found.data.tags[Tag.OUTCOME_REASON]
     assert run_id in line and found.data.tags[Tag.OUTCOME_REASON] in line
     assert abs(found.info.end_time / 1000 - (time.time() - 60)) < 30, "when it was last heard of"
     assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
@@ -73,7 +74,7 @@ def test_close_stale_runs_reports_an_unresponsive_run_of_another_host(client, ex
         and "has sent no heartbeat for 12 min" in line
         and "on another is dead" in line
     )
-    assert line.endswith(f"is dead, `mlflow run . -e doctor -P close={silent}` closes it")
+    assert line.endswith(f"is dead, `{project_command('doctor', '--close', silent)}` closes it")
     assert status(silent) == "RUNNING"
 
 
@@ -131,7 +132,11 @@ def test_close_run_with_a_reason_closes_a_run_of_another_host(client, opened):
     run_id = opened(ELSEWHERE, minutes=12)
     stale_runs.close_run(TrackingClient(), stale_runs.inspect_run(mlflow.get_run(run_id)), "closed by hand")
     assert status(run_id) == "FAILED"
-    assert mlflow.get_run(run_id).data.tags[Tag.OUTCOME_REASON].startswith("closed by hand; `mlflow run . -P resume=")
+    assert (
+        mlflow.get_run(run_id)
+        .data.tags[Tag.OUTCOME_REASON]
+        .startswith(f"closed by hand; `{project_command('train', '--resume')} ")
+    )
 
 
 def test_inspect_run_with_an_unreadable_heartbeat_counts_from_the_start(client, opened):

@@ -9,6 +9,7 @@ from pipeline.config.training import TrainingConfig
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import Device
 from pipeline.runtime.errors import Diverged, Stopped, UsageError
+from pipeline.runtime.shell import project_command
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.run import (
     checkpoint_on_exit,
@@ -21,6 +22,7 @@ from pipeline.training.run import (
 
 CPU = Device("CPU", "any", capability=None)
 METRICS = {"loss": 0.5, "accuracy": 0.25, "val_loss": 0.75, "val_accuracy": 0.5, "learning_rate": 0.01}
+RESUME = project_command("train", "--resume", "abc")
 METRICS |= {"epoch_seconds": 2.0, "images_per_second": 1234.0}
 
 
@@ -43,7 +45,7 @@ class FakeRun:
         return self.conflicts
 
     def load_logged_state(self):
-        return "smoke 8/1 k3 p2"
+        return "smoke"
 
     def set_name(self, name):
         self.name = name
@@ -116,9 +118,9 @@ def test_resolve_auto_with_settings_that_devices_cannot_share_raises_usage_error
     ("error", "newest", "calls", "printed"),
     [
         (Diverged("loss became nan"), "a file", ["clear"], ""),
-        (Stopped(15), "a file", ["upload_final"], "resume   mlflow run . -P resume=abc\n"),
+        (Stopped(15), "a file", ["upload_final"], f"resume   {RESUME}\n"),
         (Stopped(15), None, ["upload_final"], ""),
-        (OSError("any"), "a file", ["upload_final"], "resume   mlflow run . -P resume=abc\n"),
+        (OSError("any"), "a file", ["upload_final"], f"resume   {RESUME}\n"),
     ],
 )
 def test_checkpoint_on_exit_leaves_what_resuming_needs_unless_the_loss_diverged(capsys, error, newest, calls, printed):
@@ -150,7 +152,7 @@ def test_log_run_metadata_names_the_run_after_its_recipe_or_else_its_data(recipe
 def test_replay_logged_epochs_logs_every_finished_epoch_of_the_checkpoint():
     run = FakeRun()
     state = TrainingState(2, {"loss": [0.5, 0.25], "val_loss": [0.75, 0.5]}, [], [])
-    assert replay_logged_epochs(run, state) == "smoke 8/1 k3 p2"
+    assert replay_logged_epochs(run, state) == "smoke"
     assert run.calls == [(1, {"loss": 0.5, "val_loss": 0.75}), (2, {"loss": 0.25, "val_loss": 0.5})]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.runtime.errors import Rejected
 from pipeline.runtime.process import this_process
+from pipeline.runtime.shell import project_command
 from pipeline.tracking.outbox import delivery, outbox, spool
 from pipeline.tracking.outbox.outbox import Outbox
 from pipeline.tracking.outbox.records import EndRun, LogBatch, LogFiles, Point, RegisterVersion
@@ -214,7 +215,7 @@ def test_send_pending_reports_runs_of_other_servers_in_one_line_unless_each():
         run_id = f"{number}" * 32
         spool.Spool(run_id, destination=f"http://elsewhere-{number}").put(LogBatch(run_id))
     (line,) = delivery.send_pending()
-    assert line == "pending  records of 3 runs for other tracking servers: `mlflow run . -e doctor` names them"
+    assert line == f"pending  records of 3 runs for other tracking servers: `{project_command('doctor')}` names them"
     each = delivery.send_pending(each=True)
     assert [f"they are for http://elsewhere-{number}:" in line for number, line in enumerate(each)] == [True] * 3
 
