@@ -33,7 +33,7 @@ def test_project_command_names_the_script_beside_python_and_quotes_words(fake_en
     folder = fake_environment("convmixer")
     command = project_command("train", "my recipe.yaml", "--depth", "8")
     assert shlex.split(command) == [str(folder / "convmixer"), "train", "my recipe.yaml", "--depth", "8"]
-    assert subprocess.run(command, shell=True, check=False).returncode == 0
+    assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 0
 
 
 def test_project_command_below_the_working_folder_is_relative(fake_environment, tmp_path, monkeypatch):
@@ -49,9 +49,8 @@ def test_project_command_without_the_script_runs_the_module(fake_environment):
 
 def test_project_command_runs_in_a_shell_without_this_environment_on_its_path():
     environment = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")}
-    done = subprocess.run(
-        project_command("train", "--help"), shell=True, cwd=ROOT, env=environment, capture_output=True, check=False
-    )
+    command = ["/bin/sh", "-c", project_command("train", "--help")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 

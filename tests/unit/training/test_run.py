@@ -143,7 +143,7 @@ def test_checkpoint_on_exit_of_a_superseded_run_leaves_it_to_the_other_process(c
 )
 def test_log_run_metadata_names_the_run_after_its_recipe_or_else_its_data(recipe, name):
     run, config = FakeRun(), TrainingConfig.build({"filters": 8, "depth": 2, "kernel_size": 3, "patch_size": 1})
-    assert log_run_metadata(run, recipe, config, small_dataset(), "a CPU") == f"{name} 8/2 k3 p1"
+    assert log_run_metadata(run, recipe, config, small_dataset(), "a CPU", {}) == name
     assert run.params.keys() == {"recipe", *TrainingConfig.model_fields}
     datasets = [named["context"] for method, _, named in run.calls if method == "log_dataset"]
     assert datasets == ["train", "validation", "test"]

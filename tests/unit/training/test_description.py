@@ -1,0 +1,73 @@
+"""Names and descriptions of training runs."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.config.training import TrainingConfig, read_recipe
+from pipeline.training.description import Change, changes_to_recipe, parse_changes, run_description, run_name
+
+DIGITS = SimpleNamespace(name="digits", train=range(1149), validation=range(288), test=range(360), classes=range(10))
+
+
+def name_of(recipe, **flags):
+    """Return the name of a run of a recipe with these flags."""
+    settings = read_recipe(recipe)
+    config = TrainingConfig.build({**settings, **flags})
+    return run_name(recipe, changes_to_recipe(config, TrainingConfig.build(settings)), DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({}, "digits"),
+        ({"depth": "6", "learning_rate": "0.1"}, "digits depth=6 lr=0.1"),
+        ({"depth": "4"}, "digits"),  # as in the recipe
+        ({"register_as": "best", "jit_compile": "false", "filter_steps": "4"}, "digits"),  # decide no result
+        ({"precision": "float32"}, "digits precision=float32"),
+        ({"dataset": "/home/me/my pictures"}, "digits dataset=digits"),  # by the name of the data, not by a path
+    ],
+)
+def test_run_name_says_what_differs_from_the_recipe(flags, name):
+    assert name_of("digits", **flags) == name
+
+
+def test_run_name_with_many_changes_counts_the_last_ones():
+    name = name_of("digits", depth=2, filters=8, kernel_size=5, epochs=3, batch_size=32, seed=7)
+    assert name.startswith("digits ") and name.endswith(" +2 more") and name.count("=") == 4
+
+
+def test_run_name_of_an_earlier_config_is_that_of_the_data():
+    assert run_name("/store/abc/artifacts/config.yaml", {}, DIGITS) == "digits"
+
+
+def test_parse_changes_reads_what_json_has_made_of_them():
+    changes = {"depth": Change("6", "4")}
+    assert parse_changes(json.dumps(changes)) == changes
+    for damaged in ("", "[]", '{"depth": 3}', '{"depth": ["6"]}', "no JSON"):
+        assert parse_changes(damaged) == {}
+
+
+def test_run_description_is_a_table_that_foreign_text_cannot_break():
+    text = run_description(
+        "my|recipe",
+        {"depth": Change("6", "4")},
+        DIGITS,
+        device="CPU",
+        result="test accuracy 97.22 %\nand more",
+        commands={"serve": "mlflow models serve"},
+        seconds=100,
+    )
+    head, rule, *rows = text.splitlines()
+    assert (head, rule) == ("| | |", "|---|---|")
+    cells = [row.replace(r"\|", "").split("|")[1:-1] for row in rows]
+    assert [first.strip() for first, _ in cells] == [
+        f"**{name}**" for name in ("result", "recipe", "data", "device", "time", "serve")
+    ]
+    assert "`depth` 6 instead of 4" in text and r"my\|recipe" in text and "1,149 training" in text
+
+
+def test_run_description_of_an_unchanged_recipe_says_so():
+    text = run_description("digits", {}, DIGITS, device="CPU", result="not finished yet", commands={})
+    assert "digits, as it is" in text and "**time**" not in text
