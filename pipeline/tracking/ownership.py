@@ -11,13 +11,18 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from pipeline.runtime.errors import NothingToDo, Stopped, TrackingError, UsageError
 from pipeline.runtime.heartbeat import BEAT_SECONDS, heartbeat
 from pipeline.runtime.process import ProcessIdentity, this_process
+from pipeline.runtime.text import one_line
 from pipeline.runtime.urls import storage_error
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.tags import Role, RunOutcome, Tag, run_outcome_tags
+
+# the beginning of a message about the value of a setting
+REFUSED_SETTING = re.compile(r"(\w+) must ")
 
 
 def begin_run(client: TrackingClient, run_id: str | None = None, *, experiment_id: str | None = None) -> Run:
@@ -99,6 +104,22 @@ def end_run(
     """
     client.set_tags(run_id, run_outcome_tags(outcome, reason))
     client.terminate_run(run_id, outcome.status, end_time=int(1000 * end_time) if end_time else None)
+
+
+def refuse_run(client: TrackingClient, run_id: str, reason: str) -> None:
+    """End a run as FAILED in which nothing could begin, with the reason in its description and in its name."""
+    end_run(client, run_id, RunOutcome.FAILED, reason)
+    tags = {Tag.DESCRIPTION: reason}
+    if is_generated_name(client.get_run(run_id).info.run_name):
+        setting = REFUSED_SETTING.match(reason)
+        tags[Tag.RUN_NAME] = f"refused: {setting[1] if setting else one_line(reason, most=40)}"
+    client.set_tags(run_id, tags)
+
+
+def is_generated_name(name: str) -> bool:
+    """Return whether MLflow made up a name (`bold-ant-123`) because nobody gave one."""
+    words = name.split("-")
+    return len(words) == 3 and words[0] in _GENERATOR_PREDICATES and words[1] in _GENERATOR_NOUNS and words[2].isdigit()
 
 
 def outcome_of_error(error: BaseException) -> tuple[RunOutcome, str]:

@@ -50,7 +50,7 @@ def close_if_unused(project_run: ProjectRun | None) -> Iterator[None]:
         yield
         return
     from pipeline.tracking.client import TrackingClient
-    from pipeline.tracking.ownership import claim_run, end_run
+    from pipeline.tracking.ownership import claim_run, end_run, refuse_run
 
     client = TrackingClient()
     claim_run(client, project_run.id)
@@ -61,7 +61,7 @@ def close_if_unused(project_run: ProjectRun | None) -> Iterator[None]:
             if isinstance(error, Stopped):
                 end_run(client, project_run.id, RunOutcome.STOPPED, f"by {error}")
             else:
-                end_run(client, project_run.id, RunOutcome.FAILED, str(error))
+                refuse_run(client, project_run.id, str(error))
         raise
 
 
@@ -71,11 +71,11 @@ def fail_project_run(reason: str) -> None:
     if project_run is None:
         return
     from pipeline.tracking.client import TrackingClient
-    from pipeline.tracking.ownership import end_run
+    from pipeline.tracking.ownership import refuse_run
 
     try:
         client = TrackingClient()
         if client.get_run(project_run.id).data.tags.keys().isdisjoint({Tag.ROLE, Tag.OUTCOME}):
-            end_run(client, project_run.id, RunOutcome.FAILED, reason)
+            refuse_run(client, project_run.id, reason)
     except Exception:  # noqa: BLE001 - the store may be what was refused, and each kind of store raises its own
         return

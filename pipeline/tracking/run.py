@@ -18,7 +18,6 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import LoggedModelStatus, Run
 from mlflow.types import Schema, TensorSpec
-from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from pipeline.runtime import signals
 from pipeline.runtime.errors import Stopped, TrackingError, Unavailable
@@ -48,6 +47,7 @@ from pipeline.tracking.ownership import (
     begin_run,
     claim_run,
     heartbeat_run,
+    is_generated_name,
     outcome_of_error,
     require_server,
     set_parent,
@@ -127,7 +127,7 @@ class TrackedRun:
         A name that another run of the experiment has gets a number: `digits depth=6 #2`.
         """
         given = self._entity.info.run_name if self._entity else ""
-        if given and not _is_generated_name(given):
+        if given and not is_generated_name(given):
             return given
         # a run may be called like another one while the server does not answer
         with suppress(TrackingError):
@@ -323,12 +323,6 @@ def end_record(run_id: str, outcome: RunOutcome, reason: str, *, process: Mappin
 
 def _cut(values: Mapping[str, str], most: int) -> dict[str, str]:
     return {name: value[:most] for name, value in values.items()}
-
-
-def _is_generated_name(name: str) -> bool:
-    """Return whether MLflow made up a name (`bold-ant-123`) because nobody gave one."""
-    words = name.split("-")
-    return len(words) == 3 and words[0] in _GENERATOR_PREDICATES and words[1] in _GENERATOR_NOUNS and words[2].isdigit()
 
 
 @contextmanager

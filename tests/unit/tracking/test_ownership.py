@@ -33,6 +33,12 @@ def beating(client, run_id, superseded=lambda process: None):
     return ownership.heartbeat_run(TrackingClient(), run_id, superseded=superseded, seconds=0.01)
 
 
+def test_is_generated_name_knows_the_words_of_mlflow(client, run_id):
+    assert ownership.is_generated_name(found(run_id).info.run_name)
+    for name in ("bold-plan-x", "my-run-12", "baseline", "bold-ant"):
+        assert not ownership.is_generated_name(name)
+
+
 def test_claim_run_names_this_process_and_removes_the_outcome(client, run_id):
     ownership.end_run(TrackingClient(), run_id, RunOutcome.STOPPED, "by SIGTERM")
     ownership.claim_run(TrackingClient(), run_id, {Tag.ROLE: Role.RUN})

@@ -31,6 +31,27 @@ def test_fail_project_run_closes_it_with_the_reason(monkeypatch, run_id):
     )
 
 
+@pytest.mark.parametrize(
+    ("reason", "name"),
+    [
+        ("patch_size must divide the image side: 8x8 pixels, got patch_size=3", "refused: patch_size"),
+        ("there is no recipe flowers", "refused: there is no recipe flowers"),
+    ],
+)
+def test_fail_project_run_names_it_after_what_was_refused(monkeypatch, run_id, reason, name):
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    fail_project_run(reason)
+    assert found(run_id).info.run_name == name
+    assert found(run_id).data.tags[Tag.DESCRIPTION] == reason
+
+
+def test_fail_project_run_keeps_the_name_that_a_person_gave(monkeypatch, client, run_id):
+    client.set_tag(run_id, Tag.RUN_NAME, "mine")
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    fail_project_run("depth must be more")
+    assert found(run_id).info.run_name == "mine"
+
+
 def test_fail_project_run_leaves_a_run_that_has_begun(monkeypatch, client, run_id):
     client.set_tag(run_id, "role", "run")
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)

@@ -20,7 +20,7 @@ from pipeline.runtime.errors import Rejected, Stopped, UsageError
 from pipeline.serving.packaging import save_keras
 from pipeline.tracking.outbox import delivery, records
 from pipeline.tracking.outbox.outbox import Outbox
-from pipeline.tracking.run import TrackedRun, _is_generated_name, attach_run, start_run
+from pipeline.tracking.run import TrackedRun, attach_run, start_run
 from pipeline.tracking.tags import Role, Tag
 
 
@@ -65,6 +65,14 @@ def test_set_name_replaces_a_generated_name_only(opened_by_mlflow, monkeypatch):
     with start_run(role=Role.RUN) as run:
         assert run.set_name("another") == "smoke 8/1 k3 p2"
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
+
+
+def test_set_name_numbers_a_name_that_another_run_has(store):
+    names = []
+    for name in ("digits depth=6", "digits depth=6", "digits depth=6", "digits depth=60", "it's 100%_"):
+        with start_run(role=Role.RUN) as run:
+            names.append(run.set_name(name))
+    assert names == ["digits depth=6", "digits depth=6 #2", "digits depth=6 #3", "digits depth=60", "it's 100%_"]
 
 
 def test_log_image_twice_at_one_step_leaves_one_image_that_mlflow_finds(store):
@@ -247,13 +255,6 @@ def test_start_run_in_another_sqlite_file_names_the_absolute_path(tmp_path, monk
     with pytest.raises(UsageError, match=refusal), start_run(role=Role.RUN):
         pass
     mlflow.set_tracking_uri(before)
-
-
-def test_is_generated_name_knows_the_words_of_mlflow(store):
-    run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("test").experiment_id)
-    assert _is_generated_name(run.info.run_name)
-    for name in ("bold-plan-x", "my-run-12", "baseline", "bold-ant"):
-        assert not _is_generated_name(name)
 
 
 def test_all_runs_of_this_file_have_ended(store):
