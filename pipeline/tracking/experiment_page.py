@@ -33,6 +33,18 @@ COLUMNS = (
     "params.`seed`",
     "tags.`data`",
 )
+CURVES = ("val_accuracy", "accuracy", "val_loss", "loss", "learning_rate")
+# by title, the keys of a card's images and the step at which its slider stands; of several keys it makes a table
+IMAGES = {
+    "runs side by side": (("curves", "depthwise_kernels", "patch_embeddings", "confusion_matrix"), 0),
+    "curves": (("curves",), 0),
+    "depthwise kernels": (("depthwise_kernels",), 0),
+    "depthwise kernels by block": (("depthwise_kernels_by_block",), 1),
+    "depthwise kernels by epoch": (("depthwise_kernels_by_epoch",), 1),
+    "patch embeddings": (("patch_embeddings",), 0),
+    "confusion matrix": (("confusion_matrix",), 0),
+    "mistakes": (("mistakes",), 0),
+}
 MARKDOWN = """\
 Image classifiers of the ConvMixer family. A row is a training (`role` run), a search with its trials below it, or
 an evaluation below the training that it is about.
@@ -66,11 +78,46 @@ def _prepare(client: TrackingClient, experiment_id: str, unfold: str | None) -> 
     tags = client.get_experiment(experiment_id).tags
     if DESCRIPTION not in tags:
         client.set_experiment_tag(experiment_id, DESCRIPTION, MARKDOWN)
-    view = tags.get(VIEW) or json.dumps({"selectedColumns": COLUMNS, "runsExpanded": {}})
+    view = tags.get(VIEW) or json.dumps(_new_view())
     if unfold:
         view = _unfold(view, unfold)
     if view != tags.get(VIEW):
         client.set_experiment_tag(experiment_id, VIEW, view)
+
+
+def _new_view() -> dict[str, object]:
+    """Return the state of MLflow's page of runs: the table's columns, and the cards of the chart view.
+
+    The cards of images that the page makes itself list all parameters of each run, which leaves no room for the image.
+    """
+    curves = [_card("metrics", metric, "LINE", metricKey=metric) for metric in CURVES]
+    images = [
+        _card("figures", title, "IMAGE", displayName=title, imageKeys=keys, step=step, showRunParams=False)
+        for title, (keys, step) in IMAGES.items()
+    ]
+    shown = {"display": True, "isReordered": False, "deleted": False, "isGenerated": False}
+    return {
+        "selectedColumns": COLUMNS,
+        "runsExpanded": {},
+        "compareRunCharts": [*curves, *images],
+        "compareRunSections": [
+            {"uuid": "metrics", "name": "Model metrics", **shown},
+            {"uuid": "figures", "name": "Figures", **shown},
+        ],
+    }
+
+
+def _card(section: str, key: str, kind: str, **settings: object) -> dict[str, object]:
+    """Return a card of the chart view; the names are those of MLflow's page."""
+    return {
+        "uuid": f"{section}-{key}",
+        "type": kind,
+        "metricSectionId": section,
+        "runsCountToCompare": 10,
+        "deleted": False,
+        "isGenerated": False,
+        **settings,
+    }
 
 
 def _unfold(text: str, run_id: str) -> str:

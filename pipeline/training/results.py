@@ -51,8 +51,8 @@ def log_training(
     run.log_figure("plots/patch_embeddings.png", figure, key="patch_embeddings")
     for block in range(1, config.depth + 1):
         figure = training.depthwise_kernels(depthwise_kernels(result.model, block), block=block)
-        name = f"depthwise_kernels/block_{block}"
-        run.log_figure(f"plots/{name}.png", figure, key=name)
+        plot = f"plots/depthwise_kernels/block_{block}.png"
+        run.log_image("depthwise_kernels_by_block", figure, step=block, copy_to=plot)
         if block == middle_block(config):
             run.log_figure("plots/depthwise_kernels.png", figure, key="depthwise_kernels")
     for epoch, kernels in (snapshots or {}).items():

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.experiment_page import DESCRIPTION, VIEW, page_links, prepare_experiment_page
+from tests.support.paths import ROOT
 
 
 @pytest.fixture
@@ -28,6 +29,18 @@ def test_prepare_experiment_page_describes_a_new_experiment_and_selects_columns(
     assert "`best_val_accuracy`" in client.get_experiment(experiment_id).tags[DESCRIPTION]
     assert {"metrics.`test_accuracy`", "params.`depth`"} <= set(view(*experiment)["selectedColumns"])
     assert view(*experiment)["runsExpanded"] == {}
+
+
+def test_prepare_experiment_page_has_a_card_for_each_image_of_a_training(experiment):
+    prepare_experiment_page(*experiment)
+    cards = [card for card in view(*experiment)["compareRunCharts"] if card["type"] == "IMAGE"]
+    logged = set(
+        re.findall(r'(?:key=|log_image\()"(\w+)"', (ROOT / "pipeline" / "training" / "results.py").read_text())
+    )
+    assert {key for card in cards for key in card["imageKeys"]} == logged
+    # else the page adds cards of its own
+    assert {card["imageKeys"][0] for card in cards if len(card["imageKeys"]) == 1} == logged
+    assert len({card["uuid"] for card in cards}) == len(cards)
 
 
 def test_prepare_experiment_page_unfolds_each_search_once(experiment):
