@@ -92,7 +92,7 @@ def _new_view() -> dict[str, object]:
     """
     curves = [_card("metrics", metric, "LINE", metricKey=metric) for metric in CURVES]
     images = [
-        _card("figures", title, "IMAGE", displayName=title, imageKeys=keys, step=step, showRunParams=False)
+        _card("figures", title, "IMAGE", imageKeys=keys, step=step, showRunParams=False)
         for title, (keys, step) in IMAGES.items()
     ]
     shown = {"display": True, "isReordered": False, "deleted": False, "isGenerated": False}
