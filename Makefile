@@ -16,6 +16,13 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 endif
 
+# MLflow records the user's name, and fails for a user without one, such as in a container.
+ifeq (,$(LOGNAME)$(USER))
+ifneq (,$(shell id -un > /dev/null 2>&1 || echo unknown))
+export LOGNAME := $(shell id -u)
+endif
+endif
+
 # Paths are relative, so that folders with spaces in their names work. Tools run as `python -m`, because the #! line of a
 # script has a maximal length, which a long path exceeds.
 BIN := .venv/bin
@@ -27,11 +34,15 @@ UV := $(BIN)/uv --quiet --system-certs
 PYTEST_WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 MLFLOW := MLFLOW_DISABLE_TELEMETRY=true PATH="$(CURDIR)/$(BIN):$$PATH" python -m mlflow
 
+# MLflow's default store. In a folder with a space MLflow 3.17 would also make folders with %20 in their names, or fail
+# where it may not.
+STORE := sqlite:///$(CURDIR)/mlflow.db
+
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '%-14s %s\n' "$$target" "$$text"; done
 
 demo: $(READY)  ## train on scikit-learn's digits, tracked in MLflow (about a minute)
-	@$(MLFLOW) run . --env-manager local -P recipe=digits
+	@MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-$(STORE)}" $(MLFLOW) run . --env-manager local -P recipe=digits
 
 test: check  ## run check and the quick tests
 	@$(BIN)/python -m pytest $(PYTEST_WORKERS)
@@ -73,7 +84,7 @@ audit: $(BIN)/uv  ## check requirements.lock for known vulnerabilities (asks pyp
 	  --requirement requirements.lock
 
 ui: $(READY)  ## start MLflow's UI on http://127.0.0.1:5000; make ui PORT=5001 uses another port
-	@case "$${MLFLOW_TRACKING_URI:=sqlite:///mlflow.db}" in \
+	@case "$${MLFLOW_TRACKING_URI:=$(STORE)}" in \
 	http*) echo "MLFLOW_TRACKING_URI is a server: open $$(printf %s "$$MLFLOW_TRACKING_URI" | sed 's|//.*@|//|')" ;; \
 	*) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(MLFLOW) ui \
 	     --host 127.0.0.1 --port $(or $(PORT),5000) --backend-store-uri "$$MLFLOW_TRACKING_URI" ;; \
@@ -108,6 +119,6 @@ $(BIN)/uv:
 	    "$$python" -m venv --clear .venv && exec $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock uv; exit; \
 	  fi; \
 	done; \
-	echo "Python must be 3.11, 3.12 or 3.13, with venv, and $(if $(PYTHON),is not: ,is not among )$$*; install it (Debian," \
-	  'Ubuntu: apt install python3-venv; macOS: brew install python@3.13), or name its path:' \
+	echo "Python must be 3.11, 3.12 or 3.13, with venv, got $(if $(PYTHON),,none of )$$*; install it (Debian, Ubuntu:" \
+	  'apt install python3-venv; macOS: brew install python@3.13), or name its path:' \
 	  'make PYTHON=/path/to/python3.13' >&2; exit 1

@@ -113,14 +113,14 @@ def test_make_takes_the_python_that_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("found", "variables", "what"),
     [
-        (["python3.10", "python3.14"], [], "is not among python3.13 python3.12 python3.11 python3"),
-        (["python3.10", "python3.13"], ["PYTHON=python3.10"], "is not: python3.10"),
+        (["python3.10", "python3.14"], [], "none of python3.13 python3.12 python3.11 python3"),
+        (["python3.10", "python3.13"], ["PYTHON=python3.10"], "python3.10"),
     ],
 )
 def test_make_without_a_supported_python_says_what_to_install(tmp_path, found, variables, what):
     completed = make_environment(tmp_path, found, *variables)
     assert completed.returncode != 0 and completed.stdout == ""
-    assert completed.stderr.startswith(f"Python must be 3.11, 3.12 or 3.13, with venv, and {what}; install it")
+    assert completed.stderr.startswith(f"Python must be 3.11, 3.12 or 3.13, with venv, got {what}; install it")
 
 
 @pytest.mark.parametrize("home", ["", "/nonexistent", None], ids=["empty", "missing", "unset"])
@@ -134,6 +134,16 @@ def test_make_keeps_caches_in_a_home_folder(tmp_path):
     assert make_variable("XDG_CACHE_HOME", {"HOME": str(tmp_path)}) == ""
     (tmp_path / ".cache").mkdir()
     assert make_variable("XDG_CACHE_HOME", {"HOME": str(tmp_path)}) == ""
+
+
+def test_make_names_a_user_whom_the_system_does_not_know(tmp_path):
+    """Otherwise `mlflow run` ends with a traceback."""
+    (tmp_path / "id").write_text("#!/bin/sh\n[ $1 = -u ] && echo 12345\n")
+    (tmp_path / "id").chmod(0o755)
+    unknown = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    assert make_variable("LOGNAME", unknown) == "12345"
+    assert make_variable("LOGNAME", unknown | {"LOGNAME": "me"}) == "me"
+    assert make_variable("LOGNAME", unknown | {"USER": "me"}) == make_variable("LOGNAME", {}) == ""
 
 
 def make_variable(name: str, environment: dict[str, str]) -> str:
@@ -156,7 +166,8 @@ def make_environment(folder: Path, found: list[str], *variables: str) -> subproc
         """
         (programs / name).write_text(stub.replace("        ", ""))
         (programs / name).chmod(0o755)
-    (programs / "sh").symlink_to("/bin/sh")
+    for name in ("sh", "id"):
+        (programs / name).symlink_to(shutil.which(name))
     shutil.copy(ROOT / "Makefile", folder)
     command = [shutil.which("make"), "--no-print-directory", ".venv/bin/uv", *variables]
     return subprocess.run(command, cwd=folder, env={"PATH": str(programs)}, capture_output=True, text=True, check=False)
