@@ -18,6 +18,7 @@ SEEDS = 2**32  # seeds of NumPy and TensorFlow lie below it
 RECIPES = Path(__file__).parents[2] / "experiments" / "recipes"
 # settings that may be changed when a run is resumed, and that make no two runs different
 CHANGE_NO_RESULT = frozenset({"checkpoint_minutes", "filter_steps", "register_as"})
+BUILTIN_DATASETS = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist")
 RESUME = "a run's id, or latest: resume it after its last finished epoch, with its own settings"
 
 
@@ -28,7 +29,7 @@ class DataConfig(Config, title="data"):
         "cifar10",
         min_length=1,
         max_length=4096,
-        description="digits, cifar10, cifar100, mnist, fashion_mnist; or a path: a folder of class folders, an .npz",
+        description=f"{', '.join(BUILTIN_DATASETS)}; or a path: a folder of class folders, an .npz",
     )
     image_size: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]] | None = Field(
         None, description="resize every image to height,width pixels; needed where sizes differ"
@@ -268,18 +269,33 @@ def parse_training(arguments: Sequence[str]) -> TrainCommand:
 def read_recipe(recipe: str) -> dict[str, object]:
     """Return the settings of a recipe, after checking them.
 
+    A recipe may begin with `recipe: NAME`: it then holds what differs from that one.
+
     Args:
         recipe: the name of a file of experiments/recipes/, or the path of a YAML file.
 
     Raises:
-        UsageError: there is no such file, or a setting in it is unknown or breaks its rule.
+        UsageError: there is no such file, a setting in it is unknown or breaks its rule, or recipes extend each other.
     """
-    path = yaml_file.find(recipe, folder=RECIPES, kind="recipe")
+    return _read_recipe(recipe, extended_by=())
+
+
+def _read_recipe(recipe: str, *, extended_by: Sequence[Path]) -> dict[str, object]:
+    if recipe in BUILTIN_DATASETS and recipe not in yaml_file.names(RECIPES):
+        raise UsageError(
+            f"recipe must be one of {yaml_file.choices(RECIPES)}, got {recipe}, which is a data set: "
+            f"name a recipe, and dataset={recipe}"
+        )
+    path = yaml_file.find(recipe, folder=RECIPES, kind="recipe").absolute()
+    if path in extended_by:
+        raise UsageError(f"a recipe must not extend itself: {' > '.join(map(str, [*extended_by, path]))}")
     settings = yaml_file.read_file(path, kind="recipe")
     try:
+        if base := settings.pop("recipe", None):
+            settings = {**_read_recipe(str(base), extended_by=[*extended_by, path]), **settings}
         TrainingConfig.build(settings)
     except UsageError as error:
-        raise UsageError(f"{path.absolute()}: {error}") from None
+        raise UsageError(f"{path}: {error}") from None
     return settings
 
 

@@ -79,9 +79,33 @@ def shown(value: object, *, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
+# what other programs call a setting
+SYNONYMS = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "width": "filters",
+    "dim": "filters",
+    "hidden_dim": "filters",
+    "layers": "depth",
+    "blocks": "depth",
+    "augment": "randaugment_layers",
+    "augmentation": "randaugment_layers",
+    "randaugment": "randaugment_layers",
+    "patience": "early_stopping_epochs",
+    "momentum": "batch_norm_momentum",
+    "resolution": "image_size",
+    "data": "dataset",
+    "data_dir": "dataset",
+}
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean depth?`, or nothing if no known name is similar."""
-    found = difflib.get_close_matches(name[:100], list(known), n=1)
+    names = list(known)
+    meant = SYNONYMS.get(name.lower())
+    found = [meant] if meant in names else difflib.get_close_matches(name[:100], names, n=1)
     return f"; did you mean {found[0]}?" if found else ""
 
 

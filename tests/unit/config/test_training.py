@@ -148,10 +148,43 @@ def test_unknown_recipe_is_refused_with_the_list_and_the_nearest():
         resolve("basline")
 
 
+def test_recipe_named_like_a_data_set_is_refused_with_the_setting_that_takes_it():
+    with pytest.raises(UsageError, match=r"got cifar10, which is a data set: name a recipe, and dataset=cifar10"):
+        resolve("cifar10")
+
+
+def test_recipe_that_extends_another_holds_what_differs(recipe):
+    _, config = resolve(recipe("recipe: digits\ndepth: 6\n"))
+    assert config == TrainingConfig.build({**read_recipe("digits"), "depth": 6})
+
+
+def test_recipe_that_extends_another_own_one_has_the_settings_of_both(recipe, tmp_path):
+    (tmp_path / "first.yaml").write_text("recipe: digits\ndepth: 6\nseed: 1\n")
+    _, config = resolve(recipe(f"recipe: {tmp_path}/first.yaml\nseed: 2\n"))
+    assert config == TrainingConfig.build({**read_recipe("digits"), "depth": 6, "seed": 2})
+
+
+def test_recipe_that_extends_itself_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"recipe: {path}\n")
+    with pytest.raises(UsageError, match="must not extend itself: .*mine.yaml > .*mine.yaml"):
+        resolve(str(path))
+
+
+def test_recipe_that_extends_an_unknown_one_is_refused_with_both(recipe):
+    path = recipe("recipe: digit\n")
+    with pytest.raises(UsageError, match=r"recipe must be one of .*got 'digit'; did you mean digits\?") as refused:
+        resolve(path)
+    assert str(refused.value).startswith(path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "name the recipe first: baseline"),
+        (["smoke", "--lr", "3"], "unknown setting 'lr'; did you mean learning_rate?"),
+        (["smoke", "--bs=3"], "unknown setting 'bs'; did you mean batch_size?"),
+        (["smoke", "--augment"], "unknown setting 'augment'; did you mean randaugment_layers?"),
         (["--depth", "3"], "name the recipe first: baseline"),
         (["smoke", "--lerning_rate", "3"], "unknown setting 'lerning_rate'; did you mean learning_rate?"),
         (["smoke", "--learning-rat=3"], "unknown setting 'learning_rat'; did you mean learning_rate?"),

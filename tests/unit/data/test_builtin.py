@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 
+from pipeline.config.training import BUILTIN_DATASETS
 from pipeline.data import builtin
 from pipeline.data.builtin import CLASSES, load_builtin
 from pipeline.runtime.errors import UsageError
@@ -25,6 +26,10 @@ def replace_keras_dataset(monkeypatch, name, load_data):
     for parent in ("keras", "keras.datasets"):
         monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
     monkeypatch.setitem(sys.modules, f"keras.datasets.{name}", module)
+
+
+def test_classes_are_known_of_all_data_sets_that_the_settings_name():
+    assert set(CLASSES) == set(BUILTIN_DATASETS)
 
 
 @pytest.mark.parametrize(("name", "shape"), [("cifar100", (3, 32, 32, 3)), ("mnist", (3, 28, 28))])

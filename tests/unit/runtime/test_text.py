@@ -89,6 +89,8 @@ def test_shown_is_a_value_as_python_writes_it_cut_short() -> None:
 def test_nearest_suggests_a_similar_name_or_nothing() -> None:
     assert nearest("dpeth", ["depth", "filters"]) == "; did you mean depth?"
     assert nearest("q", ["depth", "filters"]) == ""
+    assert nearest("lr", ["depth", "learning_rate"]) == "; did you mean learning_rate?"
+    assert nearest("lr", ["depth"]) == "", "what another program calls it is no setting here"
     assert nearest("depth" * 10**6, ["depth"]) in {"", "; did you mean depth?"}, "it takes no time"
 
 
