@@ -11,8 +11,8 @@ from pipeline.data.dataset import load_dataset
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import check_single_host
 from pipeline.runtime.files import check_cache_writable, temporary_files
+from pipeline.runtime.imports import slow_imports
 from pipeline.runtime.shell import mlflow_command
-from pipeline.runtime.stderr import capture_stderr
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking.project_run import ProjectRun
 
@@ -40,7 +40,7 @@ def train(command: TrainCommand, console: Console) -> None:
             resume_point.check_data(dataset.fingerprint)
         with temporary_files("runs"):
             # only now that settings and data have been accepted
-            with capture_stderr():
+            with slow_imports():
                 from pipeline.training.run import run_training
             finished = run_training(
                 command.recipe,

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.data.cache import DecodedImages, cache_key, load_cached
 from pipeline.data.npz import Part, stack_splits
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.stderr import capture_stderr
+from pipeline.runtime.imports import slow_imports
 from pipeline.runtime.text import printable
 
 TEN_DIGITS = tuple("0123456789")
@@ -74,7 +74,7 @@ def _read_digits() -> dict[str, Part]:
 
 
 def _download(name: str) -> dict[str, Part]:
-    with capture_stderr():
+    with slow_imports():
         datasets = importlib.import_module(f"keras.datasets.{name}")
     log.info("%s is read by Keras, which downloads it the first time", name)
     try:

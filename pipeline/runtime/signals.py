@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from pipeline.runtime import interrupt
 from pipeline.runtime.errors import Stopped
 
 ONCE_SECONDS = 1.0  # under `mlflow run` one Ctrl-C comes as SIGINT to the group and as SIGTERM from MLflow
@@ -52,7 +53,7 @@ class Interrupts:
 def count_interrupts() -> Iterator[Interrupts]:
     """Context manager: count the signals that ask to stop, where they would end the process otherwise."""
     interrupts = Interrupts()
-    with _handled_by(interrupts.handle):
+    with handled_by(interrupts.handle):
         yield interrupts
 
 
@@ -94,7 +95,7 @@ class ShutdownState:
             number = next((byte[0] for byte in iter(lambda: numbers.read(1), b"") if byte[0] in _handled()), None)
         if number is None:
             return
-        exit_timer = threading.Timer(GRACE_SECONDS, os._exit, [128 + number])
+        exit_timer = threading.Timer(GRACE_SECONDS, interrupt.exit_stopped, [number])
         exit_timer.daemon = True
         exit_timer.start()
         if not self._over.wait(PATIENCE_SECONDS):
@@ -118,7 +119,7 @@ def handle_signals() -> Iterator[ShutdownState]:
         return
     _shutdown, _reason = ShutdownState(), ""
     try:
-        with _shutdown.deadline(), _handled_by(_shutdown.handle):
+        with _shutdown.deadline(), handled_by(_shutdown.handle):
             yield _shutdown
     finally:
         _shutdown = None
@@ -131,7 +132,7 @@ def _handled() -> set[signal.Signals]:
 
 
 @contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Context manager: let `handler` handle the signals that ask to stop."""
     before = {number: signal.signal(number, handler) for number in _handled()}
     try:

@@ -372,7 +372,7 @@ def needs_tests(module: Path) -> bool:
     defines = any(
         isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(module.read_text(encoding="utf-8")).body
     )
-    return module.name != "__main__.py" and (module.name != "__init__.py" or defines)
+    return module.name != "__init__.py" or defines
 
 
 # One test that every executor passes stands beside their own tests.

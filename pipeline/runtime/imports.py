@@ -1,0 +1,46 @@
+"""Imports that take seconds: quiet, and never interrupted in the middle."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.runtime.signals import handled_by
+from pipeline.runtime.streams import captured_stderr
+
+
+@contextmanager
+def slow_imports() -> Iterator[None]:
+    """Context manager: capture file descriptor 2, and let a signal that asks to stop wait, until the imports are done.
+
+    TensorFlow's C++ writes start-up lines whatever TF_CPP_MIN_LOG_LEVEL is; what was written is shown only if an
+    exception is raised. A signal's exception could be caught by the library that is being imported.
+    """
+    # imported here, as `--help` has to be fast
+    import tempfile
+
+    with _deferred_signals(), tempfile.TemporaryFile() as captured:
+        try:
+            with captured_stderr(captured.fileno()):
+                yield
+        except BaseException:
+            captured.seek(0)
+            sys.stderr.write(captured.read().decode(errors="replace"))
+            raise
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """Context manager: deliver the first signal that asks to stop when the block ends."""
+    if threading.current_thread() is not threading.main_thread():
+        # no other thread can set handlers, nor is interrupted by one
+        yield
+        return
+    received: list[int] = []
+    try:
+        with handled_by(lambda number, frame: received.append(number)):
+            yield
+    finally:
+        for number in received[:1]:
+            signal.raise_signal(number)
