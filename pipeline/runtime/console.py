@@ -6,6 +6,9 @@ import sys
 from types import TracebackType
 from typing import Any, ClassVar, Self, TextIO
 
+from pipeline.runtime.text import printable
+from pipeline.runtime.urls import mask_password
+
 YELLOW, RED = 33, 31  # SGR codes, ECMA-48 section 8.3.117
 
 
@@ -34,19 +37,19 @@ class Console:
 
     def print(self, *lines: str) -> None:
         """Write each line to standard output at once, as logs are followed."""
-        self._write(sys.stdout, "".join(f"{line}\n" for line in lines or ("",)))
+        self._write(sys.stdout, *map(presentable, lines or ("",)))
 
     def note(self, *lines: str) -> None:
         """Write each line to standard error: what is not part of a command's result."""
-        self._write(sys.stderr, "".join(f"{line}\n" for line in lines))
+        self._write(sys.stderr, *map(presentable, lines))
 
     def warn(self, message: str) -> None:
         """Write `warning: message` to standard error."""
-        self.note(f"{_coloured('warning:', YELLOW, sys.stderr)} {message}")
+        self._write(sys.stderr, f"{_coloured('warning:', YELLOW, sys.stderr)} {presentable(message)}")
 
     def error(self, message: str) -> None:
         """Write `error: message` to standard error."""
-        self.note(f"{_coloured('error:', RED, sys.stderr)} {message}")
+        self._write(sys.stderr, f"{_coloured('error:', RED, sys.stderr)} {presentable(message)}")
 
     def progress(self, done: float, total: float, text: str) -> None:
         """Move the bar below the lines to `done` of `total`, followed by `text`; a terminal only has one."""
@@ -60,7 +63,7 @@ class Console:
         bar = Console._bar
         bar.total = total
         bar.n = min(done, total)
-        bar.set_description_str(text)
+        bar.set_description_str(presentable(text))
 
     def close(self) -> None:
         """Remove the bar, if there is one."""
@@ -68,12 +71,21 @@ class Console:
             Console._bar.close()
             Console._bar = None
 
-    def _write(self, stream: TextIO, text: str) -> None:
+    def _write(self, stream: TextIO, *lines: str) -> None:
+        text = "".join(f"{line}\n" for line in lines)
         if Console._bar is None:
             stream.write(text)
         else:
             Console._bar.write(text, file=stream, end="")
         stream.flush()
+
+
+def presentable(line: str) -> str:
+    r"""Return a line as a terminal may get it: secrets masked, control characters and the like written as in `\\x1b`.
+
+    Names come from a tracking server, which others can write to, and messages from libraries, which quote URLs.
+    """
+    return printable(mask_password(line))
 
 
 class ConsoleHandler(logging.Handler):
@@ -85,7 +97,8 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            message = self.format(record)
+            # on one line, as the messages of this program are, and without a traceback
+            message = " ".join(record.getMessage().splitlines())
             if record.levelno >= logging.ERROR:
                 self._console.error(message)
             elif record.levelno >= logging.WARNING:
@@ -109,6 +122,14 @@ def configure_logging(console: Console) -> None:
         logging.getLogger("pipeline").setLevel(logging.INFO)
     # urllib3 reports each attempt to reach a server; the command reports what became of them, once.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+def print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Write the traceback of an exception that nothing has caught, a fault of the program; for `sys.excepthook`."""
+    # imported here, as `--help` has to be fast
+    import traceback
+
+    Console().note(*"".join(traceback.format_exception(kind, error, trace)).splitlines())
 
 
 def _coloured(text: str, code: int, stream: TextIO) -> str:

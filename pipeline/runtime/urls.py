@@ -1,4 +1,4 @@
-"""URLs of MLflow's and Optuna's stores: passwords hidden and checked, timeouts, and errors that name a store."""
+"""URLs of MLflow's and Optuna's stores: secrets hidden and checked, timeouts, and errors that name a store."""
 
 import re
 from collections.abc import MutableMapping
@@ -6,10 +6,19 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.runtime.errors import UsageError
 
-IN_AUTHORITY = re.compile(r"(://[^:/]*:)(.+)@")  # up to the last @, as a password may hold unescaped ones
-IN_QUERY = re.compile(r"([?&][^=&]*(?:password|passwd|pwd)[^=&]*=)[^&]+", re.IGNORECASE)
+# where a URL begins in a text, and that it ends at a space; what it consists of is parsed
+URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>\S*)", re.IGNORECASE)
+# a parameter on its own: libraries quote parts of a URL, and the connection strings of databases
+PARAMETER = re.compile(r"(?<![\w%.-])(?P<name>[\w%.-]+)=(?P<value>[^\s&#;]+)")
+MASK = "***"
+# A parameter is secret if its name, without case and punctuation, contains one of these or is one of those.
+SECRET_WORDS = (
+    *("password", "passwd", "passphrase", "pwd", "secret", "token", "credential", "signature"),
+    *("apikey", "accesskey", "accountkey", "privatekey", "authkey", "odbcconnect"),
+)
+SECRET_NAMES = {"auth", "key", "pass", "pw", "sas", "sig"}
 # a parser takes what follows one of these in a password for the host, and shows it in its errors
-TO_ESCAPE = "@/:#?[]"
+TO_ESCAPE = "@/:#?[] "
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 HTTP_TIMEOUTS = {  # retries after about 0, 1 and 2 s; seconds without a byte
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -18,15 +27,62 @@ HTTP_TIMEOUTS = {  # retries after about 0, 1 and 2 s; seconds without a byte
 }
 
 
-def mask_password(url: str) -> str:
-    """Return the URL with `***` for a password."""
-    return IN_QUERY.sub(r"\1***", IN_AUTHORITY.sub(r"\1***@", url))
+def mask_password(text: str) -> str:
+    """Return a URL, or a text that holds some, with `***` for each password, token or other secret in them."""
+    text = URL.sub(lambda url: f"{url['scheme']}://{_mask_rest(url['scheme'].lower(), url['rest'])}", text)
+    return PARAMETER.sub(lambda part: f"{part['name']}={MASK}" if _is_secret(part["name"]) else part[0], text)
+
+
+def _mask_rest(scheme: str, rest: str) -> str:
+    """Return what follows `://` in a URL without its secrets."""
+    userinfo, location = _split_userinfo(rest)
+    user, colon, _ = userinfo.partition(":")
+    if colon:
+        userinfo = f"{user}:{MASK}"
+    # before a database's host there is a name alone, before a server's a token
+    elif userinfo and (scheme.rpartition("+")[2] in {"http", "https"} or ":" in unquote(userinfo)):
+        userinfo = MASK
+    location = "".join(map(_mask_parameter, re.split(r"([?&#])", location)))
+    return f"{userinfo}@{location}" if userinfo else location
+
+
+def _split_userinfo(rest: str) -> tuple[str, str]:
+    """Split what follows `://` at the last @ that can end user and password, as these may hold unescaped ones.
+
+    Where a colon comes before, that is the last @ of all: a path is hidden rather than a part of a password shown.
+    """
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if not authority:
+        return "", rest
+    before, at, after = rest.rpartition("@")
+    if at and ":" in before:
+        return before, after
+    before, _, _ = authority.rpartition("@")
+    return before, rest[len(before) :].removeprefix("@")
+
+
+def _mask_parameter(part: str) -> str:
+    """Return `name=value`, or several with semicolons between, without secret values; any other text as it is."""
+    name, equals, value = part.partition("=")
+    if equals and _is_secret(name):
+        return f"{name}={MASK}"
+    if ";" in part:
+        return ";".join(map(_mask_parameter, part.split(";")))
+    # a URL within a URL
+    decoded = unquote(value)
+    return f"{name}={MASK}" if mask_password(decoded) != decoded else part
+
+
+def _is_secret(name: str) -> bool:
+    plain = re.sub("[^a-z0-9]", "", unquote(name).lower())
+    return plain in SECRET_NAMES or any(word in plain for word in SECRET_WORDS)
 
 
 def check_password_escaped(name: str, url: str) -> None:
     """Raise UsageError, without repeating any of the URL, if a password in it is not percent-encoded."""
-    match = IN_AUTHORITY.search(url)
-    if match and set(match[2]) & set(TO_ESCAPE):
+    userinfo, _ = _split_userinfo(url.partition("://")[2])
+    _, _, password = userinfo.partition(":")
+    if set(password) & set(TO_ESCAPE):
         raise UsageError(f"{name} must have special characters of its password escaped: @ is %40, / is %2F, : is %3A")
 
 
@@ -38,10 +94,22 @@ def hide_credentials(environ: MutableMapping[str, str]) -> None:
     Raises:
         UsageError: the password is not percent-encoded.
     """
-    uri = environ.get(TRACKING_URI, "")
+    given = environ.get(TRACKING_URI, "")
+    uri = given.strip()
+    if uri != given:
+        # MLflow would take it for a path
+        environ[TRACKING_URI] = uri
+    if "://" not in uri and re.match("[^/@]+:[^/@]+@", uri):
+        raise UsageError(
+            f"{TRACKING_URI} must begin with its scheme, https:// for example: it has a password, but none"
+        )
     check_password_escaped(TRACKING_URI, uri)
-    parts = urlsplit(uri) if uri.startswith(("http://", "https://")) else None
-    if parts is None or parts.password is None:
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise UsageError(f"{TRACKING_URI} must be a URL: {error}") from None
+    # a token alone stays: MLflow has no variable for a user without a password
+    if parts.scheme not in {"http", "https"} or parts.password is None:
         return
     environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
     environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
@@ -67,7 +135,8 @@ def storage_error(what: str, url: str, error: Exception) -> UsageError:
     """Return the UsageError to raise for a store that cannot be opened, whatever its library raised."""
     # without the SQL statement that SQLAlchemy adds
     message = re.split(r" \[SQL: | \(Background on ", " ".join(str(error).split()))[0]
-    reason = f"{type(error).__name__}: {message}"
+    # the URL on its own first: in a text it ends at its first space
+    reason = message.replace(url, mask_password(url)) if url else message
     return UsageError(
-        f"{what} must be there and writable: {mask_password(url)}: {reason.replace(url, mask_password(url))}"
+        mask_password(f"{what} must be there and writable: {mask_password(url)}: {type(error).__name__}: {reason}")
     )

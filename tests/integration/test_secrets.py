@@ -26,7 +26,7 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": f"{SECRET}-key",
     "PGPASSWORD": f"{SECRET}-database",
 }
-CLASSES = ["$x_{", "日本", "<b>&amp;", "a\nb", b"caf\xe9", "x" * 200]
+CLASSES = ["$x_{", "日本", "<b>&amp;", "a\nb", b"caf\xe9", "x" * 200, "\x1b]0;title\x07\u202e"]
 
 
 @contextmanager
@@ -113,7 +113,8 @@ def trained(tmp_path_factory):
     images = image_folder(folder / 'it\'s "my";\n rm -rf $HOME 日本', CLASSES, each=6, size=(8, 8))
     with server(folder) as address:
         words = ["smoke", "--dataset", str(images), "--batch_size", "8", "--seed", str(2**32 - 1), "--epochs", "1"]
-        uri = f"http://me:{SECRET}%40server@{address}"
+        # as a person may type it, and a parser reads it
+        uri = f" HTTP://me:{SECRET}%40server@{address}"
         printed, addresses = run(folder, "train", *words, MLFLOW_TRACKING_URI=uri)
         client = mlflow.MlflowClient(f"http://{address}")
         (experiment,) = client.search_experiments(filter_string="name = 'secrets'")
@@ -143,7 +144,19 @@ def test_class_and_folder_names_of_any_kind_work_in_a_whole_run(trained):
     (table,) = (folder / "artifacts").rglob("per_class.csv")
     assert {r"a\nb", r"caf\udce9", "$x_{", "日本"} <= {line.split(",")[0] for line in table.read_text().splitlines()}
     assert "Traceback" not in printed and "Glyph" not in printed
+    assert all(character.isprintable() or character == "\n" for character in printed)
     assert printed.startswith(r"""data     it's "my";\n rm -rf $HOME 日本: """)
+
+
+@pytest.mark.parametrize("uri", ["http://{}@127.0.0.1:1", "https://me@127.0.0.1:1/?token={}", "me:{}@127.0.0.1:1"])
+def test_refusal_of_a_store_that_does_not_answer_holds_no_secret_of_its_uri(tmp_path, uri):
+    variables = environment(uri.format(SECRET), "secrets") | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    command = [sys.executable, "-m", "pipeline", "report", "Default"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=variables | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert places_of_secrets(tmp_path, done.stdout + done.stderr) == []
 
 
 def test_cache_folders_are_accessible_to_their_user_only(trained):

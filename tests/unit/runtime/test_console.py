@@ -9,7 +9,7 @@ import termios
 
 import pytest
 
-from pipeline.runtime.console import Console, ConsoleHandler
+from pipeline.runtime.console import Console, ConsoleHandler, print_exception
 from tests.support.paths import ROOT
 
 LINES_AND_BAR = """
@@ -93,3 +93,51 @@ logging.getLogger("alembic").warning("old schema")
 def test_configure_logging_shows_own_notices_and_the_warnings_of_all():
     done = subprocess.run([sys.executable, "-c", CONFIGURE], capture_output=True, text=True, check=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("", "downloading\nwarning: old schema\n")
+
+
+NAMES = [
+    ("a\x1b]0;title\x07", r"a\x1b]0;title\x07"),
+    ("a\rerror: b", r"a\rerror: b"),
+    ("a\nb", r"a\nb"),
+    ("\x9b31m", r"\x9b31m"),
+    ("\u202eevil\u2066", r"\u202eevil\u2066"),
+    ("http://me:s3cret@host", "http://me:***@host"),
+]
+
+
+@pytest.mark.parametrize(("name", "shown"), NAMES)
+def test_console_shows_control_characters_as_text_and_no_secrets(name, shown, capsys):
+    console = Console()
+    console.print(name, name)
+    console.note(name)
+    console.warn(name)
+    console.error(name)
+    assert capsys.readouterr() == (f"{shown}\n" * 2, f"{shown}\nwarning: {shown}\nerror: {shown}\n")
+
+
+@pytest.mark.parametrize(("name", "shown"), NAMES[:1])
+def test_progress_shows_control_characters_as_text(name, shown):
+    code = f"from pipeline.runtime.console import Console\nwith Console() as console: console.progress(1, 2, {name!r})"
+    received = on_a_terminal(code)
+    assert shown in received and "\x07" not in received
+
+
+def test_console_handler_shows_a_record_of_several_lines_on_one(capsys):
+    handler = ConsoleHandler(Console())
+    try:
+        raise ValueError("the traceback is the library's")
+    except ValueError as error:
+        handler.emit(
+            logging.LogRecord("matplotlib", logging.WARNING, "", 0, "Bad key\nin %s", ("a file",), (None, error, None))
+        )
+    assert capsys.readouterr() == ("", "warning: Bad key in a file\n")
+
+
+def test_print_exception_keeps_the_traceback_and_hides_secrets(capsys):
+    try:
+        raise ValueError("http://me:s3cret@host\x1b")
+    except ValueError as error:
+        print_exception(type(error), error, error.__traceback__)
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("Traceback (most recent call last):\n")
+    assert err.endswith("ValueError: http://me:***@host\\x1b\n")
