@@ -60,6 +60,22 @@ def ancestors_up_to_mlflow() -> "list[psutil.Process]":
     return []
 
 
+def is_resumed_by_mlflow() -> bool:
+    """Return whether an `mlflow run --run-id` runs this process itself, and not a program that passed its variable on.
+
+    MLflow starts the command of a project from a shell.
+    """
+    import psutil
+
+    # a process may end at this moment
+    with suppress(psutil.Error):
+        *between, mlflow = ancestors_up_to_mlflow() or [psutil.Process()]
+        command = mlflow.cmdline()
+        asked = "run" in command and any(word.partition("=")[0] == "--run-id" for word in command)
+        return asked and not any("python" in Path(process.exe()).name for process in between)
+    return False
+
+
 def _is_alive(process: "psutil.Process") -> bool:
     import psutil
 

@@ -8,11 +8,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from pipeline.runtime.errors import Stopped
+from pipeline.runtime.errors import Stopped, UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.tracking.tags import RunOutcome, Tag
+
+if TYPE_CHECKING:
+    from pipeline.tracking.client import Run, TrackingClient
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,39 @@ class ProjectRun:
         os.environ.pop(PROJECT_RUN_ID_ENV, None)
         return self.id
 
+    def check_unused(self, client: "TrackingClient") -> None:
+        """Check that nothing has begun in the run: a program may pass its variable on to several commands.
+
+        Raises:
+            UsageError: Something has.
+            NotFound: There is no such run.
+        """
+        run = client.get_run(self.id)
+        if Tag.ROLE in run.data.tags:
+            raise already_used(run)
+
     def is_claimed(self) -> bool:
         """Return whether work has begun in the run."""
         return os.environ.get(PROJECT_RUN_ID_ENV) != self.id
 
 
+def already_used(run: "Run") -> UsageError:
+    """Return the error for a run that a variable names, without anyone having asked for it to be resumed."""
+    role, status = run.data.tags[Tag.ROLE], run.info.status
+    return UsageError(
+        f"{PROJECT_RUN_ID_ENV} must name a run in which nothing has begun, got {run.info.run_id} "
+        f"({run.info.run_name}), which is {status} as a {role}: unset {PROJECT_RUN_ID_ENV} for a new run, or resume a "
+        "training with resume=RUN_ID"
+    )
+
+
 @contextmanager
 def close_if_unused(project_run: ProjectRun | None) -> Iterator[None]:
-    """Name this process in the project's run, and close the run if an exception comes before anything claims it."""
+    """Name this process in the project's run, and close the run if an exception comes before anything claims it.
+
+    Raises:
+        UsageError: Something has begun in the run already.
+    """
     if project_run is None:
         yield
         return
@@ -53,6 +81,7 @@ def close_if_unused(project_run: ProjectRun | None) -> Iterator[None]:
     from pipeline.tracking.ownership import claim_run, end_run, refuse_run
 
     client = TrackingClient()
+    project_run.check_unused(client)
     claim_run(client, project_run.id)
     try:
         yield

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import time
 import traceback
@@ -24,6 +23,7 @@ from pipeline.runtime.errors import Stopped, TrackingError, Unavailable
 from pipeline.runtime.process import ProcessIdentity, this_process
 from pipeline.runtime.retry import retry
 from pipeline.runtime.signals import handle_signals
+from pipeline.runtime.urls import mask_password
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
 from pipeline.tracking.experiment_page import prepare_experiment_page
@@ -317,7 +317,7 @@ def metric_points(metrics: Mapping[str, float], step: int) -> tuple[Point, ...]:
 
 def end_record(run_id: str, outcome: RunOutcome, reason: str, *, process: Mapping[str, str] | None = None) -> EndRun:
     """Return the record of a run's end at this moment."""
-    tags = run_outcome_tags(outcome, reason[:TAG_CHARACTERS])
+    tags = run_outcome_tags(outcome, mask_password(reason)[:TAG_CHARACTERS])
     return EndRun(run_id, outcome.status, int(1000 * time.time()), tags, process)
 
 
@@ -365,12 +365,12 @@ def start_run(
     Raises:
         UsageError: The tracking store does not answer, or does not hold the run that `mlflow run` opened.
     """
-    # its INFO lines are about tables and monitors
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     client = TrackingClient()
     project_run = ProjectRun.find()
     with handle_signals() as shutdown, ExitStack() as stack:
         with require_server():
+            if project_run and project_run.id != resume:
+                project_run.check_unused(client)
             entity = begin_run(
                 client, resume or (project_run.claim() if project_run else None), experiment_id=experiment_id
             )
@@ -442,7 +442,7 @@ def _end_on_exit(run: TrackedRun, *, unavailable_seconds: float = PATIENCE_SECON
     except BaseException as error:
         # on a full disk, for example; the run has to be ended all the same
         with suppress(Exception):
-            run.log_text("traceback.txt", "".join(traceback.format_exception(error)))
+            run.log_text("traceback.txt", mask_password("".join(traceback.format_exception(error))))
         run.end(*outcome_of_error(error))
         run.outbox.flush(unavailable_seconds=unavailable_seconds)
         raise

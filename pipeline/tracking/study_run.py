@@ -1,6 +1,5 @@
 """The run of a study in MLflow and the runs below it, one a trial; for drivers, which import no TensorFlow."""
 
-import logging
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -8,6 +7,7 @@ from dataclasses import replace
 import mlflow
 
 from pipeline.runtime.errors import NotFound, Unavailable, UsageError
+from pipeline.runtime.urls import mask_password
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
 from pipeline.tracking.experiment_page import prepare_experiment_page
@@ -131,7 +131,7 @@ class StudyRun:
             output_tail: The end of what its process wrote, which is logged if it failed.
         """
         if output_tail and outcome.is_failure:
-            self._outbox.put(LogFiles(run_id, write=spool.write_text("output.txt", output_tail)))
+            self._outbox.put(LogFiles(run_id, write=spool.write_text("output.txt", mask_password(output_tail))))
         self._outbox.put(ForwardSpool(run_id))
         end = self._trial_end(run_id, outcome, reason)
         # a finalist's run that has ended may crash when it is measured
@@ -250,12 +250,13 @@ def open_study_run(study: str, *, known: str | None, trials: int) -> StudyRun:
     Raises:
         UsageError: The tracking store does not answer.
     """
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     client = TrackingClient()
     with require_server():
         project_run = ProjectRun.find()
-        given = project_run.claim() if project_run else None
         known = known if known and _is_active(client, known) else None
+        if project_run and project_run.id != known:
+            project_run.check_unused(client)
+        given = project_run.claim() if project_run else None
         entity = begin_run(client, known or given)
         run = TrackedRun(entity.info.run_id, Outbox(entity.info.run_id), entity)
         if given and given != run.id:
@@ -277,10 +278,11 @@ def join_study_run(study: str, *, known: str | None, driver: str) -> SharedStudy
     Raises:
         UsageError: The tracking store does not answer.
     """
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     client = TrackingClient()
     with require_server():
         project_run = ProjectRun.find()
+        if project_run:
+            project_run.check_unused(client)
         own = begin_run(client, project_run.claim() if project_run else None)
         known = known if known and _is_active(client, known) else None
         entity = client.get_run(known or client.create_run(own.info.experiment_id).info.run_id)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pipeline.config.commands import LATEST
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import CorruptCheckpoint, Deleted, NotFound, NothingToDo, UsageError
-from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
+from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV, is_resumed_by_mlflow
 from pipeline.runtime.text import shown
 from pipeline.tracking import ownership, stale_runs
 from pipeline.tracking.client import Run, TrackingClient
 from pipeline.tracking.outbox.delivery import send_pending
-from pipeline.tracking.project_run import ProjectRun, close_if_unused
+from pipeline.tracking.project_run import ProjectRun, already_used, close_if_unused
 from pipeline.tracking.tags import Role, RunOutcome, Tag
 from pipeline.training.checkpoint import Checkpoint, checkpoint_files, read_checkpoint
 from pipeline.training.checkpoint_manager import checkpoint_folder, download_checkpoint, uploaded_checkpoints
@@ -100,11 +100,14 @@ def find_resume_point(client: TrackingClient, run: str | None, overrides: Mappin
 
     Raises:
         NothingToDo: The run has finished.
-        UsageError: There is no such run, it cannot be resumed, or a setting would change its result.
+        UsageError: There is no such run, it cannot be resumed, a setting would change its result, or the project run
+            has been used although this is no `mlflow run --run-id`.
     """
     found = _latest_run(client) if run == LATEST else _get_run(client, run)
     if run is None and Tag.ROLE not in found.data.tags:
         return None
+    if run is None and not is_resumed_by_mlflow():
+        raise already_used(found)
     try:
         check_resumable(found)
     except NothingToDo:
@@ -247,6 +250,7 @@ def _discard_resumption(client: TrackingClient, finished: Run) -> None:
     shutil.rmtree(checkpoint_folder(run_id), ignore_errors=True)
     project_run = ProjectRun.find()
     if project_run and project_run.id != run_id:
+        project_run.check_unused(client)
         ownership.set_parent(client, project_run.id, parent=run_id, name="nothing to resume", role=Role.RESUME)
 
 

@@ -78,3 +78,29 @@ def test_process_without_mlflow_run_watches_nobody(started):
 def test_shell_in_which_the_user_set_the_variable_is_no_mlflow_run(started):
     _, out = started("env", "MLFLOW_RUN_ID=abc", "bash", "-c", 'MLFLOW_RUN_ID=def "$@"; true', "bash")
     assert out.readline() == "0\n"
+
+
+IS_RESUMED = "from pipeline.runtime.parent_watch import is_resumed_by_mlflow; print(is_resumed_by_mlflow())"
+# As `mlflow run`: a Python whose words end with those of the command that it runs
+MLFLOW_RUN = """
+import os, subprocess, sys
+sys.exit(subprocess.call(sys.argv[sys.argv.index("--") + 1 :], env=os.environ | {"MLFLOW_RUN_ID": "abc"}))
+"""
+PASSED_ON = [sys.executable, "-c", "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"]
+
+
+@pytest.mark.parametrize(
+    ("words", "between", "expected"),
+    [
+        (["run", ".", "--run-id", "abc"], [], True),
+        (["run", ".", "--run-id=abc"], SHELL, True),
+        (["run", "."], SHELL, False),
+        (["run", ".", "--run-id", "abc"], PASSED_ON, False),
+    ],
+    ids=["direct", "by a shell", "a new run", "passed on by a program of the project"],
+)
+def test_is_resumed_by_mlflow_is_what_mlflow_run_was_asked(words, between, expected):
+    command = [sys.executable, "-c", MLFLOW_RUN, *words, "--", *between, sys.executable, "-c", IS_RESUMED]
+    environ = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environ)
+    assert done.stdout == f"{expected}\n"

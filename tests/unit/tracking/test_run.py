@@ -57,12 +57,11 @@ def test_start_run_uses_the_project_run_and_keeps_its_parameters(opened_by_mlflo
     assert found(run.id).data.params == {"learning_rate": "1e-3", "depth": "8"}
 
 
-def test_set_name_replaces_a_generated_name_only(opened_by_mlflow, monkeypatch):
+def test_set_name_replaces_a_generated_name_only(opened_by_mlflow):
     with start_run(role=Role.RUN) as run:
         assert run.set_name("smoke 8/1 k3 p2") == "smoke 8/1 k3 p2"
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
-    monkeypatch.setenv("MLFLOW_RUN_ID", opened_by_mlflow)
-    with start_run(role=Role.RUN) as run:
+    with start_run(role=Role.RUN, resume=opened_by_mlflow) as run:
         assert run.set_name("another") == "smoke 8/1 k3 p2"
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
 
@@ -87,6 +86,17 @@ def test_log_image_twice_at_one_step_leaves_one_image_that_mlflow_finds(store):
     (image,) = (name for name in names if "curves+step+3" in name and name.endswith(".png"))
     assert mlflow.artifacts.load_image(f"runs:/{run.id}/{image}").size == (200, 100)
     assert mlflow.artifacts.load_image(f"runs:/{run.id}/plots/curves.png").size == (300, 100)
+
+
+def test_start_run_refuses_a_project_run_in_which_something_has_begun(opened_by_mlflow, monkeypatch):
+    """Such as a second command of a program that passes its variable on."""
+    with start_run(role=Role.RUN):
+        pass
+    before = found(opened_by_mlflow).to_dictionary()
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened_by_mlflow)
+    with pytest.raises(UsageError, match="^MLFLOW_RUN_ID must name a run in which nothing has begun"):
+        start_run(role=Role.REPORT).__enter__()
+    assert found(opened_by_mlflow).to_dictionary() == before
 
 
 def test_start_run_without_an_error_ends_as_finished(store):

@@ -7,6 +7,7 @@ import mlflow
 import pandas as pd
 import pytest
 
+from pipeline.runtime.errors import UsageError
 from pipeline.search.executors.base import TrialResult
 from pipeline.tracking.outbox import records
 from pipeline.tracking.study_run import open_study_run
@@ -278,3 +279,13 @@ def test_close_lost_waits_for_pending_records_of_a_killed_driver(opens, monkeypa
     monkeypatch.setattr(records.Record, "send", slow)
     opens(known=runs.id).close_lost()
     assert found(child).data.tags[Tag.TRIAL_STATE] == "pruned"
+
+
+@pytest.mark.parametrize("tags", [{Tag.ROLE: "run"}, {Tag.ROLE: "search"}])
+def test_open_study_run_refuses_a_project_run_in_which_something_else_has_begun(opens, tags):
+    given = opened_by_mlflow()
+    for name, value in tags.items():
+        mlflow.MlflowClient().set_tag(given, name, value)
+    with pytest.raises(UsageError, match="^MLFLOW_RUN_ID must name a run in which nothing has begun"):
+        opens(given=given)
+    assert opens(known=given, given=given).id == given, "the study's own run may be named"

@@ -112,8 +112,11 @@ def test_latest_without_a_resumable_run_is_refused(client, make_run, experiment)
     )
 
 
-def test_finished_run_raises_nothing_to_do_and_becomes_parent_of_the_project_run(client, make_run, monkeypatch):
-    finished, second = make_run(status="FINISHED", **{Tag.OUTCOME: RunOutcome.FINISHED}), make_run(epoch=0)
+def test_finished_run_raises_nothing_to_do_and_becomes_parent_of_the_project_run(
+    client, experiment, make_run, monkeypatch
+):
+    finished = make_run(status="FINISHED", **{Tag.OUTCOME: RunOutcome.FINISHED})
+    second = client.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", second)
     with pytest.raises(NothingToDo, match="is finished: there is nothing to resume$"):
         resume.find_resume_point(TrackingClient(), finished, {})
@@ -206,9 +209,24 @@ def test_new_project_run_is_not_resumed(client, experiment, monkeypatch):
     assert resume.find_resume_point(TrackingClient(), None, {"depth": "3"}) is None
 
 
-def test_project_run_of_an_earlier_training_is_resumed(client, make_run, monkeypatch):
+@pytest.mark.parametrize("outcome", [RunOutcome.FINISHED, RunOutcome.FAILED])
+def test_inherited_run_of_an_earlier_training_is_refused_and_left_as_it_is(client, make_run, monkeypatch, outcome):
+    """A program that exports its run's id may start several trainings in it."""
+    run_id = make_run(status=outcome.status, **{Tag.OUTCOME: outcome})
+    before = mlflow.get_run(run_id)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    for run in (None, make_run()):
+        opening = resume.open_resume_point(run, {})
+        with pytest.raises(UsageError, match=f"^MLFLOW_RUN_ID must name a run in which nothing .*{run_id}.*: unset"):
+            opening.__enter__()
+    assert mlflow.get_run(run_id).to_dictionary() == before.to_dictionary()
+    assert checkpoint_folder(run_id).exists()
+
+
+def test_project_run_of_an_earlier_training_is_resumed_by_mlflow_run_with_its_id(client, make_run, monkeypatch):
     run_id = make_run()
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    monkeypatch.setattr(resume, "is_resumed_by_mlflow", lambda: True)
     assert resume.find_resume_point(TrackingClient(), None, {}).run_id == run_id
     with resume.open_resume_point(None, {}) as resume_point:
         assert resume_point.run_id == run_id
