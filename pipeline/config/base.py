@@ -44,6 +44,9 @@ class Config(BaseModel):
         Raises:
             UsageError: an unknown name, or values that break the rules of their settings, all of them in one line.
         """
+        if not values:
+            # pydantic checks no defaults either, but builds a validator first, which `--help` has no time for
+            return cls.model_construct()
         cls.check_names(values)
         try:
             return cls.model_validate(values)

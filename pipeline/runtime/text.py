@@ -1,6 +1,5 @@
 """Text for messages: foreign text on one line, lists of names, values, counts and durations."""
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
 from typing import TypeGuard
@@ -103,6 +102,9 @@ SYNONYMS = {
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean depth?`, or nothing if no known name is similar."""
+    # imported here, as `--help` has to be fast
+    import difflib
+
     names = list(known)
     meant = SYNONYMS.get(name.lower())
     found = [meant] if meant in names else difflib.get_close_matches(name[:100], names, n=1)
