@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy
 
-from pipeline.runtime.cpu import prefer_onednn, run_operations_serially
+from pipeline.runtime.cpu import run_operations_serially
+from pipeline.runtime.environment import set_environment
 from tests.support.postgres import Postgres, running_postgres
 
 if TYPE_CHECKING:
@@ -24,9 +25,8 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # As the entry points do: with other kernels a run in a test's own process would differ in its last digits
-    prefer_onednn()
+    set_environment(os.environ)
     run_operations_serially()
 
 

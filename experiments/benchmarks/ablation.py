@@ -6,12 +6,14 @@ Every variant is trained with the same seeds and compared by its validation accu
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import pandas as pd
 import proxy
 
 from pipeline.runtime.device import select_device
+from pipeline.runtime.environment import set_environment
 
 HERE = Path(__file__).parent
 VARIANTS: dict[str, dict[str, object]] = {
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     options = parser.parse_args()
+    set_environment(os.environ)
     device = select_device("one")
     common = {"test_time_flip": False, "dataset": options.dataset}
 

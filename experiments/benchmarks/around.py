@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.training import DataConfig, TrainingConfig, read_recipe
-from pipeline.runtime.cpu import prefer_onednn
+from pipeline.runtime.environment import set_environment
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 5
@@ -35,8 +35,7 @@ TIMED_METHODS = (
 
 def main() -> None:
     """Print the tables."""
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    prefer_onednn()
+    set_environment(os.environ)
     print("| start | seconds |\n|---|---|")
     for name, seconds in time_starts():
         print(f"| {name} | {seconds:.2f} |", flush=True)

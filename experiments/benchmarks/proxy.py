@@ -4,14 +4,11 @@ import gc
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import keras
 import pandas as pd
 
 from pipeline.config.training import TrainingConfig, read_recipe
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.device import Device
-from pipeline.training.fit import fit
-from pipeline.training.run import resolve_auto
 
 # settings in which the proxy differs from the recipe
 PROXY = {"filters": 64, "depth": 6, "train_examples": 20_000}
@@ -45,6 +42,12 @@ def train_missing(
 
 def train_on_proxy(recipe: str, changes: Mapping[str, object], device: Device) -> pd.DataFrame:
     """Train a recipe on the proxy with some settings changed, and return a row per epoch."""
+    # imported here, after the caller has set the environment
+    import keras
+
+    from pipeline.training.fit import fit
+    from pipeline.training.run import resolve_auto
+
     config = TrainingConfig.build(read_recipe(recipe) | PROXY | dict(changes))
     dataset = load_dataset(config.data, seed=config.seed)
     history = fit(resolve_auto(config, dataset, device), dataset).history

@@ -25,8 +25,7 @@ import numpy as np
 import psutil
 
 from pipeline.config.training import TrainingConfig, read_recipe
-from pipeline.runtime.cpu import prefer_onednn
-from pipeline.serving.packaging import save_pyfunc
+from pipeline.runtime.environment import set_environment
 
 RECIPE, IMAGE_SHAPE, CLASSES = "baseline", (32, 32, 3), 10
 CLIENTS = (1, 8, 32)
@@ -40,9 +39,7 @@ MODEL_NAME = "served"
 
 def main() -> None:
     """Print the tables."""
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    prefer_onednn()
+    set_environment(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"XDG_CACHE_HOME": f"{folder}/cache", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         with redirect_stdout(sys.stderr):
@@ -58,7 +55,9 @@ def main() -> None:
 
 def register_model(folder: Path) -> None:
     """Register a network of the recipe's shape, with its artifacts below a folder."""
+    # imported here, after the environment has been set
     from pipeline.model.conv_mixer import conv_mixer
+    from pipeline.serving.packaging import save_pyfunc
     from pipeline.tracking.run import start_run
     from pipeline.tracking.tags import Role
 

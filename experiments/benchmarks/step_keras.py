@@ -8,6 +8,7 @@ Usage: python step_keras.py example|onednn|float32|auto MODEL
 """
 
 import json
+import os
 import sys
 from importlib.metadata import version
 
@@ -15,7 +16,7 @@ import numpy as np
 from step_worker import MATRIX_SIDE, answer_requests
 
 from pipeline.runtime import device
-from pipeline.runtime.cpu import prefer_onednn
+from pipeline.runtime.environment import set_environment
 
 
 def main(variant: str, shape: dict[str, int]) -> None:
@@ -25,9 +26,10 @@ def main(variant: str, shape: dict[str, int]) -> None:
         variant: One of those above.
         shape: Batch size, filters, depth, kernel_size and patch_size.
     """
-    # TensorFlow reads this setting when it is imported.
-    if variant != "example":
-        prefer_onednn()
+    # The libraries read it when they are imported.
+    set_environment(os.environ)
+    if variant == "example":
+        del os.environ["TF_ENABLE_ONEDNN_OPTS"]
     import keras
     import tensorflow as tf
 

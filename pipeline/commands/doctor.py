@@ -32,6 +32,7 @@ def _results(config: DoctorConfig) -> Iterator[CheckResult]:
         yield from doctor_checks.close_runs(config.close)
     yield from doctor_checks.check_python()
     yield from doctor_checks.check_packages()
+    yield from doctor_checks.check_environment()
     yield from doctor_checks.check_cache()
     yield from doctor_checks.check_store()
     yield from doctor_checks.check_outbox()

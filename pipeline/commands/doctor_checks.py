@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 
 import psutil
 
+from pipeline.runtime.environment import describe_overridden
 from pipeline.runtime.errors import NotFound, TrackingError, UsageError
 from pipeline.runtime.files import cache_folder, check_cache_writable
 from pipeline.runtime.text import shown
@@ -51,10 +52,7 @@ TEXT_FILE = "doctor.txt"  # the artifact by which the store is checked
 # Importing TensorFlow from a slow network folder takes a minute.
 TENSORFLOW_SECONDS = 180.0
 TENSORFLOW_CODE = """
-import json, os
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-from pipeline.runtime.cpu import prefer_onednn
-prefer_onednn()
+import json
 import tensorflow as tf
 from pipeline.runtime import device
 selected = device.select_device("all")
@@ -119,6 +117,23 @@ def check_packages(project: Path = PROJECT_FOLDER) -> Iterator[CheckResult]:
         yield CheckResult("ok", f"{number_installed} packages, each in the version of requirements.lock")
 
 
+def check_environment(environ: Mapping[str, str] | None = None) -> Iterator[CheckResult]:
+    """Name the user's variables and files that configure libraries and have no effect here.
+
+    Args:
+        environ: The variables; None is those that this process was started with.
+    """
+    try:
+        lines = list(describe_overridden(psutil.Process().environ() if environ is None else environ))
+    except UsageError as error:
+        yield CheckResult("error", str(error))
+        return
+    for line in lines:
+        yield CheckResult("warning", f"{line}: it would decide a result")
+    if not lines:
+        yield CheckResult("ok", "no variable or file configures libraries in a way that would decide a result")
+
+
 def check_cache() -> Iterator[CheckResult]:
     """Check the folder of decoded data sets and checkpoints: whether it can be written, its disk, and what it holds."""
     try:
@@ -175,6 +190,9 @@ def _write_to_store() -> Run:
     """
     client = TrackingClient()
     project_run = ProjectRun.find()
+    if project_run and Tag.ROLE in client.get_run(project_run.id).data.tags:
+        # passed on by a program in whose run something has begun: that is not the doctor's
+        project_run = None
     run = client.get_run(project_run.id) if project_run else client.create_run(_any_experiment(client), name="doctor")
     run_id = run.info.run_id
     try:

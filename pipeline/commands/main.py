@@ -8,16 +8,16 @@ imported there as well.
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
-from pipeline.runtime.console import Console, configure_logging
-from pipeline.runtime.cpu import prefer_onednn
+from pipeline.runtime.console import Console, configure_logging, print_exception
+from pipeline.runtime.environment import read_keras_config, set_environment
 from pipeline.runtime.errors import NothingToDo, PipelineError, Stopped, UsageError
+from pipeline.runtime.imports import slow_imports
 from pipeline.runtime.parent_watch import stop_with_parent
 from pipeline.runtime.signals import handle_signals
-from pipeline.runtime.stderr import capture_stderr
 from pipeline.runtime.text import nearest, one_line, shown
 from pipeline.runtime.urls import hide_credentials, set_http_timeouts
 
@@ -31,22 +31,20 @@ class Command(NamedTuple):
     run: Callable[[Sequence[str], Console], int | None]
 
 
-def main() -> NoReturn:
-    """Run the command that this process was started with, and end the process with its exit code."""
-    exit_process(run(sys.argv[1:]))
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code.
 
     Args:
         arguments: the name of the command, then its own arguments.
     """
+    sys.excepthook = print_exception
     name, *rest = arguments or ["--help"]
     if name in {"-h", "--help"}:
-        Console().print(usage())
+        Console().print(*usage().splitlines())
         return 0
-    set_environment_defaults()
+    if "PYTHONWARNINGS" in os.environ:
+        warnings.simplefilter("ignore")
+    set_environment(os.environ)
     return run_command(lambda console: _find(name).run(rest, console))
 
 
@@ -57,18 +55,6 @@ def usage() -> str:
         f"usage: convmixer COMMAND ...\n\ncommands:\n{commands}\n\n"
         "`convmixer COMMAND --help` shows the settings of a command and an example."
     )
-
-
-def set_environment_defaults() -> None:
-    """Set what pydantic, MLflow and TensorFlow read when they are imported, except what the user has set."""
-    # none of its plug-ins is used, and looking for them means reading the metadata of every installed package
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # telemetry is a thread, and a search forks processes afterwards
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # without TensorFlow's start-up lines; its errors come as exceptions
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    prefer_onednn()
 
 
 def run_command(work: Callable[[Console], int | None]) -> int:
@@ -116,10 +102,8 @@ def exit_process(code: int) -> NoReturn:
     """
     if code < FIRST_SIGNAL_CODE:
         sys.exit(code)
-    for stream in (sys.stdout, sys.stderr):
-        # the terminal may have been closed
-        with suppress(OSError):
-            stream.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
 
@@ -135,6 +119,7 @@ def _train(arguments: Sequence[str], console: Console) -> None:
     from pipeline.config.training import parse_training
 
     command = parse_training(arguments)
+    read_keras_config(os.environ)
     with handle_signals(), stop_with_parent():
         from pipeline.commands.train import train
 
@@ -145,6 +130,7 @@ def _search(arguments: Sequence[str], console: Console) -> int:
     from pipeline.config.search import parse_search_command
 
     command = parse_search_command(arguments)
+    read_keras_config(os.environ)
     from pipeline.data.dataset import load_dataset
     from pipeline.runtime.files import check_cache_writable
     from pipeline.search.executors.ray_cluster import check_token_private
@@ -155,7 +141,8 @@ def _search(arguments: Sequence[str], console: Console) -> int:
     search = build_search(command)
     check_token_private(search.settings.cluster, os.environ)
     check_cache_writable()
-    data = load_dataset(search.base.data, seed=search.base.seed)
+    with handle_signals():
+        data = load_dataset(search.base.data, seed=search.base.seed)
     check_against_data(search, image_shape=data.image_shape, training_images=len(data.train))
     from pipeline.commands.search import run_search
 
@@ -167,8 +154,8 @@ def _report(arguments: Sequence[str], console: Console) -> None:
 
     command = parse_report(arguments)
     with handle_signals(), stop_with_parent():
-        from pipeline.commands.report import build_report
-
+        with slow_imports():
+            from pipeline.commands.report import build_report
         build_report(command, console)
 
 
@@ -176,6 +163,7 @@ def _evaluate(arguments: Sequence[str], console: Console) -> None:
     from pipeline.config.commands import parse_evaluate
 
     command = parse_evaluate(arguments)
+    read_keras_config(os.environ)
     from pipeline.data.dataset import check_dataset_exists
     from pipeline.runtime.files import check_cache_writable, temporary_files
 
@@ -183,7 +171,7 @@ def _evaluate(arguments: Sequence[str], console: Console) -> None:
         check_dataset_exists(command.settings.dataset)
     check_cache_writable()
     with handle_signals(), stop_with_parent(), temporary_files("evaluations"):
-        with capture_stderr():
+        with slow_imports():
             from pipeline.commands.evaluate import run_evaluation
         run_evaluation(command, console)
 
@@ -192,11 +180,12 @@ def _predict(arguments: Sequence[str], console: Console) -> None:
     from pipeline.config.commands import parse_predict
 
     command = parse_predict(arguments)
+    read_keras_config(os.environ)
     from pipeline.data.image_files import find_images
 
     with handle_signals(), stop_with_parent():
         files = find_images(command.images)
-        with capture_stderr():
+        with slow_imports():
             from pipeline.commands.predict import run_prediction
         run_prediction(command, files, console)
 

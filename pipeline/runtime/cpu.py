@@ -43,16 +43,6 @@ def has_bfloat16() -> bool:
     return not BFLOAT16_FLAGS.isdisjoint(_cpuinfo("flags").split())
 
 
-def prefer_onednn() -> None:
-    """Make TensorFlow use oneDNN's kernels on x86, unless TF_ENABLE_ONEDNN_OPTS is set; call before its import.
-
-    TensorFlow's own default is to use them only on processors with AVX-512 VNNI or newer. With AVX2 alone, too, a
-    depthwise convolution takes half the time with them, and no operation takes longer.
-    """
-    if platform.machine().lower() in {"x86_64", "amd64"}:
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
-
 def run_operations_serially() -> None:
     """Make TensorFlow run operations one after the other, each on all cores, unless TF_NUM_INTEROP_THREADS is set.
 

@@ -11,6 +11,7 @@ import pynvml
 
 from pipeline.runtime import cpu
 from pipeline.runtime.cpu import available_cores, tune_malloc
+from pipeline.runtime.environment import EPSILON, FLOATX, IMAGE_DATA_FORMAT
 from pipeline.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def select_device(devices: str) -> Device:
     """
     import tensorflow as tf
 
+    configure_keras()
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         tune_malloc()
@@ -60,6 +62,28 @@ def select_device(devices: str) -> Device:
     capabilities = [one.get("compute_capability") for one in details]
     least = None if None in capabilities else min(capabilities)
     return Device("GPU", details[0].get("device_name", used[0].name), least, len(used))
+
+
+def configure_keras() -> None:
+    """Give Keras its own defaults, whatever keras.json or a notebook has set; call before a model is built or loaded.
+
+    Raises:
+        UsageError: Keras has been imported with another backend than TensorFlow.
+    """
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        raise UsageError(
+            f"Keras must run on TensorFlow, got {keras.config.backend()}, with which this process has imported it: "
+            "start Python with KERAS_BACKEND=tensorflow"
+        )
+    keras.config.set_floatx(FLOATX)
+    keras.config.set_epsilon(EPSILON)
+    keras.config.set_image_data_format(IMAGE_DATA_FORMAT)
+    keras.config.set_max_epochs(None)
+    keras.config.set_max_steps_per_epoch(None)
+    # read when `tf.keras` is first used, as MLflow does when it saves a model
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
 
 
 def precision_for(device: Device) -> str:

@@ -7,7 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import keras
-import mlflow
+import mlflow.pyfunc
+
+# MLflow would import it when the first model is saved, after training
+import mlflow.tensorflow
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf

@@ -7,14 +7,13 @@ requirements, and nothing else of this project. It answers from many threads at 
 import base64
 import importlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NoReturn
 
-import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import scoring_server
@@ -32,6 +31,18 @@ class Classifier(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the network and trace it, so that the first request does not wait for that."""
+        # The server's environment may name another backend, or flags on which TensorFlow aborts.
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+        for name in ("TF_USE_LEGACY_KERAS", "TF_XLA_FLAGS", "XLA_FLAGS"):
+            os.environ.pop(name, None)
+        import keras
+        import tensorflow as tf
+
+        if keras.config.backend() != "tensorflow":
+            raise _error(
+                f"the model needs Keras on TensorFlow, got {keras.config.backend()}, with which this process has "
+                "imported it: start Python with KERAS_BACKEND=tensorflow"
+            )
         # MLflow has put the folder of decode.py on sys.path by now
         self._decode = importlib.import_module("decode")
         _accept_json_only()

@@ -22,7 +22,7 @@ from pipeline.config.commands import MODEL_URI, parse_model_uri
 from pipeline.evaluation.corruptions import Images
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import changed_files
-from pipeline.runtime.stderr import capture_stderr
+from pipeline.runtime.imports import slow_imports
 from pipeline.runtime.text import join_names, one_line
 from pipeline.runtime.urls import storage_error
 from pipeline.tracking.client import NotFound, Rejected, TrackingClient, TrackingError, tracking_uri
@@ -74,7 +74,7 @@ def load_model(client: TrackingClient, uri: str) -> LoggedModel:
     found = find_model(client, uri)
     digests = _logged_digests(found, uri)
     # Keras imports TensorFlow, which takes seconds: not before a model that does not exist has been refused.
-    with capture_stderr():
+    with slow_imports():
         import keras
 
     with TemporaryDirectory() as temporary:

@@ -2,26 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from pipeline.evaluation.figures.style import COLORS, GREY, strip_frame
+from pipeline.evaluation.figures.style import COLORS, GREY, Figure, default_style, strip_frame
 from pipeline.evaluation.ranking import pareto_front
 from pipeline.evaluation.report.leaderboard import LeaderboardRow
-
-SVG_STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "report",
-    "axes.linewidth": 0.8,
-}
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]  # (epoch, accuracy) by run id
 
@@ -31,6 +20,7 @@ def color_of(position: int) -> str:
     return COLORS[position] if position < len(COLORS) else GREY
 
 
+@default_style()
 def validation_curves(rows: Sequence[LeaderboardRow], curves: Curves) -> Figure:
     """Draw validation accuracy over the epochs: a thin line a run, in the colour of its row, dashed if unfinished."""
     figure = Figure(figsize=(9, 4.4), layout="constrained")
@@ -60,6 +50,7 @@ def validation_curves(rows: Sequence[LeaderboardRow], curves: Curves) -> Figure:
     return figure
 
 
+@default_style()
 def accuracy_vs_cost(rows: Sequence[LeaderboardRow], costs: Mapping[str, str], accuracy: str) -> Figure | None:
     """Draw accuracy against each cost that at least two finished rows have, with its Pareto front.
 
@@ -103,8 +94,7 @@ def accuracy_vs_cost(rows: Sequence[LeaderboardRow], costs: Mapping[str, str], a
 def to_svg(figure: Figure) -> bytes:
     """Return a figure as SVG with its letters as outlines; the same figure gives the same bytes."""
     file = BytesIO()
-    with rc_context(SVG_STYLE):
-        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+    figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     return file.getvalue()
 
 

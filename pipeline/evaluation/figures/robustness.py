@@ -5,17 +5,28 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from pipeline.evaluation.figures.style import BLUE, COLORS, DPI, GREY, VERMILLION, draw_title, ellipsize, strip_frame
+from pipeline.evaluation.figures.style import (
+    BLUE,
+    COLORS,
+    DPI,
+    GREY,
+    VERMILLION,
+    Figure,
+    default_style,
+    draw_title,
+    ellipsize,
+    strip_frame,
+)
 from pipeline.runtime.text import count, percent
 
 CONFIDENCE, ACCURACY = VERMILLION, BLUE
 PALE_BLUE = "#8FBEDD"  # on which the hatching shows
 
 
+@default_style()
 def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Figure:
     """Draw the accuracy against the confidence of the model, and the number of images in each bin of confidence.
 
@@ -49,6 +60,7 @@ def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Fi
     return figure
 
 
+@default_style()
 def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> Figure:
     """Draw the accuracy on corrupted images over the strength, a line a corruption, and on the same images clean.
 
@@ -80,6 +92,7 @@ def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> 
     return figure
 
 
+@default_style()
 def corrupted_examples(images: NDArray[np.uint8], *, corruptions: Sequence[str], strengths: Sequence[int]) -> Figure:
     """Draw one image under each corruption (a row) at each strength (a column), and clean on the left.
 

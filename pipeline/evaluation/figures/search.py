@@ -17,7 +17,6 @@ from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, ListedColormap, Normalize
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
@@ -35,7 +34,9 @@ from pipeline.evaluation.figures.style import (
     DPI,
     GREY,
     VERMILLION,
+    Figure,
     axes_at,
+    default_style,
     draw_title,
     ellipsize,
     finite_or_nan,
@@ -73,6 +74,7 @@ NAMED_BY_SETTINGS = 6  # members of a Pareto front that are labelled with their 
 # The figures
 
 
+@default_style()
 def optimization_history(trials: pd.DataFrame, *, metric: str, direction: Direction) -> Figure:
     """Draw the value of each trial by number, and the best value so far as a line.
 
@@ -122,6 +124,7 @@ def optimization_history(trials: pd.DataFrame, *, metric: str, direction: Direct
     return figure
 
 
+@default_style()
 def intermediate_curves(
     curves: Mapping[int, Sequence[float]], trials: pd.DataFrame, *, metric: str, direction: Direction
 ) -> Figure:
@@ -160,6 +163,7 @@ def intermediate_curves(
     return figure
 
 
+@default_style()
 def parallel_coordinates(trials: pd.DataFrame, *, metric: str, direction: Direction, log: Collection[str]) -> Figure:
     """Draw a line for each finished trial through its settings to its value, on the right with the best on top.
 
@@ -211,6 +215,7 @@ def parallel_coordinates(trials: pd.DataFrame, *, metric: str, direction: Direct
     return figure
 
 
+@default_style()
 def slices(trials: pd.DataFrame, *, metric: str, direction: Direction, log: Collection[str]) -> Figure:
     """Draw the value against each setting, a panel a setting; later trials are darker.
 
@@ -263,6 +268,7 @@ def slices(trials: pd.DataFrame, *, metric: str, direction: Direction, log: Coll
     return figure
 
 
+@default_style()
 def heat_map(
     trials: pd.DataFrame, *, metric: str, direction: Direction, rows: str, columns: str, log: Collection[str]
 ) -> Figure:
@@ -319,6 +325,7 @@ def heat_map(
     return figure
 
 
+@default_style()
 def value_vs_cost(trials: pd.DataFrame, *, metric: str, direction: Direction, cost: str = "parameters") -> Figure:
     """Draw the value of every finished trial against a cost, with the Pareto front and its members' names.
 
@@ -391,6 +398,7 @@ def value_vs_cost(trials: pd.DataFrame, *, metric: str, direction: Direction, co
     return figure
 
 
+@default_style()
 def parameter_importances(importances: Mapping[str, float], *, metric: str) -> Figure:
     """Draw how much of the metric's variation each setting explains, the largest share first.
 
@@ -429,6 +437,7 @@ def parameter_importances(importances: Mapping[str, float], *, metric: str) -> F
 # What the figures share
 
 
+@default_style()
 def none_finished(trials: pd.DataFrame) -> Figure:
     """Return the figure in place of any other until a trial has finished: it counts the trials by state."""
     return text_figure(f"No trial has finished\n{_tally(trials)}" if len(trials) else "No trial has finished")
@@ -445,6 +454,7 @@ def _tally(trials: pd.DataFrame) -> str:
     return ", ".join(f"{(trials['state'] == state).sum():,} {state}" for state in states_of(trials))
 
 
+@default_style()
 def new_figure(
     width: float, height: float, title: str, trials: pd.DataFrame, metric: str, leader: int | None, note: str = ""
 ) -> Figure:

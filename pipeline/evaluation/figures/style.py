@@ -1,11 +1,16 @@
-"""The style that all figures share: colours, resolution, text that fits, axes placed in inches."""
+"""The style that all figures share: colours, resolution, text that fits, axes placed in inches; never the user's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
+# Matplotlib would import it when the first figure is saved, after training
+import matplotlib.backends.backend_agg
+import matplotlib.figure
 import numpy as np
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
@@ -17,6 +22,25 @@ BLUE = "#0072B2"
 # without its yellow, which does not show on white
 COLORS = (VERMILLION, BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "0.45"  # for what should not draw the eye
+
+
+@contextmanager
+def default_style() -> Iterator[None]:
+    """Context manager, also a decorator: use Matplotlib's own defaults, whatever a matplotlibrc or a notebook has set.
+
+    Every function that returns a figure is decorated with it, as axes read their style when they are created.
+    """
+    # the salt makes the same figure the same SVG
+    with rc_context(rcParamsDefault | {"svg.hashsalt": "convmixer"}):
+        yield
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that is saved in the default style too: ticks and text read it when they are drawn."""
+
+    @default_style()
+    def savefig(self, *arguments: Any, **options: Any) -> None:
+        super().savefig(*arguments, **options)
 
 
 def finite_or_nan(values: Sequence[float] | NDArray) -> NDArray:
@@ -63,6 +87,7 @@ def draw_title(figure: Figure, *lines: str) -> None:
     figure.text(0.5, top, "\n".join(filter(None, lines)), ha="center", va="top", fontsize=11, parse_math=False)
 
 
+@default_style()
 def text_figure(text: str) -> Figure:
     """Return a small figure that holds a text, for when there is nothing to draw."""
     figure = Figure(figsize=(6.4, 1.6), dpi=DPI)

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
@@ -16,7 +15,9 @@ from pipeline.evaluation.figures.style import (
     DPI,
     GREY,
     VERMILLION,
+    Figure,
     axes_at,
+    default_style,
     draw_title,
     ellipsize,
     finite_or_nan,
@@ -32,6 +33,7 @@ TRAINING = PREDICTED = VERMILLION
 VALIDATION = TRUE = BLUE
 
 
+@default_style()
 def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int) -> Figure:
     """Draw loss, accuracy and learning rate over the epochs, with the best epoch marked.
 
@@ -79,6 +81,7 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int) -> Figure
     return figure
 
 
+@default_style()
 def patch_embeddings(kernels: NDArray[np.floating]) -> Figure:
     """Draw every filter of the patch convolution as a small image, in the colours to which it responds.
 
@@ -107,6 +110,7 @@ def patch_embeddings(kernels: NDArray[np.floating]) -> Figure:
     )
 
 
+@default_style()
 def depthwise_kernels(kernels: NDArray[np.floating], *, block: int) -> Figure:
     """Draw every kernel of one block's depthwise convolution, positive weights in red and negative ones in blue.
 
@@ -128,6 +132,7 @@ def depthwise_kernels(kernels: NDArray[np.floating], *, block: int) -> Figure:
     )
 
 
+@default_style()
 def filters_over_epochs(kernels: Mapping[int, NDArray[np.floating]], *, block: int) -> Figure:
     """Draw the kernels of one block over the training, a row a kernel and a column an epoch.
 
@@ -166,6 +171,7 @@ def filters_over_epochs(kernels: Mapping[int, NDArray[np.floating]], *, block: i
     return figure
 
 
+@default_style()
 def confusion_matrix(counts: NDArray[np.integer], *, classes: Sequence[str]) -> Figure:
     """Draw how many images of each true class (rows) were predicted as each class (columns).
 
@@ -209,6 +215,7 @@ def confusion_matrix(counts: NDArray[np.integer], *, classes: Sequence[str]) -> 
     return figure
 
 
+@default_style()
 def mistakes(
     images: NDArray[np.uint8],
     *,

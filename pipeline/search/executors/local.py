@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Self
 
+from pipeline.runtime.environment import environment_changes
 from pipeline.runtime.files import temporary_directory
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.search.executors import forkserver, out_of_memory, worker_process
@@ -263,7 +264,9 @@ class LocalExecutor(Executor):
             self._workers[number].request_stop(reason)
 
     def _start_fork_server(self) -> None:
-        forkserver.start(self._preloaded, ENVIRONMENT, log=self._folder / FORK_SERVER_LOG)
+        # a node of a cluster has an environment of its own
+        changes = environment_changes(os.environ) | ENVIRONMENT
+        forkserver.start(self._preloaded, changes, log=self._folder / FORK_SERVER_LOG)
 
     def _wait(self, seconds: float) -> list[EpochReport | TrialResult]:
         """Wait until a worker sends a message or ends, and return the events."""

@@ -189,13 +189,22 @@ def test_check_store_that_can_be_written_is_ok_and_its_run_deleted(client):
     assert own_run.info.status == "FINISHED"
 
 
-def test_check_store_writes_to_the_run_that_mlflow_run_opened(monkeypatch, client, open_run):
-    run_id = open_run(this_process(), minutes=0)
+def test_check_store_writes_to_the_run_that_mlflow_run_opened(monkeypatch, client, tmp_path):
+    experiment = client.create_experiment("given", artifact_location=str(tmp_path))
+    run_id = client.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     assert next(doctor_checks.check_store()).state == "ok"
     run = client.get_run(run_id)
     assert (run.info.run_name, run.data.tags[Tag.ROLE], run.info.lifecycle_stage) == ("doctor", "doctor", "active")
     assert [file.path for file in client.list_artifacts(run_id)] == [doctor_checks.TEXT_FILE]
+
+
+def test_check_store_leaves_a_run_alone_in_which_a_training_has_begun(monkeypatch, client, open_run):
+    run_id = open_run(this_process(), minutes=0)
+    before = client.get_run(run_id).to_dictionary()
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    assert next(doctor_checks.check_store()).state == "ok"
+    assert client.get_run(run_id).to_dictionary() == before
 
 
 def test_check_store_that_does_not_answer_is_an_error_without_the_password(monkeypatch):
@@ -284,3 +293,16 @@ def test_close_runs_with_one_alive_closes_none(open_run, process, minutes):
 def test_close_runs_with_an_unknown_id_is_refused():
     with pytest.raises(UsageError, match="close must name runs of this tracking store by their ids, got 'x'"):
         list(doctor_checks.close_runs(("x",)))
+
+
+def test_check_environment_names_what_is_overridden():
+    results = list(doctor_checks.check_environment({"KERAS_HOME": "/no/such/folder", "XLA_FLAGS": "--some"}))
+    assert ("warning", "XLA_FLAGS='--some' is ignored: it would decide a result") in {
+        (result.state, result.text) for result in results
+    }
+
+
+def test_check_environment_with_a_broken_keras_json_is_an_error(tmp_path):
+    (tmp_path / "keras.json").write_text("[]")
+    (result,) = doctor_checks.check_environment({"KERAS_HOME": str(tmp_path)})
+    assert result.state == "error" and "must hold a JSON object" in result.text

@@ -1,7 +1,5 @@
 """The CPU: malloc's page faults for large blocks, the processor's name and instructions, oneDNN."""
 
-import os
-import platform
 import subprocess
 import sys
 
@@ -64,16 +62,3 @@ def test_processor_without_cpuinfo_has_a_name_and_no_bfloat16(tmp_path, monkeypa
     monkeypatch.setattr(cpu, "CPUINFO", str(tmp_path / "not there"))
     assert cpu.processor_name()
     assert not cpu.has_bfloat16()
-
-
-@pytest.mark.parametrize(
-    ("machine", "value", "expected"),
-    [("x86_64", None, "1"), ("AMD64", None, "1"), ("x86_64", "0", "0"), ("aarch64", None, None)],
-)
-def test_prefer_onednn_sets_the_variable_on_x86_unless_it_is_set(machine, value, expected, monkeypatch):
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value or "")  # so that it is put back after the test
-    if value is None:
-        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    cpu.prefer_onednn()
-    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == expected

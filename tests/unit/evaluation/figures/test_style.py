@@ -1,10 +1,14 @@
 """The style that all figures share."""
 
+import inspect
+from io import BytesIO
+
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.figures import style
+from pipeline.evaluation.figures import report, robustness, search, style, training
 from tests.support.figures import margins, title
 
 
@@ -37,3 +41,61 @@ def test_axes_at_places_axes_in_inches():
     figure = Figure(figsize=(8, 4))
     axes = style.axes_at(figure, 2, 1, 4, 2)
     assert axes.get_position().bounds == pytest.approx((0.25, 0.25, 0.5, 0.5))
+
+
+# What a matplotlibrc may hold, or a notebook has set
+HOSTILE = {
+    "axes.facecolor": "black",
+    "axes.prop_cycle": mpl.cycler(color=["yellow"]),
+    "figure.autolayout": True,
+    "figure.dpi": 40,
+    "font.family": "monospace",
+    "font.size": 30,
+    "lines.linewidth": 9,
+    "savefig.bbox": "tight",
+    "savefig.dpi": 33,
+    "savefig.format": "pdf",
+    "savefig.transparent": True,
+    "svg.fonttype": "none",
+    "text.usetex": True,
+    "xtick.labelsize": 30,
+}
+HISTORY = {name: [0.1, 0.4, 0.7] for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")}
+
+
+def saved(draw):
+    file = BytesIO()
+    draw().savefig(file, format="png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: training.curves(HISTORY, best_epoch=2),
+        lambda: training.depthwise_kernels(np.ones((3, 3, 4, 1)), block=0),
+        lambda: search.parameter_importances({"depth": 0.7, "filters": 0.3}, metric="val_accuracy"),
+        lambda: style.text_figure("No trial has finished"),
+    ],
+)
+def test_figures_are_the_same_whatever_the_user_has_configured(draw):
+    expected = saved(draw)
+    with mpl.rc_context(HOSTILE):
+        assert saved(draw) == expected
+        assert mpl.rcParams["font.size"] == 30, "the user's own figures keep their style"
+
+
+def test_svg_is_the_same_whatever_the_user_has_configured():
+    expected = report.to_svg(style.text_figure("a"))
+    with mpl.rc_context(HOSTILE):
+        assert report.to_svg(style.text_figure("a")) == expected
+
+
+@pytest.mark.parametrize("module", [report, robustness, search, style, training])
+def test_every_function_that_returns_a_figure_is_in_the_default_style(module):
+    functions = [
+        each for each in vars(module).values() if inspect.isfunction(each) and each.__module__ == module.__name__
+    ]
+    drawing = [each for each in functions if "Figure" in str(each.__annotations__.get("return"))]
+    public = [each for each in drawing if not each.__name__.startswith("_")]
+    assert public and [each.__name__ for each in public if not hasattr(each, "__wrapped__")] == []
