@@ -1,7 +1,8 @@
 #!/bin/sh
 # Restore a backup into empty databases and an empty artifact store: deploy/restore.sh FOLDER. The server must not be
-# running.
+# running. What is restored is accessible to the user who owns it alone.
 set -eu
+umask 077
 : "${TRACKING_DATABASE:?}" "${AUTH_DATABASE:?}" "${STUDIES_DATABASE:?}" "${ARTIFACTS:?}"
 backup=${1:?deploy/restore.sh FOLDER}
 fail() { echo "deploy/restore.sh: $1" >&2 && exit 1; }
@@ -10,11 +11,17 @@ fill() { pg_restore --single-transaction --no-owner --dbname="$1" "$backup/$2" |
 # Check everything before anything is written.
 case "$ARTIFACTS" in
 s3://*) artifacts=artifacts there='' ;;
-*) mkdir -p "$ARTIFACTS" && artifacts=artifacts.tar there=$(ls -A "$ARTIFACTS") ;;
+*) artifacts=artifacts.tar there=$([ ! -e "$ARTIFACTS" ] || ls -A "$ARTIFACTS") || fail "$ARTIFACTS must be a folder" ;;
 esac
-for name in tracking.dump auth.dump studies.dump "$artifacts"; do
+for name in tracking.dump auth.dump studies.dump "$artifacts" SHA256SUMS; do
   [ -e "$backup/$name" ] || fail "$backup is no complete backup: it has no $name"
 done
+# A cut list of digests names fewer files than there are.
+listed=$(wc -l <"$backup/SHA256SUMS")
+found=$(find "$backup" -type f ! -path "$backup/SHA256SUMS" -exec printf x \; | wc -c)
+[ "$listed" -eq "$found" ] || fail "$backup is damaged: SHA256SUMS lists $listed files, and there are $found"
+(cd "$backup" && sha256sum --check --strict --quiet SHA256SUMS) >&2 ||
+  fail "$backup is damaged: its files are not those that were backed up; use another backup"
 [ -z "$there" ] || fail "$ARTIFACTS must be empty: it holds $(echo "$there" | head -1)"
 
 fill "$TRACKING_DATABASE" tracking.dump
@@ -22,5 +29,5 @@ fill "$AUTH_DATABASE" auth.dump
 fill "$STUDIES_DATABASE" studies.dump
 case "$ARTIFACTS" in
 s3://*) aws s3 sync --only-show-errors "$backup/artifacts" "$ARTIFACTS" ;;
-*) tar -C "$ARTIFACTS" -xf "$backup/artifacts.tar" ;;
+*) mkdir -p "$ARTIFACTS" && tar -C "$ARTIFACTS" --no-same-permissions -xf "$backup/artifacts.tar" ;;
 esac

@@ -35,6 +35,6 @@ def _results(config: DoctorConfig) -> Iterator[CheckResult]:
     yield from doctor_checks.check_environment()
     yield from doctor_checks.check_cache()
     yield from doctor_checks.check_store()
-    yield from doctor_checks.check_outbox()
+    yield from doctor_checks.check_outbox(resend=config.resend)
     yield from doctor_checks.check_open_runs()
     yield from doctor_checks.check_tensorflow()

@@ -22,9 +22,10 @@ from pipeline.runtime.environment import describe_overridden
 from pipeline.runtime.errors import NotFound, TrackingError, UsageError
 from pipeline.runtime.files import cache_folder, check_cache_writable
 from pipeline.runtime.text import shown
-from pipeline.runtime.urls import mask_password, storage_error
+from pipeline.runtime.urls import TRACKING_URI, mask_password, storage_error
 from pipeline.tracking.client import Run, TrackingClient, tracking_uri
-from pipeline.tracking.outbox.delivery import send_pending
+from pipeline.tracking.local_store import check_local_store, sqlite_file
+from pipeline.tracking.outbox.delivery import ASIDE, describe_all_set_aside, send_pending, take_back_set_aside
 from pipeline.tracking.ownership import claim_run
 from pipeline.tracking.project_run import ProjectRun
 from pipeline.tracking.stale_runs import (
@@ -167,6 +168,9 @@ def check_store() -> Iterator[CheckResult]:
     The new run is deleted again.
     """
     uri = tracking_uri()
+    if refusal := _local_store_refusal():
+        yield CheckResult("error", refusal)
+        return
     if folder := _folder_of_missing_store(uri):
         yield CheckResult("ok", f"tracking store {mask_password(uri)}: the first run creates it in {folder}")
         return
@@ -205,15 +209,25 @@ def _write_to_store() -> Run:
     return run
 
 
-def check_outbox() -> Iterator[CheckResult]:
-    """Send the records that runs on this machine could not send."""
-    for line in send_pending(each=True):
-        yield CheckResult("ok" if line.startswith("sent") else "warning", line)
+def check_outbox(*, resend: bool = False) -> Iterator[CheckResult]:
+    """Send the records that runs on this machine could not send, and report those that have been set aside.
+
+    Args:
+        resend: Try the latter once more.
+    """
+    if resend:
+        take_back_set_aside()
+    # of what is set aside, this time or before, all is reported below
+    for line in () if _local_store_refusal() else send_pending(each=True):
+        if not line.startswith(ASIDE):
+            yield CheckResult("ok" if line.startswith("sent") else "warning", line)
+    for line in describe_all_set_aside():
+        yield CheckResult("warning", line)
 
 
 def check_open_runs() -> Iterator[CheckResult]:
     """Close the open runs of every experiment whose process on this host is dead, and report unresponsive ones."""
-    if _folder_of_missing_store(tracking_uri()):
+    if _folder_of_missing_store(tracking_uri()) or _local_store_refusal():
         return
     client = TrackingClient()
     for experiment in client.search_experiments():
@@ -320,5 +334,14 @@ def _any_experiment(client: TrackingClient) -> str:
 
 def _folder_of_missing_store(uri: str) -> Path | None:
     """Return the folder of a SQLite store whose file no run has created yet; None for any other store."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    return path.absolute().parent if uri.startswith("sqlite:///") and not path.exists() else None
+    file = sqlite_file(uri)
+    return file.parent if file and not file.exists() else None
+
+
+def _local_store_refusal() -> str:
+    """Return why a tracking store on this machine cannot be used, which MLflow would try for minutes; or nothing."""
+    try:
+        check_local_store({TRACKING_URI: tracking_uri()})
+    except UsageError as error:
+        return str(error)
+    return ""

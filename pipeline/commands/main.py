@@ -5,7 +5,6 @@ after the command line, and whatever else can be checked quickly, has been accep
 imported there as well.
 """
 
-import errno
 import os
 import sys
 import warnings
@@ -15,12 +14,17 @@ from typing import NamedTuple, NoReturn
 from pipeline.runtime.console import Console, configure_logging, print_exception
 from pipeline.runtime.environment import read_keras_config, set_environment
 from pipeline.runtime.errors import NothingToDo, PipelineError, Stopped, UsageError
+from pipeline.runtime.files import DISK_FULL
+from pipeline.runtime.home import prepare_home
 from pipeline.runtime.imports import slow_imports
+from pipeline.runtime.out_of_memory import describe_oom, is_oom_error
 from pipeline.runtime.parent_watch import stop_with_parent
 from pipeline.runtime.signals import handle_signals
 from pipeline.runtime.text import nearest, one_line, shown
 from pipeline.runtime.urls import hide_credentials, set_http_timeouts
+from pipeline.tracking.local_store import check_local_store
 
+LESS_MEMORY = "try a smaller image_size or batch_size, or a larger patch_size"
 FIRST_SIGNAL_CODE = 129  # exit codes from here on: 128 + the signal that stopped the command
 
 
@@ -61,7 +65,7 @@ def run_command(work: Callable[[Console], int | None]) -> int:
     """Do the work of a command, with one line for the user where it ends early.
 
     Returns:
-        What the work returns, or 0; the exit code of a PipelineError or of Stopped; 1 for a full disk.
+        What the work returns, or 0; the exit code of a PipelineError or of Stopped; 1 for a full disk or memory.
 
     Raises:
         Exception: any other, as it is a fault of the program.
@@ -69,6 +73,7 @@ def run_command(work: Callable[[Console], int | None]) -> int:
     console = Console()
     configure_logging(console)
     try:
+        prepare_home(os.environ)
         hide_credentials(os.environ)
         set_http_timeouts(os.environ)
         return work(console) or 0
@@ -84,10 +89,13 @@ def run_command(work: Callable[[Console], int | None]) -> int:
     except PipelineError as error:
         console.error(str(error))
         return error.exit_code
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            console.error(f"the disk is full: {one_line(error)}")
+        elif is_oom_error(error):
+            console.error(f"{describe_oom(error)}; {LESS_MEMORY}")
+        else:
             raise
-        console.error(f"the disk is full: {one_line(error)}")
         return PipelineError.exit_code
     except Stopped as stopped:
         console.note(f"stopped by {stopped}")
@@ -120,6 +128,7 @@ def _train(arguments: Sequence[str], console: Console) -> None:
 
     command = parse_training(arguments)
     read_keras_config(os.environ)
+    check_local_store()
     with handle_signals(), stop_with_parent():
         from pipeline.commands.train import train
 
@@ -131,6 +140,7 @@ def _search(arguments: Sequence[str], console: Console) -> int:
 
     command = parse_search_command(arguments)
     read_keras_config(os.environ)
+    check_local_store()
     from pipeline.data.dataset import load_dataset
     from pipeline.runtime.files import check_cache_writable
     from pipeline.search.executors.ray_cluster import check_token_private
@@ -153,6 +163,7 @@ def _report(arguments: Sequence[str], console: Console) -> None:
     from pipeline.config.commands import parse_report
 
     command = parse_report(arguments)
+    check_local_store()
     with handle_signals(), stop_with_parent():
         with slow_imports():
             from pipeline.commands.report import build_report
@@ -164,6 +175,7 @@ def _evaluate(arguments: Sequence[str], console: Console) -> None:
 
     command = parse_evaluate(arguments)
     read_keras_config(os.environ)
+    check_local_store()
     from pipeline.data.dataset import check_dataset_exists
     from pipeline.runtime.files import check_cache_writable, temporary_files
 
@@ -181,6 +193,7 @@ def _predict(arguments: Sequence[str], console: Console) -> None:
 
     command = parse_predict(arguments)
     read_keras_config(os.environ)
+    check_local_store()
     from pipeline.data.image_files import find_images
 
     with handle_signals(), stop_with_parent():

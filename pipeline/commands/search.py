@@ -140,6 +140,7 @@ def _announce(context: SearchContext, coordinator: Coordinator, data: Dataset, u
     settings = {name: search.settings.text(name) for name in type(search.settings).model_fields if name != "storage"}
     runs.run.log_params({"search": search.name, **settings, **search.differing_settings()})
     runs.run.log_text("config.yaml", to_yaml(search.base))
+    runs.run.check_artifacts_writable()
     number, finished = search.n_configurations(), study.n_finished()
     budget = f"{search.settings.trials} trials, {context.executor.describe()}"
     if finished:

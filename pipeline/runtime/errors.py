@@ -4,6 +4,7 @@
       UsageError (also a ValueError)               2
       NothingToDo                                  0
       Diverged                                     1
+      OutOfMemory                                  1
       SearchFailed                                 1
       ClusterLost                                  1
       CorruptCheckpoint                            1
@@ -47,6 +48,10 @@ class NothingToDo(PipelineError):
 
 class Diverged(PipelineError):
     """The loss of a training became NaN or infinite; its message says at which step."""
+
+
+class OutOfMemory(PipelineError):
+    """The memory of the host or of the device does not suffice; its message says what takes less."""
 
 
 class SearchFailed(PipelineError):

@@ -1,7 +1,9 @@
 """Files: the user's private cache folder, locks, atomic writes, digests and temporary directories."""
 
+import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -10,6 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.text import printable
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+ROOM_BYTES = 1 << 20  # of which a disk without is called full: figures and traced functions take less
+
+log = logging.getLogger(__name__)
 
 
 def cache_folder(*parts: str) -> Path:
@@ -108,15 +116,27 @@ def fsync_path(path: Path) -> None:
 
 
 def check_cache_writable() -> None:
-    """Raise UsageError if no file can be written to the cache."""
+    """Raise UsageError if no file can be written to the cache; warn if its disk is full.
+
+    A run can do without the room: it keeps its images and its records in memory then, and no checkpoints.
+    """
     try:
-        with tempfile.TemporaryFile(dir=private_folder()):
-            pass
+        _check_room(private_folder())
     except OSError as error:
+        if error.errno in DISK_FULL:
+            log.warning("the disk of the cache is full, so no checkpoints are kept: %s", printable(cache_folder()))
+            return
         raise UsageError(
             f"the cache must be writable, as checkpoints go there: {cache_folder()}: {error.strerror}; "
             "make it so, or name another folder in XDG_CACHE_HOME"
         ) from None
+
+
+def _check_room(folder: Path) -> None:
+    """Raise OSError if a folder has no room for a small file."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(ROOM_BYTES))
+        file.flush()
 
 
 def sha256_files(folder: Path) -> dict[str, str]:
@@ -141,8 +161,20 @@ NEW = "new-"  # prefix of a directory whose lock is not held yet
 
 @contextmanager
 def temporary_directory(kind: str) -> Iterator[Path]:
-    """Context manager: create a directory in the cache, and remove those that killed processes have left."""
-    home = private_folder(kind)
+    """Context manager: create a directory in the cache, and remove those that killed processes have left.
+
+    Where the cache has no room, the directory is created in the system's temporary folder, with a warning.
+
+    Raises:
+        OSError: there is no room anywhere.
+    """
+    try:
+        home = private_folder(kind)
+        _check_room(home)
+    except OSError as error:
+        with _system_directory(cache_folder(kind), error) as folder:
+            yield folder
+        return
     for leftover in home.iterdir():
         with suppress(OSError):
             _remove_unless_locked(leftover)
@@ -164,7 +196,43 @@ def temporary_files(kind: str) -> Iterator[None]:
         try:
             yield
         finally:
-            tempfile.tempdir = before
+            replaced, tempfile.tempdir = tempfile.tempdir, before
+            if replaced != str(folder):
+                shutil.rmtree(replaced, ignore_errors=True)
+
+
+def renew_temporary_files() -> None:
+    """Create the directory of temporary files again if it has been removed; use another one if its disk is full now.
+
+    To be called now and then while `temporary_files` is in effect.
+
+    Raises:
+        OSError: there is no room anywhere.
+    """
+    if tempfile.tempdir is None:
+        return
+    folder = Path(os.fsdecode(tempfile.tempdir))
+    try:
+        _check_room(make_private(folder))
+    except OSError as error:
+        tempfile.tempdir = None
+        tempfile.tempdir = str(_make_system_directory(folder, error))
+
+
+@contextmanager
+def _system_directory(instead_of: Path, error: OSError) -> Iterator[Path]:
+    folder = _make_system_directory(instead_of, error)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_system_directory(instead_of: Path, error: OSError) -> Path:
+    """Create a directory in the system's temporary folder, and say why."""
+    folder = Path(tempfile.mkdtemp(prefix="convmixer-"))
+    log.warning("temporary files go to %s, not to %s: %s", folder, printable(instead_of), error.strerror)
+    return folder
 
 
 def _remove_unless_locked(folder: Path) -> None:

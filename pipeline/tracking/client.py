@@ -1,4 +1,4 @@
-"""The client through which this program asks MLflow: its errors, pages, experiments, runs, artifacts and models."""
+"""The client through which this program asks MLflow: its pages, experiments, runs, artifacts and models."""
 
 import gc
 import itertools
@@ -12,12 +12,13 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Experiment, LoggedModelStatus, Metric, Param, Run, RunTag, ViewType
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.entities import PagedList
 from mlflow.tracking.fluent import _get_experiment_id
 
 from pipeline.runtime.errors import Deleted, NotFound, Rejected, TrackingError, Unavailable
+from pipeline.tracking.errors import mlflow_errors
 
 __all__ = [
     "Deleted",
@@ -30,40 +31,13 @@ __all__ = [
     "TrackingClient",
     "TrackingError",
     "Unavailable",
-    "mlflow_errors",
     "tracking_uri",
 ]
 
 RUNS_PER_PAGE = 1000  # 40 MB of Python objects
 TAG_CHARACTERS = 5000  # MLflow refuses values of more than 8,000
-NO_SUCH_RESOURCE = {"NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
-# HTTP statuses from 400 to 499 that may change: a password that has expired can be renewed
-TRANSIENT_STATUSES = {401, 403, 408, 429}
 
 Item = TypeVar("Item")
-
-
-@contextmanager
-def mlflow_errors() -> Iterator[None]:
-    """Raise NotFound, Rejected or Unavailable in place of what MLflow raises.
-
-    Other exceptions pass unchanged: those of a local disk, and of libraries below some artifact stores.
-    """
-    try:
-        yield
-    except MlflowException as error:
-        raise _translated(error) from error
-
-
-def _translated(error: MlflowException) -> TrackingError:
-    if error.error_code in NO_SUCH_RESOURCE:
-        return NotFound(error)
-    # over HTTP only a RestException holds the server's answer; the client raises others while no server answers
-    answered = isinstance(error, RestException) or not mlflow.get_tracking_uri().startswith("http")
-    status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-    if answered and 400 <= status < 500 and status not in TRANSIENT_STATUSES:
-        return Rejected(error)
-    return Unavailable(error)
 
 
 def tracking_uri() -> str:
@@ -83,15 +57,28 @@ class TrackingClient:
         with mlflow_errors():
             self.mlflow = MlflowClient()
 
+    def is_available(self) -> bool:
+        """Return whether the tracking store answers a small question."""
+        try:
+            self.mlflow.search_experiments(max_results=1)
+        except Exception:  # noqa: BLE001 - each kind of store raises its own
+            return False
+        return True
+
     # Experiments
 
     def experiment_id(self) -> str:
         """Return the id of the experiment that new runs belong to, which is created where it does not exist.
 
         MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID name it, or `mlflow.set_experiment`.
+
+        Raises:
+            Deleted: It has been deleted.
         """
         with mlflow_errors():
-            return str(_get_experiment_id())
+            experiment_id = str(_get_experiment_id())
+            _check_active(self.mlflow.get_experiment(experiment_id))
+        return experiment_id
 
     def get_experiment(self, experiment_id: str) -> Experiment:
         """Return an experiment, also one that has been deleted."""
@@ -115,9 +102,8 @@ class TrackingClient:
         """
         with mlflow_errors():
             experiment = self.mlflow.get_experiment_by_name(name)
-        if experiment and experiment.lifecycle_stage != "active":
-            command = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-            raise Deleted(f"experiment {name} has been deleted: `{command}` restores it")
+        if experiment:
+            _check_active(experiment)
         return experiment
 
     def search_experiments(self) -> Iterator[Experiment]:
@@ -418,6 +404,13 @@ def _every_page(get_page: Callable[[str | None], PagedList[Item]]) -> Iterator[I
         token = page.token
         if not token:
             return
+
+
+def _check_active(experiment: Experiment) -> None:
+    """Raise Deleted if an experiment has been deleted."""
+    if experiment.lifecycle_stage != "active":
+        command = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        raise Deleted(f"experiment {experiment.name} has been deleted: `{command}` restores it")
 
 
 def _has_code(error: TrackingError, code: str) -> bool:

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
-from pipeline.runtime.errors import NothingToDo, Stopped, TrackingError, UsageError
+from pipeline.runtime.errors import Deleted, NothingToDo, Rejected, Stopped, TrackingError, UsageError
 from pipeline.runtime.heartbeat import BEAT_SECONDS, heartbeat
 from pipeline.runtime.process import ProcessIdentity, this_process
 from pipeline.runtime.text import one_line
@@ -34,9 +34,13 @@ def begin_run(client: TrackingClient, run_id: str | None = None, *, experiment_i
         client: The tracking store.
         run_id: The run to open again; None opens a new one.
         experiment_id: Where a new run belongs; None is the present experiment.
+
+    Raises:
+        Deleted: The run or the experiment has been deleted.
     """
     if run_id is None:
         return client.create_run(experiment_id or client.experiment_id(), tags=resolve_tags())
+    client.get_active_run(run_id)
     client.set_run_status(run_id, "RUNNING")
     return client.get_run(run_id)
 
@@ -131,11 +135,16 @@ def outcome_of_error(error: BaseException) -> tuple[RunOutcome, str]:
 
 @contextmanager
 def require_server() -> Iterator[None]:
-    """Raise UsageError in place of whatever a tracking store raises that does not answer."""
+    """Raise UsageError in place of whatever a tracking store raises that does not answer, or refuses to begin a run."""
     try:
         yield
     except (NothingToDo, UsageError):
         raise
+    except Deleted as error:
+        raise UsageError(str(error)) from None
+    except Rejected as error:
+        check_store_path()
+        raise UsageError(f"the tracking store must accept the run: {error}") from None
     except Exception as error:  # noqa: BLE001 - each kind of store raises its own
         if isinstance(error, MlflowException | TrackingError):
             check_store_path()

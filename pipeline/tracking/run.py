@@ -19,7 +19,7 @@ from mlflow.entities import LoggedModelStatus, Run
 from mlflow.types import Schema, TensorSpec
 
 from pipeline.runtime import signals
-from pipeline.runtime.errors import Stopped, TrackingError, Unavailable
+from pipeline.runtime.errors import Deleted, Stopped, TrackingError, Unavailable, UsageError
 from pipeline.runtime.process import ProcessIdentity, this_process
 from pipeline.runtime.retry import retry
 from pipeline.runtime.signals import handle_signals
@@ -60,6 +60,9 @@ from pipeline.tracking.tags import Role, RunOutcome, Tag, run_outcome_tags
 PARAM_CHARACTERS = 6000  # MLflow refuses longer values
 # of the ten in which a run that is asked to stop ends, for what is still to be sent
 STOP_SECONDS = 2.0
+# At the start of a run, for its first file: with a store that fails, and with one that is slow.
+ARTIFACT_PATIENCE_SECONDS = 5.0
+ARTIFACT_SECONDS = 30.0
 
 
 class TrackedRun:
@@ -85,6 +88,7 @@ class TrackedRun:
         self._entity = entity
         self._has_model = False
         self._has_images = False
+        self._has_waited = False
         self._registration: RegisterVersion | None = None
         self._logged: dict[tuple[str, int], float] = {}  # values by metric and step
 
@@ -175,7 +179,7 @@ class TrackedRun:
         Raises:
             TrackingError: MLflow has refused an earlier record, because the run has been deleted, for example.
         """
-        self.outbox.raise_rejection()
+        self.raise_rejection()
         others = {name for name, value in metrics.items() if self._logged.get((name, epoch), value) != value}
         self._log_once(metrics, epoch)
         return others
@@ -266,6 +270,30 @@ class TrackedRun:
         digest = hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()
         self._registration = RegisterVersion(self.id, name, {**tags, Tag.CLASSES_DIGEST: digest})
 
+    def check_artifacts_writable(self) -> None:
+        """Wait until the first file that was logged is stored: what it shows is better known before the training.
+
+        A store that takes long is not waited for, nor is a tracking server that has gone away meanwhile.
+
+        Raises:
+            UsageError: The artifact store refuses it, or fails on it while the tracking server answers.
+        """
+        pending = self.outbox.flush(unavailable_seconds=ARTIFACT_PATIENCE_SECONDS, at_most=ARTIFACT_SECONDS)
+        try:
+            self.raise_rejection()
+        except Deleted:
+            raise
+        except TrackingError as error:
+            raise self._artifacts_error(str(error)) from None
+        if pending and (reason := self.outbox.failure()) and TrackingClient().is_available():
+            raise self._artifacts_error(reason)
+
+    def _artifacts_error(self, reason: str) -> UsageError:
+        return UsageError(
+            f"the artifacts of a run must be writable: {mask_password(self.artifact_uri)}: {reason}; give this user "
+            "the right to write there, or use an experiment with another artifact location"
+        )
+
     def describe_registration(self) -> str | None:
         """Return what became of the registration after the run's end; None if there was none to be.
 
@@ -284,19 +312,38 @@ class TrackedRun:
         return registry.describe(tags)
 
     def wait_until_logged(self, unavailable_seconds: float) -> None:
-        """Wait until MLflow has what was logged, or has not answered for so long.
+        """Wait until MLflow has what was logged, or has not answered for so long; for the latter once in a run.
 
         Raises:
             TrackingError: MLflow has refused something.
         """
-        pending = self.outbox.flush(unavailable_seconds=unavailable_seconds)
-        self.outbox.raise_rejection()
+        pending = self.outbox.flush(unavailable_seconds=0.0 if self._has_waited else unavailable_seconds)
+        self._has_waited = True
+        self.raise_rejection()
         if self._has_model and not pending and self.model_uri is None:
             # it is only shown
             with suppress(Exception):
                 client = TrackingClient()
                 model = client.find_logged_model(client.get_run(self.id), MODEL)
                 self.model_uri = model.model_uri if model else None
+
+    def raise_rejection(self) -> None:
+        """Raise, once, the error with which MLflow refused a record.
+
+        Raises:
+            Deleted: The run has been deleted meanwhile; the message says how to restore it.
+            TrackingError: Any other refusal.
+        """
+        try:
+            self.outbox.raise_rejection()
+        except TrackingError as rejection:
+            try:
+                TrackingClient().get_active_run(self.id)
+            except Deleted:
+                raise
+            except Exception:  # noqa: BLE001 - it was only to say more
+                raise rejection from None
+            raise
 
     def end(self, outcome: RunOutcome, reason: str) -> None:
         """End the run, and the project's run below it, unless another process has claimed it."""

@@ -10,11 +10,12 @@ from pipeline.runtime.errors import NotFound, Unavailable, UsageError
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
+from pipeline.tracking.errors import is_unavailable
 from pipeline.tracking.experiment_page import prepare_experiment_page
 from pipeline.tracking.outbox import spool
 from pipeline.tracking.outbox.delivery import describe_error, send_pending
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, Outbox
-from pipeline.tracking.outbox.records import EndRun, ForwardSpool, LogBatch, LogFiles, is_permanent
+from pipeline.tracking.outbox.records import EndRun, ForwardSpool, LogBatch, LogFiles
 from pipeline.tracking.ownership import begin_run, claim_run, heartbeat_run, reopen_run, require_server, set_parent
 from pipeline.tracking.project_run import ProjectRun
 from pipeline.tracking.run import STOP_SECONDS, TrackedRun, end_record, metric_points
@@ -112,9 +113,9 @@ class StudyRun:
         try:
             run = self._client.create_run(self.run.experiment_id, name=name, tags=all_tags)
         except Exception as error:
-            if is_permanent(error):
-                raise
-            raise Unavailable(describe_error(error)) from None
+            if is_unavailable(error):
+                raise Unavailable(describe_error(error)) from None
+            raise
         return RunRef(self.tracking_uri, run.info.run_id)
 
     def log_child_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:

@@ -206,8 +206,13 @@ class KernelSnapshots(TrainingCallback):
 
     def load(self) -> dict[int, npt.NDArray]:
         """Return the saved kernels by epoch, those of the process before a resumption included."""
-        files = sorted(self._folder.glob("filters-*.npy"))
-        return {int(path.stem.removeprefix("filters-")): np.load(path, allow_pickle=False) for path in files}
+        snapshots = {}
+        for path in sorted(self._folder.glob("filters-*.npy")):
+            try:
+                snapshots[int(path.stem.removeprefix("filters-"))] = np.load(path, allow_pickle=False)
+            except Exception as error:  # noqa: BLE001 - NumPy raises many kinds for a damaged file
+                log.warning("%s cannot be read and is not shown: %s", printable(path), printable(error))
+        return snapshots
 
 
 def snapshot_epochs(epochs: int, steps: int) -> list[int]:

@@ -5,15 +5,15 @@ import io
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.runtime.errors import CorruptCheckpoint
 from pipeline.runtime.files import fsync_path, make_private, write_atomic
@@ -43,6 +43,23 @@ class Checkpoint:
     settings: Mapping[str, object]  # every setting, as YAML would hold it
     fingerprint: str  # of the data set
     state: TrainingState
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """What a checkpoint file holds besides arrays, as JSON."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    run_id: str
+    settings: dict[str, object]
+    fingerprint: str
+    epoch: int
+    history: dict[str, list[float]]
+
+    def __post_init__(self) -> None:
+        if self.epoch < 1 or any(len(values) != self.epoch for values in self.history.values()):
+            raise ValueError("its history is not one value per metric and epoch")
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -87,8 +104,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return _load(arrays)
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise CorruptCheckpoint(f"{path} is not a checkpoint: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise CorruptCheckpoint(f"{path} is not a checkpoint: {place}: {first['msg']}") from None
+        except Exception as error:  # noqa: BLE001 - zipfile, zlib, NumPy and JSON raise a dozen kinds for odd content
+            raise CorruptCheckpoint(f"{path} is not a checkpoint: {type(error).__name__}: {error}") from None
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -116,14 +137,9 @@ def read_weights(path: Path) -> list[npt.NDArray]:
 def _dump(file: BinaryIO, checkpoint: Checkpoint) -> None:
     """Write the digest and, behind it, an .npz archive: JSON metadata and one array per variable."""
     state = checkpoint.state
-    metadata = {
-        "run_id": checkpoint.run_id,
-        "settings": checkpoint.settings,
-        "fingerprint": checkpoint.fingerprint,
-        "epoch": state.epoch,
-        "history": state.history,
-    }
-    arrays = {"metadata": np.frombuffer(json.dumps(metadata).encode(), np.uint8)}
+    history = {name: list(values) for name, values in state.history.items()}
+    metadata = _Metadata(checkpoint.run_id, dict(checkpoint.settings), checkpoint.fingerprint, state.epoch, history)
+    arrays = {"metadata": np.frombuffer(json.dumps(asdict(metadata)).encode(), np.uint8)}
     arrays |= _numbered("variable", state.variables) | _numbered("best", state.best_weights)
     file.write(bytes(DIGEST_BYTES))
     np.savez(file, **arrays)  # type: ignore[arg-type] # its next parameter is a bool
@@ -135,12 +151,14 @@ def _dump(file: BinaryIO, checkpoint: Checkpoint) -> None:
 
 def _load(arrays: Mapping[str, npt.NDArray]) -> Checkpoint:
     """Return the checkpoint in an .npz archive."""
-    metadata = json.loads(arrays["metadata"].tobytes())
+    metadata = TypeAdapter(_Metadata).validate_json(arrays["metadata"].tobytes())
     variables, best_weights = (
         [arrays[name] for name in sorted(arrays) if name.startswith(prefix)] for prefix in ("variable", "best")
     )
-    state = TrainingState(metadata["epoch"], metadata["history"], variables, best_weights)
-    return Checkpoint(metadata["run_id"], metadata["settings"], metadata["fingerprint"], state)
+    if not all(np.issubdtype(array.dtype, np.number) for array in (*variables, *best_weights)):
+        raise ValueError("an array holds no numbers")
+    state = TrainingState(metadata.epoch, metadata.history, variables, best_weights)
+    return Checkpoint(metadata.run_id, metadata.settings, metadata.fingerprint, state)
 
 
 def _numbered(prefix: str, arrays: list[npt.NDArray]) -> dict[str, npt.NDArray]:

@@ -50,9 +50,9 @@ class CheckpointManager:
         checkpoint = Checkpoint(self._run_id, self._settings, self._fingerprint, state)
         try:
             path = write_checkpoint(self._folder, checkpoint)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             # strerror, as the message of the error has the file's name, which is new each time
-            reason = error.strerror or error
+            reason = getattr(error, "strerror", None) or error
             self._warn(f"the checkpoint could not be written: {reason}; the run can be resumed from the one before")
         else:
             self._uploader.offer(path)

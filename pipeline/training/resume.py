@@ -4,17 +4,18 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.config.commands import LATEST
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import CorruptCheckpoint, Deleted, NotFound, NothingToDo, UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV, is_resumed_by_mlflow
-from pipeline.runtime.text import shown
+from pipeline.runtime.text import one_line, shown
 from pipeline.tracking import ownership, stale_runs
 from pipeline.tracking.client import Run, TrackingClient
-from pipeline.tracking.outbox.delivery import send_pending
+from pipeline.tracking.outbox.delivery import describe_error, send_pending
 from pipeline.tracking.project_run import ProjectRun, already_used, close_if_unused
 from pipeline.tracking.tags import Role, RunOutcome, Tag
 from pipeline.training.checkpoint import Checkpoint, checkpoint_files, read_checkpoint
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 # Few runs a page, since the latest run that can be resumed is usually among the newest.
 RUNS_PER_PAGE = 100
+DAMAGED_SUFFIX = ".damaged"  # instead of .checkpoint
 # What to do instead of resuming a run of another role.
 REMEDIES: Mapping[str, str] = {
     Role.SEARCH: "it is a search; start the same search again to continue it",
@@ -113,8 +115,8 @@ def find_resume_point(client: TrackingClient, run: str | None, overrides: Mappin
     except NothingToDo:
         _discard_resumption(client, found)
         raise
-    checkpoint = load_newest_checkpoint(client, found)
-    config = merge_overrides(TrainingConfig.build(checkpoint.settings), overrides)
+    checkpoint, config = load_newest_checkpoint(client, found)
+    config = merge_overrides(config, overrides)
     changes = parse_changes(found.data.tags.get(Tag.RECIPE_CHANGES, ""))
     return ResumePoint(found.info.run_id, found.data.params.get("recipe", ""), config, checkpoint, changes)
 
@@ -149,28 +151,65 @@ def check_resumable(run: Run) -> None:
         )
 
 
-def load_newest_checkpoint(client: TrackingClient, run: Run) -> Checkpoint:
-    """Load the newest intact checkpoint of a run, from this machine or from its artifacts.
+def load_newest_checkpoint(client: TrackingClient, run: Run) -> tuple[Checkpoint, TrainingConfig]:
+    """Load the newest usable checkpoint of a run, from this machine or from its artifacts, and the run's settings.
 
     Raises:
         UsageError: The run has none.
     """
     run_id = run.info.run_id
     folder = checkpoint_folder(run_id)
+    problems = []
     local = {path.name: path for path in checkpoint_files(folder)}
-    problem = ""
-    for name in sorted({*local, *uploaded_checkpoints(client, run_id)}, reverse=True):
-        try:
-            path = local.get(name) or download_checkpoint(client, run_id, name, folder)
-            checkpoint = read_checkpoint(path)
-        except (CorruptCheckpoint, OSError) as error:
-            problem = str(error)
-        else:
-            if checkpoint.run_id == run_id:
-                return checkpoint
-            problem = f"{path} belongs to another run, {shown(checkpoint.run_id)}"
-    problem = problem or "start it again with its recipe and settings"
+    try:
+        uploaded = set(uploaded_checkpoints(client, run_id))
+    except Exception as error:  # noqa: BLE001 - each kind of artifact store raises its own
+        uploaded = set()
+        problems.append(f"its artifacts cannot be listed: {describe_error(error)}")
+    for name in sorted({*local, *uploaded}, reverse=True):
+        for is_local in (True, False):
+            if name not in (local if is_local else uploaded):
+                continue
+            try:
+                path = local[name] if is_local else download_checkpoint(client, run_id, name, folder)
+                usable = _read_usable_checkpoint(path, run_id)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, there may be another one
+                problems.append(one_line(error))
+                continue
+            for problem in problems:
+                log.warning("%s; the run resumes from epoch %d", problem, usable[0].state.epoch)
+            return usable
+    problem = problems[0] if problems else "start it again with its recipe and settings"
     raise UsageError(f"{_describe(run)} has no checkpoint to resume from: {problem}")
+
+
+def _read_usable_checkpoint(path: Path, run_id: str) -> tuple[Checkpoint, TrainingConfig]:
+    """Return the checkpoint in a file, and its settings; put a damaged file out of the way of those before it.
+
+    Raises:
+        CorruptCheckpoint: It is damaged, or another run's.
+        OSError: It cannot be read.
+    """
+    try:
+        checkpoint = read_checkpoint(path)
+        if checkpoint.run_id != run_id:
+            raise CorruptCheckpoint(f"{path} belongs to another run, {shown(checkpoint.run_id)}")
+        if len(checkpoint.state.history.get("val_accuracy", ())) != checkpoint.state.epoch:
+            raise CorruptCheckpoint(f"{path} is not a checkpoint: it lacks val_accuracy")
+        return checkpoint, _read_settings(path, checkpoint)
+    except CorruptCheckpoint:
+        # else it would count as the newest one of the resumed run
+        with suppress(OSError):
+            path.replace(path.with_suffix(DAMAGED_SUFFIX))
+        raise
+
+
+def _read_settings(path: Path, checkpoint: Checkpoint) -> TrainingConfig:
+    """Return the settings in a checkpoint."""
+    try:
+        return TrainingConfig.build(checkpoint.settings)
+    except UsageError as error:
+        raise CorruptCheckpoint(f"{path} has settings that this version cannot use: {error}") from None
 
 
 def merge_overrides(config: TrainingConfig, overrides: Mapping[str, str]) -> TrainingConfig:

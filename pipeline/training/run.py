@@ -23,11 +23,14 @@ from pipeline.runtime.device import (
     select_device,
     unused_gpu,
 )
-from pipeline.runtime.errors import Diverged, UsageError
+from pipeline.runtime.errors import Diverged, OutOfMemory, UsageError
+from pipeline.runtime.files import renew_temporary_files
+from pipeline.runtime.out_of_memory import describe_oom, is_oom_error
 from pipeline.runtime.shell import mlflow_command, project_command
 from pipeline.tracking.models import MODEL
+from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS
 from pipeline.tracking.run import TrackedRun, start_run
-from pipeline.tracking.tags import Role, Tag, code_version_tags
+from pipeline.tracking.tags import Role, Tag, TrialOutcome, code_version_tags
 from pipeline.training.callbacks import CheckpointSaver, KernelSnapshots, ProgressReporter
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder, remove_finished
@@ -41,6 +44,8 @@ from pipeline.training.results import (
     register_model,
 )
 from pipeline.training.resume import ResumePoint
+
+SMALL_SIDE = 32  # pixels; smaller images have little to lose
 
 
 @dataclass(frozen=True)
@@ -90,12 +95,16 @@ def run_training(
             system_metrics=True,
         ) as run,
         checkpoint_on_exit(run, CheckpointManager(run.id, config, fingerprint=dataset.fingerprint), console) as manager,
+        explain_out_of_memory(run, config, dataset),
     ):
         remove_finished()
-        if start:
-            name = replay_logged_epochs(run, start)
+        if resume_point:
+            name = replay_logged_epochs(run, resume_point.checkpoint.state)
+            # as it was: it shows whether the run's artifacts can still be written
+            run.log_text(CONFIG_FILE, to_yaml(TrainingConfig.build(resume_point.checkpoint.settings)))
         else:
             name = log_run_metadata(run, recipe, config, dataset, device, changes)
+        run.check_artifacts_writable()
         described = resume_point.recipe if resume_point else recipe
         describe = partial(run_description, described, changes, dataset, device=str(device))
         resume_command = project_command("train", "--resume", run.id)
@@ -134,6 +143,8 @@ def run_training(
         summary = summarize(results, config, dataset)
         serve_command = mlflow_command("models", "serve", "-m", f"runs:/{run.id}/{MODEL}", "--env-manager", "local")
         run.set_description(describe(result=summary, commands={"serve": serve_command}, seconds=results["seconds"]))
+        # within the block that says how to resume
+        run.wait_until_logged(PATIENCE_SECONDS)
     manager.clear()
     return FinishedRun(run, name, results, summary)
 
@@ -180,6 +191,36 @@ def checkpoint_on_exit(run: TrackedRun, manager: CheckpointManager, console: Con
             if manager.newest():
                 console.note(f"resume   {project_command('train', '--resume', run.id)}")
         raise
+
+
+@contextmanager
+def explain_out_of_memory(run: TrackedRun, config: TrainingConfig, dataset: Dataset) -> Iterator[None]:
+    """Raise OutOfMemory in place of what TensorFlow, NumPy or the system raises, and tag the run as trials are.
+
+    Raises:
+        OutOfMemory: The memory of the host or of the device does not suffice.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_oom_error(error):
+            raise
+        run.set_tags({Tag.REASON: str(TrialOutcome.OOM)})
+        raise OutOfMemory(f"{describe_oom(error)}; {less_memory(config, dataset.image_shape)}") from None
+
+
+def less_memory(config: TrainingConfig, image_shape: tuple[int, ...]) -> str:
+    """Return which settings take less memory than these, and how much: activations take most of it."""
+    height, width, _ = image_shape
+    cures = []
+    if config.batch_size > 1:
+        cures.append(f"batch_size={config.batch_size // 2}, which takes about half of it")
+    patch_size = 2 * config.patch_size
+    if height % patch_size == width % patch_size == 0:
+        cures.append(f"patch_size={patch_size}, about a quarter")
+    if config.image_size is not None or min(height, width) > SMALL_SIDE:
+        cures.append("a smaller image_size, by its square")
+    return f"try {' or '.join(cures) or 'fewer filters'}"
 
 
 def log_run_metadata(
@@ -265,6 +306,7 @@ def report_epoch(run: TrackedRun, epochs: int, console: Console, epoch: int, met
 
     Warn if the run was interrupted after it had logged other values for this epoch, which MLflow keeps.
     """
+    renew_temporary_files()
     conflicting = sorted(run.log_epoch(epoch, metrics) - set(TIMINGS))
     if conflicting:
         console.warn(

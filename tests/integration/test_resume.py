@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.commands import main
 from pipeline.tracking.tags import Tag
+from pipeline.training.checkpoint import checkpoint_files, read_checkpoint, write_checkpoint
 from pipeline.training.checkpoint_manager import checkpoint_folder
 from pipeline.training.fit import TIMINGS
 from tests.support.mlflow_project import (
@@ -29,6 +31,7 @@ EXPERIMENT = "resuming"
 # An epoch takes so long that a kill after the first one's line falls into the second
 SETTINGS = {"train_examples": "none", "batch_size": 8, "epochs": 3, "schedule": "one_cycle", "translation": 1}
 SETTINGS |= {"learning_rate": "1e-3", "early_stopping_epochs": 2, "clip_norm": 1, "filter_steps": 4}
+SECONDS_BEFORE = 10_000.0
 LONG = SETTINGS | {"epochs": 1000, "early_stopping_epochs": "none"}
 
 
@@ -90,7 +93,16 @@ def killed(uninterrupted, uri):
     logged = runs("run")[0]
     assert logged.info.status == "RUNNING", "nobody was left to say otherwise"
     assert logged.info.run_id != uninterrupted.info.run_id
+    pretend_seconds(logged.info.run_id)
     return logged.info.run_id
+
+
+def pretend_seconds(run_id):
+    """Make the newest checkpoint of a run say that its epochs took SECONDS_BEFORE each."""
+    path = checkpoint_files(checkpoint_folder(run_id))[0]
+    checkpoint = read_checkpoint(path)
+    history = {**checkpoint.state.history, "epoch_seconds": [SECONDS_BEFORE] * checkpoint.state.epoch}
+    write_checkpoint(path.parent, replace(checkpoint, state=replace(checkpoint.state, history=history)))
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +128,11 @@ def test_resumed_metrics_equal_an_uninterrupted_run_bit_for_bit_without_duplicat
         name: again[name] for name in again if name not in TIMINGS
     }
     assert [step for step, _ in again["loss"]] == [1, 2, 3]
+
+
+def test_seconds_of_a_resumed_run_include_those_before_it(resumed):
+    ((_, seconds),) = points(resumed[0])["seconds"]
+    assert seconds > SECONDS_BEFORE
 
 
 def test_resumed_weights_equal_an_uninterrupted_run_bit_for_bit(uninterrupted, resumed):

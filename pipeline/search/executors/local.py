@@ -14,10 +14,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Self
 
+from pipeline.runtime import out_of_memory
 from pipeline.runtime.environment import environment_changes
 from pipeline.runtime.files import temporary_directory
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
-from pipeline.search.executors import forkserver, out_of_memory, worker_process
+from pipeline.search.executors import forkserver, worker_process
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.executors.slots import Slot
 from pipeline.search.executors.trial import PRELOADED_MODULES, train_trial

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.config.training import TrainingConfig, validate_against_data
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.files import renew_temporary_files
 from pipeline.search.executors.base import TrialJob
 from pipeline.search.executors.worker_process import WorkerContext
 from pipeline.tracking.tags import Tag, TrialOutcome, trial_outcome_tags
@@ -146,7 +147,8 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
         context.raise_if_stopped()
 
     def after_epoch(epoch: int, epoch_metrics: dict[str, float]) -> None:
-        # first, so that the driver decides on pruning while MLflow writes
+        renew_temporary_files()
+        # before MLflow, so that the driver decides on pruning while that writes
         context.report(epoch, epoch_metrics)
         run.log_epoch(epoch, epoch_metrics)
         metrics.update(epochs=epoch, seconds=time.perf_counter() - trial_start)

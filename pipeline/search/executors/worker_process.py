@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from pipeline.runtime import out_of_memory
 from pipeline.runtime.errors import Diverged, Stopped
 from pipeline.runtime.text import printable
-from pipeline.search.executors import forkserver, out_of_memory
+from pipeline.search.executors import forkserver
 from pipeline.search.executors.base import EpochReport, TrialJob
 from pipeline.search.executors.slots import Slot
 from pipeline.tracking.tags import TrialOutcome

@@ -6,10 +6,12 @@ import threading
 import time
 from contextlib import ExitStack
 
+from pipeline.runtime.errors import Rejected, TrackingError
 from pipeline.runtime.retry import pause_seconds
 from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.errors import is_unavailable
 from pipeline.tracking.outbox import delivery
-from pipeline.tracking.outbox.records import Record, coalesce, is_permanent
+from pipeline.tracking.outbox.records import MAX_RECORDS, Record, coalesce
 from pipeline.tracking.outbox.spool import Spool, SpooledRecord
 
 PAUSES = (0.5, 1.0, 2.0, 5.0)  # seconds between attempts; the last one from then on
@@ -28,12 +30,15 @@ class Outbox:
         self._client = TrackingClient()
         self._changed = threading.Condition()
         self._failures = 0  # since the server's last answer
+        self._one_by_one = 0  # records to send alone: a call for all of them was refused
         self._is_behind = False  # whether there are records that the server did not accept at once
         self._reason = ""  # why the last attempt failed
-        self._rejection: Exception | None = None
+        self._rejection: TrackingError | None = None
         self._is_closed = False
         is_mine = self._life.enter_context(self._spool.lock())
         self._records: list[SpooledRecord] = self._spool.pending() if is_mine else []
+        if self._spool.refusals:
+            log.warning("%s", delivery.describe_set_aside(self._spool.set_aside_folder, self._spool.refusals))
         threading.Thread(target=self._work, name="outbox", daemon=True).start()
 
     def put(self, record: Record) -> None:
@@ -64,11 +69,20 @@ class Outbox:
             return len(self._records)
 
     def raise_rejection(self) -> None:
-        """Raise, once, the error with which MLflow refused a record; that record is not sent again."""
+        """Raise, once, the error with which MLflow refused a record; that record is set aside.
+
+        Raises:
+            TrackingError: A record was refused.
+        """
         with self._changed:
             rejection, self._rejection = self._rejection, None
         if rejection:
             raise rejection
+
+    def failure(self) -> str:
+        """Return why the last attempt to send failed, if none has succeeded since; else an empty text."""
+        with self._changed:
+            return self._reason if self._failures else ""
 
     def pending(self) -> str | None:
         """Return a line on the records that are not sent yet, or None."""
@@ -105,12 +119,19 @@ class Outbox:
             if self._failures:
                 self._changed.wait_for(lambda: self._is_closed, pause_seconds(PAUSES, self._failures))
             self._changed.wait_for(lambda: self._is_closed or self._records)
-            return None if self._is_closed else coalesce([spooled.record for spooled in self._records])
+            if self._is_closed:
+                return None
+            records = [spooled.record for spooled in self._records[:MAX_RECORDS]]
+            return coalesce(records, at_most=1 if self._one_by_one else MAX_RECORDS)
 
     def _on_sent(self, count: int) -> None:
         for spooled in self._records[:count]:
             self._spool.remove(spooled)
+        self._on_done(count)
+
+    def _on_done(self, count: int) -> None:
         del self._records[:count]
+        self._one_by_one = max(0, self._one_by_one - count)
         self._failures = 0
         if self._is_behind and not self._records:
             self._is_behind = False
@@ -119,13 +140,19 @@ class Outbox:
 
     def _on_failure(self, count: int, error: Exception) -> None:
         self._reason = delivery.describe_error(error)
-        if is_permanent(error):
-            self._rejection = self._rejection or error
-            # so that what comes after it is sent, the run's end above all
-            self._on_sent(count)
-            return
         for spooled in self._records[:count]:
             spooled.record = spooled.record.as_retried()
+        if not is_unavailable(error):
+            if count > 1:
+                # it may have been one of them alone
+                self._one_by_one = count
+                return
+            if self._rejection is None:
+                self._rejection = error if isinstance(error, TrackingError) else Rejected(self._reason)
+            # so that what comes after it is sent, the run's end above all
+            self._spool.set_aside(self._records[0], self._reason)
+            self._on_done(1)
+            return
         if not self._is_behind:
             log.warning(
                 "the tracking server does not answer; training goes on, and what is logged is kept on this machine "

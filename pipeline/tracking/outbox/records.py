@@ -3,22 +3,24 @@
 A record reaches MLflow once, even where an earlier attempt has arrived and its answer was lost.
 """
 
-import errno
 import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pipeline.runtime.errors import NotFound, Rejected, TrackingError
+from pipeline.runtime.errors import TrackingError
 from pipeline.runtime.files import sha256_files
-from pipeline.tracking.client import TrackingClient, mlflow_errors
+from pipeline.runtime.text import join_names, shown
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.errors import mlflow_errors
 from pipeline.tracking.models import MODEL
 from pipeline.tracking.registry import register_version
 from pipeline.tracking.tags import Tag
@@ -27,8 +29,6 @@ FileWriter = Callable[[Path], None]  # writes files into a folder
 
 MAX_RECORDS = 200  # in one call
 SUMMARY_STEP = 0  # of metrics that describe a whole run
-# of local artifact stores: what does not change when the call is repeated
-PERMANENT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}
 
 
 class Point(NamedTuple):
@@ -46,6 +46,9 @@ class Record(ABC):
 
     As JSON it is the name of its class, `kind`, and those of its fields that are kept on disk.
     """
+
+    # so that what was not written by this version is recognized when it is read
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     run_id: str
 
@@ -75,11 +78,6 @@ class Record(ABC):
         kept = {one.name: getattr(self, one.name) for one in fields(self) if one.metadata.get("is_kept", True)}
         return {"kind": type(self).__name__} | kept
 
-    @classmethod
-    def from_fields(cls, kept: Mapping[str, Any]) -> Self:
-        """Return the record with the fields that were kept on disk."""
-        return cls(**kept)
-
 
 @dataclass(frozen=True)
 class LogBatch(Record):
@@ -91,11 +89,6 @@ class LogBatch(Record):
     one_point_a_step: bool = False  # a second point of a metric at a step is left out
     of_model: bool = False  # the metrics are the logged model's too
     retried: bool = field(default=False, metadata={"is_kept": False})
-
-    @classmethod
-    def from_fields(cls, kept: Mapping[str, Any]) -> Self:
-        """Return the batch that was kept on disk."""
-        return cls(**{**kept, "metrics": tuple(Point(*point) for point in kept["metrics"])})
 
     def as_retried(self) -> "LogBatch":
         """Return the batch with the request to look for its points first."""
@@ -173,12 +166,30 @@ class LogDataset(Record):
 class FileRecord(Record):
     """Base of the records that have files: `write` makes them, and then they lie in `folder`."""
 
+    files: tuple[str, ...] = field(default=(), kw_only=True)  # their paths below the folder
     write: FileWriter | None = field(default=None, kw_only=True, compare=False, metadata={"is_kept": False})
     folder: Path | None = field(default=None, kw_only=True, metadata={"is_kept": False})
 
+    def with_files(self, folder: Path) -> Self:
+        """Return the record with all files of a folder as its own."""
+        files = tuple(path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+        return replace(self, write=None, folder=folder, files=files)
+
     def in_folder(self, folder: Path) -> Self:
         """Return the record with its files in a folder."""
-        return replace(self, write=None, folder=folder)
+        return replace(self, folder=folder)
+
+    def complete_folder(self) -> Path:
+        """Return the folder of the record's files.
+
+        Raises:
+            FileNotFoundError: Some of them are gone.
+        """
+        assert self.folder
+        missing = [name for name in self.files if not (self.folder / name).is_file()]
+        if missing or not self.files:
+            raise FileNotFoundError(f"its files are gone: {join_names(missing) or self.folder.name}")
+        return self.folder
 
 
 @dataclass(frozen=True)
@@ -186,8 +197,7 @@ class LogFiles(FileRecord):
     """Upload files among a run's artifacts."""
 
     def _send(self, client: TrackingClient) -> None:
-        assert self.folder
-        client.upload_artifacts(self.run_id, self.folder)
+        client.upload_artifacts(self.run_id, self.complete_folder())
 
 
 @dataclass(frozen=True)
@@ -198,7 +208,7 @@ class LogModel(FileRecord):
 
     def _send(self, client: TrackingClient) -> None:
         """Do what MLflow's `log_model` does, in steps that can be repeated."""
-        assert self.folder
+        folder = self.complete_folder()
         run = client.get_run(self.run_id)
         model = client.find_logged_model(run, self.name)
         if model is None:
@@ -206,15 +216,13 @@ class LogModel(FileRecord):
                 run.info.experiment_id, name=self.name, source_run_id=self.run_id, params=run.data.params
             )
         if model.status != LoggedModelStatus.READY:
-            about = Model.load(str(self.folder / "MLmodel"))
+            about = Model.load(str(folder / "MLmodel"))
             about.run_id, about.artifact_path = self.run_id, model.artifact_location
             about.model_id = about.model_uuid = model.model_id
-            about.save(str(self.folder / "MLmodel.part"))
-            os.replace(self.folder / "MLmodel.part", self.folder / "MLmodel")
-            client.mlflow.set_logged_model_tags(
-                model.model_id, {Tag.FILE_DIGESTS: json.dumps(sha256_files(self.folder))}
-            )
-            client.mlflow.log_model_artifacts(model.model_id, str(self.folder))
+            about.save(str(folder / "MLmodel.part"))
+            os.replace(folder / "MLmodel.part", folder / "MLmodel")
+            client.mlflow.set_logged_model_tags(model.model_id, {Tag.FILE_DIGESTS: json.dumps(sha256_files(folder))})
+            client.mlflow.log_model_artifacts(model.model_id, str(folder))
             client.mlflow.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         outputs = run.outputs.model_outputs if run.outputs else []
         if model.model_id not in {output.model_id for output in outputs}:
@@ -267,31 +275,32 @@ KINDS: dict[str, type[Record]] = {
 }
 
 
-def from_json(kept: Mapping[str, Any]) -> Record:
+def from_json(kept: Any) -> Record:
     """Return the record that `Record.to_json` gave.
 
     Raises:
-        ValueError: It is none of this program's.
+        ValueError: It is none of this version.
     """
+    if not isinstance(kept, dict) or not isinstance(kept.get("kind"), str):
+        raise ValueError("it is no record")
+    values = dict(kept)
+    kind = KINDS.get(values.pop("kind"))
+    if kind is None:
+        raise ValueError(f"records of the kind {shown(kept['kind'])} are unknown to this version")
     try:
-        return KINDS[kept["kind"]].from_fields({name: value for name, value in kept.items() if name != "kind"})
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"no record: {error}") from None
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"it is no {kind.__name__} of this version: {place}: {first['msg']}") from None
 
 
-def coalesce(records: Sequence[Record]) -> tuple[Record, int]:
-    """Return one record that stands for the first of `records`, and for how many it stands."""
+def coalesce(records: Sequence[Record], *, at_most: int = MAX_RECORDS) -> tuple[Record, int]:
+    """Return one record that stands for the first of `records`, at most so many, and for how many it stands."""
     merged, count = records[0], 1
-    for record in records[1:MAX_RECORDS]:
+    for record in records[1:at_most]:
         both = merged.merge(record)
         if both is None:
             break
         merged, count = both, count + 1
     return merged, count
-
-
-def is_permanent(error: Exception) -> bool:
-    """Return whether the same call would raise the same error again."""
-    if isinstance(error, TrackingError):
-        return isinstance(error, NotFound | Rejected)
-    return isinstance(error, OSError) and error.errno in PERMANENT_ERRNOS

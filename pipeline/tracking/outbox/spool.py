@@ -1,6 +1,10 @@
-"""The spool: the records of one run on this machine's disk, a file each, private, in order, sent by one process."""
+"""The spool: the records of one run on this machine's disk, a file each, private, in order, sent by one process.
+
+What can never be sent is set aside in a folder of its own, so that it does not stand in the way of what follows.
+"""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,12 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.runtime.files import cache_folder, fsync_path, make_private, try_lock, write_atomic
+from pipeline.runtime.files import (
+    cache_folder,
+    fsync_path,
+    make_private,
+    renew_temporary_files,
+    try_lock,
+    write_atomic,
+)
+from pipeline.runtime.text import one_line
 from pipeline.tracking.outbox.records import FileRecord, FileWriter, Record, from_json
 
 FOLDER = "outbox"
+SET_ASIDE_FOLDER = "outbox-set-aside"
 ABOUT = "about.json"  # the tracking server that the records are for
 LOCK = "lock"
+FILES_SUFFIX = ".files"  # of the folder of a record's files
+REASON_SUFFIX = ".txt"  # of the file that says why a record was set aside
 
 
 class Figure(Protocol):
@@ -58,8 +73,22 @@ def _make_parent(path: Path) -> Path:
 
 def spool_folders() -> list[Path]:
     """Return the folders of the runs that have records on this machine."""
-    root = cache_folder(FOLDER)
+    return _folders(FOLDER)
+
+
+def set_aside_folders() -> list[Path]:
+    """Return the folders of the runs of which records have been set aside on this machine."""
+    return _folders(SET_ASIDE_FOLDER)
+
+
+def _folders(name: str) -> list[Path]:
+    root = cache_folder(name)
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def record_files(folder: Path) -> list[Path]:
+    """Return the files of the records in a folder, the oldest first."""
+    return sorted(path for path in folder.glob("*.json") if path.stem.isdecimal())
 
 
 @dataclass
@@ -81,8 +110,10 @@ class Spool:
             destination: The URI of the tracking server, without a password; it is kept with the first record.
         """
         self.folder = cache_folder(FOLDER, run_id)
+        self.set_aside_folder = cache_folder(SET_ASIDE_FOLDER, run_id)
+        self.refusals: list[str] = []  # why records have been set aside
         self._destination = destination
-        self._next = 1 + max((int(path.stem) for path in self._paths()), default=0)
+        self._next = _next_number(self.folder)
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
@@ -94,27 +125,69 @@ class Spool:
                 # a full disk: then no other process can keep records here either
                 is_mine = True
             yield is_mine
-            if is_mine and not self._paths():
+            if is_mine and not record_files(self.folder):
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def destination(self) -> str:
-        """Return the URI of the tracking server that the records are for."""
+        """Return the URI of the tracking server that the records are for; empty if that is not known."""
         try:
             return str(json.loads((self.folder / ABOUT).read_text())["tracking_uri"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return ""
 
     def pending(self) -> list[SpooledRecord]:
-        """Return the records on the disk, the oldest first; whether an attempt to send one succeeded is not known."""
+        """Return the records on the disk, the oldest first, and set aside what is none; the lock must be held.
+
+        Whether an attempt to send a record has succeeded is not known.
+        """
         found = []
-        for path in self._paths():
-            # another program's file, or one that another process has just removed
-            with suppress(ValueError, OSError):
-                record = from_json(json.loads(path.read_text())).as_retried()
-                if isinstance(record, FileRecord):
-                    record = record.in_folder(path.with_suffix(".files"))
-                found.append(SpooledRecord(record, path))
+        for path in record_files(self.folder):
+            try:
+                found.append(SpooledRecord(_read(path), path))
+            except (OSError, ValueError, RecursionError) as error:
+                self._set_aside(path, path.with_suffix(FILES_SUFFIX), one_line(error))
         return found
+
+    def set_aside(self, spooled: SpooledRecord, reason: str) -> None:
+        """Move a record that can never be sent, and its files, to where they are kept and in nobody's way."""
+        folder = spooled.record.folder if isinstance(spooled.record, FileRecord) else None
+        self._set_aside(spooled.path, folder, reason)
+
+    def _set_aside(self, path: Path | None, files: Path | None, reason: str) -> None:
+        self.refusals.append(reason)
+        # where nothing can be moved, the record is set aside at the next attempt
+        with suppress(OSError):
+            to = make_private(self.set_aside_folder) / f"{_next_number(self.set_aside_folder):06d}.json"
+            if path:
+                os.replace(path, to)
+            with suppress(OSError):
+                to.with_suffix(REASON_SUFFIX).write_text(reason + "\n", encoding="utf-8")
+                shutil.copyfile(self.folder / ABOUT, self.set_aside_folder / ABOUT)
+            if files and files.exists():
+                shutil.move(files, to.with_suffix(FILES_SUFFIX))
+
+    def take_back(self) -> int:
+        """Put the records that were set aside behind those that are pending; the lock must be held.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            OSError: One of them could not be moved.
+        """
+        if not record_files(self.folder):
+            make_private(self.folder)
+            with suppress(OSError):
+                shutil.copyfile(self.set_aside_folder / ABOUT, self.folder / ABOUT)
+        paths = record_files(self.set_aside_folder)
+        for path in paths:
+            to = self.folder / f"{self._next:06d}.json"
+            self._next += 1
+            if path.with_suffix(FILES_SUFFIX).exists():
+                os.replace(path.with_suffix(FILES_SUFFIX), to.with_suffix(FILES_SUFFIX))
+            os.replace(path, to)
+        shutil.rmtree(self.set_aside_folder, ignore_errors=True)
+        return len(paths)
 
     def put(self, record: Record) -> SpooledRecord:
         """Keep a record on the disk, or in memory where the disk is full, its files then in the temporary folder.
@@ -125,7 +198,7 @@ class Spool:
         path = self.folder / f"{self._next:06d}.json"
         self._next += 1
         if isinstance(record, FileRecord) and record.write:
-            record = record.in_folder(self._write_files(path.with_suffix(".files"), record.write))
+            record = record.with_files(self._write_files(path.with_suffix(FILES_SUFFIX), record.write))
         with suppress(OSError):
             self._prepare()
             write_atomic(path, json.dumps(record.to_json()).encode())
@@ -133,9 +206,10 @@ class Spool:
         return SpooledRecord(record, None)
 
     def remove(self, spooled: SpooledRecord) -> None:
-        """Remove a record that the server has, and its files."""
+        """Remove a record that the server has, and its files; one that stays is sent again, and logged once."""
         if spooled.path:
-            spooled.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                spooled.path.unlink(missing_ok=True)
         if isinstance(spooled.record, FileRecord) and spooled.record.folder:
             shutil.rmtree(spooled.record.folder, ignore_errors=True)
 
@@ -151,10 +225,28 @@ class Spool:
             self._prepare()
             folder.mkdir(mode=0o700)
             return _fill(folder, write)
+        # in memory, or on another disk than the cache, which may be full
+        renew_temporary_files()
         return _fill(Path(tempfile.mkdtemp()), write)
 
-    def _paths(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*.json") if path.stem.isdecimal())
+
+def _read(path: Path) -> Record:
+    """Return the record in a file, with its files.
+
+    Raises:
+        OSError: It cannot be read, or its files are gone.
+        ValueError: It is no record of this version.
+        RecursionError: It is no record, but lists in lists.
+    """
+    record = from_json(json.loads(path.read_bytes())).as_retried()
+    if isinstance(record, FileRecord):
+        record = record.in_folder(path.with_suffix(FILES_SUFFIX))
+        record.complete_folder()
+    return record
+
+
+def _next_number(folder: Path) -> int:
+    return 1 + max((int(path.stem) for path in record_files(folder)), default=0)
 
 
 def _fill(folder: Path, write: FileWriter) -> Path:

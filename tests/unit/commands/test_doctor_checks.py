@@ -253,6 +253,23 @@ def test_check_outbox_names_each_run_with_pending_records(monkeypatch, tmp_path)
     ]
 
 
+def test_check_outbox_counts_what_was_set_aside_and_resends_it_on_request(monkeypatch, tmp_path, client, open_run):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run_id = open_run(this_process(), minutes=0)
+    client.delete_run(run_id)
+    spool = Spool(run_id, destination=tracking_address())
+    spool.put(LogBatch(run_id, tags={"late": "yes"}))
+    for _ in range(2):
+        (result,) = doctor_checks.check_outbox()
+        assert result.state == "warning" and f"1 record of run {run_id} cannot be sent" in result.text
+        assert "doctor --resend true` sends what it holds" in result.text
+    client.restore_run(run_id)
+    (result,) = doctor_checks.check_outbox(resend=True)
+    assert result.state == "ok"
+    assert client.get_run(run_id).data.tags["late"] == "yes"
+    assert list(doctor_checks.check_outbox()) == []
+
+
 def test_check_open_runs_closes_stale_runs_and_reports_unresponsive_ones(open_run):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         gone = replace(this_process(), id=process.pid, started=psutil.Process(process.pid).create_time())

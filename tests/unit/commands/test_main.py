@@ -36,6 +36,13 @@ def run_raising(error):
         (Diverged("loss became nan"), 1, "", "error: loss became nan\n"),
         (NothingToDo("it is finished"), 0, "it is finished\n", ""),
         (OSError(errno.ENOSPC, "No space left"), 1, "", "error: the disk is full: [Errno 28] No space left\n"),
+        (
+            MemoryError("Unable to allocate 9 GiB"),
+            1,
+            "",
+            "error: memory does not suffice (Unable to allocate 9 GiB); "
+            "try a smaller image_size or batch_size, or a larger patch_size\n",
+        ),
         (Stopped(signal.SIGTERM), 143, "", "stopped by SIGTERM\n"),
     ],
     ids=lambda value: type(value).__name__,

@@ -1,7 +1,9 @@
 """The cache folder, locks, digests and temporary directories."""
 
+import errno
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.runtime import files
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import (
     cache_folder,
     changed_files,
     check_cache_writable,
     private_folder,
+    renew_temporary_files,
     sha256_files,
     temporary_directory,
     temporary_files,
@@ -112,6 +116,62 @@ def test_temporary_files_are_put_into_such_a_directory_until_the_end():
         assert Path(file.name).is_relative_to(private_folder("runs"))
     assert tempfile.gettempdir() == before
     assert list(private_folder("runs").iterdir()) == []
+
+
+def no_room(monkeypatch, below):
+    """Let no file below a folder have any content, as on a full disk."""
+
+    def check_room(folder):
+        if folder.is_relative_to(below):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "_check_room", check_room)
+
+
+def test_temporary_files_on_a_full_disk_go_to_the_systems_folder_with_a_warning(tmp_path, monkeypatch, caplog):
+    no_room(monkeypatch, tmp_path)
+    before = tempfile.gettempdir()
+    with temporary_files("runs"), tempfile.NamedTemporaryFile() as file:
+        folder = Path(file.name).parent
+        assert folder.parent == Path(before)
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert not folder.exists() and tempfile.gettempdir() == before
+    (warning,) = caplog.messages
+    assert warning == f"temporary files go to {folder}, not to {cache_folder('runs')}: No space left on device"
+
+
+def test_renew_temporary_files_creates_a_folder_again_that_was_removed(caplog):
+    with temporary_files("runs"):
+        shutil.rmtree(cache_folder())
+        renew_temporary_files()
+        with tempfile.NamedTemporaryFile() as file:
+            assert Path(file.name).is_relative_to(private_folder("runs"))
+        assert Path(tempfile.gettempdir()).stat().st_mode & 0o777 == 0o700
+    assert list(private_folder("runs").iterdir()) == [] and not caplog.messages
+
+
+def test_renew_temporary_files_leaves_a_disk_that_has_become_full(tmp_path, monkeypatch, caplog):
+    before = tempfile.gettempdir()
+    with temporary_files("runs"):
+        own = Path(tempfile.gettempdir())
+        no_room(monkeypatch, tmp_path)
+        renew_temporary_files()
+        renew_temporary_files()
+        other = Path(tempfile.gettempdir())
+        assert other.parent == Path(before) and len(caplog.messages) == 1
+    assert not own.exists() and not other.exists() and tempfile.gettempdir() == before
+
+
+def test_renew_temporary_files_without_such_a_directory_changes_nothing(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    renew_temporary_files()
+    assert tempfile.tempdir is None
+
+
+def test_check_cache_writable_with_a_full_disk_warns(tmp_path, monkeypatch, caplog):
+    no_room(monkeypatch, tmp_path)
+    check_cache_writable()
+    assert caplog.messages == [f"the disk of the cache is full, so no checkpoints are kept: {cache_folder()}"]
 
 
 LOCKED = """

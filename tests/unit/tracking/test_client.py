@@ -5,11 +5,9 @@ import gc
 import mlflow
 import pytest
 from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException, RestException
-from mlflow.protos import databricks_pb2 as codes
 from mlflow.tracking import fluent
 
-from pipeline.tracking.client import Deleted, NotFound, Rejected, TrackingClient, Unavailable, mlflow_errors
+from pipeline.tracking.client import Deleted, NotFound, Rejected, TrackingClient, Unavailable
 from pipeline.tracking.tags import Role, Tag
 from tests.support.ports import free_port
 
@@ -24,41 +22,6 @@ def experiment_id(tracking, request):
     return tracking.create_experiment(request.node.name)
 
 
-def answer(code):
-    """What MLflow's client raises for an error that a server has answered."""
-    return RestException({"error_code": code, "message": "no"})
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (answer("RESOURCE_DOES_NOT_EXIST"), NotFound),
-        (answer("INVALID_PARAMETER_VALUE"), Rejected),
-        (answer("RESOURCE_ALREADY_EXISTS"), Rejected),
-        (answer("UNAUTHENTICATED"), Unavailable),
-        (answer("REQUEST_LIMIT_EXCEEDED"), Unavailable),
-        (answer("INTERNAL_ERROR"), Unavailable),
-        (MlflowException("API request failed with error code 404", codes.ENDPOINT_NOT_FOUND), Unavailable),
-        (MlflowException("API request failed: Connection refused"), Unavailable),
-    ],
-)
-def test_mlflow_errors_from_a_server_are_told_apart_by_whether_asking_again_may_help(monkeypatch, error, expected):
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
-    with pytest.raises(expected) as raised, mlflow_errors():
-        raise error
-    assert type(raised.value) is expected
-
-
-def test_mlflow_errors_from_a_local_store_reject_without_a_server(store):
-    with pytest.raises(Rejected), mlflow_errors():
-        raise MlflowException("no", codes.INVALID_PARAMETER_VALUE)
-
-
-def test_mlflow_errors_let_other_exceptions_pass():
-    with pytest.raises(OSError, match="disk"), mlflow_errors():
-        raise OSError("disk")
-
-
 def test_client_without_a_server_raises_unavailable(tracking, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     before = mlflow.get_tracking_uri()
@@ -66,6 +29,7 @@ def test_client_without_a_server_raises_unavailable(tracking, monkeypatch):
     try:
         with pytest.raises(Unavailable, match="refused"):
             TrackingClient().get_run("0" * 32)
+        assert not TrackingClient().is_available()
     finally:
         mlflow.set_tracking_uri(before)
 

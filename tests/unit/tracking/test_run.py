@@ -1,6 +1,7 @@
 """Tests of what a run logs to a real MLflow store, and how it is opened and ended."""
 
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -13,11 +14,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import fluent
 
 import pipeline.tracking.run
 from pipeline.model.conv_mixer import conv_mixer
-from pipeline.runtime.errors import Rejected, Stopped, UsageError
+from pipeline.runtime.errors import Deleted, Rejected, Stopped, UsageError
 from pipeline.serving.packaging import save_keras
+from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.outbox import delivery, records
 from pipeline.tracking.outbox.outbox import Outbox
 from pipeline.tracking.run import TrackedRun, attach_run, start_run
@@ -341,3 +344,108 @@ def test_load_logged_state_without_a_server_raises_usage_error(store, unanswered
         again.load_logged_state()
     monkeypatch.undo()
     assert found(run.id).info.status == "FAILED"
+
+
+def start_in(experiment_id):
+    return start_run(role=Role.RUN, experiment_id=experiment_id)
+
+
+def test_artifact_root_that_cannot_be_written_is_refused_before_the_training(store, tmp_path):
+    (tmp_path / "file").touch()
+    experiment_id = mlflow.create_experiment("unwritable", artifact_location=str(tmp_path / "file" / "artifacts"))
+    with (
+        pytest.raises(UsageError, match="the artifacts of a run must be writable: ") as refused,
+        start_in(experiment_id) as run,
+    ):
+        run.log_text("config.yaml", "depth: 2")
+        run.check_artifacts_writable()
+        raise AssertionError("it was accepted")
+    assert str(tmp_path / "file") in str(refused.value) and "\n" not in str(refused.value)
+    assert found(run.id).info.status == "FAILED"
+
+
+def test_artifact_root_that_can_be_written_is_accepted_with_nothing_added(store):
+    with start_run(role=Role.RUN) as run:
+        run.log_text("config.yaml", "depth: 2")
+        run.check_artifacts_writable()
+        assert [file.path for file in mlflow.MlflowClient().list_artifacts(run.id)] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("is_available", [True, False])
+def test_artifact_store_that_fails_is_refused_while_the_tracking_server_answers(store, monkeypatch, is_available):
+    monkeypatch.setattr(pipeline.tracking.run, "ARTIFACT_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(pipeline.tracking.run, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(pipeline.tracking.run, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(TrackingClient, "is_available", lambda self: is_available)
+
+    def fail(self, client):
+        raise ConnectionError("nobody there")
+
+    with start_run(role=Role.RUN) as run, monkeypatch.context() as failing:
+        failing.setattr(records.LogFiles, "_send", fail)
+        run.log_text("config.yaml", "depth: 2")
+        if is_available:
+            with pytest.raises(UsageError, match="nobody there"):
+                run.check_artifacts_writable()
+        else:
+            run.check_artifacts_writable()
+
+
+def test_deleted_experiment_is_refused_by_its_name_with_the_command_that_restores_it(store, monkeypatch):
+    experiment_id = mlflow.create_experiment("gone")
+    mlflow.delete_experiment(experiment_id)
+    command = f"`mlflow experiments restore --experiment-id {experiment_id}` restores it"
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    for name, value in (("MLFLOW_EXPERIMENT_NAME", "gone"), ("MLFLOW_EXPERIMENT_ID", experiment_id)):
+        with monkeypatch.context() as asked:
+            asked.setenv(name, value)
+            with (
+                pytest.raises(UsageError, match=re.escape(f"experiment gone has been deleted: {command}")),
+                start_run(role=Role.RUN),
+            ):
+                pass
+
+
+def test_experiment_id_that_does_not_exist_is_refused_in_one_line(store, monkeypatch):
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654")
+    with (
+        pytest.raises(UsageError, match="MLFLOW_EXPERIMENT_ID .*987654.* does not exist") as refused,
+        start_run(role=Role.RUN),
+    ):
+        pass
+    assert "\n" not in str(refused.value)
+
+
+def test_run_that_is_deleted_before_it_is_resumed_is_refused_with_the_command_that_restores_it(store):
+    with start_run(role=Role.RUN) as run:
+        pass
+    mlflow.delete_run(run.id)
+    with (
+        pytest.raises(UsageError, match=f"`mlflow runs restore --run-id {run.id}` restores it"),
+        start_run(role=Role.RUN, resume=run.id),
+    ):
+        pass
+
+
+def test_run_that_is_deleted_meanwhile_ends_with_the_command_that_restores_it(store):
+    with pytest.raises(Deleted, match="`mlflow runs restore --run-id .*` restores it"), start_run(role=Role.RUN) as run:
+        mlflow.delete_run(run.id)
+        run.log_epoch(1, {"loss": 0.5})
+        run.outbox.flush()
+        run.log_epoch(2, {"loss": 0.5})
+
+
+def test_wait_until_logged_waits_once_for_a_server_that_does_not_answer(store, monkeypatch):
+    def fail(self, client):
+        raise ConnectionError("nobody there")
+
+    with start_run(role=Role.RUN) as run, monkeypatch.context() as failing:
+        failing.setattr(records.LogFiles, "_send", fail)
+        run.log_text("a.txt", "text")
+        began = time.monotonic()
+        run.wait_until_logged(0.5)
+        assert time.monotonic() - began >= 0.5
+        began = time.monotonic()
+        run.wait_until_logged(60)
+        assert time.monotonic() - began < 30

@@ -1,9 +1,15 @@
 """Checkpoint files: complete or recognized as corrupt, whatever happened while they were written."""
 
 import errno
+import hashlib
+import io
+import json
 import os
+import pickle
+import struct
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -67,18 +73,92 @@ def test_read_checkpoint_of_a_file_with_one_changed_bit_raises_corrupt_checkpoin
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip", "pickled"])
+def archive(**arrays):
+    """Return the bytes of an .npz archive."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def zip_of(name, content, **fields):
+    """Return a ZIP archive of one file, with fields of its headers overwritten: {offset in the local header: bytes}."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as written:
+        written.writestr(name, content)
+    content = bytearray(file.getvalue())
+    for offset, value in fields.items():
+        at = int(offset.removeprefix("at_"))
+        for signature, start in ((b"PK\3\4", at), (b"PK\1\2", at + 2)):
+            place = content.find(signature) + start
+            content[place : place + len(value)] = value
+    return bytes(content)
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def npy_header(header):
+    """Return an .npy file whose header says anything."""
+    return b"\x93NUMPY\1\0" + struct.pack("<H", 118) + header.ljust(117) + b"\n" + b"x" * 100
+
+
+def metadata(**changes):
+    """Return the metadata of a checkpoint with changes, as its array."""
+    whole = {"run_id": "abc", "settings": {}, "fingerprint": "f00d", "epoch": 1, "history": {"loss": [0.5]}}
+    return np.frombuffer(json.dumps(whole | changes).encode(), np.uint8)
+
+
+def bad_deflate():
+    content = bytearray(zip_of("metadata.npy", npy(metadata())))
+    start = content.find(b"PK\3\4") + 30 + len("metadata.npy")
+    content[start : start + 20] = b"\xff" * 20
+    return bytes(content)
+
+
+class Unpickled:
+    """Says so where it is unpickled."""
+
+    def __reduce__(self):
+        return (exit, ("unpickled",))
+
+
+ODD_FILES = {
+    "nothing": b"",
+    "no archive": b"no zip",
+    "a pickle": pickle.dumps(Unpickled()),
+    "an archive of pickles": zip_of("metadata.npy", npy(np.array([Unpickled()], dtype=object))),
+    "one array": npy(np.zeros(3)),
+    "an encrypted archive": zip_of("metadata.npy", npy(metadata()), at_6=b"\1\0"),
+    "an unknown compression": zip_of("metadata.npy", npy(metadata()), at_8=b"\x63\0"),
+    "a damaged stream": bad_deflate(),
+    "8 TB": zip_of(
+        "metadata.npy", npy_header(b"{'descr': '|u1', 'fortran_order': False, 'shape': (8000000000000,), }")
+    ),
+    "code in a header": zip_of("metadata.npy", npy_header(b"__import__('os').system('id')")),
+    "no metadata": archive(variable000000=np.zeros(1)),
+    "metadata of floats": archive(metadata=np.zeros(3)),
+    "a list": archive(metadata=np.frombuffer(b"[]", np.uint8)),
+    "lists in lists": archive(metadata=np.frombuffer(b"[" * 200_000, np.uint8)),
+    "an epoch of text": archive(metadata=metadata(epoch="x")),
+    "an epoch of true": archive(metadata=metadata(epoch=True)),
+    "no epoch": archive(metadata=metadata(epoch=0, history={})),
+    "a history that is a list": archive(metadata=metadata(history=[1])),
+    "a history of text": archive(metadata=metadata(history={"loss": ["x"]})),
+    "a history of two epochs": archive(metadata=metadata(history={"loss": [0.5, 0.4]})),
+    "settings that are a list": archive(metadata=metadata(settings=[1])),
+    "a run that is a number": archive(metadata=metadata(run_id=5)),
+    "an unheard key": archive(metadata=metadata(unheard=5)),
+    "a variable of text": archive(metadata=metadata(), variable000000=np.array(["text"])),
+}
+
+
+@pytest.mark.parametrize("content", ODD_FILES.values(), ids=ODD_FILES)
 def test_read_checkpoint_of_another_file_with_a_valid_digest_raises_corrupt_checkpoint(tmp_path, content):
     path = tmp_path / "epoch-000001.checkpoint"
-    if content == "pickled":
-        np.savez(path, about=np.array([{"run_id": 1}], dtype=object), allow_pickle=True)
-        content = path.with_suffix(".checkpoint.npz").read_bytes()
-    path.write_bytes(bytes(64) + content)
-    with open(path, "r+b") as file:
-        file.seek(64)
-        digest = checkpoint._digest(file)
-        file.seek(0)
-        file.write(digest)
+    path.write_bytes(hashlib.sha256(content).hexdigest().encode() + content)
     with pytest.raises(CorruptCheckpoint, match="is not a checkpoint"):
         read_checkpoint(path)
 

@@ -2,12 +2,14 @@
 
 import errno
 import logging
+import shutil
 
 import mlflow
 import numpy as np
 import pytest
 
 from pipeline.config.training import TrainingConfig
+from pipeline.runtime.files import cache_folder
 from pipeline.tracking.client import TrackingClient
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import TrainingState, read_checkpoint
@@ -79,6 +81,44 @@ def test_upload_replaces_the_one_before_and_is_complete(make_manager, client, ru
     assert read_checkpoint(downloaded).state.epoch == 3
     assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
     assert not list(checkpoint_folder(run_id).glob("*.sending"))
+
+
+def test_upload_that_fails_leaves_the_copy_before_it(make_manager, client, run_id, monkeypatch):
+    manager = make_manager(0)
+    manager.save(state(1))
+    wait_for_upload(manager)
+
+    def fail(*arguments):
+        raise ConnectionError("away")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(manager._uploader._client, "upload_artifact", fail)
+        manager.save(state(2))
+        wait_for_upload(manager)
+    assert uploaded_checkpoints(TrackingClient(), run_id) == ["epoch-000001.checkpoint"]
+
+
+def test_save_that_runs_out_of_memory_warns_and_keeps_the_last_checkpoint(make_manager, monkeypatch, caplog):
+    manager = make_manager()
+    manager.save(state(1))
+
+    def no_memory(*arguments):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
+        patched.setattr(checkpoint.os, "fsync", no_memory)
+        manager.save(state(2))
+    (warning,) = caplog.messages
+    assert "could not be written: Unable to allocate 9 GiB" in warning
+    assert read_checkpoint(manager.newest()).state.epoch == 1
+
+
+def test_save_after_the_cache_was_removed_creates_it_again(make_manager, run_id):
+    manager = make_manager()
+    manager.save(state(1))
+    shutil.rmtree(cache_folder())
+    manager.save(state(2))
+    assert read_checkpoint(manager.newest()).state.epoch == 2
 
 
 def test_clear_removes_local_and_uploaded_checkpoints(make_manager, client, run_id):

@@ -1,5 +1,6 @@
 """Finding the run to resume, and refusals in one line."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def make_run(client, experiment):
 
 
 def save_checkpoint(run_id, epoch, folder=None):
-    state = TrainingState(epoch, {"loss": [1.0] * epoch}, [np.arange(3.0)], [])
+    state = TrainingState(epoch, {"loss": [1.0] * epoch, "val_accuracy": [0.5] * epoch}, [np.arange(3.0)], [])
     one = Checkpoint(run_id, CONFIG.model_dump(mode="json"), "f00d", state)
     return checkpoint.write_checkpoint(folder or checkpoint_folder(run_id), one)
 
@@ -84,6 +85,12 @@ def test_overrides_that_are_equal_or_change_no_result_are_accepted(client, make_
         TrackingClient(), make_run(), overrides | {"checkpoint_minutes": "none", "register_as": "flowers"}
     )
     assert resume_point.config == CONFIG.model_copy(update={"checkpoint_minutes": None, "register_as": "flowers"})
+
+
+def test_dataset_may_be_given_from_the_home_folder(client, make_run, monkeypatch):
+    monkeypatch.setenv("HOME", "/data")
+    assert resume.find_resume_point(TrackingClient(), make_run(), {"dataset": "~/flowers"}).config == CONFIG
+    assert "dataset=/data/flowers there, got '~/trees'" in refusal(client, make_run(), dataset="~/trees")
 
 
 def test_overrides_that_change_the_result_are_refused_in_one_line(client, make_run):
@@ -172,20 +179,94 @@ def test_unresponsive_run_of_another_host_can_be_resumed(client, make_run):
     assert resume.find_resume_point(TrackingClient(), run_id, {}).run_id == run_id
 
 
-def test_corrupt_checkpoint_is_skipped_for_the_one_before(client, make_run):
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def write_anything(path):
+    content = b"no archive"
+    path.write_bytes(hashlib.sha256(content).hexdigest().encode() + content)
+
+
+def write_of_another_run(path):
+    save_checkpoint("another", 4, path.parent)
+
+
+def write_settings_of_another_version(path):
+    state = TrainingState(4, {"val_accuracy": [0.5] * 4}, [np.arange(3.0)], [])
+    checkpoint.write_checkpoint(path.parent, Checkpoint(path.parent.name, {"unheard": 1}, "f00d", state))
+
+
+def write_without_validation(path):
+    state = TrainingState(4, {"loss": [0.5] * 4}, [np.arange(3.0)], [])
+    checkpoint.write_checkpoint(path.parent, Checkpoint(path.parent.name, CONFIG.model_dump(mode="json"), "f", state))
+
+
+def replace_by_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (truncate, "is damaged"),
+        (write_anything, "is not a checkpoint"),
+        (write_of_another_run, "belongs to another run, 'another'"),
+        (write_settings_of_another_version, "has settings that this version cannot use: unknown setting 'unheard'"),
+        (write_without_validation, "is not a checkpoint: it lacks val_accuracy"),
+        (replace_by_a_folder, "Is a directory"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_damaged_checkpoint_is_skipped_for_the_one_before_with_a_warning(client, make_run, caplog, damage, reason):
     run_id = make_run()
-    newest = save_checkpoint(run_id, 4)
-    newest.write_bytes(newest.read_bytes()[:-1])
-    assert resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint.state.epoch == 3
+    damage(save_checkpoint(run_id, 4))
+    checkpoint_found = resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint
+    assert checkpoint_found.state.epoch == 3
+    (warning,) = caplog.messages
+    assert reason in warning and warning.endswith("; the run resumes from epoch 3") and "\n" not in warning
+
+
+def test_damaged_checkpoint_does_not_count_as_the_newest_of_the_resumed_run(client, make_run):
+    run_id = make_run()
+    truncate(save_checkpoint(run_id, 9))
+    resume.find_resume_point(TrackingClient(), run_id, {})
+    save_checkpoint(run_id, 4)
+    assert [path.name[:12] for path in checkpoint.checkpoint_files(checkpoint_folder(run_id))] == [
+        "epoch-000004",
+        "epoch-000003",
+    ]
+
+
+def test_run_with_damaged_checkpoints_only_is_refused(client, make_run):
+    run_id = make_run()
     for path in checkpoint.checkpoint_files(checkpoint_folder(run_id)):
         path.write_bytes(b"")
     assert "is damaged" in refusal(client, run_id)
 
 
-def test_checkpoint_of_another_run_is_refused(client, make_run):
-    run_id = make_run(epoch=0)
-    save_checkpoint("another", 3, checkpoint_folder(run_id))
-    assert "belongs to another run, 'another'" in refusal(client, run_id)
+def test_damaged_checkpoint_is_replaced_by_its_uploaded_copy(client, make_run, tmp_path):
+    run_id = make_run()
+    client.log_artifact(run_id, str(save_checkpoint(run_id, 4, tmp_path)), "checkpoint")
+    truncate(save_checkpoint(run_id, 4))
+    assert resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint.state.epoch == 4
+
+
+@pytest.mark.parametrize("call", ["uploaded_checkpoints", "download_checkpoint"])
+def test_artifact_store_that_fails_leaves_the_checkpoints_of_this_machine(
+    client, make_run, tmp_path, monkeypatch, caplog, call
+):
+    run_id = make_run()
+    client.log_artifact(run_id, str(save_checkpoint(run_id, 5, tmp_path)), "checkpoint")
+
+    def fail(*arguments):
+        raise RuntimeError("of a library\nbelow")
+
+    monkeypatch.setattr(resume, call, fail)
+    assert resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint.state.epoch == 3
+    (warning,) = caplog.messages
+    assert "of a library" in warning and "\n" not in warning
 
 
 def test_newest_checkpoint_is_taken_from_this_machine_or_the_artifacts(client, make_run, tmp_path):

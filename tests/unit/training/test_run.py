@@ -1,18 +1,21 @@
 """Steps of a training run around the training itself."""
 
+import errno
 import os
 from types import SimpleNamespace
 
 import pytest
+import tensorflow as tf
 
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import Device
-from pipeline.runtime.errors import Diverged, Stopped, UsageError
+from pipeline.runtime.errors import Diverged, OutOfMemory, Stopped, UsageError
 from pipeline.runtime.shell import project_command
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.run import (
     checkpoint_on_exit,
+    explain_out_of_memory,
     log_run_metadata,
     replay_logged_epochs,
     report_epoch,
@@ -179,3 +182,53 @@ def test_summarize_states_test_and_validation_accuracy_in_one_line():
         "test accuracy 90.00% (loss 0.2500, 1,797 images), validation accuracy 95.00% at epoch 3 of 4; "
         "1,234 parameters, 5 s"
     )
+
+
+def oom_message(error, *, image_shape=(8, 8, 1), **settings):
+    run, dataset = FakeRun(), small_dataset()
+    dataset.image_shape = image_shape
+    with pytest.raises(OutOfMemory) as raised, explain_out_of_memory(run, TrainingConfig.build(settings), dataset):
+        raise error
+    assert run.calls == [("set_tags", ({"reason": "oom"},), {})]
+    return str(raised.value)
+
+
+TENSORFLOW_OOM = """Graph execution error:
+
+Detected at node sequential_1/conv2d_1/convolution defined at (most recent call last):
+<stack traces unavailable>
+OOM when allocating tensor with shape[128,256,64,64] and type float on CPU:0 by allocator cpu
+\t [[{{node sequential_1/conv2d_1/convolution}}]]"""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 3.00 GiB for an array with shape (1000, 1000)"),
+        tf.errors.ResourceExhaustedError(None, None, TENSORFLOW_OOM),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("std::bad_alloc"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_is_one_line_with_what_takes_less_and_a_tag_as_trials_have(error):
+    message = oom_message(error, batch_size=128, patch_size=2)
+    assert message.startswith("memory does not suffice (") and "\n" not in message
+    assert message.endswith("; try batch_size=64, which takes about half of it or patch_size=4, about a quarter")
+
+
+def test_out_of_memory_of_tensorflow_names_the_tensor():
+    message = oom_message(tf.errors.ResourceExhaustedError(None, None, TENSORFLOW_OOM))
+    assert "(OOM when allocating tensor with shape[128,256,64,64]" in message
+
+
+def test_out_of_memory_suggests_only_what_is_possible():
+    small = oom_message(MemoryError(), batch_size=1, patch_size=2, image_shape=(6, 6, 3))
+    assert small == "memory does not suffice (MemoryError); try fewer filters"
+    large = oom_message(MemoryError(), batch_size=1, patch_size=7, image_shape=(224, 224, 3))
+    assert large.endswith("try patch_size=14, about a quarter or a smaller image_size, by its square")
+
+
+def test_other_errors_than_out_of_memory_pass():
+    with pytest.raises(ZeroDivisionError), explain_out_of_memory(FakeRun(), TrainingConfig(), small_dataset()):
+        1 / 0  # noqa: B018

@@ -10,8 +10,9 @@ import mlflow
 import psutil
 import pytest
 
+from pipeline.runtime import out_of_memory
 from pipeline.runtime.cpu import has_bfloat16
-from pipeline.search.executors import local, out_of_memory
+from pipeline.search.executors import local
 from pipeline.search.executors.base import EpochReport, TrialResult
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.slots import Gpu, make_slots

@@ -3,6 +3,7 @@
 import stat
 import threading
 import time
+from pathlib import Path
 
 import mlflow
 import psutil
@@ -13,7 +14,7 @@ from pipeline.runtime.process import this_process
 from pipeline.runtime.shell import project_command
 from pipeline.tracking.outbox import delivery, outbox, spool
 from pipeline.tracking.outbox.outbox import Outbox
-from pipeline.tracking.outbox.records import EndRun, LogBatch, LogFiles, Point, RegisterVersion
+from pipeline.tracking.outbox.records import EndRun, LogBatch, LogFiles, LogModel, Point, RegisterVersion
 from pipeline.tracking.tags import Tag
 from tests.support.servers import Proxy, server
 
@@ -190,6 +191,119 @@ def test_outbox_raises_a_rejection_once_and_sends_the_rest(proxy, box, run_id):
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
+def test_record_that_raises_anything_else_is_set_aside_and_the_rest_is_sent(proxy, box, run_id, monkeypatch):
+    def fail(self, client):
+        raise AttributeError("of a library")
+
+    monkeypatch.setattr(LogFiles, "_send", fail)
+    point(box, 1)
+    box.put(LogFiles(run_id, write=spool.write_text("a.txt", "text")))
+    box.put(end(run_id))
+    assert box.flush() == 0
+    with pytest.raises(Rejected, match="AttributeError: of a library"):
+        box.raise_rejection()
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    (line,) = delivery.describe_all_set_aside()
+    assert f"1 record of run {run_id} cannot be sent (AttributeError: of a library)" in line
+
+
+def test_one_refused_record_takes_no_other_of_its_call_with_it(proxy, run_id):
+    proxy.fault = lambda method, path: "away" if "log-batch" in path else None
+    box = Outbox(run_id)
+    point(box, 1)
+    box.put(LogBatch(run_id, metrics=[Point("not/a\nname", 1.0, 1000, 1)]))
+    point(box, 2)
+    box.flush(at_most=0.2)
+    proxy.fault = lambda method, path: None
+    assert box.flush() == 0
+    box.close()
+    assert curve(run_id) == [1, 2]
+    assert len(delivery.describe_all_set_aside()) == 1
+
+
+def test_outbox_that_cannot_remove_what_it_has_sent_goes_on(proxy, box, run_id, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for step in STEPS:
+        point(box, step)
+    assert box.flush(at_most=20) == 0
+    assert curve(run_id) == STEPS
+
+
+def leave(run_id, *more):
+    """Leave a tag for a run on this machine, and what else an earlier process may have left."""
+    left = spool.Spool(run_id, destination=delivery.tracking_address())
+    left.put(LogBatch(run_id, tags={"left": "yes"}))
+    for record in more:
+        left.put(record)
+    return left.folder
+
+
+@pytest.mark.parametrize("damage", ["json", "kind", "files", "model", "refused"])
+def test_send_pending_of_a_damaged_record_sets_it_aside_and_sends_all_others(proxy, damage):
+    runs = sorted(mlflow.MlflowClient().create_run("0").info.run_id for _ in range(3))
+    odd = {
+        "files": LogFiles(runs[0], write=spool.write_text("a.txt", "text")),
+        "model": LogModel(runs[0], "model", write=spool.write_text("MLmodel", "{")),
+        "refused": LogBatch(runs[0], metrics=[Point("loss", 1.0, 10**30, 1)]),
+    }.get(damage, LogBatch(runs[0]))
+    folder = leave(runs[0], odd, LogBatch(runs[0], tags={"after": "yes"}))
+    if damage in ("json", "kind"):
+        (folder / "000002.json").write_text("{" if damage == "json" else '{"kind": "Newer", "run_id": "a"}')
+    if damage == "files":
+        (folder / "000002.files" / "a.txt").unlink()
+    for run_id in runs[1:]:
+        leave(run_id)
+    lines = delivery.send_pending()
+    assert [line[:8] for line in lines] == ["sent    ", "aside   ", "sent    ", "sent    "]
+    assert "\n" not in lines[1] and str(spool.set_aside_folders()[0]) in lines[1] and "--resend true" in lines[1]
+    assert [mlflow.get_run(run_id).data.tags.get("left") for run_id in runs] == ["yes"] * 3
+    assert mlflow.get_run(runs[0]).data.tags["after"] == "yes"
+    assert delivery.send_pending() == []
+    delivery.take_back_set_aside()
+    assert delivery.send_pending()[0].startswith("aside   "), "it is tried again where that is asked for"
+
+
+def test_send_pending_of_a_deleted_run_sends_its_records_once_it_is_restored(proxy, run_id):
+    mlflow.MlflowClient().delete_run(run_id)
+    leave(run_id)
+    assert "cannot be sent" in delivery.send_pending()[0]
+    mlflow.MlflowClient().restore_run(run_id)
+    delivery.take_back_set_aside()
+    assert delivery.send_pending()[0].startswith("sent")
+    assert mlflow.get_run(run_id).data.tags["left"] == "yes"
+
+
+def test_send_pending_of_one_run_whose_records_a_server_fails_on_sends_the_others(proxy):
+    runs = sorted(mlflow.MlflowClient().create_run("0").info.run_id for _ in range(2))
+    leave(runs[0], EndRun(runs[0], "FINISHED", 1, {}))
+    leave(runs[1])
+    proxy.fault = lambda method, path: "500" if "runs/update" in path else None
+    first, second = delivery.send_pending()
+    assert first.startswith("pending  1 sent, 1 record") and second.startswith("sent")
+
+
+def test_send_pending_asks_a_server_that_is_away_for_one_run_only(proxy):
+    for run_id in sorted(mlflow.MlflowClient().create_run("0").info.run_id for _ in range(3)):
+        leave(run_id)
+    asked = []
+    proxy.fault = lambda method, path: asked.append(path) or "away"
+    lines = delivery.send_pending()
+    assert [line[:7] for line in lines] == ["pending"] * 3
+    # its batch, and a look whether another process had logged the parameters of it
+    assert len(asked) == 2
+
+
+def test_send_pending_of_records_whose_destination_is_damaged_asks_the_server_for_their_run(proxy, run_id):
+    (leave(run_id) / spool.ABOUT).write_text("[1]")
+    (leave("f" * 32) / spool.ABOUT).write_text("[1]")
+    sent, other = sorted(delivery.send_pending(), reverse=True)
+    assert sent.startswith("sent     1 record") and run_id in sent
+    assert "the present one does not hold the run: name theirs in MLFLOW_TRACKING_URI" in other
+
+
 def test_send_pending_leaves_the_records_of_a_live_process(proxy, box, run_id):
     proxy.fault = lambda method, path: "away"
     point(box, 1)
@@ -300,6 +414,6 @@ def test_register_version_without_a_model_raises_after_the_run_has_ended(proxy, 
     box.put(end(run_id))
     box.put(RegisterVersion(run_id, "unmade", {}))
     assert box.flush() == 0
-    with pytest.raises(FileNotFoundError, match="has no model to register"):
+    with pytest.raises(Rejected, match="has no model to register"):
         box.raise_rejection()
     assert mlflow.MlflowClient().get_run(run_id).info.status == "FINISHED"

@@ -1,15 +1,19 @@
 """Tests of records, sent to a real MLflow store."""
 
-import errno
+import json
+import re
 
 import mlflow
 import pytest
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
-from pipeline.runtime.errors import NotFound, Rejected, TrackingError, Unavailable
+from pipeline.runtime.errors import TrackingError
+from pipeline.runtime.files import sha256_files
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.outbox.records import EndRun, LogBatch, Point, coalesce, from_json, is_permanent
+from pipeline.tracking.outbox.records import EndRun, LogBatch, LogFiles, LogModel, Point, coalesce, from_json
+from pipeline.tracking.tags import Tag
 from tests.support.scripted import mlflow_store
 
 
@@ -82,25 +86,76 @@ def test_coalesce_merges_batches_of_one_run_until_the_first_other_record():
     assert coalesce(records[2:]) == (records[2], 1)
 
 
+@pytest.mark.parametrize("retried", [(True, False), (False, True), (True, True), (False, False)])
+def test_coalesce_of_batches_of_which_one_may_have_been_logged_looks_first(retried):
+    merged, _ = coalesce([LogBatch("a", retried=each) for each in retried])
+    assert merged.retried == any(retried)
+
+
 @pytest.mark.parametrize("other", [LogBatch("b"), LogBatch("a", of_model=True), LogBatch("a", one_point_a_step=True)])
 def test_coalesce_keeps_batches_of_different_calls_apart(other):
     assert coalesce([LogBatch("a"), other]) == (LogBatch("a"), 1)
 
 
+def test_coalesce_joins_no_more_than_asked():
+    assert coalesce([LogBatch("a", tags={"a": "1"}), LogBatch("a", tags={"b": "2"})], at_most=1) == (
+        LogBatch("a", tags={"a": "1"}),
+        1,
+    )
+
+
+BATCH = {"kind": "LogBatch", "run_id": "a", "metrics": [], "params": {}, "tags": {}}
+
+
 @pytest.mark.parametrize(
-    ("error", "permanent"),
+    ("kept", "message"),
     [
-        (Rejected("refused"), True),
-        (NotFound("no such run"), True),
-        (Unavailable("no answer"), False),
-        (OSError(errno.ENOSPC, "full"), True),
-        (ConnectionError("refused"), False),
+        ({"kind": "LogBatch"}, "it is no LogBatch of this version: run_id: Field required"),
+        ({"kind": "LogBatch2", "run_id": "a"}, "records of the kind 'LogBatch2' are unknown to this version"),
+        ({"kind": ["LogBatch"]}, "it is no record"),
+        ([], "it is no record"),
+        (None, "it is no record"),
+        ("LogBatch", "it is no record"),
+        (BATCH | {"run_id": 5}, "run_id: Input should be a valid string"),
+        (BATCH | {"metrics": [["loss", 0.5]]}, "metrics.0.2: Field required"),
+        (BATCH | {"metrics": [["loss", "high", 1, 1]]}, "metrics.0.1: "),
+        (BATCH | {"metrics": {"loss": 1}}, "metrics: "),
+        (BATCH | {"params": [1]}, "params: "),
+        (BATCH | {"tags": {"a": None}}, "tags.a: "),
+        (BATCH | {"unheard": 1}, "unheard: "),
+        ({"kind": "EndRun", "run_id": "a", "status": "FINISHED", "end_time": "soon", "tags": {}}, "end_time: "),
+        ({"kind": "LogFiles", "run_id": "a", "write": "a"}, "write: "),
     ],
+    ids=repr,
 )
-def test_is_permanent_holds_for_what_a_repeated_call_would_raise_again(error, permanent):
-    assert is_permanent(error) == permanent
+def test_from_json_of_something_else_raises_value_error(kept, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        from_json(kept)
 
 
-def test_from_json_of_something_else_raises_value_error():
-    with pytest.raises(ValueError, match="no record"):
-        from_json({"kind": "LogBatch"})
+def test_log_files_whose_files_are_gone_raises_and_does_not_pass_for_sent(run_id, tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.txt").write_text("b")
+    record = LogFiles(run_id).with_files(tmp_path)
+    (tmp_path / "b.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"its files are gone: b\.txt"):
+        record.send(TrackingClient())
+    assert mlflow.MlflowClient().list_artifacts(run_id) == []
+
+
+def test_log_model_sets_the_digests_of_its_files_before_it_uploads_them(run_id, tmp_path, monkeypatch):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    Model().save(str(folder / "MLmodel"))
+    client, digests = TrackingClient(), []
+
+    def upload(model_id, _):
+        digests.append(client.get_logged_model(model_id).tags.get(Tag.FILE_DIGESTS))
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(client.mlflow, "log_model_artifacts", upload)
+    record = LogModel(run_id, "model").with_files(folder)
+    with pytest.raises(ConnectionError):
+        record.send(client)
+    (uploaded,) = digests
+    assert json.loads(uploaded) == sha256_files(folder)

@@ -7,7 +7,16 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline.tracking.outbox.records import EndRun, LogBatch, LogDataset, LogFiles, LogModel, Point, RegisterVersion
-from pipeline.tracking.outbox.spool import Spool, copy_file, save_figure, spool_folders, write_text
+from pipeline.tracking.outbox.spool import (
+    ABOUT,
+    Spool,
+    copy_file,
+    record_files,
+    save_figure,
+    set_aside_folders,
+    spool_folders,
+    write_text,
+)
 from pipeline.tracking.tags import Tag
 
 RUN = "a" * 32
@@ -54,12 +63,72 @@ def test_spool_continues_the_numbers_of_an_earlier_process():
     assert [spooled.record.tags["number"] for spooled in Spool(RUN).pending()] == ["1", "2"]
 
 
-def test_spool_passes_over_files_that_are_no_records():
+def test_pending_files_of_an_earlier_process_are_those_that_it_wrote():
+    Spool(RUN).put(LogFiles(RUN, write=write_text("plots/a.txt", "written")))
+    (spooled,) = Spool(RUN).pending()
+    assert spooled.record.files == ("plots/a.txt",)
+    assert spooled.record.folder == spooled.path.with_suffix(".files")
+    assert (spooled.record.complete_folder() / "plots" / "a.txt").read_text() == "written"
+
+
+def test_pending_sets_aside_what_is_no_record_and_returns_the_rest():
+    spool = Spool(RUN, destination="http://here")
+    spool.put(LogBatch(RUN))
+    spool.put(LogFiles(RUN, write=write_text("a.txt", "gone")))
+    spool.put(LogBatch(RUN, tags={"last": "yes"}))
+    (spool.folder / "000002.files" / "a.txt").unlink()
+    odd = ["", "[]", "{}", "\0" * 100, "[" * 100_000, b"\xff\xfe\xff", json.dumps({"kind": "Other", "run_id": RUN})]
+    for number, content in enumerate(odd, start=7):
+        path = spool.folder / f"{number:06d}.json"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (spool.folder / "000020.json").mkdir()
+    (spool.folder / "000021.json").symlink_to("nowhere")
+    assert [spooled.record for spooled in spool.pending()] == [
+        LogBatch(RUN, retried=True),
+        LogBatch(RUN, tags={"last": "yes"}, retried=True),
+    ]
+    assert len(spool.refusals) == len(odd) + 3 and spool.refusals[0] == "its files are gone: a.txt"
+    assert [path.name for path in record_files(spool.folder)] == ["000001.json", "000003.json"]
+    assert set_aside_folders() == [spool.set_aside_folder]
+    kept = record_files(spool.set_aside_folder)
+    assert len(kept) == len(odd) + 3 and kept[2].read_text() == "[]"
+    assert kept[0].with_suffix(".txt").read_text() == "its files are gone: a.txt\n"
+    assert json.loads((spool.set_aside_folder / ABOUT).read_text()) == {"tracking_uri": "http://here"}
+    assert len(Spool(RUN).pending()) == 2, "it is done once"
+
+
+def test_set_aside_record_can_be_taken_back_with_its_files_and_destination():
+    spool = Spool(RUN, destination="http://here")
+    first, second = (spool.put(LogFiles(RUN, write=write_text("a.txt", text))) for text in ("one", "two"))
+    spool.set_aside(first, "the run has been deleted")
+    spool.set_aside(second, "the run has been deleted")
+    with spool.lock():
+        assert spool.pending() == []
+    assert not spool.folder.exists(), "nothing of it is pending"
+    again = Spool(RUN)
+    assert again.take_back() == 2
+    texts = [(spooled.record.folder / "a.txt").read_text() for spooled in again.pending()]
+    assert texts == ["one", "two"]
+    assert again.destination() == "http://here"
+    assert set_aside_folders() == []
+
+
+def test_record_that_cannot_be_moved_is_passed_over(tmp_path, monkeypatch):
     spool = Spool(RUN)
     spool.put(LogBatch(RUN))
-    for number, content in enumerate(["", "[]", "{}", json.dumps({"kind": "Other", "run_id": RUN})], start=7):
-        (spool.folder / f"{number:06d}.json").write_text(content)
-    assert [spooled.record for spooled in spool.pending()] == [LogBatch(RUN, retried=True)]
+    (spool.folder / "000007.json").write_text("[]")
+    # no folder can be made below a file
+    spool.set_aside_folder = tmp_path / "file" / "folder"
+    (tmp_path / "file").write_text("")
+    assert len(spool.pending()) == 1 and len(spool.pending()) == 1
+
+
+@pytest.mark.parametrize("content", ["[1]", "", "{}", "null", "[" * 100_000, '"x"'])
+def test_destination_in_a_damaged_file_is_unknown(content):
+    spool = Spool(RUN, destination="http://here")
+    spool.put(LogBatch(RUN))
+    (spool.folder / ABOUT).write_text(content)
+    assert spool.destination() == ""
 
 
 def test_lock_is_held_by_one_and_removes_an_empty_folder():

@@ -1,9 +1,11 @@
 """Which errors and counts show that memory ran out."""
 
+import errno
+
 import numpy as np
 import pytest
 
-from pipeline.search.executors import out_of_memory
+from pipeline.runtime import out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -13,6 +15,8 @@ from pipeline.search.executors import out_of_memory
         RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 34359738368 bytes."),
         RuntimeError("INTERNAL: failed to allocate, CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_is_oom_error_recognises_type_or_message(error):
@@ -23,6 +27,12 @@ def test_is_oom_error_recognises_numpy_array_too_large_for_memory():
     with pytest.raises(MemoryError) as raised:
         np.ones(2**55, np.uint8)
     assert out_of_memory.is_oom_error(raised.value)
+
+
+def test_describe_oom_takes_the_line_that_says_it():
+    error = RuntimeError("Graph execution error:\n\n  OOM when allocating tensor with shape[8]\n [[node]]")
+    assert out_of_memory.describe_oom(error) == "memory does not suffice (OOM when allocating tensor with shape[8])"
+    assert out_of_memory.describe_oom(MemoryError()) == "memory does not suffice (MemoryError)"
 
 
 def test_is_oom_error_rejects_other_errors_that_mention_memory():

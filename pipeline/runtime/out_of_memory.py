@@ -3,23 +3,34 @@
 import re
 from pathlib import Path
 
+from pipeline.runtime.text import one_line
+
 CGROUPS = Path("/proc/self/cgroup")
 MOUNTS = Path("/sys/fs/cgroup")
 
 OOM_MESSAGE = re.compile(
-    r"RESOURCE_EXHAUSTED|ResourceExhausted|OOM when allocating|OUT_OF_MEMORY|std::bad_alloc|\bout of memory\b",
+    r"RESOURCE_EXHAUSTED|ResourceExhausted|OOM when allocating|OUT_OF_MEMORY|std::bad_alloc|\bout of memory\b"
+    r"|ALLOC_FAILED|cannot allocate memory|(?:unable|failed) to allocate",
     re.IGNORECASE,
 )
 
 
 def is_oom_message(text: str) -> bool:
-    """Return whether the text holds an out-of-memory message of TensorFlow, XLA, CUDA or the C++ library."""
+    """Return whether the text holds an out-of-memory message of TensorFlow, XLA, CUDA, NumPy or the C library."""
     return OOM_MESSAGE.search(text) is not None
 
 
 def is_oom_error(error: BaseException) -> bool:
     """Return whether the exception, whatever its type, is about memory."""
     return isinstance(error, MemoryError) or is_oom_message(f"{type(error).__name__}: {error}")
+
+
+def describe_oom(error: BaseException) -> str:
+    """Return in a line what was too large for the memory, as far as the error says it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    # TensorFlow's errors begin with lines about the graph
+    said = next((line for line in lines if is_oom_message(line)), "")
+    return one_line(f"memory does not suffice ({said or type(error).__name__})", most=300)
 
 
 def oom_kill_count() -> int:
