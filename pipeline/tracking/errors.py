@@ -10,7 +10,6 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import mlflow
 import requests
 import sqlalchemy.exc
 import urllib3.exceptions
@@ -92,7 +91,7 @@ def _translated(error: MlflowException) -> TrackingError:
 def _is_outage(error: MlflowException) -> bool:
     if isinstance(error, RestException):
         return _is_transient(http_status(error))
-    if mlflow.get_tracking_uri().startswith("http") and str(error).startswith(NO_ANSWER):
+    if str(error).startswith(NO_ANSWER):
         return _is_transient(http_status(error) or 503, TRANSIENT_PROXY_STATUSES)
     # a database's own errors are the cause; MLflow gives a status of 500 to whatever else is raised
     return _has_no_connection(error) or error.error_code == "TEMPORARILY_UNAVAILABLE"

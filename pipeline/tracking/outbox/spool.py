@@ -246,7 +246,8 @@ def _read(path: Path) -> Record:
 
 
 def _next_number(folder: Path) -> int:
-    return 1 + max((int(path.stem) for path in record_files(folder)), default=0)
+    """Return a number that neither a record nor files without one have, as a kill leaves them."""
+    return 1 + max((int(path.stem) for path in folder.glob("*.*") if path.stem.isdecimal()), default=0)
 
 
 def _fill(folder: Path, write: FileWriter) -> Path:

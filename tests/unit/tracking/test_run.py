@@ -206,14 +206,23 @@ def test_log_results_twice_logs_each_metric_once(store):
     assert found(run.id).data.metrics["parameters"] == 7
 
 
-def test_log_epoch_after_a_rejection_raises_it(store):
-    with pytest.raises(Rejected, match="deleted"), start_run(role=Role.RUN) as run:
+def test_log_epoch_of_a_run_that_has_been_deleted_raises_the_command_that_restores_it(store):
+    with pytest.raises(Deleted, match="`mlflow runs restore --run-id .*` restores it"), start_run(role=Role.RUN) as run:
         mlflow.delete_run(run.id)
         run.log_epoch(1, {"loss": 2.0})
         run.outbox.flush()
         run.log_epoch(2, {"loss": 1.0})
     mlflow.MlflowClient().restore_run(run.id)
     mlflow.MlflowClient().set_terminated(run.id)
+
+
+def test_log_epoch_after_a_rejection_raises_it(store):
+    with pytest.raises(Rejected, match="depth"), start_run(role=Role.RUN) as run:
+        run.outbox.put(records.LogBatch(run.id, params={"depth": "3"}))
+        run.outbox.flush()
+        run.outbox.put(records.LogBatch(run.id, params={"depth": "4"}))
+        run.outbox.flush()
+        run.log_epoch(2, {"loss": 1.0})
 
 
 def test_log_table_writes_csv(store):
@@ -398,6 +407,8 @@ def test_deleted_experiment_is_refused_by_its_name_with_the_command_that_restore
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
     for name, value in (("MLFLOW_EXPERIMENT_NAME", "gone"), ("MLFLOW_EXPERIMENT_ID", experiment_id)):
         with monkeypatch.context() as asked:
+            # MLflow sets the latter itself
+            asked.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
             asked.setenv(name, value)
             with (
                 pytest.raises(UsageError, match=re.escape(f"experiment gone has been deleted: {command}")),
@@ -426,14 +437,6 @@ def test_run_that_is_deleted_before_it_is_resumed_is_refused_with_the_command_th
         start_run(role=Role.RUN, resume=run.id),
     ):
         pass
-
-
-def test_run_that_is_deleted_meanwhile_ends_with_the_command_that_restores_it(store):
-    with pytest.raises(Deleted, match="`mlflow runs restore --run-id .*` restores it"), start_run(role=Role.RUN) as run:
-        mlflow.delete_run(run.id)
-        run.log_epoch(1, {"loss": 0.5})
-        run.outbox.flush()
-        run.log_epoch(2, {"loss": 0.5})
 
 
 def test_wait_until_logged_waits_once_for_a_server_that_does_not_answer(store, monkeypatch):
