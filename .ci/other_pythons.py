@@ -16,9 +16,21 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 UV = Path(sys.executable).with_name("uv")
 MINORS = ["3.11", "3.12", "3.13"]
-# Where an interpreter may make a difference (archives, processes, signals, annotations, argparse), and a training.
+# Their code stands on parts of Python that differ between versions: archives, processes, signals, argparse, types
 TESTS = """
-    tests/unit/data tests/unit/config tests/unit/runtime
+    tests/unit/config
+    tests/unit/runtime
+    tests/unit/data
+    tests/unit/training/test_callbacks.py
+    tests/unit/training/test_checkpoint.py
+    tests/unit/training/test_checkpoint_manager.py
+    tests/unit/tracking/outbox
+    tests/unit/tracking/test_run.py
+    tests/unit/search/test_definition.py
+    tests/unit/search/test_loop.py
+    tests/unit/search/test_space.py
+    tests/unit/search/executors/test_forkserver.py
+    tests/unit/search/executors/test_worker_process.py
 """.split()
 
 
