@@ -15,6 +15,9 @@ ifneq (yes,$(shell { test -w "$$HOME/.cache" || { test -w "$$HOME" && ! test -e 
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 endif
 endif
+ifeq (,$(HOME))
+export HOME := $(CURDIR)/.cache
+endif
 
 # MLflow records the user's name, and fails for a user without one, such as in a container.
 ifeq (,$(LOGNAME)$(USER))

@@ -127,6 +127,7 @@ def test_make_without_a_supported_python_says_what_to_install(tmp_path, found, v
 def test_make_without_a_writable_home_keeps_caches_in_the_project(tmp_path, home):
     environment = {} if home is None else {"HOME": home}
     assert make_variable("XDG_CACHE_HOME", environment) == str(ROOT / ".cache")
+    assert make_variable("HOME", environment) == (home or str(ROOT / ".cache"))
     assert make_variable("XDG_CACHE_HOME", environment | {"XDG_CACHE_HOME": str(tmp_path)}) == str(tmp_path)
 
 
