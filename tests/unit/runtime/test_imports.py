@@ -1,5 +1,6 @@
 """Slow imports: what their C code writes to standard error, and signals meanwhile."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -26,6 +27,12 @@ def test_slow_imports_shows_it_if_an_exception_is_raised(capfd):
         os.write(2, b"the reason\n")
         raise ImportError
     assert capfd.readouterr().err == "the reason\n"
+
+
+def test_slow_imports_collects_no_garbage_until_they_are_done():
+    with slow_imports():
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 def test_slow_imports_lets_a_signal_wait_until_they_are_done(capfd):
