@@ -14,6 +14,7 @@ from pipeline.runtime.text import shown
 from pipeline.runtime.urls import TRACKING_URI, on_one_machine
 
 DEFAULT_FILE = "mlflow.db"
+DATABRICKS = "databricks"  # not a path but a profile, as in databricks://team
 SQLITE = re.compile(r"sqlite(?:\+\w+)?:///(?P<path>[^?]+)")
 ESCAPED = re.compile(r"%[0-9a-fA-F]{2}")
 SQLITE_HEADER = b"SQLite format 3\0"
@@ -22,7 +23,7 @@ SQLITE_HEADER = b"SQLite format 3\0"
 def check_local_store(environ: Mapping[str, str] = os.environ) -> None:
     """Raise UsageError if the tracking store is on this machine and cannot be used; it need not exist yet."""
     uri = environ.get(TRACKING_URI, "")
-    if not on_one_machine(uri):
+    if not on_one_machine(uri) or uri.startswith(DATABRICKS):
         return
     _check_working_folder(Path.cwd())
     if file := sqlite_file(uri):

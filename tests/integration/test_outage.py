@@ -1,6 +1,8 @@
 """Training while its tracking server is stopped, killed, unreachable at the end, slow or answering 500."""
 
+import errno
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +11,16 @@ from contextlib import contextmanager
 import mlflow
 import pytest
 
+from pipeline.commands.main import run as run_convmixer
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import MODEL
 from pipeline.tracking.outbox import delivery, spool
+from pipeline.tracking.outbox.records import LogModel
 from pipeline.tracking.tags import Tag
 from pipeline.training.checkpoint_manager import checkpoint_folder
+from pipeline.training.progress import TrainingProgress
 from tests.support.paths import ROOT
+from tests.support.scripted import mlflow_store
 from tests.support.servers import Proxy, server
 from tests.support.stores import environment
 
@@ -198,6 +204,40 @@ def test_server_that_fails_loses_answers_or_is_slow_loses_no_point(proxy, fault)
         proxy.fault = lambda method, path: None
         finish(process)
     check_is_complete(proxy.uri, epochs=30)
+
+
+def test_artifact_store_that_refuses_the_model_leaves_a_run_that_can_be_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def refuse(self, client):
+        raise PermissionError(errno.EACCES, "Permission denied", "/srv/artifacts")
+
+    with mlflow_store(tmp_path):
+        with monkeypatch.context() as refusing:
+            refusing.setattr(LogModel, "_send", refuse)
+            assert run_convmixer(["train", "smoke", "--epochs", "1"]) == 1
+        run = mlflow.search_runs(experiment_names=["mine"], output_format="list")[0]
+        resume, error = capsys.readouterr().err.splitlines()[-2:]
+        assert resume.startswith("resume ") and run.info.run_id in resume
+        assert error.startswith("error: PermissionError: ") and "/srv/artifacts" in error
+        assert run.info.status == "FAILED"
+        assert run_convmixer(["train", "smoke", "--resume", run.info.run_id]) == 0
+        assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+def test_cache_that_is_removed_in_mid_run_costs_nothing_but_checkpoints(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    add_epoch = TrainingProgress.add_epoch
+
+    def remove_cache(self, metrics):
+        add_epoch(self, metrics)
+        shutil.rmtree(tmp_path / "cache" / "convmixer")
+
+    monkeypatch.setattr(TrainingProgress, "add_epoch", remove_cache)
+    with mlflow_store(tmp_path):
+        assert run_convmixer(["train", "smoke", "--epochs", "1"]) == 0
+        run = mlflow.search_runs(experiment_names=["mine"], output_format="list")[0]
+        assert run.info.status == "FINISHED" and "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from tests.support.stores import tracking_store
 @pytest.fixture
 def all_checks_ok(monkeypatch):
     """Let each check that takes long return one result with its name."""
-    for name in ("packages", "cache", "store", "tensorflow"):
+    for name in ("packages", "environment", "cache", "store", "tensorflow"):
         monkeypatch.setattr(doctor_checks, f"check_{name}", lambda name=name: [CheckResult("ok", name)])
     monkeypatch.setattr(doctor_checks, "check_open_runs", list)
     monkeypatch.setattr(doctor_checks, "check_outbox", lambda resend: [])
@@ -33,7 +33,7 @@ def run_doctor():
 def test_doctor_prints_a_line_for_each_result(all_checks_ok, capsys):
     assert run_doctor() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * 5 and lines[0].startswith("ok       Python 3.1")
+    assert [line.split()[0] for line in lines] == ["ok"] * 6 and lines[0].startswith("ok       Python 3.1")
 
 
 def test_doctor_with_an_error_returns_1_and_runs_the_other_checks(all_checks_ok, monkeypatch, capsys):

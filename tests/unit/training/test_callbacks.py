@@ -138,6 +138,16 @@ def test_snapshot_epochs_include_first_and_last_and_are_denser_at_the_start(epoc
     assert snapshot_epochs(epochs, steps) == expected
 
 
+def test_kernel_snapshots_that_are_damaged_are_passed_over_with_a_warning(tmp_path, caplog):
+    snapshots = KernelSnapshots(tmp_path, epochs=2, steps=2, block=1)
+    for epoch in (1, 2):
+        snapshots.save(epoch, np.ones((3, 3, 4, 1), np.float32))
+    (tmp_path / "filters-000001.npy").write_bytes(b"damaged")
+    assert list(snapshots.load()) == [2]
+    (warning,) = caplog.messages
+    assert "filters-000001.npy cannot be read and is not shown" in warning
+
+
 def test_kernel_snapshots_after_a_restart_include_those_of_the_process_before(tmp_path):
     before = KernelSnapshots(tmp_path / "run", epochs=4, steps=4, block=1)
     before.save(1, np.full((3, 3, 2, 1), 1.5))
