@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from pipeline.tracking.experiment_page import page_links
 from pipeline.tracking.outbox.delivery import tracking_address
 from pipeline.tracking.tags import Role, RunOutcome, Tag, code_version_tags
 from pipeline.training.checkpoint_manager import remove_finished
+
+FIGURES_SECONDS = 5.0  # for the figures of a search that was asked to stop
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
     )
     with closing(coordinator), count_interrupts() as interrupts, stop_with_parent(), Console() as console:
         runs = coordinator.open_run()
+        interrupts.on_deadline = runs.give_up
         try:
             with executor:
                 context = SearchContext(study, runs, executor, interrupts, coordinator.heartbeat, console)
@@ -195,8 +199,12 @@ def _log_results(context: SearchContext) -> None:
     """Log the table, the figures and the metrics of the study as it is now."""
     study, runs = context.study, context.runs
     runs.run.log_table("leaderboard.csv", leaderboard(study))
+    began = time.monotonic()
     for path, figure in figures(study):
         runs.run.log_figure(path, figure)
+        # a process that was asked to stop has better things to do with its last seconds
+        if context.interrupts() and time.monotonic() - began > FIGURES_SECONDS:
+            break
     metrics: dict[str, float] = {"trials": study.n_finished(), "searched_seconds": study.searched_seconds()}
     if best := study.best():
         for metric, value in zip(study.search.settings.metric, best.values, strict=True):

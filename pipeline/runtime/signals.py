@@ -1,4 +1,4 @@
-"""Signals that ask the process to stop (Ctrl-C, SIGTERM, a closed terminal), and its end within ten seconds of one."""
+"""Signals that ask the process to stop (Ctrl-C, SIGTERM, a closed terminal), and its end soon after one."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ from pipeline.runtime.errors import Stopped
 ONCE_SECONDS = 1.0  # under `mlflow run` one Ctrl-C comes as SIGINT to the group and as SIGTERM from MLflow
 PATIENCE_SECONDS = 4.0  # with a main thread that does not react: compiling with XLA takes a minute
 GRACE_SECONDS = 8.0  # `docker stop` kills after ten
+DRIVER_GRACE_SECONDS = 30.0  # of a process that counts its interrupts: its trials may need ten of them
 
 _shutdown: "ShutdownState | None" = None
 _reason: str = ""
@@ -27,9 +28,15 @@ def stop(reason: str) -> None:
 
 
 class Interrupts:
-    """The signals that have asked this process to stop; those within a second of each other count as one."""
+    """The signals that have asked this process to stop; those within a second of each other count as one.
+
+    Attributes:
+        on_deadline: called from another thread if the process has not ended DRIVER_GRACE_SECONDS after the first one.
+    """
 
     def __init__(self) -> None:
+        self.on_deadline: Callable[[Stopped], None] = lambda stopped: None
+        self._over = threading.Event()
         self._times: list[float] = []
         self._first = 0  # the number of the first signal
 
@@ -48,12 +55,31 @@ class Interrupts:
         if not self._times or time.monotonic() - self._times[-1] > ONCE_SECONDS:
             self._times.append(time.monotonic())
 
+    @contextmanager
+    def deadline(self) -> Iterator[None]:
+        """Context manager: end the process DRIVER_GRACE_SECONDS after the first signal."""
+        with _on_first_signal(self._watch):
+            try:
+                yield
+            finally:
+                self._over.set()
+
+    def _watch(self, number: int) -> None:
+        if not self._over.wait(DRIVER_GRACE_SECONDS):
+            _exit_after(PATIENCE_SECONDS, number)
+            with suppress(Exception):
+                self.on_deadline(Stopped(number))
+            interrupt.exit_stopped(number)
+
 
 @contextmanager
 def count_interrupts() -> Iterator[Interrupts]:
-    """Context manager: count the signals that ask to stop, where they would end the process otherwise."""
+    """Context manager: count the signals that ask to stop, where they would end the process otherwise.
+
+    A process that has not ended DRIVER_GRACE_SECONDS after the first one is ended, whatever it waits for.
+    """
     interrupts = Interrupts()
-    with handled_by(interrupts.handle):
+    with interrupts.deadline(), handled_by(interrupts.handle):
         yield interrupts
 
 
@@ -77,27 +103,14 @@ class ShutdownState:
     @contextmanager
     def deadline(self) -> Iterator[None]:
         """Context manager: end the process GRACE_SECONDS after a signal, even if the main thread never handles it."""
-        # Python runs signal handlers in the main thread alone, but writes each signal's number to this pipe at once
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(reader,), name="deadline", daemon=True).start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            signal.set_wakeup_fd(before)
-            # ends a watch that has seen no signal
-            os.close(writer)
+        with _on_first_signal(self._watch):
+            try:
+                yield
+            finally:
+                self._over.set()
 
-    def _watch(self, reader: int) -> None:
-        with open(reader, "rb", buffering=0) as numbers:
-            number = next((byte[0] for byte in iter(lambda: numbers.read(1), b"") if byte[0] in _handled()), None)
-        if number is None:
-            return
-        exit_timer = threading.Timer(GRACE_SECONDS, interrupt.exit_stopped, [number])
-        exit_timer.daemon = True
-        exit_timer.start()
+    def _watch(self, number: int) -> None:
+        exit_timer = _exit_after(GRACE_SECONDS, number)
         if not self._over.wait(PATIENCE_SECONDS):
             with suppress(Exception):
                 self.on_deadline(Stopped(number, _reason))
@@ -123,6 +136,37 @@ def handle_signals() -> Iterator[ShutdownState]:
             yield _shutdown
     finally:
         _shutdown = None
+
+
+@contextmanager
+def _on_first_signal(call: Callable[[int], None]) -> Iterator[None]:
+    """Context manager: call a function in another thread, with the number, when the first signal arrives."""
+    # Python runs signal handlers in the main thread alone, but writes each signal's number to this pipe at once
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        with open(reader, "rb", buffering=0) as numbers:
+            number = next((byte[0] for byte in iter(lambda: numbers.read(1), b"") if byte[0] in _handled()), None)
+        if number is not None:
+            call(number)
+
+    threading.Thread(target=watch, name="deadline", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        # ends a watch that has seen no signal
+        os.close(writer)
+
+
+def _exit_after(seconds: float, number: int) -> threading.Timer:
+    """End this process as one that a signal has stopped, unless the timer is cancelled before."""
+    timer = threading.Timer(seconds, interrupt.exit_stopped, [number])
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _handled() -> set[signal.Signals]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import mlflow
 
-from pipeline.runtime.errors import NotFound, Unavailable, UsageError
+from pipeline.runtime.errors import NotFound, Stopped, Unavailable, UsageError
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
@@ -14,7 +14,7 @@ from pipeline.tracking.errors import is_unavailable
 from pipeline.tracking.experiment_page import prepare_experiment_page
 from pipeline.tracking.outbox import spool
 from pipeline.tracking.outbox.delivery import describe_error, send_pending
-from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, Outbox
+from pipeline.tracking.outbox.outbox import Outbox
 from pipeline.tracking.outbox.records import EndRun, ForwardSpool, LogBatch, LogFiles
 from pipeline.tracking.ownership import begin_run, claim_run, heartbeat_run, reopen_run, require_server, set_parent
 from pipeline.tracking.project_run import ProjectRun
@@ -23,6 +23,7 @@ from pipeline.tracking.stale_runs import close_stale_runs
 from pipeline.tracking.system_metrics import log_system_metrics
 from pipeline.tracking.tags import RUNNING, Role, RunOutcome, RunRef, Tag, TrialOutcome, trial_outcome_tags
 
+MAX_STOP_SECONDS = 8.0  # in which a driver that was asked to stop sends what is pending
 DRIVER_GONE = "the search's driver was gone"
 
 
@@ -175,12 +176,16 @@ class StudyRun:
         """End the study's run; return a line on the records that are pending, if any."""
         self.stop_heartbeat()
         self.run.end(outcome, reason)
-        unavailable_seconds = patience_seconds(outcome)
-        if not self._outbox.flush(unavailable_seconds=unavailable_seconds):
+        if not flush_at_end(self._outbox, outcome):
             with suppress(UsageError):
                 self.close_lost("the tracking server began it, and its answer was lost")
-                self._outbox.flush(unavailable_seconds=unavailable_seconds)
+                flush_at_end(self._outbox, outcome)
         return self.close_outbox()
+
+    def give_up(self, stopped: Stopped) -> None:
+        """Record the end of this driver's run, which does not get to `close` in time."""
+        reason = f"by {stopped}; its end took too long, and the same command goes on"
+        self._driver_run.end(RunOutcome.STOPPED, reason)
 
     def stop_heartbeat(self) -> None:
         """Stop the heartbeat and the system metrics."""
@@ -233,7 +238,7 @@ class SharedStudyRun:
         """End this driver's run alone; return a line on the records that are pending, if any."""
         self.study_run.stop_heartbeat()
         self._driver_run.end(outcome, reason)
-        self._driver_run.outbox.flush(unavailable_seconds=patience_seconds(outcome))
+        flush_at_end(self._driver_run.outbox, outcome)
         return self.study_run.close_outbox()
 
 
@@ -303,9 +308,12 @@ def join_study_run(study: str, *, known: str | None, driver: str) -> SharedStudy
     return SharedStudyRun(study_run, driver_run)
 
 
-def patience_seconds(outcome: RunOutcome) -> float:
-    """Return how long to wait at a run's end for a tracking server that does not answer."""
-    return STOP_SECONDS if outcome is RunOutcome.STOPPED else PATIENCE_SECONDS
+def flush_at_end(outbox: Outbox, outcome: RunOutcome) -> int:
+    """Send what is pending at a run's end and return how many records still are; take little time after a stop."""
+    if outcome is RunOutcome.STOPPED:
+        # however slowly the server answers
+        return outbox.flush(unavailable_seconds=STOP_SECONDS, at_most=MAX_STOP_SECONDS)
+    return outbox.flush()
 
 
 def _is_active(client: TrackingClient, run_id: str) -> bool:

@@ -133,6 +133,24 @@ with count_interrupts() as interrupts:
     assert process.communicate(timeout=10)[0] == "2\n"
 
 
+def test_count_interrupts_ends_a_process_that_does_not_end_by_itself():
+    program = """
+import socket
+from pipeline.runtime import signals
+signals.DRIVER_GRACE_SECONDS = 0.5
+here, there = socket.socketpair()
+with signals.count_interrupts() as interrupts:
+    interrupts.on_deadline = lambda stopped: print(f"stopped by {stopped}", flush=True)
+    print("ready", flush=True)
+    here.recv(1)  # as from a server that accepts a request and does not answer
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=10)[0] == "stopped by SIGTERM\n"
+    assert process.returncode == 128 + signal.SIGTERM
+
+
 def test_hang_up_under_nohup_stays_ignored():
     process = subprocess.Popen(
         ["nohup", sys.executable, "-c", PROGRAM.replace("CLEAN_UP", "0")], stdout=subprocess.PIPE, text=True

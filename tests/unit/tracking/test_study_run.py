@@ -1,14 +1,16 @@
 """Tests of a study's run and the runs below it, in a real MLflow store."""
 
 import sqlite3
+import threading
 import time
 
 import mlflow
 import pandas as pd
 import pytest
 
-from pipeline.runtime.errors import UsageError
+from pipeline.runtime.errors import Stopped, UsageError
 from pipeline.search.executors.base import TrialResult
+from pipeline.tracking import study_run
 from pipeline.tracking.outbox import records
 from pipeline.tracking.study_run import open_study_run
 from pipeline.tracking.tags import Role, RunOutcome, Tag, TrialOutcome
@@ -253,6 +255,26 @@ def test_close_sets_the_outcome_and_cuts_its_reason(opens):
         "stopped",
         5000,
     )
+
+
+def test_close_after_a_stop_does_not_wait_for_a_server_that_takes_a_request_and_does_not_answer(opens, monkeypatch):
+    runs, answer = opens(), threading.Event()
+    monkeypatch.setattr(study_run, "MAX_STOP_SECONDS", 0.2)
+    monkeypatch.setattr(records.Record, "send", lambda *arguments: answer.wait())
+    began = time.monotonic()
+    pending = runs.close(RunOutcome.STOPPED, "by a signal")
+    assert time.monotonic() - began < 2
+    assert pending.startswith("pending  ")
+    monkeypatch.undo()
+    answer.set()
+
+
+def test_give_up_records_the_end_of_the_driver_s_run(opens):
+    runs = opens()
+    runs.give_up(Stopped(15))
+    run = found(runs.id)
+    assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("KILLED", "stopped")
+    assert run.data.tags[Tag.OUTCOME_REASON].startswith("by SIGTERM; its end took too long")
 
 
 def test_no_test_of_this_file_deleted_a_run_but_one(store):
