@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-pythons check docs bench bench-around bench-search bench-serving soak audit ui lock clean
+.PHONY: help demo test test-long test-pythons check docs bench bench-around bench-search bench-serving soak kills audit ui lock clean
 
 # An activated environment, or packages installed elsewhere, must not have any influence. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -80,6 +80,9 @@ bench-serving: $(READY)  ## measure start, memory, latency and throughput of a s
 
 soak: $(READY)  ## kill processes at random for five minutes, then check every promise; SOAK_MINUTES=30 SOAK_SEED=1 make soak
 	@$(BIN)/python experiments/benchmarks/soak.py
+
+kills: $(READY)  ## kill and resume trainers and drivers, resume twice at once, step the clock; count what is lost
+	@$(BIN)/python experiments/benchmarks/kills.py
 
 # --strict makes a package that the service does not know a failure, because nothing was looked up then.
 audit: $(BIN)/uv  ## check requirements.lock for known vulnerabilities (asks pypi.org)
