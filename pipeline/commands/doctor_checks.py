@@ -29,11 +29,11 @@ from pipeline.tracking.outbox.delivery import ASIDE, describe_all_set_aside, sen
 from pipeline.tracking.ownership import claim_run
 from pipeline.tracking.project_run import ProjectRun
 from pipeline.tracking.stale_runs import (
-    UNRESPONSIVE_SECONDS,
     OpenRun,
     close_run,
     close_stale_runs,
     inspect_run,
+    silent_runs,
 )
 from pipeline.tracking.tags import Role, Tag
 
@@ -244,18 +244,36 @@ def close_runs(run_ids: Sequence[str]) -> Iterator[CheckResult]:
     if folder := _folder_of_missing_store(tracking_uri()):
         raise UsageError(f"close must name runs of this tracking store: there is none in {folder}")
     client = TrackingClient()
-    for run in [_find_dead_run(client, run_id) for run_id in run_ids]:
+    for run in _find_dead_runs(client, run_ids):
         process = run.process or "its process"
         minutes = run.last_seen_age() / 60
         reason = close_run(client, run, f"closed by hand: {process} has sent no heartbeat for {minutes:.0f} min")
         yield CheckResult("ok", f"closed {run}: {reason}")
 
 
-def _find_dead_run(client: TrackingClient, run_id: str) -> OpenRun:
-    """Return an open run that may be closed.
+def _find_dead_runs(client: TrackingClient, run_ids: Sequence[str]) -> list[OpenRun]:
+    """Return open runs that may be closed; those whose process this host cannot see are watched for minutes.
 
     Raises:
-        UsageError: It may not, or does not exist.
+        UsageError: One may not, or does not exist.
+    """
+    runs = [_find_open_run(client, run_id) for run_id in run_ids]
+    to_watch = [run for run in runs if run.liveness == "unknown"]
+    silent = silent_runs(client, to_watch)
+    alive = [run for run in runs if run.liveness == "alive" or (run in to_watch and run not in silent)]
+    for run in alive:
+        raise UsageError(
+            f"close takes runs whose process is dead: {run} has {run.process or 'a process'}, which is alive: stop "
+            "that first"
+        )
+    return runs
+
+
+def _find_open_run(client: TrackingClient, run_id: str) -> OpenRun:
+    """Return a run that is open.
+
+    Raises:
+        UsageError: It has ended, or does not exist.
     """
     try:
         run = inspect_run(client.get_run(run_id))
@@ -266,13 +284,6 @@ def _find_dead_run(client: TrackingClient, run_id: str) -> OpenRun:
     status = run.run.info.status
     if status != "RUNNING":
         raise UsageError(f"close takes runs that are open: {run} has ended as {status}")
-    age = run.last_seen_age()
-    if run.liveness == "alive" or (run.liveness == "unknown" and age < UNRESPONSIVE_SECONDS):
-        process = run.process or "an unknown process"
-        raise UsageError(
-            f"close takes runs whose process is dead: {run} got a heartbeat {age:.0f} s ago from {process}: "
-            "stop that first"
-        )
     return run
 
 

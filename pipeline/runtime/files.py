@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipeline.runtime.errors import UsageError
@@ -69,21 +69,45 @@ def lock(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def try_lock(file: Path) -> Iterator[bool]:
+def try_lock(file: Path, *, remove: bool = False) -> Iterator[bool]:
     """Context manager: hold the lock of a file and yield True, or yield False at once if another process holds it.
 
+    Args:
+        file: is created if it is missing.
+        remove: whether to remove the file at the end, while the lock is held.
+
     Raises:
-        OSError: the file cannot be created.
+        OSError: the file cannot be created, or its file system has no locks.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = _open_locked(file)
+    if descriptor is None:
+        yield False
+        return
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
         yield True
     finally:
+        if remove:
+            with suppress(OSError):
+                file.unlink()
+        os.close(descriptor)
+
+
+def _open_locked(file: Path) -> int | None:
+    """Open a file and take its lock; return None if another process holds it."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # its last holder may have removed it between the two calls, and another process locked a new one
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(file)):
+                    return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 
@@ -179,7 +203,10 @@ def temporary_directory(kind: str) -> Iterator[Path]:
         with suppress(OSError):
             _remove_unless_locked(leftover)
     made = Path(tempfile.mkdtemp(dir=home, prefix=NEW))
-    with try_lock(made / TEMPORARY_LOCK):
+    with ExitStack() as stack:
+        # without locks, nothing that another process has made is removed
+        with suppress(OSError):
+            stack.enter_context(try_lock(made / TEMPORARY_LOCK))
         folder = made.rename(home / made.name.removeprefix(NEW))
         try:
             yield folder

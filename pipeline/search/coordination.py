@@ -1,26 +1,40 @@
 """The drivers of a study: their registry, which tells live ones from dead ones, and the lock that they share."""
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.process import ProcessIdentity, liveness, this_process
+from pipeline.runtime.files import try_lock
+from pipeline.runtime.process import (
+    Liveness,
+    ProcessIdentity,
+    announce_process,
+    liveness,
+    seconds_since_boot,
+    this_process,
+)
 from pipeline.search.attributes import DRIVER_PREFIX
 from pipeline.search.storage import UNAVAILABLE, retry_storage
 
 HEARTBEAT_SECONDS = 15.0
-# A driver on another host counts as dead when it has sent no heartbeat for so long
+# A driver that this host cannot see counts as dead when its heartbeat has stood still for so long
 SILENCE_SECONDS = 120.0
+WATCH_PAUSE_SECONDS = 1.0
 # Between two looks at an exclusive driver that starts at the same time, and how long to wait for its decision
 SETTLE_PAUSE_SECONDS = 0.1
 SETTLE_SECONDS = 10.0
+BEGAN_AT_ONCE = "a study has one driver at a time: another one began at this moment; try again"
+
+log = logging.getLogger(__name__)
 
 
 class DriverRegistry:
@@ -28,30 +42,38 @@ class DriverRegistry:
 
     This process has an entry from construction until `close`. An exclusive driver allows no other beside it.
 
-    A driver on this host is dead when its process is. One on another host is dead when its heartbeat has stood still
-    for SILENCE_SECONDS while this driver was watching: clocks need not agree, and an outage of the database ages no
-    driver. Only a driver that starts, and cannot watch for so long, compares the last heartbeat with its own clock.
+    A driver on this host is dead when its process is. One that this host cannot see is dead when its heartbeat has
+    stood still for SILENCE_SECONDS while this driver was watching: no clock of either host has a say, and an outage of
+    the database ages no driver. A driver that starts watches those that would keep it out.
 
     Args:
         read: return all attributes of the study.
         write: set an attribute of the study.
         exclusive: whether the study is to have no other driver.
+        has_lock: whether this process holds the lock beside the study; True where the study has none.
 
     Raises:
         UsageError: another driver is alive, and this one or that one is exclusive.
     """
 
     def __init__(
-        self, read: Callable[[], Mapping[str, Any]], write: Callable[[str, object], None], *, exclusive: bool
+        self,
+        read: Callable[[], Mapping[str, Any]],
+        write: Callable[[str, object], None],
+        *,
+        exclusive: bool,
+        has_lock: bool = True,
     ) -> None:
         self.id = secrets.token_hex(4)
         self._read, self._write = read, write
         self._exclusive = exclusive
+        self._heartbeats = 0
         # By id: last heartbeat, seconds for which it has stood still, and when that was read
-        self._watched: dict[str, tuple[float, float, float]] = {}
+        self._watched: dict[str, tuple[int, float, float]] = {}
+        # Ids of drivers whose heartbeat stood still while this one started
+        self._silent: frozenset[str] = frozenset()
         self._live = frozenset([self.id])
-        if rivals := self._rivals():
-            raise UsageError(_refusal(next(iter(rivals.values())), exclusive))
+        self._wait_for_silence(has_lock)
         self._register(starting=exclusive)
         try:
             self._settle()
@@ -81,7 +103,8 @@ class DriverRegistry:
                 still = 0.0
             self._watched[driver] = (entry["heartbeat"], still, now)
             # Beside an exclusive driver there are only dead ones, and those that are about to be refused
-            if self._exclusive or entry["exclusive"] or not _is_alive(entry, still):
+            is_silent = driver in self._silent or still >= SILENCE_SECONDS
+            if self._exclusive or entry["exclusive"] or not _may_live(entry, is_silent=is_silent):
                 dead.append(driver)
         self._live = frozenset([self.id, *others]) - set(dead)
         return dead
@@ -92,9 +115,7 @@ class DriverRegistry:
         Raises:
             UsageError: this driver's entry is gone: another driver took it for dead, after its machine slept, say.
         """
-        # By the wall clock too, since the monotonic one stands still while a machine sleeps
-        since = max(time.monotonic() - self._renewed, abs(time.time() - self._renewed_time))
-        if since <= HEARTBEAT_SECONDS:
+        if seconds_since_boot() - self._renewed <= HEARTBEAT_SECONDS:
             return False
         if not self._read().get(DRIVER_PREFIX + self.id):
             if self._exclusive:
@@ -133,9 +154,38 @@ class DriverRegistry:
             driver: entry
             for driver, entry in self._others().items()
             if (self._exclusive or entry["exclusive"])
-            and _is_alive(entry, silence=time.time() - entry["heartbeat"])
-            and not _is_this_process(ProcessIdentity.from_tags(entry))
+            and _may_live(entry, is_silent=driver in self._silent)
+            # An earlier search of this process may have left an entry
+            and ProcessIdentity.from_tags(entry) != this_process()
         }
+
+    def _wait_for_silence(self, has_lock: bool) -> None:
+        """Wait until the drivers beside which this one must not run have been silent for long enough.
+
+        Raises:
+            UsageError: one of them is alive.
+        """
+        first: dict[str, int] = {}
+        until = time.monotonic() + SILENCE_SECONDS
+        while rivals := self._rivals():
+            for driver, entry in rivals.items():
+                has_changed = entry["heartbeat"] != first.get(driver, entry["heartbeat"])
+                if has_changed or not has_lock or _liveness(entry) == "alive":
+                    raise UsageError(_refusal(entry, self._exclusive))
+                if driver not in first:
+                    first[driver] = entry["heartbeat"]
+                    log.info(
+                        "this machine cannot see %s, which holds this study: watching for its heartbeat, for up to "
+                        "%.0f s",
+                        ProcessIdentity.from_tags(entry),
+                        SILENCE_SECONDS,
+                    )
+            if time.monotonic() > until:
+                self._silent = frozenset(rivals)
+                return
+            time.sleep(WATCH_PAUSE_SECONDS)
+        if not has_lock:
+            raise UsageError(BEGAN_AT_ONCE)
 
     def _settle(self) -> None:
         """Decide between drivers that start at the same time, however slow the storage is.
@@ -153,17 +203,18 @@ class DriverRegistry:
             if any(not entry["starting"] or driver < self.id for driver, entry in rivals.items()) or (
                 time.monotonic() > until
             ):
-                raise UsageError("a study has one driver at a time: another one began at this moment; try again")
+                raise UsageError(BEGAN_AT_ONCE)
             time.sleep(SETTLE_PAUSE_SECONDS)
         if self._exclusive:
             self._register()
 
     def _register(self, *, starting: bool = False) -> None:
-        self._renewed, self._renewed_time = time.monotonic(), time.time()
-        entry = this_process().tags() | {
+        self._renewed = seconds_since_boot()
+        self._heartbeats += 1
+        entry = announce_process().tags() | {
             "exclusive": self._exclusive,
             "starting": starting,
-            "heartbeat": self._renewed_time,
+            "heartbeat": self._heartbeats,
         }
         self._write(DRIVER_PREFIX + self.id, entry)
 
@@ -178,22 +229,31 @@ def _refusal(entry: Mapping[str, Any], exclusive: bool) -> str:
     return f"a study has one driver at a time: {process} holds this one; wait for it, stop it, or name another study"
 
 
-def _is_alive(entry: Mapping[str, Any], silence: float) -> bool:
-    """Return whether the driver of an entry may be alive.
+def _may_live(entry: Mapping[str, Any], *, is_silent: bool) -> bool:
+    """Return whether the driver of an entry may be alive."""
+    state = _liveness(entry)
+    return state == "alive" or (state == "unknown" and not is_silent)
 
-    Args:
-        entry: of the registry.
-        silence: seconds since its last heartbeat.
-    """
+
+def _liveness(entry: Mapping[str, Any]) -> Liveness:
     process = ProcessIdentity.from_tags(entry)
-    state = liveness(process, last_seen=entry["heartbeat"]) if process else "unknown"
-    return state == "alive" or (state == "unknown" and silence < SILENCE_SECONDS)
+    return liveness(process) if process else "unknown"
 
 
-def _is_this_process(process: ProcessIdentity | None) -> bool:
-    """Return whether an entry is this process's own, left by an earlier search: no other process has its id."""
-    here = this_process()
-    return process is not None and replace(process, started=here.started) == here
+@contextmanager
+def lock_file(engine: Engine | None, study: str) -> Iterator[bool]:
+    """Hold the lock file beside a study on sqlite and yield True, or yield False if another process holds it.
+
+    It needs neither a heartbeat nor a common PID namespace. A study elsewhere has none, and yields True.
+    """
+    with ExitStack() as stack:
+        has_lock = True
+        if engine and engine.dialect.name == "sqlite" and engine.url.database:
+            name = blake2b(study.encode(), digest_size=8).hexdigest()
+            # the folder may belong to another user, or its file system have no locks
+            with suppress(OSError):
+                has_lock = stack.enter_context(try_lock(Path(f"{engine.url.database}.{name}.lock"), remove=True))
+        yield has_lock
 
 
 @dataclass

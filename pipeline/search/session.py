@@ -3,6 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from pipeline.runtime.console import Console
@@ -64,7 +65,10 @@ class ExclusiveCoordinator(Coordinator):
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._registry = DriverRegistry(study.attrs, study.set_attr, exclusive=True)
+        with ExitStack() as stack:
+            has_lock = stack.enter_context(study.lock_file())
+            self._registry = DriverRegistry(study.attrs, study.set_attr, exclusive=True, has_lock=has_lock)
+            self._lock = stack.pop_all()
 
     def open_run(self) -> StudyRun:
         self._run = open_study_run(
@@ -89,6 +93,7 @@ class ExclusiveCoordinator(Coordinator):
 
     def close(self) -> None:
         self._registry.close()
+        self._lock.close()
 
 
 class SharedCoordinator(Coordinator):

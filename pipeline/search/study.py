@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Engine
 
 from pipeline.runtime.errors import UsageError
 from pipeline.search.attributes import (
@@ -22,7 +23,7 @@ from pipeline.search.attributes import (
     SEARCHED_SECONDS,
     TRAINABLE,
 )
-from pipeline.search.coordination import AdvisoryLock, DriverRegistry, LockLease
+from pipeline.search.coordination import AdvisoryLock, DriverRegistry, LockLease, lock_file
 from pipeline.search.distributions import values
 from pipeline.search.space import SearchSpec, infeasibility
 from pipeline.search.storage import SingleWriterCache, open_storage
@@ -97,7 +98,7 @@ class Study:
             UsageError: the study is not on PostgreSQL, which has the lock that drivers share, or an exclusive driver
                 holds it.
         """
-        engine = self._storage.backend.engine if isinstance(self._storage, SingleWriterCache) else None
+        engine = self._engine()
         if engine is None or engine.dialect.name != "postgresql":
             raise UsageError("drivers=shared must have its study on PostgreSQL: storage=postgresql://me@host/studies")
         registry = DriverRegistry(self.attrs, self.set_attr, exclusive=False)
@@ -105,6 +106,10 @@ class Study:
         # Each driver has its own seed, as all would draw the same configurations otherwise
         self._seed(self.search.base.seed, len(self.trials()), int(registry.id, 16))
         return registry
+
+    def lock_file(self) -> AbstractContextManager[bool]:
+        """Hold the lock file beside a study on sqlite, see `coordination.lock_file`."""
+        return lock_file(self._engine(), self.name)
 
     @property
     def shared(self) -> bool:
@@ -293,6 +298,9 @@ class Study:
         return optuna.importance.get_param_importances(
             self._study, evaluator=evaluator, target=lambda trial: trial.values[0]
         )
+
+    def _engine(self) -> Engine | None:
+        return self._storage.backend.engine if isinstance(self._storage, SingleWriterCache) else None
 
     def _seed(self, *seeds: int) -> None:
         """Seed the sampler and this study's own random choices."""

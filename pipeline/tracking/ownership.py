@@ -1,9 +1,14 @@
-"""Ownership of runs: a process claims the run that it works on, sends its heartbeat, and says how the run ended."""
+"""Ownership of runs: a process claims the run that it works on, sends its heartbeat, and says how the run ended.
+
+On one machine the lock of the run keeps all but one process from it. Processes of several machines see each other's
+claims alone: tags of the run, which a tracking store sets without a look at what they were.
+"""
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,15 +19,33 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from pipeline.runtime.errors import Deleted, NothingToDo, Rejected, Stopped, TrackingError, UsageError
+from pipeline.runtime.files import cache_folder, make_private, try_lock
 from pipeline.runtime.heartbeat import BEAT_SECONDS, heartbeat
-from pipeline.runtime.process import ProcessIdentity, this_process
+from pipeline.runtime.process import ProcessIdentity, announce_process, this_process
 from pipeline.runtime.text import one_line
 from pipeline.runtime.urls import storage_error
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.tags import Role, RunOutcome, Tag, run_outcome_tags
 
+LOCKS = "locks"  # folder in the cache of the lock files of runs
+# between a claim and the look at who has the run then; longer where the store is slow
+CLAIM_SECONDS = 2.0
 # the beginning of a message about the value of a setting
 REFUSED_SETTING = re.compile(r"(\w+) must ")
+
+
+@contextmanager
+def lock_run(run_id: str) -> Iterator[bool]:
+    """Context manager: hold the lock of a run on this machine and yield True, or False if another process holds it.
+
+    Where the cache takes no locks, it yields True.
+    """
+    with ExitStack() as stack:
+        try:
+            is_mine = stack.enter_context(try_lock(make_private(cache_folder(LOCKS)) / run_id, remove=True))
+        except OSError:
+            is_mine = True
+        yield is_mine
 
 
 def begin_run(client: TrackingClient, run_id: str | None = None, *, experiment_id: str | None = None) -> Run:
@@ -47,8 +70,44 @@ def begin_run(client: TrackingClient, run_id: str | None = None, *, experiment_i
 
 def claim_run(client: TrackingClient, run_id: str, tags: Mapping[str, str] | None = None) -> None:
     """Name this process in a run as its owner, set tags, and remove the outcome of an earlier process."""
-    client.set_tags(run_id, this_process().tags() | {Tag.HEARTBEAT: _now()} | dict(tags or {}))
+    client.set_tags(run_id, announce_process().tags() | {Tag.HEARTBEAT: _now()} | dict(tags or {}))
     _forget_outcome(client, client.get_run(run_id))
+
+
+def check_unchanged(client: TrackingClient, seen: Run) -> None:
+    """Raise UsageError if another process has claimed a run, or sent its heartbeat, since it was seen."""
+    if last_claim(client.get_run(seen.info.run_id)) != last_claim(seen):
+        raise UsageError(_taken(seen))
+
+
+def confirm_claim(client: TrackingClient, run: Run, *, claim_seconds: float) -> None:
+    """Wait for claims that other machines make at the same time, and raise UsageError if the last one is another's.
+
+    Args:
+        client: The tracking store.
+        run: The run, which this process has claimed.
+        claim_seconds: How long the store took to set the claim; the others may take as long.
+    """
+    time.sleep(max(CLAIM_SECONDS, 2 * claim_seconds))
+    if not is_owner(client.get_run(run.info.run_id)):
+        raise UsageError(_taken(run))
+
+
+def is_owner(run: Run) -> bool:
+    """Return whether this process is the last one to have claimed a run."""
+    return this_process().tags().items() <= run.data.tags.items()
+
+
+def last_claim(run: Run) -> tuple[object, ...]:
+    """Return what every claim and every heartbeat of a run changes."""
+    return ProcessIdentity.from_tags(run.data.tags), run.data.tags.get(Tag.HEARTBEAT)
+
+
+def _taken(run: Run) -> str:
+    return (
+        f"a run goes on in one process: another one has resumed run {run.info.run_id} ({run.info.run_name}) at this "
+        "moment; wait for it, or stop it first"
+    )
 
 
 @contextmanager
@@ -71,7 +130,7 @@ def heartbeat_run(
 
     def beat() -> None:
         run = client.get_run(run_id)
-        if not this_process().tags().items() <= run.data.tags.items():
+        if not is_owner(run):
             if process := ProcessIdentity.from_tags(run.data.tags):
                 superseded(process)
             return
@@ -170,4 +229,5 @@ def _forget_outcome(client: TrackingClient, run: Run) -> None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    # so exact that two heartbeats differ also where the clock has been set back in between
+    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -45,9 +45,12 @@ from pipeline.tracking.outbox.records import (
 )
 from pipeline.tracking.ownership import (
     begin_run,
+    check_unchanged,
     claim_run,
+    confirm_claim,
     heartbeat_run,
     is_generated_name,
+    lock_run,
     outcome_of_error,
     require_server,
     set_parent,
@@ -378,7 +381,7 @@ def start_run(
     role: Role,
     parent: str | None = None,
     experiment_id: str | None = None,
-    resume: str | None = None,
+    resume: Run | None = None,
     resume_name: str = "",
     system_metrics: bool = False,
 ) -> Iterator[TrackedRun]:
@@ -400,7 +403,7 @@ def start_run(
         role: What the run is for.
         parent: Id of the run to put it below.
         experiment_id: Where a new run belongs; None is the present experiment.
-        resume: Id of a run to open again.
+        resume: The run to open again, as it was found; the caller holds its lock.
         resume_name: Name of the run that `mlflow run` opened, if that is not `resume`: it is put below `resume` and
             ends with it.
         system_metrics: Log what the machine does.
@@ -410,18 +413,24 @@ def start_run(
         and on other runs of the experiment whose process is dead, which have been closed.
 
     Raises:
-        UsageError: The tracking store does not answer, or does not hold the run that `mlflow run` opened.
+        UsageError: The tracking store does not answer, or does not hold the run that `mlflow run` opened; or another
+            process resumes the same run.
     """
     client = TrackingClient()
     project_run = ProjectRun.find()
     with handle_signals() as shutdown, ExitStack() as stack:
         with require_server():
-            if project_run and project_run.id != resume:
+            if project_run and not (resume and project_run.id == resume.info.run_id):
                 project_run.check_unused(client)
-            entity = begin_run(
-                client, resume or (project_run.claim() if project_run else None), experiment_id=experiment_id
-            )
+            if resume:
+                check_unchanged(client, resume)
+                to_open = resume.info.run_id
+            else:
+                to_open = project_run.claim() if project_run else None
+            entity = begin_run(client, to_open, experiment_id=experiment_id)
         run_id = entity.info.run_id
+        if not resume:
+            stack.enter_context(lock_run(run_id))
         no_run = shutdown.on_deadline
 
         @stack.callback
@@ -433,8 +442,15 @@ def start_run(
         if system_metrics:
             stack.enter_context(log_system_metrics(run_id, run.log_system_metrics))
         with require_server():
+            began = time.monotonic()
             claim_run(client, run_id, {Tag.ROLE: str(role)} | ({Tag.PARENT_RUN_ID: parent} if parent else {}))
             run.is_claimed = True
+            if resume:
+                try:
+                    confirm_claim(client, resume, claim_seconds=time.monotonic() - began)
+                except UsageError:
+                    run.is_superseded = True
+                    raise
             if project_run and not project_run.is_claimed():
                 run.project_run_id = _put_below(client, project_run.claim(), run_id, resume_name)
             run.notices = [*send_pending(), *close_stale_runs(client, run.experiment_id)]
@@ -489,7 +505,8 @@ def _end_on_exit(run: TrackedRun, *, unavailable_seconds: float = PATIENCE_SECON
     except BaseException as error:
         # on a full disk, for example; the run has to be ended all the same
         with suppress(Exception):
-            run.log_text("traceback.txt", mask_password("".join(traceback.format_exception(error))))
+            if not run.is_superseded:
+                run.log_text("traceback.txt", mask_password("".join(traceback.format_exception(error))))
         run.end(*outcome_of_error(error))
         run.outbox.flush(unavailable_seconds=unavailable_seconds)
         raise

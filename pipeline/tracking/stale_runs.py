@@ -1,21 +1,28 @@
-"""Stale runs: open runs whose process is dead, which are closed, and unresponsive ones, which are reported."""
+"""Stale runs: open runs whose process is dead, which are closed, and unresponsive ones, which are reported.
+
+This host knows which of its own processes are alive. A process that it cannot see is alive while its heartbeat changes
+under the eyes of this one. How old a heartbeat is by the clocks of two hosts is only told to a person.
+"""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from mlflow.entities import Run
 
-from pipeline.runtime.process import ProcessIdentity, liveness
+from pipeline.runtime.heartbeat import BEAT_SECONDS
+from pipeline.runtime.process import Liveness, ProcessIdentity, liveness
 from pipeline.runtime.shell import project_command
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.ownership import end_run
+from pipeline.tracking.ownership import end_run, last_claim
 from pipeline.tracking.tags import Role, RunOutcome, Tag, TrialOutcome, is_untouched
 
 # without a heartbeat, before a run on another host is reported
 UNRESPONSIVE_SECONDS = 300.0
+# three heartbeats: for how long one has to stand still, while it is watched, until its process counts as dead
+SILENCE_SECONDS = 3 * BEAT_SECONDS
+WATCH_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -24,14 +31,14 @@ class OpenRun:
 
     run: Run
     process: ProcessIdentity | None  # None: no process has claimed the run
-    liveness: Literal["alive", "dead", "unknown"]
+    liveness: Liveness
     last_seen: float  # the last heartbeat, or else the run's start, in seconds since the epoch
 
     def __str__(self) -> str:
         return f"run {self.run.info.run_id} ({self.run.info.run_name})"
 
     def last_seen_age(self) -> float:
-        """Return the seconds since the last heartbeat."""
+        """Return the seconds since the last heartbeat, as far as the clocks of two hosts agree; for messages."""
         return max(0.0, time.time() - self.last_seen)
 
 
@@ -43,7 +50,17 @@ def inspect_run(run: Run) -> OpenRun:
         last_seen = datetime.fromisoformat(tags[Tag.HEARTBEAT]).timestamp()
     except (KeyError, ValueError):
         last_seen = run.info.start_time / 1000
-    return OpenRun(run, process, liveness(process, last_seen=last_seen) if process else "unknown", last_seen)
+    return OpenRun(run, process, liveness(process) if process else "unknown", last_seen)
+
+
+def silent_runs(client: TrackingClient, runs: Sequence[OpenRun]) -> list[OpenRun]:
+    """Watch the heartbeats of open runs, for SILENCE_SECONDS at most, and return the runs whose process is silent."""
+    until = time.monotonic() + SILENCE_SECONDS
+    silent = list(runs)
+    while silent and time.monotonic() < until:
+        time.sleep(WATCH_PAUSE_SECONDS)
+        silent = [one for one in silent if last_claim(client.get_run(one.run.info.run_id)) == last_claim(one.run)]
+    return silent
 
 
 def close_stale_runs(client: TrackingClient, experiment_id: str) -> list[str]:

@@ -3,8 +3,8 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from pipeline.config.commands import LATEST
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import CorruptCheckpoint, Deleted, NotFound, NothingToDo, UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV, is_resumed_by_mlflow
+from pipeline.runtime.process import ProcessIdentity
 from pipeline.runtime.text import one_line, shown
 from pipeline.tracking import ownership, stale_runs
 from pipeline.tracking.client import Run, TrackingClient
@@ -42,11 +43,16 @@ REMEDIES: Mapping[str, str] = {
 class ResumePoint:
     """A run to resume, and the checkpoint to resume it from."""
 
-    run_id: str
+    run: Run  # as it was found
     recipe: str
     config: TrainingConfig  # the run's own
     checkpoint: Checkpoint
     changes: Mapping[str, Change]  # to the recipe
+
+    @property
+    def run_id(self) -> str:
+        """Return the run's id."""
+        return self.run.info.run_id
 
     @property
     def name(self) -> str:
@@ -71,6 +77,8 @@ class ResumePoint:
 def open_resume_point(run: str | None, overrides: Mapping[str, str]) -> Iterator[ResumePoint | None]:
     """Find the run to resume, see `find_resume_point`, and close the project run if nothing begins in it.
 
+    The lock of the run is held until the block ends, so that no other process on this machine resumes it too.
+
     The project run is the one that `mlflow run` opened for this process, if any. It is closed as failed, or as killed,
     if the block raises before a run has been started in it.
 
@@ -80,49 +88,57 @@ def open_resume_point(run: str | None, overrides: Mapping[str, str]) -> Iterator
     client = TrackingClient()
     project_run = ProjectRun.find()
     named = run or (project_run.id if project_run else LATEST)
-    with ownership.require_server():
-        # The run may have finished without being able to tell the server so. Other runs' records are sent, and
-        # reported, when this one starts.
-        for line in send_pending(None if named == LATEST else [named]):
-            log.info("%s", line)
-        resume_point = find_resume_point(client, run, overrides)
-    if project_run and resume_point and resume_point.run_id == project_run.id:
-        project_run = None
-    with close_if_unused(project_run):
-        yield resume_point
+    with ExitStack() as locks:
+        with ownership.require_server():
+            # The run may have finished without being able to tell the server so. Other runs' records are sent, and
+            # reported, when this one starts.
+            for line in send_pending(None if named == LATEST else [named]):
+                log.info("%s", line)
+            resume_point = find_resume_point(client, run, overrides, locks=locks)
+        if project_run and resume_point and resume_point.run_id == project_run.id:
+            project_run = None
+        with close_if_unused(project_run):
+            yield resume_point
 
 
-def find_resume_point(client: TrackingClient, run: str | None, overrides: Mapping[str, str]) -> ResumePoint | None:
+def find_resume_point(
+    client: TrackingClient, run: str | None, overrides: Mapping[str, str], *, locks: ExitStack
+) -> ResumePoint | None:
     """Return the run to resume, or None if `mlflow run` has opened a new run and no other one is named.
 
     Args:
         client: Of the tracking store.
         run: A run's id, latest, or None for the project run, which `mlflow run --run-id` names.
         overrides: The settings on the command line, as text.
+        locks: Holds the lock of the run from here on.
 
     Raises:
         NothingToDo: The run has finished.
         UsageError: There is no such run, it cannot be resumed, a setting would change its result, or the project run
             has been used although this is no `mlflow run --run-id`.
     """
-    found = _latest_run(client) if run == LATEST else _get_run(client, run)
-    if run is None and Tag.ROLE not in found.data.tags:
+    found = None if run == LATEST else _get_run(client, run)
+    if found and run is None and Tag.ROLE not in found.data.tags:
         return None
     if run is None and not is_resumed_by_mlflow():
         raise already_used(found)
     try:
-        check_resumable(found)
+        found = _lock_named_run(client, found, locks) if found else _lock_latest_run(client, locks)
     except NothingToDo:
-        _discard_resumption(client, found)
+        if found:
+            _discard_resumption(client, found)
         raise
     checkpoint, config = load_newest_checkpoint(client, found)
     config = merge_overrides(config, overrides)
     changes = parse_changes(found.data.tags.get(Tag.RECIPE_CHANGES, ""))
-    return ResumePoint(found.info.run_id, found.data.params.get("recipe", ""), config, checkpoint, changes)
+    return ResumePoint(found, found.data.params.get("recipe", ""), config, checkpoint, changes)
 
 
-def check_resumable(run: Run) -> None:
+def check_resumable(run: Run) -> bool:
     """Check that a run can be resumed if it has a checkpoint.
+
+    Returns:
+        Whether its process is gone for certain; else its heartbeat has to be watched.
 
     Raises:
         NothingToDo: The run has finished.
@@ -139,16 +155,11 @@ def check_resumable(run: Run) -> None:
     if tags.get(Tag.OUTCOME) == RunOutcome.FINISHED:
         raise NothingToDo(f"{_describe(run)} is finished: there is nothing to resume")
     open_run = stale_runs.inspect_run(run)
-    if run.info.status != "RUNNING" or open_run.liveness == "dead":
-        return
-    if open_run.liveness == "alive":
+    if run.info.status == "RUNNING" and open_run.liveness == "alive":
         raise UsageError(f"{_describe(run)} is running as {open_run.process}: wait for it, or stop it first")
-    if open_run.last_seen_age() < stale_runs.UNRESPONSIVE_SECONDS:
-        raise UsageError(
-            f"{_describe(run)} is running as {open_run.process}, which sent a heartbeat "
-            f"{open_run.last_seen_age():.0f} s ago: stop it first, or wait until it has sent none for "
-            f"{stale_runs.UNRESPONSIVE_SECONDS:.0f} s"
-        )
+    # `mlflow run --run-id` has opened it again, but its last process has said how it ended
+    has_ended = run.info.status != "RUNNING" or Tag.OUTCOME in tags
+    return has_ended or open_run.liveness == "dead"
 
 
 def load_newest_checkpoint(client: TrackingClient, run: Run) -> tuple[Checkpoint, TrainingConfig]:
@@ -236,26 +247,88 @@ def _is_same_setting(name: str, config: TrainingConfig, given: TrainingConfig) -
     return is_same_path or value in (getattr(config, name), "auto")
 
 
-def _latest_run(client: TrackingClient) -> Run:
-    """Return the newest run of the current experiment that can be resumed."""
+def _lock_named_run(client: TrackingClient, found: Run, locks: ExitStack) -> Run:
+    """Return a run as it is under its lock.
+
+    Raises:
+        NothingToDo: The run has finished.
+        UsageError: The run cannot be resumed.
+    """
+    if not check_resumable(found) and not _watch(client, [found]):
+        process = ProcessIdentity.from_tags(found.data.tags)
+        raise UsageError(f"{_describe(found)} is running as {process}, which sends heartbeats: stop it first")
+    if run := _lock(client, found, locks):
+        return run
+    raise UsageError(f"{_describe(found)} is being resumed by another process: wait for it, or stop it first")
+
+
+def _lock_latest_run(client: TrackingClient, locks: ExitStack) -> Run:
+    """Return the newest run of the current experiment that can be resumed, as it is under its lock."""
     experiment_id = client.experiment_id()
-    unfinished = f"tags.{Tag.ROLE} = '{Role.RUN}' and attributes.status != 'FINISHED'"
-    for run in client.search_runs([experiment_id], unfinished, page_size=RUNS_PER_PAGE):
-        if _is_resumable(run) and _has_checkpoint(client, run):
-            return run
+    for found in _unfinished_runs(client, experiment_id):
+        # it may have finished since
+        with suppress(NothingToDo):
+            if run := _lock(client, found, locks):
+                return run
     raise UsageError(
         "resume=latest must find a run that can be resumed: "
         f"experiment {client.experiment_name(experiment_id)} has none"
     )
 
 
-def _is_resumable(run: Run) -> bool:
-    """Return whether a run is neither finished nor running."""
+def _unfinished_runs(client: TrackingClient, experiment_id: str) -> Iterator[Run]:
+    """Yield the runs that are neither finished nor running and have a checkpoint, the newest first."""
+    to_watch: list[Run] = []
+    unfinished = f"tags.{Tag.ROLE} = '{Role.RUN}' and attributes.status != 'FINISHED'"
+    for run in client.search_runs([experiment_id], unfinished, page_size=RUNS_PER_PAGE):
+        is_dead = _try_resumable(run)
+        if is_dead is None or not _has_checkpoint(client, run):
+            continue
+        if is_dead:
+            # all of them at once, since it takes minutes
+            yield from _watch(client, to_watch)
+            to_watch.clear()
+            yield run
+        else:
+            to_watch.append(run)
+    yield from _watch(client, to_watch)
+
+
+def _try_resumable(run: Run) -> bool | None:
+    """Return what `check_resumable` returns, or None for a run that is finished or running."""
     try:
-        check_resumable(run)
+        return check_resumable(run)
     except (NothingToDo, UsageError):
-        return False
-    return True
+        return None
+
+
+def _watch(client: TrackingClient, runs: Sequence[Run]) -> list[Run]:
+    """Return those open runs that send no heartbeat, which takes minutes to find out."""
+    open_runs = [stale_runs.inspect_run(run) for run in runs]
+    for one in open_runs:
+        log.info(
+            "%s is open, and this machine cannot see %s: watching for its heartbeat, for up to %.0f s",
+            one,
+            one.process or "its process",
+            stale_runs.SILENCE_SECONDS,
+        )
+    return [one.run for one in stale_runs.silent_runs(client, open_runs)]
+
+
+def _lock(client: TrackingClient, found: Run, locks: ExitStack) -> Run | None:
+    """Return a run as it is under its lock, or None if another process has the lock or has claimed the run since.
+
+    Raises:
+        NothingToDo: The run has finished.
+    """
+    with ExitStack() as lock:
+        is_mine = lock.enter_context(ownership.lock_run(found.info.run_id))
+        run = client.get_active_run(found.info.run_id)
+        if not is_mine or ownership.last_claim(run) != ownership.last_claim(found):
+            return None
+        check_resumable(run)
+        locks.push(lock.pop_all())
+        return run
 
 
 def _has_checkpoint(client: TrackingClient, run: Run) -> bool:

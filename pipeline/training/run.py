@@ -90,7 +90,7 @@ def run_training(
     with (
         start_run(
             role=Role.RUN,
-            resume=resume_point.run_id if resume_point else None,
+            resume=resume_point.run if resume_point else None,
             resume_name=resume_point.name if resume_point else "",
             system_metrics=True,
         ) as run,

@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -232,3 +234,50 @@ def test_another_machine_resumes_from_artifacts_by_mlflow_run_id(uri, tmp_path):
     assert logged.info.status == "FINISHED"
     assert [step for step, _ in points(logged)["val_loss"]] == list(range(1, len(points(logged)["val_loss"]) + 1))
     assert "checkpoint" not in [item.path for item in mlflow.MlflowClient().list_artifacts(run_id)]
+
+
+def killed_after_first_epoch(uri, **settings):
+    """Return the id of a run whose trainer was killed."""
+    with started(mlflow_run(recipe="smoke", **SETTINGS | settings), uri) as process:
+        processes = after_epoch(1, process)
+        for one in processes:
+            one.kill()
+        assert have_ended(processes)
+    return runs("run")[0].info.run_id
+
+
+@pytest.mark.slow
+def test_of_two_resumes_at_once_one_trains_and_the_other_is_refused(uri):
+    run_id = killed_after_first_epoch(uri)
+    command = [sys.executable, "-m", "pipeline", "train", "baseline", "--resume", run_id]
+    with started(command, uri) as one, started(command, uri) as other:
+        errors = [process.communicate(timeout=240)[1] for process in (one, other)]
+    assert sorted([one.returncode, other.returncode]) == [0, 2]
+    refused = errors[0 if one.returncode else 1]
+    assert f"run {run_id} (smoke 8/1 k3 p2) is " in refused and "wait for it, or stop it first" in refused
+    logged = mlflow.get_run(run_id)
+    assert logged.info.status == "FINISHED"
+    for name, history in points(logged).items():
+        assert len({step for step, _ in history}) == len(history), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="a private mount of /proc/stat needs root")
+def test_step_of_the_clock_in_mid_run_changes_nothing(uri, tmp_path):
+    """A step of the clock moves the time of the boot in /proc/stat by as much."""
+    stat = tmp_path / "stat"
+    stat.write_text(Path("/proc/stat").read_text())
+    mounted = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /proc/stat && exec "$@"', str(stat)]
+    command = [sys.executable, "-m", "pipeline", "train", "smoke", "--train_examples", "none", "--epochs", "20"]
+    with started([*mounted, *command], uri) as process:
+        after_epoch(1, process)
+        stat.write_text(re.sub(r"(?m)^btime (\d+)", lambda match: f"btime {int(match[1]) + 3600}", stat.read_text()))
+        logged = runs("run")[0]
+        resume = [*mounted, sys.executable, "-m", "pipeline", "train", "smoke", "--resume", logged.info.run_id]
+        with started(resume, uri) as intruder:
+            _, errors = intruder.communicate(timeout=120)
+            assert process.poll() is None, "it still trains"
+            assert intruder.returncode == 2 and "is running as process" in errors
+        process.communicate(timeout=120)
+    ended = mlflow.get_run(logged.info.run_id)
+    assert (ended.info.status, ended.data.tags[Tag.OUTCOME]) == ("FINISHED", "finished")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,8 +18,9 @@ from mlflow.entities import ViewType
 from pipeline.commands import doctor_checks
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import private_folder
-from pipeline.runtime.process import this_process
+from pipeline.runtime.process import process_of, this_process
 from pipeline.runtime.shell import project_command
+from pipeline.tracking import stale_runs
 from pipeline.tracking.outbox.delivery import tracking_address
 from pipeline.tracking.outbox.records import LogBatch
 from pipeline.tracking.outbox.spool import Spool
@@ -272,7 +274,7 @@ def test_check_outbox_counts_what_was_set_aside_and_resends_it_on_request(monkey
 
 def test_check_open_runs_closes_stale_runs_and_reports_unresponsive_ones(open_run):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        gone = replace(this_process(), id=process.pid, started=psutil.Process(process.pid).create_time())
+        gone = process_of(process.pid)
     stale, unresponsive, alive = (
         open_run(gone, minutes=1),
         open_run(ELSEWHERE, minutes=9),
@@ -299,11 +301,21 @@ def test_close_runs_closes_a_run_of_another_host_with_the_reason(open_run):
         list(doctor_checks.close_runs((run_id,)))
 
 
-@pytest.mark.parametrize(("process", "minutes"), [(this_process(), 9), (ELSEWHERE, 1)], ids=["here", "elsewhere"])
-def test_close_runs_with_one_alive_closes_none(open_run, process, minutes):
-    alive, dead = open_run(process, minutes=minutes), open_run(ELSEWHERE, minutes=9)
-    with pytest.raises(UsageError, match="stop that first"):
+@pytest.fixture(autouse=True)
+def short_watch(monkeypatch):
+    monkeypatch.setattr(stale_runs, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(stale_runs, "WATCH_PAUSE_SECONDS", 0.1)
+
+
+@pytest.mark.parametrize("process", [this_process(), ELSEWHERE], ids=["here", "elsewhere"])
+def test_close_runs_with_one_alive_closes_none(client, open_run, process):
+    """One that this host cannot see is alive if it sends a heartbeat, whatever time that says."""
+    alive, dead = open_run(process, minutes=9), open_run(ELSEWHERE, minutes=9)
+    beating = threading.Timer(0.2, client.set_tag, [alive, Tag.HEARTBEAT, "2020-01-01T00:00:00+00:00"])
+    beating.start()
+    with pytest.raises(UsageError, match=f"{alive}.*stop that first"):
         list(doctor_checks.close_runs((dead, alive)))
+    beating.join()
     assert status(dead) == "RUNNING"
 
 

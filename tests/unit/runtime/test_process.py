@@ -1,69 +1,146 @@
-"""The identity of a process, and the liveness of processes of this host, another host and another boot."""
+"""The identity of a process, and the liveness of processes of this host, another host, namespace and boot."""
 
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import psutil
 import pytest
 
-from pipeline.runtime.process import ProcessIdentity, liveness, this_process
+from pipeline.runtime import process as process_module
+from pipeline.runtime.process import ProcessIdentity, announce_process, liveness, process_of, this_process
+from tests.support.paths import ROOT
 
-NOW = time.time()
+ANNOUNCE = """
+import sys
+from pipeline.runtime.process import announce_process
+print(announce_process(), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def announced(cache, monkeypatch):
+    """A live process that holds its lock in this cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    command = [sys.executable, "-c", ANNOUNCE]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith(f"process {process.pid} on ")
+        yield process
+        process.kill()
 
 
 @pytest.fixture
 def ended():
     """A process that has ended and whose id nobody else bears yet."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        return replace(this_process(), id=process.pid, started=psutil.Process(process.pid).create_time())
+        return process_of(process.pid)
 
 
 def test_from_tags_reads_back_what_tags_wrote():
-    me = this_process()
-    read_back = ProcessIdentity.from_tags(me.tags() | {"other": "tag"})
-    assert replace(read_back, started=me.started) == me
-    assert read_back.started == pytest.approx(me.started, abs=0.01)
+    assert ProcessIdentity.from_tags(this_process().tags() | {"other": "tag"}) == this_process()
 
 
-@pytest.mark.parametrize("tags", [{}, {"host": "a"}, {**this_process().tags(), "process": "many"}])
+@pytest.mark.parametrize(
+    "tags", [{}, {"host": "a"}, {**this_process().tags(), "process": "many"}, {"process.started": "1.5"}]
+)
 def test_from_tags_of_other_tags_is_none(tags):
     assert ProcessIdentity.from_tags(tags) is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the time of the boot comes from /proc")
+def test_identity_stays_when_the_clock_is_set(monkeypatch):
+    """A step of the clock moves the time of the boot, from which psutil computes when a process was created."""
+    before, created = process_of(this_process().id), psutil.Process().create_time()
+    boot_time = psutil._pslinux.boot_time()
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_time + 1)
+    assert psutil.Process().create_time() > created
+    assert process_of(this_process().id) == before == this_process()
+    assert liveness(before) == "alive"
+
+
+def test_identity_stays_when_the_host_is_renamed(monkeypatch):
+    before = this_process()
+    monkeypatch.setattr(process_module.socket, "gethostname", lambda: "renamed")
+    assert this_process() == before
+
+
+def test_process_of_an_ended_process_raises(ended):
+    with pytest.raises(ProcessLookupError):
+        process_of(ended.id)
+
+
 def test_liveness_of_this_process_is_alive():
-    assert liveness(ProcessIdentity.from_tags(this_process().tags()), last_seen=NOW) == "alive"
+    assert liveness(this_process()) == "alive"
 
 
 def test_liveness_of_an_ended_process_is_dead(ended):
-    assert liveness(ended, last_seen=NOW) == "dead"
+    assert liveness(ended) == "dead"
 
 
 def test_liveness_of_a_reused_process_id_is_dead():
-    me = this_process()
-    assert liveness(replace(me, started=me.started - 100), last_seen=NOW) == "dead"
+    assert liveness(replace(this_process(), started=this_process().started - 1)) == "dead"
 
 
 def test_liveness_of_a_zombie_is_dead():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    zombie = replace(this_process(), id=process.pid, started=psutil.Process(process.pid).create_time())
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    zombie = process_of(process.pid)
+    process.stdin.close()
     deadline = time.monotonic() + 30
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
-    assert liveness(zombie, last_seen=NOW) == "dead"
+    assert liveness(zombie) == "dead"
     process.wait()
 
 
-def test_liveness_of_a_process_of_an_earlier_boot_is_dead():
-    before = psutil.boot_time() - 60
-    assert liveness(replace(this_process(), boot="another"), last_seen=before) == "dead"
+def test_liveness_of_another_users_process_that_proc_hides_is_unknown(ended, monkeypatch):
+    """As with hidepid=2: there is no entry in /proc, but the process cannot be signalled either."""
+
+    def kill(pid, number):
+        raise PermissionError
+
+    monkeypatch.setattr(process_module.os, "kill", kill)
+    assert liveness(ended) == "unknown"
 
 
-def test_liveness_on_a_host_of_the_same_name_is_unknown():
-    assert liveness(replace(this_process(), boot="another"), last_seen=NOW) == "unknown"
+@pytest.mark.parametrize("change", [{"host": "another"}, {"namespace": "pid:[1]"}, {"boot": "another"}])
+def test_liveness_elsewhere_without_a_lock_is_unknown(ended, change):
+    assert liveness(replace(ended, **change)) == "unknown"
 
 
-def test_liveness_on_another_host_or_in_another_container_is_unknown(ended):
-    assert liveness(replace(ended, host="another"), last_seen=NOW) == "unknown"
-    assert liveness(replace(ended, namespace="pid:[1]"), last_seen=NOW) == "unknown"
+def test_liveness_in_another_namespace_or_after_a_restart_follows_the_lock(tmp_path, monkeypatch):
+    with announced(tmp_path, monkeypatch) as process:
+        identity = process_of(process.pid)
+        # what a process of another PID namespace, or of the next boot, finds
+        for change in ({"namespace": "pid:[1]"}, {"boot": "another"}):
+            monkeypatch.setattr(process_module, "this_process", lambda change=change: replace(this_process(), **change))
+            assert liveness(identity) == "alive"
+        process.kill()
+        process.wait()
+        assert liveness(identity) == "dead"
+        monkeypatch.setattr(process_module, "this_process", lambda: replace(this_process(), host="another", boot="2"))
+        assert liveness(identity) == "unknown", "another host need not see its lock"
+
+
+def test_announce_process_returns_this_process_without_a_cache(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    process_module._hold_lock.cache_clear()
+    assert announce_process() == this_process()
+    process_module._hold_lock.cache_clear()
+
+
+def test_announce_process_removes_the_old_locks_of_ended_processes(tmp_path, monkeypatch):
+    with announced(tmp_path, monkeypatch):
+        folder = tmp_path / "convmixer" / "processes"
+        (live,) = folder.iterdir()
+        (folder / "recent").touch()
+        (folder / "old").touch()
+        long_ago = time.time() - 86_400 * (process_module.LOCK_DAYS + 1)
+        for file in (live, folder / "old"):
+            process_module.os.utime(file, (long_ago, long_ago))
+        with announced(tmp_path, monkeypatch):
+            assert {live.name, "recent"} <= {file.name for file in folder.iterdir()}
+            assert not (folder / "old").exists()

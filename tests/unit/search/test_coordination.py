@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import psutil
 import pytest
+from sqlalchemy import create_engine
 
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.process import this_process
+from pipeline.runtime.process import process_of, this_process
 from pipeline.search import coordination
-from pipeline.search.coordination import SILENCE_SECONDS, DriverRegistry
+from pipeline.search.coordination import SILENCE_SECONDS, DriverRegistry, lock_file
 from pipeline.search.study import Study
 from tests.support.paths import ROOT
 from tests.support.scripted import make_search, open_study
@@ -62,11 +63,9 @@ def shared(attributes):
     return DriverRegistry(attributes.read, attributes.write, exclusive=False)
 
 
-def entry_of(process, *, heartbeat=None, exclusive=True, starting=False, **changes):
+def entry_of(process, *, heartbeat=1, exclusive=True, starting=False, **changes):
     """Return the entry of a driver that is a process of this host, or what `changes` make of it."""
-    started = psutil.Process(process.pid).create_time()
-    identity = replace(this_process(), **{"id": process.pid, "started": started} | changes)
-    heartbeat = time.time() if heartbeat is None else heartbeat
+    identity = replace(process_of(process.pid), **changes)
     return identity.tags() | {"exclusive": exclusive, "starting": starting, "heartbeat": heartbeat}
 
 
@@ -110,29 +109,70 @@ def test_killed_driver_that_was_not_waited_for_is_dead(attributes, sleeper):
 
 
 def test_driver_whose_process_id_was_reused_is_dead(attributes, sleeper):
-    attributes["driver a"] = entry_of(sleeper, started=psutil.Process(sleeper.pid).create_time() - 100)
+    attributes["driver a"] = entry_of(sleeper, started=process_of(sleeper.pid).started - 1)
     exclusive(attributes)
 
 
-def test_driver_is_alive_after_its_clock_was_corrected(attributes, sleeper):
-    attributes["driver a"] = entry_of(sleeper, started=psutil.Process(sleeper.pid).create_time() + 1)
-    with pytest.raises(UsageError):
-        exclusive(attributes)
-
-
-def test_driver_of_this_host_is_alive_however_long_it_is_silent(attributes, sleeper):
-    attributes["driver a"] = entry_of(sleeper, heartbeat=time.time() - 10 * SILENCE_SECONDS)
+def test_driver_of_this_host_is_alive_however_long_it_is_silent(attributes, sleeper, short_watch):
+    attributes["driver a"] = entry_of(sleeper)
     with pytest.raises(UsageError, match="one driver at a time"):
         exclusive(attributes)
 
 
+@pytest.fixture
+def short_watch(monkeypatch):
+    monkeypatch.setattr(coordination, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(coordination, "WATCH_PAUSE_SECONDS", 0.05)
+
+
 @pytest.mark.parametrize("elsewhere", [{"host": "elsewhere"}, {"namespace": "pid:[1]"}])
-def test_driver_of_another_host_or_container_is_dead_after_its_silence(attributes, sleeper, elsewhere):
-    attributes["driver a"] = entry_of(sleeper, heartbeat=time.time() - SILENCE_SECONDS / 2, **elsewhere)
-    with pytest.raises(UsageError, match=f"on {elsewhere.get('host', this_process().host)} holds this one"):
+def test_driver_of_another_host_or_container_is_alive_if_its_heartbeat_changes_and_else_dead(
+    attributes, sleeper, elsewhere, short_watch, caplog
+):
+    attributes["driver a"] = entry_of(sleeper, **elsewhere)
+    changing = threading.Timer(0.1, attributes.write, ["driver a", entry_of(sleeper, heartbeat=2, **elsewhere)])
+    changing.start()
+    host = elsewhere.get("host", this_process().host)
+    with caplog.at_level("INFO", logger="pipeline"), pytest.raises(UsageError, match=f"on {host} holds this one"):
         exclusive(attributes)
-    attributes["driver a"] = entry_of(sleeper, heartbeat=time.time() - SILENCE_SECONDS - 1, **elsewhere)
-    exclusive(attributes)
+    changing.join()
+    (record,) = caplog.records
+    assert f"cannot see process {sleeper.pid} on {host}, which holds this study: watching" in record.getMessage()
+    assert [entry["heartbeat"] for entry in attributes.entries()] == [2], "it never registered"
+    registry = exclusive(attributes)
+    assert [key for key, entry in attributes.items() if entry] == [f"driver {registry.id}"]
+
+
+def test_shared_driver_unregisters_a_silent_exclusive_one(attributes, sleeper, short_watch):
+    attributes["driver a"] = entry_of(sleeper, host="elsewhere")
+    assert shared(attributes).refresh() == ["a"]
+
+
+def test_exclusive_driver_without_the_lock_file_is_refused(attributes, sleeper, short_watch):
+    with pytest.raises(UsageError, match="another one began at this moment"):
+        DriverRegistry(attributes.read, attributes.write, exclusive=True, has_lock=False)
+    attributes["driver a"] = entry_of(sleeper, namespace="pid:[1]")
+    with pytest.raises(UsageError, match=f"process {sleeper.pid} on .* holds this one"):
+        DriverRegistry(attributes.read, attributes.write, exclusive=True, has_lock=False)
+
+
+def test_lock_file_lies_beside_a_study_on_sqlite_one_for_each_study(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path}/optuna.db")
+    with lock_file(engine, "a/b") as has_lock, lock_file(engine, "a/c") as other:
+        assert has_lock and other
+        assert len(list(tmp_path.glob("optuna.db.*.lock"))) == 2
+        with lock_file(engine, "a/b") as again:
+            assert not again
+    assert not list(tmp_path.iterdir())
+    with lock_file(engine, "a/b") as has_lock:
+        assert has_lock
+    with lock_file(None, "a/b") as one, lock_file(None, "a/b") as other:
+        assert one and other, "a study in memory is this process's own"
+
+
+def test_lock_file_in_a_folder_that_takes_none_is_done_without(tmp_path):
+    with lock_file(create_engine(f"sqlite:///{tmp_path}/none/optuna.db"), "study") as has_lock:
+        assert has_lock
 
 
 def test_entry_that_an_earlier_search_of_this_process_left_is_no_other_driver(attributes):
@@ -141,9 +181,9 @@ def test_entry_that_an_earlier_search_of_this_process_left_is_no_other_driver(at
     assert len(attributes.entries()) == 1
 
 
-def test_exclusive_driver_removes_the_entries_of_dead_ones(attributes, sleeper):
-    attributes["driver a"] = entry_of(sleeper, host="elsewhere", heartbeat=0.0)
-    attributes["driver b"] = entry_of(sleeper, host="elsewhere", heartbeat=0.0, exclusive=False)
+def test_exclusive_driver_removes_the_entries_of_dead_ones(attributes, sleeper, short_watch):
+    attributes["driver a"] = entry_of(sleeper, host="elsewhere")
+    attributes["driver b"] = entry_of(sleeper, host="elsewhere", exclusive=False)
     registry = exclusive(attributes)
     assert [key for key, entry in attributes.items() if entry] == [f"driver {registry.id}"]
     assert registry.live_drivers() == {registry.id}
@@ -153,8 +193,9 @@ def test_exclusive_driver_removes_the_entries_of_dead_ones(attributes, sleeper):
 def test_of_exclusive_drivers_that_start_at_once_one_stays_however_slow_their_storage(attributes, monkeypatch, delays):
     """Two processes in one: each has an id of its own."""
     here, local = this_process(), threading.local()
-    monkeypatch.setattr(coordination, "this_process", lambda: replace(here, id=local.number))
-    monkeypatch.setattr(coordination, "liveness", lambda process, last_seen: "alive")
+    for name in ("this_process", "announce_process"):
+        monkeypatch.setattr(coordination, name, lambda: replace(here, id=local.number))
+    monkeypatch.setattr(coordination, "liveness", lambda process: "alive")
     outcomes = {}
 
     def start(number, delay):
@@ -202,8 +243,8 @@ def test_heartbeat_is_renewed_when_due_and_the_entry_removed_at_close(attributes
     writes = attributes.writes
     assert not registry.heartbeat()
     assert attributes.writes == writes
-    now = time.time()
-    monkeypatch.setattr(coordination.time, "time", lambda: now + 60)
+    now = coordination.seconds_since_boot()
+    monkeypatch.setattr(coordination, "seconds_since_boot", lambda: now + 60)
     assert registry.heartbeat()
     (second,) = attributes.entries()
     assert second["heartbeat"] > first["heartbeat"] and attributes.writes == writes + 1
@@ -216,8 +257,8 @@ def test_driver_that_was_taken_for_dead_stops_at_its_next_heartbeat(attributes, 
     attributes[f"driver {registry.id}"] = None
     attributes["driver other"] = other = entry_of(sleeper, host="elsewhere")
     assert not registry.heartbeat(), "it is too soon after the last one to read the entries"
-    now = time.time()
-    monkeypatch.setattr(coordination.time, "time", lambda: now + 10 * SILENCE_SECONDS)
+    now = coordination.seconds_since_boot()
+    monkeypatch.setattr(coordination, "seconds_since_boot", lambda: now + 10 * SILENCE_SECONDS)
     with pytest.raises(UsageError, match="another one took over"):
         registry.heartbeat()
     registry.close()
@@ -231,7 +272,7 @@ def test_shared_driver_of_another_host_is_dead_when_its_heartbeat_stands_still_w
     clock, attributes = [1000.0], Attributes()
     monkeypatch.setattr(coordination.time, "monotonic", lambda: clock[0])
     registry = shared(attributes)
-    other = {**attributes[f"driver {registry.id}"], "host": "elsewhere", "heartbeat": 1.0}
+    other = {**attributes[f"driver {registry.id}"], "host": "elsewhere", "heartbeat": 1}
     attributes["driver other"] = other
     registry.refresh()
     clock[0] += 3600  # the database was unavailable, or this driver slept
@@ -241,7 +282,7 @@ def test_shared_driver_of_another_host_is_dead_when_its_heartbeat_stands_still_w
         clock[0] += 15
         refreshes += 1
     assert 5 <= refreshes <= 8
-    attributes["driver other"] = other | {"heartbeat": 2.0}
+    attributes["driver other"] = other | {"heartbeat": 2}
     assert registry.refresh() == [] and registry.live_drivers() == {registry.id, "other"}
 
 

@@ -10,12 +10,11 @@ from dataclasses import replace
 
 import mlflow
 import optuna
-import psutil
 import pytest
 from optuna.trial import TrialState
 
 from pipeline.runtime.errors import Unavailable, UsageError
-from pipeline.runtime.process import this_process
+from pipeline.runtime.process import process_of
 from pipeline.search import coordination, session
 from pipeline.search.attributes import FINAL, FINISHER, SEARCHED_SECONDS, WINNER
 from pipeline.search.session import ExclusiveCoordinator, SearchContext, SharedCoordinator
@@ -179,7 +178,7 @@ def test_shared_and_exclusive_coordinator_of_one_study_refuse_each_other(study, 
 def pretend_another_process(study):
     """Make the registered driver one of the process that started this one: a process does not refuse itself."""
     ((key, entry),) = [(key, entry) for key, entry in study.attrs().items() if key.startswith("driver ") and entry]
-    parent = replace(this_process(), id=os.getppid(), started=psutil.Process(os.getppid()).create_time())
+    parent = process_of(os.getppid())
     study.set_attr(key, entry | parent.tags())
 
 

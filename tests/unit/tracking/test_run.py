@@ -21,6 +21,7 @@ from pipeline.model.conv_mixer import conv_mixer
 from pipeline.runtime.errors import Deleted, Rejected, Stopped, UsageError
 from pipeline.serving.packaging import save_keras
 from pipeline.tracking.client import TrackingClient
+from pipeline.tracking import ownership
 from pipeline.tracking.outbox import delivery, records
 from pipeline.tracking.outbox.outbox import Outbox
 from pipeline.tracking.run import TrackedRun, attach_run, start_run
@@ -47,6 +48,12 @@ def opened_by_mlflow(store, monkeypatch):
     mlflow.MlflowClient().log_param(run.info.run_id, "learning_rate", "1e-3")
     monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
     return run.info.run_id
+
+
+@pytest.fixture(autouse=True)
+def no_other_machines(monkeypatch):
+    """Do not wait for the claims of other machines."""
+    monkeypatch.setattr(ownership, "CLAIM_SECONDS", 0.0)
 
 
 def found(run_id):
@@ -143,7 +150,7 @@ def test_resumed_run_logs_no_second_point_and_no_second_model(store):
         run.log_epoch(2, {"loss": 1.0})
         run.log_model(partial(save_keras, model=model, example=example, classes=["cat", "dog", "owl"]))
         run.log_results({"test_loss": 0.5})
-    with start_run(role=Role.RUN, resume=run.id) as again:
+    with start_run(role=Role.RUN, resume=found(run.id)) as again:
         assert again.load_logged_state() == found(run.id).info.run_name
         assert again.log_epoch(2, {"loss": 1.0, "val_loss": 3.0}) == set()
         assert again.log_epoch(2, {"loss": 1.1}) == {"loss"}
@@ -164,7 +171,7 @@ def test_resumed_run_logs_no_second_point_and_no_second_model(store):
 
 def test_resumed_run_ends_the_project_run_below_it(opened_by_mlflow):
     interrupted = mlflow.MlflowClient().create_run("1").info.run_id
-    with start_run(role=Role.RUN, resume=interrupted, resume_name="resumed at epoch 7") as run:
+    with start_run(role=Role.RUN, resume=found(interrupted), resume_name="resumed at epoch 7") as run:
         assert {Tag.HOST, Tag.PROCESS, Tag.HEARTBEAT} <= found(run.id).data.tags.keys()
         assert found(opened_by_mlflow).data.tags[Tag.PARENT_RUN_ID] == run.id
     assert "MLFLOW_RUN_ID" not in os.environ
@@ -177,6 +184,41 @@ def test_superseded_run_is_not_ended(store):
         os.kill(os.getpid(), signal.SIGTERM)
     assert found(run.id).info.status == "RUNNING"
     assert Tag.OUTCOME not in found(run.id).data.tags
+    mlflow.MlflowClient().set_terminated(run.id)
+
+
+def claim_as_another_process(run_id):
+    mlflow.MlflowClient().set_tag(run_id, Tag.PROCESS, "1")
+    mlflow.MlflowClient().set_tag(run_id, Tag.HEARTBEAT, "new")
+
+
+def test_resumed_run_that_another_machine_has_claimed_since_the_look_is_left_to_it(store):
+    with start_run(role=Role.RUN) as run:
+        pass
+    seen = found(run.id)
+    claim_as_another_process(run.id)
+    with (
+        pytest.raises(UsageError, match=f"another one has resumed run {run.id}"),
+        start_run(role=Role.RUN, resume=seen),
+    ):
+        raise AssertionError
+    assert (found(run.id).info.status, found(run.id).data.tags[Tag.PROCESS]) == ("FINISHED", "1")
+
+
+def test_resumed_run_that_another_machine_claims_at_the_same_time_is_left_to_the_last_one(store, monkeypatch):
+    with start_run(role=Role.RUN) as run:
+        pass
+    monkeypatch.setattr(ownership.time, "sleep", lambda seconds: claim_as_another_process(run.id))
+    with (
+        pytest.raises(UsageError, match=f"another one has resumed run {run.id}"),
+        start_run(role=Role.RUN, resume=found(run.id)),
+    ):
+        raise AssertionError
+    monkeypatch.undo()
+    again = found(run.id)
+    assert (again.info.status, again.data.tags[Tag.PROCESS]) == ("RUNNING", "1")
+    assert Tag.OUTCOME not in again.data.tags
+    assert "traceback.txt" not in [file.path for file in mlflow.MlflowClient().list_artifacts(run.id)]
     mlflow.MlflowClient().set_terminated(run.id)
 
 
@@ -335,7 +377,7 @@ def test_load_logged_state_retries_while_the_server_restarts(store, unanswered):
     with start_run(role=Role.RUN) as run:
         run.log_epoch(1, {"loss": 2.0})
     unanswered(3)
-    with start_run(role=Role.RUN, resume=run.id) as again:
+    with start_run(role=Role.RUN, resume=found(run.id)) as again:
         again.load_logged_state()
         assert again.log_epoch(1, {"loss": 2.5}) == {"loss"}
     assert found(run.id).info.status == "FINISHED"
@@ -348,7 +390,7 @@ def test_load_logged_state_without_a_server_raises_usage_error(store, unanswered
     monkeypatch.setattr(pipeline.tracking.run, "PATIENCE_SECONDS", 0.1)
     with (
         pytest.raises(UsageError, match="the tracking store must be there and writable.*Connection refused"),
-        start_run(role=Role.RUN, resume=run.id) as again,
+        start_run(role=Role.RUN, resume=found(run.id)) as again,
     ):
         again.load_logged_state()
     monkeypatch.undo()

@@ -7,10 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import mlflow
-import psutil
 import pytest
 
-from pipeline.runtime.process import this_process
+from pipeline.runtime.process import process_of, this_process
 from pipeline.runtime.shell import project_command
 from pipeline.tracking import stale_runs
 from pipeline.tracking.client import TrackingClient
@@ -23,7 +22,7 @@ ELSEWHERE = replace(this_process(), host="another")
 def gone():
     """A process that has ended."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        return replace(this_process(), id=process.pid, started=psutil.Process(process.pid).create_time())
+        return process_of(process.pid)
 
 
 @pytest.fixture

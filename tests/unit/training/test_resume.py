@@ -1,9 +1,12 @@
 """Finding the run to resume, and refusals in one line."""
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import mlflow
@@ -13,6 +16,7 @@ import pytest
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import NothingToDo, UsageError
 from pipeline.runtime.process import this_process
+from pipeline.tracking import stale_runs
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.outbox.delivery import send_pending
 from pipeline.tracking.outbox.records import LogBatch
@@ -60,30 +64,40 @@ def save_checkpoint(run_id, epoch, folder=None):
     return checkpoint.write_checkpoint(folder or checkpoint_folder(run_id), one)
 
 
+@pytest.fixture(autouse=True)
+def short_watch(monkeypatch):
+    monkeypatch.setattr(stale_runs, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(stale_runs, "WATCH_PAUSE_SECONDS", 0.05)
+
+
+def find(run, overrides):
+    """Find the run to resume, and free its lock."""
+    with ExitStack() as locks:
+        return resume.find_resume_point(TrackingClient(), run, overrides, locks=locks)
+
+
 def refusal(client, run, **overrides):
     with pytest.raises(UsageError) as error:
-        resume.find_resume_point(TrackingClient(), run, overrides)
+        find(run, overrides)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_find_resume_point_returns_the_runs_settings_and_last_epoch(client, make_run):
-    resume_point = resume.find_resume_point(TrackingClient(), make_run(), {})
+    resume_point = find(make_run(), {})
     assert resume_point.config == CONFIG
     assert resume_point.checkpoint.state.epoch == 3
     assert resume_point.name == "resumed at epoch 4"
 
 
 def test_resume_point_after_the_last_epoch_is_named_so(client, make_run):
-    assert resume.find_resume_point(TrackingClient(), make_run(epoch=10), {}).name == "resumed after the last epoch"
+    assert find(make_run(epoch=10), {}).name == "resumed after the last epoch"
 
 
 def test_overrides_that_are_equal_or_change_no_result_are_accepted(client, make_run, monkeypatch):
     monkeypatch.chdir("/")
     overrides = {"depth": "6", "precision": "auto", "dataset": "data/flowers", "learning_rate": "1e-3"}
-    resume_point = resume.find_resume_point(
-        TrackingClient(), make_run(), overrides | {"checkpoint_minutes": "none", "register_as": "flowers"}
-    )
+    resume_point = find(make_run(), overrides | {"checkpoint_minutes": "none", "register_as": "flowers"})
     assert resume_point.config == CONFIG.model_copy(update={"checkpoint_minutes": None, "register_as": "flowers"})
 
 
@@ -108,7 +122,7 @@ def test_latest_is_the_newest_run_that_can_be_resumed(client, make_run):
     make_run(status="RUNNING", **this_process().tags())
     for role in ("resume", "trial", "search", "final", "report", "predict"):
         make_run(role=role)
-    assert resume.find_resume_point(TrackingClient(), "latest", {}).run_id == expected
+    assert find("latest", {}).run_id == expected
 
 
 def test_latest_without_a_resumable_run_is_refused(client, make_run, experiment):
@@ -126,7 +140,7 @@ def test_finished_run_raises_nothing_to_do_and_becomes_parent_of_the_project_run
     second = client.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", second)
     with pytest.raises(NothingToDo, match="is finished: there is nothing to resume$"):
-        resume.find_resume_point(TrackingClient(), finished, {})
+        find(finished, {})
     assert mlflow.get_run(second).data.tags[Tag.PARENT_RUN_ID] == finished
     assert not checkpoint_folder(finished).exists()
 
@@ -166,17 +180,94 @@ def test_running_run_is_refused(client, make_run):
     process = this_process()
     run_id = make_run(status="RUNNING", **process.tags())
     assert f"is running as process {process.id} on {process.host}" in refusal(client, run_id)
-    other = replace(process, host="another")
-    heartbeat = {Tag.HEARTBEAT: "2999-01-01T00:00:00+00:00"}
-    assert "on another, which sent a heartbeat 0 s ago" in refusal(
-        client, make_run(status="RUNNING", **other.tags(), **heartbeat)
-    )
 
 
-def test_unresponsive_run_of_another_host_can_be_resumed(client, make_run):
-    heartbeat = {Tag.HEARTBEAT: "2020-01-01T00:00:00+00:00"}
-    run_id = make_run(status="RUNNING", **replace(this_process(), host="another").tags(), **heartbeat)
-    assert resume.find_resume_point(TrackingClient(), run_id, {}).run_id == run_id
+@contextmanager
+def heartbeats(client, run_id):
+    """Send heartbeats of a process on another host."""
+    over = threading.Event()
+
+    def send():
+        for number in itertools.count():
+            client.set_tag(run_id, Tag.HEARTBEAT, f"2020-01-01T00:00:{number % 60:02}+00:00")
+            if over.wait(0.05):
+                return
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+def test_open_run_that_this_host_cannot_see_is_running_while_its_heartbeat_changes(client, make_run):
+    other = replace(this_process(), host="another")
+    run_id = make_run(status="RUNNING", **other.tags(), **{Tag.HEARTBEAT: "2020-01-01T00:00:00+00:00"})
+    with heartbeats(client, run_id):
+        assert refusal(client, run_id).endswith(f"is running as {other}, which sends heartbeats: stop it first")
+        assert "has none" in refusal(client, "latest")
+
+
+@pytest.mark.parametrize("heartbeat", ["2020-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"])
+def test_open_run_that_this_host_cannot_see_can_be_resumed_when_it_is_silent_whatever_the_clocks(
+    client, make_run, heartbeat, caplog
+):
+    make_run()
+    other = replace(this_process(), host="another")
+    run_id = make_run(status="RUNNING", **other.tags(), **{Tag.HEARTBEAT: heartbeat})
+    with caplog.at_level("INFO", logger="pipeline"):
+        assert find(run_id, {}).run_id == run_id
+    assert f"this machine cannot see {other}: watching for its heartbeat" in caplog.text
+    assert find("latest", {}).run_id == run_id, "the newest one"
+
+
+def test_run_that_its_last_process_has_ended_is_not_watched(client, make_run, monkeypatch):
+    monkeypatch.setattr(stale_runs, "SILENCE_SECONDS", 1000)
+    ended = replace(this_process(), host="another").tags() | {Tag.OUTCOME: RunOutcome.STOPPED}
+    assert find(make_run(status="RUNNING", **ended), {})
+
+
+HOLDER = """
+import sys
+from pipeline.tracking.ownership import lock_run
+with lock_run(sys.argv[1]) as is_mine:
+    print(is_mine, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_run_that_another_process_resumes_is_refused_and_not_the_latest(client, make_run):
+    older, run_id = make_run(), make_run()
+    command = [sys.executable, "-c", HOLDER, run_id]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "True\n"
+        assert refusal(client, run_id).endswith("is being resumed by another process: wait for it, or stop it first")
+        assert find("latest", {}).run_id == older
+        holder.kill()
+    assert find("latest", {}).run_id == run_id
+
+
+def test_resume_point_holds_the_lock_of_its_run_until_its_end(client, make_run):
+    run_id = make_run()
+    with (
+        resume.open_resume_point(run_id, {}),
+        pytest.raises(UsageError, match="is being resumed by another process"),
+        resume.open_resume_point(run_id, {}),
+    ):
+        pass
+    with resume.open_resume_point(run_id, {}) as resume_point:
+        assert resume_point.run_id == run_id
+
+
+def test_run_that_another_process_claims_between_the_look_and_the_lock_is_refused(client, make_run, monkeypatch):
+    run_id, lock_run = make_run(), resume.ownership.lock_run
+
+    def claim_and_lock(run_id):
+        client.set_tag(run_id, Tag.HEARTBEAT, "new")
+        return lock_run(run_id)
+
+    monkeypatch.setattr(resume.ownership, "lock_run", claim_and_lock)
+    assert "is being resumed by another process" in refusal(client, run_id)
 
 
 def truncate(path):
@@ -272,13 +363,13 @@ def test_artifact_store_that_fails_leaves_the_checkpoints_of_this_machine(
 def test_newest_checkpoint_is_taken_from_this_machine_or_the_artifacts(client, make_run, tmp_path):
     run_id = make_run()
     client.log_artifact(run_id, str(save_checkpoint(run_id, 5, tmp_path)), "checkpoint")
-    assert resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint.state.epoch == 5
+    assert find(run_id, {}).checkpoint.state.epoch == 5
     client.log_artifact(run_id, str(save_checkpoint(run_id, 2, tmp_path)), "checkpoint")
-    assert resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint.state.epoch == 5
+    assert find(run_id, {}).checkpoint.state.epoch == 5
 
 
 def test_check_data_with_another_fingerprint_raises_usage_error(client, make_run):
-    resume_point = resume.find_resume_point(TrackingClient(), make_run(), {})
+    resume_point = find(make_run(), {})
     resume_point.check_data("f00d")
     with pytest.raises(UsageError, match="/data/flowers has changed since, its fingerprint from f00d to beef"):
         resume_point.check_data("beef")
@@ -287,7 +378,7 @@ def test_check_data_with_another_fingerprint_raises_usage_error(client, make_run
 def test_new_project_run_is_not_resumed(client, experiment, monkeypatch):
     fresh = client.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", fresh)
-    assert resume.find_resume_point(TrackingClient(), None, {"depth": "3"}) is None
+    assert find(None, {"depth": "3"}) is None
 
 
 @pytest.mark.parametrize("outcome", [RunOutcome.FINISHED, RunOutcome.FAILED])
@@ -308,7 +399,7 @@ def test_project_run_of_an_earlier_training_is_resumed_by_mlflow_run_with_its_id
     run_id = make_run()
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     monkeypatch.setattr(resume, "is_resumed_by_mlflow", lambda: True)
-    assert resume.find_resume_point(TrackingClient(), None, {}).run_id == run_id
+    assert find(None, {}).run_id == run_id
     with resume.open_resume_point(None, {}) as resume_point:
         assert resume_point.run_id == run_id
     assert mlflow.get_run(run_id).info.status == "FAILED", "it is opened later"
@@ -345,7 +436,7 @@ def test_unavailable_store_is_refused_in_one_line_without_its_password(client, m
     def raise_connection_error(*arguments):
         raise ConnectionError("https://me:secret@host: nobody\nanswers")
 
-    monkeypatch.setattr(resume, "_latest_run", raise_connection_error)
+    monkeypatch.setattr(resume, "_lock_latest_run", raise_connection_error)
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://me:secret@host")
     with pytest.raises(UsageError) as error, resume.open_resume_point("latest", {}):
         pass
