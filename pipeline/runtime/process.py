@@ -108,12 +108,6 @@ def liveness(process: ProcessIdentity) -> Liveness:
         return _liveness_by_lock(process)
 
 
-def seconds_since_boot() -> float:
-    """Return the seconds since the host was started, those of its sleep included."""
-    # macOS has no CLOCK_BOOTTIME, and its CLOCK_MONOTONIC counts sleep
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
 @cache
 def _this_process(pid: int) -> ProcessIdentity:
     return process_of(pid)

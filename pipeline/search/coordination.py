@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
+from pipeline.runtime.clock import seconds_since_boot
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import try_lock
 from pipeline.runtime.process import (
@@ -19,7 +20,6 @@ from pipeline.runtime.process import (
     ProcessIdentity,
     announce_process,
     liveness,
-    seconds_since_boot,
     this_process,
 )
 from pipeline.search.attributes import DRIVER_PREFIX

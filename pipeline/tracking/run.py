@@ -19,6 +19,7 @@ from mlflow.entities import LoggedModelStatus, Run
 from mlflow.types import Schema, TensorSpec
 
 from pipeline.runtime import signals
+from pipeline.runtime.clock import now_milliseconds
 from pipeline.runtime.errors import Deleted, Stopped, TrackingError, Unavailable, UsageError
 from pipeline.runtime.process import ProcessIdentity, this_process
 from pipeline.runtime.retry import retry
@@ -361,14 +362,14 @@ class TrackedRun:
 
 def metric_points(metrics: Mapping[str, float], step: int) -> tuple[Point, ...]:
     """Return metrics as points of this moment."""
-    now = int(1000 * time.time())
+    now = now_milliseconds()
     return tuple(Point(name, float(value), now, step) for name, value in metrics.items())
 
 
 def end_record(run_id: str, outcome: RunOutcome, reason: str, *, process: Mapping[str, str] | None = None) -> EndRun:
     """Return the record of a run's end at this moment."""
     tags = run_outcome_tags(outcome, mask_password(reason)[:TAG_CHARACTERS])
-    return EndRun(run_id, outcome.status, int(1000 * time.time()), tags, process)
+    return EndRun(run_id, outcome.status, now_milliseconds(), tags, process)
 
 
 def _cut(values: Mapping[str, str], most: int) -> dict[str, str]:

@@ -118,10 +118,11 @@ def find_resume_point(
             has been used although this is no `mlflow run --run-id`.
     """
     found = None if run == LATEST else _get_run(client, run)
-    if found and run is None and Tag.ROLE not in found.data.tags:
-        return None
-    if run is None and not is_resumed_by_mlflow():
-        raise already_used(found)
+    if found and run is None:
+        if Tag.ROLE not in found.data.tags:
+            return None
+        if not is_resumed_by_mlflow():
+            raise already_used(found)
     try:
         found = _lock_named_run(client, found, locks) if found else _lock_latest_run(client, locks)
     except NothingToDo:

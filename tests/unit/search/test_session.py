@@ -6,7 +6,6 @@ import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import replace
 
 import mlflow
 import optuna
@@ -137,7 +136,7 @@ def test_trials_of_dead_drivers_are_requeued_and_those_of_live_ones_are_not(stud
         proposal = one.ask()
     with other.locked():
         assert other.requeue_stale() == []
-    monkeypatch.setattr(coordination, "_is_alive", lambda entry, silence: False)
+    monkeypatch.setattr(coordination, "_may_live", lambda entry, is_silent: False)
     with other.locked():
         assert [trial.number for trial in other.requeue_stale()] == [proposal.number]
     monkeypatch.undo()

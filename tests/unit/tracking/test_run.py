@@ -20,8 +20,8 @@ import pipeline.tracking.run
 from pipeline.model.conv_mixer import conv_mixer
 from pipeline.runtime.errors import Deleted, Rejected, Stopped, UsageError
 from pipeline.serving.packaging import save_keras
-from pipeline.tracking.client import TrackingClient
 from pipeline.tracking import ownership
+from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.outbox import delivery, records
 from pipeline.tracking.outbox.outbox import Outbox
 from pipeline.tracking.run import TrackedRun, attach_run, start_run
@@ -71,7 +71,7 @@ def test_set_name_replaces_a_generated_name_only(opened_by_mlflow):
     with start_run(role=Role.RUN) as run:
         assert run.set_name("smoke 8/1 k3 p2") == "smoke 8/1 k3 p2"
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
-    with start_run(role=Role.RUN, resume=opened_by_mlflow) as run:
+    with start_run(role=Role.RUN, resume=found(opened_by_mlflow)) as run:
         assert run.set_name("another") == "smoke 8/1 k3 p2"
     assert found(run.id).info.run_name == "smoke 8/1 k3 p2"
 
@@ -140,6 +140,17 @@ def test_log_epoch_logs_metrics_at_the_step_of_the_epoch(store):
         run.log_epoch(2, {"loss": 1.0})
     history = mlflow.MlflowClient().get_metric_history(run.id, "loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
+
+
+def test_metric_that_is_logged_again_after_the_clock_was_set_back_has_its_new_value(store, monkeypatch):
+    with start_run(role=Role.RUN) as run:
+        run.log_metrics({"trials": 2.0})
+        run.wait_until_logged(1.0)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now - 3600)
+        run.log_metrics({"trials": 3.0})
+    assert found(run.id).data.metrics["trials"] == 3.0
+    assert found(run.id).info.end_time >= found(run.id).info.start_time
 
 
 def test_resumed_run_logs_no_second_point_and_no_second_model(store):
@@ -476,7 +487,7 @@ def test_run_that_is_deleted_before_it_is_resumed_is_refused_with_the_command_th
     mlflow.delete_run(run.id)
     with (
         pytest.raises(UsageError, match=f"`mlflow runs restore --run-id {run.id}` restores it"),
-        start_run(role=Role.RUN, resume=run.id),
+        start_run(role=Role.RUN, resume=found(run.id)),
     ):
         pass
 

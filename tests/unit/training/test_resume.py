@@ -103,7 +103,7 @@ def test_overrides_that_are_equal_or_change_no_result_are_accepted(client, make_
 
 def test_dataset_may_be_given_from_the_home_folder(client, make_run, monkeypatch):
     monkeypatch.setenv("HOME", "/data")
-    assert resume.find_resume_point(TrackingClient(), make_run(), {"dataset": "~/flowers"}).config == CONFIG
+    assert find(make_run(), {"dataset": "~/flowers"}).config == CONFIG
     assert "dataset=/data/flowers there, got '~/trees'" in refusal(client, make_run(), dataset="~/trees")
 
 
@@ -313,7 +313,7 @@ def replace_by_a_folder(path):
 def test_damaged_checkpoint_is_skipped_for_the_one_before_with_a_warning(client, make_run, caplog, damage, reason):
     run_id = make_run()
     damage(save_checkpoint(run_id, 4))
-    checkpoint_found = resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint
+    checkpoint_found = find(run_id, {}).checkpoint
     assert checkpoint_found.state.epoch == 3
     (warning,) = caplog.messages
     assert reason in warning and warning.endswith("; the run resumes from epoch 3") and "\n" not in warning
@@ -322,7 +322,7 @@ def test_damaged_checkpoint_is_skipped_for_the_one_before_with_a_warning(client,
 def test_damaged_checkpoint_does_not_count_as_the_newest_of_the_resumed_run(client, make_run):
     run_id = make_run()
     truncate(save_checkpoint(run_id, 9))
-    resume.find_resume_point(TrackingClient(), run_id, {})
+    find(run_id, {})
     save_checkpoint(run_id, 4)
     assert [path.name[:12] for path in checkpoint.checkpoint_files(checkpoint_folder(run_id))] == [
         "epoch-000004",
@@ -341,7 +341,7 @@ def test_damaged_checkpoint_is_replaced_by_its_uploaded_copy(client, make_run, t
     run_id = make_run()
     client.log_artifact(run_id, str(save_checkpoint(run_id, 4, tmp_path)), "checkpoint")
     truncate(save_checkpoint(run_id, 4))
-    assert resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint.state.epoch == 4
+    assert find(run_id, {}).checkpoint.state.epoch == 4
 
 
 @pytest.mark.parametrize("call", ["uploaded_checkpoints", "download_checkpoint"])
@@ -355,7 +355,7 @@ def test_artifact_store_that_fails_leaves_the_checkpoints_of_this_machine(
         raise RuntimeError("of a library\nbelow")
 
     monkeypatch.setattr(resume, call, fail)
-    assert resume.find_resume_point(TrackingClient(), run_id, {}).checkpoint.state.epoch == 3
+    assert find(run_id, {}).checkpoint.state.epoch == 3
     (warning,) = caplog.messages
     assert "of a library" in warning and "\n" not in warning
 
