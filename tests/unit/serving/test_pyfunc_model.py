@@ -23,6 +23,13 @@ from tests.support.registered_model import CLASSES, NAME, SHAPE
 from tests.support.stores import environment
 
 HEIGHT, WIDTH, CHANNELS = SHAPE
+# of the machine that serves, and with no influence
+VARIABLES = {
+    "KERAS_BACKEND": "torch",
+    "TF_USE_LEGACY_KERAS": "1",
+    "TF_XLA_FLAGS": "--tf_xla_no_such_flag",
+    "XLA_FLAGS": "--xla_no_such_flag",
+}
 COLOURS = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(float)
 
 
@@ -33,7 +40,7 @@ def address(registered_once, tmp_path_factory):
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@champion"]
     process = subprocess.Popen(
         [*command, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)],
-        env=environment(registered_once.uri, "registering"),
+        env=environment(registered_once.uri, "registering") | VARIABLES,
         cwd=tmp_path_factory.mktemp("elsewhere"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
