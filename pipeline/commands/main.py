@@ -6,6 +6,7 @@ imported there as well.
 """
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -100,6 +101,10 @@ def run_command(work: Callable[[Console], int | None]) -> int:
     except Stopped as stopped:
         console.note(f"stopped by {stopped}")
         return stopped.exit_code
+    except KeyboardInterrupt:
+        again = Stopped(signal.SIGINT, "again, before everything was cleaned up")
+        console.note(f"stopped by {again}")
+        return again.exit_code
 
 
 def exit_process(code: int) -> NoReturn:

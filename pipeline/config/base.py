@@ -72,11 +72,15 @@ class Config(BaseModel):
     @classmethod
     def sections(cls) -> dict[str, list[str]]:
         """Return the names of the settings, grouped under the title of the class that defines them."""
+        titles = {
+            name: base.model_config.get("title") or "settings"
+            for base in reversed(cls.__mro__)
+            if issubclass(base, BaseModel)
+            for name in get_annotations(base)
+        }
         sections: dict[str, list[str]] = {}
         for name in cls.model_fields:
-            owner = next(base for base in cls.__mro__ if name in get_annotations(base))
-            title = owner.model_config.get("title") if issubclass(owner, BaseModel) else None
-            sections.setdefault(title or "settings", []).append(name)
+            sections.setdefault(titles[name], []).append(name)
         return sections
 
     def section(self, kind: type[Section]) -> Section:

@@ -94,11 +94,8 @@ def hide_credentials(environ: MutableMapping[str, str]) -> None:
     Raises:
         UsageError: the password is not percent-encoded.
     """
-    given = environ.get(TRACKING_URI, "")
-    uri = given.strip()
-    if uri != given:
-        # MLflow would take it for a path
-        environ[TRACKING_URI] = uri
+    # a space before it would make it a path for MLflow
+    uri = environ.get(TRACKING_URI, "").strip()
     if "://" not in uri and re.match("[^/@]+:[^/@]+@", uri):
         raise UsageError(
             f"{TRACKING_URI} must begin with its scheme, https:// for example: it has a password, but none"
@@ -108,12 +105,16 @@ def hide_credentials(environ: MutableMapping[str, str]) -> None:
         parts = urlsplit(uri)
     except ValueError as error:
         raise UsageError(f"{TRACKING_URI} must be a URL: {error}") from None
-    # a token alone stays: MLflow has no variable for a user without a password
-    if parts.scheme not in {"http", "https"} or parts.password is None:
-        return
-    environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
-    environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
-    environ[TRACKING_URI] = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    if parts.scheme in {"http", "https"}:
+        # in lower case, as MLflow and this program compare it
+        uri = f"{parts.scheme}{uri[len(parts.scheme) :]}"
+        # a token alone stays: MLflow has no variable for a user without a password
+        if parts.password is not None:
+            environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
+            environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+            uri = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    if uri:
+        environ[TRACKING_URI] = uri
 
 
 def set_http_timeouts(environ: MutableMapping[str, str]) -> None:

@@ -44,6 +44,7 @@ def run_raising(error):
             "try a smaller image_size or batch_size, or a larger patch_size\n",
         ),
         (Stopped(signal.SIGTERM), 143, "", "stopped by SIGTERM\n"),
+        (KeyboardInterrupt(), 130, "", "stopped by SIGINT, again, before everything was cleaned up\n"),
     ],
     ids=lambda value: type(value).__name__,
 )

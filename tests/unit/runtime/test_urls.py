@@ -78,6 +78,12 @@ def test_hide_credentials_reads_a_uri_as_a_parser_does(uri):
     }
 
 
+def test_hide_credentials_writes_the_scheme_in_lower_case():
+    environ = {"MLFLOW_TRACKING_URI": "HTTP://Host:5000"}
+    hide_credentials(environ)
+    assert environ == {"MLFLOW_TRACKING_URI": "http://Host:5000"}
+
+
 @pytest.mark.parametrize("uri", ["ann:s3cret@host:5000", "http://[::1"])
 def test_hide_credentials_refuses_what_is_no_url_without_repeating_it(uri):
     with pytest.raises(UsageError, match="^MLFLOW_TRACKING_URI must be") as refused:
