@@ -15,6 +15,7 @@ from pipeline.data.read_images import read_batch
 from pipeline.evaluation.figures.training import confusion_matrix
 from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.tables import csv_row
 from pipeline.runtime.text import count, join_names
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import LoggedModel, load_model
@@ -154,7 +155,7 @@ def write_predictions(path: Path, model: LoggedModel, files: ImageFiles) -> Pred
             # a file that is no image has none, a model of two classes fewer
             cells += [""] * (2 * TOP_CLASSES - len(cells))
             truth = "" if label is None else model.classes[label]
-            writer.writerow([files.display_name(prediction.file), *cells, truth, prediction.error])
+            writer.writerow(csv_row([files.display_name(prediction.file), *cells, truth, prediction.error]))
     return summary
 
 

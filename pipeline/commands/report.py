@@ -30,6 +30,7 @@ from pipeline.evaluation.report.page import Section, answer, describe_test_set_a
 from pipeline.runtime.code_version import code_version
 from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.tables import to_csv
 from pipeline.runtime.text import count
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking import query
@@ -89,7 +90,7 @@ def build_report(command: ReportCommand, console: Console) -> None:
                 Path(command.settings.folder).expanduser() / run.id,
                 {
                     "report.html": html,
-                    "leaderboard.csv": board.to_csv(index=False),
+                    "leaderboard.csv": to_csv(board),
                     "leaderboard.md": to_markdown(board),
                 },
             )

@@ -24,11 +24,11 @@ class Config(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _from_text(cls, value: object, info: ValidationInfo) -> object:
-        """Read text as YAML would: `none`, and lists with commas; and refuse true and false as numbers."""
+        """Read text as flags and files hold it: `none`, lists with commas; and refuse true and false as numbers."""
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, str):
             value = value.strip()
-            if type(None) in kinds and value.lower() in {"none", "null"}:
+            if type(None) in kinds and value.lower() in {"none", "null", "~"}:
                 return None
         for kind in kinds:
             if get_origin(kind) is tuple:

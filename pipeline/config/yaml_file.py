@@ -1,4 +1,8 @@
-"""YAML files of settings: found by name or path, and read with what YAML allows and settings do not need refused."""
+"""YAML files of settings: found by name or path, and read with what YAML allows and settings do not need refused.
+
+Every value is read as text, as if it had been given as a flag, and `Config` gives it its type. YAML 1.1 would read 010
+as 8, 1:30 as 90 and `no` as false, whatever the setting.
+"""
 
 import os
 from collections.abc import Iterator
@@ -53,8 +57,10 @@ def choices(folder: Path) -> str:
 def read_file(path: Path, *, kind: str) -> dict[str, Any]:
     """Return the content of a file of `setting: value` lines, whose names and values are not checked.
 
+    A value is text, or a list or a mapping of such values.
+
     Raises:
-        UsageError: it is anything else, has an alias or a key twice, or is too long or too deep to be such a file.
+        UsageError: it is anything else, has an alias, a tag or a key twice, or is too long or too deep.
     """
     try:
         with open(path, "rb") as file:
@@ -64,13 +70,13 @@ def read_file(path: Path, *, kind: str) -> dict[str, Any]:
     if len(content) > MAX_BYTES:
         raise UsageError(f"a {kind} must have at most {MAX_BYTES:,} bytes, got more in {path.absolute()}")
     try:
-        _check_events(yaml.parse(content, Loader=yaml.CSafeLoader))
+        _check_events(yaml.parse(content, Loader=yaml.CBaseLoader))
         settings = _Loader(content).get_single_data()
     except yaml.YAMLError as error:
         raise UsageError(f"{path.absolute()} is not YAML for settings: {_message(error)}") from None
-    if settings is None:
+    if settings is None or settings == "":
         return {}
-    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+    if not isinstance(settings, dict):
         raise UsageError(f"a {kind} must be 'setting: value' lines, got {type(settings).__name__} in {path.absolute()}")
     return settings
 
@@ -81,6 +87,8 @@ def _check_events(events: Iterator[yaml.Event]) -> None:
     for event in events:
         if isinstance(event, yaml.AliasEvent):
             raise _refusal(f"aliases are not read: *{event.anchor}", event.start_mark)
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
+            raise _refusal(f"tags are not read: {event.tag}", event.start_mark)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -89,17 +97,8 @@ def _check_events(events: Iterator[yaml.Event]) -> None:
             raise _refusal(f"nested more than {MAX_DEPTH} deep", event.start_mark)
 
 
-class _Loader(yaml.CSafeLoader):
-    """CSafeLoader that refuses a key given twice, and reports every fault of a value as a YAMLError."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        # PyYAML raises errors of many kinds for a scalar that is not what it looks like: 2001-99-99
-        try:
-            return super().construct_object(node, deep)
-        except yaml.YAMLError:
-            raise
-        except Exception:  # noqa: BLE001 - see above
-            raise _refusal(f"this is no {node.tag.rpartition(':')[2]}", node.start_mark) from None
+class _Loader(yaml.CBaseLoader):
+    """Loader of text, lists and mappings that refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         # PyYAML would keep the last value without a word

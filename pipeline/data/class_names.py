@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import join_names, printable
 
+SPACES = " \t\N{NO-BREAK SPACE}\N{FIGURE SPACE}\N{NARROW NO-BREAK SPACE}\N{IDEOGRAPHIC SPACE}"
+
 log = logging.getLogger(__name__)
 
 
@@ -15,7 +17,7 @@ def clean_class_name(name: str) -> str:
 
     A folder's name is decomposed when it was packed on a Mac; a trailing space cannot be seen.
     """
-    return printable(unicodedata.normalize("NFC", name).strip())
+    return printable(unicodedata.normalize("NFC", name).strip(SPACES))
 
 
 def clean_class_names(names: Iterable[str], *, place: object) -> dict[str, str]:

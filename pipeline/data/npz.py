@@ -7,6 +7,7 @@ import psutil
 from PIL import Image
 
 from pipeline.data.cache import DIGEST_DTYPE, Allocate, DecodedImages, image_digest
+from pipeline.data.class_names import clean_class_names
 from pipeline.data.decode import resize_to
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import join_names, printable
@@ -56,12 +57,12 @@ def read_npz(file: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
     Raises:
         UsageError: The file cannot be read, or its arrays do not fit together.
     """
-    arrays = _load_arrays(file)
+    arrays, others = _load_arrays(file)
     part_names = [part for part, end in ENDINGS.items() if part != "validation" or arrays.keys() & {"x_val", "y_val"}]
     if missing := [f"{axis}_{ENDINGS[p]}" for p in part_names for axis in "xy" if f"{axis}_{ENDINGS[p]}" not in arrays]:
-        raise _npz_error(
-            file, "x_train, y_train, x_test and y_test", f"has no {join_names(missing)}", "add what is missing"
-        )
+        has = f"has {join_names(others)} instead of" if others else "has no"
+        remedy = "save them under these names" if others else "add what is missing"
+        raise _npz_error(file, "x_train, y_train, x_test and y_test", f"{has} {join_names(missing)}", remedy)
     parts = {part: _check_part(file, ENDINGS[part], arrays) for part in part_names}
     shapes = {f"x_{ENDINGS[part]}": images.shape[1:] for part, (images, _) in parts.items()}
     if len(set(shapes.values())) > 1:
@@ -72,19 +73,42 @@ def read_npz(file: Path) -> tuple[dict[str, Part], tuple[str, ...]]:
     return parts, _class_names(file, arrays, classes)
 
 
-def _load_arrays(file: Path) -> dict[str, np.ndarray]:
-    """Load the arrays that are used, but no pickled objects, so that a file cannot run code."""
+def _load_arrays(file: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Load the arrays that are used, but no pickled objects, so that a file cannot run code.
+
+    Returns:
+        The arrays by name, and the names of the others.
+    """
     wanted = [f"{axis}_{end}" for axis in "xy" for end in ENDINGS.values()] + ["class_names"]
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
             _check_fits_memory(file, sum(member.file_size for member in archive.zip.infolist()))
-            return {name: archive[name] for name in wanted if name in archive.files}
+            arrays = {name: _load_array(file, archive, name) for name in wanted if name in archive.files}
+            instead = [name for name in archive.files if name not in wanted]
     except UsageError:
         raise
     except Exception as error:  # a damaged archive can make its reader raise anything
+        raise _npz_error(file, "plain arrays", f"cannot be read ({error})", "save it with numpy.savez") from error
+    return arrays, instead
+
+
+def _load_array(file: Path, archive: "np.lib.npyio.NpzFile", name: str) -> np.ndarray:
+    try:
+        array: np.ndarray = archive[name]
+    except ValueError as error:
         # NumPy's own message tells how to read pickled objects all the same.
-        why = "it holds Python objects, not numbers" if "pickle" in str(error) else error
-        raise _npz_error(file, "plain arrays", f"cannot be read ({why})", "save it with numpy.savez") from error
+        if "pickle" not in str(error):
+            raise
+        kind = name.split("_")[0]
+        remedy = {
+            "class": "save class_names.astype(str)",
+            "y": f"save {name}.astype('int64'), numbered from 0",
+            "x": f"save numpy.stack({name}), or files in class folders if the images have several sizes",
+        }[kind]
+        raise _npz_error(
+            file, f"plain arrays, not Python objects, in {name}", "holds Python objects, not numbers", remedy
+        ) from None
+    return array
 
 
 def _check_fits_memory(file: Path, needed: int) -> None:
@@ -106,43 +130,82 @@ def _to_uint8(file: Path, name: str, images: np.ndarray) -> np.ndarray:
     """Return images as uint8, if each value, of whatever type, is a whole number from 0 to 255."""
     if images.ndim not in (3, 4) or 0 in images.shape or (*images.shape, 1)[3] not in (1, 3, 4):
         rule = f"images (n, h, w) or (n, h, w, c) with c of 1, 3 or 4 in {name}"
-        raise _npz_error(file, rule, f"has the shape {images.shape}", "give the array such a shape")
+        raise _npz_error(file, rule, f"has the shape {images.shape}", _shape_remedy(name, images.shape))
     if images.dtype == np.uint8:
         return images
     rule, remedy = f"pixels from 0 to 255, whole numbers, in {name}", "scale and round them, and save as uint8"
+    if images.dtype.kind == "b":
+        raise _npz_error(file, rule, f"has the type {images.dtype}", f"save {name}.astype('uint8') * 255")
     if images.dtype.kind not in "iuf":
-        raise _npz_error(file, rule, f"has the type {images.dtype}", remedy)
+        raise _npz_error(file, rule, f"has the type {images.dtype}", f"save {name}.astype('uint8')")
+    if images.dtype.kind == "f" and (strange := int((~np.isfinite(images)).sum())):
+        got = f"has {images.dtype} from nan or infinity: {strange:,} such values"
+        raise _npz_error(file, rule, got, "replace them, or leave their images out")
     low, high = images.min(), images.max()
-    # Written so that a NaN fails the comparison.
-    if not (low >= 0 and high <= 255) or (images != np.floor(images)).any():
+    if images.dtype.kind in "iu" and low >= 0 and high > 255:
+        remedy = f"scale and save as uint8: {name} // 257 where white is 65,535, {name} // 16 where it is 4,095"
+    if images.dtype.kind == "f" and -1 <= low < 0 and high <= 1:
+        remedy = f"if white is 1 and black is -1, save (({name} + 1) * 127.5).round().astype('uint8')"
+    if low >= 0 and high <= 1:
+        remedy = f"multiply by 255, save as uint8: ({name} * 255).round().astype('uint8')"
+        raise _npz_error(file, rule, f"has nothing above {high:.4g} in {images.dtype}", remedy)
+    if low < 0 or high > 255 or (images != np.floor(images)).any():
         raise _npz_error(file, rule, f"has {images.dtype} from {low:.4g} to {high:.4g}", remedy)
-    if high <= 1:
-        raise _npz_error(
-            file, rule, f"has nothing above {high:.4g} in {images.dtype}", "multiply by 255, save as uint8"
-        )
     return images.astype(np.uint8)
+
+
+def _shape_remedy(name: str, shape: tuple[int, ...]) -> str:
+    """Return what makes images (n, h, w, c) of an array of another shape."""
+    channels = (1, 3, 4)
+    if 0 in shape:
+        return "add images, or leave x_val and y_val out" if name == "x_val" else "add images"
+    if len(shape) == 4 and shape[1] in channels:
+        return f"the channels are first: save {name}.transpose(0, 2, 3, 1)"
+    if len(shape) == 4 and shape[2] in channels:
+        return f"the images are last: save {name}.transpose(3, 0, 1, 2)"
+    if len(shape) == 5 and 1 in shape[1:]:
+        return f"save numpy.squeeze({name}, axis={1 + shape[1:].index(1)})"
+    if len(shape) == 2:
+        return f"each image is a flat row: save {name}.reshape(-1, h, w, c), in the order in which it was flattened"
+    if len(shape) == 4:
+        return f"leave all but 1, 3 or 4 of the {shape[3]} channels out"
+    return "give the array such a shape"
 
 
 def _to_vector(file: Path, name: str, labels: np.ndarray) -> np.ndarray:
     """Return integer labels (n,) from (n,) or (n, 1)."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        got = f"has the shape {labels.shape} and type {labels.dtype}"
-        remedy = "for one-hot rows save y.argmax(axis=1), for other numbers y.astype('int64')"
-        raise _npz_error(file, f"integer labels (n,) or (n, 1) in {name}", got, remedy)
-    return labels
+    if labels.ndim == 1 and labels.dtype.kind in "iu":
+        return labels
+    got = f"has the shape {labels.shape} and type {labels.dtype}"
+    if labels.dtype.kind in "US":
+        remedy = (
+            f"number them alike in every split: class_names = numpy.unique(y_train), save that and "
+            f"numpy.searchsorted(class_names, {name})"
+        )
+    elif labels.ndim == 2:
+        remedy = f"for one-hot rows save {name}.argmax(axis=1)"
+    elif labels.ndim == 1 and labels.dtype.kind in "bf":
+        remedy = f"save {name}.astype('int64')"
+    else:
+        remedy = f"for one-hot rows save {name}.argmax(axis=1), for other numbers {name}.astype('int64')"
+    raise _npz_error(file, f"integer labels (n,) or (n, 1) in {name}", got, remedy)
 
 
 def _check_labels_complete(file: Path, name: str, labels: np.ndarray, classes: int) -> None:
     found = np.unique(labels)
+    if name == "y_train" and found[0] == 1 and len(found) == classes - 1:
+        got = f"has labels from 1 to {found[-1]}"
+        raise _npz_error(file, f"labels from 0 in {name}", got, "save the labels of every split less 1")
     rule = f"every label from 0 to the number of classes - 1 in {name}"
     if found[0] < 0 or found[-1] >= classes:
         got = f"has labels from {found[0]} to {found[-1]}, and the highest in y_train is {classes - 1}"
         raise _npz_error(file, rule, got, "number the classes from 0, alike in every split")
     if len(found) < classes:
         gap = next(number for number, label in enumerate((*found, classes)) if number != label)
-        raise _npz_error(file, rule, f"has none of {gap}", "number the classes without gaps, each in every split")
+        remedy = "number the classes without gaps, each in every split: add images of it, or leave it out of all"
+        raise _npz_error(file, rule, f"has none of {gap}", remedy)
     if classes < 2:
         raise _npz_error(file, "at least two classes", f"has one: {found[0]}", "add images of another class")
 
@@ -151,10 +214,15 @@ def _class_names(file: Path, arrays: dict[str, np.ndarray], classes: int) -> tup
     if "class_names" not in arrays:
         return tuple(str(label) for label in range(classes))
     names = arrays["class_names"]
-    if names.shape != (classes,) or names.dtype.kind != "U" or len(set(names.tolist())) < classes:
-        got = f"has {join_names(names.ravel().tolist())}"
-        raise _npz_error(file, f"{classes} different strings in class_names", got, "name each class, or leave it out")
-    return tuple(printable(name) for name in names.tolist())
+    rule = f"{classes} different strings in class_names"
+    if names.dtype.kind != "U":
+        got = f"has the type {names.dtype}"
+        raise _npz_error(file, rule, got, "save class_names.astype(str), or leave it out")
+    if names.shape != (classes,) or len(set(names.tolist())) < classes:
+        got = f"has {names.size}, {join_names(names.ravel().tolist())}, for the labels from 0 to {classes - 1}"
+        raise _npz_error(file, rule, got, "name each class, or leave it out")
+    cleaned = {given: clean for clean, given in clean_class_names(names.tolist(), place=file).items()}
+    return tuple(cleaned[name] for name in names.tolist())
 
 
 def _npz_error(file: Path, rule: str, got: str, remedy: str) -> UsageError:

@@ -1,8 +1,15 @@
 """The commit of the project that runs, and whether its files have changed since."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
+
+# Variables that name a repository, as listed by `git rev-parse --local-env-vars`
+LOCATIONS = frozenset(
+    """GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_COMMON_DIR GIT_DIR GIT_GRAFT_FILE GIT_IMPLICIT_WORK_TREE GIT_INDEX_FILE
+    GIT_INTERNAL_SUPER_PREFIX GIT_NAMESPACE GIT_OBJECT_DIRECTORY GIT_PREFIX GIT_WORK_TREE""".split()
+)
 
 
 class CodeVersion(NamedTuple):
@@ -13,7 +20,12 @@ class CodeVersion(NamedTuple):
 
 
 def code_version() -> CodeVersion | None:
-    """Return the version of the running code; None where the project is not a Git checkout or Git is missing."""
+    """Return the version of the running code; None where no Git repository tracks it, or Git is missing.
+
+    A repository around the project's folder, or around an environment that the project is installed in, is another's.
+    """
+    if _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is None:
+        return None
     commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     if commit is None or status is None:
         return None
@@ -23,7 +35,11 @@ def code_version() -> CodeVersion | None:
 def _git(*arguments: str) -> str | None:
     # `git status` would otherwise lock the index to refresh it, and a commit made meanwhile would fail
     command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
+    # Git's hooks set GIT_DIR and its like, which would lead to the repository whose hook started this process
+    environment = {name: value for name, value in os.environ.items() if name not in LOCATIONS}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10, env=environment
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -35,7 +35,7 @@ def parse_distribution(setting: str, entry: object) -> BaseDistribution:
 
 
 def coerce(setting: str, value: object) -> Any:
-    """Return a value in the type of its setting: `1e-3`, which PyYAML reads as text, becomes 0.001 for a number."""
+    """Return a value, which a search file holds as text, in the type of its setting."""
     return getattr(TrainingConfig.build({setting: value}), setting)
 
 

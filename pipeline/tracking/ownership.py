@@ -16,8 +16,10 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_BRANCH, MLFLOW_GIT_REPO_URL
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
+from pipeline.runtime.code_version import code_version
 from pipeline.runtime.errors import Deleted, NothingToDo, Rejected, Stopped, TrackingError, UsageError
 from pipeline.runtime.files import cache_folder, make_private, try_lock
 from pipeline.runtime.heartbeat import BEAT_SECONDS, heartbeat
@@ -27,6 +29,7 @@ from pipeline.runtime.urls import storage_error
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.tags import Role, RunOutcome, Tag, run_outcome_tags
 
+GIT_TAGS = frozenset((Tag.GIT_COMMIT, MLFLOW_GIT_BRANCH, MLFLOW_GIT_REPO_URL))
 LOCKS = "locks"  # folder in the cache of the lock files of runs
 # between a claim and the look at who has the run then; longer where the store is slow
 CLAIM_SECONDS = 2.0
@@ -62,10 +65,17 @@ def begin_run(client: TrackingClient, run_id: str | None = None, *, experiment_i
         Deleted: The run or the experiment has been deleted.
     """
     if run_id is None:
-        return client.create_run(experiment_id or client.experiment_id(), tags=resolve_tags())
+        tags = resolve_tags()
+        own_tags = {name: value for name, value in tags.items() if name not in _foreign_git_tags(tags)}
+        return client.create_run(experiment_id or client.experiment_id(), tags=own_tags)
     client.get_active_run(run_id)
     client.set_run_status(run_id, "RUNNING")
-    return client.get_run(run_id)
+    run = client.get_run(run_id)
+    # a run that is resumed keeps what it was trained with
+    foreign = set() if Tag.ROLE in run.data.tags else _foreign_git_tags(run.data.tags)
+    for name in foreign:
+        client.delete_tag(run_id, name)
+    return client.get_run(run_id) if foreign else run
 
 
 def claim_run(client: TrackingClient, run_id: str, tags: Mapping[str, str] | None = None) -> None:
@@ -226,6 +236,18 @@ def check_store_path() -> None:
 def _forget_outcome(client: TrackingClient, run: Run) -> None:
     for name in {Tag.OUTCOME, Tag.OUTCOME_REASON} & run.data.tags.keys():
         client.delete_tag(run.info.run_id, name)
+
+
+def _foreign_git_tags(tags: Mapping[str, str]) -> set[str]:
+    """Return the names of MLflow's tags of a Git repository, if that is not the one that tracks this program.
+
+    MLflow takes the first repository around the program's file, whether or not the file is in it.
+    """
+    commit = tags.get(Tag.GIT_COMMIT)
+    if commit is None:
+        return set()
+    version = code_version()
+    return set() if version and version.commit == commit else set(GIT_TAGS & tags.keys())
 
 
 def _now() -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline.config.training import TrainingConfig, from_yaml, read_recipe
 from pipeline.evaluation.report.groups import RunRecord
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.tables import read_csv_cell
 from pipeline.tracking.client import Deleted, NotFound, Run, TrackingClient
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
 from pipeline.tracking.test_set_access import access_count
@@ -201,7 +202,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
 def _read_recalls(path: Path) -> "pd.Series[float]":
     # a class may be called "null" or "nan", so that missing values are recognized in the recalls alone
     table = pd.read_csv(path, dtype={"class": str}, keep_default_na=False, na_values={"recall": [""]})
-    return table.set_index("class")["recall"].astype(float)
+    return table.set_index(table["class"].map(read_csv_cell))["recall"].astype(float)
 
 
 def _fetch_artifacts(

@@ -24,6 +24,7 @@ from pipeline.runtime.errors import Deleted, Stopped, TrackingError, Unavailable
 from pipeline.runtime.process import ProcessIdentity, this_process
 from pipeline.runtime.retry import retry
 from pipeline.runtime.signals import handle_signals
+from pipeline.runtime.tables import markdown_text, to_csv
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
@@ -144,8 +145,8 @@ class TrackedRun:
         return name
 
     def set_description(self, text: str) -> None:
-        """Set the description at the top of MLflow's page of the run, in Markdown."""
-        self.set_tags({Tag.DESCRIPTION: text})
+        """Set the description at the top of MLflow's page of the run, which shows Markdown: the text as it is."""
+        self.set_tags({Tag.DESCRIPTION: markdown_text(text)})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; long values are cut."""
@@ -253,7 +254,7 @@ class TrackedRun:
 
     def log_table(self, path: str, table: pd.DataFrame) -> None:
         """Log a table as CSV, without its index."""
-        self.log_text(path, table.to_csv(index=False))
+        self.log_text(path, to_csv(table))
 
     def log_model(self, save: FileWriter) -> None:
         """Log the model that `save` writes into a folder, unless the run has logged it before an interruption."""

@@ -9,6 +9,7 @@ import pandas as pd
 from pipeline.evaluation.metrics import is_correct
 from pipeline.evaluation.report.groups import Metric, RunGroup, differing_settings
 from pipeline.evaluation.significance import Difference, Sample, difference, pooled_variance
+from pipeline.runtime.tables import markdown_cell
 
 FRACTIONS = frozenset(["accuracy", "sd", "gap", "gap_low", "gap_high"])  # columns that are written as per cent
 
@@ -72,7 +73,7 @@ def to_markdown(board: pd.DataFrame) -> str:
         spec = "{:.2%}" if name in FRACTIONS else "{:,.6g}"
         text[name] = ["" if np.isnan(value) else spec.format(value) for value in text[name]]
     lines: list[list[str]] = [text.columns.tolist(), ["---"] * text.shape[1], *text.astype(str).to_numpy().tolist()]
-    return "".join(f"| {' | '.join(_escape_cell(cell) for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(markdown_cell(cell) for cell in line)} |\n" for line in lines)
 
 
 def _sample(group: RunGroup, metric: Metric, predictions: Mapping[str, pd.DataFrame]) -> Sample:
@@ -109,8 +110,3 @@ def _columns(row: LeaderboardRow, metric: Metric) -> dict[str, object]:
         "latency_ms": group.mean_metric("latency_ms"),
         "test_set_accesses": group.test_set_accesses,
     }
-
-
-def _escape_cell(text: str) -> str:
-    """Return text that does not end its cell of a Markdown table."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())

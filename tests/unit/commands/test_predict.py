@@ -109,6 +109,11 @@ def test_predict_of_a_file_that_is_no_image_writes_the_reason_and_predicts_the_o
     assert "1 file could not be read" in output
 
 
+def test_predict_writes_no_cell_that_a_spreadsheet_would_evaluate(run_predict, tmp_path):
+    save_image(tmp_path / "images" / "=1+1.png", "red")
+    assert run_predict(tmp_path / "images")[2]["file"].tolist() == ["'=1+1.png"]
+
+
 def test_predict_of_twelve_bits_in_sixteen_warns_unless_one_uses_them(registered_model, tmp_path, capsys):
     wide = np.arange(256, dtype=np.uint16).reshape(16, 16) * 16
     images = tmp_path / "images"

@@ -25,9 +25,11 @@ class Some(Config):
     ("name", "text", "value"),
     [
         ("count", "7", 7),
-        ("rate", "1e-3", 0.001),  # PyYAML 1.1 reads this one as text
+        ("rate", "1e-3", 0.001),
+        ("count", "07", 7),
         ("limit", "none", None),
         ("limit", "null", None),
+        ("limit", "~", None),
         ("limit", " 5 ", 5),
         ("on", "true", True),
         ("on", "False", False),
@@ -46,7 +48,7 @@ class Some(Config):
         ("path", "a,b 'c'", "a,b 'c'"),
     ],
 )
-def test_build_reads_text_as_yaml_would(name, text, value):
+def test_build_reads_text(name, text, value):
     assert getattr(Some.build({name: text}), name) == value
 
 

@@ -1,9 +1,12 @@
 """The settings of a training run: default < recipe < flag, shipped recipes, YAML, sections, and checks against data."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from pipeline.config import training
+from pipeline.config.arguments import parse_arguments
 from pipeline.config.training import (
     RECIPES,
     TrainingConfig,
@@ -14,7 +17,7 @@ from pipeline.config.training import (
     to_yaml,
     validate_against_data,
 )
-from pipeline.config.yaml_file import names
+from pipeline.config.yaml_file import names, read_file
 from pipeline.runtime.errors import UsageError
 
 
@@ -46,6 +49,53 @@ def test_flag_overrides_recipe_and_recipe_overrides_default(recipe):
 def test_flags_take_true_none_and_commas_as_mlflow_passes_them():
     _, config = resolve("smoke", "--flip", "true", "--train_examples", "none", "--image_size", "24,32", "--seed=7")
     assert (config.flip, config.train_examples, config.image_size, config.seed) == (True, None, (24, 32), 7)
+
+
+SPELLINGS = """
+010 1:30 1_000 0x10 0o10 0b11 1e-3 1E2 .5 5. 5.0 +1 -1 1e0 1 0 3.25 inf .inf nan .nan 1,000
+yes No on OFF y t true False none None null ~ NULL auto adamw = << 32,64 [32,64] [010,1_6] 2001-01-01
+"""
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.split())
+def test_value_is_read_alike_in_a_flag_and_in_a_file(recipe, spelling):
+    def outcome(setting, value):
+        try:
+            return getattr(TrainingConfig.build({setting: value}), setting)
+        except UsageError:
+            return "refused"
+
+    words = [f"--{setting}={spelling}" for setting in TrainingConfig.model_fields]
+    flags = parse_arguments(words, command="train", description="", settings=TrainingConfig())
+    lines = recipe("".join(f"{setting}: {spelling}\n" for setting in TrainingConfig.model_fields))
+    content = read_file(Path(lines), kind="recipe")
+    assert len(flags) == len(content) == len(TrainingConfig.model_fields)
+    assert {name: outcome(name, value) for name, value in content.items()} == {
+        name: outcome(name, value) for name, value in flags.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "spelling", "value"),
+    [
+        ("depth", "010", 10),
+        ("train_examples", "1_000", 1000),
+        ("clip_norm", "~", None),
+        ("flip", "yes", True),
+        ("learning_rate", "1e-3", 0.001),
+        ("image_size", "[010, 16]", (10, 16)),
+        ("register_as", "1.10", "1.10"),
+        ("dataset", "2001-01-01", "2001-01-01"),
+    ],
+)
+def test_value_in_a_file_has_the_type_of_its_setting(recipe, setting, spelling, value):
+    assert getattr(resolve(recipe(f"{setting}: {spelling}\n"))[1], setting) == value
+
+
+@pytest.mark.parametrize("line", ["depth: 1:30", "depth: 0x10", "learning_rate: .inf", "flip: maybe", "clip_norm:"])
+def test_value_that_is_no_decimal_number_is_refused_in_a_file(recipe, line):
+    with pytest.raises(UsageError, match=f"{line.split(':')[0]} must be "):
+        resolve(recipe(line))
 
 
 @pytest.mark.parametrize("name", names(RECIPES))

@@ -45,11 +45,13 @@ def read(tmp_path, text):
     return read_file(path, kind="recipe")
 
 
-def test_read_file_returns_yaml_types(tmp_path):
-    assert read(tmp_path, "a: 1\nb: [x, 2.5]\nc: {d: null, e: true}\n# f: 1\n") == {
-        "a": 1,
-        "b": ["x", 2.5],
-        "c": {"d": None, "e": True},
+def test_read_file_returns_text_lists_and_mappings(tmp_path):
+    assert read(tmp_path, "a: 010\nb: [x, 2.5]\nc: {d: null, e: yes}\n# f: 1\ng: 'h'\n1: 1:30\n") == {
+        "a": "010",
+        "b": ["x", "2.5"],
+        "c": {"d": "null", "e": "yes"},
+        "g": "h",
+        "1": "1:30",
     }
 
 
@@ -65,10 +67,12 @@ def test_read_file_without_lines_returns_no_settings(tmp_path, text):
         ("a: 1\na: 2\n", "is not YAML for settings: a is given twice, in line 2, column 1$"),
         ("a: {b: 1, b: 2}\n", "b is given twice, in line 1, column 11$"),
         (f"a: {'[' * MAX_DEPTH}", f"nested more than {MAX_DEPTH} deep, in line 1"),
-        ("a: 2001-99-99\n", "this is no timestamp, in line 1, column 4$"),
+        ("a: !!int 3\n", "tags are not read: tag:yaml.org,2002:int, in line 1, column 4$"),
+        ("a: !!python/object/apply:os.getcwd []\n", "tags are not read: "),
+        ("[a]: 1\n", "is not YAML for settings: "),
         ("a: [\n", "is not YAML for settings: "),
         ("- a\n", "^a recipe must be 'setting: value' lines, got list in /"),
-        ("1: a\n", "^a recipe must be 'setting: value' lines, got dict in /"),
+        ("a\n", "^a recipe must be 'setting: value' lines, got str in /"),
         (f"a: {'x' * MAX_BYTES}\n", f"^a recipe must have at most {MAX_BYTES:,} bytes, got more in /"),
     ],
 )

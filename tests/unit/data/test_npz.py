@@ -25,6 +25,14 @@ def test_read_npz_takes_label_columns_and_whole_numbers_of_any_type(tmp_path):
     assert classes == ("0", "1") and list(parts) == ["train", "test"]
 
 
+def test_read_npz_under_other_names_says_which_it_has(tmp_path):
+    np.savez(tmp_path / "data.npz", train_images=X, train_labels=Y, test_images=X, test_labels=Y)
+    with pytest.raises(
+        UsageError, match="has train_images, train_labels, test_images, test_labels instead of x_train, "
+    ):
+        read_npz(tmp_path / "data.npz")
+
+
 def test_read_npz_takes_validation_split_and_class_names_if_given(tmp_path):
     parts, classes = read_npz(write_npz(tmp_path, x_val=X[:4], y_val=Y[:4], class_names=np.array(["cat", "dog\n"])))
     assert list(parts) == ["train", "validation", "test"] and classes == ("cat", r"dog\n")
@@ -39,22 +47,38 @@ def test_read_npz_takes_validation_split_and_class_names_if_given(tmp_path):
         ({"x_train": np.zeros((8, 6, 5, 2), np.uint8)}, "has the shape (8, 6, 5, 2)"),
         ({"x_train": X[:0], "y_train": Y[:0]}, "has the shape (0, 6, 5)"),
         ({"x_train": X / 255}, "pixels from 0 to 255, whole numbers, in x_train"),
+        ({"x_train": X / 255}, "save as uint8: (x_train * 255).round().astype('uint8')"),
+        ({"x_train": X / 2}, "has float64 from 0 to 119.5; scale and round them"),
         ({"x_train": X.astype(int) - 1}, "has int64 from -1 to 238; scale and round"),
         ({"x_train": np.where(X > 7, np.nan, X)}, "has float64 from nan"),
         ({"x_train": np.where(X > 7, 1.0, 0.0)}, "has nothing above 1 in float64; multiply by 255"),
-        ({"x_train": X > 7}, "has the type bool"),
+        ({"x_train": X > 7}, "has the type bool; save x_train.astype('uint8') * 255"),
         ({"y_train": Y[:5]}, "has 8 images in x_train and 5 labels in y_train"),
         ({"x_test": X[:2, :3]}, "images of one shape"),
         ({"y_train": Y / 1}, "integer labels (n,) or (n, 1) in y_train"),
-        ({"y_train": np.eye(2)[Y]}, "for one-hot rows save y.argmax(axis=1)"),
+        ({"y_train": np.eye(2)[Y]}, "for one-hot rows save y_train.argmax(axis=1)"),
         ({"y_train": Y * 2}, "has none of 1; number the classes without gaps"),
         ({"y_train": Y - 1}, "has labels from -1 to 0"),
         ({"y_test": Y[:2] + 1}, "in y_test: "),
         ({"y_test": Y[:2] * 0}, "has none of 1; number the classes without gaps, each in every split"),
         ({"y_train": Y * 0, "y_test": Y[:2] * 0}, "at least two classes"),
         ({"class_names": np.array(["cat", "cat"])}, "2 different strings in class_names"),
-        ({"class_names": np.array(["cat"])}, "has cat; name each class"),
-        ({"x_train": np.array([{}, []], object)}, "it holds Python objects, not numbers"),
+        ({"class_names": np.array(["cat"])}, "has 1, cat, for the labels from 0 to 1; name each class"),
+        ({"class_names": np.array(["cat", "cat "])}, "are both cat; rename one"),
+        ({"class_names": np.array(["cat", "dog"], object)}, "in class_names: "),
+        ({"class_names": np.array(["cat", "dog"], object)}, "save class_names.astype(str)"),
+        ({"class_names": np.array([b"cat", b"dog"])}, "has the type |S3; save class_names.astype(str)"),
+        ({"y_train": np.array(["a", "b"])[Y]}, "numpy.searchsorted(class_names, y_train)"),
+        ({"y_train": np.array(["a", "b"], object)[Y]}, "save y_train.astype('int64'), numbered from 0"),
+        ({"y_train": Y == 1}, "save y_train.astype('int64')"),
+        ({"y_train": Y + 1, "y_test": Y[:2] + 1}, "save the labels of every split less 1"),
+        ({"x_train": np.zeros((8, 3, 6, 5), np.uint8)}, "save x_train.transpose(0, 2, 3, 1)"),
+        ({"x_train": np.zeros((6, 5, 3, 8), np.uint8)}, "save x_train.transpose(3, 0, 1, 2)"),
+        ({"x_train": X.reshape(8, -1)}, "save x_train.reshape(-1, h, w, c)"),
+        ({"x_train": X[..., None, None]}, "save numpy.squeeze(x_train, axis=3)"),
+        ({"x_train": X.astype(np.uint16) * 257}, "x_train // 257 where white is 65,535"),
+        ({"x_train": X / 127.5 - 1}, "((x_train + 1) * 127.5).round()"),
+        ({"x_train": np.array([{}, []], object)}, "holds Python objects, not numbers"),
     ],
 )
 def test_read_npz_of_arrays_that_do_not_fit_raises_one_line(tmp_path, changes, words):

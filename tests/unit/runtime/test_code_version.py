@@ -45,3 +45,24 @@ def test_code_version_outside_a_checkout_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.runtime.code_version.__file__", str(tmp_path / "code_version.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert code_version() is None
+
+
+def test_code_version_in_another_repository_is_none(tmp_path, monkeypatch):
+    """The project's folder was copied into a repository that ignores it, or has not added it."""
+    file = checkout(tmp_path, monkeypatch)
+    copy = file.parent / "vendor" / "code_version.py"
+    copy.parent.mkdir()
+    shutil.copy(file, copy)
+    monkeypatch.setattr("pipeline.runtime.code_version.__file__", str(copy))
+    assert code_version() is None
+    subprocess.run(["git", "-C", str(file.parent), "add", "vendor"], check=True)
+    assert len(code_version().commit) == 40, "a repository that has added the files tracks them"
+
+
+def test_code_version_ignores_the_variables_of_a_git_hook(tmp_path, monkeypatch):
+    file = checkout(tmp_path, monkeypatch)
+    own = code_version()
+    subprocess.run(["git", "init", "-q", str(tmp_path / "other")], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
+    assert code_version() == own and file.exists()

@@ -5,6 +5,7 @@ import threading
 import mlflow
 import pytest
 
+from pipeline.runtime.code_version import CodeVersion
 from pipeline.runtime.process import this_process
 from pipeline.tracking import ownership
 from pipeline.tracking.client import TrackingClient
@@ -83,3 +84,32 @@ def test_set_parent_sets_parent_name_and_role(client, run_id):
     tags = found(run_id).data.tags
     assert (tags[Tag.PARENT_RUN_ID], tags[Tag.ROLE]) == ("abc", "resume")
     assert found(run_id).info.run_name == "resumed at epoch 7"
+
+
+@pytest.mark.parametrize(
+    ("version", "role", "kept"),
+    [
+        (None, {}, False),
+        (CodeVersion("b" * 40, is_dirty=False), {}, False),
+        (CodeVersion("a" * 40, is_dirty=False), {}, True),
+        (None, {Tag.ROLE: "run"}, True),
+    ],
+)
+def test_begin_run_forgets_the_commit_of_a_repository_that_does_not_track_this_program(
+    client, run_id, monkeypatch, version, role, kept
+):
+    """`mlflow run` records the repository around the project's folder; a resumed run keeps what it was trained with."""
+    monkeypatch.setattr(ownership, "code_version", lambda: version)
+    git = {"mlflow.source.git.commit": "a" * 40, "mlflow.source.git.repoURL": "x", "mlflow.source.git.branch": "y"}
+    TrackingClient().set_tags(run_id, git | role)
+    began = ownership.begin_run(TrackingClient(), run_id)
+    assert (git.items() <= began.data.tags.items()) is kept
+    assert began.data.tags.keys().isdisjoint(git) is not kept
+
+
+def test_begin_run_of_a_new_run_leaves_out_the_commit_of_another_repository(client, monkeypatch):
+    monkeypatch.setattr(ownership, "code_version", lambda: None)
+    monkeypatch.setattr(ownership, "resolve_tags", lambda: {"mlflow.source.git.commit": "a" * 40, "mlflow.user": "me"})
+    experiment = mlflow.get_experiment_by_name("mine").experiment_id
+    tags = ownership.begin_run(TrackingClient(), experiment_id=experiment).data.tags
+    assert "mlflow.source.git.commit" not in tags and tags["mlflow.user"] == "me"

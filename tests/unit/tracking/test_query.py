@@ -140,6 +140,7 @@ def test_fetched_artifacts_are_by_run_id_and_missing_or_damaged_ones_are_left_ou
 def test_fetch_recalls_takes_a_class_named_nan_for_a_class(experiment, tracking):
     store, _ = experiment
     run_id = make_run(store, "one")
-    store.client.log_text(run_id, "class,recall\nnan,0.5\nnull,\n", "per_class.csv")
+    store.client.log_text(run_id, "class,recall\nnan,0.5\nnull,\n'=1,\n", "per_class.csv")
     recalls = fetch_recalls(tracking, [get_record(run_id)])[run_id]
-    assert list(recalls.index) == ["nan", "null"] and recalls["nan"] == 0.5 and np.isnan(recalls["null"])
+    assert list(recalls.index) == ["nan", "null", "=1"], "as they were called, not as CSV spells them"
+    assert recalls["nan"] == 0.5 and np.isnan(recalls["null"])

@@ -48,3 +48,8 @@ def test_to_markdown_keeps_a_name_with_a_bar_or_a_line_break_in_its_cell():
     head, rule, first, _ = to_markdown(leaderboard_table(rows, "test_accuracy")).splitlines()
     assert r"| a \| b c |" in first and "90.00%" in first and head.endswith("| settings.depth |")
     assert rule.count("|") == head.count("|") == first.replace(r"\|", "").count("|")
+
+
+def test_to_markdown_shows_markup_in_names_as_text():
+    rows = [make_row(1, [0.9], name="![x](http://a.b) <b>", settings={"depth": "2"})]
+    assert r"| \!\[x\](http\://a.b) \<b\> |" in to_markdown(leaderboard_table(rows, "test_accuracy"))
