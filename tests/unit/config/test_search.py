@@ -43,11 +43,11 @@ def test_every_search_that_ships_is_read(name):
 
 def test_search_file_overrides_its_recipe(search):
     file = read_search_file(search(FILE))
-    assert file.settings == read_recipe("smoke") | {"trials": 7, "batch_size": 16}
+    assert file.settings == read_recipe("smoke") | {"trials": "7", "batch_size": "16"}
     assert (file.recipe, file.own, file.space, file.enqueue) == (
         "smoke",
         {"trials", "batch_size"},
-        {"depth": [1, 2]},
+        {"depth": ["1", "2"]},
         [],
     )
 
@@ -55,7 +55,7 @@ def test_search_file_overrides_its_recipe(search):
 def test_parse_search_command_returns_the_file_and_the_flags_alone(search):
     command = parse_search_command([search(FILE), "--trials", "9", "--flip"])
     assert command.overrides == {"trials": "9", "flip": "true"}
-    assert command.file.settings["trials"] == 7
+    assert command.file.settings["trials"] == "7"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import yaml
 
 from pipeline.config import training
 from pipeline.config.arguments import parse_arguments
+from pipeline.config.base import metavar
 from pipeline.config.training import (
     RECIPES,
     TrainingConfig,
@@ -65,11 +66,14 @@ def test_value_is_read_alike_in_a_flag_and_in_a_file(recipe, spelling):
         except UsageError:
             return "refused"
 
-    words = [f"--{setting}={spelling}" for setting in TrainingConfig.model_fields]
+    # a file's text that begins with a bracket is quoted, or YAML reads a list
+    is_text = {name for name, field in TrainingConfig.model_fields.items() if metavar(field) == "TEXT"}
+    settings = [name for name in TrainingConfig.model_fields if name not in is_text or not spelling.startswith("[")]
+    words = [f"--{setting}={spelling}" for setting in settings]
     flags = parse_arguments(words, command="train", description="", settings=TrainingConfig())
-    lines = recipe("".join(f"{setting}: {spelling}\n" for setting in TrainingConfig.model_fields))
+    lines = recipe("".join(f"{setting}: {spelling}\n" for setting in settings))
     content = read_file(Path(lines), kind="recipe")
-    assert len(flags) == len(content) == len(TrainingConfig.model_fields)
+    assert len(flags) == len(content) == len(settings) > 40
     assert {name: outcome(name, value) for name, value in content.items()} == {
         name: outcome(name, value) for name, value in flags.items()
     }
@@ -176,9 +180,9 @@ def test_config_file_of_a_run_is_a_recipe_for_the_same_settings(recipe):
     ("text", "message"),
     [
         ("lerning_rate: 1", "unknown setting 'lerning_rate'; did you mean learning_rate?"),
-        ("depth: 0", "depth must be a whole number from 1 to 256, got 0"),
+        ("depth: 0", "depth must be a whole number from 1 to 256, got '0'"),
         ("- depth", "a recipe must be 'setting: value' lines, got list"),
-        ("1: 2", "a recipe must be 'setting: value' lines"),
+        ("1: 2", "unknown setting '1'"),
         ("depth: [1", "is not YAML"),
         ("depth: 3\ndepth: 4", "is not YAML for settings: depth is given twice"),
         ("depth: !!python/object/apply:os.getcwd []", "is not YAML"),
