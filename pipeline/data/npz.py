@@ -88,7 +88,9 @@ def _load_arrays(file: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     except UsageError:
         raise
     except Exception as error:  # a damaged archive can make its reader raise anything
-        raise _npz_error(file, "plain arrays", f"cannot be read ({error})", "save it with numpy.savez") from error
+        # NumPy's own message tells how to read pickled objects all the same.
+        why = "it holds Python objects, not numbers" if "pickle" in str(error) else error
+        raise _npz_error(file, "plain arrays", f"cannot be read ({why})", "save it with numpy.savez") from error
     return arrays, instead
 
 
@@ -96,18 +98,16 @@ def _load_array(file: Path, archive: "np.lib.npyio.NpzFile", name: str) -> np.nd
     try:
         array: np.ndarray = archive[name]
     except ValueError as error:
-        # NumPy's own message tells how to read pickled objects all the same.
         if "pickle" not in str(error):
             raise
         kind = name.split("_")[0]
         remedy = {
             "class": "save class_names.astype(str)",
-            "y": f"save {name}.astype('int64'), numbered from 0",
+            "y": f"save {name}.astype('int64'); number names from 0",
             "x": f"save numpy.stack({name}), or files in class folders if the images have several sizes",
         }[kind]
-        raise _npz_error(
-            file, f"plain arrays, not Python objects, in {name}", "holds Python objects, not numbers", remedy
-        ) from None
+        got = f"cannot be read: {name} holds Python objects, not numbers"
+        raise _npz_error(file, "plain arrays", got, remedy) from None
     return array
 
 

@@ -73,7 +73,7 @@ def test_value_is_read_alike_in_a_flag_and_in_a_file(recipe, spelling):
     flags = parse_arguments(words, command="train", description="", settings=TrainingConfig())
     lines = recipe("".join(f"{setting}: {spelling}\n" for setting in settings))
     content = read_file(Path(lines), kind="recipe")
-    assert len(flags) == len(content) == len(settings) > 40
+    assert len(flags) == len(content) == len(settings) > 30
     assert {name: outcome(name, value) for name, value in content.items()} == {
         name: outcome(name, value) for name, value in flags.items()
     }
