@@ -17,6 +17,7 @@ from pipeline.evaluation.figures.training import confusion_matrix
 from pipeline.evaluation.metrics import per_class_table
 from pipeline.evaluation.robustness import EvaluationResult, evaluate_robustness
 from pipeline.runtime.console import Console
+from pipeline.runtime.tables import markdown_text
 from pipeline.runtime.text import count
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import MODEL, find_model, latest_model_uri, load_model, logged_classes
@@ -88,7 +89,7 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
             logged_to = TrackedRun(training.run_id, run.outbox)
             _log_result(logged_to, result, subset, model.classes, folder=folder, step=step)
             summary = _summarize(result, subset)
-            run.set_description(summary)
+            run.set_description(markdown_text(summary))
 
     console.print("", summary)
     if accesses:

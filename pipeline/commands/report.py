@@ -30,7 +30,7 @@ from pipeline.evaluation.report.page import Section, answer, describe_test_set_a
 from pipeline.runtime.code_version import code_version
 from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.tables import to_csv
+from pipeline.runtime.tables import markdown_text, to_csv
 from pipeline.runtime.text import count
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking import query
@@ -95,7 +95,7 @@ def build_report(command: ReportCommand, console: Console) -> None:
                 },
             )
             client.upload_artifacts(run.id, folder)
-            run.set_description("\n\n".join(answers))
+            run.set_description(markdown_text("\n\n".join(answers)))
             console.print(f"report   {folder / 'report.html'}", f"run      {run.id}")
 
 

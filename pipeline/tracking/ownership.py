@@ -24,6 +24,7 @@ from pipeline.runtime.errors import Deleted, NothingToDo, Rejected, Stopped, Tra
 from pipeline.runtime.files import cache_folder, make_private, try_lock
 from pipeline.runtime.heartbeat import BEAT_SECONDS, heartbeat
 from pipeline.runtime.process import ProcessIdentity, announce_process, this_process
+from pipeline.runtime.tables import markdown_text
 from pipeline.runtime.text import one_line
 from pipeline.runtime.urls import storage_error
 from pipeline.tracking.client import TrackingClient
@@ -182,7 +183,7 @@ def end_run(
 def refuse_run(client: TrackingClient, run_id: str, reason: str) -> None:
     """End a run as FAILED in which nothing could begin, with the reason in its description and in its name."""
     end_run(client, run_id, RunOutcome.FAILED, reason)
-    tags = {Tag.DESCRIPTION: reason}
+    tags = {Tag.DESCRIPTION: markdown_text(reason)}
     if is_generated_name(client.get_run(run_id).info.run_name):
         setting = REFUSED_SETTING.match(reason)
         tags[Tag.RUN_NAME] = f"refused: {setting[1] if setting else one_line(reason, most=40)}"

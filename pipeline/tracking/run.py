@@ -24,7 +24,7 @@ from pipeline.runtime.errors import Deleted, Stopped, TrackingError, Unavailable
 from pipeline.runtime.process import ProcessIdentity, this_process
 from pipeline.runtime.retry import retry
 from pipeline.runtime.signals import handle_signals
-from pipeline.runtime.tables import markdown_text, to_csv
+from pipeline.runtime.tables import to_csv
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
@@ -145,8 +145,8 @@ class TrackedRun:
         return name
 
     def set_description(self, text: str) -> None:
-        """Set the description at the top of MLflow's page of the run, which shows Markdown: the text as it is."""
-        self.set_tags({Tag.DESCRIPTION: markdown_text(text)})
+        """Set the description at the top of MLflow's page of the run, in Markdown; names in it need `markdown_text`."""
+        self.set_tags({Tag.DESCRIPTION: text})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; long values are cut."""

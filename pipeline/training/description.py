@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pipeline.config.training import RuntimeConfig, TrainingConfig
 from pipeline.data.dataset import Dataset
+from pipeline.runtime.tables import markdown_cell
 from pipeline.runtime.text import format_duration, one_line
 
 CONFIG_FILE = "config.yaml"
@@ -73,18 +74,20 @@ def run_description(
         commands: What can be done with the run, by what it is for.
         seconds: How long it took.
     """
-    settings = ", ".join(f"`{name}` {change.value} instead of {change.of_recipe}" for name, change in changes.items())
+    settings = ", ".join(
+        f"`{name}` {_cell(change.value)} instead of {_cell(change.of_recipe)}" for name, change in changes.items()
+    )
     rows = {
-        "result": result,
-        "recipe": f"{recipe}, {settings or 'as it is'}",
-        "data": f"{dataset.name}: {len(dataset.train):,} training, {len(dataset.validation):,} validation and "
+        "result": _cell(result),
+        "recipe": f"{_cell(recipe)}, {settings or 'as it is'}",
+        "data": f"{_cell(dataset.name)}: {len(dataset.train):,} training, {len(dataset.validation):,} validation and "
         f"{len(dataset.test):,} test images, {len(dataset.classes)} classes",
-        "device": device,
+        "device": _cell(device),
     }
     if seconds is not None:
         rows["time"] = format_duration(seconds)
-    rows |= {what: f"`{command}`" for what, command in commands.items()}
-    return "\n".join(["| | |", "|---|---|", *(f"| **{name}** | {_cell(text)} |" for name, text in rows.items())])
+    rows |= {what: f"`{_code(command)}`" for what, command in commands.items()}
+    return "\n".join(["| | |", "|---|---|", *(f"| **{name}** | {text} |" for name, text in rows.items())])
 
 
 def _decides_result(setting: str) -> bool:
@@ -92,5 +95,10 @@ def _decides_result(setting: str) -> bool:
 
 
 def _cell(text: str) -> str:
-    """Return text that stays within its cell of a table."""
-    return one_line(text).replace("|", r"\|")
+    """Return foreign text as a part of a cell of a table, in which it is no markup."""
+    return markdown_cell(one_line(text))
+
+
+def _code(command: str) -> str:
+    """Return a command that stays within its cell and its backticks."""
+    return one_line(command).replace("|", r"\|").replace("`", "'")

@@ -71,3 +71,10 @@ def test_run_description_is_a_table_that_foreign_text_cannot_break():
 def test_run_description_of_an_unchanged_recipe_says_so():
     text = run_description("digits", {}, DIGITS, device="CPU", result="not finished yet", commands={})
     assert "digits, as it is" in text and "**time**" not in text
+
+
+def test_run_description_shows_markup_in_names_as_text():
+    text = run_description(
+        "<img src=x>", {"dataset": Change("[a](b)", "*c*")}, DIGITS, device="CPU", result="done", commands={}
+    )
+    assert r"\<img src=x\>" in text and r"\[a\](b) instead of \*c\*" in text
