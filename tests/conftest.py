@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 CALLERS_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def pytest_configure() -> None:
-    """Set the environment before a test module imports MLflow, which reads its variables and may send telemetry."""
+def set_test_environment() -> None:
+    """Set the environment before anything imports MLflow, which reads its variables and may send telemetry."""
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     # As the entry points do: with other kernels a run in a test's own process would differ in its last digits
     set_environment(os.environ)
     run_operations_serially()
+
+
+# pytest_configure would be late: other conftest.py files, which import MLflow, are imported before it
+set_test_environment()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,5 +1,6 @@
 """`convmixer search`: run the trials of a study, train its finalists, and leave tables and figures in MLflow."""
 
+import math
 import os
 import shlex
 import sys
@@ -11,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config.training import to_yaml
+from pipeline.config.training import slow_batch_norm, to_yaml
 from pipeline.data.dataset import Dataset
+from pipeline.evaluation.metrics import guessing_accuracy
 from pipeline.runtime.console import Console
 from pipeline.runtime.cpu import available_cores
 from pipeline.runtime.errors import ClusterLost, SearchFailed
@@ -21,6 +23,7 @@ from pipeline.runtime.shell import project_command
 from pipeline.runtime.signals import count_interrupts
 from pipeline.runtime.urls import mask_password
 from pipeline.search.attributes import FINAL, GPUS, WINNER
+from pipeline.search.description import describe_search
 from pipeline.search.executors.base import Executor
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.ray_executor import RayExecutor
@@ -82,7 +85,15 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
         interrupts.on_deadline = runs.give_up
         try:
             with executor:
-                context = SearchContext(study, runs, executor, interrupts, coordinator.heartbeat, console)
+                context = SearchContext(
+                    study,
+                    runs,
+                    executor,
+                    interrupts,
+                    coordinator.heartbeat,
+                    console,
+                    guessing_accuracy=guessing_accuracy(data.validation.labels[data.validation.rows]),
+                )
                 _announce(context, coordinator, data, url)
                 return SearchResult(_run_to_end(context, coordinator, data, url), runs.id, study)
         except BaseException as error:
@@ -102,7 +113,7 @@ def _run_to_end(context: SearchContext, coordinator: Coordinator, data: Dataset,
         _run_trials(context)
         runs_final = not context.interrupts() and coordinator.claim_final()
         if runs_final:
-            _run_final(context)
+            _run_final(context, data)
             # Raises ClusterLost if the cluster was lost under the last job
             context.executor.free()
             if not context.interrupts():
@@ -113,7 +124,7 @@ def _run_to_end(context: SearchContext, coordinator: Coordinator, data: Dataset,
         code, ending = 1, (RunOutcome.FAILED, str(error))
         console.error(str(error))
     if runs_final or not study.shared:
-        _log_results(context)
+        _log_results(context, data)
     console.print(*summarize(study), *_links(context, url))
     if context.interrupts():
         console.print("stopped: the same command goes on where it was")
@@ -157,6 +168,9 @@ def _announce(context: SearchContext, coordinator: Coordinator, data: Dataset, u
         f"space    {', '.join(search.space)}: {'any number of' if number is None else f'{number:,}'} configurations",
         f"budget   {budget}",
     )
+    steps = math.ceil(len(data.train) / search.base.batch_size)
+    if warning := slow_batch_norm(search.base, steps_per_epoch=steps):
+        console.warn(warning)
     if len(search.settings.metric) > 1:
         console.print("pruner   none: an unfinished trial cannot be ranked by two metrics")
 
@@ -174,12 +188,12 @@ def _run_trials(context: SearchContext) -> None:
             study.set_attr(WINNER, None)
 
 
-def _run_final(context: SearchContext) -> None:
+def _run_final(context: SearchContext, data: Dataset) -> None:
     """Train the finalists unless there is a winner already; then, while no trial runs, measure latencies."""
     study = context.study
     if study.get_attr(WINNER) is None and study.search.settings.final_top and study.ranked():
         # Before the final, which may take as long as the trials
-        _log_results(context)
+        _log_results(context, data)
         FinalistTraining(context).run()
     if not context.interrupts():
         measure_latencies(context)
@@ -195,8 +209,8 @@ def _check_result(study: Study) -> None:
         )
 
 
-def _log_results(context: SearchContext) -> None:
-    """Log the table, the figures and the metrics of the study as it is now."""
+def _log_results(context: SearchContext, data: Dataset) -> None:
+    """Log the table, the figures, the metrics and the description of the study as it is now."""
     study, runs = context.study, context.runs
     runs.run.log_table("leaderboard.csv", leaderboard(study))
     began = time.monotonic()
@@ -205,12 +219,14 @@ def _log_results(context: SearchContext) -> None:
         # a process that was asked to stop has better things to do with its last seconds
         if context.interrupts() and time.monotonic() - began > FIGURES_SECONDS:
             break
-    metrics: dict[str, float] = {"trials": study.n_finished(), "searched_seconds": study.searched_seconds()}
+    if study.ranked():
+        runs.run.set_description(describe_search(study, data, experiment_id=runs.run.experiment_id))
+    values: dict[str, float] = {"trials": study.n_finished(), "searched_seconds": study.searched_seconds()}
     if best := study.best():
         for metric, value in zip(study.search.settings.metric, best.values, strict=True):
-            metrics[f"best_{metric}"] = value
+            values[f"best_{metric}"] = value
     winner = study.get_attr(WINNER) or {}
-    runs.run.log_metrics(metrics | {name: value for name, value in winner.items() if isinstance(value, int | float)})
+    runs.run.log_metrics(values | {name: value for name, value in winner.items() if isinstance(value, int | float)})
 
 
 def build_executor(search: SearchSpec, data: Dataset) -> Executor:

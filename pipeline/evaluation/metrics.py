@@ -16,6 +16,15 @@ def accuracy(probabilities: Probabilities, labels: Labels) -> float:
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
+def guessing_accuracy(labels: Labels) -> float:
+    """Return what a classifier that ignores the images reaches, plus two standard errors of that many images.
+
+    It names the most frequent class for each image.
+    """
+    share = float(np.bincount(labels).max() / len(labels))
+    return share + 2 * float(np.sqrt(share * (1 - share) / len(labels)))
+
+
 def cross_entropy(probabilities: Probabilities, labels: Labels) -> float:
     """Return the mean negative log probability of the label, in nats; probabilities are clipped at 1e-7 as in Keras."""
     of_label = probabilities[np.arange(len(labels)), labels]

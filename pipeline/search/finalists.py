@@ -9,9 +9,11 @@ from statistics import mean, stdev
 from typing import Literal
 
 from pipeline.config.training import SEEDS, TrainingConfig
+from pipeline.runtime.errors import SearchFailed
 from pipeline.runtime.files import cache_folder, private_folder
-from pipeline.runtime.text import short_settings, trial_name
+from pipeline.runtime.text import percent, short_settings, trial_name
 from pipeline.search.attributes import FINAL, LATENCIES, RUN_ID, WINNER
+from pipeline.search.description import describe_winner
 from pipeline.search.executors.base import TrialJob, TrialResult, should_retry
 from pipeline.search.results import pareto_trials, trials_dataframe
 from pipeline.search.session import SearchContext
@@ -70,7 +72,19 @@ class FinalistTraining:
         trained = [finalist for finalist in finalists if finalist.values]
         if self._context.interrupts() or not trained:
             return None
-        return self._evaluate_winner(self._best(trained, key=lambda finalist: mean(finalist.values.values())))
+        winner = self._best(trained, key=lambda finalist: mean(finalist.values.values()))
+        self._check_against_chance(mean(winner.values.values()))
+        return self._evaluate_winner(winner)
+
+    def _check_against_chance(self, value: float) -> None:
+        """Raise SearchFailed if the best mean accuracy is no better than guessing, before the test set is evaluated."""
+        guessing = self._context.guessing_accuracy
+        if self._metric == "val_accuracy" and value <= guessing:
+            raise SearchFailed(
+                f"nothing beats chance: the best mean val_accuracy is {percent(value)}, and guessing reaches up to "
+                f"{percent(guessing)}; the test set was not evaluated; try more epochs, a smaller batch_size or a "
+                "smaller batch_norm_momentum"
+            )
 
     def _load_finalists(self) -> list[_Finalist]:
         """Return the finalists that the study keeps, or choose them; none if the search was asked to stop."""
@@ -179,7 +193,14 @@ class FinalistTraining:
             console.print(f"the winner could not be evaluated: {result.outcome}: {result.reason}")
             return None
         figures = dict(result.metrics) | _mean_and_sd(self._metric, winner)
-        self._study.set_attr(WINNER, {"rank": winner.rank, "params": winner.params, "seed": int(seed), **figures})
+        run_id = winner.runs[seed]
+        kept = {"rank": winner.rank, "params": winner.params, "seed": int(seed), "run_id": run_id, **figures}
+        self._study.set_attr(WINNER, kept)
+        self._runs.present_child(
+            run_id,
+            name=f"winner {short_settings(winner.params)} seed {seed}",
+            description=describe_winner(kept, list(winner.values.values()), metric=self._metric),
+        )
         # After the attribute was set: without both, everything would be trained again
         shutil.rmtree(self._weights_folder, ignore_errors=True)
         console.print(

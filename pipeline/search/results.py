@@ -113,9 +113,14 @@ def summarize(study: Study) -> list[str]:
     lines = ["", *pd.DataFrame(rows).fillna("").to_string(index=False).splitlines()]
     if importances := study.importances():
         lines.append("mattered  " + ", ".join(f"{name} {share:.0%}" for name, share in importances.items()))
-    winner = study.get_attr(WINNER)
-    params = winner["params"] if winner else search.snap(ranked[0].params)
-    return [*lines, f"again     {reproduce_command(search, _as_text(params, search))}"]
+    return [*lines, f"again     {best_command(study)}"]
+
+
+def best_command(study: Study) -> str:
+    """Return the command that trains the winner of the final, or else the best trial's configuration."""
+    search, winner = study.search, study.get_attr(WINNER)
+    params = winner["params"] if winner else search.snap(study.ranked()[0].params)
+    return reproduce_command(search, _as_text(params, search))
 
 
 def reproduce_command(search: SearchSpec, params: Mapping[str, str]) -> str:

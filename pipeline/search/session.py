@@ -170,6 +170,7 @@ class SearchContext:
     interrupts: Interrupts  # how often the process has been asked to stop
     heartbeat: Callable[[], None]  # to be called about once a second
     console: Console = field(default_factory=Console)
+    guessing_accuracy: float = 0.0  # what a classifier that ignores the images may reach on the validation images
 
     def wait_for_events(self) -> list[EpochReport | TrialResult]:
         """Return what trials have sent, after a second at most; stop the trials if the process was asked to stop."""

@@ -145,3 +145,8 @@ def page_links(experiment_id: str, run_id: str) -> list[str]:
         f"page      {experiment}/runs/{run_id}?workflowType=machine_learning",
         f"compare   {experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}",
     ]
+
+
+def link_to_run(experiment_id: str, run_id: str, text: str) -> str:
+    """Return a Markdown link to the page of a run, for descriptions on the same server."""
+    return f"[{text}](#/experiments/{experiment_id}/runs/{run_id})" if run_id else text

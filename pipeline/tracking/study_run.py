@@ -123,6 +123,10 @@ class StudyRun:
         """Log metrics of a run below the study's that describe it as a whole."""
         self._outbox.put(LogBatch(run_id, metrics=metric_points(metrics, step=0)))
 
+    def present_child(self, run_id: str, *, name: str, description: str) -> None:
+        """Give a run below the study's another name, and a description in Markdown."""
+        self._outbox.put(LogBatch(run_id, tags={Tag.RUN_NAME: name, Tag.DESCRIPTION: description}))
+
     def end_trial(self, run_id: str, outcome: TrialOutcome, *, reason: str, output_tail: str) -> None:
         """End the run of a trial whose process is gone; the process may have ended it itself.
 

@@ -152,8 +152,8 @@ def test_output_has_a_line_per_trial_and_the_command_of_the_winner(searched):
     (again,) = [line for line in lines if line.startswith("again")]
     # The winner of several seeds each may differ from the best trial
     winner = study.user_attrs["winner"]["params"]
-    assert f"-P learning_rate={winner['learning_rate']}" in again
-    assert "-P epochs=1" in again
+    assert f"--learning_rate {winner['learning_rate']}" in again
+    assert "--epochs 1" in again
 
 
 def test_same_command_after_the_end_starts_no_run(searched, uri, capsys):

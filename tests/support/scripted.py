@@ -139,12 +139,15 @@ class RecordingRuns:
     id = "the study's run"
 
     def __init__(self):
-        self.children, self.closed, self.finished, self.measured = {}, {}, {}, {}
+        self.children, self.closed, self.finished, self.measured, self.presented = {}, {}, {}, {}, {}
 
     def start_child(self, name, *, role, tags, parent=None):
         run_id = f"run {len(self.children)}"
         self.children[run_id] = {"name": name, "role": role, "tags": dict(tags), "parent": parent}
         return RunRef(self.tracking_uri, run_id)
+
+    def present_child(self, run_id, *, name, description):
+        self.presented[run_id] = (name, description)
 
     def end_trial(self, run_id, outcome, *, reason, output_tail):
         self.closed[run_id] = outcome
@@ -172,6 +175,9 @@ class RecordingConsole:
         self.positions.append((done, total, text))
 
 
-def search_context(study, executor, *, runs=None, interrupts=lambda: 0, heartbeat=lambda: None, console=None):
+def search_context(
+    study, executor, *, runs=None, interrupts=lambda: 0, heartbeat=lambda: None, console=None, guessing_accuracy=0.0
+):
     """Return the context of a search that is driven in this process."""
-    return SearchContext(study, runs or RecordingRuns(), executor, interrupts, heartbeat, console or RecordingConsole())
+    runs, console = runs or RecordingRuns(), console or RecordingConsole()
+    return SearchContext(study, runs, executor, interrupts, heartbeat, console, guessing_accuracy=guessing_accuracy)

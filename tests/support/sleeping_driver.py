@@ -37,7 +37,7 @@ class SleepingExecutor(Executor):
             self._events = successful_trial(job, 0.5, step_seconds=0.01, tracing_seconds=0.1)[-1:]
         else:
             more = {"test_accuracy": 0.5} if job.role == "winner" else {}
-            self._events = successful_trial(job, 0.1, job.config.learning_rate, latency_ms=1.0, **more)
+            self._events = successful_trial(job, 0.5, job.config.learning_rate, latency_ms=1.0, **more)
         config = f"{job.config.kernel_size},{job.config.depth},{job.config.seed}"
         self._number, self._job = job.number, f"{job.role} {config}"
         self._write("began")

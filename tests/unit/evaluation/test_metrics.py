@@ -5,11 +5,21 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from pipeline.evaluation import metrics
-from pipeline.evaluation.metrics import brier_score, expected_calibration_error, reliability_table
+from pipeline.evaluation.metrics import (
+    brier_score,
+    expected_calibration_error,
+    guessing_accuracy,
+    reliability_table,
+)
 
 # confidence 0.6 twice, once correct; 0.9 twice, both correct
 PROBABILITIES = np.array([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.1, 0.9]])
 LABELS = np.array([0, 1, 1, 1])
+
+
+def test_guessing_accuracy_is_the_share_of_the_largest_class_and_two_standard_errors():
+    assert guessing_accuracy(np.array([0, 0, 0, 1])) == pytest.approx(0.75 + 2 * np.sqrt(0.75 * 0.25 / 4))
+    assert guessing_accuracy(np.arange(10).repeat(1000)) == pytest.approx(0.106)
 
 
 def test_reliability_table_and_calibration_error_by_hand():

@@ -3,7 +3,7 @@
 import mlflow
 import pytest
 
-from pipeline.runtime.errors import ClusterLost
+from pipeline.runtime.errors import ClusterLost, SearchFailed
 from pipeline.search.attributes import FINAL, WINNER
 from pipeline.search.finalists import FinalistTraining, measure_latencies
 from pipeline.search.results import leaderboard, summarize
@@ -45,7 +45,9 @@ def final(tmp_path, monkeypatch):
     """Return a function that runs the final of a study of both depths, and resumes it where a test calls it again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def run(answer=train, text=TWO, *flags, name="mine", slots=1, interrupts=lambda: 0, runs=None):
+    def run(
+        answer=train, text=TWO, *flags, name="mine", slots=1, interrupts=lambda: 0, runs=None, guessing_accuracy=0.0
+    ):
         run.study = open_study(tmp_path, make_search(tmp_path, text, *flags), name=name)
         while (proposal := run.study.ask()) is not None:
             accuracy = max(ACCURACY.get(proposal.params["depth"], [0.1]))
@@ -54,7 +56,14 @@ def final(tmp_path, monkeypatch):
         run.executor = ScriptedExecutor(answer, slots)
         console = RecordingConsole()
         run.lines = console.lines
-        context = search_context(run.study, run.executor, runs=run.runs, interrupts=interrupts, console=console)
+        context = search_context(
+            run.study,
+            run.executor,
+            runs=run.runs,
+            interrupts=interrupts,
+            console=console,
+            guessing_accuracy=guessing_accuracy,
+        )
         return FinalistTraining(context).run()
 
     return run
@@ -76,7 +85,8 @@ def test_finalists_are_trained_with_each_seed_and_only_the_winner_by_mean_is_tes
     assert figures["test_accuracy"] == 0.7
     assert figures["val_accuracy_mean"] == pytest.approx(0.82)
     assert figures["val_accuracy_sd"] == pytest.approx(0.02)
-    assert final.study.get_attr(WINNER) == {"rank": 2, "params": {"depth": 2}, "seed": 2, **figures}
+    kept = {"rank": 2, "params": {"depth": 2}, "seed": 2, "run_id": winner.run.run_id}
+    assert final.study.get_attr(WINNER) == kept | figures
     assert final.lines[-1].startswith(
         "winner    d2: val_accuracy 0.8200 over 3 seed(s); test accuracy 70.00% of seed 2"
     )
@@ -87,6 +97,24 @@ def test_only_the_winner_is_registered_and_the_terminal_shows_the_registration(f
     winner = final.executor.started[-1]
     assert winner.config.register_as == "best"
     assert final.lines[-1] == f"registry  the model of {winner.run.run_id}"
+
+
+def test_winner_is_named_and_described_in_its_own_run(final):
+    final()
+    winner = final.study.get_attr(WINNER)
+    (name, description) = final.runs.presented.pop(winner["run_id"])
+    assert final.runs.children[winner["run_id"]]["name"] == f"final {winner['rank']} d2 seed 2"
+    assert name == "winner d2 seed 2"
+    assert "test accuracy of 70.0 %" in description
+    assert not final.runs.presented, "there is one winner"
+
+
+def test_final_at_chance_fails_and_does_not_evaluate_the_test_set(final):
+    with pytest.raises(SearchFailed, match=r"best mean val_accuracy is 82.0 %, and guessing reaches up to 83.0 %"):
+        final(guessing_accuracy=0.83)
+    assert all(job.role == "final" for job in final.executor.started)
+    assert final.study.get_attr(WINNER) is None
+    assert not [run_id for run_id in final.runs.children if run_id not in final.runs.closed | final.runs.finished]
 
 
 def test_final_top_limits_the_finalists(final):
