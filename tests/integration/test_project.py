@@ -139,12 +139,15 @@ def test_make_keeps_caches_in_a_home_folder(tmp_path):
 
 def test_make_names_a_user_whom_the_system_does_not_know(tmp_path):
     """Otherwise `mlflow run` ends with a traceback."""
-    (tmp_path / "id").write_text("#!/bin/sh\n[ $1 = -u ] && echo 12345\n")
-    (tmp_path / "id").chmod(0o755)
-    unknown = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    assert make_variable("LOGNAME", unknown) == "12345"
-    assert make_variable("LOGNAME", unknown | {"LOGNAME": "me"}) == "me"
-    assert make_variable("LOGNAME", unknown | {"USER": "me"}) == make_variable("LOGNAME", {}) == ""
+    program = tmp_path / "id"
+    program.write_text("#!/bin/sh\n[ $1 = -u ] && echo 12345\n")
+    program.chmod(0o755)
+    own_id = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    assert make_variable("LOGNAME", own_id) == "12345"
+    assert make_variable("LOGNAME", own_id | {"LOGNAME": "me"}) == "me"
+    assert make_variable("LOGNAME", own_id | {"USER": "me"}) == ""
+    program.write_text("#!/bin/sh\necho me\n")
+    assert make_variable("LOGNAME", own_id) == ""
 
 
 def make_variable(name: str, environment: dict[str, str]) -> str:
