@@ -44,6 +44,7 @@ def open_image(file: str | IO[bytes]) -> Iterator[Image.Image]:
         raise OSError("the file is empty")
     with Image.open(file, formats=FORMATS) as image:
         _check_size(image)
+        _check_decoder(image)
         yield image
 
 
@@ -58,8 +59,9 @@ def load_pixels(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
     if image.has_transparency_data:
-        with_alpha = image.convert("RGBA")
-        if np.asarray(with_alpha.getchannel("A")).min() < 255:
+        with_alpha = _convert("RGBA", image)
+        least, _ = with_alpha.getchannel("A").getextrema()
+        if least != 255:
             return with_alpha
     return _convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB", image)
 
@@ -122,6 +124,12 @@ def _check_size(image: Image.Image) -> None:
         )
     if max(image.size) > MAX_SIDE:
         raise ValueError(f"each side must have at most {MAX_SIDE:,} pixels, got {image.width:,} x {image.height:,}")
+
+
+def _check_decoder(image: Image.Image) -> None:
+    """Raise an error for the PNM files that Pillow decodes in Python, at some million numbers a minute."""
+    if any(tile.codec_name in ("ppm", "ppm_plain") for tile in getattr(image, "tile", [])):
+        raise ValueError("PNM files must be binary (P4, P5 or P6) with 255 or 65,535 as white; save it as PNG")
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -80,6 +80,13 @@ def test_read_image_opens_no_other_format(tmp_path, kind, name):
     assert read_batch([file], (3, 4, 3), False).errors == [(file, reason)]
 
 
+@pytest.mark.parametrize("content", [b"P3 1 1 255 1 2 3", b"P1 1 1 0", b"P5 1 1 100\n\x09"])
+def test_read_image_refuses_pnm_that_would_be_decoded_in_python(tmp_path, content):
+    (tmp_path / "a.ppm").write_bytes(content)
+    with pytest.raises(ValueError, match="PNM files must be binary"):
+        read_image(str(tmp_path / "a.ppm"))
+
+
 def test_read_image_of_twelve_bits_in_a_tiff_scales_them(tmp_path):
     packed = bytes([0xFF, 0xF0, 0x00, 0x80, 0x0F, 0xFF])  # 4095, 0, 2048, 4095
     tags = {256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 273: 134, 277: 1, 278: 1, 279: len(packed)}
