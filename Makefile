@@ -31,9 +31,9 @@ endif
 BIN := .venv/bin
 READY := .venv/.ready
 UV := $(BIN)/uv --quiet --system-certs
-# Run two test files at a time, since most tests wait for one busy process. The files run in the order of their names,
-# because xdist would otherwise run those with few tests last, and these take longest. A crashed worker ends the test run at
-# once, because a replacement would crash again, without end.
+# Run two test files at a time, since most tests wait for one busy process. The files run in the order of tests/conftest.py,
+# the longest first, because xdist would otherwise run those with few tests last, and these take longest. A crashed worker
+# ends the test run at once, because a replacement would crash again, without end.
 PYTEST_WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 MLFLOW := MLFLOW_DISABLE_TELEMETRY=true PATH="$(CURDIR)/$(BIN):$$PATH" python -m mlflow
 
