@@ -632,9 +632,13 @@ def test_read_only_cache_is_refused_before_any_work(mounts, cache, command):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
-def test_cache_of_another_user_is_refused(cache):
+def test_cache_of_another_user_is_refused(cache, monkeypatch):
     (cache / "convmixer").mkdir(parents=True)
     (cache / "convmixer").chmod(0o700)
+    # that user may write to the tracking store
+    (cache / "store").mkdir(mode=0o777)
+    (cache / "store").chmod(0o777)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{cache}/store/mlflow.db")
     for parent in (cache, *cache.parents[:3]):  # pytest's own folders
         parent.chmod(parent.stat().st_mode | 0o011)
     code = (
