@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-pythons check docs bench bench-around bench-search bench-serving soak kills audit ui lock clean
+.PHONY: help demo test test-long test-pythons check docs bench bench-around bench-search bench-serving soak mutants kills audit ui lock clean
 
 # An activated environment, or packages installed elsewhere, must not have any influence. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -95,6 +95,11 @@ ui: $(READY)  ## start MLflow's UI on http://127.0.0.1:5000; make ui PORT=5001 u
 	*) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(MLFLOW) ui \
 	     --host 127.0.0.1 --port $(or $(PORT),5000) --backend-store-uri "$$MLFLOW_TRACKING_URI" ;; \
 	esac
+
+# Its packages are installed on the first use, so that nothing else waits for them.
+mutants: $(READY)  ## measure which faults the unit tests notice: PACKAGE=pipeline/data SAMPLE=100 SEED=0
+	@$(BIN)/python -c 'import mutmut' 2>/dev/null || $(UV) pip install --python $(BIN)/python -c requirements.lock 'mutmut'
+	@$(BIN)/python experiments/benchmarks/mutants.py $(or $(PACKAGE),pipeline) $(if $(SAMPLE),--sample $(SAMPLE)) --seed $(or $(SEED),0)
 
 lock: $(BIN)/uv  ## update requirements.lock from pyproject.toml (keeps the pins that still fit)
 	$(UV) pip compile --universal --python-version 3.11 --all-extras --no-emit-index-url --no-emit-find-links \

@@ -206,6 +206,51 @@ def test_settings_and_names_in_code_font_are_words_of_the_program(page):
             assert found[1] in known, code
 
 
+# What a page says of a limit, the file that sets it, the constant's name, and its value.
+LIMITS = [
+    ("SECURITY.md", "at most 16 KiB", "config/yaml_file.py", "MAX_BYTES", 16 * 1024),
+    ("SECURITY.md", "89 million pixels and 65,535 pixels a side", "data/decode.py", "MAX_SIDE", 65_535),
+    ("SECURITY.md", "more than 256 images or 256 million pixels", "serving/pyfunc_model.py", "MAX_IMAGES", 256),
+    ("SECURITY.md", "more than 256 images or 256 million pixels", "serving/pyfunc_model.py", "MAX_PIXELS", 256_000_000),
+    ("docs/architecture.md", "two generations", "training/checkpoint.py", "GENERATIONS", 2),
+    ("docs/architecture.md", "8 s after the signal it ends by force", "runtime/signals.py", "GRACE_SECONDS", 8),
+    ("docs/architecture.md", "stands still for two minutes", "search/coordination.py", "SILENCE_SECONDS", 120),
+    ("docs/architecture.md", "renewed once a minute", "runtime/heartbeat.py", "BEAT_SECONDS", 60),
+    ("docs/search.md", "retried up to twice", "search/executors/base.py", "MAX_ATTEMPTS", 1 + 2),
+    ("docs/search.md", "up to five minutes for a PostgreSQL", "search/storage.py", "PATIENCE_SECONDS", 300),
+    ("docs/tracking-outages.md", "the run waits 20 s", "tracking/outbox/outbox.py", "PATIENCE_SECONDS", 20),
+    (
+        "docs/tracking-outages.md",
+        "three times with a time-out of",
+        "runtime/urls.py",
+        "HTTP_TIMEOUTS",
+        ("2", "30"),
+    ),
+    (
+        "docs/tracking-outages.md",
+        "no heartbeat for five minutes",
+        "tracking/stale_runs.py",
+        "UNRESPONSIVE_SECONDS",
+        300,
+    ),
+]
+
+
+@pytest.mark.parametrize(("page", "words", "module", "name", "value"), LIMITS, ids=str)
+def test_limits_that_a_page_states_are_the_programs(page, words, module, name, value):
+    assert words in " ".join(CURRENT[page].split())
+    tree = ast.parse((ROOT / "pipeline" / module).read_text(encoding="utf-8"))
+    (expression,) = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and name in [getattr(target, "id", None) for target in node.targets]
+    ]
+    found = ast.literal_eval(expression)
+    if isinstance(found, dict):  # of variables of MLflow's client
+        found = found["MLFLOW_HTTP_REQUEST_MAX_RETRIES"], found["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+    assert found == value
+
+
 def test_readme_has_at_most_200_lines():
     assert len(PAGES["README.md"].splitlines()) <= 200
 

@@ -59,6 +59,12 @@ def test_training_batches_depend_on_the_seed_alone():
     assert positions(batches(seed=1)) == positions(batches(seed=1)) != positions(batches(seed=2))
 
 
+def test_training_batches_have_another_order_in_each_epoch_of_each_seed():
+    numbers = [sum(positions(batches(seed=seed, epochs=3)), []) for seed in range(3)]
+    orders = {tuple(order) for of_seed in numbers for order in np.reshape(of_seed, (3, 10))}
+    assert len(orders) == 9, "not even seed 0, epoch 1 and seed 1, epoch 0 have the same"
+
+
 def test_training_batches_of_more_epochs_begin_with_the_same_batches():
     assert positions(batches(epochs=3))[:6] == positions(batches(epochs=2))
 

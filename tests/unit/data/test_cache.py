@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from pipeline.data import cache
 from pipeline.data.cache import DIGEST_DTYPE, DecodedImages, cache_key, load_cached
 from tests.support.paths import ROOT
 
@@ -116,3 +117,9 @@ def test_load_cached_on_a_full_disk_decodes_into_memory_without_sigbus(folder, c
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert_decoded(decoded)
     assert "File too large" in caplog.text and os.listdir(folder.parent) == [f"{KEY}.lock"]
+
+
+def test_cache_key_depends_on_every_part_and_on_the_format(monkeypatch):
+    keys = {cache_key("a", 1), cache_key("a", 2), cache_key("a", "1"), cache_key("a1")}
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    assert len(keys | {cache_key("a", 1)}) == 5

@@ -1,6 +1,7 @@
 """Loading and splitting data sets."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -159,6 +160,46 @@ def test_duplicates_count_images_that_are_also_in_an_earlier_split(tmp_path):
     for file in ("train/cat/a.png", "train/cat/b.png", "val/cat/a.png", "test/cat/a.png", "test/dog/b.png"):
         write_image(tmp_path / "pets" / file, twice)
     assert load(tmp_path / "pets").duplicates == 3  # one in val, two in test; two within train are no leak
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        (["train/cat/a.png", "val/cat/a.png"], 1),
+        (["train/cat/a.png", "test/cat/a.png"], 1),
+        (["val/cat/a.png", "test/dog/a.png"], 1),
+        (["val/cat/a.png", "val/cat/b.png"], 0),
+    ],
+)
+def test_duplicates_count_each_pair_of_splits(tmp_path, files, count):
+    for part in ("train", "val", "test"):
+        write_folder(tmp_path / "pets" / part, {"cat": 3, "dog": 3})
+    for file in files:
+        write_image(tmp_path / "pets" / file, noise(1234))
+    assert load(tmp_path / "pets").duplicates == count
+
+
+def test_load_dataset_with_another_version_of_pillow_decodes_again(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
+    load(root)
+    monkeypatch.setattr(dataset.PIL, "__version__", "1.2.3")
+    monkeypatch.setattr(dataset, "read_images", lambda *_: pytest.fail("as it must"))
+    with pytest.raises(pytest.fail.Exception, match="as it must"):
+        load(root)
+
+
+def test_load_dataset_of_an_npz_file_that_was_overwritten_reads_it_again(tmp_path):
+    file = tmp_path / "pets.npz"
+    for number in range(2):  # files of the same size
+        np.savez(
+            file,
+            x_train=noise(number, (20, 4, 4)),
+            y_train=np.arange(20) % 2,
+            x_test=noise(2, (2, 4, 4)),
+            y_test=[0, 1],
+        )
+        os.utime(file, ns=(number, number))
+        np.testing.assert_array_equal(load(file).train.images[:20, :, :, 0], noise(number, (20, 4, 4)))
 
 
 def test_load_dataset_after_a_file_changed_reads_it_again(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.splits import largest_remainder, split_rows, subsample
+from pipeline.runtime.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,51 @@ def test_split_rows_draws_from_each_class_at_random():
     labels = np.repeat([0, 1], 50)  # files of one class lie together
     train = split_rows(labels, (100, 0, 0), ("a", "b"), 0.2, seed=0).train
     assert (np.diff(train) > 1).any() and np.bincount(labels[train]).tolist() == [32, 32]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "minimum"), [((12, 0, 0), 3), ((12, 0, 4), 2), ((12, 4, 0), 2), ((12, 4, 4), 1)], ids=str
+)
+def test_split_rows_needs_an_image_of_each_class_for_training_and_each_missing_split(sizes, minimum):
+    labels = np.arange(sum(sizes)) % 2
+    few = np.where(np.arange(len(labels)) < minimum, 1, 0)  # in the training images
+    few[sizes[0] :] = labels[sizes[0] :]
+    rows = split_rows(few, sizes, ("a", "b"), 0.9, seed=0)
+    assert np.bincount(few[rows.train]).min() >= 1 and min(map(len, rows)) >= 2
+    assert sorted(np.concatenate(rows)) == list(range(len(labels)))
+    few[0] = 0
+    with pytest.raises(UsageError) as error:
+        split_rows(few, sizes, ("a", "b"), 0.9, seed=0)
+    assert str(error.value) == (
+        f"every class needs {minimum} training images or more, for each split to get one: b has {minimum - 1}; "
+        "add images or leave the class out"
+    )
+
+
+def test_split_rows_keeps_the_splits_of_the_source():
+    labels = np.arange(30) % 3
+    rows = split_rows(labels, (15, 6, 9), ("a", "b", "c"), 0.5, seed=0)
+    assert [part.tolist() for part in rows] == [list(range(15)), list(range(15, 21)), list(range(21, 30))]
+
+
+def test_split_rows_holds_out_the_validation_fraction_of_what_the_test_images_leave():
+    labels = np.repeat([0, 1], 50)
+    rows = split_rows(labels, (100, 0, 0), ("a", "b"), 0.2, seed=0)
+    assert [np.bincount(labels[part]).tolist() for part in rows] == [[32, 32], [8, 8], [10, 10]]
+    for part in rows:
+        assert (np.diff(part) > 0).all()
+    of_another_seed = split_rows(labels, (100, 0, 0), ("a", "b"), 0.2, seed=1)
+    assert rows.test.tolist() != of_another_seed.test.tolist()
+
+
+def test_subsample_is_in_proportion_with_a_row_of_each_class():
+    labels = np.repeat([0, 1, 2], [80, 19, 1])
+    rows = subsample(np.arange(100), 10, labels, 3, seed=0)
+    assert np.bincount(labels[rows]).tolist() == [8, 1, 1] and (np.diff(rows) > 0).all()
+    assert (np.diff(rows[:8]) > 1).any(), "they are drawn at random"
+    assert subsample(np.arange(5), 10, labels, 1, seed=0).tolist() == [0, 1, 2, 3, 4]
+    # A class may be missing among the rows.
+    assert (
+        subsample(np.arange(10), 4, labels, 3, seed=0).tolist()
+        == subsample(np.arange(10), 4, labels, 1, seed=0).tolist()
+    )

@@ -1,6 +1,7 @@
 """ConvMixer against the public Keras example."""
 
 from hashlib import sha256
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -185,3 +186,49 @@ def test_is_pointwise_kernel_selects_the_pointwise_kernels_only():
     model = conv_mixer((8, 8, 1), 3, filters=8, depth=2, kernel_size=3, patch_size=2)
     kernels = [weight for weight in model.trainable_weights if is_pointwise_kernel(weight)]
     assert [tuple(kernel.shape) for kernel in kernels] == [(1, 1, 8, 8)] * 2
+
+
+@pytest.mark.parametrize("fast_layers", [False, True])
+def test_conv_mixer_layers_have_the_names_that_other_modules_look_for(fast_layers):
+    model = conv_mixer((4, 4, 1), 2, filters=3, depth=1, kernel_size=1, patch_size=2, fast_layers=fast_layers)
+    parts = {
+        "patch_embedding": ["", "_gelu", "_norm"],
+        "block1_depthwise": ["", "_gelu", "_norm", "_residual"],
+        "block1_pointwise": ["", "_gelu", "_norm"],
+    }
+    # The fast ones compute GELU and the residual with the norm.
+    kept = {"", "_norm"} if fast_layers else {"", "_gelu", "_norm", "_residual"}
+    blocks = [name + suffix for name, suffixes in parts.items() for suffix in suffixes if suffix in kept]
+    assert [layer.name for layer in model.layers] == ["images", "rescaling", *blocks, "pooling", "probabilities"]
+    assert model.name == "conv_mixer_3_1"
+
+
+@pytest.mark.parametrize(("devices", "expected"), [(1, {False}), (2, {True})])
+def test_build_model_synchronizes_batch_norm_when_devices_share_a_batch(monkeypatch, devices, expected):
+    strategy = SimpleNamespace(num_replicas_in_sync=devices)
+    distribute = SimpleNamespace(get_strategy=lambda: strategy)
+    monkeypatch.setattr("pipeline.model.conv_mixer.tf", SimpleNamespace(distribute=distribute))
+    model = build_model(TrainingConfig(**SMALL, fast_layers=False), (8, 8, 1), 3)
+    assert {layer.synchronized for layer in model.layers if isinstance(layer, layers.BatchNormalization)} == expected
+
+
+@pytest.mark.parametrize("build", [build_model, build_stock_model])
+def test_built_models_have_the_settings_of_the_config(build):
+    settings = {"filters": 6, "depth": 2, "kernel_size": 5, "patch_size": 2, "batch_norm_momentum": 0.7}
+    model = build(TrainingConfig.build(settings | {"fast_layers": False}), (8, 6, 3), 4)
+    assert (model.input_shape, model.output_shape, model.name) == ((None, 8, 6, 3), (None, 4), "conv_mixer_6_2")
+    assert model.get_layer("block2_depthwise").kernel.shape == (5, 5, 6, 1)
+    assert model.get_layer("patch_embedding").kernel.shape == (2, 2, 3, 6)
+    assert {layer.momentum for layer in model.layers if isinstance(layer, layers.BatchNormalization)} == {0.7}
+
+
+def test_build_model_with_fast_layers_left_at_auto_uses_stock_layers():
+    model = build_model(TrainingConfig(**SMALL), (8, 8, 1), 3)
+    assert "pipeline." not in str(model.get_config())
+
+
+def test_conv_mixer_seeds_the_depthwise_kernels_by_the_seed_0_unless_given():
+    size = {"filters": 4, "depth": 2, "kernel_size": 3, "patch_size": 1, "depthwise_init": "covariance"}
+    model = conv_mixer((4, 4, 1), 2, **size)
+    expected = build_depthwise_initializer("covariance", block=2, depth=2, seed=0)((3, 3, 4, 1))
+    np.testing.assert_array_equal(depthwise_kernels(model, 2), expected)

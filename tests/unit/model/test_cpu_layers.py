@@ -157,3 +157,19 @@ def test_gelu_batch_norm_in_float16_is_close_to_float32():
         total = tf.reduce_sum(whole * random(2, 4, 4, 6, seed=2))
     np.testing.assert_allclose(tf.cast(half, tf.float32), whole, atol=2e-2)
     np.testing.assert_allclose(gradient, tape.gradient(total, x), atol=5e-2)
+
+
+def test_symbolic_outputs_have_the_shapes_and_types_of_the_computed_ones(policy):
+    images = random(2, 8, 6, 3)
+    patches = cpu_layers.PatchConv2D(5, 2, name="patches")
+    depthwise = cpu_layers.DepthwiseConv2DWithSkip(3, name="depthwise")
+    norm = cpu_layers.GeluBatchNorm(momentum=0.9, name="norm")
+
+    def blocks(x):
+        y, bias = patches(x)
+        mixed, other_bias, skip = depthwise(norm(y, bias))
+        return y, bias, mixed, other_bias, skip, norm(mixed, other_bias, skip)
+
+    symbolic, computed = blocks(keras.Input((8, 6, 3), batch_size=2)), blocks(images)
+    assert [(one.shape, one.dtype) for one in symbolic] == [(tuple(one.shape), one.dtype.name) for one in computed]
+    assert {one.dtype for one in symbolic} == {policy.removeprefix("mixed_")}

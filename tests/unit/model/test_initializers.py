@@ -95,3 +95,22 @@ def test_initial_kernels_depend_on_the_seed_alone(kind):
 def test_covariance_kernels_of_one_weight_are_drawn():
     (kernels,) = initial_kernels("covariance", kernel_size=1, filters=5000, depth=1, seed=0)
     assert kernels.var() == pytest.approx(0.5, rel=0.1)
+
+
+def test_gaussian_variance_grows_from_0_4_pixels_to_1_4_pixels_squared():
+    assert gaussian_variance(1, 1) == gaussian_variance(1, 5) == 0.16
+    assert gaussian_variance(3, 5) == pytest.approx(0.16 + 0.32 / 2 + 2.88 / 8)
+    assert gaussian_variance(5, 5) == pytest.approx(1.92)
+
+
+@pytest.mark.parametrize("kind", ["fan_in_uniform", "covariance"])
+def test_initializer_from_its_config_draws_the_same_kernels(kind):
+    initializer = build_depthwise_initializer(kind, block=2, depth=3, seed=7)
+    again = type(initializer).from_config(initializer.get_config())
+    np.testing.assert_array_equal(again((3, 3, 4, 1)), initializer((3, 3, 4, 1)))
+
+
+@pytest.mark.parametrize("kind", ["fan_in_uniform", "covariance"])
+def test_initial_kernels_have_the_type_asked_for(kind):
+    kernels = build_depthwise_initializer(kind, block=1, depth=1, seed=7)((3, 3, 4, 1), dtype="float16")
+    assert kernels.dtype == "float16"

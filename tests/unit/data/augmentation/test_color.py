@@ -89,3 +89,14 @@ def test_color_jitter_stays_within_its_strength_and_differs_by_image():
 @pytest.mark.parametrize("operation", [color.auto_contrast, color.equalize, lambda x: color.sharpness(x, 0.5)])
 def test_color_operations_take_empty_batches(operation):
     assert operation(tf.zeros((0, 8, 8, 3), tf.uint8)).shape == (0, 8, 8, 3)
+
+
+def test_color_jitter_draws_each_factor_for_itself():
+    gray, colored = [[80] * 3, [120] * 3], [[130, 100, 70]]
+    images = np.tile(np.array([gray + colored * 2], np.uint8).reshape(1, 2, 2, 3), (500, 1, 1, 1))
+    result = color.color_jitter(tf.constant(images), SEED, strength=0.3).numpy().astype(float).reshape(500, 4, 3)
+    brightness = result.mean(axis=(1, 2)) / images.mean()
+    contrast = (result[:, 1, 0] - result[:, 0, 0]) / 40 / brightness
+    saturation = (result[:, 2, 0] - result[:, 2, 2]) / 60 / brightness / contrast
+    correlations = np.corrcoef([brightness, contrast, saturation])
+    assert np.abs(correlations - np.eye(3)).max() < 0.25

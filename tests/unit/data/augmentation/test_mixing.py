@@ -78,6 +78,30 @@ def test_mixup_and_cutmix_together_each_mix_about_half_of_the_images():
     assert np.abs(images - expected)[~by_cutmix].max() <= 0.51
 
 
+def test_mixing_draws_its_numbers_apart():
+    images, _ = mix(mixup_alpha=2.0, cutmix_alpha=2.0)
+    choices = [
+        mixing(tf.constant(IMAGES), tf.random.fold_in(SEED, number), alpha=2.0)[0].numpy()
+        for number, mixing in enumerate((mixup, cutmix))
+    ]
+    for image, by_mixup, by_cutmix in zip(images, *choices, strict=True):
+        assert np.array_equal(image, by_mixup) or np.array_equal(image, by_cutmix)
+    whole = (mix(mixup_alpha=2.0, cutmix_alpha=2.0, probability=0.5)[0] == IMAGES).all(axis=(1, 2, 3))
+    chosen_mixup = np.array([np.array_equal(*pair) for pair in zip(images, choices[0], strict=True)])
+    assert 0.3 < chosen_mixup[~whole].mean() < 0.7, "which images are mixed does not tell how"
+
+
+def test_cutmix_draws_row_and_column_of_the_center_apart():
+    images = np.tile(np.array([0, 1], np.uint8), 1000).reshape(-1, 1, 1, 1) * np.ones((1, 12, 16, 1), np.uint8)
+    result, _ = cutmix(tf.constant(images), SEED, alpha=1.0)
+    centers = set()
+    for pasted in (result.numpy() != images)[..., 0]:
+        rows, columns = (np.flatnonzero(pasted.any(axis=axis)) for axis in (1, 0))
+        if len(rows) and rows[0] and columns[0] and rows[-1] < 11 and columns[-1] < 15:
+            centers.add((rows[0] + len(rows) // 2, columns[0] + len(columns) // 2))
+    assert len(centers) > 80, "from one number as row and as column came 48 at most"
+
+
 def test_mix_probability_is_the_share_of_mixed_images():
     images, labels = mix(mixup_alpha=2.0, probability=0.3)
     whole = (images == IMAGES).all(axis=(1, 2, 3))

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.data.augmentation.geometric import random_flip, random_translation
+from pipeline.data.augmentation.mixing import mixup_or_cutmix
 from tests.support.augmentations import ALL, SEED, build_augmentation, noise, smooth
 
 IMAGES = noise(64, 6, 5, 3)
@@ -39,6 +40,17 @@ def test_each_augmentation_draws_its_own_random_numbers():
         images, random_translation(random_flip(tf.constant(IMAGES), first), second, max_pixels=1)
     )
     assert not np.array_equal(images, random_translation(random_flip(tf.constant(IMAGES), first), first, max_pixels=1))
+
+
+def test_mixing_draws_other_random_numbers_than_the_augmentation_before():
+    images, labels = apply(build_augmentation(flip=True, mixup_alpha=1.0))
+    seeds = [tf.random.fold_in(SEED, number) for number in range(2)]
+    flipped = random_flip(tf.constant(IMAGES), seeds[0])
+    expected = mixup_or_cutmix(
+        flipped, tf.constant(LABELS), seeds[1], mixup_alpha=1.0, cutmix_alpha=0.0, probability=1.0
+    )
+    np.testing.assert_array_equal(images, expected[0])
+    np.testing.assert_array_equal(labels, expected[1])
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("mixup_alpha", "cutmix_alpha")])

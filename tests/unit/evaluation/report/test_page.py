@@ -1,5 +1,7 @@
 """The report page: what it writes, and that nothing in it is taken for HTML."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,6 +41,14 @@ def test_render_page_escapes_every_text_that_is_not_its_own():
         f"<dt>{escaped}</dt><dd>{escaped}</dd>",
     ):
         assert place in page, place
+
+
+def test_render_page_forbids_scripts_and_network_access():
+    row = make_row(1, [0.5])
+    page = render(make_section(row, kernels=[(row, b"png")]))
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page.partition("</head>")[0]
+    assert "<script" not in page and not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:|#)\w+:""", page)
 
 
 def test_render_page_marks_the_best_the_worse_and_the_unfinished_rows():
