@@ -33,6 +33,8 @@ TRANSIENT = (
 # For how long, and how often, a connection is tried again then
 CONNECT_SECONDS = 300.0
 PAUSE_SECONDS = 1.0
+# For how long the killed processes of a failed start are waited for
+KILL_SECONDS = 10.0
 
 
 def check_token_private(cluster: str | None, environ: Mapping[str, str]) -> None:
@@ -163,11 +165,14 @@ def _kill_processes(folder: str) -> None:
     """
     import psutil
 
+    killed = []
     for process in psutil.Process().children(recursive=True):
         # it may have ended meanwhile
         with suppress(psutil.Error):
             if any(folder in word for word in process.cmdline()):
                 process.kill()
+                killed.append(process)
+    psutil.wait_procs(killed, timeout=KILL_SECONDS)
 
 
 def _is_transient(error: Exception) -> bool:
