@@ -20,6 +20,14 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
+@pytest.fixture
+def default_timeout():
+    """Return the function that sets the timeout of new sockets, which ends with the test."""
+    before = socket.getdefaulttimeout()
+    yield socket.setdefaulttimeout
+    socket.setdefaulttimeout(before)
+
+
 def replace_keras_dataset(monkeypatch, name, load_data):
     """Replace Keras' own `load_data`, without importing Keras."""
     module = types.SimpleNamespace(load_data=load_data)
@@ -33,8 +41,9 @@ def test_classes_are_known_of_all_data_sets_that_the_settings_name():
 
 
 @pytest.mark.parametrize(("name", "shape"), [("cifar100", (3, 32, 32, 3)), ("mnist", (3, 28, 28))])
-def test_load_builtin_downloads_once_and_flattens_the_labels(monkeypatch, name, shape):
+def test_load_builtin_downloads_once_and_flattens_the_labels(monkeypatch, default_timeout, name, shape):
     timeouts = []
+    default_timeout(123)
 
     def load_data():
         timeouts.append(socket.getdefaulttimeout())
@@ -46,7 +55,7 @@ def test_load_builtin_downloads_once_and_flattens_the_labels(monkeypatch, name, 
         decoded = load_builtin(name, None)
         assert decoded.images.shape == (6, *(*shape, 1)[1:4]) and decoded.labels.tolist() == [0, 1, 2, 0, 1, 2]
         assert decoded.sizes == (3, 0, 3) and decoded.classes == CLASSES[name]
-    assert timeouts == [30] and socket.getdefaulttimeout() is None  # a silent server is not waited for
+    assert timeouts == [30] and socket.getdefaulttimeout() == 123  # a silent server is not waited for
 
 
 def test_load_builtin_after_failed_download_raises_one_line_with_reason_and_remedy(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.files import cache_folder
 from pipeline.tracking.client import TrackingClient
-from pipeline.training import checkpoint
+from pipeline.training import checkpoint, checkpoint_manager
 from pipeline.training.checkpoint import TrainingState, read_checkpoint
 from pipeline.training.checkpoint_manager import (
     CheckpointManager,
@@ -198,3 +198,29 @@ def test_remove_finished_removes_checkpoints_of_finished_runs_only(client):
 
 def test_remove_finished_without_any_checkpoint_does_nothing(client):
     remove_finished()
+
+
+def test_clear_of_a_run_without_checkpoints_does_nothing(make_manager):
+    make_manager().clear()
+
+
+@pytest.mark.parametrize("minutes", [0, 1])
+def test_upload_is_due_after_its_minutes(make_manager, monkeypatch, minutes):
+    clock, uploads = [1000.0], []
+    monkeypatch.setattr(checkpoint_manager.time, "monotonic", lambda: clock[0])
+    manager = make_manager(minutes)
+    monkeypatch.setattr(manager._uploader, "_upload", uploads.append)
+    for epoch, seconds in enumerate((59.9, 0.1, 59.9, 0.1), start=1):
+        clock[0] += seconds
+        manager.save(state(epoch))
+        wait_for_upload(manager)
+    expected = [1, 2, 3, 4] if minutes == 0 else [2, 4]
+    assert [path.name for path in uploads] == [f"epoch-{epoch:06d}.checkpoint" for epoch in expected]
+
+
+def test_upload_final_uploads_no_checkpoint_twice(make_manager, monkeypatch):
+    manager = make_manager(0)
+    manager.save(state(1))
+    wait_for_upload(manager)
+    monkeypatch.setattr(manager._uploader, "_start", lambda file: pytest.fail("it is there already"))
+    manager.upload_final()

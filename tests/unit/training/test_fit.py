@@ -1,6 +1,7 @@
 """The training loop: selected weights, seeds, early stopping and resuming."""
 
 import functools
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -55,12 +56,12 @@ def digits():
 def train(digits):
     """Return a function that trains TINY with changes and returns the TrainingResult and the reported epochs."""
 
-    def run(*, start=None, states=None, **changes):
+    def run(*, start=None, states=None, dataset=digits, **changes):
         reported = []
         callbacks = [ProgressReporter(lambda *epoch: reported.append(epoch))]
         if states is not None:
             callbacks.append(CheckpointSaver(states.append))
-        result = fit(TINY.model_copy(update=changes), digits, callbacks, start=start)
+        result = fit(TINY.model_copy(update=changes), dataset, callbacks, start=start)
         return result, reported
 
     yield run
@@ -190,6 +191,16 @@ def test_fit_with_ema_changes_validation_and_weights_but_not_training(train, dig
     assert raw.history["val_loss"] != averaged.history["val_loss"]
     kept = averaged.model.evaluate(evaluation_batches(TINY, digits, digits.validation), verbose=0, return_dict=True)
     assert kept["loss"] == pytest.approx(averaged.history["val_loss"][averaged.best_epoch - 1])
+
+
+def test_validation_images_have_no_part_in_averaged_weights(train, digits):
+    validation = digits.validation
+    white = replace(validation, images=np.full_like(validation.images, 255))
+    settings = {"ema_momentum": 0.8, "epochs": 1}
+    (one, _), (other, _) = train(**settings), train(dataset=replace(digits, validation=white), **settings)
+    assert one.history["val_loss"] != other.history["val_loss"]
+    for weight, same in zip(one.model.get_weights(), other.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
 
 
 def test_compile_model_passes_adam_epsilon_to_the_optimizer(digits):

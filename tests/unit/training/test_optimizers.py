@@ -14,16 +14,23 @@ from pipeline.training.schedules import LearningRateSchedule
 RATE, FILTERS = 0.01, 24
 
 
-def initial_weights():
-    """Return the trainable weights of a small network by path, the same each time."""
+def initial_weights(*, biases=0.0):
+    """Return the trainable weights of a small network by path, the same each time.
+
+    Args:
+        biases: what is added to those that begin at 0.
+    """
     keras.utils.set_random_seed(0)
     model = conv_mixer((8, 8, 1), 3, filters=FILTERS, depth=2, kernel_size=3, patch_size=2)
+    for weight in model.trainable_weights:
+        if weight.path.endswith(("bias", "beta")):
+            weight.assign(weight + biases)
     return {weight.path: weight for weight in model.trainable_weights}
 
 
-def first_step(kind, *, weight_decay=0.0, gradient=1.0, epsilon=1e-7, clip_norm=None):
+def first_step(kind, *, weight_decay=0.0, gradient=1.0, epsilon=1e-7, clip_norm=None, biases=0.0):
     """Return what one step adds to each weight."""
-    variables = initial_weights()
+    variables = initial_weights(biases=biases)
     before = {path: np.array(weight) for path, weight in variables.items()}
     random = np.random.default_rng(0)
     gradients = [gradient * random.standard_normal(weight.shape).astype(np.float32) for weight in variables.values()]
@@ -57,8 +64,9 @@ def test_muon_leaves_all_other_weights_to_adamw():
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_weight_decay_applies_to_kernels_only(kind):
-    before = {path: np.array(weight) for path, weight in initial_weights().items()}
-    plain, decayed = first_step(kind), first_step(kind, weight_decay=0.5)
+    # A bias of 0 would not show that it decays.
+    before = {path: np.array(weight) for path, weight in initial_weights(biases=0.5).items()}
+    plain, decayed = (first_step(kind, weight_decay=decay, biases=0.5) for decay in (0.0, 0.5))
     for path, weight in before.items():
         share = 0.5 * RATE if path.endswith("kernel") else 0.0
         np.testing.assert_allclose(decayed[path] - plain[path], -share * weight, rtol=1e-2, atol=1e-6)

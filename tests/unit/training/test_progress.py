@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.runtime.errors import UsageError
+from pipeline.training.checkpoint import TrainingState
 from pipeline.training.progress import TrainingProgress, restore_variables, training_variables
 
 
@@ -54,5 +55,36 @@ def test_restore_variables_with_the_state_of_another_model_raises_usage_error():
     trained, progress = compiled_model(units=3), TrainingProgress()
     trained.optimizer.build(trained.trainable_variables)
     progress.best_weights = trained.get_weights()
-    with pytest.raises(UsageError, match="^a checkpoint must fit the model: 8 variables here"):
+    with pytest.raises(UsageError) as error:
+        restore_variables(compiled_model(), progress.state(trained))
+    assert str(error.value) == (
+        "a checkpoint must fit the model: 8 variables here, got 8 or others; resume with the version of the code that "
+        "wrote it"
+    )
+
+
+def test_progress_continues_from_a_state_without_changing_it():
+    start = TrainingState(2, {"val_accuracy": [0.5, 0.25], "loss": [1.0, 2.0]}, [], [np.ones(3)])
+    progress = TrainingProgress(start)
+    assert (progress.epoch, progress.best_epoch) == (2, 1)
+    np.testing.assert_array_equal(progress.best_weights, start.best_weights)
+    progress.add_epoch({"val_accuracy": 0.75, "loss": 0.5})
+    assert progress.history == {"val_accuracy": [0.5, 0.25, 0.75], "loss": [1.0, 2.0, 0.5]}
+    assert start.history == {"val_accuracy": [0.5, 0.25], "loss": [1.0, 2.0]}
+
+
+def test_state_holds_the_best_weights_and_the_variables_of_the_model():
+    model, progress = compiled_model(), TrainingProgress()
+    progress.best_weights = [np.full(2, 7.0)]
+    state = progress.state(model)
+    assert (state.epoch, state.history, state.best_weights) == (0, {}, progress.best_weights)
+    for value, variable in zip(state.variables, training_variables(model), strict=True):
+        np.testing.assert_array_equal(value, variable)
+
+
+def test_restore_variables_with_best_weights_of_another_model_raises_usage_error():
+    trained, progress = compiled_model(), TrainingProgress()
+    trained.optimizer.build(trained.trainable_variables)
+    progress.best_weights = compiled_model(units=3).get_weights()
+    with pytest.raises(UsageError, match="^a checkpoint must fit the model"):
         restore_variables(compiled_model(), progress.state(trained))

@@ -6,21 +6,41 @@ import pytest
 
 from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
+from pipeline.evaluation.metrics import is_correct
 from pipeline.model.conv_mixer import build_model
+from pipeline.serving.packaging import save_keras, save_pyfunc
 from pipeline.tracking.tags import Tag
 from pipeline.tracking.test_set_access import access_count
-from pipeline.training.results import evaluate_on_test_set, serving_model
+from pipeline.training import benchmark
+from pipeline.training.checkpoint import write_weights
+from pipeline.training.fit import TrainingResult
+from pipeline.training.results import (
+    evaluate_on_test_set,
+    evaluate_winner,
+    log_trained_model,
+    log_training,
+    middle_block,
+    register_model,
+    serving_model,
+)
 
 
-class DiscardingRun:
-    """A run that logs nothing."""
+class RecordingRun:
+    """A run that remembers what is logged to it."""
 
-    id = "discarding"
+    id = "recording"
 
-    def log_table(self, *_, **__):
-        pass
+    def __init__(self):
+        self.tables, self.figures, self.tags, self.results, self.models, self.registered = {}, {}, {}, {}, [], []
+        self.set_tags, self.log_results = self.tags.update, self.results.update
+        self.log_figure = self.figures.__setitem__
+        self.log_model = self.models.append
 
-    log_figure = set_tags = log_table
+    def log_table(self, name, table, **_):
+        self.tables[name] = table
+
+    def register_model(self, name, save, *, classes, tags):
+        self.registered.append((name, save, classes, tags))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +58,7 @@ def model():
 
 def test_evaluate_on_test_set_with_flip_adds_the_accuracy_of_averaged_probabilities(digits, model):
     plain, both = (
-        evaluate_on_test_set(DiscardingRun(), model, TrainingConfig.build({"test_time_flip": flip}), digits)
+        evaluate_on_test_set(RecordingRun(), model, TrainingConfig.build({"test_time_flip": flip}), digits)
         for flip in (False, True)
     )
     images, labels = digits.test.take(np.arange(len(digits.test)))
@@ -48,18 +68,8 @@ def test_evaluate_on_test_set_with_flip_adds_the_accuracy_of_averaged_probabilit
     assert not np.array_equal(one.argmax(axis=1), (one + other).argmax(axis=1)), "the case shows nothing"
 
 
-class TaggedRun(DiscardingRun):
-    """A run that remembers its tags."""
-
-    def __init__(self):
-        self.tags = {}
-
-    def set_tags(self, tags):
-        self.tags |= tags
-
-
 def test_evaluate_on_test_set_counts_the_access_before_it_predicts(digits):
-    run = TaggedRun()
+    run = RecordingRun()
 
     class Killed:
         def predict(self, *_, **__):
@@ -84,3 +94,93 @@ def test_serving_model_is_float32_after_a_training_in_another_precision(digits, 
     assert {(layer.compute_dtype, layer.variable_dtype) for layer in served.layers} == {("float32", "float32")}
     for weight, same in zip(trained.get_weights(), served.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
+
+
+SMALL = TrainingConfig.build(
+    {"dataset": "digits", "filters": 4, "depth": 3, "kernel_size": 3, "precision": "float32", "fast_layers": False}
+)
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """Return a ConvMixer with random weights."""
+    keras.utils.set_random_seed(1)
+    return build_model(SMALL, digits.image_shape, len(digits.classes))
+
+
+@pytest.mark.parametrize("snapshots", [None, {1: np.zeros((3, 3, 4, 1)), 2: np.ones((3, 3, 4, 1))}])
+def test_log_training_logs_the_history_from_epoch_1_and_the_kernels_of_every_block(trained, snapshots):
+    run = RecordingRun()
+    names = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second")
+    history = {name: [0.25 + number, 0.5] for number, name in enumerate(names)}
+    log_training(run, SMALL, TrainingResult(trained, history, best_epoch=1), snapshots=snapshots)
+    assert run.tables["history.csv"].to_dict("list") == {"epoch": [1, 2]} | history
+    blocks = [f"plots/depthwise_kernels/block_{block}.png" for block in (1, 2, 3)]
+    figures = {"plots/curves.png", "plots/patch_embeddings.png", "plots/depthwise_kernels.png", *blocks}
+    assert run.figures.keys() == figures | ({"plots/filters_over_epochs.png"} if snapshots else set())
+    assert run.figures["plots/depthwise_kernels.png"] is run.figures[blocks[1]], "the middle one"
+
+
+@pytest.mark.parametrize(("depth", "middle"), [(1, 1), (2, 1), (3, 2), (8, 4)])
+def test_middle_block_is_counted_from_1(depth, middle):
+    assert middle_block(TrainingConfig(depth=depth)) == middle
+
+
+def test_evaluate_on_test_set_logs_every_image_and_class(digits, model):
+    run = RecordingRun()
+    results = evaluate_on_test_set(run, model, TrainingConfig(), digits)
+    images, labels = digits.test.take(np.arange(len(digits.test)))
+    probabilities = model.predict(images, verbose=0)
+    right = probabilities.argmax(axis=1) == labels
+    assert results["test_accuracy"] == pytest.approx(right.mean())
+    of_the_label = probabilities[np.arange(len(labels)), labels]
+    assert results["test_loss"] == pytest.approx(-np.log(of_the_label).mean(), rel=1e-4)
+    assert results.keys() == {"test_loss", "test_accuracy"}
+    predictions = run.tables["test_predictions.csv"]
+    assert len(predictions) == len(labels) and is_correct(predictions).tolist() == right.tolist()
+    assert run.tables["per_class.csv"].shape[0] == 10
+    assert run.figures.keys() == {"plots/confusion_matrix.png", "plots/mistakes.png"}
+    pictures = [axes for axes in run.figures["plots/mistakes.png"].axes if axes.images]
+    assert len(pictures) == min(25, (~right).sum())
+
+
+def test_log_trained_model_logs_stock_layers_with_the_first_validation_image(digits, trained):
+    run = RecordingRun()
+    log_trained_model(run, trained, SMALL, digits)
+    (save,) = run.models
+    assert save.func is save_keras and save.keywords["classes"] == digits.classes
+    np.testing.assert_array_equal(save.keywords["example"], digits.validation.take(np.arange(1))[0])
+    assert save.keywords["example"].dtype == np.float32
+    for weight, same in zip(trained.get_weights(), save.keywords["model"].get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
+def test_register_model_registers_the_served_form_with_its_results_as_tags(digits, trained, monkeypatch):
+    monkeypatch.setattr(benchmark, "SECONDS", 0.0)
+    run = RecordingRun()
+    config = SMALL.model_copy(update={"register_as": "numbers"})
+    latency = register_model(run, trained, config, digits, {"test_accuracy": 0.9876543, "other": 1.0})
+    ((name, save, classes, tags),) = run.registered
+    assert (name, save.func, classes) == ("numbers", save_pyfunc, digits.classes)
+    assert save.keywords["example"].shape == (8, 8, 1) and save.keywords["classes"] == digits.classes
+    np.testing.assert_array_equal(save.keywords["model"].get_weights()[0], trained.get_weights()[0])
+    assert tags == {
+        Tag.DATA: "digits",
+        Tag.DATA_FINGERPRINT: digits.fingerprint,
+        "test_accuracy": "0.987654",
+        "latency_ms": f"{latency:.6g}",
+    }
+    assert 0 < latency < 10_000
+
+
+@pytest.mark.parametrize("register_as", [None, "numbers"])
+def test_evaluate_winner_logs_model_and_results_of_the_weights(digits, trained, tmp_path, monkeypatch, register_as):
+    monkeypatch.setattr(benchmark, "SECONDS", 0.0)
+    write_weights(tmp_path / "weights", trained.get_weights())
+    run, config = RecordingRun(), SMALL.model_copy(update={"register_as": register_as})
+    results = evaluate_winner(run, config, digits, tmp_path / "weights")
+    expected = evaluate_on_test_set(RecordingRun(), trained, config, digits)
+    assert {name: results[name] for name in expected} == pytest.approx(expected)
+    assert run.results == results and results.keys() - expected.keys() == ({"latency_ms"} if register_as else set())
+    assert len(run.models) == 1 and len(run.registered) == bool(register_as)
+    assert access_count(run.tags, run_id=run.id, tested=False) == 1

@@ -133,10 +133,11 @@ def test_latest_without_a_resumable_run_is_refused(client, make_run, experiment)
     )
 
 
+@pytest.mark.parametrize("epoch", [0, 3], ids=["all removed", "killed before it removed its checkpoint"])
 def test_finished_run_raises_nothing_to_do_and_becomes_parent_of_the_project_run(
-    client, experiment, make_run, monkeypatch
+    client, experiment, make_run, monkeypatch, epoch
 ):
-    finished = make_run(status="FINISHED", **{Tag.OUTCOME: RunOutcome.FINISHED})
+    finished = make_run(status="FINISHED", epoch=epoch, **{Tag.OUTCOME: RunOutcome.FINISHED})
     second = client.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", second)
     with pytest.raises(NothingToDo, match="is finished: there is nothing to resume$"):

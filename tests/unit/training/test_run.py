@@ -4,24 +4,35 @@ import errno
 import os
 from types import SimpleNamespace
 
+import keras
 import pytest
 import tensorflow as tf
 
-from pipeline.config.training import TrainingConfig
+from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig, slow_batch_norm, to_yaml
+from pipeline.data.dataset import load_dataset
+from pipeline.model.conv_mixer import build_model, count_parameters
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import Device
 from pipeline.runtime.errors import Diverged, OutOfMemory, Stopped, UsageError
 from pipeline.runtime.shell import project_command
-from pipeline.training.checkpoint import TrainingState
+from pipeline.tracking.tags import Role, Tag, code_version_tags
+from pipeline.tracking.test_set_access import access_count
+from pipeline.training.checkpoint import Checkpoint, TrainingState
+from pipeline.training.fit import compile_model
+from pipeline.training.progress import TrainingProgress
+from pipeline.training.resume import ResumePoint
 from pipeline.training.run import (
+    announce,
     checkpoint_on_exit,
     explain_out_of_memory,
     log_run_metadata,
     replay_logged_epochs,
     report_epoch,
     resolve_auto,
+    run_training,
     summarize,
 )
+from pipeline.training.schedules import LearningRateSchedule
 
 CPU = Device("CPU", "any", capability=None)
 METRICS = {"loss": 0.5, "accuracy": 0.25, "val_loss": 0.75, "val_accuracy": 0.5, "learning_rate": 0.01}
@@ -148,8 +159,22 @@ def test_log_run_metadata_names_the_run_after_its_recipe_or_else_its_data(recipe
     run, config = FakeRun(), TrainingConfig.build({"filters": 8, "depth": 2, "kernel_size": 3, "patch_size": 1})
     assert log_run_metadata(run, recipe, config, small_dataset(), "a CPU", {}) == name
     assert run.params.keys() == {"recipe", *TrainingConfig.model_fields}
-    datasets = [named["context"] for method, _, named in run.calls if method == "log_dataset"]
-    assert datasets == ["train", "validation", "test"]
+    assert run.params["recipe"] == recipe and run.params["filters"] == "8"
+    datasets = [named for method, _, named in run.calls if method == "log_dataset"]
+    same = {"source": "digits", "digest": "f00d", "shape": (8, 8, 1)}
+    parts = ("train", "validation", "test")
+    assert datasets == [same | {"name": f"digits {part}", "context": part} for part in parts]
+    ((tags,),) = (arguments for method, arguments, _ in run.calls if method == "set_tags")
+    facts = {Tag.DEVICE: "a CPU", Tag.PRECISION: "auto", Tag.DATA: "digits", Tag.DATA_FINGERPRINT: "f00d"}
+    facts |= {
+        Tag.RECIPE_CHANGES: "{}",
+        Tag.TENSORFLOW: tf.__version__,
+        Tag.KERAS: keras.__version__,
+        Tag.DATA_DUPLICATES: "0",
+    }
+    assert tags == code_version_tags() | facts
+    (config_file,) = (arguments for method, arguments, _ in run.calls if method == "log_text")
+    assert config_file == ("config.yaml", to_yaml(config))
 
 
 def test_replay_logged_epochs_logs_every_finished_epoch_of_the_checkpoint():
@@ -232,3 +257,63 @@ def test_out_of_memory_suggests_only_what_is_possible():
 def test_other_errors_than_out_of_memory_pass():
     with pytest.raises(ZeroDivisionError), explain_out_of_memory(FakeRun(), TrainingConfig(), small_dataset()):
         1 / 0  # noqa: B018
+
+
+def test_run_training_resumed_adds_the_seconds_before_and_counts_one_access_to_the_test_set(client, experiment):
+    store, _ = experiment
+    dataset = load_dataset(DataConfig(dataset="digits", train_examples=100), seed=0)
+    config = TrainingConfig.build(
+        {"dataset": "digits", "filters": 4, "depth": 1, "kernel_size": 3, "epochs": 1, "precision": "float32"}
+        | {"train_examples": 100, "jit_compile": False, "fast_layers": False}
+    )
+    model = build_model(config, dataset.image_shape, len(dataset.classes))
+    compile_model(model, config, LearningRateSchedule("constant", peak=0.1, steps=1, warmup_fraction=0))
+    progress = TrainingProgress()
+    progress.add_epoch(METRICS | {"epoch_seconds": 5000.0})
+    progress.best_weights = model.get_weights()
+    run_id = client.create_run(store.experiment_id, tags={Tag.ROLE: Role.RUN}).info.run_id
+    client.set_terminated(run_id, "FAILED")
+    # It was interrupted after its last epoch, so that nothing is left to train.
+    checkpoint = Checkpoint(run_id, config.model_dump(mode="json"), dataset.fingerprint, progress.state(model))
+    resume_point = ResumePoint(client.get_run(run_id), "smoke", config, checkpoint, changes={})
+    finished = run_training("smoke", config, dataset, console=Console(), resume_point=resume_point)
+    assert 5000 < finished.results["seconds"] < 6000
+    assert finished.results["best_epoch"] == 1 and finished.results["best_val_accuracy"] == METRICS["val_accuracy"]
+    assert finished.results["parameters"] == model.count_params()
+    assert finished.summary == summarize(finished.results, config, dataset)
+    logged = client.get_run(run_id).data
+    assert logged.metrics["val_loss"] == METRICS["val_loss"] and logged.metrics["test_loss"] > 0
+    assert logged.metrics["seconds"] == finished.results["seconds"]
+    assert logged.tags[Tag.TEST_SET_ACCESSES] == "1" and access_count(logged.tags, run_id=run_id, tested=False) == 1
+
+
+def announced(capsys, *, duplicates=0, **settings):
+    """Return what is printed of a data set, a model and a device, and the warnings."""
+    dataset = small_dataset()
+    dataset.duplicates, dataset.classes = duplicates, tuple("abc")
+    dataset.train, dataset.validation, dataset.test = range(1455), range(162), range(180)
+    config = TrainingConfig.build({"filters": 4, "depth": 2, "kernel_size": 3, "patch_size": 2} | settings)
+    announce(config, dataset, CPU, Console())
+    return capsys.readouterr()
+
+
+def test_announce_states_data_model_and_device(capsys):
+    settings = {"precision": "float32", "batch_size": 10, "batch_norm_momentum": 0.9, "jit_compile": False}
+    out, err = announced(capsys, fast_layers=False, **settings)
+    parameters = count_parameters(ModelConfig(filters=4, depth=2, kernel_size=3, patch_size=2), (8, 8, 1), 3)
+    assert out.splitlines() == [
+        "data     digits: 1,455 training, 162 validation and 180 test images of 8x8x1, 3 classes",
+        f"model    ConvMixer-4/2, kernel 3, patch 2: {parameters:,} parameters",
+        f"device   {CPU}, float32",
+    ]
+    assert err == ""
+    out, err = announced(capsys, duplicates=1234, **settings | {"fast_layers": True, "jit_compile": True})
+    assert out.splitlines()[-1] == f"device   {CPU}, float32, fast layers, compiled with XLA"
+    assert err == "warning: 1,234 images of one split are, pixel for pixel, also in another split\n"
+
+
+def test_announce_warns_of_batch_norm_that_lags(capsys):
+    config = TrainingConfig.build({"batch_size": 512, "epochs": 1})
+    expected = slow_batch_norm(config, steps_per_epoch=3)
+    _, err = announced(capsys, batch_size=512, epochs=1)
+    assert expected and err == f"warning: {expected}\n"

@@ -41,6 +41,13 @@ def test_random_erasing_varies_size_aspect_ratio_and_position():
     assert np.log(ratios).mean() == pytest.approx(0, abs=0.1)
     assert set(top + height) >= {20} and set(left + width) >= {16} and {0} <= set(top) & set(left)
     assert len(set(top)) > 15 and len(set(left)) > 12
+    numbers = [areas, ratios, (top + 0.5) / (21 - height), (left + 0.5) / (17 - width)]
+    assert np.abs(np.corrcoef(numbers) - np.eye(4)).max() < 0.2, "each is drawn for itself"
+
+
+def test_random_erasing_erases_rectangles_of_every_size_whatever_its_probability():
+    boxes = rectangles(random_erasing(tf.constant(IMAGES), SEED, probability=0.3).numpy())
+    assert max(height * width for _, _, height, width in filter(None, boxes)) / 320 > 0.25
 
 
 @pytest.mark.parametrize("side", [1, 4, 5])
@@ -49,6 +56,7 @@ def test_cutout_erases_a_square_centered_at_any_pixel(side):
     assert height.max() == width.max() == side
     assert height.min() == width.min() == (side + 1) // 2  # at a corner
     assert (set(top), set(left + width)) == (set(range(20 - side // 2)), set(range((side + 1) // 2, 17)))
+    assert len(set(zip(top + height, left + width, strict=True))) > 100, "row and column are drawn apart"
 
 
 def test_cutout_fills_with_the_mean_of_large_batches_without_overflow():

@@ -54,7 +54,14 @@ def test_rand_augment_strengths_equal_torchvisions():
     assert right[1, 0, 1] == pytest.approx(0.3 * 0.4) and right[2, 1, 0] == pytest.approx(0.3 * 0.4)
     assert right[3, 0, 2] == pytest.approx(150 * 0.4) and right[4, 1, 2] == pytest.approx(150 * 0.4)
     assert np.degrees(np.arccos(right[5, 0, 0])) == pytest.approx(30 * 0.4, abs=1e-3)
-    brightness, posterize, solarize = (_color_operations(12 / 30)[number] for number in (0, 4, 5))
+    operations = _color_operations(12 / 30)
+    colored = tf.constant(IMAGES[:1])
+    kinds = (color.brightness, color.saturation, color.contrast, color.sharpness)
+    for operation, kind in zip(operations[:4], kinds, strict=True):
+        for sign in (-1.0, 1.0):
+            expected = kind(colored, 1 + 0.9 * 0.4 * sign)
+            np.testing.assert_array_equal(operation(colored, tf.constant([sign])), expected)
+    brightness, posterize, solarize = (operations[number] for number in (0, 4, 5))
     ramp = tf.reshape(tf.range(256), (1, 16, 16, 1))
     ramp = tf.cast(ramp, tf.uint8)
     np.testing.assert_array_equal(brightness(ramp, tf.constant([-1.0])), color.brightness(ramp, 1 - 0.9 * 0.4))
