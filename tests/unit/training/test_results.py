@@ -33,11 +33,18 @@ class RecordingRun:
     def __init__(self):
         self.tables, self.figures, self.tags, self.results, self.models, self.registered = {}, {}, {}, {}, [], []
         self.set_tags, self.log_results = self.tags.update, self.results.update
-        self.log_figure = self.figures.__setitem__
-        self.log_model = self.models.append
+        self.images, self.log_model = {}, self.models.append
 
     def log_table(self, name, table, **_):
         self.tables[name] = table
+
+    def log_figure(self, name, figure, **_):
+        self.figures[name] = figure
+
+    def log_image(self, key, figure, *, step=0, copy_to=None):
+        self.images[key, step] = figure
+        if copy_to:
+            self.figures[copy_to] = figure
 
     def register_model(self, name, save, *, classes, tags):
         self.registered.append((name, save, classes, tags))
@@ -119,6 +126,8 @@ def test_log_training_logs_the_history_from_epoch_1_and_the_kernels_of_every_blo
     figures = {"plots/curves.png", "plots/patch_embeddings.png", "plots/depthwise_kernels.png", *blocks}
     assert run.figures.keys() == figures | ({"plots/filters_over_epochs.png"} if snapshots else set())
     assert run.figures["plots/depthwise_kernels.png"] is run.figures[blocks[1]], "the middle one"
+    steps = [("depthwise_kernels_by_block", block) for block in (1, 2, 3)]
+    assert run.images.keys() == {*steps, *[("depthwise_kernels_by_epoch", epoch) for epoch in snapshots or ()]}
 
 
 @pytest.mark.parametrize(("depth", "middle"), [(1, 1), (2, 1), (3, 2), (8, 4)])
@@ -133,7 +142,7 @@ def test_evaluate_on_test_set_logs_every_image_and_class(digits, model):
     probabilities = model.predict(images, verbose=0)
     right = probabilities.argmax(axis=1) == labels
     assert results["test_accuracy"] == pytest.approx(right.mean())
-    of_the_label = probabilities[np.arange(len(labels)), labels]
+    of_the_label = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
     assert results["test_loss"] == pytest.approx(-np.log(of_the_label).mean(), rel=1e-4)
     assert results.keys() == {"test_loss", "test_accuracy"}
     predictions = run.tables["test_predictions.csv"]
