@@ -115,7 +115,8 @@ class Laboratory:
         os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         sys.dont_write_bytecode = True
         sys.path.insert(0, str(folder))
-        importlib.import_module("tests.conftest").pytest_configure()
+        # It sets the environment that the libraries read.
+        importlib.import_module("tests.conftest")
         for library in LIBRARIES.split():
             importlib.import_module(library)
         for name in [name for name in sys.modules if name.split(".")[0] in {"pipeline", "tests"}]:

@@ -71,6 +71,8 @@ def test_split_rows_holds_out_the_validation_fraction_of_what_the_test_images_le
     assert [np.bincount(labels[part]).tolist() for part in rows] == [[32, 32], [8, 8], [10, 10]]
     for part in rows:
         assert (np.diff(part) > 0).all()
+    again = split_rows(labels, (100, 0, 0), ("a", "b"), 0.2, seed=0)
+    assert all(np.array_equal(*pair) for pair in zip(rows, again, strict=True))
     of_another_seed = split_rows(labels, (100, 0, 0), ("a", "b"), 0.2, seed=1)
     assert rows.test.tolist() != of_another_seed.test.tolist()
 
