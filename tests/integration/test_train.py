@@ -88,7 +88,12 @@ def test_artifacts_are_complete_and_agree_with_the_metrics(finished):
         for name in ("curves", "patch_embeddings", "depthwise_kernels", "confusion_matrix", "mistakes")
     }
     plots.add("plots/depthwise_kernels/block_1.png")
-    assert paths == {"config.yaml", "history.csv", "per_class.csv", "test_predictions.csv"} | plots
+    images = {path for path in paths if path.startswith("images/")}
+    assert paths - images == {"config.yaml", "history.csv", "per_class.csv", "test_predictions.csv"} | plots
+    keys = {path.removeprefix("images/").split("+step+")[0] for path in images}
+    shown = {"confusion_matrix", "curves", "depthwise_kernels", "depthwise_kernels_by_block", "mistakes"}
+    assert keys == shown | {"patch_embeddings"}
+    assert len(images) == 2 * len(keys), "each has a preview"
     history = pd.read_csv(artifact(logged, "history.csv"))
     assert history["epoch"].tolist() == [1, 2]
     per_class = pd.read_csv(artifact(logged, "per_class.csv"))
