@@ -147,10 +147,14 @@ def _on_first_signal(call: Callable[[int], None]) -> Iterator[None]:
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
     def watch() -> None:
-        with open(reader, "rb", buffering=0) as numbers:
-            number = next((byte[0] for byte in iter(lambda: numbers.read(1), b"") if byte[0] in _handled()), None)
-        if number is not None:
-            call(number)
+        # open to the end: Python reports on stderr when a later signal finds no reader
+        with open(reader, "rb", buffering=0) as pipe:
+            received = iter(lambda: pipe.read(1), b"")
+            number = next((byte[0] for byte in received if byte[0] in _handled()), None)
+            if number is not None:
+                call(number)
+            for _ in received:
+                pass
 
     threading.Thread(target=watch, name="deadline", daemon=True).start()
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.text import shown
+from pipeline.runtime.text import one_line, shown
 from pipeline.runtime.urls import TRACKING_URI, on_one_machine
 
 DEFAULT_FILE = "mlflow.db"
@@ -43,7 +43,7 @@ def _check_working_folder(folder: Path) -> None:
     if escaped := ESCAPED.search(str(folder)):
         raise UsageError(
             f"the working folder must not have {escaped[0]} in its path, as MLflow would store artifacts below "
-            f"{shown(unquote(str(folder)))}: got {shown(str(folder))}; rename it, or set {TRACKING_URI} to a server"
+            f"{one_line(unquote(str(folder)))}: got {one_line(folder)}; rename it, or set {TRACKING_URI} to a server"
         )
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import mlflow
 import pytest
 
-from pipeline.commands.main import run as run_convmixer
+from pipeline.commands import main
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import MODEL
 from pipeline.tracking.outbox import delivery, spool
@@ -215,13 +215,13 @@ def test_artifact_store_that_refuses_the_model_leaves_a_run_that_can_be_resumed(
     with mlflow_store(tmp_path):
         with monkeypatch.context() as refusing:
             refusing.setattr(LogModel, "_send", refuse)
-            assert run_convmixer(["train", "smoke", "--epochs", "1"]) == 1
+            assert main.run(["train", "smoke", "--epochs", "1"]) == 1
         run = mlflow.search_runs(experiment_names=["mine"], output_format="list")[0]
         resume, error = capsys.readouterr().err.splitlines()[-2:]
         assert resume.startswith("resume ") and run.info.run_id in resume
         assert error.startswith("error: PermissionError: ") and "/srv/artifacts" in error
         assert run.info.status == "FAILED"
-        assert run_convmixer(["train", "smoke", "--resume", run.info.run_id]) == 0
+        assert main.run(["train", "smoke", "--resume", run.info.run_id]) == 0
         assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
 
 
@@ -235,7 +235,7 @@ def test_cache_that_is_removed_in_mid_run_costs_nothing_but_checkpoints(tmp_path
 
     monkeypatch.setattr(TrainingProgress, "add_epoch", remove_cache)
     with mlflow_store(tmp_path):
-        assert run_convmixer(["train", "smoke", "--epochs", "1"]) == 0
+        assert main.run(["train", "smoke", "--epochs", "1"]) == 0
         run = mlflow.search_runs(experiment_names=["mine"], output_format="list")[0]
         assert run.info.status == "FINISHED" and "Traceback" not in capsys.readouterr().err
 

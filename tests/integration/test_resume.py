@@ -159,7 +159,7 @@ def test_resumed_run_is_the_same_and_parent_of_the_project_run(resumed):
     run, output = resumed
     assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("FINISHED", "finished")
     assert run.data.params["recipe"] == "smoke"
-    assert run.info.run_name == "smoke train_examples=none translation=1 schedule=one_cycle clip_norm=1 +3 more"
+    assert run.info.run_name == "smoke train_examples=none translation=1 schedule=one_cycle clip_norm=1 +3 more #2"
     (child,) = runs("resume")
     assert child.info.run_name == "resumed at epoch 2"
     assert child.data.tags[Tag.PARENT_RUN_ID] == run.info.run_id

@@ -183,7 +183,7 @@ def test_register_as_registers_a_version_with_the_results_of_the_run(finished):
     assert version.tags[Tag.DATA_FINGERPRINT] == logged.data.tags[Tag.DATA_FINGERPRINT]
     assert logged.data.tags[Tag.REGISTERED_REASON] == version.tags[Tag.REASON] == "there was no champion"
     lines = completed.stdout.splitlines()
-    assert "registry models:/smoke/1 is the champion: there was no champion" in lines
+    assert "registry  models:/smoke/1 is the champion: there was no champion" in lines
     assert any("models serve -m models:/smoke/1 --env-manager local" in line for line in lines)
 
 

@@ -88,6 +88,15 @@ def test_count_interrupts_counts_signals_and_raises_nothing(clock):
         assert interrupts.exit_code == 128 + signal.SIGTERM, "of the first one"
 
 
+def test_later_signals_print_nothing(capfd):
+    with count_interrupts():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+            # the thread that waits for the first one is done with it
+            time.sleep(0.1)
+    assert capfd.readouterr().err == ""
+
+
 def test_count_interrupts_counts_the_signals_of_one_ctrl_c_once(clock):
     with count_interrupts() as interrupts:
         os.kill(os.getpid(), signal.SIGINT)

@@ -153,7 +153,7 @@ def test_send_pending_sends_files_and_the_end_of_a_run(proxy, run_id, tmp_path):
     assert box.flush(unavailable_seconds=0.2) == 4
     line = box.pending()
     box.close()
-    assert "4 records of run" in line and "-e doctor" in line and "\n" not in line
+    assert "4 records of run" in line and project_command("doctor") in line and "\n" not in line
     (kept,) = delivery.send_pending()
     assert kept.startswith("pending  4 records")
     proxy.fault = lambda method, path: None
