@@ -9,7 +9,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from pipeline.runtime import process as process_module
+import pipeline.runtime.process
 from pipeline.runtime.process import ProcessIdentity, announce_process, liveness, process_of, this_process
 from tests.support.paths import ROOT
 
@@ -63,7 +63,7 @@ def test_identity_stays_when_the_clock_is_set(monkeypatch):
 
 def test_identity_stays_when_the_host_is_renamed(monkeypatch):
     before = this_process()
-    monkeypatch.setattr(process_module.socket, "gethostname", lambda: "renamed")
+    monkeypatch.setattr(pipeline.runtime.process.socket, "gethostname", lambda: "renamed")
     assert this_process() == before
 
 
@@ -101,7 +101,7 @@ def test_liveness_of_another_users_process_that_proc_hides_is_unknown(ended, mon
     def kill(pid, number):
         raise PermissionError
 
-    monkeypatch.setattr(process_module.os, "kill", kill)
+    monkeypatch.setattr(pipeline.runtime.process.os, "kill", kill)
     assert liveness(ended) == "unknown"
 
 
@@ -115,21 +115,25 @@ def test_liveness_in_another_namespace_or_after_a_restart_follows_the_lock(tmp_p
         identity = process_of(process.pid)
         # what a process of another PID namespace, or of the next boot, finds
         for change in ({"namespace": "pid:[1]"}, {"boot": "another"}):
-            monkeypatch.setattr(process_module, "this_process", lambda change=change: replace(this_process(), **change))
+            monkeypatch.setattr(
+                pipeline.runtime.process, "this_process", lambda change=change: replace(this_process(), **change)
+            )
             assert liveness(identity) == "alive"
         process.kill()
         process.wait()
         assert liveness(identity) == "dead"
-        monkeypatch.setattr(process_module, "this_process", lambda: replace(this_process(), host="another", boot="2"))
+        monkeypatch.setattr(
+            pipeline.runtime.process, "this_process", lambda: replace(this_process(), host="another", boot="2")
+        )
         assert liveness(identity) == "unknown", "another host need not see its lock"
 
 
 def test_announce_process_returns_this_process_without_a_cache(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    process_module._hold_lock.cache_clear()
+    pipeline.runtime.process._hold_lock.cache_clear()
     assert announce_process() == this_process()
-    process_module._hold_lock.cache_clear()
+    pipeline.runtime.process._hold_lock.cache_clear()
 
 
 def test_announce_process_removes_the_old_locks_of_ended_processes(tmp_path, monkeypatch):
@@ -138,9 +142,9 @@ def test_announce_process_removes_the_old_locks_of_ended_processes(tmp_path, mon
         (live,) = folder.iterdir()
         (folder / "recent").touch()
         (folder / "old").touch()
-        long_ago = time.time() - 86_400 * (process_module.LOCK_DAYS + 1)
+        long_ago = time.time() - 86_400 * (pipeline.runtime.process.LOCK_DAYS + 1)
         for file in (live, folder / "old"):
-            process_module.os.utime(file, (long_ago, long_ago))
+            pipeline.runtime.process.os.utime(file, (long_ago, long_ago))
         with announced(tmp_path, monkeypatch):
             assert {live.name, "recent"} <= {file.name for file in folder.iterdir()}
             assert not (folder / "old").exists()
