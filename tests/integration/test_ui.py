@@ -114,6 +114,30 @@ def test_chart_view_overlays_the_curves_of_runs(window, address, runs):
     wait_until(lambda: max(window.run(lines), default=0) >= 2, seconds=60, message=lambda: str(window.run(lines)))
 
 
+def test_shared_view_opens_the_table_with_columns_of_settings_and_results(window, address):
+    window.open(f"{address}/runs?workflowType=machine_learning&viewStateShareKey=convmixer")
+    window.shows("You're viewing a shared view", "Image classifiers of the ConvMixer family")
+    heads = "return [...document.querySelectorAll('[role=columnheader]')].map(e => e.innerText.trim())"
+    wanted = {"test_accuracy", "best_val_accuracy", "depth", "kernel_size"}
+    wait_until(lambda: wanted <= set(window.run(heads)), seconds=60, message=lambda: str(window.run(heads)))
+
+
+def test_shared_chart_view_shows_the_figures_of_several_runs_side_by_side(window, address, runs):
+    window.open(f"{address}/runs?workflowType=machine_learning&viewStateShareKey=convmixer&compareRunsMode=CHART")
+    text = window.shows("Figures (8)", "depthwise_kernels", "patch_embeddings", "confusion_matrix")
+    assert "learning_rate=" not in text, "no card lists the parameters of a run"
+    # the first card is a table with a column for each run
+    names = [run.info.run_name for run in runs.values()]
+    columns = "return [...document.querySelectorAll('[role=columnheader]')].map(e => e.innerText.trim())"
+    wait_until(
+        lambda: all(any(name in column for column in window.run(columns)) for name in names),
+        seconds=60,
+        message=lambda: str(window.run(columns)),
+    )
+    few = "fewer than two pictures for each run"
+    wait_until(lambda: len([size for size in window.pictures() if min(size) > 200]) >= 4, seconds=60, message=few)
+
+
 def test_comparison_of_two_runs_shows_parallel_coordinates_and_differences(window, address, runs):
     ids = ",".join(f'"{run.info.run_id}"' for run in runs.values())
     window.open(f'{address.rpartition("/experiments")[0]}/compare-runs?runs=[{ids}]&experiments=["1"]')
