@@ -5,8 +5,10 @@ and a page of Markdown would show markup, links and pictures.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
+
+from pipeline.runtime.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +52,17 @@ def to_csv(table: "pd.DataFrame") -> str:
 def markdown_cell(text: str) -> str:
     """Return text as a cell of a Markdown table, on one line, in which nothing is markup."""
     return markdown_text(" ".join(text.split()))
+
+
+def markdown_code(text: str) -> str:
+    """Return text as code in a cell of a Markdown table."""
+    shown = one_line(text).replace("|", r"\|").replace("`", "'")
+    return f"`{shown}`"
+
+
+def markdown_facts(facts: Mapping[str, str]) -> str:
+    """Return facts by name as a Markdown table without a header; they are Markdown, see `markdown_cell`."""
+    return "\n".join(["| | |", "|---|---|", *(f"| **{name}** | {text} |" for name, text in facts.items())])
 
 
 def markdown_text(text: str) -> str:

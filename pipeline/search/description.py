@@ -1,9 +1,9 @@
 """How a search presents itself in MLflow: the descriptions of its run and of its winner's, in Markdown."""
 
-from statistics import mean, stdev
 from typing import Any
 
 from pipeline.data.dataset import Dataset
+from pipeline.runtime.tables import markdown_cell, markdown_code, markdown_facts
 from pipeline.runtime.text import percent, short_settings
 from pipeline.search.attributes import RUN_ID, WINNER
 from pipeline.search.results import best_command
@@ -26,29 +26,30 @@ def describe_search(study: Study, data: Dataset, *, experiment_id: str) -> str:
     rows = {
         "result": _result(study, winner),
         "trials": f"{study.n_finished()} of {study.search.settings.trials}",
-        "searched": ", ".join(f"`{name}`" for name in study.search.space),
-        "data": f"{data.name}: {len(data.train):,} training and {len(data.validation):,} validation images",
-        "again": f"`{best_command(study)}`",
+        "searched": ", ".join(map(markdown_code, study.search.space)),
+        "data": f"{markdown_cell(data.name)}: {len(data.train):,} training and {len(data.validation):,} validation "
+        "images",
+        "again": markdown_code(best_command(study)),
         "figures": f"among the artifacts, in `plots/`: {FIGURES}",
     }
     if winner:
-        rows["winner"] = link_to_run(experiment_id, winner["run_id"], short_settings(winner["params"]))
-    table = ["| | |", "|---|---|", *(f"| **{name}** | {text} |" for name, text in rows.items())]
-    return "\n".join([*table, *_best_trials(study, experiment_id)])
+        rows["winner"] = link_to_run(experiment_id, winner["run_id"], markdown_cell(short_settings(winner["params"])))
+    return "\n".join([markdown_facts(rows), *_best_trials(study, experiment_id)])
 
 
-def describe_winner(winner: dict[str, Any], values: list[float], *, metric: str) -> str:
+def describe_winner(winner: dict[str, Any], *, metric: str, seeds: int) -> str:
     """Return the description of the run of a winner's training that was evaluated on the test set.
 
     Args:
         winner: As the study keeps it.
-        values: The metric of the configuration's trainings, one a seed.
-        metric: Name of the metric.
+        metric: Name of the metric by which the finalists are ranked.
+        seeds: How many trainings of the configuration have finished.
     """
+    deviation = f" ± {winner[f'{metric}_sd']:.4f}" if f"{metric}_sd" in winner else ""
     return (
-        f"**Winner of the search**: {_settings(winner['params'])}. Its mean {metric} of {len(values)} seed(s) is the "
-        f"best of the finalists: {_mean_and_sd(values)}. Seed {winner['seed']}, this run, has a test accuracy of "
-        f"{percent(winner['test_accuracy'])}."
+        f"**Winner of the search**: {_settings(winner['params'])}. Its mean {metric} of {seeds} seed(s) is the best of "
+        f"the finalists: {winner[f'{metric}_mean']:.4f}{deviation}. Seed {winner['seed']}, this run, has a test "
+        f"accuracy of {percent(winner['test_accuracy'])}."
     )
 
 
@@ -72,8 +73,4 @@ def _best_trials(study: Study, experiment_id: str) -> list[str]:
 
 
 def _settings(params: dict[str, Any]) -> str:
-    return f"`{short_settings(params)}`"
-
-
-def _mean_and_sd(values: list[float]) -> str:
-    return f"{mean(values):.4f} ± {stdev(values):.4f}" if len(values) > 1 else f"{mean(values):.4f}"
+    return markdown_code(short_settings(params))

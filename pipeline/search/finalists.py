@@ -199,7 +199,7 @@ class FinalistTraining:
         self._runs.present_child(
             run_id,
             name=f"winner {short_settings(winner.params)} seed {seed}",
-            description=describe_winner(kept, list(winner.values.values()), metric=self._metric),
+            description=describe_winner(kept, metric=self._metric, seeds=len(winner.values)),
         )
         # After the attribute was set: without both, everything would be trained again
         shutil.rmtree(self._weights_folder, ignore_errors=True)

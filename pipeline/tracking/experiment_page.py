@@ -11,8 +11,8 @@ from pipeline.runtime.errors import TrackingError
 from pipeline.runtime.shell import mlflow_command
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking.client import TrackingClient, tracking_uri
+from pipeline.tracking.tags import Tag
 
-DESCRIPTION: Final = "mlflow.note.content"
 # MLflow's "Share" button makes tags of this form with a random key; the UI applies the one that the address names
 VIEW_KEY: Final = "convmixer"
 LOCAL: Final = "http://127.0.0.1:5000"  # where `mlflow ui` listens
@@ -76,8 +76,8 @@ def prepare_experiment_page(client: TrackingClient, experiment_id: str, *, unfol
 
 def _prepare(client: TrackingClient, experiment_id: str, unfold: str | None) -> None:
     tags = client.get_experiment(experiment_id).tags
-    if DESCRIPTION not in tags:
-        client.set_experiment_tag(experiment_id, DESCRIPTION, MARKDOWN)
+    if Tag.DESCRIPTION not in tags:
+        client.set_experiment_tag(experiment_id, Tag.DESCRIPTION, MARKDOWN)
     view = tags.get(VIEW) or json.dumps(_new_view())
     if unfold:
         view = _unfold(view, unfold)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pipeline.config.training import RuntimeConfig, TrainingConfig
 from pipeline.data.dataset import Dataset
-from pipeline.runtime.tables import markdown_cell
+from pipeline.runtime.tables import markdown_cell, markdown_code, markdown_facts
 from pipeline.runtime.text import format_duration, one_line
 
 CONFIG_FILE = "config.yaml"
@@ -86,8 +86,7 @@ def run_description(
     }
     if seconds is not None:
         rows["time"] = format_duration(seconds)
-    rows |= {what: f"`{_code(command)}`" for what, command in commands.items()}
-    return "\n".join(["| | |", "|---|---|", *(f"| **{name}** | {text} |" for name, text in rows.items())])
+    return markdown_facts(rows | {what: markdown_code(command) for what, command in commands.items()})
 
 
 def _decides_result(setting: str) -> bool:
@@ -97,8 +96,3 @@ def _decides_result(setting: str) -> bool:
 def _cell(text: str) -> str:
     """Return foreign text as a part of a cell of a table, in which it is no markup."""
     return markdown_cell(one_line(text))
-
-
-def _code(command: str) -> str:
-    """Return a command that stays within its cell and its backticks."""
-    return one_line(command).replace("|", r"\|").replace("`", "'")

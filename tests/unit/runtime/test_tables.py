@@ -7,7 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.runtime.tables import csv_cell, csv_row, markdown_cell, markdown_text, read_csv_cell, to_csv
+from pipeline.runtime.tables import (
+    csv_cell,
+    csv_row,
+    markdown_cell,
+    markdown_code,
+    markdown_facts,
+    markdown_text,
+    read_csv_cell,
+    to_csv,
+)
 
 FORMULAS = ['=HYPERLINK("http://x")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "＝1+1", "-a", "+", "'=1", "''=1"]
 PLAIN = ["cat", "", "a=b", "1-2", "'cat", "'", "-1", "+1e-3", "-.5", "-inf", " x"]
@@ -62,3 +71,8 @@ def test_markdown_cell_has_no_markup(text, cell):
 
 def test_markdown_text_keeps_its_paragraphs():
     assert markdown_text("a *b*\n\nc") == "a \\*b\\*\n\nc"
+
+
+def test_markdown_code_stays_within_its_cell_and_backticks():
+    assert markdown_code("a|b `c`\nd") == r"`a\|b 'c'\nd`"
+    assert markdown_facts({"again": markdown_code("x")}) == "| | |\n|---|---|\n| **again** | `x` |"

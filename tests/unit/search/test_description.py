@@ -40,8 +40,13 @@ def test_describe_search_with_a_winner_names_it_and_its_test_accuracy(study):
     assert "train smoke --kernel_size 5 --depth 2" in text
 
 
+def test_describe_search_shows_a_name_with_markup_as_text(study):
+    text = describe_search(study, SimpleNamespace(**vars(DATA) | {"name": "a|b*"}), experiment_id="7")
+    assert r"| **data** | a\|b\*: 1,455 training" in text
+
+
 def test_describe_winner_states_mean_deviation_and_seed():
-    text = describe_winner(WON, [0.95, 0.97], metric="val_accuracy")
-    assert "`k5 d2`" in text and "0.9600 ± 0.0141" in text and "2 seed(s)" in text
+    text = describe_winner(WON | {"val_accuracy_sd": 0.0141}, metric="val_accuracy", seeds=2)
+    assert "`k5 d2`" in text and "0.9512 ± 0.0141" in text and "2 seed(s)" in text
     assert "Seed 1, this run, has a test accuracy of 97.2 %" in text
-    assert "±" not in describe_winner(WON, [0.95], metric="val_accuracy")
+    assert "±" not in describe_winner(WON, metric="val_accuracy", seeds=1)

@@ -8,7 +8,8 @@ import mlflow
 import pytest
 
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.experiment_page import DESCRIPTION, VIEW, page_links, prepare_experiment_page
+from pipeline.tracking.experiment_page import VIEW, page_links, prepare_experiment_page
+from pipeline.tracking.tags import Tag
 from tests.support.paths import ROOT
 
 
@@ -26,7 +27,7 @@ def view(client, experiment_id):
 def test_prepare_experiment_page_describes_a_new_experiment_and_selects_columns(experiment):
     client, experiment_id = experiment
     prepare_experiment_page(client, experiment_id)
-    assert "`best_val_accuracy`" in client.get_experiment(experiment_id).tags[DESCRIPTION]
+    assert "`best_val_accuracy`" in client.get_experiment(experiment_id).tags[Tag.DESCRIPTION]
     assert {"metrics.`test_accuracy`", "params.`depth`"} <= set(view(*experiment)["selectedColumns"])
     assert view(*experiment)["runsExpanded"] == {}
 
@@ -52,10 +53,10 @@ def test_prepare_experiment_page_unfolds_each_search_once(experiment):
 def test_prepare_experiment_page_keeps_what_a_person_has_changed(experiment):
     client, experiment_id = experiment
     mine = {"selectedColumns": [], "orderByKey": "metrics.`loss`", "runsExpanded": {"a": False}}
-    client.set_experiment_tag(experiment_id, DESCRIPTION, "mine")
+    client.set_experiment_tag(experiment_id, Tag.DESCRIPTION, "mine")
     client.set_experiment_tag(experiment_id, VIEW, json.dumps(mine))
     prepare_experiment_page(client, experiment_id, unfold="a")
-    assert client.get_experiment(experiment_id).tags[DESCRIPTION] == "mine"
+    assert client.get_experiment(experiment_id).tags[Tag.DESCRIPTION] == "mine"
     assert view(*experiment) == mine
 
 
