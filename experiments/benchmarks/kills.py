@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from soak import Sandbox, check_files, check_run, check_study
+from soak import Sandbox, check_files, check_run, check_study, conclude
 
 from pipeline.tracking.tags import Role, Tag
 
@@ -435,14 +435,7 @@ def main() -> int:
     broken += check_files(lab.sandbox)
     print("events   ", ", ".join(f"{count} {event}" for event, count in lab.counts.items()))
     print("took     ", f"{(time.monotonic() - began) / 60:.0f} min")
-    for line in broken:
-        print(f"BROKEN    {line}")
-    if broken:
-        print(f"{len(broken)} promises broken; see {lab.folder}")
-        return 1
-    print("all promises kept")
-    shutil.rmtree(lab.folder)
-    return 0
+    return conclude(broken, lab.folder)
 
 
 COUNTS = {"TRAINERS": 20, "PAIRS": 10, "DRIVERS": 10, "CLOCKS": 10}

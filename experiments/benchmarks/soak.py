@@ -371,13 +371,18 @@ def main() -> int:
             f"{len(driver.growth)} drivers"
         )
     print(f"steady    {steady_growth:.3f} MiB per trial")
+    return conclude(broken, sandbox.folder)
+
+
+def conclude(broken: list[str], folder: Path) -> int:
+    """Print which promises were broken and return the exit code; the folder is removed if all were kept."""
     for line in broken:
         print(f"BROKEN    {line}")
     if broken:
-        print(f"{len(broken)} promises broken; see {sandbox.folder}")
+        print(f"{len(broken)} promises broken; see {folder}")
         return 1
     print("all promises kept")
-    shutil.rmtree(sandbox.folder)
+    shutil.rmtree(folder)
     return 0
 
 
