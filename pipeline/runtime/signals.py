@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -27,16 +28,39 @@ def stop(reason: str) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-class Interrupts:
-    """The signals that have asked this process to stop; those within a second of each other count as one.
+class Deadline(ABC):
+    """A limit on how long a process may go on after the first signal.
 
     Attributes:
-        on_deadline: called from another thread if the process has not ended DRIVER_GRACE_SECONDS after the first one.
+        on_deadline: called from another thread if the process does not end in time by itself.
     """
 
     def __init__(self) -> None:
         self.on_deadline: Callable[[Stopped], None] = lambda stopped: None
         self._over = threading.Event()
+
+    @contextmanager
+    def deadline(self) -> Iterator[None]:
+        """Context manager: end the process some time after a signal, even if the main thread never handles it."""
+        with _on_first_signal(self._watch):
+            try:
+                yield
+            finally:
+                self._over.set()
+
+    @abstractmethod
+    def _watch(self, number: int) -> None:
+        """Wait until the block is over, and end the process if that takes too long; runs in another thread."""
+
+
+class Interrupts(Deadline):
+    """The signals that have asked this process to stop; those within a second of each other count as one.
+
+    A process that has not ended DRIVER_GRACE_SECONDS after the first one is ended.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
         self._times: list[float] = []
         self._first = 0  # the number of the first signal
 
@@ -54,15 +78,6 @@ class Interrupts:
         self._first = self._first or number
         if not self._times or time.monotonic() - self._times[-1] > ONCE_SECONDS:
             self._times.append(time.monotonic())
-
-    @contextmanager
-    def deadline(self) -> Iterator[None]:
-        """Context manager: end the process DRIVER_GRACE_SECONDS after the first signal."""
-        with _on_first_signal(self._watch):
-            try:
-                yield
-            finally:
-                self._over.set()
 
     def _watch(self, number: int) -> None:
         if not self._over.wait(DRIVER_GRACE_SECONDS):
@@ -83,14 +98,12 @@ def count_interrupts() -> Iterator[Interrupts]:
         yield interrupts
 
 
-class ShutdownState:
-    """How far a process that was asked to stop has come."""
+class ShutdownState(Deadline):
+    """How far a process that was asked to stop has come; it is ended GRACE_SECONDS after a signal."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.first: float | None = None  # time of the first signal that reached the main thread
-        # called from another thread if the main thread does not react to the signal in time
-        self.on_deadline: Callable[[Stopped], None] = lambda stopped: None
-        self._over = threading.Event()
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Raise Stopped for the first signal, and KeyboardInterrupt for a later Ctrl-C; a signal handler."""
@@ -99,15 +112,6 @@ class ShutdownState:
             raise Stopped(number, _reason)
         if number == signal.SIGINT and time.monotonic() - self.first > ONCE_SECONDS:
             raise KeyboardInterrupt
-
-    @contextmanager
-    def deadline(self) -> Iterator[None]:
-        """Context manager: end the process GRACE_SECONDS after a signal, even if the main thread never handles it."""
-        with _on_first_signal(self._watch):
-            try:
-                yield
-            finally:
-                self._over.set()
 
     def _watch(self, number: int) -> None:
         exit_timer = _exit_after(GRACE_SECONDS, number)
