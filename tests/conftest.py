@@ -2,6 +2,8 @@
 
 import gc
 import os
+import sqlite3
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +43,15 @@ def set_test_environment() -> None:
 
 # pytest_configure would be late: other conftest.py files, which import MLflow, are imported before it
 set_test_environment()
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.pool.Pool, "connect")
+def close_with_its_pool(connection: sqlite3.Connection, record: sqlalchemy.pool.ConnectionPoolEntry) -> None:
+    """Close a connection once its pool is forgotten: since Python 3.13 sqlite3 warns of one that is open then.
+
+    Neither MLflow nor Optuna closes the connections of a store; a process has one store and keeps it to its end.
+    """
+    weakref.finalize(record, connection.close)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
