@@ -53,6 +53,7 @@ class Tag:
     TRIAL_STATE: Final = "trial.state"  # a TrialOutcome, or RUNNING
     TRIAL_NUMBER: Final = "trial.number"
     FINAL_RANK: Final = "final.rank"  # of a finalist among the trials, from 1
+    WINNER: Final = "winner"  # on the run of a search and on its winner's: id of the winner's run
 
     # runs that registered a model
     REGISTERED: Final = "registered"  # the version's URI
