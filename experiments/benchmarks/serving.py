@@ -58,7 +58,7 @@ def register_model(folder: Path) -> None:
     # imported here, after the environment has been set
     from pipeline.model.conv_mixer import conv_mixer
     from pipeline.serving.packaging import save_pyfunc
-    from pipeline.tracking.run import start_run
+    from pipeline.tracking.lifecycle import start_run
     from pipeline.tracking.tags import Role
 
     # MLflow stores artifacts below the working directory.

@@ -20,11 +20,12 @@ from pipeline.runtime.console import Console
 from pipeline.runtime.tables import markdown_text
 from pipeline.runtime.text import count
 from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.models import MODEL, find_model, latest_model_uri, load_model, logged_classes
 from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.query import TrainingRun, get_training_run
-from pipeline.tracking.run import TrackedRun, start_run
+from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Role, Tag
 from pipeline.tracking.test_set_access import access_tags
 

@@ -18,10 +18,10 @@ from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import csv_row
 from pipeline.runtime.text import count, join_names
 from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.models import LoggedModel, load_model
 from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
-from pipeline.tracking.run import start_run
 from pipeline.tracking.tags import Role, Tag, code_version_tags
 
 TABLE = "predictions.csv"

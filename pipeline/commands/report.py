@@ -35,9 +35,9 @@ from pipeline.runtime.text import count
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking import query
 from pipeline.tracking.client import TrackingClient, tracking_uri
+from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
-from pipeline.tracking.run import start_run
 from pipeline.tracking.select_runs import RunSelection, select_runs
 from pipeline.tracking.tags import Role, Tag, code_version_tags
 

@@ -1,13 +1,11 @@
-"""One run in MLflow: what is logged to it, and how it is opened and closed."""
+"""One run in MLflow, and what is logged to it."""
 
 import hashlib
 import json
 import os
-import time
-import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +16,18 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import LoggedModelStatus, Run
 from mlflow.types import Schema, TensorSpec
 
-from pipeline.runtime import signals
 from pipeline.runtime.clock import now_milliseconds
-from pipeline.runtime.errors import Deleted, Stopped, TrackingError, Unavailable, UsageError
-from pipeline.runtime.process import ProcessIdentity, this_process
+from pipeline.runtime.errors import Deleted, TrackingError, Unavailable, UsageError
+from pipeline.runtime.process import this_process
 from pipeline.runtime.retry import retry
-from pipeline.runtime.signals import handle_signals
 from pipeline.runtime.tables import to_csv
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
-from pipeline.tracking.experiment_page import prepare_experiment_page
 from pipeline.tracking.images import image_name, save_image
 from pipeline.tracking.models import MODEL, SERVED
 from pipeline.tracking.outbox import spool
-from pipeline.tracking.outbox.delivery import describe_error, send_pending
+from pipeline.tracking.outbox.delivery import describe_error
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, PAUSES, Outbox
 from pipeline.tracking.outbox.records import (
     SUMMARY_STEP,
@@ -46,25 +41,12 @@ from pipeline.tracking.outbox.records import (
     RegisterVersion,
 )
 from pipeline.tracking.ownership import (
-    begin_run,
-    check_unchanged,
-    claim_run,
-    confirm_claim,
-    heartbeat_run,
     is_generated_name,
-    lock_run,
-    outcome_of_error,
     require_server,
-    set_parent,
 )
-from pipeline.tracking.project_run import ProjectRun
-from pipeline.tracking.stale_runs import close_stale_runs
-from pipeline.tracking.system_metrics import log_system_metrics
-from pipeline.tracking.tags import Role, RunOutcome, Tag, run_outcome_tags
+from pipeline.tracking.tags import RunOutcome, Tag, run_outcome_tags
 
 PARAM_CHARACTERS = 6000  # MLflow refuses longer values
-# of the ten in which a run that is asked to stop ends, for what is still to be sent
-STOP_SECONDS = 2.0
 # At the start of a run, for its first file: with a store that fails, and with one that is slow.
 ARTIFACT_PATIENCE_SECONDS = 5.0
 ARTIFACT_SECONDS = 30.0
@@ -375,144 +357,3 @@ def end_record(run_id: str, outcome: RunOutcome, reason: str, *, process: Mappin
 
 def _cut(values: Mapping[str, str], most: int) -> dict[str, str]:
     return {name: value[:most] for name, value in values.items()}
-
-
-@contextmanager
-def start_run(
-    *,
-    role: Role,
-    parent: str | None = None,
-    experiment_id: str | None = None,
-    resume: Run | None = None,
-    resume_name: str = "",
-    system_metrics: bool = False,
-) -> Iterator[TrackedRun]:
-    """Open the command's own run, send its heartbeat, and end it whatever happens inside.
-
-    It is the run `resume`, else the one that `mlflow run` opened, else a new one. It ends as FINISHED, as FAILED after
-    an exception, or as KILLED after a signal, with the tags `run.outcome` and `run.outcome_reason`, since an
-    `mlflow run` that outlives this process writes FAILED over KILLED.
-
-    A command writes::
-
-        with start_run(role=Role.REPORT, experiment_id=experiment_id) as run:
-            run.set_name(f"report on {title}")
-            run.set_tags({Tag.REPORT_RUNS: runs} | code_version_tags())
-            console.print(*run.notices)
-            run.log_text("report.html", html)
-
-    Args:
-        role: What the run is for.
-        parent: Id of the run to put it below.
-        experiment_id: Where a new run belongs; None is the present experiment.
-        resume: The run to open again, as it was found; the caller holds its lock.
-        resume_name: Name of the run that `mlflow run` opened, if that is not `resume`: it is put below `resume` and
-            ends with it.
-        system_metrics: Log what the machine does.
-
-    Yields:
-        The run. Its `notices` are lines for the terminal: on records of other runs that were pending on this machine,
-        and on other runs of the experiment whose process is dead, which have been closed.
-
-    Raises:
-        UsageError: The tracking store does not answer, or does not hold the run that `mlflow run` opened; or another
-            process resumes the same run.
-    """
-    client = TrackingClient()
-    project_run = ProjectRun.find()
-    with handle_signals() as shutdown, ExitStack() as stack:
-        with require_server():
-            if project_run and not (resume and project_run.id == resume.info.run_id):
-                project_run.check_unused(client)
-            if resume:
-                check_unchanged(client, resume)
-                to_open = resume.info.run_id
-            else:
-                to_open = project_run.claim() if project_run else None
-            entity = begin_run(client, to_open, experiment_id=experiment_id)
-        run_id = entity.info.run_id
-        if not resume:
-            stack.enter_context(lock_run(run_id))
-        no_run = shutdown.on_deadline
-
-        @stack.callback
-        def forget_run() -> None:
-            """Leave a run that has ended as it is."""
-            shutdown.on_deadline = no_run
-
-        run = stack.enter_context(_end_on_exit(TrackedRun(run_id, Outbox(run_id), entity)))
-        if system_metrics:
-            stack.enter_context(log_system_metrics(run_id, run.log_system_metrics))
-        with require_server():
-            began = time.monotonic()
-            claim_run(client, run_id, {Tag.ROLE: str(role)} | ({Tag.PARENT_RUN_ID: parent} if parent else {}))
-            run.is_claimed = True
-            if resume:
-                try:
-                    confirm_claim(client, resume, claim_seconds=time.monotonic() - began)
-                except UsageError:
-                    run.is_superseded = True
-                    raise
-            if project_run and not project_run.is_claimed():
-                run.project_run_id = _put_below(client, project_run.claim(), run_id, resume_name)
-            run.notices = [*send_pending(), *close_stale_runs(client, run.experiment_id)]
-            prepare_experiment_page(client, run.experiment_id)
-
-        def on_superseded(process: ProcessIdentity) -> None:
-            run.is_superseded = True
-            signals.stop(f"as {process} has resumed the run")
-
-        def on_deadline(stopped: Stopped) -> None:
-            """End the run of a main thread that does not get to it."""
-            run.end(*outcome_of_error(stopped))
-            run.outbox.flush(at_most=STOP_SECONDS)
-
-        stack.enter_context(heartbeat_run(client, run_id, superseded=on_superseded))
-        shutdown.on_deadline = on_deadline
-        yield run
-
-
-def _put_below(client: TrackingClient, project_run_id: str, run_id: str, name: str) -> str | None:
-    """Put the run that `mlflow run` opened below another one; return its id, or None if they are one run."""
-    if project_run_id == run_id:
-        return None
-    set_parent(client, project_run_id, parent=run_id, name=name, role=Role.RESUME)
-    return project_run_id
-
-
-@contextmanager
-def attach_run(run_id: str) -> Iterator[TrackedRun]:
-    """Log to a run that a search's driver has opened, and end it as `start_run` does.
-
-    MLflow need not answer: the driver sends what is pending at the end.
-    """
-    with (
-        handle_signals(),
-        _end_on_exit(TrackedRun(run_id, Outbox(run_id)), unavailable_seconds=STOP_SECONDS) as run,
-    ):
-        yield run
-
-
-@contextmanager
-def _end_on_exit(run: TrackedRun, *, unavailable_seconds: float = PATIENCE_SECONDS) -> Iterator[TrackedRun]:
-    """End a run with the reason, whatever happens inside."""
-    try:
-        yield run
-        run.wait_until_logged(unavailable_seconds)
-        run.end(RunOutcome.FINISHED, "")
-    except Stopped as stopped:
-        run.end(*outcome_of_error(stopped))
-        run.outbox.flush(at_most=STOP_SECONDS)
-        raise
-    except BaseException as error:
-        # on a full disk, for example; the run has to be ended all the same
-        with suppress(Exception):
-            if not run.is_superseded:
-                run.log_text("traceback.txt", mask_password("".join(traceback.format_exception(error))))
-        run.end(*outcome_of_error(error))
-        run.outbox.flush(unavailable_seconds=unavailable_seconds)
-        raise
-    else:
-        run.outbox.flush(unavailable_seconds=STOP_SECONDS)
-    finally:
-        run.outbox.close()

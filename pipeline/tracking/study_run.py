@@ -12,13 +12,14 @@ from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
 from pipeline.tracking.errors import is_unavailable
 from pipeline.tracking.experiment_page import prepare_experiment_page
+from pipeline.tracking.lifecycle import STOP_SECONDS
 from pipeline.tracking.outbox import spool
 from pipeline.tracking.outbox.delivery import describe_error, send_pending
 from pipeline.tracking.outbox.outbox import Outbox
 from pipeline.tracking.outbox.records import EndRun, ForwardSpool, LogBatch, LogFiles
 from pipeline.tracking.ownership import begin_run, claim_run, heartbeat_run, reopen_run, require_server, set_parent
 from pipeline.tracking.project_run import ProjectRun
-from pipeline.tracking.run import STOP_SECONDS, TrackedRun, end_record, metric_points
+from pipeline.tracking.run import TrackedRun, end_record, metric_points
 from pipeline.tracking.stale_runs import close_stale_runs
 from pipeline.tracking.system_metrics import log_system_metrics
 from pipeline.tracking.tags import RUNNING, Role, RunOutcome, RunRef, Tag, TrialOutcome, trial_outcome_tags

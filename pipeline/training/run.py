@@ -27,9 +27,10 @@ from pipeline.runtime.errors import Diverged, OutOfMemory, UsageError
 from pipeline.runtime.files import renew_temporary_files
 from pipeline.runtime.out_of_memory import describe_oom, is_oom_error
 from pipeline.runtime.shell import mlflow_command, project_command
+from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.models import MODEL
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS
-from pipeline.tracking.run import TrackedRun, start_run
+from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Role, Tag, TrialOutcome, code_version_tags
 from pipeline.training.callbacks import CheckpointSaver, KernelSnapshots, ProgressReporter
 from pipeline.training.checkpoint import TrainingState

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from pipeline.serving.packaging import save_keras, save_pyfunc
-from pipeline.tracking.run import start_run
+from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.tags import Role
 from tests.support.stores import tracking_store
 

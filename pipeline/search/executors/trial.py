@@ -40,7 +40,7 @@ def train_trial(job: TrialJob, context: WorkerContext) -> None:
         _time(job, context)
         return
     os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
-    from pipeline.tracking.run import attach_run
+    from pipeline.tracking.lifecycle import attach_run
 
     with attach_run(job.run.run_id) as run:
         outcome = TrialOutcome.FINISHED

@@ -1,8 +1,5 @@
-"""Tests of what a run logs to a real MLflow store, and how it is opened and ended."""
+"""Tests of what a run logs to a real MLflow store."""
 
-import os
-import re
-import signal
 import sqlite3
 import time
 from functools import partial
@@ -14,40 +11,19 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import fluent
 
+import pipeline.tracking.lifecycle
 import pipeline.tracking.run
 from pipeline.model.conv_mixer import conv_mixer
-from pipeline.runtime.errors import Deleted, Rejected, Stopped, UsageError
+from pipeline.runtime.errors import Deleted, Rejected, UsageError
 from pipeline.serving.packaging import save_keras
 from pipeline.tracking import ownership
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.outbox import delivery, records
+from pipeline.tracking.lifecycle import start_run
+from pipeline.tracking.outbox import records
 from pipeline.tracking.outbox.outbox import Outbox
-from pipeline.tracking.run import TrackedRun, attach_run, start_run
-from pipeline.tracking.tags import Role, Tag
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """An empty store, made once: its tables take seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.create_experiment("test", artifact_location=str(folder / "artifacts"))
-    mlflow.set_experiment("test")
-    yield uri
-    mlflow.set_tracking_uri(before)
-
-
-@pytest.fixture
-def opened_by_mlflow(store, monkeypatch):
-    """A run as `mlflow run` leaves it to the program: open, with the parameters as they were typed."""
-    run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("test").experiment_id)
-    mlflow.MlflowClient().log_param(run.info.run_id, "learning_rate", "1e-3")
-    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
-    return run.info.run_id
+from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.tags import Role
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +34,6 @@ def no_other_machines(monkeypatch):
 
 def found(run_id):
     return mlflow.get_run(run_id)
-
-
-def test_start_run_uses_the_project_run_and_keeps_its_parameters(opened_by_mlflow):
-    with start_run(role=Role.RUN) as run:
-        run.log_params({"learning_rate": "0.001", "depth": "8"})
-    assert run.id == opened_by_mlflow
-    assert found(run.id).data.params == {"learning_rate": "1e-3", "depth": "8"}
 
 
 def test_set_name_replaces_a_generated_name_only(opened_by_mlflow):
@@ -96,42 +65,6 @@ def test_log_image_twice_at_one_step_leaves_one_image_that_mlflow_finds(store):
     (image,) = (name for name in names if "curves+step+3" in name and name.endswith(".png"))
     assert mlflow.artifacts.load_image(f"runs:/{run.id}/{image}").size == (200, 100)
     assert mlflow.artifacts.load_image(f"runs:/{run.id}/plots/curves.png").size == (300, 100)
-
-
-def test_start_run_refuses_a_project_run_in_which_something_has_begun(opened_by_mlflow, monkeypatch):
-    """Such as a second command of a program that passes its variable on."""
-    with start_run(role=Role.RUN):
-        pass
-    before = found(opened_by_mlflow).to_dictionary()
-    monkeypatch.setenv("MLFLOW_RUN_ID", opened_by_mlflow)
-    with pytest.raises(UsageError, match="^MLFLOW_RUN_ID must name a run in which nothing has begun"):
-        start_run(role=Role.REPORT).__enter__()
-    assert found(opened_by_mlflow).to_dictionary() == before
-
-
-def test_start_run_without_an_error_ends_as_finished(store):
-    with start_run(role=Role.RUN) as run:
-        pass
-    assert found(run.id).info.status == "FINISHED"
-    assert found(run.id).data.tags[Tag.OUTCOME] == "finished"
-
-
-def test_start_run_after_an_exception_ends_as_failed_with_a_traceback(store):
-    with pytest.raises(ZeroDivisionError), start_run(role=Role.RUN) as run:
-        1 / 0  # noqa: B018
-    assert found(run.id).info.status == "FAILED"
-    assert found(run.id).data.tags[Tag.OUTCOME] == "failed"
-    assert found(run.id).data.tags[Tag.OUTCOME_REASON] == "ZeroDivisionError: division by zero"
-    assert "1 / 0" in mlflow.artifacts.load_text(f"runs:/{run.id}/traceback.txt")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_start_run_after_a_signal_ends_as_killed(store, number):
-    with pytest.raises(Stopped), start_run(role=Role.RUN) as run:
-        os.kill(os.getpid(), number)
-    assert found(run.id).info.status == "KILLED"
-    assert found(run.id).data.tags[Tag.OUTCOME] == "stopped"
-    assert found(run.id).data.tags[Tag.OUTCOME_REASON] == f"by {number.name}"
 
 
 def test_log_epoch_logs_metrics_at_the_step_of_the_epoch(store):
@@ -178,77 +111,6 @@ def test_resumed_run_logs_no_second_point_and_no_second_model(store):
     }
     assert len(found(run.id).outputs.model_outputs) == 1
     assert again.model_uri == run.model_uri
-
-
-def test_resumed_run_ends_the_project_run_below_it(opened_by_mlflow):
-    interrupted = mlflow.MlflowClient().create_run("1").info.run_id
-    with start_run(role=Role.RUN, resume=found(interrupted), resume_name="resumed at epoch 7") as run:
-        assert {Tag.HOST, Tag.PROCESS, Tag.HEARTBEAT} <= found(run.id).data.tags.keys()
-        assert found(opened_by_mlflow).data.tags[Tag.PARENT_RUN_ID] == run.id
-    assert "MLFLOW_RUN_ID" not in os.environ
-    assert found(opened_by_mlflow).info.status == found(run.id).info.status == "FINISHED"
-
-
-def test_superseded_run_is_not_ended(store):
-    with pytest.raises(Stopped), start_run(role=Role.RUN) as run:
-        run.is_superseded = True
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert found(run.id).info.status == "RUNNING"
-    assert Tag.OUTCOME not in found(run.id).data.tags
-    mlflow.MlflowClient().set_terminated(run.id)
-
-
-def claim_as_another_process(run_id):
-    mlflow.MlflowClient().set_tag(run_id, Tag.PROCESS, "1")
-    mlflow.MlflowClient().set_tag(run_id, Tag.HEARTBEAT, "new")
-
-
-def test_resumed_run_that_another_machine_has_claimed_since_the_look_is_left_to_it(store):
-    with start_run(role=Role.RUN) as run:
-        pass
-    seen = found(run.id)
-    claim_as_another_process(run.id)
-    with (
-        pytest.raises(UsageError, match=f"another one has resumed run {run.id}"),
-        start_run(role=Role.RUN, resume=seen),
-    ):
-        raise AssertionError
-    assert (found(run.id).info.status, found(run.id).data.tags[Tag.PROCESS]) == ("FINISHED", "1")
-
-
-def test_resumed_run_that_another_machine_claims_at_the_same_time_is_left_to_the_last_one(store, monkeypatch):
-    with start_run(role=Role.RUN) as run:
-        pass
-    monkeypatch.setattr(ownership.time, "sleep", lambda seconds: claim_as_another_process(run.id))
-    with (
-        pytest.raises(UsageError, match=f"another one has resumed run {run.id}"),
-        start_run(role=Role.RUN, resume=found(run.id)),
-    ):
-        raise AssertionError
-    monkeypatch.undo()
-    again = found(run.id)
-    assert (again.info.status, again.data.tags[Tag.PROCESS]) == ("RUNNING", "1")
-    assert Tag.OUTCOME not in again.data.tags
-    assert "traceback.txt" not in [file.path for file in mlflow.MlflowClient().list_artifacts(run.id)]
-    mlflow.MlflowClient().set_terminated(run.id)
-
-
-def test_attach_run_without_a_server_leaves_its_records_for_delivery(store, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(pipeline.tracking.run, "STOP_SECONDS", 0.1)
-    run_id = mlflow.MlflowClient().create_run("1").info.run_id
-    mlflow.set_tracking_uri("http://127.0.0.1:1")
-    try:
-        with attach_run(run_id) as run:
-            run.log_params({"depth": "3"})
-            run.log_epoch(1, {"loss": 2.0})
-    finally:
-        mlflow.set_tracking_uri(store)
-    about = run.outbox._spool.folder / "about.json"
-    about.write_text(about.read_text().replace("http://127.0.0.1:1", store))
-    assert delivery.send_pending([run_id])[0].startswith("sent     ")
-    told = found(run_id)
-    assert (told.info.status, told.data.params, told.data.metrics) == ("FINISHED", {"depth": "3"}, {"loss": 2.0})
 
 
 def test_log_results_twice_logs_each_metric_once(store):
@@ -320,27 +182,9 @@ def test_log_model_takes_raw_pixels_and_holds_no_pickle(store):
     }
 
 
-def test_start_run_in_another_sqlite_file_names_the_absolute_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(None)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    refusal = rf"must be absolute.*got sqlite:///mlflow.db; try sqlite:///{tmp_path}"
-    with pytest.raises(UsageError, match=refusal), start_run(role=Role.RUN):
-        pass
-    mlflow.set_tracking_uri(before)
-
-
-def test_all_runs_of_this_file_have_ended(store):
-    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
-        (still_open,) = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
-    assert still_open == 0
-
-
 def test_load_logged_state_waits_for_pending_records_of_a_killed_process(store, monkeypatch):
     client, send = mlflow.MlflowClient(), records.LogBatch.send
-    run_id = client.create_run(mlflow.get_experiment_by_name("test").experiment_id).info.run_id
+    run_id = client.create_run(mlflow.get_experiment_by_name("mine").experiment_id).info.run_id
 
     def away(*_):
         raise ConnectionError
@@ -436,7 +280,7 @@ def test_artifact_root_that_can_be_written_is_accepted_with_nothing_added(store)
 @pytest.mark.parametrize("is_available", [True, False])
 def test_artifact_store_that_fails_is_refused_while_the_tracking_server_answers(store, monkeypatch, is_available):
     monkeypatch.setattr(pipeline.tracking.run, "ARTIFACT_PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(pipeline.tracking.run, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(pipeline.tracking.lifecycle, "STOP_SECONDS", 0.1)
     monkeypatch.setattr(pipeline.tracking.run, "PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(TrackingClient, "is_available", lambda self: is_available)
 
@@ -453,45 +297,6 @@ def test_artifact_store_that_fails_is_refused_while_the_tracking_server_answers(
             run.check_artifacts_writable()
 
 
-def test_deleted_experiment_is_refused_by_its_name_with_the_command_that_restores_it(store, monkeypatch):
-    experiment_id = mlflow.create_experiment("gone")
-    mlflow.delete_experiment(experiment_id)
-    command = f"`mlflow experiments restore --experiment-id {experiment_id}` restores it"
-    monkeypatch.setattr(fluent, "_active_experiment_id", None)
-    for name, value in (("MLFLOW_EXPERIMENT_NAME", "gone"), ("MLFLOW_EXPERIMENT_ID", experiment_id)):
-        with monkeypatch.context() as asked:
-            # MLflow sets the latter itself
-            asked.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
-            asked.setenv(name, value)
-            with (
-                pytest.raises(UsageError, match=re.escape(f"experiment gone has been deleted: {command}")),
-                start_run(role=Role.RUN),
-            ):
-                pass
-
-
-def test_experiment_id_that_does_not_exist_is_refused_in_one_line(store, monkeypatch):
-    monkeypatch.setattr(fluent, "_active_experiment_id", None)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654")
-    with (
-        pytest.raises(UsageError, match="MLFLOW_EXPERIMENT_ID .*987654.* does not exist") as refused,
-        start_run(role=Role.RUN),
-    ):
-        pass
-    assert "\n" not in str(refused.value)
-
-
-def test_run_that_is_deleted_before_it_is_resumed_is_refused_with_the_command_that_restores_it(store):
-    with start_run(role=Role.RUN) as run:
-        pass
-    mlflow.delete_run(run.id)
-    with (
-        pytest.raises(UsageError, match=f"`mlflow runs restore --run-id {run.id}` restores it"),
-        start_run(role=Role.RUN, resume=found(run.id)),
-    ):
-        pass
-
-
 def test_wait_until_logged_waits_once_for_a_server_that_does_not_answer(store, monkeypatch):
     def fail(self, client):
         raise ConnectionError("nobody there")
@@ -505,3 +310,9 @@ def test_wait_until_logged_waits_once_for_a_server_that_does_not_answer(store, m
         began = time.monotonic()
         run.wait_until_logged(60)
         assert time.monotonic() - began < 30
+
+
+def test_all_runs_of_this_file_have_ended(store):
+    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
+        (still_open,) = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
+    assert still_open == 0

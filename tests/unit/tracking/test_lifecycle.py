@@ -1,0 +1,198 @@
+"""Tests of how a run is opened in a real MLflow store, and how it is ended."""
+
+import os
+import re
+import signal
+import sqlite3
+
+import mlflow
+import pytest
+from mlflow.tracking import fluent
+
+import pipeline.tracking.lifecycle
+from pipeline.runtime.errors import Stopped, UsageError
+from pipeline.tracking import ownership
+from pipeline.tracking.lifecycle import attach_run, start_run
+from pipeline.tracking.outbox import delivery
+from pipeline.tracking.tags import Role, Tag
+
+
+@pytest.fixture(autouse=True)
+def no_other_machines(monkeypatch):
+    """Do not wait for the claims of other machines."""
+    monkeypatch.setattr(ownership, "CLAIM_SECONDS", 0.0)
+
+
+def found(run_id):
+    return mlflow.get_run(run_id)
+
+
+def test_start_run_uses_the_project_run_and_keeps_its_parameters(opened_by_mlflow):
+    with start_run(role=Role.RUN) as run:
+        run.log_params({"learning_rate": "0.001", "depth": "8"})
+    assert run.id == opened_by_mlflow
+    assert found(run.id).data.params == {"learning_rate": "1e-3", "depth": "8"}
+
+
+def test_start_run_refuses_a_project_run_in_which_something_has_begun(opened_by_mlflow, monkeypatch):
+    """Such as a second command of a program that passes its variable on."""
+    with start_run(role=Role.RUN):
+        pass
+    before = found(opened_by_mlflow).to_dictionary()
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened_by_mlflow)
+    with pytest.raises(UsageError, match="^MLFLOW_RUN_ID must name a run in which nothing has begun"):
+        start_run(role=Role.REPORT).__enter__()
+    assert found(opened_by_mlflow).to_dictionary() == before
+
+
+def test_start_run_without_an_error_ends_as_finished(store):
+    with start_run(role=Role.RUN) as run:
+        pass
+    assert found(run.id).info.status == "FINISHED"
+    assert found(run.id).data.tags[Tag.OUTCOME] == "finished"
+
+
+def test_start_run_after_an_exception_ends_as_failed_with_a_traceback(store):
+    with pytest.raises(ZeroDivisionError), start_run(role=Role.RUN) as run:
+        1 / 0  # noqa: B018
+    assert found(run.id).info.status == "FAILED"
+    assert found(run.id).data.tags[Tag.OUTCOME] == "failed"
+    assert found(run.id).data.tags[Tag.OUTCOME_REASON] == "ZeroDivisionError: division by zero"
+    assert "1 / 0" in mlflow.artifacts.load_text(f"runs:/{run.id}/traceback.txt")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_start_run_after_a_signal_ends_as_killed(store, number):
+    with pytest.raises(Stopped), start_run(role=Role.RUN) as run:
+        os.kill(os.getpid(), number)
+    assert found(run.id).info.status == "KILLED"
+    assert found(run.id).data.tags[Tag.OUTCOME] == "stopped"
+    assert found(run.id).data.tags[Tag.OUTCOME_REASON] == f"by {number.name}"
+
+
+def test_resumed_run_ends_the_project_run_below_it(opened_by_mlflow):
+    interrupted = mlflow.MlflowClient().create_run("1").info.run_id
+    with start_run(role=Role.RUN, resume=found(interrupted), resume_name="resumed at epoch 7") as run:
+        assert {Tag.HOST, Tag.PROCESS, Tag.HEARTBEAT} <= found(run.id).data.tags.keys()
+        assert found(opened_by_mlflow).data.tags[Tag.PARENT_RUN_ID] == run.id
+    assert "MLFLOW_RUN_ID" not in os.environ
+    assert found(opened_by_mlflow).info.status == found(run.id).info.status == "FINISHED"
+
+
+def test_superseded_run_is_not_ended(store):
+    with pytest.raises(Stopped), start_run(role=Role.RUN) as run:
+        run.is_superseded = True
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert found(run.id).info.status == "RUNNING"
+    assert Tag.OUTCOME not in found(run.id).data.tags
+    mlflow.MlflowClient().set_terminated(run.id)
+
+
+def claim_as_another_process(run_id):
+    mlflow.MlflowClient().set_tag(run_id, Tag.PROCESS, "1")
+    mlflow.MlflowClient().set_tag(run_id, Tag.HEARTBEAT, "new")
+
+
+def test_resumed_run_that_another_machine_has_claimed_since_the_look_is_left_to_it(store):
+    with start_run(role=Role.RUN) as run:
+        pass
+    seen = found(run.id)
+    claim_as_another_process(run.id)
+    with (
+        pytest.raises(UsageError, match=f"another one has resumed run {run.id}"),
+        start_run(role=Role.RUN, resume=seen),
+    ):
+        raise AssertionError
+    assert (found(run.id).info.status, found(run.id).data.tags[Tag.PROCESS]) == ("FINISHED", "1")
+
+
+def test_resumed_run_that_another_machine_claims_at_the_same_time_is_left_to_the_last_one(store, monkeypatch):
+    with start_run(role=Role.RUN) as run:
+        pass
+    monkeypatch.setattr(ownership.time, "sleep", lambda seconds: claim_as_another_process(run.id))
+    with (
+        pytest.raises(UsageError, match=f"another one has resumed run {run.id}"),
+        start_run(role=Role.RUN, resume=found(run.id)),
+    ):
+        raise AssertionError
+    monkeypatch.undo()
+    again = found(run.id)
+    assert (again.info.status, again.data.tags[Tag.PROCESS]) == ("RUNNING", "1")
+    assert Tag.OUTCOME not in again.data.tags
+    assert "traceback.txt" not in [file.path for file in mlflow.MlflowClient().list_artifacts(run.id)]
+    mlflow.MlflowClient().set_terminated(run.id)
+
+
+def test_attach_run_without_a_server_leaves_its_records_for_delivery(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(pipeline.tracking.lifecycle, "STOP_SECONDS", 0.1)
+    run_id = mlflow.MlflowClient().create_run("1").info.run_id
+    mlflow.set_tracking_uri("http://127.0.0.1:1")
+    try:
+        with attach_run(run_id) as run:
+            run.log_params({"depth": "3"})
+            run.log_epoch(1, {"loss": 2.0})
+    finally:
+        mlflow.set_tracking_uri(store)
+    about = run.outbox._spool.folder / "about.json"
+    about.write_text(about.read_text().replace("http://127.0.0.1:1", store))
+    assert delivery.send_pending([run_id])[0].startswith("sent     ")
+    told = found(run_id)
+    assert (told.info.status, told.data.params, told.data.metrics) == ("FINISHED", {"depth": "3"}, {"loss": 2.0})
+
+
+def test_start_run_in_another_sqlite_file_names_the_absolute_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    refusal = rf"must be absolute.*got sqlite:///mlflow.db; try sqlite:///{tmp_path}"
+    with pytest.raises(UsageError, match=refusal), start_run(role=Role.RUN):
+        pass
+    mlflow.set_tracking_uri(before)
+
+
+def test_deleted_experiment_is_refused_by_its_name_with_the_command_that_restores_it(store, monkeypatch):
+    experiment_id = mlflow.create_experiment("gone")
+    mlflow.delete_experiment(experiment_id)
+    command = f"`mlflow experiments restore --experiment-id {experiment_id}` restores it"
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    for name, value in (("MLFLOW_EXPERIMENT_NAME", "gone"), ("MLFLOW_EXPERIMENT_ID", experiment_id)):
+        with monkeypatch.context() as asked:
+            # MLflow sets the latter itself
+            asked.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+            asked.setenv(name, value)
+            with (
+                pytest.raises(UsageError, match=re.escape(f"experiment gone has been deleted: {command}")),
+                start_run(role=Role.RUN),
+            ):
+                pass
+
+
+def test_experiment_id_that_does_not_exist_is_refused_in_one_line(store, monkeypatch):
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654")
+    with (
+        pytest.raises(UsageError, match="MLFLOW_EXPERIMENT_ID .*987654.* does not exist") as refused,
+        start_run(role=Role.RUN),
+    ):
+        pass
+    assert "\n" not in str(refused.value)
+
+
+def test_run_that_is_deleted_before_it_is_resumed_is_refused_with_the_command_that_restores_it(store):
+    with start_run(role=Role.RUN) as run:
+        pass
+    mlflow.delete_run(run.id)
+    with (
+        pytest.raises(UsageError, match=f"`mlflow runs restore --run-id {run.id}` restores it"),
+        start_run(role=Role.RUN, resume=found(run.id)),
+    ):
+        pass
+
+
+def test_all_runs_of_this_file_have_ended(store):
+    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
+        (still_open,) = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
+    assert still_open == 0
