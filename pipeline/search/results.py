@@ -8,15 +8,12 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.evaluation.figures import Figure
-from pipeline.evaluation.figures.search import (
-    heat_map,
-    intermediate_curves,
-    optimization_history,
-    parallel_coordinates,
-    parameter_importances,
-    slices,
-    value_vs_cost,
-)
+from pipeline.evaluation.figures.heat_map import heat_map
+from pipeline.evaluation.figures.history import intermediate_curves, optimization_history
+from pipeline.evaluation.figures.importances import parameter_importances
+from pipeline.evaluation.figures.parallel_coordinates import parallel_coordinates
+from pipeline.evaluation.figures.slices import slices
+from pipeline.evaluation.figures.value_vs_cost import value_vs_cost
 from pipeline.evaluation.ranking import pareto_front, sign
 from pipeline.runtime.shell import project_command
 from pipeline.search.attributes import DUPLICATE_OF, FIGURES, INFEASIBLE, LATENCIES, OUTCOME, RUN_ID, WINNER

@@ -1,6 +1,7 @@
 """What tests read off a figure: its title, its pixels and the margins around them."""
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -23,3 +24,9 @@ def margins(figure: Figure) -> tuple[int, int, int, int]:
     dark = render(figure)[..., :3].min(axis=-1) < 250
     rows, columns = np.flatnonzero(dark.any(axis=1)), np.flatnonzero(dark.any(axis=0))
     return columns[0], dark.shape[1] - 1 - columns[-1], rows[0], dark.shape[0] - 1 - rows[-1]
+
+
+def points(axes: Axes, label: str) -> list[list[float]]:
+    """Return the points (x, y) of the line with a label."""
+    (line,) = (line for line in axes.lines if line.get_label() == label)
+    return np.asarray(line.get_xydata()).tolist()

@@ -1,5 +1,7 @@
 """Tables of trials as a search leaves them, made up without one."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -56,3 +58,18 @@ def table(*rows: tuple[str, float], **columns: list) -> pd.DataFrame:
     named = {name.replace("params_", "params."): values for name, values in columns.items()}
     states, values = zip(*rows, strict=True)
     return pd.DataFrame({"number": range(len(rows)), "state": states, "value": values, **named})
+
+
+MAXIMIZED: dict[str, Any] = {"metric": "val_accuracy", "direction": "maximize", "log": []}
+MINIMIZED = MAXIMIZED | {"metric": "val_loss", "direction": "minimize"}
+ACCURACY: dict[str, Any] = {"metric": "val_accuracy", "direction": "maximize"}
+SIX = table(
+    ("complete", 0.5),
+    ("complete", 0.7),
+    ("pruned", 0.9),
+    ("duplicate", 0.7),
+    ("failed", np.nan),
+    ("complete", 0.6),
+    params_kernel_size=[3, 3, 3, 3, 5, 5],
+    params_patch_size=[1, 1, 1, 1, 1, 2],
+)

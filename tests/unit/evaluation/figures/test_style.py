@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.figures import report, robustness, search, style, training
+from pipeline.evaluation.figures import (
+    heat_map,
+    history,
+    importances,
+    parallel_coordinates,
+    report,
+    robustness,
+    search_style,
+    slices,
+    style,
+    training,
+    value_vs_cost,
+)
 from tests.support.figures import margins, title
 
 
@@ -74,7 +86,7 @@ def saved(draw):
     [
         lambda: training.curves(HISTORY, best_epoch=2),
         lambda: training.depthwise_kernels(np.ones((3, 3, 4, 1)), block=0),
-        lambda: search.parameter_importances({"depth": 0.7, "filters": 0.3}, metric="val_accuracy"),
+        lambda: importances.parameter_importances({"depth": 0.7, "filters": 0.3}, metric="val_accuracy"),
         lambda: style.text_figure("No trial has finished"),
     ],
 )
@@ -91,7 +103,22 @@ def test_svg_is_the_same_whatever_the_user_has_configured():
         assert report.to_svg(style.text_figure("a")) == expected
 
 
-@pytest.mark.parametrize("module", [report, robustness, search, style, training])
+@pytest.mark.parametrize(
+    "module",
+    [
+        heat_map,
+        history,
+        importances,
+        parallel_coordinates,
+        report,
+        robustness,
+        search_style,
+        slices,
+        style,
+        training,
+        value_vs_cost,
+    ],
+)
 def test_every_function_that_returns_a_figure_is_in_the_default_style(module):
     functions = [
         each for each in vars(module).values() if inspect.isfunction(each) and each.__module__ == module.__name__
