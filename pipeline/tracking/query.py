@@ -119,6 +119,7 @@ def to_run_record(run: Run) -> RunRecord:
         start_time=run.info.start_time,
         seconds=metrics.get("seconds", elapsed),
         test_set_accesses=access_count(tags, run_id=run.info.run_id, tested="test_accuracy" in metrics),
+        is_winner=tags.get(Tag.WINNER) == run.info.run_id,
     )
 
 
@@ -179,7 +180,7 @@ def fetch_configs(client: TrackingClient, records: Iterable[RunRecord]) -> dict[
 
 
 def fetch_predictions(client: TrackingClient, records: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
-    """Return tables with columns image, label and predicted, a row a test image, by run id."""
+    """Return tables of test images, see `read_predictions`, by run id."""
     return _fetch_artifacts(client, records, PREDICTIONS_FILE, read_predictions)
 
 
@@ -194,9 +195,15 @@ def fetch_kernel_images(client: TrackingClient, records: Iterable[RunRecord]) ->
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Return a run's predictions of its test images: columns image, label and predicted, a row an image."""
-    dtypes = {"image": str, "label": np.int64, "predicted": np.int64}
-    return pd.read_csv(path, usecols=list(dtypes), dtype=dtypes)
+    """Return a run's predictions of its test images, a row an image.
+
+    Columns image, label, predicted, probability and, where it was logged, file; a name that is missing is empty.
+    """
+    dtypes = {"image": str, "label": np.int64, "predicted": np.int64, "probability": np.float64, "file": str}
+    # a file may be called "null" or "nan"
+    table = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
+    predictions = table[["image", "label", "predicted", "probability"]]
+    return predictions.assign(file=table["file"].map(read_csv_cell)) if "file" in table else predictions
 
 
 def _read_recalls(path: Path) -> "pd.Series[float]":

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,10 +16,14 @@ from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import UsageError
 
 Metric = Literal["test_accuracy", "best_val_accuracy"]
+Kind = Literal["winner", "final", "trial", "run"]
 Settings = Mapping[str, str]  # by name, each value in the one spelling that `TrainingConfig.text` gives
 
 NOT_COMPARED = CHANGE_NO_RESULT | {"seed"}
+# roles of a search's runs: a single training, and one of several of the same configuration
+TRIAL, FINAL = "trial", "final"
 SEED_IN_NAME = re.compile(r"[ ,_-]*\bseed[ =_-]?\d+$")
+PLACE_IN_NAME = re.compile(r"^(?:final(?: \d+)?|winner) ")
 
 
 class RunRecord(NamedTuple):
@@ -43,6 +47,7 @@ class RunRecord(NamedTuple):
     start_time: int  # ms since 1970
     seconds: float | None  # wall time; None while the run goes on
     test_set_accesses: int  # evaluations on the test set, by the training and by later commands
+    is_winner: bool = False  # of a search
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,29 @@ class RunGroup:
     data: str  # fingerprint of the data, or its name if the fingerprint is unknown
     data_name: str
     state: str  # finished, or the states of its runs
-    superseded: tuple[RunRecord, ...] = ()  # older runs with the seed of a run in `runs`
+    superseded: tuple[RunRecord, ...] = ()  # older runs with the seed of a run in `runs`, and trials before finals
+    is_ranked_apart: bool = False  # single trials of a search that has finals: the best of many is a lucky one
 
     @property
     def finished(self) -> bool:
         """Return whether the runs have finished."""
         return self.state == "finished"
+
+    @property
+    def kind(self) -> Kind:
+        """Return what the runs are: a search's winner, another finalist, a trial, or trained by themselves."""
+        roles = {run.role for run in self.runs}
+        if any(run.is_winner for run in (*self.runs, *self.superseded)):
+            return "winner"
+        if FINAL in roles:
+            return "final"
+        return "trial" if roles == {TRIAL} else "run"
+
+    @property
+    def study(self) -> str:
+        """Return the name of the study that the runs belong to; empty if they belong to none, or to several."""
+        studies = {run.study for run in self.runs}
+        return studies.pop() if len(studies) == 1 else ""
 
     @property
     def test_set_accesses(self) -> int:
@@ -119,18 +141,23 @@ def choose_metric(runs: Sequence[RunRecord]) -> Metric:
 
 
 def group_runs(runs: Iterable[RunRecord], settings: Mapping[str, Settings], metric: Metric) -> list[RunGroup]:
-    """Group runs by settings and data; return the group with the best mean first, unfinished groups last.
+    """Group runs by settings and data; return the group with the best mean first, unfinished groups after the finished.
 
-    Of several finished runs with one seed the newest counts. The older ones are superseded, not further seeds.
+    Of several finished runs with one seed the newest counts. The older ones are superseded, not further seeds. The
+    trials of a search that has finals come after all other groups, and those whose settings were trained again in the
+    finals are superseded. If all finished groups but these are finals of one search, its winner is the first.
 
     Args:
         runs: The runs, in any order.
         settings: The settings of every run, by run id.
         metric: What the groups are ordered by.
     """
+    runs = sorted(runs, key=lambda run: -run.start_time)
+    with_finals = {run.study for run in runs if run.role == FINAL and run.state == "finished"}
     # group key -> seed -> runs, newest first; unfinished runs are never merged by seed
     groups: dict[tuple, dict[str, list[RunRecord]]] = {}
-    for run in sorted(runs, key=lambda run: -run.start_time):
+    trials: dict[tuple, dict[str, list[RunRecord]]] = {}
+    for run in runs:
         state = run.state if run.state == "finished" else "not finished"
         compared = {name: value for name, value in settings[run.id].items() if name not in NOT_COMPARED}
         if run.fingerprint:
@@ -138,9 +165,27 @@ def group_runs(runs: Iterable[RunRecord], settings: Mapping[str, Settings], metr
             compared.pop("dataset", None)
         key = (run.fingerprint or run.data, state, tuple(sorted(compared.items())))
         seed = settings[run.id].get("seed", "") if state == "finished" else run.id
-        groups.setdefault(key, {}).setdefault(seed, []).append(run)
-    found = [_group(key[0], list(by_seed.values()), settings) for key, by_seed in groups.items()]
-    return sorted(found, key=lambda group: (not group.finished, -group.values(metric).mean(), group.name))
+        is_apart = run.role == TRIAL and run.study in with_finals
+        (trials if is_apart else groups).setdefault(key, {}).setdefault(seed, []).append(run)
+    found = [
+        _group(key[0], by_seed, settings, trials.pop(key, {}) if key[1] == "finished" else {})
+        for key, by_seed in groups.items()
+    ]
+    found += [replace(_group(key[0], by_seed, settings), is_ranked_apart=True) for key, by_seed in trials.items()]
+
+    studies: dict[str, set[str]] = {}  # of the groups that are ranked, by data
+    for group in found:
+        if group.finished and not group.is_ranked_apart:
+            studies.setdefault(group.data, set()).add(group.study)
+
+    def order(group: RunGroup) -> tuple:
+        is_first = group.kind == "winner" and studies.get(group.data) == {group.study}
+        return (
+            *(group.is_ranked_apart, not group.finished, not is_first),
+            *(-group.values(metric).mean(), group.kind != "winner", group.name),
+        )
+
+    return _tell_apart(sorted(found, key=order))
 
 
 def differing_settings(groups: Sequence[RunGroup]) -> pd.DataFrame:
@@ -155,10 +200,43 @@ def differing_settings(groups: Sequence[RunGroup]) -> pd.DataFrame:
     return table.loc[:, [name for name in names if table[name].nunique() > 1]]
 
 
-def _group(data: str, by_seed: Sequence[Sequence[RunRecord]], settings: Mapping[str, Settings]) -> RunGroup:
-    """Return the group of runs given by seed, the newest of each seed first."""
-    runs = [newest for newest, *_ in by_seed]
+def _tell_apart(groups: Sequence[RunGroup]) -> list[RunGroup]:
+    """Return the groups, those of the same name with the settings by which they differ, else with a run's id."""
+    by_name: dict[tuple[str, bool], list[RunGroup]] = {}
+    for group in groups:
+        by_name.setdefault((group.name, group.finished), []).append(group)
+    return [
+        group if len(same) == 1 else replace(group, name=f"{group.name} {_telling(same)[same.index(group)]}")
+        for group in groups
+        for same in [by_name[group.name, group.finished]]
+    ]
+
+
+def _telling(groups: Sequence[RunGroup]) -> list[str]:
+    """Return a text for each group that no other one has, of as few of its settings as possible."""
+    settings = differing_settings(groups).drop(columns="dataset", errors="ignore")
+    data = [group.data_name for group in groups]
+    if len({group.data for group in groups}) > 1:
+        same_name = len(set(data)) < len({group.data for group in groups})
+        settings.insert(0, "data", [group.data[:8] for group in groups] if same_name else data)
+    chosen: list[str] = []
+    for name in sorted(settings.columns, key=lambda name: -settings[name].nunique()):
+        chosen.append(name)
+        if not settings[chosen].duplicated().any():
+            return [", ".join(f"{name}={row[name]}" for name in chosen) for _, row in settings.iterrows()]
+    return [f"run {group.runs[0].id[:8]}" for group in groups]
+
+
+def _group(
+    data: str,
+    by_seed: Mapping[str, Sequence[RunRecord]],
+    settings: Mapping[str, Settings],
+    trials: Mapping[str, Sequence[RunRecord]] | None = None,
+) -> RunGroup:
+    """Return the group of runs given by seed, the newest of each seed first; `trials` are those that they supersede."""
+    runs = [newest for newest, *_ in by_seed.values()]
     states = Counter(run.state for run in runs)
+    older = [run for _, *others in by_seed.values() for run in others]
     return RunGroup(
         name=_group_name(runs),
         settings={name: value for name, value in settings[runs[0].id].items() if name not in NOT_COMPARED},
@@ -166,7 +244,7 @@ def _group(data: str, by_seed: Sequence[Sequence[RunRecord]], settings: Mapping[
         data=data,
         data_name=runs[0].data,
         state=", ".join(states),
-        superseded=tuple(older for _, *others in by_seed for older in others),
+        superseded=(*older, *(run for same_seed in (trials or {}).values() for run in same_seed)),
     )
 
 
@@ -175,11 +253,17 @@ def _group_name(runs: Sequence[RunRecord]) -> str:
 
     If no two runs share a name, the group is named after their recipe.
     """
-    names = Counter(SEED_IN_NAME.sub("", run.name) or run.name for run in reversed(runs))
+    names = Counter(_plain_name(run) for run in reversed(runs))
     name, frequency = names.most_common(1)[0]
     if frequency > 1 or len(runs) == 1 or not runs[0].recipe:
         return name
     return Path(runs[0].recipe).stem
+
+
+def _plain_name(run: RunRecord) -> str:
+    """Return the name of a run without its seed, and of a search's finals without their place."""
+    name = SEED_IN_NAME.sub("", run.name) or run.name
+    return (PLACE_IN_NAME.sub("", name) or name) if run.role == FINAL else name
 
 
 def _seed(settings: Settings) -> int:

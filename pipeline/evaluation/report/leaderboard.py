@@ -1,7 +1,7 @@
 """Groups of runs on one data set -> a leaderboard: the best first, and the gap of each other one with its interval."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -21,13 +21,23 @@ class LeaderboardRow:
     rank: int
     group: RunGroup
     sample: Sample
-    gap: Difference | None  # None: the group is the best, or has not finished and is not compared
+    gap: Difference | None  # None: the group is the best, or is not compared with it
+
+    @property
+    def is_ranked(self) -> bool:
+        """Return whether the group is compared with the best one."""
+        return self.group.finished and not self.group.is_ranked_apart
 
     @property
     def verdict(self) -> str:
-        """Return best, worse, within noise or not known; for runs that have not finished, their state."""
+        """Return best, worse, within noise, better or not known.
+
+        For trials that are ranked apart it is `trial`, for runs that have not finished their state.
+        """
         if not self.group.finished:
             return self.group.state
+        if self.group.is_ranked_apart:
+            return "trial"
         return self.gap.verdict if self.gap else "best"
 
 
@@ -37,20 +47,25 @@ def rank_groups(
     """Return a row for each group of one data set, with the gap to the first one.
 
     Args:
-        groups: In order, the best first and those that have not finished last, as `group_runs` returns them.
+        groups: In the order in which `group_runs` returns them: the best first, then the others that are compared with
+            it, then those that have not finished, and trials that are ranked apart.
         metric: What the groups are ranked by.
         predictions: Tables of test images by run id; they are used if `metric` is measured on the test images.
         first_rank: Rank of the first group.
     """
     samples = [_sample(group, metric, predictions) for group in groups]
-    finished = [sample for sample, group in zip(samples, groups, strict=True) if group.finished]
-    between_seeds = pooled_variance(finished)
-    rows = []
-    for rank, (group, sample) in enumerate(zip(groups, samples, strict=True), start=first_rank):
-        compared = group.finished and sample is not finished[0]
-        gap = difference(finished[0], sample, between_seeds) if compared else None
-        rows.append(LeaderboardRow(rank, group, sample, gap))
-    return rows
+    rows = [
+        LeaderboardRow(rank, group, sample, None)
+        for rank, (group, sample) in enumerate(zip(groups, samples, strict=True), start=first_rank)
+    ]
+    ranked = [row.sample for row in rows if row.is_ranked]
+    between_seeds = pooled_variance(ranked)
+    return [
+        replace(row, gap=difference(ranked[0], row.sample, between_seeds))
+        if row.is_ranked and row.sample is not ranked[0]
+        else row
+        for row in rows
+    ]
 
 
 def leaderboard_table(rows: Sequence[LeaderboardRow], metric: Metric) -> pd.DataFrame:
@@ -94,6 +109,7 @@ def _columns(row: LeaderboardRow, metric: Metric) -> dict[str, object]:
     return {
         "rank": row.rank,
         "configuration": group.name,
+        "kind": group.kind,
         "data": group.data_name,
         "data_fingerprint": group.data,
         "metric": metric,

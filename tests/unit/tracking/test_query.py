@@ -137,6 +137,24 @@ def test_fetched_artifacts_are_by_run_id_and_missing_or_damaged_ones_are_left_ou
     assert fetch_kernel_images(tracking, records)[tested].startswith(b"\x89PNG")
 
 
+def test_fetch_predictions_keeps_the_names_of_files(experiment, tracking):
+    store, _ = experiment
+    run_id = make_run(store, "one")
+    lines = ["image,file,label,predicted,probability,more", "00ff,nan,0,1,0.25,x", "11aa,'=a.png,1,1,1.0,y"]
+    store.client.log_text(run_id, "\n".join(lines), "test_predictions.csv")
+    table = fetch_predictions(tracking, [get_record(run_id)])[run_id]
+    assert table["file"].tolist() == ["nan", "=a.png"] and table["image"].tolist() == ["00ff", "11aa"]
+    assert table["probability"].tolist() == [0.25, 1.0] and "more" not in table
+
+
+def test_to_run_record_of_a_search_s_winner_is_that_of_the_run_which_the_tag_names(experiment):
+    store, _ = experiment
+    run_ids = [make_run(store, name) for name in ("winner", "former winner")]
+    for run_id in run_ids:
+        store.client.set_tag(run_id, Tag.WINNER, run_ids[0])
+    assert [get_record(run_id).is_winner for run_id in run_ids] == [True, False]
+
+
 def test_fetch_recalls_takes_a_class_named_nan_for_a_class(experiment, tracking):
     store, _ = experiment
     run_id = make_run(store, "one")

@@ -101,12 +101,70 @@ def test_group_runs_orders_by_the_best_mean():
         (["final 1 k3 seed 0", "final 1 k3 seed 1"], "", "final 1 k3"),
         (["my own"], "digits", "my own"),
         (["first", "second"], "digits", "digits"),
+        (["winner t003 k3 seed 0"], "", "winner t003 k3"),
         (["seed 3"], "", "seed 3"),
     ],
 )
 def test_group_name_is_the_common_run_name_without_seed_or_the_recipe(names, recipe, expected):
     runs = [make_record(str(seed), name, seed=str(seed), recipe=recipe) for seed, name in enumerate(names)]
     assert group(*runs)[0].name == expected
+
+
+def of_search(record, role, *, winner=False, **fields):
+    return record._replace(role=role, study="mine", is_winner=winner, **fields)
+
+
+def test_group_runs_ranks_trials_apart_from_finals_of_their_search():
+    finals = [of_search(make_record(f"f{seed}", seed=str(seed), accuracy=0.8), "final") for seed in range(2)]
+    same, lucky = (of_search(make_record(f"t{depth}", accuracy=0.9, depth=depth), "trial") for depth in ("5", "2"))
+    killed = of_search(make_record("t3", accuracy=0.99, depth="3", state="pruned"), "trial")
+    same = same._replace(params={"dataset": "digits"})
+    groups = group(*finals, same, lucky, killed)
+    assert run_ids(groups) == [["f0", "f1"], ["t2"], ["t3"]]
+    assert [each.is_ranked_apart for each in groups] == [False, True, True]
+    assert [run.id for run in groups[0].superseded] == ["t5"], "the finals say more of its settings than it does"
+    assert [each.kind for each in groups] == ["final", "trial", "trial"]
+
+
+def test_group_runs_ranks_trials_of_a_search_without_finals_with_other_runs():
+    groups = group(make_record("plain", accuracy=0.8), of_search(make_record("t2", accuracy=0.9, depth="2"), "trial"))
+    assert run_ids(groups) == [["t2"], ["plain"]] and not groups[0].is_ranked_apart
+
+
+def test_group_runs_puts_the_winner_first_only_among_the_finals_of_its_search():
+    winner = of_search(make_record("w", accuracy=0.8), "final", winner=True)
+    other = of_search(make_record("f", accuracy=0.9, depth="2"), "final")
+    assert run_ids(group(winner, other)) == [["w"], ["f"]]
+    assert group(winner, other)[0].kind == "winner"
+    assert run_ids(group(winner, other, make_record("plain", accuracy=0.85, depth="3"))) == [["f"], ["plain"], ["w"]]
+
+
+def test_group_of_a_superseded_winner_is_the_winners():
+    winner = of_search(make_record("w", accuracy=0.8), "final", winner=True)
+    (found,) = group(winner, of_search(make_record("again"), "final", start_time=1))
+    assert run_ids([found]) == [["again"]] and found.kind == "winner" and found.study == "mine"
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([{"depth": "2", "flip": "true"}, {"depth": "3", "flip": "true"}], ["a depth=2", "a depth=3"]),
+        (
+            [{"depth": "2", "filters": "8"}, {"depth": "2", "filters": "16"}, {"depth": "3", "filters": "8"}],
+            ["a filters=16, depth=2", "a filters=8, depth=2", "a filters=8, depth=3"],
+        ),
+        ([{"fingerprint": "d1"}, {"fingerprint": "d2"}], ["a data=d1", "a data=d2"]),
+        ([{"depth": "2"}, {"depth": "3", "name": "b"}], ["a", "b"]),
+    ],
+)
+def test_groups_of_one_name_get_the_fewest_settings_that_tell_them_apart(records, expected):
+    runs = [make_record(str(number), **record) for number, record in enumerate(records)]
+    assert sorted(each.name for each in group(*runs)) == expected
+
+
+def test_groups_that_differ_in_nothing_but_their_state_keep_their_name():
+    names = [each.name for each in group(make_record("1"), make_record("2", state="running"))]
+    assert names == ["a", "a"]
 
 
 def test_metric_value_falls_back_to_the_last_accuracy_for_unfinished_runs_only():
@@ -132,3 +190,8 @@ def test_choose_metric_prefers_test_accuracy_if_half_of_the_runs_have_it():
     tested, untested = make_record("1"), make_record("2")._replace(metrics={"best_val_accuracy": 0.5})
     assert choose_metric([tested, untested]) == "test_accuracy"
     assert choose_metric([tested, untested, untested]) == "best_val_accuracy"
+
+
+@pytest.mark.parametrize("name", ["winner t003 k3 seed 0", "final 2 t003 k3 seed 1", "final t003 k3"])
+def test_group_name_of_a_search_s_final_has_no_place(name):
+    assert group(of_search(make_record("1", name), "final"))[0].name == "t003 k3"
