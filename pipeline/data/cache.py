@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -69,6 +69,13 @@ def load_cached(key: str, decode: Callable[[Allocate], DecodedImages]) -> Decode
     except OSError as error:
         log.warning("images are decoded into memory: the cache %s: %s", printable(folder.parent), printable(error))
     return decode(_allocate_in_memory)
+
+
+def cached_data_sets() -> Iterator[DecodedImages]:
+    """Yield all data sets that are in the cache."""
+    for folder in sorted(cache_folder("data").glob("*")):
+        if BUILDING not in folder.name and (cached := _open(folder)):
+            yield cached
 
 
 def _open(folder: Path) -> DecodedImages | None:
