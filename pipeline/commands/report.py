@@ -6,13 +6,17 @@ the command. It writes `report.html`, which needs no other file, and the leaderb
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from math import isnan
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
+
+from pipeline.commands.report_examples import find_examples
 from pipeline.config.commands import ReportCommand
 from pipeline.evaluation.figures.style import COLORS
 from pipeline.evaluation.report.groups import (
@@ -35,11 +39,12 @@ from pipeline.runtime.text import count
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking import query
 from pipeline.tracking.client import TrackingClient, tracking_uri
+from pipeline.tracking.experiment_page import link_to_run, page_links, run_url, ui_command
 from pipeline.tracking.lifecycle import start_run
-from pipeline.tracking.ownership import require_server
+from pipeline.tracking.ownership import claim_run, end_run, outcome_of_error, require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.select_runs import RunSelection, select_runs
-from pipeline.tracking.tags import Role, Tag, code_version_tags
+from pipeline.tracking.tags import Role, RunOutcome, Tag, code_version_tags
 
 READ_CONFIGS = 2000  # config.yaml files at most, those of the best runs: a server needs 15 s or more for as many
 COMMIT = "commit"  # its name among the settings, where commits are compared
@@ -59,9 +64,14 @@ def build_report(command: ReportCommand, console: Console) -> None:
     with close_if_unused(ProjectRun.find()):
         selection = select_runs(client, command.runs)
         metric, groups, left_out = _group(client, selection, command.settings.metric)
-        with start_run(role=Role.REPORT, experiment_id=selection.rows[0].experiment_id) as run:
-            name = f"report on {selection.title}"[:200]
-            run.set_tags({Tag.RUN_NAME: name, Tag.REPORT_RUNS: command.runs} | code_version_tags())
+        experiment_id = selection.rows[0].experiment_id
+        tags = {Tag.RUN_NAME: f"report on {selection.title}"[:200], Tag.REPORT_RUNS: command.runs}
+        with (
+            _refer_to_report(client, experiment_id, tags) as refer,
+            start_run(role=Role.REPORT, parent=selection.subject or None, experiment_id=experiment_id) as run,
+        ):
+            refer(run.id)
+            run.set_tags(tags | code_version_tags())
             runs = count(sum(len(group.runs) for group in groups), "run")
             console.print(
                 *run.notices,
@@ -96,7 +106,48 @@ def build_report(command: ReportCommand, console: Console) -> None:
             )
             client.upload_artifacts(run.id, folder)
             run.set_description(markdown_text("\n\n".join(answers)))
-            console.print(f"report   {folder / 'report.html'}", f"run      {run.id}")
+            console.print(
+                f"report   {folder / 'report.html'}",
+                f"run      {run.id}",
+                *page_links(experiment_id, run.id)[:-1],
+            )
+
+
+@contextmanager
+def _refer_to_report(
+    client: TrackingClient, experiment_id: str, tags: Mapping[str, str]
+) -> Iterator[Callable[[str], None]]:
+    """Context manager: take the run that `mlflow run` opened, if the report belongs into another experiment.
+
+    A run stays in its experiment, and `mlflow run` fails if its run is deleted. So it gets the report's name, and says
+    where the report is.
+
+    Args:
+        client: Of the tracking store.
+        experiment_id: The experiment of the report.
+        tags: Of the report.
+
+    Yields:
+        A function that is given the id of the report's run.
+    """
+    project_run = ProjectRun.find()
+    if project_run is None or client.get_run(project_run.id).info.experiment_id == experiment_id:
+        yield lambda run_id: None
+        return
+    project_run.claim()
+    claim_run(client, project_run.id, {Tag.ROLE: Role.REPORT, **tags})
+
+    def refer(run_id: str) -> None:
+        link = link_to_run(experiment_id, run_id, "this run")
+        name = markdown_text(client.experiment_name(experiment_id))
+        client.set_tags(project_run.id, {Tag.DESCRIPTION: f"The report is in experiment {name}: {link}."})
+
+    try:
+        yield refer
+    except BaseException as error:
+        end_run(client, project_run.id, *outcome_of_error(error))
+        raise
+    end_run(client, project_run.id, RunOutcome.FINISHED, "")
 
 
 def _group(
@@ -119,7 +170,12 @@ def _group(
         # The user has named each run, so as to compare two commits with the same settings.
         settings = {run.id: {**settings[run.id], COMMIT: run.commit} for run in runs}
         groups = group_runs(runs, settings, metric)
-    if superseded := _superseded(groups):
+    retrained = sum(
+        run.role == Role.TRIAL for group in groups if group.kind in {"winner", "final"} for run in group.superseded
+    )
+    if retrained:
+        left_out.append(f"trained again as finals: {count(retrained, 'trial')}")
+    if superseded := _superseded(groups) - retrained:
         left_out.append(f"superseded by a newer run with the same settings and seed: {count(superseded, 'run')}")
     return metric, groups, left_out
 
@@ -159,7 +215,7 @@ def _rank(
         predictions = query.fetch_predictions(client, tested) if metric == "test_accuracy" else {}
         ranked = rank_groups(of_data, metric, predictions, first_rank=len(rows) + 1)
         rows += ranked
-        sections.append(_section(client, ranked, on_page=on_page, test_set_accesses=accesses[data]))
+        sections.append(_section(client, ranked, predictions, on_page=on_page, test_set_accesses=accesses[data]))
     return sections, rows
 
 
@@ -172,22 +228,33 @@ def _count_test_set_accesses(runs: Sequence[RunRecord]) -> Counter[str]:
 
 
 def _section(
-    client: TrackingClient, rows: Sequence[LeaderboardRow], *, on_page: int, test_set_accesses: int
+    client: TrackingClient,
+    rows: Sequence[LeaderboardRow],
+    predictions: Mapping[str, pd.DataFrame],
+    *,
+    on_page: int,
+    test_set_accesses: int,
 ) -> Section:
     """Return what the page shows of one data set; curves, classes and filters of the first few rows only."""
     first = rows[: len(COLORS)]
     curves = {run.id: _fetch_curve(client, run) for row in first for run in row.group.runs[:CURVES]}
     images = query.fetch_kernel_images(client, [row.group.runs[0] for row in first])
     kernels = [(row, images[row.group.runs[0].id]) for row in first if row.group.runs[0].id in images]
+    recalls = query.fetch_recalls(client, [run for row in first for run in row.group.runs])
+    examples = find_examples(client, rows, predictions, recalls)
+    on_page_rows = rows[:on_page]
     return Section(
         data=rows[0].group.data_name,
         fingerprint=rows[0].group.data,
-        rows=rows[:on_page],
+        rows=on_page_rows,
         others=len(rows[on_page:]),
         test_set_accesses=test_set_accesses,
         curves=curves,
-        recalls=query.fetch_recalls(client, [run for row in first for run in row.group.runs]),
+        recalls=recalls,
         kernels=kernels[:2],
+        strips=examples.strips,
+        image_notes=examples.notes,
+        run_urls={run.id: run_url(run.experiment_id, run.id) for row in on_page_rows for run in row.group.runs},
     )
 
 
@@ -207,13 +274,14 @@ def _write(folder: Path, contents: Mapping[str, str]) -> Path:
     return folder.absolute()
 
 
-def _facts(run_id: str, command: ReportCommand) -> dict[str, str]:
+def _facts(run_id: str, report: ReportCommand) -> dict[str, str]:
     """Return how the page was made, by name, for its last lines."""
     version = code_version()
     return {
-        "runs": command.runs,
+        "runs": report.runs,
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, as run {run_id}",
         "tracking store": mask_password(tracking_uri()),
+        **({"links to runs": f"open while `{command}` runs"} if (command := ui_command()) else {}),
         "settings": "from config.yaml of runs that `mlflow run` started, otherwise from the parameters",
         "code": f"commit {version.commit}" if version else "unknown",
     }

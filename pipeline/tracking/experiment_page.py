@@ -6,6 +6,7 @@ Both are tags of the experiment, which are set where they are missing, so that w
 import json
 from contextlib import suppress
 from typing import Final
+from urllib.parse import urlsplit
 
 from pipeline.runtime.errors import TrackingError
 from pipeline.runtime.shell import mlflow_command
@@ -132,19 +133,41 @@ def _unfold(text: str, run_id: str) -> str:
 
 
 def page_links(experiment_id: str, run_id: str) -> list[str]:
-    """Return lines for the terminal: the pages of a run and of its experiment, and how to start MLflow's UI for them.
+    """Return lines for the terminal: the pages of a run and of its experiment, and how to start MLflow's UI."""
+    experiment = f"{_ui_address()}/#/experiments/{experiment_id}"
+    command = ui_command()
+    return [
+        *([f"ui        {command}"] if command else []),
+        f"page      {run_url(experiment_id, run_id)}",
+        f"compare   {experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}",
+    ]
+
+
+def run_url(experiment_id: str, run_id: str) -> str:
+    """Return the address of a run's page on the tracking server, else where `ui_command` serves it.
 
     Without `workflowType` the UI shows traces of language models instead.
     """
+    return f"{_ui_address()}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+
+def ui_command() -> str:
+    """Return the command that serves MLflow's UI for a store without a server; empty if there is a server."""
     uri = mask_password(tracking_uri())
-    served = uri.lower().startswith(("http://", "https://"))
-    experiment = f"{uri.rstrip('/') if served else LOCAL}/#/experiments/{experiment_id}"
-    start = [] if served else [f"ui        {mlflow_command('ui', '--backend-store-uri', uri)}"]
-    return [
-        *start,
-        f"page      {experiment}/runs/{run_id}?workflowType=machine_learning",
-        f"compare   {experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}",
-    ]
+    return "" if _is_served(uri) else mlflow_command("ui", "--backend-store-uri", uri)
+
+
+def _ui_address() -> str:
+    """Return where MLflow's UI is, without a user and a password."""
+    uri = tracking_uri()
+    if not _is_served(uri):
+        return LOCAL
+    parts = urlsplit(mask_password(uri))
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+
+
+def _is_served(uri: str) -> bool:
+    return uri.lower().startswith(("http://", "https://"))
 
 
 def link_to_run(experiment_id: str, run_id: str, text: str) -> str:

@@ -25,6 +25,7 @@ class RunSelection(NamedTuple):
     rows: list[RunRecord]
     left_out: list[str]  # a phrase for each kind of run that was named and is not among them
     by_id: bool  # whether the runs were named by their ids
+    subject: str  # id of the one run that stands for all of them: a training, or the run of a search; else empty
 
 
 class _Match(NamedTuple):
@@ -62,7 +63,16 @@ def select_runs(client: TrackingClient, text: str) -> RunSelection:
             f"a report needs runs with an accuracy, got none of {match.title}: "
             f"{'; '.join(reasons) or 'it has no runs'}; train first, or name others"
         )
-    return RunSelection(match.title, rows, left_out, by_id=bool(_split_ids(text)))
+    return RunSelection(match.title, rows, left_out, by_id=bool(_split_ids(text)), subject=_subject(match.records))
+
+
+def _subject(records: Sequence[RunRecord]) -> str:
+    """Return the id of the only record, or of the search that all of them belong to; empty if there is neither."""
+    if len(records) == 1:
+        return records[0].id
+    searches = [record for record in records if record.role == Role.SEARCH]
+    is_one_search = len(searches) == 1 and {record.study for record in records} == {searches[0].study}
+    return searches[0].id if is_one_search else ""
 
 
 def has_accuracy(record: RunRecord) -> bool:

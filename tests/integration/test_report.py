@@ -90,14 +90,15 @@ def test_leaderboard_has_the_differing_settings_whatever_their_spelling(report):
     assert sorted(settings) == ["settings.depth", "settings.randaugment_magnitude"]
 
 
-def test_page_loads_and_runs_nothing(report):
+def test_page_loads_nothing_and_runs_its_own_script_alone(report):
     _, _, folder = report
     page = (folder / "report.html").read_text()
-    assert not re.search(r"""(src|href|action)=["']?(?!data:)[^"'\s>]+""", page)
-    assert "<script" not in page and "@import" not in page and "url(" not in page
+    links = set(re.findall(r"""(?:src|href|action)=["']?(?!data:|#)([^"'\s>]+)""", page))
+    assert links and all(link.startswith("http://127.0.0.1:5000/#/experiments/1/runs/") for link in links)
+    assert page.count("<script") == 1 and "@import" not in page and not re.search(r"url\((?!#)", page)
     assert "worse &lt;b&gt;&amp;" in page and "<b>" not in page
-    # Curves of both data sets; the cost is not drawn of a single configuration
-    assert len(re.findall("data:image/svg", page)) == 4 - 1
+    # curves of both data sets and three costs; a cost is not drawn of a single configuration
+    assert len(re.findall('<svg class="plot"|<svg [^>]* class="plot"', page)) == 2 + 2
     assert len(re.findall("data:image/png", page)) == 2
 
 
@@ -106,6 +107,7 @@ def test_report_run_is_finished_and_left_out_of_later_reports(report, runs, tmp_
     assert run.info.status == "FINISHED" and run.data.tags[Tag.OUTCOME] == "finished"
     assert run.info.run_name == "report on experiment compared"
     assert f"report   {folder / 'report.html'}" in output
+    assert f"page      http://127.0.0.1:5000/#/experiments/1/runs/{run.info.run_id}?" in output
     artifacts = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     assert artifacts == {"report.html", "leaderboard.csv", "leaderboard.md"}
     assert main.run(["report", "compared", "--folder", str(tmp_path)]) == 0

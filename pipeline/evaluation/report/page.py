@@ -3,22 +3,26 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan
+from hashlib import sha256
+from math import isnan, nan
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.evaluation.figures.report import Curves, accuracy_vs_cost, color_of, to_svg, validation_curves
+from pipeline.evaluation.figures.report import Curves, Plot, accuracy_vs_cost, row_color, to_svg, validation_curves
 from pipeline.evaluation.figures.style import COLORS
-from pipeline.evaluation.report.groups import Metric, differing_settings
+from pipeline.evaluation.report.examples import Strip
+from pipeline.evaluation.report.groups import Metric, RunRecord, differing_settings
 from pipeline.evaluation.report.leaderboard import LeaderboardRow
 from pipeline.evaluation.significance import Difference
 from pipeline.runtime.text import count
 
 FOLDER = Path(__file__).parent  # of the template and the stylesheet
 CLASSES = 20  # rows of the table of classes
+LINKS = 12  # to runs of one configuration
+SETTING_COLUMNS = 9  # of a table that is not wider than the page
 ACCURACY = {"test_accuracy": "test accuracy", "best_val_accuracy": "best validation accuracy"}
 COSTS = {
     "parameters": "parameters",
@@ -28,6 +32,7 @@ COSTS = {
 COMPARED_WITH_BEST = {
     "within noise": "within noise of it",
     "worse": "worse by more than noise",
+    "better": "better by more than noise",
     "not known": "of too few runs to tell",
 }
 
@@ -44,6 +49,9 @@ class Section:
     curves: Curves = field(default_factory=dict)
     recalls: "Mapping[str, pd.Series[float]]" = field(default_factory=dict)  # of each class, by run id
     kernels: Sequence[tuple[LeaderboardRow, bytes]] = ()  # PNG of two groups' filters
+    strips: Sequence[Strip] = ()  # of test images
+    image_notes: Sequence[str] = ()  # what a reader must know about the test images, a sentence each
+    run_urls: Mapping[str, str] = field(default_factory=dict)  # by run id
 
 
 def render_page(
@@ -66,30 +74,30 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    script = (FOLDER / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         title=title,
         subtitle=_subtitle(sections, metric),
         warnings=[*([_different_data(sections)] if len(sections) > 1 else []), *notes],
-        sections=[_view_section(section, metric) for section in sections],
+        sections=[_view_section(section, metric, number) for number, section in enumerate(sections)],
         accuracy=ACCURACY[metric],
         facts=facts,
         stylesheet=(FOLDER / "report.css").read_text(encoding="utf-8"),
+        most_columns=SETTING_COLUMNS,
+        script=script,
+        script_hash=base64.b64encode(sha256(script.encode()).digest()).decode("ascii"),
     )
 
 
 def answer(section: Section, metric: Metric) -> str:
     """Return in a few sentences which configuration is best, and how the others compare with it."""
-    finished = [row for row in section.rows if row.group.finished]
-    if not finished:
+    ranked = [row for row in section.rows if row.is_ranked]
+    if not ranked:
         return "No run has finished, so there is nothing to conclude yet."
-    best, *others = finished
-    runs, spread = "one run", ""
-    if len(best.group.runs) > 1:
-        runs, spread = f"{len(best.group.runs)} runs", f" ± {100 * best.sample.sd:.2f}"
-    mean = f"{100 * best.sample.mean:.2f} %{spread}"
-    sentence = f"{best.group.name} has the highest {ACCURACY[metric]}: {mean} of {runs}."
+    best, *others = ranked
     verdicts = [row.verdict for row in others]
     counts = {phrase: verdicts.count(verdict) for verdict, phrase in COMPARED_WITH_BEST.items() if verdict in verdicts}
+    sentence = _best_sentence(best, metric)
     if not counts:
         return f"{sentence} There is no other configuration to compare it with."
     if len(verdicts) == 1:
@@ -97,6 +105,20 @@ def answer(section: Section, metric: Metric) -> str:
     which = f"the next {len(verdicts)}" if section.others else "the others"
     compared = ", ".join(f"{number} {'is' if number == 1 else 'are'} {phrase}" for phrase, number in counts.items())
     return f"{sentence} Of {which}, {compared}."
+
+
+def _best_sentence(best: LeaderboardRow, metric: Metric) -> str:
+    group = best.group
+    runs, spread = "one run", ""
+    if len(group.runs) > 1:
+        runs, spread = f"{len(group.runs)} runs", f" ± {100 * best.sample.sd:.2f}"
+    mean = f"{100 * best.sample.mean:.2f} %{spread}"
+    if group.kind != "winner":
+        return f"{group.name} has the highest {ACCURACY[metric]}: {mean} of {runs}."
+    test_accuracy = group.mean_metric("test_accuracy")
+    tested = "" if metric == "test_accuracy" or isnan(test_accuracy) else f"; test accuracy {100 * test_accuracy:.2f} %"
+    of_search = f" of search {group.study}" if group.study else " of its search"
+    return f"{group.name} is the winner{of_search}: {ACCURACY[metric]} {mean} of {runs}{tested}."
 
 
 def describe_test_set_accesses(section: Section) -> str:
@@ -116,17 +138,29 @@ class Picture(NamedTuple):
     data_uri: str
     caption: str
 
-    @property
-    def alt(self) -> str:
-        """Return the first sentence of the caption."""
-        return self.caption.split(". ")[0]
+
+class LegendEntry(NamedTuple):
+    """What the lines of one row look like."""
+
+    position: int
+    name: str
+    color: str
+    is_dashed: bool
+
+
+class PlotView(NamedTuple):
+    """A plot that is part of the page."""
+
+    svg: str
+    caption: str
+    legend: list[LegendEntry]
 
 
 @dataclass(frozen=True)
 class IntervalBar:
     """The x coordinates of an interval's picture, in pixels; `low` and `high` are empty if there is no interval."""
 
-    WIDTH: ClassVar[int] = 130
+    WIDTH: ClassVar[int] = 96
     HEIGHT: ClassVar[int] = 18
     MARGIN: ClassVar[int] = 6
 
@@ -141,14 +175,24 @@ class IntervalBar:
         return self.HEIGHT / 2
 
 
+class RunLink(NamedTuple):
+    """A run by its seed, and its page."""
+
+    name: str
+    url: str  # empty if there is none
+
+
 class RowView(NamedTuple):
     """A row of the leaderboard and of the table of settings; cells without a value are empty."""
 
     rank: int
     name: str
+    badge: str  # what the runs are for a search; empty for a training by itself
     color: str
     css_class: str
-    runs: int
+    runs_text: str
+    links: list[RunLink]
+    more_runs: int  # number of those that have no link
     accuracy: str
     sd: str
     gap: str
@@ -156,22 +200,24 @@ class RowView(NamedTuple):
     bar: IntervalBar | None
     over: str  # what the interval was taken over
     verdict: str
+    state: str
     costs: list[str]  # in the order of `SectionView.cost_names`
     settings: list[str]  # in the order of `SectionView.setting_names`
 
 
-class ShadedCell(NamedTuple):
-    """A share on blue, the darker the higher; the best of its row in bold."""
+class ShareCell(NamedTuple):
+    """A share on blue, the more opaque the higher; the best of its row in bold."""
 
     text: str
-    style: str
+    css_class: str
+    opacity: str
 
 
 class ClassTable(NamedTuple):
     """Recall of each class, a row a class and a column a group."""
 
     columns: list[RowView]
-    rows: list[tuple[str, list[ShadedCell]]]
+    rows: list[tuple[str, list[ShareCell]]]
     hidden: int  # number of classes that are left out
 
 
@@ -183,56 +229,72 @@ class SectionView(NamedTuple):
     answer: str
     test_set_accesses: str
     rows: list[RowView]
+    ranked: list[RowView]
+    apart: list[RowView]  # the trials that are not compared with the others
     others: int
     cost_names: list[str]
     setting_names: list[str]
-    curves: Picture | None
-    costs: Picture | None
+    curves: PlotView | None
+    costs: list[PlotView]
     classes: ClassTable | None
     kernels: list[Picture]
+    strips: Sequence[Strip]
+    image_notes: Sequence[str]
 
 
-def _view_section(section: Section, metric: Metric) -> SectionView:
+def _view_section(section: Section, metric: Metric, number: int) -> SectionView:
     settings = differing_settings([row.group for row in section.rows])
-    costs = _cost_columns(section.rows)
-    rows = _view_rows(section.rows, costs, settings.to_numpy().tolist())
+    costs = _cost_columns(section.rows, metric)
+    rows = _view_rows(section, costs, settings.to_numpy().tolist())
+    is_apart = [row.group.is_ranked_apart for row in section.rows]
     return SectionView(
         data=section.data,
         fingerprint=section.fingerprint,
         answer=answer(section, metric),
         test_set_accesses=describe_test_set_accesses(section),
         rows=rows,
+        ranked=[row for row, apart in zip(rows, is_apart, strict=True) if not apart],
+        apart=[row for row, apart in zip(rows, is_apart, strict=True) if apart],
         others=section.others,
         cost_names=list(costs),
         setting_names=settings.columns.tolist(),
-        curves=_curves_picture(section),
-        costs=_costs_picture(section, metric),
+        curves=_view_curves(section, number),
+        costs=_view_costs(section, metric, number),
         classes=_class_table(section, rows),
         kernels=[
-            _picture(png, "png", f"{row.rank} {row.group.name}: depthwise kernels of the middle block.")
+            Picture(
+                f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}",
+                f"{row.rank} {row.group.name}: depthwise kernels of the middle block.",
+            )
             for row, png in section.kernels
         ],
+        strips=section.strips,
+        image_notes=section.image_notes,
     )
 
 
 def _view_rows(
-    rows: Sequence[LeaderboardRow], costs: Mapping[str, Sequence[str]], settings: Sequence[Sequence[str]]
+    section: Section, costs: Mapping[str, Sequence[str]], settings: Sequence[Sequence[str]]
 ) -> list[RowView]:
-    gaps = [row.gap for row in rows if row.gap]
+    gaps = [row.gap for row in section.rows if row.gap]
     limits = [limit for gap in gaps for limit in (gap.low, gap.mean, gap.high) if not isnan(limit)]
     scale = min([0.0, *limits]), max([0.0, *limits])
     views = []
-    for position, row in enumerate(rows):
-        gap = row.gap
+    for position, row in enumerate(section.rows):
+        group, gap = row.group, row.gap
         interval = f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}" if gap and gap.known else ""
-        unfinished = "" if row.group.finished else "unfinished"
+        unfinished = "" if group.finished else "unfinished"
+        shown = group.runs[:LINKS]
         views.append(
             RowView(
                 rank=row.rank,
-                name=row.group.name,
-                color=_css_color(color_of(position)),
+                name=group.name,
+                badge="" if group.kind == "run" or group.is_ranked_apart else group.kind,
+                color=row_color(position),
                 css_class="best" if row.verdict == "best" else unfinished,
-                runs=len(row.group.runs),
+                runs_text=f"{count(len(group.runs), 'run')}, seed{'' if len(group.runs) == 1 else 's'}",
+                links=[RunLink(_seed_of(run), section.run_urls.get(run.id, "")) for run in shown],
+                more_runs=len(group.runs) - len(shown),
                 accuracy=_number(100 * row.sample.mean, "{:.2f} %"),
                 sd=_number(100 * row.sample.sd, "{:.2f}"),
                 gap=f"{100 * gap.mean:.2f}" if gap else "",
@@ -240,6 +302,7 @@ def _view_rows(
                 bar=_interval_bar(gap, scale) if gap else None,
                 over=gap.over if gap else "",
                 verdict=row.verdict,
+                state=group.state,
                 costs=[column[position] for column in costs.values()],
                 settings=list(settings[position]),
             )
@@ -247,10 +310,16 @@ def _view_rows(
     return views
 
 
-def _cost_columns(rows: Sequence[LeaderboardRow]) -> dict[str, list[str]]:
-    """Return the cells of each cost that any row has, by the heading of the column."""
+def _seed_of(run: RunRecord) -> str:
+    return run.params.get("seed") or "unknown"
+
+
+def _cost_columns(rows: Sequence[LeaderboardRow], metric: Metric) -> dict[str, list[str]]:
+    """Return the cells of each further figure that any row has, by the heading of the column."""
     groups = [row.group for row in rows]
+    tested = [group.mean_metric("test_accuracy") if metric != "test_accuracy" else nan for group in groups]
     columns = {
+        "test accuracy": [_number(100 * accuracy, "{:.2f} %") for accuracy in tested],
         "parameters": [_number(group.mean_metric("parameters"), "{:,.0f}") for group in groups],
         "minutes": [_number(group.mean_seconds() / 60, "{:,.1f}") for group in groups],
         "latency, ms": [_number(group.mean_metric("latency_ms"), "{:,.2f}") for group in groups],
@@ -271,24 +340,39 @@ def _interval_bar(gap: Difference, scale: tuple[float, float]) -> IntervalBar:
     return IntervalBar(x(0), x(gap.mean), low, high)
 
 
-def _curves_picture(section: Section) -> Picture | None:
+def _view_curves(section: Section, number: int) -> PlotView | None:
     rows = section.rows[: len(COLORS)]
-    drawn = sum(any(section.curves.get(run.id) for run in row.group.runs) for row in rows)
+    drawn = [
+        (position, row)
+        for position, row in enumerate(rows)
+        if any(section.curves.get(run.id) for run in row.group.runs)
+    ]
     if not drawn:
         return None
-    caption = f"Validation accuracy of {count(drawn, 'configuration')}. A line for each run; dashed: not finished."
-    return _picture(to_svg(validation_curves(rows, section.curves)), "svg+xml", caption)
+    caption = f"Validation accuracy of {count(len(drawn), 'configuration')}. A line for each run; dashed: not finished."
+    legend = [
+        LegendEntry(
+            position,
+            f"{row.rank} {row.group.name}" + ("" if row.group.finished else f" ({row.group.state})"),
+            row_color(position),
+            is_dashed=not row.group.finished,
+        )
+        for position, row in drawn
+    ]
+    return _view_plot(validation_curves(rows, section.curves), f"curves-{number}", caption, legend)
 
 
-def _costs_picture(section: Section, metric: Metric) -> Picture | None:
-    figure = accuracy_vs_cost(section.rows, COSTS, ACCURACY[metric])
-    if figure is None:
-        return None
+def _view_costs(section: Section, metric: Metric, number: int) -> list[PlotView]:
     caption = (
         f"The {ACCURACY[metric]} against its cost. The line joins the Pareto front: configurations that no other one "
         "beats in both, labelled with their rank."
     )
-    return _picture(to_svg(figure), "svg+xml", caption)
+    plots = accuracy_vs_cost(section.rows, COSTS, ACCURACY[metric])
+    return [_view_plot(plot, f"{cost}-{number}", caption, []) for cost, plot in plots.items()]
+
+
+def _view_plot(plot: Plot, name: str, caption: str, legend: list[LegendEntry]) -> PlotView:
+    return PlotView(to_svg(plot, name=name, alt=caption.split(". ")[0]), caption, legend)
 
 
 def _class_table(section: Section, views: Sequence[RowView]) -> ClassTable | None:
@@ -310,28 +394,17 @@ def _class_table(section: Section, views: Sequence[RowView]) -> ClassTable | Non
         shown = recalls[recalls.index.isin(spread.nlargest(CLASSES).index)]
     lowest = float(recalls.min().min())
     rows = [
-        (str(name), [_shaded_cell(recall, lowest, max(cells)) for recall in cells])
+        (str(name), [_share_cell(recall, lowest, max(cells)) for recall in cells])
         for name, cells in zip(shown.index, shown.to_numpy().tolist(), strict=True)
     ]
     return ClassTable([views[position] for position in means], rows, len(recalls) - len(shown))
 
 
-def _shaded_cell(share: float, lowest: float, best: float) -> ShadedCell:
+def _share_cell(share: float, lowest: float, best: float) -> ShareCell:
     if isnan(share):
-        return ShadedCell("", "")
+        return ShareCell("", "share", "0")
     opacity = 0.38 * (share - lowest) / max(1 - lowest, 1e-9)
-    bold = "font-weight:600;" if share == best else ""
-    return ShadedCell(f"{100 * share:.2f} %", f"{bold}background:rgba(0,114,178,{opacity:.3f})")
-
-
-def _picture(content: bytes, kind: str, caption: str) -> Picture:
-    data = base64.b64encode(content).decode("ascii")
-    return Picture(f"data:image/{kind};base64,{data}", caption)
-
-
-def _css_color(color: str) -> str:
-    """Return a colour of matplotlib's as CSS writes it: matplotlib's greys are numbers in text."""
-    return color if color.startswith("#") else f"hsl(0 0% {100 * float(color):.0f}%)"
+    return ShareCell(f"{100 * share:.2f} %", "share first" if share == best else "share", f"{opacity:.3f}")
 
 
 def _number(value: float, spec: str) -> str:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from pipeline.commands import main
+from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
 from pipeline.tracking.tags import Role, Tag
 from tests.support.runs import make_run
 
@@ -18,6 +19,10 @@ def report(tmp_path, capsys):
         return capsys.readouterr().out
 
     return run
+
+
+def report_runs(store):
+    return mlflow.search_runs([store.experiment_id], f"tags.{Tag.ROLE} = '{Role.REPORT}'", output_format="list")
 
 
 def test_report_reads_config_yaml_of_runs_whose_parameters_are_as_typed(experiment, report):
@@ -54,8 +59,63 @@ def test_report_opens_its_run_in_the_experiment_of_the_compared_runs(experiment,
     store, _ = experiment
     run_id = make_run(store, "a")
     report(run_id)
-    (own_run,) = mlflow.search_runs([store.experiment_id], f"tags.{Tag.ROLE} = '{Role.REPORT}'", output_format="list")
-    assert own_run.data.tags["report.runs"] == run_id
+    (own_run,) = report_runs(store)
+    assert own_run.data.tags[Tag.REPORT_RUNS] == run_id
+    assert own_run.data.tags[Tag.PARENT_RUN_ID] == run_id, "it is about this run alone"
+
+
+def test_report_on_runs_elsewhere_leaves_a_reference_in_the_run_that_mlflow_opened(experiment, report, monkeypatch):
+    store, name = experiment
+    make_run(store, "a")
+    elsewhere = store._replace(experiment_id=store.client.create_experiment(f"{name} elsewhere"))
+    opened = store.client.create_run(elsewhere.experiment_id, tags={Tag.PROJECT_ENTRY_POINT: "report"}).info.run_id
+    monkeypatch.setenv(PROJECT_RUN_ID_ENV, opened)
+    report(name)
+    (own_run,) = report_runs(store)
+    assert {file.path for file in store.client.list_artifacts(own_run.info.run_id)} >= {"report.html"}
+    reference = store.client.get_run(opened)
+    assert reference.info.status == "FINISHED" and reference.data.tags[Tag.OUTCOME] == "finished"
+    assert reference.info.run_name == own_run.info.run_name == f"report on experiment {name}"
+    address = f"#/experiments/{store.experiment_id}/runs/{own_run.info.run_id}"
+    assert address in reference.data.tags[Tag.DESCRIPTION]
+
+
+def test_report_that_fails_ends_the_run_that_mlflow_opened_elsewhere(experiment, monkeypatch, tmp_path, capsys):
+    store, name = experiment
+    make_run(store, "a")
+    elsewhere = store.client.create_experiment(f"{name} elsewhere")
+    opened = store.client.create_run(elsewhere, tags={Tag.PROJECT_ENTRY_POINT: "report"}).info.run_id
+    monkeypatch.setenv(PROJECT_RUN_ID_ENV, opened)
+    (tmp_path / "file").touch()
+    assert main.run(["report", name, "--folder", str(tmp_path / "file")]) == 2
+    tags = store.client.get_run(opened).data.tags
+    assert tags[Tag.OUTCOME] == "failed" and "folder must be writable" in tags[Tag.OUTCOME_REASON]
+
+
+def test_report_on_a_search_puts_its_winner_first_and_itself_below_the_search(experiment, report, tmp_path):
+    store, _ = experiment
+    study = {Tag.STUDY: "mine-1a"}
+    search = make_run(store, "search mine", tags=study | {Tag.ROLE: Role.SEARCH})
+    below = study | {Tag.PARENT_RUN_ID: search}
+    make_run(store, "t000 d2", settings={"depth": 2}, tags=below | {Tag.ROLE: Role.TRIAL}, curve=(0.99,))
+    make_run(store, "t001 d3", settings={"depth": 3}, tags=below | {Tag.ROLE: Role.TRIAL}, curve=(0.95,))
+    final = below | {Tag.ROLE: Role.FINAL}
+    for seed, accuracy in enumerate((0.8, 0.9)):
+        settings = {"depth": 3, "seed": seed}
+        run_id = make_run(store, f"final 1 d3 seed {seed}", settings=settings, tags=final, curve=(accuracy,))
+    store.client.log_metric(run_id, "test_accuracy", 0.75)
+    store.client.set_tag(run_id, Tag.WINNER, run_id)
+    output = report("mine-1a")
+    sentence = "d3 is the winner of search mine-1a: best validation accuracy 85.00 % ± 7.07 of 2 runs"
+    assert f"answer   {sentence}; test accuracy 75.00 %." in output
+    assert "left out trained again as finals: 1 trial" in output
+    (board,) = tmp_path.glob("*/leaderboard.csv")
+    assert pd.read_csv(board)[["configuration", "kind", "verdict"]].to_numpy().tolist() == [
+        ["d3", "winner", "best"],
+        ["t000 d2", "trial", "trial"],
+    ]
+    (own_run,) = report_runs(store)
+    assert own_run.data.tags[Tag.PARENT_RUN_ID] == search
 
 
 def test_report_counts_test_set_accesses_also_of_runs_that_are_not_compared(experiment, report, tmp_path):

@@ -71,7 +71,7 @@ def test_prepare_experiment_page_leaves_a_view_of_another_form(experiment, text)
 def test_page_links_with_a_server_open_its_training_pages_without_the_password(monkeypatch):
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://me:secret@host/mlflow/")
     page, compare = page_links("7", "abc")
-    address = "https://me:***@host/mlflow/#/experiments/7/runs"
+    address = "https://host/mlflow/#/experiments/7/runs"
     assert page == f"page      {address}/abc?workflowType=machine_learning"
     assert compare == f"compare   {address}?workflowType=machine_learning&viewStateShareKey=convmixer"
 

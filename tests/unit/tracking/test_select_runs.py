@@ -39,16 +39,18 @@ def test_select_runs_of_a_study_returns_trials_and_final_trainings_with_the_data
     seed = make_run(store, "final 1 seed 0", tags=study | {Tag.ROLE: Role.FINAL, Tag.PARENT_RUN_ID: final})
     for text in ("kernels-1a2b", search):
         selection = select_runs(TrackingClient(), text)
-        assert ids(selection) == {trial, seed}
+        assert ids(selection) == {trial, seed} and selection.subject == search
         assert {(run.data, run.fingerprint) for run in selection.rows} == {("flowers", "d7")}
-    assert select_runs(TrackingClient(), trial).rows[0].fingerprint == "d7", "its search was not among what was read"
+    alone = select_runs(TrackingClient(), trial)
+    assert alone.rows[0].fingerprint == "d7" and alone.subject == trial, "its search was not among what was read"
 
 
 def test_select_runs_by_id_takes_runs_of_any_experiment_once(experiment):
     store, _ = experiment
     other = store._replace(experiment_id=store.client.create_experiment("another one"))
     here, there = make_run(store, "a"), make_run(other, "b")
-    assert [run.id for run in select_runs(TrackingClient(), f"{here}, {there},{here}").rows] == [here, there]
+    selection = select_runs(TrackingClient(), f"{here}, {there},{here}")
+    assert [run.id for run in selection.rows] == [here, there] and selection.subject == ""
 
 
 def test_select_runs_by_filter_searches_the_present_experiment(experiment, monkeypatch):
