@@ -14,7 +14,8 @@ import mlflow.tensorflow
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import AnyType, Map
 
@@ -57,6 +58,7 @@ def save_keras(folder: Path, model: keras.Model, *, example: npt.NDArray[np.floa
         pip_requirements=requirements(),
         metadata={"classes": list(classes)},
     )
+    _add_keras_flavor(folder, data="data")
 
 
 def save_pyfunc(folder: Path, model: keras.Model, *, example: npt.NDArray[np.uint8], classes: Sequence[str]) -> None:
@@ -82,6 +84,30 @@ def save_pyfunc(folder: Path, model: keras.Model, *, example: npt.NDArray[np.uin
             pip_requirements=requirements("pandas", "pillow"),
             metadata={"classes": list(classes)},
         )
+    _add_keras_flavor(folder, data="artifacts")
+
+
+def _add_keras_flavor(folder: Path, *, data: str) -> None:
+    """Let `mlflow.keras.load_model` and `mlflow.tensorflow.load_model` load a model that MLflow has saved otherwise.
+
+    `mlflow.tensorflow` reads the entry of `mlflow.keras` where there is one, and its own settings in it.
+
+    Args:
+        folder: Of the model.
+        data: The folder in it that holds the Keras archive, model.keras.
+    """
+    about = Model.load(str(folder / MLMODEL_FILE_NAME))
+    about.add_flavor(
+        "keras",
+        data=data,
+        keras_version=keras.__version__,
+        keras_backend=keras.backend.backend(),
+        save_exported_model=False,
+        model_type="keras",
+        keras_module="keras",
+        save_format="keras",
+    )
+    about.save(str(folder / MLMODEL_FILE_NAME))
 
 
 def requirements(*more: str) -> list[str]:

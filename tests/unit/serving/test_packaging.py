@@ -7,6 +7,8 @@ from pathlib import Path
 
 import keras
 import mlflow
+import mlflow.keras
+import mlflow.tensorflow
 import numpy as np
 import pytest
 from mlflow.artifacts import download_artifacts
@@ -15,7 +17,7 @@ from mlflow.models import Model
 from pipeline.serving.packaging import requirements, save_keras
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import find_model
-from tests.support.registered_model import CLASSES, SHAPE
+from tests.support.registered_model import CLASSES, NAME, SHAPE
 
 
 def folder_of(registered_model, name):
@@ -31,6 +33,33 @@ def test_save_keras_writes_classes_signature_and_a_model_that_predicts_the_same(
     (archive,) = (tmp_path / "model").rglob("*.keras")
     loaded = keras.saving.load_model(archive, compile=False, safe_mode=True)
     np.testing.assert_array_equal(loaded.predict_on_batch(images), registered_model.model.predict_on_batch(images))
+
+
+@pytest.mark.parametrize("load", [mlflow.keras.load_model, mlflow.tensorflow.load_model])
+@pytest.mark.parametrize("name", ["model", "served"])
+def test_both_forms_of_a_model_load_as_a_keras_model(registered_model, load, name):
+    images = np.random.default_rng(0).uniform(0, 255, (4, *SHAPE)).astype(np.float32)
+    loaded = load(find_model(TrackingClient(), f"runs:/{registered_model.run_id}/{name}").model_uri)
+    assert isinstance(loaded, keras.Model)
+    np.testing.assert_array_equal(loaded.predict_on_batch(images), registered_model.model.predict_on_batch(images))
+
+
+def test_models_load_by_the_addresses_that_people_type(registered_model):
+    """Of a run and of the registry."""
+    for uri in (f"runs:/{registered_model.run_id}/model", f"models:/{NAME}@champion"):
+        assert mlflow.keras.load_model(uri).input_shape == (None, *SHAPE)
+
+
+def test_logged_model_loaded_by_pyfunc_returns_probabilities(registered_model):
+    images = np.random.default_rng(0).uniform(0, 255, (4, *SHAPE)).astype(np.float32)
+    answers = mlflow.pyfunc.load_model(f"runs:/{registered_model.run_id}/model").predict(images)
+    np.testing.assert_allclose(answers, registered_model.model.predict_on_batch(images), rtol=1e-5)
+
+
+def test_registered_model_loaded_by_pyfunc_returns_names_of_classes(registered_model):
+    image = np.full(SHAPE, 100.0).tolist()
+    (answer,) = mlflow.pyfunc.load_model(f"models:/{NAME}@champion").predict({"image": [image]})
+    assert answer["class"] in CLASSES and set(answer["probabilities"]) == set(CLASSES)
 
 
 def test_requirements_pin_the_installed_versions():
