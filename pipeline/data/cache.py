@@ -20,7 +20,7 @@ from pipeline.runtime.files import cache_folder, lock, private_folder, try_lock
 from pipeline.runtime.text import printable
 
 # Version of the cached files and of how pixels are computed: raise it when either changes.
-FORMAT = 2
+FORMAT = 3
 # The digest of one image's pixels: BLAKE2b, 128 bits.
 DIGEST_DTYPE = np.dtype("S16")
 # Follows the key in the name of a folder that is not finished.
@@ -39,6 +39,7 @@ class DecodedImages:
     images: np.ndarray  # (n, h, w, c) uint8
     digests: np.ndarray  # (n,) DIGEST_DTYPE
     labels: np.ndarray  # (n,) int64
+    files: np.ndarray  # (n,) of bytes: paths below the data set's folder; empty where it has no files
     classes: tuple[str, ...]
     sizes: tuple[int, int, int]  # images of training, validation and test in the source; 0: not split yet
 
@@ -81,13 +82,14 @@ def cached_data_sets() -> Iterator[DecodedImages]:
 def _open(folder: Path) -> DecodedImages | None:
     """Return the data set in a folder, or None if it is missing or incomplete."""
     try:
-        images, digests, labels = (
+        images, digests, labels, files = (
             np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in ("images", "digests", "labels")
+            for name in ("images", "digests", "labels", "files")
         )
         metadata = json.loads((folder / METADATA_FILE).read_text("utf-8"))
-        decoded = DecodedImages(images, digests, labels, tuple(metadata["classes"]), tuple(metadata["sizes"]))
-        is_complete = images.ndim == 4 and len(images) == len(digests) == len(labels) == sum(decoded.sizes)
+        decoded = DecodedImages(images, digests, labels, files, tuple(metadata["classes"]), tuple(metadata["sizes"]))
+        lengths = {len(array) for array in (images, digests, labels, files)}
+        is_complete = images.ndim == 4 and lengths == {sum(decoded.sizes)}
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
     return decoded if is_complete else None
@@ -143,6 +145,7 @@ def _save(folder: Path, decoded: DecodedImages) -> None:
         decoded.images.flush()
     np.save(folder / "digests.npy", decoded.digests)
     np.save(folder / "labels.npy", decoded.labels)
+    np.save(folder / "files.npy", decoded.files)
     metadata = {"classes": decoded.classes, "sizes": decoded.sizes}
     (folder / METADATA_FILE).write_text(json.dumps(metadata), "utf-8")
 

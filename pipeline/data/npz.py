@@ -40,7 +40,8 @@ def stack_splits(
             row += 1
     labels = np.concatenate([labels for _, labels in present]).astype(np.int64)
     train, validation, test = (len(parts[name][1]) if name in parts else 0 for name in ENDINGS)
-    return DecodedImages(images, digests, labels, classes, (train, validation, test))
+    no_files = np.zeros(count, "S1")
+    return DecodedImages(images, digests, labels, no_files, classes, (train, validation, test))
 
 
 def _resize(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

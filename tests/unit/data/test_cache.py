@@ -25,7 +25,9 @@ def folder(tmp_path, monkeypatch):
 def decode(allocate, side=4):
     images = allocate((6, side, side, 3))
     images[:] = np.arange(6)[:, None, None, None]
-    return DecodedImages(images, np.arange(6).astype(DIGEST_DTYPE), np.arange(6) % 2, ("cat", "dog"), (6, 0, 0))
+    digests, labels = np.arange(6).astype(DIGEST_DTYPE), np.arange(6) % 2
+    files = np.array([b"%d.png" % number for number in range(6)])
+    return DecodedImages(images, digests, labels, files, ("cat", "dog"), (6, 0, 0))
 
 
 def fail_to_decode(allocate):
@@ -35,6 +37,7 @@ def fail_to_decode(allocate):
 def assert_decoded(decoded):
     assert decoded.images[:, 0, 0, 0].tolist() == list(range(6)) and decoded.classes == ("cat", "dog")
     assert decoded.sizes == (6, 0, 0) and decoded.labels.tolist() == [0, 1] * 3
+    assert decoded.files.tolist() == [b"0.png", b"1.png", b"2.png", b"3.png", b"4.png", b"5.png"]
 
 
 def test_load_cached_the_second_time_maps_read_only_without_decoding():
@@ -45,7 +48,7 @@ def test_load_cached_the_second_time_maps_read_only_without_decoding():
         again.images[0] = 1
 
 
-@pytest.mark.parametrize("name", ["images.npy", "digests.npy", "labels.npy", "metadata.json"])
+@pytest.mark.parametrize("name", ["images.npy", "digests.npy", "labels.npy", "files.npy", "metadata.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "noise"])
 def test_load_cached_with_damaged_file_builds_the_cache_again(folder, name, damage):
     load_cached(KEY, decode)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,33 @@ def test_load_dataset_of_a_folder_has_the_pixels_and_labels_of_its_files(tmp_pat
     assert (loaded.name, loaded.source) == ("pets", str(root))
 
 
+@pytest.mark.parametrize("times", [1, 2])  # decoded, and from the cache
+def test_file_names_are_those_of_the_images_in_every_split(tmp_path, times):
+    root = tmp_path / "pets"
+    write_folder(root / "train", {"cat": 5, "dog/old": 3, "dog": 6})
+    write_folder(root / "test", {"cat": 2, "dog": 2})
+    for _ in range(times):
+        loaded = load(root, train_examples=6)
+    for part in (loaded.train, loaded.validation, loaded.test):
+        names = part.file_names()
+        assert len(names) == len(part) and names[1:2] == part.file_names(np.array([1]))
+        for name, image in zip(names, part.take(slice(None))[0], strict=True):
+            np.testing.assert_array_equal(image, np.asarray(Image.open(root / name)))
+    assert loaded.test.file_names()[0] == "test/cat/000.png"
+    assert "train/dog/old/000.png" in Split.file_names(replace(loaded.train, rows=np.arange(14)))
+
+
+def test_file_names_that_are_not_utf8_are_escaped(tmp_path):
+    root = write_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
+    os.rename(root / "cat" / "000.png", os.fsencode(root) + b"/cat/\xe9.png")
+    names = sum((part.file_names() for part in (load(root).train, load(root).validation, load(root).test)), [])
+    assert "cat/\\xe9.png" in names and all(name.isprintable() for name in names)
+
+
+def test_file_names_of_arrays_are_empty():
+    assert set(load("digits").test.file_names()) == {""}
+
+
 def test_split_is_equal_in_another_process_and_differs_for_another_seed(tmp_path):
     root = write_folder(tmp_path / "pets", {"cat": 30, "dog": 20})
     code = (
@@ -111,11 +139,12 @@ def test_split_and_fingerprint_of_the_digits_are_pinned():
 def test_split_digest_depends_on_pixels_labels_and_order(tmp_path):
     images, labels = noise(0, (4, 2, 2, 1)), np.array([0, 1, 0, 1])
     digests = np.array([bytes([i]) * 16 for i in range(1, 5)], "S16")
-    split = Split(images, labels, digests, np.array([0, 1]))
-    relabelled = Split(images, 1 - labels, digests, np.array([0, 1]))
-    renumbered = Split(images[1:], labels[1:], digests[1:], np.array([0, 1]))
+    files, order = np.zeros(4, "S1"), [2, 0, 1]
+    split = Split(images, labels, digests, files, np.array([0, 1]))
+    relabelled = Split(images, 1 - labels, digests, files, np.array([0, 1]))
+    renumbered = Split(images[1:], labels[1:], digests[1:], files[1:], np.array([0, 1]))
     assert len({split.digest, relabelled.digest, renumbered.digest}) == 3
-    assert Split(images[[2, 0, 1]], labels[[2, 0, 1]], digests[[2, 0, 1]], np.array([1, 2])).digest == split.digest
+    assert Split(images[order], labels[order], digests[order], files[order], np.array([1, 2])).digest == split.digest
 
 
 def test_train_examples_limits_training_images_only_and_keeps_every_class(tmp_path):
