@@ -26,8 +26,12 @@ LOCKS = "processes"  # folder in the cache of the lock files of processes
 LOCK_DAYS = 30  # for which the lock file of a process that has been killed is kept
 
 # Names of the tags of a process.
-HOST, HOST_BOOT = "host", "host.boot"
-PROCESS, PROCESS_NAMESPACE, PROCESS_STARTED = "process", "process.namespace", "process.started"
+HOST, HOST_BOOT = "convmixer.host", "convmixer.host.boot"
+PROCESS, PROCESS_NAMESPACE, PROCESS_STARTED = (
+    "convmixer.process",
+    "convmixer.process.namespace",
+    "convmixer.process.started",
+)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from mlflow.entities import Run
@@ -21,6 +21,7 @@ from pipeline.tracking.ownership import (
     check_unchanged,
     claim_run,
     confirm_claim,
+    forget_claim,
     heartbeat_run,
     lock_run,
     outcome_of_error,
@@ -45,6 +46,7 @@ def start_run(
     experiment_id: str | None = None,
     resume: Run | None = None,
     resume_name: str = "",
+    tags: Mapping[str, str] | None = None,
     system_metrics: bool = False,
 ) -> Iterator[TrackedRun]:
     """Open the command's own run, send its heartbeat, and end it whatever happens inside.
@@ -55,9 +57,9 @@ def start_run(
 
     A command writes::
 
-        with start_run(role=Role.REPORT, experiment_id=experiment_id) as run:
+        with start_run(role=Role.REPORT, experiment_id=experiment_id, tags={Tag.REPORT_RUNS: runs}) as run:
             run.set_name(f"report on {title}")
-            run.set_tags({Tag.REPORT_RUNS: runs} | code_version_tags())
+            run.set_tags(code_version_tags())
             console.print(*run.notices)
             run.log_text("report.html", html)
 
@@ -68,6 +70,7 @@ def start_run(
         resume: The run to open again, as it was found; the caller holds its lock.
         resume_name: Name of the run that `mlflow run` opened, if that is not `resume`: it is put below `resume` and
             ends with it.
+        tags: What a person may want to know of the run; they come first on its page.
         system_metrics: Log what the machine does.
 
     Yields:
@@ -105,7 +108,10 @@ def start_run(
             stack.enter_context(log_system_metrics(run_id, run.log_system_metrics))
         with require_server():
             began = time.monotonic()
-            claim_run(client, run_id, {Tag.ROLE: str(role)} | ({Tag.PARENT_RUN_ID: parent} if parent else {}))
+            if not resume:
+                forget_claim(client, entity)
+            below = {Tag.PARENT_RUN_ID: parent} if parent else {}
+            claim_run(client, run_id, {Tag.ROLE: str(role), **(tags or {}), **below})
             run.is_claimed = True
             if resume:
                 try:

@@ -82,7 +82,7 @@ class StudyRun:
             UsageError: The tracking store does not answer.
         """
         with require_server():
-            claim_run(self._client, self._driver_run.id)
+            claim_run(self._client, self._driver_run.id, {Tag.STUDY: self._study})
             self._driver_run.is_claimed = True
             lines = [*send_pending(), *close_stale_runs(self._client, self.run.experiment_id)]
             prepare_experiment_page(self._client, self.run.experiment_id, unfold=self.id)

@@ -10,22 +10,27 @@ from pipeline.runtime.code_version import code_version
 
 
 class Tag:
-    """Names of tags."""
+    """Names of tags.
+
+    MLflow's pages show tags in the order in which they were set. Those that a person reads have plain names and are set
+    first; those that only programs read begin with `convmixer.`.
+    """
 
     # MLflow's own
     PARENT_RUN_ID: Final = "mlflow.parentRunId"
     RUN_NAME: Final = "mlflow.runName"
     DESCRIPTION: Final = "mlflow.note.content"  # Markdown
     LOGGED_IMAGES: Final = "mlflow.loggedImages"  # on runs whose images the chart view can compare
+    LOGGED_ARTIFACTS: Final = "mlflow.loggedArtifacts"  # JSON: the tables that the evaluation view can compare
     PROJECT_ENTRY_POINT: Final = "mlflow.project.entryPoint"  # on runs that `mlflow run` opened
     GIT_COMMIT: Final = "mlflow.source.git.commit"
 
     # any run
     ROLE: Final = "role"
-    HEARTBEAT: Final = "heartbeat"  # the last one, in ISO 8601
+    HEARTBEAT: Final = "convmixer.heartbeat"  # the last one, in ISO 8601
     OUTCOME: Final = "run.outcome"  # a RunOutcome
     OUTCOME_REASON: Final = "run.outcome_reason"
-    GIT_DIRTY: Final = "git.dirty"
+    GIT_DIRTY: Final = "convmixer.git.dirty"
 
     # the process that owns a run, see `pipeline.runtime.process.ProcessIdentity`
     HOST: Final = process.HOST
@@ -35,25 +40,26 @@ class Tag:
     PROCESS_STARTED: Final = process.PROCESS_STARTED
 
     # trainings
-    RECIPE_CHANGES: Final = "recipe.changes"  # JSON: by setting, its value and the recipe's
+    DATA: Final = "data"
     DEVICE: Final = "device"
     PRECISION: Final = "precision"
-    TENSORFLOW: Final = "tensorflow"
-    KERAS: Final = "keras"
-    DATA: Final = "data"
-    DATA_FINGERPRINT: Final = "data.fingerprint"
-    DATA_DUPLICATES: Final = "data.duplicates"
-    TEST_SET_ACCESSES: Final = "test_set_accesses"  # also a prefix: one tag an access
-    EVALUATION: Final = "evaluation"  # a prefix: the fingerprint of the data at each place of an evaluation
+    RECIPE_CHANGES: Final = "convmixer.recipe.changes"  # JSON: by setting, its value and the recipe's
+    TENSORFLOW: Final = "convmixer.tensorflow"
+    KERAS: Final = "convmixer.keras"
+    DATA_FINGERPRINT: Final = "convmixer.data.fingerprint"
+    DATA_DUPLICATES: Final = "convmixer.data.duplicates"
+    TEST_SET_ACCESSES: Final = "test_set_accesses"  # their number
+    TEST_SET_ACCESS: Final = "convmixer.test_set_access"  # a prefix: one tag an access
+    EVALUATION: Final = "convmixer.evaluation"  # a prefix: the fingerprint of the data at each place of an evaluation
 
     # searches and the runs below them
     STUDY: Final = "study"
-    STORAGE: Final = "storage"
-    DRIVER: Final = "driver"
+    STORAGE: Final = "convmixer.storage"
+    DRIVER: Final = "convmixer.driver"
     TRIAL_STATE: Final = "trial.state"  # a TrialOutcome, or RUNNING
     TRIAL_NUMBER: Final = "trial.number"
-    FINAL_RANK: Final = "final.rank"  # of a finalist among the trials, from 1
     WINNER: Final = "winner"  # on the run of a search and on its winner's: id of the winner's run
+    FINAL_RANK: Final = "final.rank"  # of a finalist among the trials, from 1
 
     # runs that registered a model
     REGISTERED: Final = "registered"  # the version's URI
@@ -65,17 +71,20 @@ class Tag:
     EVALUATION_MODEL: Final = "evaluation.model"
     EVALUATION_IMAGES: Final = "evaluation.images"
     PREDICT_MODEL: Final = "predict.model"
-    PREDICT_MODEL_ID: Final = "predict.model_id"
-    PREDICT_TRAINED_BY: Final = "predict.trained_by"
     PREDICT_IMAGES: Final = "predict.images"
+    PREDICT_MODEL_ID: Final = "convmixer.predict.model_id"
+    PREDICT_TRAINED_BY: Final = "convmixer.predict.trained_by"
+
+    # for a moment, on an experiment to which the doctor writes
+    DOCTOR: Final = "convmixer.doctor"
 
     # why a trial failed, or why a model version is the champion or not
     REASON: Final = "reason"
 
     # logged models and their versions
-    FILE_DIGESTS: Final = "sha256"  # SHA-256 of each file, as JSON
-    CLASSES_DIGEST: Final = "classes.sha256"  # of the names of the classes, in order
-    VERSION_RUN: Final = "run"  # id of the run that a version comes from
+    FILE_DIGESTS: Final = "convmixer.sha256"  # SHA-256 of each file, as JSON
+    CLASSES_DIGEST: Final = "convmixer.classes.sha256"  # of the names of the classes, in order
+    VERSION_RUN: Final = "convmixer.run"  # id of the run that a version comes from
 
 
 class Role(StrEnum):

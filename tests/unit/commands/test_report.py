@@ -123,8 +123,8 @@ def test_report_counts_test_set_accesses_also_of_runs_that_are_not_compared(expe
     make_run(store, "older, of the same seed", metrics={"test_accuracy": 0.5})
     evaluated = {
         Tag.TEST_SET_ACCESSES: "2",
-        f"{Tag.TEST_SET_ACCESSES}.a": "at noon",
-        f"{Tag.TEST_SET_ACCESSES}.b": "at one",
+        f"{Tag.TEST_SET_ACCESS}.a": "at noon",
+        f"{Tag.TEST_SET_ACCESS}.b": "at one",
     }
     run_id = make_run(store, "tested and evaluated twice", metrics={"test_accuracy": 0.75}, tags=evaluated)
     make_run(store, "not tested", settings={"depth": 3}, metrics={"best_val_accuracy": 0.5})

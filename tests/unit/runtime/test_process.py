@@ -10,7 +10,16 @@ import psutil
 import pytest
 
 import pipeline.runtime.process
-from pipeline.runtime.process import ProcessIdentity, announce_process, liveness, process_of, this_process
+from pipeline.runtime.process import (
+    HOST,
+    PROCESS,
+    PROCESS_STARTED,
+    ProcessIdentity,
+    announce_process,
+    liveness,
+    process_of,
+    this_process,
+)
 from tests.support.paths import ROOT
 
 ANNOUNCE = """
@@ -44,7 +53,7 @@ def test_from_tags_reads_back_what_tags_wrote():
 
 
 @pytest.mark.parametrize(
-    "tags", [{}, {"host": "a"}, {**this_process().tags(), "process": "many"}, {"process.started": "1.5"}]
+    "tags", [{}, {HOST: "a"}, {**this_process().tags(), PROCESS: "many"}, {PROCESS_STARTED: "1.5"}]
 )
 def test_from_tags_of_other_tags_is_none(tags):
     assert ProcessIdentity.from_tags(tags) is None

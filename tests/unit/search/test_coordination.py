@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.process import process_of, this_process
+from pipeline.runtime.process import HOST, PROCESS, process_of, this_process
 from pipeline.search import coordination
 from pipeline.search.coordination import SILENCE_SECONDS, DriverRegistry, lock_file
 from pipeline.search.study import Study
@@ -97,7 +97,7 @@ def test_second_exclusive_driver_is_refused_in_one_line_while_first_lives_and_no
         process.wait()
     registry = DriverRegistry(study.attrs, study.set_attr, exclusive=True)
     (entry,) = [value for key, value in study.attrs().items() if key.startswith("driver ") and value]
-    assert entry["process"] == str(os.getpid()) and study.get_attr(f"driver {registry.id}") == entry
+    assert entry[PROCESS] == str(os.getpid()) and study.get_attr(f"driver {registry.id}") == entry
 
 
 def test_killed_driver_that_was_not_waited_for_is_dead(attributes, sleeper):
@@ -272,7 +272,7 @@ def test_shared_driver_of_another_host_is_dead_when_its_heartbeat_stands_still_w
     clock, attributes = [1000.0], Attributes()
     monkeypatch.setattr(coordination.time, "monotonic", lambda: clock[0])
     registry = shared(attributes)
-    other = {**attributes[f"driver {registry.id}"], "host": "elsewhere", "heartbeat": 1}
+    other = {**attributes[f"driver {registry.id}"], HOST: "elsewhere", "heartbeat": 1}
     attributes["driver other"] = other
     registry.refresh()
     clock[0] += 3600  # the database was unavailable, or this driver slept

@@ -14,6 +14,7 @@ from pipeline.runtime.errors import Stopped, UsageError
 from pipeline.tracking import ownership
 from pipeline.tracking.lifecycle import attach_run, start_run
 from pipeline.tracking.outbox import delivery
+from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.tags import Role, Tag
 
 
@@ -32,6 +33,14 @@ def test_start_run_uses_the_project_run_and_keeps_its_parameters(opened_by_mlflo
         run.log_params({"learning_rate": "0.001", "depth": "8"})
     assert run.id == opened_by_mlflow
     assert found(run.id).data.params == {"learning_rate": "1e-3", "depth": "8"}
+
+
+def test_tags_for_people_come_before_those_for_programs(opened_by_mlflow):
+    with close_if_unused(ProjectRun.find()), start_run(role=Role.RUN, tags={Tag.DATA: "digits"}) as run:
+        pass
+    names = [name for name in found(run.id).data.tags if not name.startswith("mlflow.")]
+    assert names[:2] == [Tag.ROLE, Tag.DATA] and names[-1] == Tag.OUTCOME
+    assert len(names) > 3 and all(name.startswith("convmixer.") for name in names[2:-1])
 
 
 def test_start_run_refuses_a_project_run_in_which_something_has_begun(opened_by_mlflow, monkeypatch):

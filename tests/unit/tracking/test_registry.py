@@ -72,7 +72,7 @@ def test_register_version_first_of_its_name_becomes_champion_with_the_tags_of_it
     run_id, _, _ = register("first", predictions(FIRST_HALF))
     version = mlflow.MlflowClient().get_model_version_by_alias("first", "champion")
     assert (int(version.version), version.run_id) == (1, run_id)
-    expected = {"run": run_id, Tag.DATA_FINGERPRINT: "d0", "test_accuracy": "0.5", "latency_ms": "1.5"}
+    expected = {Tag.VERSION_RUN: run_id, Tag.DATA_FINGERPRINT: "d0", "test_accuracy": "0.5", "latency_ms": "1.5"}
     assert expected.items() <= version.tags.items()
     assert describe(run_tags(run_id)) == "models:/first/1 is the champion: there was no champion"
 
