@@ -23,13 +23,14 @@ from pipeline.runtime.environment import set_environment
 ROOT = Path(__file__).parents[2]
 ROUNDS = 5
 RECIPE = "baseline"
+EPOCH_IMAGES = 45_000  # of CIFAR-10, without validation images
 TRAINING_IMAGES, TEST_IMAGES, BATCH_SIZE = 10_000, 500, 128
 # training batches that a round of the input pipeline makes
 INPUT_BATCHES = 20
 # methods of pipeline.tracking.run.TrackedRun that a training calls
 TIMED_METHODS = (
     *("set_name", "set_description", "set_tags", "log_params", "log_dataset", "log_epoch", "log_results"),
-    *("log_figure", "log_text", "log_table", "log_model", "wait_until_logged"),
+    *("log_figure", "log_image", "log_text", "log_table", "log_model", "wait_until_logged"),
 )
 
 
@@ -45,6 +46,10 @@ def main() -> None:
     costs = time_parts()
     for name, seconds in costs.items():
         print(f"| {name} | {seconds:.3f} | {seconds / costs['training step']:.1%} |", flush=True)
+    ten_epochs = 10 * EPOCH_IMAGES / BATCH_SIZE * costs["training step"]
+    print("\n| figures as MLflow images, processor time | seconds | of ten epochs' steps | MB |\n|---|---|---|---|")
+    for name, seconds, size in time_images():
+        print(f"| {name} | {seconds:.2f} | {seconds / ten_epochs:.2%} | {size / 1e6:.2f} |", flush=True)
     print("\n| tracking a run on sqlite | seconds |\n|---|---|")
     for name, seconds in time_tracking():
         print(f"| {name} | {seconds:.3f} |", flush=True)
@@ -109,6 +114,79 @@ def time_parts() -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def time_images() -> Iterator[tuple[str, float, int]]:
+    """Yield how many processor seconds and bytes a run of RECIPE costs more by figures as images, besides its plots."""
+    import keras
+
+    from pipeline.evaluation.figures.training import confusion_matrix, mistakes
+    from pipeline.model.conv_mixer import build_model, depthwise_kernels
+    from pipeline.training.callbacks import snapshot_epochs
+    from pipeline.training.fit import TrainingResult
+    from pipeline.training.results import log_training
+
+    rng = np.random.default_rng(0)
+    classes = [f"class {number}" for number in range(10)]
+    config = TrainingConfig.build(read_recipe(RECIPE))
+    keras.utils.set_random_seed(0)
+    model = build_model(config, (32, 32, 3), len(classes))
+    curve = list(np.linspace(2, 0.1, 10))
+    names = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+    result = TrainingResult(model, dict.fromkeys(names, curve), best_epoch=10)
+    pictures = rng.integers(0, 256, (25, 32, 32, 3)).astype(np.uint8)
+
+    def log_figures(run: "FiguresOnDisk", filter_steps: int) -> float:
+        started = time.process_time()
+        snapshots = {epoch: depthwise_kernels(model, 4) for epoch in snapshot_epochs(10, filter_steps)}
+        log_training(run, config, result, snapshots=snapshots)  # type: ignore[arg-type]
+        counts = rng.integers(0, 100, (10, 10))
+        run.log_figure("matrix.png", confusion_matrix(counts, classes=classes), key="confusion_matrix")
+        labels = classes[:5] * 5
+        figure = mistakes(pictures, true=labels, predicted=labels, confidence=[0.9] * 25, wrong=99, of=500)
+        run.log_figure("mistakes.png", figure, key="mistakes")
+        return time.process_time() - started
+
+    log_figures(FiguresOnDisk(as_images=True), 0)  # imports
+    plain = statistics.median(log_figures(FiguresOnDisk(as_images=False), 0) for _ in range(ROUNDS))
+    for filter_steps in (0, 8):
+        runs = [FiguresOnDisk(as_images=True) for _ in range(ROUNDS)]
+        seconds = statistics.median(log_figures(run, filter_steps) for run in runs)
+        yield f"filter_steps={filter_steps}: {runs[0].images} images", seconds - plain, runs[0].size
+
+
+class FiguresOnDisk:
+    """A run that writes its figures as they are logged, and forgets them: as images, or only the plots beside them."""
+
+    id = "0" * 32
+
+    def __init__(self, *, as_images: bool) -> None:
+        self.as_images = as_images
+        self.images = self.size = 0  # their number, and the bytes of them and their previews
+
+    def log_table(self, path: str, table: object, **_: object) -> None:
+        pass
+
+    def log_figure(self, path: str, figure: Any, *, key: str | None = None) -> None:
+        from pipeline.tracking.outbox.spool import save_figure
+
+        if key and self.as_images:
+            self.log_image(key, figure, copy_to=path)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            save_figure(path, figure)(Path(folder))
+
+    def log_image(self, key: str, figure: Any, *, step: int = 0, copy_to: str | None = None) -> None:
+        from pipeline.tracking.images import FOLDER, image_name, save_image
+
+        if not self.as_images:
+            if copy_to:
+                self.log_figure(copy_to, figure)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            save_image(image_name(self.id, key, step), figure, copy_to=copy_to)(Path(folder))
+            self.images += 1
+            self.size += sum(file.stat().st_size for file in Path(folder, FOLDER).iterdir())
+
+
 def time_tracking() -> Iterator[tuple[str, float]]:
     """Yield what a run on digits logs, and the seconds of wall-clock time that its training spends in those calls."""
     from pipeline.commands.main import run
@@ -142,10 +220,10 @@ def time_tracking() -> Iterator[tuple[str, float]]:
         with open(os.devnull, "w", encoding="utf-8") as devnull, redirect_stdout(devnull):
             assert run(["train", "digits"]) == 0
     yield f"metrics of an epoch (median of {len(seconds['log_epoch'])})", statistics.median(seconds["log_epoch"])
-    yield "figures and tables, at the end", sum(seconds["log_figure"] + seconds["log_table"])
+    yield "figures and tables, at the end", sum(seconds["log_figure"] + seconds["log_image"] + seconds["log_table"])
     yield "model, at the end", sum(seconds["log_model"])
     yield "waiting for MLflow, at the end", sum(seconds["wait_until_logged"])
-    listed = {"log_epoch", "log_figure", "log_table", "log_model", "wait_until_logged"}
+    listed = {"log_epoch", "log_figure", "log_image", "log_table", "log_model", "wait_until_logged"}
     yield "all other calls", sum(sum(values) for name, values in seconds.items() if name not in listed)
 
 

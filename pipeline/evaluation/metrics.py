@@ -10,6 +10,8 @@ import pandas as pd
 Probabilities = npt.NDArray[np.floating]  # (n, classes), rows sum to 1
 Labels = npt.NDArray[np.int64]  # (n,)
 
+VIEW_IMAGES = 1000
+
 
 def accuracy(probabilities: Probabilities, labels: Labels) -> float:
     """Return the share of images whose most probable class is the label."""
@@ -97,26 +99,59 @@ def per_class_table(counts: npt.NDArray[np.int64], *, classes: Sequence[str]) ->
     )
 
 
-def predictions_table(probabilities: Probabilities, labels: Labels, *, images: npt.NDArray[np.bytes_]) -> pd.DataFrame:
+def predictions_table(
+    probabilities: Probabilities,
+    labels: Labels,
+    *,
+    images: npt.NDArray[np.bytes_],
+    files: Sequence[str],
+    classes: Sequence[str],
+) -> pd.DataFrame:
     """Return a row for each image, in the order given, so that two models can be compared image by image.
 
     Args:
         probabilities: Of the model.
         labels: The true ones.
         images: Digests (n,) of the images' pixels.
+        files: Names (n,) of the images' files, empty where there are none.
+        classes: Names by label.
 
     Returns:
-        Columns image (the first 16 hexadecimal digits of the digest), label and predicted (indices of classes), and
-        probability (of the label).
+        Columns file, image (the first 16 hexadecimal digits of the digest), label and predicted (positions of classes),
+        class and predicted_class (their names), probability_of_class and probability_of_predicted_class.
     """
+    names = np.array(classes, dtype=object)
+    predicted = probabilities.argmax(axis=1)
+    row = np.arange(len(labels))
     return pd.DataFrame(
         {
+            "file": np.array(files, dtype=object),
             "image": [digest.hex()[:16] for digest in images.tolist()],
             "label": labels,
-            "predicted": probabilities.argmax(axis=1),
-            "probability": probabilities[np.arange(len(labels)), labels].round(6),
+            "predicted": predicted,
+            "class": names[labels],
+            "predicted_class": names[predicted],
+            "probability_of_class": probabilities[row, labels].round(6),
+            "probability_of_predicted_class": probabilities[row, predicted].round(6),
         }
     )
+
+
+def per_class_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of classes as MLflow's evaluation view takes it: it opens with the second column of each run."""
+    return table[["class", "recall", "precision", "f1", "mistaken_for", "images"]]
+
+
+def predictions_view(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of predictions as MLflow's evaluation view takes it, with at most VIEW_IMAGES images.
+
+    They are those with the lowest digests, and so the same of every model. The first column names the image, by its
+    file where it has one; the second is what the model predicted.
+    """
+    view = table.sort_values("image", kind="stable").head(VIEW_IMAGES)
+    names = ["file", "image"] if table["file"].any() else ["image"]
+    probabilities = ["probability_of_predicted_class", "probability_of_class"]
+    return view[[names[0], "predicted_class", "class", *probabilities, *names[1:]]]
 
 
 def is_correct(table: pd.DataFrame) -> npt.NDArray[np.bool_]:

@@ -31,6 +31,10 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
+    def file_names(self) -> list[str]:
+        """Return the names of the images' files (m,), empty where there are none."""
+        ...
+
     def take(self, positions: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
         """Copy images (b, h, w, c) uint8 and labels (b,) int64 at positions from 0 to m - 1."""
         ...
@@ -57,6 +61,7 @@ def evaluate_robustness(
     split: ImageSource,
     labels: metrics.Labels,
     *,
+    classes: Sequence[str],
     corrupted_images: int | None,
     report: Callable[[str], None],
 ) -> EvaluationResult:
@@ -66,6 +71,7 @@ def evaluate_robustness(
         predict: The model.
         split: The images.
         labels: (n,) of the split's images, as indices of the model's classes.
+        classes: Names of the model's classes, in order.
         corrupted_images: Number of images to corrupt at most, evenly chosen; None for all.
         report: Called with a line after each corruption.
     """
@@ -89,7 +95,13 @@ def evaluate_robustness(
         },
         reliability=reliability,
         corruptions=corruptions,
-        predictions=metrics.predictions_table(probabilities, labels, images=split.image_digests[split.rows]),
+        predictions=metrics.predictions_table(
+            probabilities,
+            labels,
+            images=split.image_digests[split.rows],
+            files=split.file_names(),
+            classes=classes,
+        ),
         confusion=metrics.confusion_matrix(probabilities, labels),
         examples=_corrupted_examples(split),
     )

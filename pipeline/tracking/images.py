@@ -7,6 +7,7 @@ twice; here a name depends on the run, the key and the step alone, and a second 
 
 import shutil
 import uuid
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +18,8 @@ from pipeline.tracking.outbox.spool import Figure
 FOLDER = "images"
 # MLflow's own is 256, in which no axis label can be read
 PREVIEW_PIXELS = 640
+# half of the time, and three quarters of the size, that Pillow's defaults take
+WEBP = {"method": 2, "quality": 60}
 
 
 def image_name(run_id: str, key: str, step: int) -> str:
@@ -43,10 +46,13 @@ def save_image(name: str, figure: Figure, *, copy_to: str | None = None) -> File
     def write(folder: Path) -> None:
         (folder / FOLDER).mkdir()
         full = folder / FOLDER / f"{name}.png"
-        figure.savefig(full)
-        with Image.open(full) as picture:
-            picture.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
-            picture.convert("RGB").save(full.with_name(f"{name}+compressed.webp"))
+        drawn = BytesIO()
+        # not compressed, so that both files are made of the same pixels in little time
+        figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 0})
+        picture = Image.open(drawn).convert("RGB")
+        picture.save(full)
+        picture.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
+        picture.save(full.with_name(f"{name}+compressed.webp"), **WEBP)
         if copy_to:
             copy = folder / copy_to
             copy.parent.mkdir(parents=True, exist_ok=True)

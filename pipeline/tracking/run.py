@@ -37,6 +37,7 @@ from pipeline.tracking.outbox.records import (
     LogDataset,
     LogFiles,
     LogModel,
+    LogTable,
     Point,
     RegisterVersion,
 )
@@ -234,9 +235,19 @@ class TrackedRun:
         """Log a copy of a file as it is now."""
         self.outbox.put(LogFiles(self.id, write=spool.copy_file(path, source)))
 
-    def log_table(self, path: str, table: pd.DataFrame) -> None:
-        """Log a table as CSV, without its index."""
+    def log_table(self, path: str, table: pd.DataFrame, *, view: pd.DataFrame | None = None) -> None:
+        """Log a table as CSV, without its index.
+
+        Args:
+            path: Where it lies among the run's artifacts; it must end with .csv.
+            table: The table.
+            view: What MLflow's evaluation view, which compares runs, is to show of it, logged beside it as JSON.
+        """
         self.log_text(path, to_csv(table))
+        if view is not None:
+            text = view.to_json(orient="split", index=False)
+            write = spool.write_text(f"{path.removesuffix('.csv')}.json", text)
+            self.outbox.put(LogTable(self.id, write=write))
 
     def log_model(self, save: FileWriter) -> None:
         """Log the model that `save` writes into a folder, unless the run has logged it before an interruption."""

@@ -1,6 +1,6 @@
 """What a trained model leaves in its run: history and plots, the model itself, and its results on the test set."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.config.training import TrainingConfig
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, Split
 from pipeline.evaluation import metrics
 from pipeline.evaluation.figures import training
 from pipeline.model.conv_mixer import build_model, build_stock_model, depthwise_kernels, patch_kernels
@@ -138,6 +138,26 @@ def evaluate_on_test_set(
     return results
 
 
+def log_validation_predictions(run: TrackedRun, model: keras.Model, config: TrainingConfig, dataset: Dataset) -> None:
+    """Predict the validation images once more, with the weights that the model ended with, and log the table."""
+    probabilities = model.predict(evaluation_batches(config, dataset, dataset.validation), verbose=0)
+    _log_table_of_predictions(run, "validation_predictions.csv", dataset.validation, dataset.classes, probabilities)
+
+
+def _log_table_of_predictions(
+    run: TrackedRun, path: str, split: Split, classes: Sequence[str], probabilities: npt.NDArray
+) -> None:
+    """Log a row for each image of a split, of which MLflow's evaluation view shows some."""
+    table = metrics.predictions_table(
+        probabilities,
+        split.labels[split.rows],
+        images=split.image_digests[split.rows],
+        files=split.file_names(),
+        classes=classes,
+    )
+    run.log_table(path, table, view=metrics.predictions_view(table))
+
+
 def _log_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArray, labels: npt.NDArray) -> None:
     """Log tables and figures of the predicted test images.
 
@@ -148,9 +168,9 @@ def _log_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArr
         labels: (images,).
     """
     counts = metrics.confusion_matrix(probabilities, labels)
-    run.log_table("per_class.csv", metrics.per_class_table(counts, classes=dataset.classes))
-    digests = dataset.test.image_digests[dataset.test.rows]
-    run.log_table("test_predictions.csv", metrics.predictions_table(probabilities, labels, images=digests))
+    per_class = metrics.per_class_table(counts, classes=dataset.classes)
+    run.log_table("per_class.csv", per_class, view=metrics.per_class_view(per_class))
+    _log_table_of_predictions(run, "test_predictions.csv", dataset.test, dataset.classes, probabilities)
     figure = training.confusion_matrix(counts, classes=dataset.classes)
     run.log_figure("plots/confusion_matrix.png", figure, key="confusion_matrix")
     errors = metrics.most_confident_errors(probabilities, labels, most=MOST_CONFIDENT_ERRORS)
@@ -162,6 +182,7 @@ def _log_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArr
         confidence=list(errors.confidence),
         wrong=int(counts.sum() - np.trace(counts)),
         of=len(labels),
+        files=dataset.test.file_names(errors.positions),
     )
     run.log_figure("plots/mistakes.png", figure, key="mistakes")
 
@@ -183,6 +204,7 @@ def evaluate_winner(run: TrackedRun, config: TrainingConfig, dataset: Dataset, w
     model.set_weights(read_weights(weights))
     log_trained_model(run, model, config, dataset)
     results = evaluate_on_test_set(run, model, config, dataset)
+    log_validation_predictions(run, model, config, dataset)
     if config.register_as:
         results["latency_ms"] = register_model(run, model, config, dataset, results)
     run.log_results(results)

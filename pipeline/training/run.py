@@ -41,6 +41,7 @@ from pipeline.training.results import (
     evaluate_on_test_set,
     log_trained_model,
     log_training,
+    log_validation_predictions,
     middle_block,
     register_model,
 )
@@ -93,6 +94,10 @@ def run_training(
             role=Role.RUN,
             resume=resume_point.run if resume_point else None,
             resume_name=resume_point.name if resume_point else "",
+            # a resumed run keeps those of its beginning
+            tags={}
+            if resume_point
+            else {Tag.DATA: dataset.name, Tag.DEVICE: str(device), Tag.PRECISION: config.precision},
             system_metrics=True,
         ) as run,
         checkpoint_on_exit(run, CheckpointManager(run.id, config, fingerprint=dataset.fingerprint), console) as manager,
@@ -104,7 +109,7 @@ def run_training(
             # as it was: it shows whether the run's artifacts can still be written
             run.log_text(CONFIG_FILE, to_yaml(TrainingConfig.build(resume_point.checkpoint.settings)))
         else:
-            name = log_run_metadata(run, recipe, config, dataset, device, changes)
+            name = log_run_metadata(run, recipe, config, dataset, changes)
         run.check_artifacts_writable()
         described = resume_point.recipe if resume_point else recipe
         describe = partial(run_description, described, changes, dataset, device=str(device))
@@ -133,6 +138,7 @@ def run_training(
         log_trained_model(run, result.model, config, dataset)
 
         results = evaluate_on_test_set(run, result.model, config, dataset)
+        log_validation_predictions(run, result.model, config, dataset)
         results["best_epoch"] = result.best_epoch
         results["best_val_accuracy"] = result.history["val_accuracy"][result.best_epoch - 1]
         results["parameters"] = result.model.count_params()
@@ -229,10 +235,9 @@ def log_run_metadata(
     recipe: str,
     config: TrainingConfig,
     dataset: Dataset,
-    device: Device,
     changes: Mapping[str, Change],
 ) -> str:
-    """Log what the result depends on: settings, code, libraries, device and data.
+    """Log what the result depends on: settings, code, libraries and data.
 
     Returns:
         The run's name.
@@ -244,11 +249,8 @@ def log_run_metadata(
         code_version_tags()
         | {
             Tag.RECIPE_CHANGES: json.dumps(changes),
-            Tag.DEVICE: str(device),
-            Tag.PRECISION: config.precision,
             Tag.TENSORFLOW: tf.__version__,
             Tag.KERAS: keras.__version__,
-            Tag.DATA: dataset.name,
             Tag.DATA_FINGERPRINT: dataset.fingerprint,
             Tag.DATA_DUPLICATES: str(dataset.duplicates),
         }

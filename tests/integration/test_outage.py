@@ -27,7 +27,10 @@ from tests.support.stores import environment
 # An epoch takes some tenths of a second
 EPOCHS = 8
 CURVES = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"}
-ARTIFACTS = ["config.yaml", "history.csv", "images", "per_class.csv", "plots", "test_predictions.csv"]
+ARTIFACTS = [
+    *("config.yaml", "history.csv", "images", "per_class.csv", "per_class.json", "plots"),
+    *("test_predictions.csv", "test_predictions.json", "validation_predictions.csv", "validation_predictions.json"),
+]
 
 
 @pytest.fixture(scope="module")

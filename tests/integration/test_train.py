@@ -1,5 +1,6 @@
 """Training runs end to end: `mlflow run`, the command line, signals, and what MLflow holds afterwards."""
 
+import json
 import os
 import signal
 import subprocess
@@ -89,7 +90,11 @@ def test_artifacts_are_complete_and_agree_with_the_metrics(finished):
     }
     plots.add("plots/depthwise_kernels/block_1.png")
     images = {path for path in paths if path.startswith("images/")}
-    assert paths - images == {"config.yaml", "history.csv", "per_class.csv", "test_predictions.csv"} | plots
+    compared = ("per_class", "test_predictions", "validation_predictions")
+    tables = {f"{name}.{kind}" for name in compared for kind in ("csv", "json")}
+    assert paths - images == {"config.yaml", "history.csv"} | tables | plots
+    listed = json.loads(logged.data.tags[Tag.LOGGED_ARTIFACTS])
+    assert {table["path"] for table in listed} == {f"{name}.json" for name in compared} and len(listed) == 3
     keys = {path.removeprefix("images/").split("+step+")[0] for path in images}
     shown = {"confusion_matrix", "curves", "depthwise_kernels", "depthwise_kernels_by_block", "mistakes"}
     assert keys == shown | {"patch_embeddings"}
@@ -103,6 +108,9 @@ def test_artifacts_are_complete_and_agree_with_the_metrics(finished):
     right = predictions["label"] == predictions["predicted"]
     assert right.mean() == pytest.approx(logged.data.metrics["test_accuracy"])
     assert predictions["image"].nunique() == len(predictions), "digits has no picture twice"
+    validation = pd.read_csv(artifact(logged, "validation_predictions.csv"))
+    right = validation["class"] == validation["predicted_class"]
+    assert right.mean() == pytest.approx(logged.data.metrics["best_val_accuracy"])
     assert predictions.groupby("label").size().tolist() == per_class["images"].tolist()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
+from pathlib import PurePosixPath
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -224,8 +225,9 @@ def mistakes(
     confidence: Sequence[float],
     wrong: int,
     of: int,
+    files: Sequence[str] = (),
 ) -> Figure:
-    """Draw misclassified images, with the predicted class and its confidence above and the true class below.
+    """Draw misclassified images, with predicted class and confidence above, true class and name of the file below.
 
     Args:
         images: (n, h, w, c) of 1, 3 or 4 channels, the most confident errors; n may be 0.
@@ -234,6 +236,7 @@ def mistakes(
         confidence: (n,) from 0 to 1.
         wrong: Number of all misclassified images.
         of: Number of all images.
+        files: (n,) paths of their files, empty where there are none.
 
     Raises:
         ValueError: The lengths differ.
@@ -248,32 +251,49 @@ def mistakes(
     columns = ceil(sqrt(number))
     rows = ceil(number / columns)
     image_height = 1.6 * min(max(height / width, 0.25), 4)  # inches, as all below
-    figure_width, figure_height = max(1.8 * columns, 6.4), (image_height + 0.5) * rows + 0.7
+    text_height = 0.64 if any(files) else 0.5
+    figure_width, figure_height = max(1.8 * columns, 6.4), (image_height + text_height) * rows + 0.7
     figure = Figure(figsize=(figure_width, figure_height), dpi=DPI)
     figure.subplots_adjust(
         left=0.1 / figure_width,
         right=1 - 0.1 / figure_width,
-        bottom=0.3 / figure_height,
+        bottom=(text_height - 0.2) / figure_height,
         top=1 - 0.9 / figure_height,
         wspace=0.1,
-        hspace=0.5 / image_height,
+        hspace=text_height / image_height,
     )
     which = f"The {number:,} most confident of {count(wrong, 'mistake')}"
     if number == wrong:
         which = "The only mistake" if wrong == 1 else f"All {wrong} mistakes"
+    below = "true class, file" if any(files) else "true class"
     draw_title(
         figure,
         f"{which} in {count(of, 'image')}",
-        f"{height} × {width} pixels; above: predicted class and its confidence; below: true class",
+        f"{height} × {width} pixels; above: predicted class, confidence; below: {below}",
     )
     grid = iter(figure.subplots(rows, columns, squeeze=False).flat)
-    for image, true_class, predicted_class, probability in zip(images, true, predicted, confidence, strict=True):
+    names = [PurePosixPath(file).name for file in files] or [""] * number
+    for image, true_class, predicted_class, probability, file in zip(
+        images, true, predicted, confidence, names, strict=True
+    ):
         axes = next(grid)
         # "auto" interpolates where the image is reduced; where it is enlarged it takes the nearest pixel
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="auto")
         above = f"{ellipsize(predicted_class, 1.2, 8.5)} ({100 * probability:.0f} %)"
         axes.set_title(above, fontsize=8.5, color=PREDICTED, pad=3, parse_math=False)
         axes.set_xlabel(ellipsize(true_class, 1.6, 8.5), fontsize=8.5, color=TRUE, labelpad=3, parse_math=False)
+        axes.annotate(
+            ellipsize(file, 1.7, 7),
+            xy=(0.5, 0),
+            xytext=(0, -15),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=7,
+            color=GREY,
+            parse_math=False,
+        )
         # grey shows through transparent pixels
         axes.set(xticks=[], yticks=[], facecolor="0.85")
     for unused in grid:

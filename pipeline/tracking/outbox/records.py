@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pipeline.runtime.errors import TrackingError
 from pipeline.runtime.files import sha256_files
 from pipeline.runtime.text import join_names, shown
-from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
 from pipeline.tracking.errors import mlflow_errors
 from pipeline.tracking.models import MODEL
 from pipeline.tracking.registry import register_version
@@ -201,6 +201,21 @@ class LogFiles(FileRecord):
 
 
 @dataclass(frozen=True)
+class LogTable(LogFiles):
+    """Upload a table, and name it in the tag by which MLflow's evaluation view finds it."""
+
+    def _send(self, client: TrackingClient) -> None:
+        """Do what MLflow's `log_table` does, in steps that can be repeated; that one would append the rows again."""
+        super()._send(client)
+        listed = json.loads(client.get_run(self.run_id).data.tags.get(Tag.LOGGED_ARTIFACTS, "[]"))
+        new = [table for name in self.files if (table := {"path": name, "type": "table"}) not in listed]
+        text = json.dumps([*listed, *new])
+        # a run that has been evaluated on very many data sets shows its first ones
+        if new and len(text) <= TAG_CHARACTERS:
+            client.log_batch(self.run_id, tags={Tag.LOGGED_ARTIFACTS: text})
+
+
+@dataclass(frozen=True)
 class LogModel(FileRecord):
     """Log a model, which has MLflow's file MLmodel among its files."""
 
@@ -271,7 +286,8 @@ class ForwardSpool(Record):
 
 
 KINDS: dict[str, type[Record]] = {
-    kind.__name__: kind for kind in (LogBatch, LogDataset, LogFiles, LogModel, EndRun, RegisterVersion, ForwardSpool)
+    kind.__name__: kind
+    for kind in (LogBatch, LogDataset, LogFiles, LogTable, LogModel, EndRun, RegisterVersion, ForwardSpool)
 }
 
 

@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline.runtime.files import (
     cache_folder,
@@ -35,8 +36,8 @@ REASON_SUFFIX = ".txt"  # of the file that says why a record was set aside
 class Figure(Protocol):
     """What can be saved as a picture; matplotlib's figures can."""
 
-    def savefig(self, path: Path, /) -> object:
-        """Write the picture in the format that the name of the file ends with."""
+    def savefig(self, path: Path | BytesIO, /, **options: Any) -> object:
+        """Write the picture in the format that the name of the file ends with, or that an option names."""
 
 
 def write_text(path: str, content: str) -> FileWriter:

@@ -98,16 +98,38 @@ def test_most_confident_errors_are_sorted_and_limited():
     assert metrics.most_confident_errors(THREE_PROBABILITIES, THREE_LABELS, most=1).positions.tolist() == [1]
 
 
-def test_predictions_table_has_digest_label_prediction_and_probability():
-    images = np.array([bytes([number]) * 16 for number in (1, 1, 2, 3, 255)], "S16")
-    table = metrics.predictions_table(THREE_PROBABILITIES, THREE_LABELS, images=images)
+def make_predictions_table(digests):
+    images = np.array([bytes([number]) * 16 for number in digests], "S16")
+    files = [f"{number}.png" for number in range(5)]
+    return metrics.predictions_table(
+        THREE_PROBABILITIES, THREE_LABELS, images=images, files=files, classes=["cat", "dog", "owl"]
+    )
+
+
+def test_predictions_table_has_file_digest_classes_and_the_probability_of_each():
+    table = make_predictions_table([1, 1, 2, 3, 255])
+    assert table["file"].tolist() == ["0.png", "1.png", "2.png", "3.png", "4.png"]
     assert table["image"].tolist() == ["01" * 8, "01" * 8, "02" * 8, "03" * 8, "ff" * 8]
     assert table["label"].tolist() == THREE_LABELS.tolist()
     assert table["predicted"].tolist() == [0, 1, 1, 0, 2]
-    np.testing.assert_allclose(table["probability"], [0.8, 0.2, 0.9, 0.3, 0.5])
+    assert table["predicted_class"].tolist() == ["cat", "dog", "dog", "cat", "owl"]
+    assert table["class"].tolist() == [["cat", "dog", "owl"][label] for label in THREE_LABELS]
+    np.testing.assert_allclose(table["probability_of_class"], [0.8, 0.2, 0.9, 0.3, 0.5])
+    np.testing.assert_allclose(table["probability_of_predicted_class"], THREE_PROBABILITIES.max(axis=1))
+
+
+def test_predictions_view_takes_the_same_images_of_every_model(monkeypatch):
+    monkeypatch.setattr(metrics, "VIEW_IMAGES", 3)
+    table = make_predictions_table([4, 2, 1, 5, 3])
+    sample = metrics.predictions_view(table)
+    assert sample["image"].tolist() == ["01" * 8, "02" * 8, "03" * 8]
+    assert sample["image"].tolist() == metrics.predictions_view(table.sample(frac=1, random_state=0))["image"].tolist()
+    assert sample["file"].tolist() == ["2.png", "1.png", "4.png"]
+    assert sample.columns[:2].tolist() == ["file", "predicted_class"]
+    of_arrays = metrics.predictions_view(table.assign(file=""))
+    assert of_arrays.columns[:2].tolist() == ["image", "predicted_class"] and "file" not in of_arrays
 
 
 def test_is_correct_compares_label_and_prediction():
-    images = np.array([bytes([number]) * 16 for number in range(5)], "S16")
-    table = metrics.predictions_table(THREE_PROBABILITIES, THREE_LABELS, images=images)
+    table = make_predictions_table(range(5))
     assert metrics.is_correct(table).tolist() == [True, False, True, False, True]

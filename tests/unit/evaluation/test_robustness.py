@@ -28,13 +28,18 @@ def predict(split):
     return predict
 
 
+CLASSES = tuple("0123456789")
+
+
 def labels_of(split):
     return split.labels[split.rows]
 
 
 def test_evaluate_robustness_measures_clean_images_and_every_corruption_at_every_strength(split, predict):
     lines = []
-    result = evaluate_robustness(predict, split, labels_of(split), corrupted_images=None, report=lines.append)
+    result = evaluate_robustness(
+        predict, split, labels_of(split), classes=CLASSES, corrupted_images=None, report=lines.append
+    )
     assert result.metrics["accuracy"] == 1
     assert result.metrics["ece"] == pytest.approx(0.25) and result.metrics["mean_confidence"] == pytest.approx(0.75)
     assert result.metrics["nll"] == pytest.approx(-np.log(0.75))
@@ -60,7 +65,9 @@ def test_evaluate_robustness_of_some_images_compares_them_with_themselves_clean(
 
     labels = labels_of(split).copy()
     labels[:90] = (labels[:90] + 1) % 10  # the first half is wrong
-    result = evaluate_robustness(count_and_predict, split, labels, corrupted_images=12, report=lambda line: None)
+    result = evaluate_robustness(
+        count_and_predict, split, labels, classes=CLASSES, corrupted_images=12, report=lambda line: None
+    )
     assert max(batch_sizes) == 5
     assert sum(batch_sizes) == len(split) + 12 * 3 * len(CORRUPTIONS)
     assert result.corruptions["accuracy"].iloc[0] == 0.5, "the images are evenly chosen"

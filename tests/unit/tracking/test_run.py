@@ -1,5 +1,6 @@
 """Tests of what a run logs to a real MLflow store."""
 
+import json
 import sqlite3
 import time
 from functools import partial
@@ -144,6 +145,19 @@ def test_log_table_writes_csv(store):
     with start_run(role=Role.RUN) as run:
         run.log_table("table.csv", pd.DataFrame({"class": ["a, b"], "recall": [0.5]}))
     assert mlflow.artifacts.load_text(f"runs:/{run.id}/table.csv") == 'class,recall\n"a, b",0.5\n'
+
+
+def test_log_table_twice_leaves_one_table_that_mlflow_finds_with_its_rows_once(store):
+    table = pd.DataFrame({"class": ["=a", "b"], "recall": [0.5, float("nan")]})
+    with start_run(role=Role.RUN) as run:
+        for _ in range(2):
+            run.log_table("per_class.csv", table, view=table)
+        run.log_table("more/per_class.csv", table, view=table.head(1))
+    paths = [entry["path"] for entry in json.loads(found(run.id).data.tags["mlflow.loggedArtifacts"])]
+    assert paths == ["per_class.json", "more/per_class.json"]
+    loaded = mlflow.load_table("per_class.json", run_ids=[run.id])
+    assert loaded["class"].tolist() == ["=a", "b"] and loaded["recall"].isna().tolist() == [False, True]
+    assert "per_class.csv" in [file.path for file in mlflow.MlflowClient().list_artifacts(run.id)]
 
 
 @pytest.mark.parametrize(("source", "kind"), [("/some/folder", "local"), ("scikit-learn load_digits", "code")])

@@ -19,6 +19,7 @@ from pipeline.training.results import (
     evaluate_winner,
     log_trained_model,
     log_training,
+    log_validation_predictions,
     middle_block,
     register_model,
     serving_model,
@@ -33,10 +34,12 @@ class RecordingRun:
     def __init__(self):
         self.tables, self.figures, self.tags, self.results, self.models, self.registered = {}, {}, {}, {}, [], []
         self.set_tags, self.log_results = self.tags.update, self.results.update
-        self.images, self.log_model = {}, self.models.append
+        self.images, self.views, self.log_model = {}, {}, self.models.append
 
-    def log_table(self, name, table, **_):
+    def log_table(self, name, table, *, view=None):
         self.tables[name] = table
+        if view is not None:
+            self.views[name] = view
 
     def log_figure(self, name, figure, **_):
         self.figures[name] = figure
@@ -148,9 +151,21 @@ def test_evaluate_on_test_set_logs_every_image_and_class(digits, model):
     predictions = run.tables["test_predictions.csv"]
     assert len(predictions) == len(labels) and is_correct(predictions).tolist() == right.tolist()
     assert run.tables["per_class.csv"].shape[0] == 10
+    assert run.views["per_class.csv"].columns[:2].tolist() == ["class", "recall"]
+    assert sorted(run.views["test_predictions.csv"]["image"]) == sorted(predictions["image"])
     assert run.figures.keys() == {"plots/confusion_matrix.png", "plots/mistakes.png"}
     pictures = [axes for axes in run.figures["plots/mistakes.png"].axes if axes.images]
     assert len(pictures) == min(25, (~right).sum())
+
+
+def test_log_validation_predictions_logs_the_validation_images(digits, model):
+    run = RecordingRun()
+    log_validation_predictions(run, model, TrainingConfig(), digits)
+    images, labels = digits.validation.take(np.arange(len(digits.validation)))
+    table = run.tables["validation_predictions.csv"]
+    assert table["label"].tolist() == labels.tolist()
+    assert table["predicted"].tolist() == model.predict(images, verbose=0).argmax(axis=1).tolist()
+    assert "validation_predictions.csv" in run.views and Tag.TEST_SET_ACCESSES not in run.tags
 
 
 def test_log_trained_model_logs_stock_layers_with_the_first_validation_image(digits, trained):

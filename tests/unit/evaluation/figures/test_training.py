@@ -257,6 +257,18 @@ def test_mistakes_have_prediction_and_confidence_above_and_the_true_class_below(
     assert "8 × 8 pixels" in title(figure)
 
 
+def test_mistakes_name_the_files_below_and_cut_nothing_off() -> None:
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    files = ["test/cat/0007.png", "test/dog/" + "long " * 50 + "end.png", "test/dog/$_^{$.png"]
+    figure = training.mistakes(
+        images, true=["cat"] * 3, predicted=["dog"] * 3, confidence=[0.9] * 3, files=files, **COUNTS
+    )
+    shown = [axes.texts[0].get_text() for axes in figure.axes[:3]]
+    assert (shown[0], shown[2]) == ("0007.png", "$_^{$.png")
+    assert "…" in shown[1] and shown[1].endswith("end.png")
+    assert "below: true class, file" in title(figure) and min(margins(figure)) > 5
+
+
 def test_mistakes_draw_grey_images_without_stretching_their_contrast() -> None:
     dim = np.full((1, 8, 8, 1), 100, np.uint8)
     image = training.mistakes(dim, true=["a"], predicted=["b"], confidence=[1.0], **COUNTS).axes[0].images[0]
