@@ -23,6 +23,7 @@ from pipeline.runtime.parent_watch import stop_with_parent
 from pipeline.runtime.signals import handle_signals
 from pipeline.runtime.text import nearest, one_line, shown
 from pipeline.runtime.urls import hide_credentials, set_http_timeouts
+from pipeline.tracking.experiment import select_experiment
 from pipeline.tracking.local_store import check_local_store
 
 LESS_MEMORY = "try a smaller image_size or batch_size, or a larger patch_size"
@@ -50,7 +51,17 @@ def run(arguments: Sequence[str]) -> int:
     if "PYTHONWARNINGS" in os.environ:
         warnings.simplefilter("ignore")
     set_environment(os.environ)
-    return run_command(lambda console: _find(name).run(rest, console))
+    return run_command(lambda console: _run(_find(name), rest, console))
+
+
+def _run(command: Command, arguments: Sequence[str], console: Console) -> int | None:
+    """Run a command in the experiment that its arguments name."""
+    from pipeline.config.arguments import take_experiment
+
+    own, experiment = take_experiment(arguments)
+    if experiment is not None and not {"-h", "--help"} & {*own}:
+        select_experiment(experiment)
+    return command.run(own, console)
 
 
 def usage() -> str:

@@ -12,6 +12,12 @@ from pipeline.runtime.text import shown
 
 # what argparse reports as the value of a flag that was given none; no command line can hold it
 NO_VALUE = "\0"
+# of every command: `take_experiment` has read it before the command reads its own
+EXPERIMENT_FLAG = (
+    "experiment",
+    "NAME",
+    "MLflow's experiment, made if needed; none: as MLFLOW_EXPERIMENT_NAME or Default",
+)
 
 
 def parse_arguments(
@@ -50,6 +56,7 @@ def parse_arguments(
         parser.add_argument(name, nargs="?", metavar=name.upper(), help=_escape(help_text))
     for flag, (kind, help_text) in (other_flags or {}).items():
         _add_flag(parser, flag, kind, help_text)
+    _add_flag(parser, *EXPERIMENT_FLAG)
     for title, names in settings.sections().items():
         group = parser.add_argument_group(title)
         for flag in names:
@@ -71,6 +78,23 @@ def parse_arguments(
         raise UsageError(f"settings are given as --name value, got {shown(word)}")
     values = {name: value for name, value in vars(given).items() if value is not None}
     return {name: value if isinstance(value, str) else _only(name, value, settings) for name, value in values.items()}
+
+
+def take_experiment(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the words of a command line without --experiment and its value, and that value or None.
+
+    Raises:
+        UsageError: the flag has no value, or is given twice.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    _add_flag(parser, *EXPERIMENT_FLAG)
+    given, rest = parser.parse_known_args(arguments)
+    values = given.experiment or []
+    if len(values) > 1:
+        raise UsageError(f"a setting is given once, got --experiment {len(values)} times")
+    if NO_VALUE in values:
+        raise UsageError("--experiment needs a value: the name of an experiment")
+    return rest, next(iter(values), None)
 
 
 def parse_with_positional(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.arguments import take_experiment
 from pipeline.config.commands import DoctorConfig, EvaluateConfig, PredictConfig, ReportConfig
 from pipeline.config.search import SearchConfig
 from pipeline.config.training import TrainingConfig, parse_training
@@ -72,6 +73,7 @@ def parsed(words):
 @pytest.mark.parametrize("words", COMMANDS)
 def test_documented_command_names_recipes_searches_and_settings_that_exist(words):
     command, arguments = parsed(words)
+    arguments, _ = take_experiment(arguments)
     if "--help" in arguments:
         arguments.remove("--help")
     if command == "train":

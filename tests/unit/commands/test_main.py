@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import mlflow
 import pytest
 
-from pipeline.commands.main import COMMANDS, run, run_command
+from pipeline.commands.main import COMMANDS, Command, run, run_command
 from pipeline.runtime.errors import Diverged, NothingToDo, Stopped, UsageError
 from pipeline.tracking.tags import Tag
 from tests.support.paths import ROOT
@@ -135,3 +136,26 @@ def test_help_of_a_command_has_an_example_and_imports_nothing_slow(command):
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: convmixer {command} ") and f"\n  convmixer {command}" in done.stdout
     assert not SLOW & set(done.stderr.split())
+
+
+def test_run_takes_the_experiment_from_any_command_line(monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "")
+    # MLflow's functions set it
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+    seen = []
+
+    def work(arguments, console):
+        seen.append((arguments, os.environ["MLFLOW_EXPERIMENT_NAME"]))
+
+    monkeypatch.setitem(COMMANDS, "train", Command("", work))
+    assert run(["train", "digits", "--experiment", "mine", "--depth", "2"]) == 0
+    assert seen == [(["digits", "--depth", "2"], "mine")]
+
+
+def test_run_refuses_an_experiment_that_contradicts_the_environment_at_once(monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "yours")
+    assert run(["train", "digits", "--experiment", "mine"]) == 2
+    assert capsys.readouterr().err == (
+        "error: experiment must be the one that MLFLOW_EXPERIMENT_NAME names, got 'mine' and 'yours'; "
+        "unset MLFLOW_EXPERIMENT_NAME\n"
+    )

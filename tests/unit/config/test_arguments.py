@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from pipeline.config.arguments import parse_arguments, parse_with_positional
+from pipeline.config.arguments import parse_arguments, parse_with_positional, take_experiment
 from pipeline.config.base import Config
 from pipeline.runtime.errors import UsageError
 
@@ -110,3 +110,22 @@ def test_help_groups_the_settings_by_section_and_shows_the_values_that_hold(caps
     assert text.index("colours:") < text.index("--red INT") < text.index("paint:") < text.index("--drying_hours FLOAT")
     assert "how red; a whole number from 1 to 9 (mine: 5)" in text
     assert "100% bright; not dark; true or false (mine: false)" in text
+
+
+@pytest.mark.parametrize("arguments", [["--experiment", "mine"], ["--experiment=mine"]])
+def test_take_experiment_separates_the_flag_from_the_others(arguments):
+    assert take_experiment(["digits", *arguments, "--red", "4"]) == (["digits", "--red", "4"], "mine")
+    assert take_experiment(["digits", "--red=--4"]) == (["digits", "--red=--4"], None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experiment"], "^--experiment needs a value: the name of an experiment$"),
+        (["--experiment", "--red", "4"], "^--experiment needs a value"),
+        (["--experiment=a", "--experiment=b"], "^a setting is given once, got --experiment 2 times$"),
+    ],
+)
+def test_take_experiment_refuses_a_flag_without_a_value_or_given_twice(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        take_experiment(arguments)
