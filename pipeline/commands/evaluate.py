@@ -8,20 +8,20 @@ figures. Each evaluation on the test set of the training data is counted there, 
 import re
 from collections.abc import Mapping, Sequence
 
-from pipeline.config.commands import LATEST, RUN_ID, EvaluateCommand, EvaluateConfig
+from pipeline.config.commands import EvaluateCommand, EvaluateConfig
 from pipeline.data.dataset import Dataset
 from pipeline.data.subset import Subset, build_subset, check_not_trained_on, check_same_classes, reload_dataset
 from pipeline.evaluation.corruptions import CORRUPTIONS, STRENGTHS
 from pipeline.evaluation.figures.robustness import accuracy_by_strength, corrupted_examples, reliability_diagram
 from pipeline.evaluation.figures.training import confusion_matrix
-from pipeline.evaluation.metrics import per_class_table
+from pipeline.evaluation.metrics import per_class_table, per_class_view, predictions_view
 from pipeline.evaluation.robustness import EvaluationResult, evaluate_robustness
 from pipeline.runtime.console import Console
 from pipeline.runtime.tables import markdown_text
 from pipeline.runtime.text import count
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.lifecycle import start_run
-from pipeline.tracking.models import MODEL, find_model, latest_model_uri, load_model, logged_classes
+from pipeline.tracking.models import find_model, load_model, logged_classes, resolve_model_uri
 from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.query import TrainingRun, get_training_run
@@ -47,7 +47,7 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
     """
     with require_server():
         client = TrackingClient()
-        uri = _model_uri(client, command.model)
+        uri = resolve_model_uri(client, command.model)
         logged_model = find_model(client, uri)
         training_run = get_training_run(client, str(logged_model.source_run_id))
         classes = logged_classes(logged_model)
@@ -65,15 +65,13 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
         if command.settings.dataset is None and training_run.fingerprint not in {"", dataset.fingerprint}:
             console.warn(f"{dataset.name} has changed since the run was trained on it")
 
-        with start_run(role=Role.EVALUATE, parent=training.run_id, experiment_id=training.experiment_id) as run:
-            run.set_tags(
-                {
-                    Tag.RUN_NAME: f"evaluation on {subset}",
-                    Tag.EVALUATION_MODEL: uri,
-                    Tag.EVALUATION_IMAGES: str(subset),
-                    Tag.DATA_FINGERPRINT: dataset.fingerprint,
-                }
-            )
+        with start_run(
+            role=Role.EVALUATE,
+            parent=training.run_id,
+            experiment_id=training.experiment_id,
+            tags={Tag.EVALUATION_MODEL: uri, Tag.EVALUATION_IMAGES: str(subset)},
+        ) as run:
+            run.set_tags({Tag.RUN_NAME: f"evaluation on {subset}", Tag.DATA_FINGERPRINT: dataset.fingerprint})
             for notice in run.notices:
                 console.print(notice)
             folder = _artifact_folder(subset, training_run)
@@ -84,6 +82,7 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
                 model.predict_proba,
                 subset.split,
                 subset.labels,
+                classes=model.classes,
                 corrupted_images=command.settings.corrupted_images,
                 report=console.print,
             )
@@ -99,15 +98,6 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
         console.print(pending)
     console.print(f"run      {training.run_id}: {folder} among its metrics and artifacts")
     return result
-
-
-def _model_uri(client: TrackingClient, text: str) -> str:
-    """Return the URI of the model that a person names by a URI, the id of its run, or as the latest."""
-    if text == LATEST:
-        return latest_model_uri(client)
-    if RUN_ID.fullmatch(text):
-        return f"runs:/{text}/{MODEL}"
-    return text
 
 
 def _find_project_run(training_run_id: str) -> ProjectRun | None:
@@ -203,12 +193,7 @@ def _log_result(
     images = str(subset)
     corrupted = result.corruptions[result.corruptions["strength"] > 0]
     clean_accuracy = result.corruptions["accuracy"].iloc[0]
-    tables = {
-        "calibration.csv": result.reliability,
-        "corruptions.csv": result.corruptions,
-        "per_class.csv": per_class_table(result.confusion, classes=classes),
-        "predictions.csv": result.predictions,
-    }
+    per_class = per_class_table(result.confusion, classes=classes)
     figures = {
         "calibration.png": reliability_diagram(result.reliability, error=result.metrics["ece"], subject=images),
         "corruptions.png": accuracy_by_strength(corrupted, clean=clean_accuracy, subject=images),
@@ -217,8 +202,10 @@ def _log_result(
         ),
         "confusion_matrix.png": confusion_matrix(result.confusion, classes=classes),
     }
-    for name, table in tables.items():
-        run.log_table(f"{folder}/{name}", table)
+    run.log_table(f"{folder}/calibration.csv", result.reliability)
+    run.log_table(f"{folder}/corruptions.csv", result.corruptions)
+    run.log_table(f"{folder}/per_class.csv", per_class, view=per_class_view(per_class))
+    run.log_table(f"{folder}/predictions.csv", result.predictions, view=predictions_view(result.predictions))
     for name, figure in figures.items():
         run.log_figure(f"{folder}/{name}", figure, key=f"{folder}/{name.removesuffix('.png')}")
     run.log_model_metrics({f"{folder}/{name}": value for name, value in result.metrics.items()}, step=step)

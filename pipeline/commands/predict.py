@@ -17,14 +17,15 @@ from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import csv_row
 from pipeline.runtime.text import count, join_names
-from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.client import NotFound, TrackingClient
 from pipeline.tracking.lifecycle import start_run
-from pipeline.tracking.models import LoggedModel, load_model
+from pipeline.tracking.models import LoggedModel, load_model, resolve_model_uri
 from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.tags import Role, Tag, code_version_tags
 
 TABLE = "predictions.csv"
+EXPERIMENT = "predictions"  # of those whose model's run has been deleted
 BATCH_SIZE = 64  # images in memory at once
 TOP_CLASSES = 3  # classes in a row of the table
 COLUMNS = [
@@ -92,7 +93,7 @@ def run_prediction(command: PredictCommand, files: ImageFiles, console: Console)
     """Classify image files, write a table of the predictions, and log it to a run.
 
     A file that is no image has a row with the reason; the others are predicted all the same. The run is the one that
-    `mlflow run` opened, or a new one in the present experiment.
+    `mlflow run` opened, or a new one below the run that trained the model.
 
     Raises:
         UsageError: The model does not exist or its files are not those that were logged, the folder cannot be written,
@@ -101,17 +102,19 @@ def run_prediction(command: PredictCommand, files: ImageFiles, console: Console)
     with close_if_unused(ProjectRun.find()):
         with require_server():
             client = TrackingClient()
-        model = load_model(client, command.model)
-        with start_run(role=Role.PREDICT) as run:
+            uri = resolve_model_uri(client, command.model)
+        model = load_model(client, uri)
+        with require_server():
+            parent, experiment_id = _place(client, model)
+        with start_run(
+            role=Role.PREDICT,
+            parent=parent,
+            experiment_id=experiment_id,
+            tags={Tag.PREDICT_MODEL: uri, Tag.PREDICT_IMAGES: str(command.images)},
+        ) as run:
             run.set_name(f"predictions of {command.images.name}"[:200])
             run.set_tags(
-                code_version_tags()
-                | {
-                    Tag.PREDICT_MODEL: command.model,
-                    Tag.PREDICT_MODEL_ID: model.model_id,
-                    Tag.PREDICT_TRAINED_BY: model.run_id,
-                    Tag.PREDICT_IMAGES: str(command.images),
-                }
+                code_version_tags() | {Tag.PREDICT_MODEL_ID: model.model_id, Tag.PREDICT_TRAINED_BY: model.run_id}
             )
             for notice in run.notices:
                 console.print(notice)
@@ -140,6 +143,20 @@ def run_prediction(command: PredictCommand, files: ImageFiles, console: Console)
         f"table    {table}",
         f"run      {run.id}",
     )
+
+
+def _place(client: TrackingClient, model: LoggedModel) -> tuple[str | None, str]:
+    """Return the run to put a prediction below, and the experiment of a new run.
+
+    A run that trained a model may have been deleted since: the prediction is then in an experiment of its own kind, as
+    it is no training.
+    """
+    try:
+        trained_by = client.get_active_run(model.run_id).info
+    except NotFound:
+        experiment = client.find_experiment(EXPERIMENT)
+        return None, experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
+    return trained_by.run_id, trained_by.experiment_id
 
 
 def write_predictions(path: Path, model: LoggedModel, files: ImageFiles) -> PredictionSummary:

@@ -25,6 +25,12 @@ MODEL_RULE = "models:/NAME@ALIAS, models:/m-ID, runs:/RUN_ID/model, a run's id, 
 RUNS_RULE = "an experiment, a study, run ids with commas between, or an MLflow filter"
 
 
+def check_model(model: str) -> None:
+    """Raise UsageError unless a model is named by a URI, the id of its run, or as the latest."""
+    if model != LATEST and not RUN_ID.fullmatch(model) and not MODEL_URI.fullmatch(model):
+        raise UsageError(f"model must be {MODEL_RULE}, got {one_line(model, most=200)}")
+
+
 def parse_model_uri(uri: str) -> dict[str, str]:
     """Return the parts of a model's URI: an `id`; a `name` with an `alias` or a `version`; or a `run` and a name `of`.
 
@@ -91,8 +97,7 @@ def parse_evaluate(arguments: Sequence[str]) -> EvaluateCommand:
         settings=EvaluateConfig.build({}),
         positional=("model", MODEL_RULE),
     )
-    if not RUN_ID.fullmatch(model) and model != LATEST:
-        parse_model_uri(model)
+    check_model(model)
     return EvaluateCommand(model, EvaluateConfig.build(given))
 
 
@@ -100,10 +105,12 @@ PREDICT = """\
 Classify image files with a logged model.
 
 The table of all files, predictions.csv, is written to predictions/RUN_ID/
-(or below another --folder), and logged to a run of its own in MLflow.
+(or below another --folder), and logged to a run of its own in MLflow, below
+the run that trained the model.
 
-example:
-  convmixer predict models:/digits@champion --images ~/scans
+examples:
+  convmixer predict latest --images ~/scans
+  convmixer predict models:/digits@champion --images ~/scans/one.png
 """
 
 
@@ -124,7 +131,7 @@ class PredictConfig(Config):
 class PredictCommand(NamedTuple):
     """The parsed command line of `predict`."""
 
-    model: str  # URI
+    model: str  # a model's URI, a run's id, or `latest`
     images: Path  # a file or a folder, absolute
     folder: Path
 
@@ -141,9 +148,9 @@ def parse_predict(arguments: Sequence[str]) -> PredictCommand:
         command="predict",
         description=PREDICT,
         settings=PredictConfig.build({}),
-        positional=("model", MODEL_URI_RULE),
+        positional=("model", MODEL_RULE),
     )
-    parse_model_uri(model)
+    check_model(model)
     settings = PredictConfig.build(given)
     if settings.images is None:
         raise UsageError("images must name an image or a folder of images, got none; give --images")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mlflow.entities import LoggedModelStatus
 from mlflow.models import Model, get_model_info
 
-from pipeline.config.commands import MODEL_URI, parse_model_uri
+from pipeline.config.commands import LATEST, MODEL_URI, RUN_ID, parse_model_uri
 from pipeline.evaluation.corruptions import Images
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import changed_files
@@ -113,6 +113,17 @@ def find_model(client: TrackingClient, uri: str) -> mlflow.entities.LoggedModel:
     if model is None or model.status != LoggedModelStatus.READY:
         raise UsageError(f"model must be in this tracking store, and complete, got {uri}, which is not")
     return model
+
+
+def resolve_model_uri(client: TrackingClient, model: str) -> str:
+    """Return the URI of the model that a person names by a URI, the id of its run, or as the latest.
+
+    Raises:
+        UsageError: The latest is asked for, and the present experiment has no model.
+    """
+    if model == LATEST:
+        return latest_model_uri(client)
+    return f"runs:/{model}/{MODEL}" if RUN_ID.fullmatch(model) else model
 
 
 def latest_model_uri(client: TrackingClient) -> str:

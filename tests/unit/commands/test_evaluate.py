@@ -26,7 +26,7 @@ from tests.support.stores import environment, tracking_store
 FEW_IMAGES = ["--corrupted_images", "20"]
 FILES = {
     *("calibration.csv", "calibration.png", "corruptions.csv", "corruptions.png", "corrupted_examples.png"),
-    *("confusion_matrix.png", "per_class.csv", "predictions.csv"),
+    *("confusion_matrix.png", "per_class.csv", "per_class.json", "predictions.csv", "predictions.json"),
 }
 METRICS = "evaluation/digits-test"
 
@@ -145,8 +145,9 @@ def test_evaluate_on_validation_images_or_other_data_counts_no_access_to_the_tes
     assert run(["evaluate", run_id, "--dataset", str(other), *FEW_IMAGES]) == 0
     assert count_accesses(run_id) == before
     assert logged_files(run_id, "digits-validation") == FILES
-    (tag,) = [name for name in get_run(run_id).data.tags if name.startswith("evaluation.digits-test-")]
-    predictions = read_table(run_id, f"{tag.removeprefix('evaluation.')}/predictions.csv")
+    (tag,) = [name for name in get_run(run_id).data.tags if name.startswith(f"{Tag.EVALUATION}.digits-test-")]
+    place = tag.removeprefix(f"{Tag.EVALUATION}.")
+    predictions = read_table(run_id, f"{place}/predictions.csv")
     assert predictions["label"].tolist() == [9 - label for label in labels], "as positions among the model's classes"
 
 
@@ -195,7 +196,7 @@ def test_evaluate_that_was_killed_is_closed_by_the_next_evaluation(evaluated, ur
         (["RUN", "--split", "train"], "split must be test, validation or all, got 'train'"),
         (["RUN", "--split", "all"], "split must be test or validation of the data that the model was trained on"),
         (["RUN", "--corrupted_images", "0"], "corrupted_images must be a whole number from 1"),
-        (["model.keras"], "model must be models:/NAME@champion"),
+        (["model.keras"], "model must be models:/NAME@ALIAS"),
         (["f" * 32], "model must be in this tracking store, got runs:/ffff"),
         (["models:/nobody@champion"], "model must be in this tracking store, got models:/nobody@champion"),
         (["RUN", "--dataset", "no/such"], "dataset must be digits, "),

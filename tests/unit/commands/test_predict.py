@@ -53,7 +53,7 @@ def test_predict_started_by_mlflow_run_writes_and_logs_a_table(registered_model,
     own_run = newest_run()
     tags = own_run.data.tags
     assert (own_run.info.status, tags[Tag.ROLE], tags[Tag.OUTCOME]) == ("FINISHED", "predict", "finished")
-    assert tags["predict.trained_by"] == registered_model.run_id
+    assert tags[Tag.PREDICT_TRAINED_BY] == tags[Tag.PARENT_RUN_ID] == registered_model.run_id
     (row,) = read_table(tmp_path / "out", own_run).to_dict("records")
     assert (row["file"], row["class"], row["error"]) == ("one.png", "green", "") and row["probability"] > 0.9
     assert [row["class_2"], row["class_3"]] == ["blue", "red"] and row["probability_2"] > row["probability_3"]
@@ -136,10 +136,27 @@ def test_predict_reads_one_batch_of_images_at_a_time(run_predict, tmp_path, monk
     assert table["class"].tolist() == colors and sizes == [4, 4, 2]
 
 
-def test_predict_gives_the_same_table_for_each_uri_of_a_model(run_predict, registered_model, tmp_path):
+def test_predict_gives_the_same_table_for_each_name_of_a_model(run_predict, registered_model, tmp_path, monkeypatch):
     save_image(tmp_path / "one.png", "red")
     _, _, table, _ = run_predict(tmp_path / "one.png", f"runs:/{registered_model.run_id}/model")
-    assert table.equals(run_predict(tmp_path / "one.png", f"models:/{NAME}/1")[2])
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "registering")
+    for model in (f"models:/{NAME}/1", registered_model.run_id, "latest"):
+        _, own_run, same, _ = run_predict(tmp_path / "one.png", model)
+        assert table.equals(same)
+        assert own_run.data.tags[Tag.PARENT_RUN_ID] == registered_model.run_id
+
+
+def test_predict_with_the_model_of_a_deleted_run_is_in_an_experiment_of_predictions(
+    run_predict, registered_model, tmp_path
+):
+    save_image(tmp_path / "one.png", "red")
+    mlflow.delete_run(registered_model.run_id)
+    try:
+        code, own_run, _, _ = run_predict(tmp_path / "one.png")
+    finally:
+        mlflow.MlflowClient().restore_run(registered_model.run_id)
+    assert code == 0 and Tag.PARENT_RUN_ID not in own_run.data.tags
+    assert mlflow.get_experiment(own_run.info.experiment_id).name == "predictions"
 
 
 def test_predict_of_no_image_at_all_fails_the_run(registered_model, tmp_path, capsys):
@@ -154,11 +171,8 @@ def test_predict_of_no_image_at_all_fails_the_run(registered_model, tmp_path, ca
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name the model first: models:/NAME@champion, "),
-        (
-            ["digits"],
-            "model must be models:/NAME@champion, models:/NAME/VERSION, runs:/RUN_ID/model or models:/m-ID, got",
-        ),
+        ([], "name the model first: models:/NAME@ALIAS, "),
+        (["digits"], "model must be models:/NAME@ALIAS, models:/m-ID, runs:/RUN_ID/model, a run's id, or latest, got"),
         ([CHAMPION], "images must name an image or a folder of images, got none"),
         ([CHAMPION, "--images", "nowhere"], "images must be an existing file or folder, got "),
         ([CHAMPION, "--images", "a\0b"], "images must be an existing file or folder, got "),

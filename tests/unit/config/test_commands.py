@@ -43,6 +43,13 @@ def test_parse_evaluate_takes_a_uri_a_run_id_or_latest(model):
     assert parse_evaluate([model, "--split", "all"]).settings.split == "all"
 
 
+@pytest.mark.parametrize("model", ["latest", ID, f"models:/m-{ID}", "models:/digits@champion"])
+def test_parse_predict_takes_what_evaluate_takes(model, tmp_path):
+    assert parse_predict([model, "--images", str(tmp_path)]).model == model
+    with pytest.raises(UsageError, match="^model must be .* got newest$"):
+        parse_predict(["newest", "--images", str(tmp_path)])
+
+
 def test_parse_evaluate_refuses_another_model_and_a_missing_one():
     with pytest.raises(UsageError, match="^model must be .* got newest$"):
         parse_evaluate(["newest"])
