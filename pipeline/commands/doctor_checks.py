@@ -21,12 +21,13 @@ import psutil
 from pipeline.runtime.environment import describe_overridden
 from pipeline.runtime.errors import NotFound, TrackingError, UsageError
 from pipeline.runtime.files import cache_folder, check_cache_writable
+from pipeline.runtime.process import this_process
 from pipeline.runtime.text import shown
 from pipeline.runtime.urls import TRACKING_URI, mask_password, storage_error
-from pipeline.tracking.client import Run, TrackingClient, tracking_uri
+from pipeline.tracking.client import TrackingClient, tracking_uri
 from pipeline.tracking.local_store import check_local_store, sqlite_file
 from pipeline.tracking.outbox.delivery import ASIDE, describe_all_set_aside, send_pending, take_back_set_aside
-from pipeline.tracking.ownership import claim_run
+from pipeline.tracking.ownership import claim_run, forget_claim
 from pipeline.tracking.project_run import ProjectRun
 from pipeline.tracking.stale_runs import (
     OpenRun,
@@ -163,10 +164,7 @@ def check_disk(folder: Path, content: str) -> CheckResult:
 
 
 def check_store() -> Iterator[CheckResult]:
-    """Read the tracking store, and write a tag and a file to the run that `mlflow run` opened, or else to a new one.
-
-    The new run is deleted again.
-    """
+    """Read the tracking store, and write to the run that `mlflow run` opened, or else to an experiment."""
     uri = tracking_uri()
     if refusal := _local_store_refusal():
         yield CheckResult("error", refusal)
@@ -176,7 +174,7 @@ def check_store() -> Iterator[CheckResult]:
         return
     start = time.monotonic()
     try:
-        artifact_uri = _write_to_store().info.artifact_uri
+        artifact_uri = _write_to_store()
     except Exception as error:  # noqa: BLE001 - each kind of store raises its own
         yield CheckResult("error", str(storage_error("the tracking store", uri, error)))
         return
@@ -187,26 +185,27 @@ def check_store() -> Iterator[CheckResult]:
         yield check_disk(Path(url2pathname(artifacts.path)), "artifacts")
 
 
-def _write_to_store() -> Run:
-    """Write to the tracking store, and return the run that was written to.
+def _write_to_store() -> str:
+    """Write a tag and a file to the tracking store, and return the URI of the folder of artifacts that has the file.
 
-    Not through `start_run`: its outbox keeps on disk what the server refuses, and here that is the fault to find.
+    They go to the run that `mlflow run` opened, unless a program has passed on one in which something has begun, or
+    else to an experiment, from which they are removed again: a run of the doctor's would stand among trainings.
     """
     client = TrackingClient()
+    text = f"{mask_password(tracking_uri())} can be written\n"
     project_run = ProjectRun.find()
-    if project_run and Tag.ROLE in client.get_run(project_run.id).data.tags:
-        # passed on by a program in whose run something has begun: that is not the doctor's
-        project_run = None
-    run = client.get_run(project_run.id) if project_run else client.create_run(_any_experiment(client), name="doctor")
-    run_id = run.info.run_id
-    try:
-        claim_run(client, run_id, {Tag.ROLE: Role.DOCTOR, Tag.RUN_NAME: "doctor"})
-        client.upload_text(run_id, f"{mask_password(tracking_uri())} can be written\n", TEXT_FILE)
-    finally:
-        if not project_run:
-            client.terminate_run(run_id, "FINISHED")
-            client.delete_run(run_id)
-    return run
+    run = client.get_run(project_run.id) if project_run else None
+    if run and Tag.ROLE not in run.data.tags:
+        # not through `start_run`: its outbox keeps on disk what the server refuses, and here that is the fault to find
+        forget_claim(client, run)
+        claim_run(client, run.info.run_id, {Tag.ROLE: Role.DOCTOR, Tag.RUN_NAME: "doctor"})
+        client.upload_text(run.info.run_id, text, TEXT_FILE)
+        return str(run.info.artifact_uri)
+    experiment_id = _any_experiment(client)
+    with client.temporary_experiment_tag(experiment_id, Tag.DOCTOR, str(this_process())):
+        artifact_uri = str(client.get_experiment(experiment_id).artifact_location)
+        client.try_artifact_store(artifact_uri, TEXT_FILE, text)
+    return artifact_uri
 
 
 def check_outbox(*, resend: bool = False) -> Iterator[CheckResult]:

@@ -3,8 +3,9 @@
 import gc
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import mlflow
@@ -93,6 +94,16 @@ class TrackingClient:
         """Set a tag of an experiment."""
         with mlflow_errors():
             self.mlflow.set_experiment_tag(experiment_id, name, value)
+
+    @contextmanager
+    def temporary_experiment_tag(self, experiment_id: str, name: str, value: str) -> Iterator[None]:
+        """Context manager: set a tag of an experiment, and delete it again."""
+        self.set_experiment_tag(experiment_id, name, value)
+        try:
+            yield
+        finally:
+            with mlflow_errors():
+                self.mlflow.delete_experiment_tag(experiment_id, name)
 
     def find_experiment(self, name: str) -> Experiment | None:
         """Return the experiment of this name, or None.
@@ -288,6 +299,16 @@ class TrackingClient:
             store = get_artifact_repository(self.mlflow.get_run(run_id).info.artifact_uri)
             for path in paths:
                 store.delete_artifacts(path)  # type: ignore[no-untyped-call]
+
+    def try_artifact_store(self, uri: str, name: str, text: str) -> None:
+        """Write a text file into a folder of an artifact store, and delete it, if the store can delete."""
+        with mlflow_errors(), TemporaryDirectory() as folder:
+            store = get_artifact_repository(uri)
+            file = Path(folder) / name
+            file.write_text(text, encoding="utf-8")
+            store.log_artifact(str(file))
+            with suppress(Exception):
+                store.delete_artifacts(name)  # type: ignore[no-untyped-call]
 
     # Logged models
 

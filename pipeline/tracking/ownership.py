@@ -81,8 +81,14 @@ def begin_run(client: TrackingClient, run_id: str | None = None, *, experiment_i
 
 def claim_run(client: TrackingClient, run_id: str, tags: Mapping[str, str] | None = None) -> None:
     """Name this process in a run as its owner, set tags, and remove the outcome of an earlier process."""
-    client.set_tags(run_id, announce_process().tags() | {Tag.HEARTBEAT: _now()} | dict(tags or {}))
+    client.set_tags(run_id, {**(tags or {}), **announce_process().tags(), Tag.HEARTBEAT: _now()})
     _forget_outcome(client, client.get_run(run_id))
+
+
+def forget_claim(client: TrackingClient, run: Run) -> None:
+    """Remove the tags of a claim of this process, so that the next one sets the tags for people before them."""
+    for name in run.data.tags.keys() & {*this_process().tags(), Tag.HEARTBEAT}:
+        client.delete_tag(run.info.run_id, name)
 
 
 def check_unchanged(client: TrackingClient, seen: Run) -> None:
@@ -180,13 +186,23 @@ def end_run(
     client.terminate_run(run_id, outcome.status, end_time=int(1000 * end_time) if end_time else None)
 
 
-def refuse_run(client: TrackingClient, run_id: str, reason: str) -> None:
-    """End a run as FAILED in which nothing could begin, with the reason in its description and in its name."""
-    end_run(client, run_id, RunOutcome.FAILED, reason)
+def refuse_run(
+    client: TrackingClient, run_id: str, reason: str, *, name: str = "", end_time: float | None = None
+) -> None:
+    """End a run as FAILED in which nothing could begin, with the reason in its description and in its name.
+
+    Args:
+        client: The tracking store.
+        run_id: The run.
+        reason: Why nothing could begin.
+        name: Of the run, if MLflow made up the one that it has; empty names what was refused.
+        end_time: When, in seconds since the epoch; None is now.
+    """
+    end_run(client, run_id, RunOutcome.FAILED, reason, end_time=end_time)
     tags = {Tag.DESCRIPTION: markdown_text(reason)}
     if is_generated_name(client.get_run(run_id).info.run_name):
         setting = REFUSED_SETTING.match(reason)
-        tags[Tag.RUN_NAME] = f"refused: {setting[1] if setting else one_line(reason, most=40)}"
+        tags[Tag.RUN_NAME] = name or f"refused: {setting[1] if setting else one_line(reason, most=40)}"
     client.set_tags(run_id, tags)
 
 

@@ -14,8 +14,9 @@ from mlflow.entities import Run
 from pipeline.runtime.heartbeat import BEAT_SECONDS
 from pipeline.runtime.process import Liveness, ProcessIdentity, liveness
 from pipeline.runtime.shell import project_command
-from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.ownership import end_run, last_claim
+from pipeline.tracking.client import TrackingClient, tracking_uri
+from pipeline.tracking.ownership import end_run, last_claim, refuse_run
+from pipeline.tracking.project_launcher import launcher_liveness
 from pipeline.tracking.tags import Role, RunOutcome, Tag, TrialOutcome, is_untouched
 
 # without a heartbeat, before a run on another host is reported
@@ -23,6 +24,7 @@ UNRESPONSIVE_SECONDS = 300.0
 # three heartbeats: for how long one has to stand still, while it is watched, until its process counts as dead
 SILENCE_SECONDS = 3 * BEAT_SECONDS
 WATCH_PAUSE_SECONDS = 5.0
+NOT_BEGUN = "`mlflow run` was gone before the program began: it had refused a parameter, or was killed"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ def inspect_run(run: Run) -> OpenRun:
         last_seen = datetime.fromisoformat(tags[Tag.HEARTBEAT]).timestamp()
     except (KeyError, ValueError):
         last_seen = run.info.start_time / 1000
+    if process is None and is_untouched(tags):
+        launcher = launcher_liveness(run.info.run_id, tags, tracking_uri=tracking_uri())
+        return OpenRun(run, None, launcher, last_seen)
     return OpenRun(run, process, liveness(process) if process else "unknown", last_seen)
 
 
@@ -73,7 +78,7 @@ def close_stale_runs(client: TrackingClient, experiment_id: str) -> list[str]:
     stale = {one.run.info.run_id: one for one in open_runs if one.liveness == "dead"}
     # a run that is closed closes those below it
     heads = [one for one in stale.values() if one.run.data.tags.get(Tag.PARENT_RUN_ID) not in stale]
-    lines = [f"closed stale {one}: {close_run(client, one)}" for one in heads]
+    lines = [f"closed stale {one}: {close_run(client, one)}" for one in heads if not _has_begun(client, one)]
     return lines + [_describe_unresponsive(one) for one in open_runs if _is_unresponsive(one)]
 
 
@@ -89,6 +94,10 @@ def close_run(client: TrackingClient, stale: OpenRun, reason: str = "") -> str:
         The reason that the run gives for its end.
     """
     run_id, tags = stale.run.info.run_id, stale.run.data.tags
+    if stale.process is None and is_untouched(tags) and Tag.OUTCOME not in tags:
+        reason = f"{reason or NOT_BEGUN}; start it again"
+        refuse_run(client, run_id, reason, name="not begun", end_time=stale.last_seen)
+        return reason
     outcome, outcome_reason = tags.get(Tag.OUTCOME, ""), tags.get(Tag.OUTCOME_REASON, "")
     # a process that was killed between its last two calls has named the outcome, but not set the status
     if outcome not in set(RunOutcome):
@@ -102,6 +111,14 @@ def close_run(client: TrackingClient, stale: OpenRun, reason: str = "") -> str:
             client.set_tags(child.info.run_id, {Tag.TRIAL_STATE: str(TrialOutcome.LOST)})
         close_run(client, inspect_run(child), reason)
     return outcome_reason or outcome
+
+
+def _has_begun(client: TrackingClient, seen: OpenRun) -> bool:
+    """Return whether a program has begun in a run, or has ended it, since it was seen without a process."""
+    if seen.process:
+        return False
+    run = client.get_run(seen.run.info.run_id)
+    return run.info.status != "RUNNING" or last_claim(run) != last_claim(seen.run)
 
 
 def _open_runs(client: TrackingClient, experiment_id: str) -> list[OpenRun]:

@@ -181,14 +181,23 @@ def status(run_id):
     return mlflow.get_run(run_id).info.status
 
 
-def test_check_store_that_can_be_written_is_ok_and_its_run_deleted(client):
+def test_check_store_that_can_be_written_is_ok_and_leaves_nothing(client, tmp_path):
+    before = client.search_experiments()
     store, disk = doctor_checks.check_store()
     assert store.state == "ok" and "answers and can be written" in store.text
     assert " free for artifacts in " in disk.text
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    assert client.search_runs(experiments) == []
-    (own_run,) = client.search_runs(experiments, run_view_type=ViewType.DELETED_ONLY)
-    assert own_run.info.status == "FINISHED"
+    after = client.search_experiments()
+    assert [experiment.to_proto() for experiment in after] == [experiment.to_proto() for experiment in before]
+    assert client.search_runs([experiment.experiment_id for experiment in after], run_view_type=ViewType.ALL) == []
+    assert not list(tmp_path.rglob(doctor_checks.TEXT_FILE))
+
+
+def test_check_store_without_a_run_finds_artifacts_that_cannot_be_written(client, tmp_path):
+    (tmp_path / "file").touch()
+    client.create_experiment("newest", artifact_location=str(tmp_path / "file" / "artifacts"))
+    (result,) = doctor_checks.check_store()
+    assert result.state == "error" and str(tmp_path / "file") in result.text
+    assert client.get_experiment_by_name("newest").tags == {}
 
 
 def test_check_store_writes_to_the_run_that_mlflow_run_opened(monkeypatch, client, tmp_path):

@@ -1,6 +1,7 @@
 """What several tests of tracking use."""
 
 import mlflow
+import psutil
 import pytest
 
 
@@ -11,3 +12,9 @@ def opened_by_mlflow(store, monkeypatch):
     mlflow.MlflowClient().log_param(run.info.run_id, "learning_rate", "1e-3")
     monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
     return run.info.run_id
+
+
+@pytest.fixture
+def own_children(monkeypatch):
+    """Show the processes of this test alone, as others on this machine may be `mlflow run` too."""
+    monkeypatch.setattr(psutil, "process_iter", lambda: psutil.Process().children(recursive=True))

@@ -1,5 +1,6 @@
 """Tests of closing stale runs and reporting unresponsive ones, in a real MLflow store."""
 
+import getpass
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from pipeline.runtime.process import process_of, this_process
 from pipeline.runtime.shell import project_command
-from pipeline.tracking import stale_runs
+from pipeline.tracking import project_launcher, stale_runs
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
 
@@ -85,6 +86,25 @@ def test_close_stale_runs_reports_an_untouched_project_run(client, experiment, o
         f"run {run.info.run_id}" in line
         and "no heartbeat for 10 min: if the process that was to begin it is dead" in line
     )
+
+
+def test_close_stale_runs_closes_a_project_run_that_never_began_once_mlflow_run_is_gone(
+    client, experiment, own_children
+):
+    tags = {
+        Tag.PROJECT_ENTRY_POINT: "main",
+        project_launcher.BACKEND: "local",
+        project_launcher.USER: getpass.getuser(),
+    }
+    run_id = client.create_run(experiment, tags=tags).info.run_id
+    words = [sys.executable, "-c", "input()", "mlflow", "run", "."]
+    with subprocess.Popen(words, stdin=subprocess.PIPE):
+        assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
+    (line,) = stale_runs.close_stale_runs(TrackingClient(), experiment)
+    assert line.startswith(f"closed stale run {run_id} (") and "`mlflow run` was gone before the program began" in line
+    found = mlflow.get_run(run_id)
+    assert (found.info.status, found.info.run_name) == ("FAILED", "not begun")
+    assert "refused a parameter" in found.data.tags[Tag.DESCRIPTION]
 
 
 def test_close_stale_runs_ignores_runs_of_other_programs(client, experiment):
