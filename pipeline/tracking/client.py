@@ -306,7 +306,7 @@ class TrackingClient:
             store = get_artifact_repository(uri)
             file = Path(folder) / name
             file.write_text(text, encoding="utf-8")
-            store.log_artifact(str(file))
+            store.log_artifact(str(file))  # type: ignore[no-untyped-call]
             with suppress(Exception):
                 store.delete_artifacts(name)  # type: ignore[no-untyped-call]
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.runtime.files import (
     cache_folder,
@@ -36,8 +36,8 @@ REASON_SUFFIX = ".txt"  # of the file that says why a record was set aside
 class Figure(Protocol):
     """What can be saved as a picture; matplotlib's figures can."""
 
-    def savefig(self, path: Path | BytesIO, /, **options: Any) -> object:
-        """Write the picture in the format that the name of the file ends with, or that an option names."""
+    def savefig(self, path: Path | BytesIO, /, *, format: str = ..., pil_kwargs: dict[str, int] = ...) -> object:
+        """Write the picture in the format that the name of the file ends with, or in `format`."""
 
 
 def write_text(path: str, content: str) -> FileWriter:

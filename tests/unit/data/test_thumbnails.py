@@ -19,7 +19,8 @@ def cached(tmp_path, monkeypatch):
     for images in sets:
         digests = np.array([image_digest(image) for image in images], "S16")
         labels = np.zeros(len(images), np.int64)
-        decoded = DecodedImages(images, digests, labels, ("cat",), (len(images), 0, 0))
+        files = np.zeros(len(images), "S1")
+        decoded = DecodedImages(images, digests, labels, files, ("cat",), (len(images), 0, 0))
         load_cached(cache_key(images.shape), lambda allocate, decoded=decoded: copy(decoded, allocate))
     return sets
 
