@@ -1,6 +1,5 @@
 """`convmixer search`: run the trials of a study, train its finalists, and leave tables and figures in MLflow."""
 
-import math
 import os
 import shlex
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config.training import slow_batch_norm, to_yaml
+from pipeline.config.training import to_yaml
 from pipeline.data.dataset import Dataset
 from pipeline.evaluation.metrics import guessing_accuracy
 from pipeline.runtime.console import Console
@@ -21,18 +20,20 @@ from pipeline.runtime.errors import ClusterLost, SearchFailed
 from pipeline.runtime.parent_watch import stop_with_parent
 from pipeline.runtime.shell import project_command
 from pipeline.runtime.signals import count_interrupts
+from pipeline.runtime.text import count
 from pipeline.runtime.urls import mask_password
-from pipeline.search.attributes import FINAL, GPUS, WINNER
-from pipeline.search.description import describe_search
+from pipeline.search.attributes import GPUS, TESTED, WINNER
+from pipeline.search.description import describe_for_dashboard, describe_search
 from pipeline.search.executors.base import Executor
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.ray_executor import RayExecutor
 from pipeline.search.executors.slots import CORES_PER_TRIAL, find_gpus, make_slots
-from pipeline.search.finalists import FinalistTraining, measure_latencies
+from pipeline.search.finalists import FinalistTraining
+from pipeline.search.latencies import measure_latencies
 from pipeline.search.loop import SearchLoop
-from pipeline.search.results import figures, leaderboard, summarize
+from pipeline.search.results import figures, leaderboard, settings_as_text, summarize
 from pipeline.search.session import Coordinator, ExclusiveCoordinator, SearchContext, SharedCoordinator
-from pipeline.search.space import SearchSpec
+from pipeline.search.space import SearchSpec, slow_batch_norm_in_space
 from pipeline.search.storage_url import storage_url
 from pipeline.search.study import Study
 from pipeline.search.time_estimate import estimate_duration
@@ -58,7 +59,8 @@ class SearchResult:
 
     def winner(self) -> dict[str, Any] | None:
         """Return the winner of the final with its settings and results, or None if there is none."""
-        return self.study.get_attr(WINNER)
+        winner = self.study.get_attr(WINNER)
+        return winner and {name: value for name, value in winner.items() if name not in ("digest", "question")}
 
 
 def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
@@ -93,6 +95,7 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
                     coordinator.heartbeat,
                     console,
                     guessing_accuracy=guessing_accuracy(data.validation.labels[data.validation.rows]),
+                    data_fingerprint=data.fingerprint,
                 )
                 _announce(context, coordinator, data, url)
                 return SearchResult(_run_to_end(context, coordinator, data, url), runs.id, study)
@@ -113,11 +116,11 @@ def _run_to_end(context: SearchContext, coordinator: Coordinator, data: Dataset,
         _run_trials(context)
         runs_final = not context.interrupts() and coordinator.claim_final()
         if runs_final:
-            _run_final(context, data)
+            winner = _run_final(context, data)
             # Raises ClusterLost if the cluster was lost under the last job
             context.executor.free()
             if not context.interrupts():
-                _check_result(study)
+                _check_result(study, winner)
         if context.interrupts():
             code, ending = context.interrupts.exit_code, (RunOutcome.STOPPED, "by a signal; the same command goes on")
     except (SearchFailed, ClusterLost) as error:
@@ -156,7 +159,7 @@ def _announce(context: SearchContext, coordinator: Coordinator, data: Dataset, u
     runs.run.log_params({"search": search.name, **settings, **search.differing_settings()})
     runs.run.log_text("config.yaml", to_yaml(search.base))
     runs.run.check_artifacts_writable()
-    number, finished = search.n_configurations(), study.n_finished()
+    finished = study.n_finished()
     budget = f"{search.settings.trials} trials, {context.executor.describe()}"
     if finished:
         budget += f"; {finished} are done"
@@ -165,45 +168,52 @@ def _announce(context: SearchContext, coordinator: Coordinator, data: Dataset, u
     console.print(
         f"study    {study.name} in {mask_password(url)}",
         f"data     {data.name}: {len(data.train):,} training and {len(data.validation):,} validation images",
-        f"space    {', '.join(search.space)}: {'any number of' if number is None else f'{number:,}'} configurations",
+        f"space    {', '.join(search.space)}: {_describe_size(study)}",
         f"budget   {budget}",
     )
-    steps = math.ceil(len(data.train) / search.base.batch_size)
-    if warning := slow_batch_norm(search.base, steps_per_epoch=steps):
+    if warning := slow_batch_norm_in_space(search, training_images=len(data.train)):
         console.warn(warning)
     if len(search.settings.metric) > 1:
         console.print("pruner   none: an unfinished trial cannot be ranked by two metrics")
 
 
+def _describe_size(study: Study) -> str:
+    """Return how many configurations the space has, and how many of them fit the images as far as that is known."""
+    number, feasible = study.search.n_configurations(), study.n_feasible()
+    if number is None:
+        return "any number of configurations"
+    fitting = "" if feasible in (None, number) else f", {feasible:,} of which fit the images"
+    return f"{count(number, 'configuration')}{fitting}"
+
+
 def _run_trials(context: SearchContext) -> None:
-    """Run trials until the budget is spent, and forget a winner that was chosen among fewer of them."""
-    study = context.study
-    before = study.n_finished()
-    try:
-        context.console.print("", f"the search ends: {SearchLoop(context).run()}")
-    finally:
-        # However the trials ended, for whoever resumes the study; shared drivers do it when one claims the final
-        if study.n_finished() > before and not study.shared:
-            study.set_attr(FINAL, None)
-            study.set_attr(WINNER, None)
+    """Run trials until the budget is spent."""
+    context.console.print("", f"the search ends: {SearchLoop(context).run()}")
 
 
-def _run_final(context: SearchContext, data: Dataset) -> None:
-    """Train the finalists unless there is a winner already; then, while no trial runs, measure latencies."""
-    study = context.study
-    if study.get_attr(WINNER) is None and study.search.settings.final_top and study.ranked():
-        # Before the final, which may take as long as the trials
-        _log_results(context, data)
-        FinalistTraining(context).run()
+def _run_final(context: SearchContext, data: Dataset) -> dict[str, Any] | None:
+    """Train the finalists as far as that is missing; then, while no trial runs, measure latencies.
+
+    Returns:
+        The winner, or None if there is none.
+    """
+    study, winner = context.study, None
+    if study.search.settings.final_top and study.ranked():
+        final = FinalistTraining(context)
+        if final.known_winner() is None:
+            # Before the final, which may take as long as the trials
+            _log_results(context, data)
+        winner = final.run()
     if not context.interrupts():
         measure_latencies(context)
+    return winner
 
 
-def _check_result(study: Study) -> None:
+def _check_result(study: Study, winner: dict[str, Any] | None) -> None:
     """Raise SearchFailed if the search has ended without a result."""
     if not study.ranked():
         raise SearchFailed("no trial has finished: each one's run says why")
-    if study.search.settings.final_top and study.get_attr(WINNER) is None:
+    if study.search.settings.final_top and winner is None:
         raise SearchFailed(
             "the final has no winner: its runs say why, and the same command tries again what is missing"
         )
@@ -219,14 +229,22 @@ def _log_results(context: SearchContext, data: Dataset) -> None:
         # a process that was asked to stop has better things to do with its last seconds
         if context.interrupts() and time.monotonic() - began > FIGURES_SECONDS:
             break
-    if study.ranked():
-        runs.run.set_description(describe_search(study, data, experiment_id=runs.run.experiment_id))
+    study.set_note(describe_for_dashboard(study))
+    runs.run.set_description(describe_search(study, data, experiment_id=runs.run.experiment_id))
     values: dict[str, float] = {"trials": study.n_finished(), "searched_seconds": study.searched_seconds()}
     if best := study.best():
         for metric, value in zip(study.search.settings.metric, best.values, strict=True):
             values[f"best_{metric}"] = value
-    winner = study.get_attr(WINNER) or {}
-    runs.run.log_metrics(values | {name: value for name, value in winner.items() if isinstance(value, int | float)})
+    if tested := study.get_attr(TESTED):
+        runs.run.set_tags({Tag.TEST_SET_ACCESSES: str(len(tested))})
+    if winner := study.get_attr(WINNER):
+        values |= {name: value for name, value in winner.items() if isinstance(value, float)}
+        settings = settings_as_text(winner["params"], study.search)
+        # Tags, as a parameter could not change with the winner
+        runs.run.set_tags(
+            {Tag.WINNER: winner["run_id"]} | {f"{Tag.WINNER}.{name}": value for name, value in settings.items()}
+        )
+    runs.run.log_metrics(values)
 
 
 def build_executor(search: SearchSpec, data: Dataset) -> Executor:

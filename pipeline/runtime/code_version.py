@@ -1,7 +1,10 @@
-"""The commit of the project that runs, and whether its files have changed since."""
+"""The code that runs: the commit of the project, whether its files have changed since, and a digest of what trains."""
 
+import hashlib
+import importlib.metadata
 import os
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +13,9 @@ LOCATIONS = frozenset(
     """GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_COMMON_DIR GIT_DIR GIT_GRAFT_FILE GIT_IMPLICIT_WORK_TREE GIT_INDEX_FILE
     GIT_INTERNAL_SUPER_PREFIX GIT_NAMESPACE GIT_OBJECT_DIRECTORY GIT_PREFIX GIT_WORK_TREE""".split()
 )
+# What decides the result of a training beside its settings and its data
+TRAINING_PACKAGES = ("config", "data", "model", "training")
+TRAINING_LIBRARIES = ("keras", "numpy", "tensorflow")
 
 
 class CodeVersion(NamedTuple):
@@ -30,6 +36,22 @@ def code_version() -> CodeVersion | None:
     if commit is None or status is None:
         return None
     return CodeVersion(commit, is_dirty=bool(status))
+
+
+@cache
+def training_code_digest() -> str:
+    """Return hexadecimal digits that change with the code that trains: the source files, and libraries' versions.
+
+    Other than a commit it is known outside a repository, and a change of the documentation leaves it as it is.
+    """
+    digest = hashlib.sha256()
+    for library in TRAINING_LIBRARIES:
+        digest.update(f"{library} {importlib.metadata.version(library)}\n".encode())
+    package = Path(__file__).parents[1]
+    for folder in TRAINING_PACKAGES:
+        for file in sorted((package / folder).rglob("*.py")):
+            digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _git(*arguments: str) -> str | None:

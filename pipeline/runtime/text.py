@@ -121,6 +121,13 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
 
+def format_metric(metric: str, value: float, deviation: float | None = None) -> str:
+    """Return a value of a metric, with its standard deviation: `81.30 %`, `81.30 ± 0.41 %`, or a loss as `0.6123`."""
+    factor, digits, unit = (100, 2, " %") if "accuracy" in metric else (1, 4, "")
+    plus_minus = "" if deviation is None else f" ± {factor * deviation:.{digits}f}"
+    return f"{factor * value:.{digits}f}{plus_minus}{unit}"
+
+
 def format_duration(seconds: float) -> str:
     """Return a duration: `40 s`, `12 min` or `3 h 20 min`."""
     if seconds < 90:

@@ -5,11 +5,12 @@ RUN_ID = "run_id"  # its MLflow run; of a trial: the trial's
 DRIVER_PREFIX = "driver "  # followed by its id: one of its drivers
 SEARCHED_SECONDS = "searched_seconds"  # by all of its drivers, one after the other
 GPUS = "gpus"  # whether its cluster has had some
-FINAL = "final"  # the finalists, and what has been trained of them
-WINNER = "winner"  # rank, settings and figures of the best finalist
+FINAL = "final"  # the configurations that were retrained, and the results of their trainings
+WINNER = "winner"  # trial, settings and figures of the best of them
+TESTED = "tested"  # ids of the runs whose models were evaluated on the test set, in order
+NOTE = "note"  # digests of the notes that were written for optuna-dashboard
 LATENCIES = "latencies"  # milliseconds by trial number, as text since JSON has no other keys
 FINISHER = "finisher"  # the driver that trains the finalists, where several share the study
-FINAL_OF = "final_of"  # how many trials had finished when it began
 
 # Of a trial
 DUPLICATE_OF = "duplicate_of"  # number of the earlier trial with the same configuration

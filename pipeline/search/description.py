@@ -1,14 +1,17 @@
-"""How a search presents itself in MLflow: the descriptions of its run and of its winner's, in Markdown."""
+"""How a search presents itself in MLflow: the descriptions of its run and of those below it, in Markdown."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.data.dataset import Dataset
 from pipeline.runtime.tables import markdown_cell, markdown_code, markdown_facts
-from pipeline.runtime.text import percent, short_settings
-from pipeline.search.attributes import RUN_ID, WINNER
-from pipeline.search.results import best_command
+from pipeline.runtime.text import count, format_duration, format_metric, short_settings, trial_name
+from pipeline.search.attributes import RUN_ID, TESTED, WINNER
+from pipeline.search.executors.base import TrialResult
+from pipeline.search.results import best_command, reproduce_command, settings_as_text
 from pipeline.search.study import Study
 from pipeline.tracking.experiment_page import link_to_run
+from pipeline.tracking.tags import TrialOutcome
 
 BEST_TRIALS = 5
 FIGURES = "optimization history, importances of the settings, parallel coordinates, slices and accuracy against size"
@@ -18,59 +21,182 @@ def describe_search(study: Study, data: Dataset, *, experiment_id: str) -> str:
     """Return the description of a study's run.
 
     Args:
-        study: The study as it is now, with a finished trial.
+        study: The study as it is now.
         data: Its data.
         experiment_id: The experiment of its runs.
     """
-    winner = study.get_attr(WINNER)
-    rows = {
-        "result": _result(study, winner),
-        "trials": f"{study.n_finished()} of {study.search.settings.trials}",
-        "searched": ", ".join(map(markdown_code, study.search.space)),
-        "data": f"{markdown_cell(data.name)}: {len(data.train):,} training and {len(data.validation):,} validation "
-        "images",
-        "again": markdown_code(best_command(study)),
-        "figures": f"among the artifacts, in `plots/`: {FIGURES}",
-    }
+    winner, ranked, settings = study.get_attr(WINNER), study.ranked(), study.search.settings
+    metric = settings.metric[0]
+    rows = {}
     if winner:
-        rows["winner"] = link_to_run(experiment_id, winner["run_id"], markdown_cell(short_settings(winner["params"])))
-    return "\n".join([markdown_facts(rows), *_best_trials(study, experiment_id)])
+        link = link_to_run(experiment_id, winner["run_id"], markdown_cell(_name(winner)))
+        rows["winner"] = f"{link}: {_means(winner)}; test accuracy {_test_accuracy(winner)}"
+        if winner["trials"] < study.n_finished():
+            rows["winner"] += f"; of the first {count(winner['trials'], 'trial')}, the final of the others is to come"
+    if ranked:
+        lucky = "a single training, which may be lucky"
+        rows["best trial"] = (
+            f"t{ranked[0].number:03d}: `{metric}` {format_metric(metric, ranked[0].values[0])}; {lucky}"
+        )
+    rows["trials"] = f"{study.n_finished():,} of {settings.trials:,}"
+    rows["searched"] = ", ".join(map(markdown_code, study.search.space))
+    rows["data"] = (
+        f"{markdown_cell(data.name)}: {len(data.train):,} training and {len(data.validation):,} validation images"
+    )
+    if tested := study.get_attr(TESTED):
+        rows["test set"] = f"evaluated for {count(len(tested), 'winner')}, one after the other"
+        rows["test set"] = rows["test set"] if len(tested) > 1 else "evaluated once, for the winner"
+    if ranked:
+        rows["train it again"] = markdown_code(best_command(study))
+        rows["figures"] = f"among the artifacts, in `plots/`: {FIGURES}"
+    return "\n".join([markdown_facts(rows), *_finals(winner, experiment_id), *_best_trials(study, experiment_id)])
 
 
-def describe_winner(winner: dict[str, Any], *, metric: str, seeds: int) -> str:
+def describe_for_dashboard(study: Study) -> str:
+    """Return the note that optuna-dashboard shows beside its best trial, which is that of a single training."""
+    winner, best, metric = study.get_attr(WINNER), study.best(), study.search.settings.metric[0]
+    lines = []
+    if winner:
+        text = (
+            f"**Winner**: trial {winner['trial']}, {markdown_code(short_settings(winner['params']))}: {_means(winner)}"
+        )
+        lines += [f"{text}; test accuracy {_test_accuracy(winner)}."]
+    if best:
+        value = format_metric(metric, best.values[0])
+        lines += [f"The best trial, {best.number}, is a single training ({value}), and may be lucky."]
+    return "\n\n".join(lines)
+
+
+def describe_training(
+    study: Study, params: Mapping[str, Any], result: TrialResult, *, epochs: int, seed: int | None = None
+) -> str:
+    """Return the description of the run of a trial, or of a finalist's training.
+
+    Args:
+        study: Its study.
+        params: The settings that were drawn.
+        result: How it ended.
+        epochs: How many it was to train.
+        seed: A finalist's, other than those of trials.
+    """
+    search, metrics = study.search, result.metrics
+    settings = settings_as_text(params, search)
+    more = {} if seed is None else {"seed": str(seed)}
+    rows = {
+        "result": _result(result, epochs=epochs, metric=search.curve),
+        "drawn": ", ".join(f"`{name}` {markdown_cell(value)}" for name, value in settings.items()),
+    }
+    if "parameters" in metrics:
+        rows["size"] = f"{metrics['parameters']:,.0f} parameters"
+    if "seconds" in metrics:
+        rows["time"] = format_duration(metrics["seconds"])
+    return markdown_facts(rows | {"train it again": markdown_code(reproduce_command(search, settings | more))})
+
+
+def describe_finalist(study: Study, standing: dict[str, Any], *, metric: str) -> str:
+    """Return the description of the run of a finalist, above those of its trainings.
+
+    Args:
+        study: Its study.
+        standing: Its mean and more, as `Finalist.standing` returns it.
+        metric: Name of the metric of its values.
+    """
+    settings = settings_as_text(standing["params"], study.search)
+    return markdown_facts(
+        {
+            "result": f"{_mean(standing, metric)}; its trainings stand below this run",
+            "finalist": f"the configuration of trial t{standing['trial']:03d}, trained again with other seeds",
+            "drawn": ", ".join(f"`{name}` {markdown_cell(value)}" for name, value in settings.items()),
+            "train it again": markdown_code(reproduce_command(study.search, settings)),
+        }
+    )
+
+
+def describe_winner(winner: dict[str, Any]) -> str:
     """Return the description of the run of a winner's training that was evaluated on the test set.
 
     Args:
         winner: As the study keeps it.
-        metric: Name of the metric by which the finalists are ranked.
-        seeds: How many trainings of the configuration have finished.
     """
-    deviation = f" ± {winner[f'{metric}_sd']:.4f}" if f"{metric}_sd" in winner else ""
     return (
-        f"**Winner of the search**: {_settings(winner['params'])}. Its mean {metric} of {seeds} seed(s) is the best of "
-        f"the finalists: {winner[f'{metric}_mean']:.4f}{deviation}. Seed {winner['seed']}, this run, has a test "
-        f"accuracy of {percent(winner['test_accuracy'])}."
+        f"**Winner of the search** among {count(winner['trials'], 'trial')}: {markdown_code(_name(winner))}. "
+        f"Its {_means(winner)} is the best of {count(len(winner['standings']), 'finalist')}. "
+        f"This run, seed {winner['seed']}, has a test accuracy of {_test_accuracy(winner)}."
     )
 
 
-def _result(study: Study, winner: dict[str, Any] | None) -> str:
-    metric = study.search.settings.metric[0]
-    if winner:
-        means = ", ".join(f"`{name}` {winner[name]:.4f}" for name in winner if name.endswith("_mean"))
-        return f"winner {_settings(winner['params'])}: {means}, test accuracy {percent(winner['test_accuracy'])}"
-    best = study.ranked()[0]
-    return f"best trial t{best.number:03d}: `{metric}` {best.values[0]:.4f}; a single training, which may be lucky"
+def describe_former_winner(winner: dict[str, Any]) -> str:
+    """Return the description of the run of a winner that another one has replaced."""
+    return (
+        f"Was the winner of the search among {count(winner['trials'], 'trial')}; another configuration has "
+        f"won since. Its {_means(winner)}; the test accuracy of this run, seed {winner['seed']}, is "
+        f"{_test_accuracy(winner)}."
+    )
+
+
+def _result(result: TrialResult, *, epochs: int, metric: str) -> str:
+    """Return how a training ended, and the best value that it reached."""
+    value = result.metrics.get(f"best_{metric}")
+    reached = "" if value is None else f"`{metric}` {format_metric(metric, value)}"
+    done = int(result.metrics.get("epochs", 0))
+    match result.outcome:
+        case TrialOutcome.FINISHED:
+            return f"{reached}, at the best of {count(done, 'epoch')}"
+        case TrialOutcome.PRUNED:
+            why = f"pruned after epoch {done} of {epochs}, as it was behind the median of the other trials"
+        case TrialOutcome.STOPPED:
+            why = f"stopped after epoch {done} of {epochs}; its configuration is trained again when the search goes on"
+        case _:
+            why = f"**{result.outcome}** after epoch {done} of {epochs}: {markdown_cell(result.reason)}"
+    return f"{why}; {reached} until then" if reached else why
+
+
+def _finals(winner: dict[str, Any] | None, experiment_id: str) -> list[str]:
+    """Return the lines of a table of the finalists."""
+    if not winner:
+        return []
+    metric = winner["metric"]
+    rows = [
+        f"| {link_to_run(experiment_id, one['run_id'], trial_name(one['trial'], {}))} | {_value(one, metric)} "
+        f"| {one['seeds']} | {markdown_code(short_settings(one['params']))} |"
+        for one in winner["standings"]
+    ]
+    return ["", f"| finals | {metric}, mean ± sd | seeds | settings |", "|---|---|---|---|", *rows]
 
 
 def _best_trials(study: Study, experiment_id: str) -> list[str]:
     """Return the lines of a table of the best trials."""
-    rows = [
-        f"| {link_to_run(experiment_id, trial.user_attrs.get(RUN_ID, ''), f't{trial.number:03d}')} "
-        f"| {trial.values[0]:.4f} | {_settings(study.search.snap(trial.params))} |"
-        for trial in study.ranked()[:BEST_TRIALS]
-    ]
-    return ["", f"| best trials | {study.search.settings.metric[0]} | settings |", "|---|---|---|", *rows]
+    best, metric = study.ranked()[:BEST_TRIALS], study.search.settings.metric[0]
+    if not best:
+        return []
+    rows = []
+    for trial in best:
+        link = link_to_run(experiment_id, trial.user_attrs.get(RUN_ID, ""), trial_name(trial.number, {}))
+        settings = markdown_code(short_settings(study.search.snap(trial.params)))
+        rows.append(f"| {link} | {format_metric(metric, trial.values[0])} | {settings} |")
+    header = f"best {len(best)} of {study.n_finished():,} trials"
+    return ["", f"| {header} | {metric} | settings |", "|---|---|---|", *rows]
 
 
-def _settings(params: dict[str, Any]) -> str:
-    return markdown_code(short_settings(params))
+def _name(winner: dict[str, Any]) -> str:
+    return trial_name(winner["trial"], winner["params"])
+
+
+def _means(winner: dict[str, Any]) -> str:
+    standing = {"mean": winner[f"{winner['metric']}_mean"], "sd": winner.get(f"{winner['metric']}_sd")}
+    return _mean(standing | {"seeds": winner["seeds"]}, winner["metric"])
+
+
+def _mean(standing: dict[str, Any], metric: str) -> str:
+    """Return a finalist's mean in words."""
+    if standing["seeds"] == 1:
+        return f"`{metric}` of {_value(standing, metric)} with one seed"
+    return f"mean `{metric}` of {_value(standing, metric)} with {standing['seeds']} seeds"
+
+
+def _value(standing: dict[str, Any], metric: str) -> str:
+    return format_metric(metric, standing["mean"], standing["sd"])
+
+
+def _test_accuracy(winner: dict[str, Any]) -> str:
+    return format_metric("accuracy", winner["test_accuracy"])

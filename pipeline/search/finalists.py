@@ -1,41 +1,32 @@
 """The finalists of a search: its best configurations, retrained with several seeds, and the winner's evaluation."""
 
 import shutil
+import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Collection
 from hashlib import blake2b
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Literal
+from statistics import mean
+from typing import Any, Literal
 
-from pipeline.config.training import SEEDS, TrainingConfig
+from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import SearchFailed
 from pipeline.runtime.files import cache_folder, private_folder
-from pipeline.runtime.text import percent, short_settings, trial_name
-from pipeline.search.attributes import FINAL, LATENCIES, RUN_ID, WINNER
-from pipeline.search.description import describe_winner
-from pipeline.search.executors.base import TrialJob, TrialResult, should_retry
-from pipeline.search.results import pareto_trials, trials_dataframe
+from pipeline.runtime.text import count, format_duration, format_metric, percent, trial_name
+from pipeline.search.attributes import TESTED, WINNER
+from pipeline.search.description import describe_finalist, describe_former_winner, describe_training, describe_winner
+from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult, should_retry
+from pipeline.search.final_record import Finalist
 from pipeline.search.session import SearchContext
+from pipeline.search.time_estimate import final_record
 from pipeline.tracking.tags import Role, RunRef, Tag, TrialOutcome
-
-
-@dataclass
-class _Finalist:
-    """A configuration and its trainings, as the study's attribute `final` keeps them."""
-
-    rank: int  # among the trials, from 1
-    params: dict[str, object]
-    run_id: str  # of the run above those of its trainings
-    values: dict[str, float]  # best validation accuracy or loss by seed, as text since JSON has no other keys
-    runs: dict[str, str]  # run ids by seed
 
 
 class FinalistTraining:
     """Retrains the best configurations of a study, and evaluates the one with the best mean on the test images.
 
     A finalist has a run, and each of its trainings a run below it. What has been trained is kept in the study, so that
-    a resumed search trains only what is missing.
+    a search that is resumed or extended trains only what is missing, and evaluates only another winner.
     """
 
     def __init__(self, context: SearchContext) -> None:
@@ -47,34 +38,190 @@ class FinalistTraining:
         # Ends of processes and losses of nodes, by what ran: the weights' name of a training, or "winner"
         self._attempts: Counter[str] = Counter()
         self._node_losses: Counter[str] = Counter()
-        self._metric = next(name for name in self._study.search.settings.metric if name.startswith("val_"))
+        self._metric = self._study.search.curve
         self._best = max if self._metric == "val_accuracy" else min
+        self._record = final_record(context)
+        self._seeds = self._record.seeds
+        # Weights of the trainings of this search that have finished, and of those that are not tried again in it
+        self._finished: set[Path] = set()
+        self._failed: set[Path] = set()
 
-    def run(self) -> dict[str, float] | None:
-        """Train what is missing, and evaluate the winner.
+    def known_winner(self) -> dict[str, Any] | None:
+        """Return the winner if it is known already: the finalists and the seeds are those that it was chosen by."""
+        winner = self._study.get_attr(WINNER)
+        best = [self._record.digest(params) for _, params in self._best_configurations()]
+        return winner if winner and winner["question"] == self._record.question(best) else None
+
+    def run(self) -> dict[str, Any] | None:
+        """Train what is missing, and evaluate the winner unless it is the one that was evaluated before.
 
         Returns:
-            The winner's figures, or None if the search was asked to stop or no training succeeded.
+            The winner, or None if the search was asked to stop or no training succeeded.
         """
+        if winner := self.known_winner():
+            return self._confirm(winner)
         finalists = self._load_finalists()
         if not finalists:
             return None
         private_folder("finals", self._weights_folder.name)
         try:
-            self._train(finalists)
+            winning = self._train_and_choose(finalists)
         except BaseException:
             # The cluster is lost, say
-            for finalist in finalists:
-                self._runs.end_child(finalist.run_id, TrialOutcome.STOPPED)
+            self._close_runs(finalists, stopped=True)
             raise
-        for finalist in finalists:
-            self._close_run(finalist)
-        trained = [finalist for finalist in finalists if finalist.values]
-        if self._context.interrupts() or not trained:
+        self._close_runs(finalists, stopped=bool(self._context.interrupts()))
+        if self._context.interrupts() or winning is None:
             return None
-        winner = self._best(trained, key=lambda finalist: mean(finalist.values.values()))
-        self._check_against_chance(mean(winner.values.values()))
-        return self._evaluate_winner(winner)
+        self._check_against_chance(mean(winning.known(self._seeds).values()))
+        return self._conclude(winning, finalists)
+
+    def _best_configurations(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return the numbers and the settings of the trials whose configurations are to be retrained, best first."""
+        best = self._study.ranked()[: self._study.search.settings.final_top]
+        return [(trial.number, self._study.search.snap(trial.params)) for trial in best]
+
+    def _load_finalists(self) -> list[Finalist]:
+        """Return the best configurations, with what is known of them; none if the search was asked to stop."""
+        finalists = []
+        for number, params in self._best_configurations():
+            finalist = self._record.find(params)
+            if finalist is None:
+                name = f"final {trial_name(number, params)}"
+                run = self._context.start_child(name, role=Role.FINAL, tags={Tag.TRIAL_NUMBER: str(number)})
+                if run is None:
+                    return []
+                finalist = Finalist(number, params, self._record.digest(params), run.run_id)
+                self._runs.log_child_params(run.run_id, _shared_settings(self._study.search.config(params)))
+                self._record.add(finalist)
+                self._record.keep()
+            finalists.append(finalist)
+        return finalists
+
+    def _train_and_choose(self, finalists: Collection[Finalist]) -> Finalist | None:
+        """Train what is missing, and return the finalist with the best mean; its weights are there if it needs them.
+
+        Returns:
+            None if the search was asked to stop or no training succeeded.
+        """
+        self._train(finalists)
+        while not self._context.interrupts():
+            compared = self._record.compared(finalists)
+            if not compared:
+                return None
+            winning = self._best(compared, key=lambda finalist: mean(finalist.known(self._seeds).values()))
+            seed = self._best_seed(winning)
+            weights = self._weights_file(winning, seed)
+            if self._is_evaluated(winning) or weights.exists() or weights in self._finished:
+                return winning
+            self._context.console.print(
+                f"the weights of {_training_name(winning.trial, winning.params, seed)} are gone: it is trained again"
+            )
+            # A value without weights is of no use: the winner is evaluated with them
+            del winning.values[str(seed)]
+            self._train([winning])
+        return None
+
+    def _train(self, finalists: Collection[Finalist]) -> None:
+        """Train each finalist with each seed with which it has not been trained."""
+        queue = [
+            (finalist, seed)
+            for finalist in finalists
+            for seed in self._seeds
+            if str(seed) not in finalist.values and self._weights_file(finalist, seed) not in self._failed
+        ]
+        total = len(queue)
+        if queue:
+            self._announce(finalists, total)
+        running: dict[int, tuple[Finalist, int, RunRef]] = {}
+        shares: dict[int, float] = {}  # of its epochs that a running training has finished
+        began = time.monotonic()
+        while running or (queue and not self._context.interrupts()):
+            while queue and self._context.executor.free() and not self._context.interrupts():
+                finalist, seed = queue[0]
+                run = self._start_run(finalist, seed)
+                if run is None:
+                    break
+                del queue[0]
+                finalist.is_closed = False
+                job = self._job(finalist, seed, run, "final")
+                running[job.number], shares[job.number] = (finalist, seed, run), 0.0
+                self._context.executor.start(job, minutes=None)
+            for event in self._context.wait_for_events():
+                if isinstance(event, EpochReport):
+                    shares[event.number] = event.epoch / self._epochs(running[event.number][0])
+                else:
+                    finalist, seed, run = running.pop(event.number)
+                    del shares[event.number]
+                    weights = self._weights_file(finalist, seed)
+                    if self._on_training_end(finalist, seed, run, event):
+                        self._record.keep()
+                        self._finished.add(weights)
+                    elif self._should_retry(weights.name, event):
+                        queue.append((finalist, seed))
+                    else:
+                        self._failed.add(weights)
+            ended = total - len(queue) - len(running)
+            parts = [f"final: {ended} of {count(total, 'training')}", f"{len(running)} running"]
+            if done := ended + sum(shares.values()):
+                left = (time.monotonic() - began) / done * (total - done)
+                parts += [f"about {format_duration(left)} left"] if left >= 1 else []
+            self._context.console.progress(done, total, ", ".join(parts))
+
+    def _announce(self, finalists: Collection[Finalist], total: int) -> None:
+        kept = sum(len(finalist.known(self._seeds)) for finalist in finalists)
+        parts = [count(total, "training") + " to go", *([f"{kept} known from before"] if kept else [])]
+        self._context.console.print(
+            "",
+            f"final     the best {count(len(finalists), 'configuration')} with {count(len(self._seeds), 'seed')} each: "
+            + ", ".join(parts),
+        )
+
+    def _start_run(self, finalist: Finalist, seed: int) -> RunRef | None:
+        """Open the run of a training; None if the search was asked to stop before."""
+        tags = {Tag.TRIAL_NUMBER: str(finalist.trial)}
+        return self._context.start_child(
+            _training_name(finalist.trial, finalist.params, seed),
+            role=Role.FINAL,
+            tags=tags,
+            parent=finalist.run_id,
+        )
+
+    def _on_training_end(self, finalist: Finalist, seed: int, run: RunRef, result: TrialResult) -> bool:
+        """Record and print the result of a training, and return whether it has finished."""
+        self._close_child(run.run_id, result)
+        name = _training_name(finalist.trial, finalist.params, seed)
+        description = describe_training(self._study, finalist.params, result, epochs=self._epochs(finalist), seed=seed)
+        self._runs.present_child(run.run_id, description=description)
+        if result.outcome is not TrialOutcome.FINISHED:
+            self._context.console.print(f"{name}  {result.outcome}: {result.reason}")
+            return False
+        value = result.metrics[f"best_{self._metric}"]
+        finalist.values[str(seed)], finalist.runs[str(seed)] = value, run.run_id
+        self._context.console.print(
+            f"{name}  {self._metric} {format_metric(self._metric, value)}  {result.metrics['seconds']:.1f} s"
+        )
+        return True
+
+    def _close_runs(self, finalists: Collection[Finalist], *, stopped: bool) -> None:
+        """Log the means and standard deviations of the finalists, and close their runs."""
+        for finalist in finalists:
+            if finalist.is_closed:
+                continue
+            if stopped:
+                outcome = TrialOutcome.STOPPED
+            elif not finalist.known(self._seeds):
+                outcome = TrialOutcome.RAISED
+            else:
+                outcome = TrialOutcome.FINISHED
+                standing = finalist.standing(self._seeds)
+                self._runs.log_child_metrics(finalist.run_id, _mean_and_sd(self._metric, standing))
+                description = describe_finalist(self._study, standing, metric=self._metric)
+                self._runs.present_child(finalist.run_id, description=description)
+            self._runs.end_child(finalist.run_id, outcome)
+            finalist.is_closed = outcome is TrialOutcome.FINISHED
+        if not stopped:
+            self._record.keep()
 
     def _check_against_chance(self, value: float) -> None:
         """Raise SearchFailed if the best mean accuracy is no better than guessing, before the test set is evaluated."""
@@ -86,97 +233,106 @@ class FinalistTraining:
                 "smaller batch_norm_momentum"
             )
 
-    def _load_finalists(self) -> list[_Finalist]:
-        """Return the finalists that the study keeps, or choose them; none if the search was asked to stop."""
-        kept = self._study.get_attr(FINAL)
-        if kept:
-            return [_Finalist(**finalist) for finalist in kept]
-        best = self._study.ranked()[: self._study.search.settings.final_top]
-        finalists = []
-        for rank, trial in enumerate(best, start=1):
-            params = self._study.search.snap(trial.params)
-            tags = {Tag.TRIAL_NUMBER: str(trial.number)}
-            run = self._context.start_child(f"final {rank} {short_settings(params)}", role=Role.FINAL, tags=tags)
-            if run is None:
-                return []
-            finalists.append(_Finalist(rank, params, run.run_id, {}, {}))
-        self._keep(finalists)
-        return finalists
+    def _is_evaluated(self, finalist: Finalist) -> bool:
+        """Return whether a finalist is the winner that was evaluated last."""
+        winner = self._study.get_attr(WINNER)
+        return bool(winner) and winner["digest"] == finalist.digest
 
-    def _train(self, finalists: list[_Finalist]) -> None:
-        """Train each finalist with each seed, unless that was done and its weights are there."""
-        first_seed, seeds = self._study.search.base.seed, self._study.search.settings.final_seeds
-        queue = [
-            (finalist, seed)
-            for finalist in finalists
-            for seed in ((first_seed + offset) % SEEDS for offset in range(seeds))
-            if str(seed) not in finalist.values or not self._weights_file(finalist, seed).exists()
-        ]
-        total = len(queue)
-        if queue:
-            self._context.console.print(
-                "", f"final     the best {len(finalists)}, {seeds} seed(s) each: {total} to train"
+    def _best_seed(self, finalist: Finalist) -> int:
+        values = finalist.known(self._seeds)
+        return int(self._best(values, key=lambda seed: values[seed]))
+
+    def _conclude(self, winning: Finalist, finalists: Collection[Finalist]) -> dict[str, Any] | None:
+        """Evaluate the winner on the test images, unless it has been, and return what the study keeps of it."""
+        standings = [finalist.standing(self._seeds) for finalist in self._record.compared(finalists)]
+        final = {
+            "question": self._record.question([finalist.digest for finalist in finalists]),
+            "standings": sorted(standings, key=lambda one: one["mean"], reverse=self._best is max),
+            "metric": self._metric,
+            "trials": self._study.n_finished(),
+            "seeds": len(winning.known(self._seeds)),
+            **_mean_and_sd(self._metric, winning.standing(self._seeds)),
+        }
+        if self._is_evaluated(winning):
+            return self._confirm(self._study.get_attr(WINNER) | final)
+        seed = self._best_seed(winning)
+        result = self._evaluate(winning, seed)
+        if result is None:
+            return None
+        winner: dict[str, Any] = {
+            "trial": winning.trial,
+            "params": winning.params,
+            "digest": winning.digest,
+            "final_run_id": winning.run_id,
+            "seed": seed,
+            "run_id": winning.runs[str(seed)],
+            **result.metrics,
+            **final,
+        }
+        former: dict[str, Any] | None = self._study.get_attr(WINNER)
+        if former and former["run_id"] != winner["run_id"]:
+            self._runs.present_child(
+                former["run_id"],
+                name=_training_name(former["trial"], former["params"], former["seed"]),
+                description=describe_former_winner(former),
+                tags={Tag.WINNER: winner["run_id"]},
             )
-        running: dict[int, tuple[_Finalist, int, RunRef]] = {}
-        while running or (queue and not self._context.interrupts()):
-            while queue and self._context.executor.free() and not self._context.interrupts():
-                finalist, seed = queue[0]
-                run = self._start_run(finalist, seed)
-                if run is None:
-                    break
-                del queue[0]
-                # A value without weights is of no use: the winner is evaluated with them
-                finalist.values.pop(str(seed), None)
-                job = self._job(finalist, seed, run, "final")
-                running[job.number] = (finalist, seed, run)
-                self._context.executor.start(job, minutes=None)
-            for event in self._context.wait_for_events():
-                if isinstance(event, TrialResult):
-                    finalist, seed, run = running.pop(event.number)
-                    if self._on_training_end(finalist, seed, run, event):
-                        self._keep(finalists)
-                    elif self._should_retry(self._weights_file(finalist, seed).name, event):
-                        queue.append((finalist, seed))
-            done = total - len(queue) - len(running)
-            self._context.console.progress(done, total, f"final: {done} of {total} trainings, {len(running)} running")
+        self._present(winner)
+        # After the presentation, which a search that was killed in between repeats
+        self._study.set_attr(WINNER, winner)
+        # After the attribute was set: without both, the winner would be trained again
+        shutil.rmtree(self._weights_folder, ignore_errors=True)
+        self._print_winner(winner)
+        return winner
 
-    def _start_run(self, finalist: _Finalist, seed: int) -> RunRef | None:
-        """Open the run of a training; None if the search was asked to stop before."""
-        name = f"final {finalist.rank} {short_settings(finalist.params)} seed {seed}"
-        tags = {Tag.FINAL_RANK: str(finalist.rank)}
-        return self._context.start_child(name, role=Role.FINAL, tags=tags, parent=finalist.run_id)
+    def _confirm(self, winner: dict[str, Any]) -> dict[str, Any]:
+        """Return the winner that was evaluated before as that of all trials and finals so far."""
+        winner = winner | {"trials": self._study.n_finished()}
+        if winner != self._study.get_attr(WINNER):
+            self._present(winner)
+            self._study.set_attr(WINNER, winner)
+            shutil.rmtree(self._weights_folder, ignore_errors=True)
+            self._context.console.print("the winner is the same as before; the test set was not evaluated again")
+        self._print_winner(winner)
+        return winner
 
-    def _on_training_end(self, finalist: _Finalist, seed: int, run: RunRef, result: TrialResult) -> bool:
-        """Record and print the result of a training, and return whether it has finished."""
-        self._close_child(run.run_id, result)
-        name = f"final {finalist.rank} seed {seed}  {short_settings(finalist.params)}"
-        if result.outcome is not TrialOutcome.FINISHED:
-            self._context.console.print(f"{name}  {result.outcome}: {result.reason}")
-            return False
-        value = result.metrics[f"best_{self._metric}"]
-        finalist.values[str(seed)], finalist.runs[str(seed)] = value, run.run_id
-        self._context.console.print(f"{name}  {self._metric} {value:.4f}  {result.metrics['seconds']:.1f} s")
-        return True
+    def _present(self, winner: dict[str, Any]) -> None:
+        """Name and describe the winner's run in MLflow."""
+        self._runs.present_child(
+            winner["run_id"],
+            name=f"winner {trial_name(winner['trial'], winner['params'])} seed {winner['seed']}",
+            description=describe_winner(winner),
+            tags={Tag.WINNER: winner["run_id"]},
+        )
 
-    def _close_run(self, finalist: _Finalist) -> None:
-        """Log a finalist's mean and standard deviation, and close its run."""
-        if self._context.interrupts():
-            outcome = TrialOutcome.STOPPED
-        elif not finalist.values:
-            outcome = TrialOutcome.RAISED
-        else:
-            outcome = TrialOutcome.FINISHED
-            self._runs.log_child_metrics(finalist.run_id, _mean_and_sd(self._metric, finalist))
-        self._runs.end_child(finalist.run_id, outcome)
+    def _print_winner(self, winner: dict[str, Any]) -> None:
+        console, value = self._context.console, winner[f"{self._metric}_mean"]
+        result = format_metric(self._metric, value, winner.get(f"{self._metric}_sd"))
+        mean_of = f" (mean of {winner['seeds']} seeds)" if winner["seeds"] > 1 else ""
+        console.print(
+            f"winner    {trial_name(winner['trial'], winner['params'])}: {self._metric} {result}{mean_of}; test "
+            f"accuracy {format_metric('accuracy', winner['test_accuracy'])} of seed {winner['seed']}, run "
+            f"{winner['run_id']}"
+        )
+        if self._study.search.base.register_as:
+            console.print(f"registry  {self._runs.describe_registration(winner['run_id'])}")
 
-    def _evaluate_winner(self, winner: _Finalist) -> dict[str, float] | None:
-        """Evaluate the winner's best seed on the test images, once, in the run that trained it."""
-        seed = self._best(winner.values, key=lambda seed: winner.values[seed])
-        run = RunRef(self._runs.tracking_uri, winner.runs[seed])
+    def _evaluate(self, winner: Finalist, seed: int) -> TrialResult | None:
+        """Evaluate the winner's best seed on the test images, in the run that trained it; None if that failed."""
+        run = RunRef(self._runs.tracking_uri, winner.runs[str(seed)])
+        tested = self._study.get_attr(TESTED) or []
+        if run.run_id not in tested:
+            if tested:
+                self._context.console.print(
+                    f"the test set is evaluated again, as another configuration wins: winner {len(tested) + 1} of this "
+                    "study"
+                )
+            # Before it begins, so that one that is killed counts
+            self._study.set_attr(TESTED, [*tested, run.run_id])
         while True:
-            result = self._context.run_job(self._job(winner, int(seed), run, "winner"))
+            result = self._context.run_job(self._job(winner, seed, run, "winner"))
             if not self._should_retry("winner", result):
-                return self._on_winner_end(winner, seed, result)
+                break
             try:
                 self._context.executor.free()
             except BaseException:
@@ -184,33 +340,11 @@ class FinalistTraining:
                 self._close_child(run.run_id, result)
                 raise
             self._context.console.print(f"the winner is evaluated again: {result.outcome}: {result.reason}")
-
-    def _on_winner_end(self, winner: _Finalist, seed: str, result: TrialResult) -> dict[str, float] | None:
-        """Record and print the winner's figures, and return them; None if its evaluation failed."""
-        console = self._context.console
-        self._close_child(winner.runs[seed], result)
-        if result.outcome is not TrialOutcome.FINISHED:
-            console.print(f"the winner could not be evaluated: {result.outcome}: {result.reason}")
-            return None
-        figures = dict(result.metrics) | _mean_and_sd(self._metric, winner)
-        run_id = winner.runs[seed]
-        kept = {"rank": winner.rank, "params": winner.params, "seed": int(seed), "run_id": run_id, **figures}
-        self._study.set_attr(WINNER, kept)
-        self._runs.present_child(
-            run_id,
-            name=f"winner {short_settings(winner.params)} seed {seed}",
-            description=describe_winner(kept, metric=self._metric, seeds=len(winner.values)),
-        )
-        # After the attribute was set: without both, everything would be trained again
-        shutil.rmtree(self._weights_folder, ignore_errors=True)
-        console.print(
-            f"winner    {short_settings(winner.params)}: {self._metric} {mean(winner.values.values()):.4f} over "
-            f"{len(winner.values)} seed(s); test accuracy {figures['test_accuracy']:.2%} of seed {seed}, "
-            f"run {winner.runs[seed]}"
-        )
-        if self._study.search.base.register_as:
-            console.print(f"registry  {self._runs.describe_registration(winner.runs[seed])}")
-        return figures
+        self._close_child(run.run_id, result)
+        if result.outcome is TrialOutcome.FINISHED:
+            return result
+        self._context.console.print(f"the winner could not be evaluated: {result.outcome}: {result.reason}")
+        return None
 
     def _should_retry(self, name: str, result: TrialResult) -> bool:
         """Count how something ended, and return whether it should be tried again."""
@@ -221,51 +355,35 @@ class FinalistTraining:
             self._attempts[name] += 1
         return retry and not self._context.interrupts()
 
-    def _job(self, finalist: _Finalist, seed: int, run: RunRef, role: Literal["final", "winner"]) -> TrialJob:
+    def _job(self, finalist: Finalist, seed: int, run: RunRef, role: Literal["final", "winner"]) -> TrialJob:
         """Return the job that trains or evaluates a finalist with a seed."""
         # Negative numbers, apart from those of trials
         self._last_number -= 1
         config: TrainingConfig = self._study.search.config(finalist.params).model_copy(update={"seed": seed})
         return TrialJob(self._last_number, config, run, role, weights=self._weights_file(finalist, seed))
 
-    def _weights_file(self, finalist: _Finalist, seed: int) -> Path:
-        return self._weights_folder / f"{finalist.rank}-{seed}.weights.npz"
+    def _epochs(self, finalist: Finalist) -> int:
+        return self._study.search.config(finalist.params).epochs
+
+    def _weights_file(self, finalist: Finalist, seed: int) -> Path:
+        return self._weights_folder / f"{finalist.digest}-{seed}.weights.npz"
 
     def _close_child(self, run_id: str, result: TrialResult) -> None:
         self._runs.end_trial(run_id, result.outcome, reason=result.reason, output_tail=result.output_tail)
 
-    def _keep(self, finalists: list[_Finalist]) -> None:
-        """Keep in the study what has been trained."""
-        self._study.set_attr(FINAL, [vars(finalist) for finalist in finalists])
+
+def _training_name(trial: int, params: dict[str, Any], seed: int) -> str:
+    """Return the name of a finalist's training."""
+    return f"final {trial_name(trial, params)} seed {seed}"
 
 
-def _mean_and_sd(metric: str, finalist: _Finalist) -> dict[str, float]:
+def _shared_settings(config: TrainingConfig) -> dict[str, str]:
+    """Return as text the settings that all trainings of a finalist share, as far as they are known before."""
+    settings = {name: config.text(name) for name in TrainingConfig.model_fields if name != "seed"}
+    return {name: value for name, value in settings.items() if value != "auto"}
+
+
+def _mean_and_sd(metric: str, standing: dict[str, Any]) -> dict[str, float]:
     """Return the mean of a finalist's values and, of two or more, their standard deviation."""
-    values = list(finalist.values.values())
-    figures = {f"{metric}_mean": mean(values)}
-    if len(values) > 1:
-        figures[f"{metric}_sd"] = stdev(values)
-    return figures
-
-
-def measure_latencies(context: SearchContext) -> None:
-    """Measure the latency of the trials on the Pareto front that have none, one after the other while no other runs.
-
-    The study keeps the latencies, and the trials' runs show them.
-    """
-    study = context.study
-    latencies: dict[str, float] = study.get_attr(LATENCIES) or {}
-    run_ids = trials_dataframe(study).set_index("number")[RUN_ID]
-    for number in pareto_trials(study):
-        if str(number) in latencies or context.interrupts():
-            continue
-        trial = next(trial for trial in study.trials() if trial.number == number)
-        run_id = str(run_ids[number])
-        run = RunRef(context.runs.tracking_uri, run_id)
-        result = context.run_job(TrialJob(-1, study.search.config(trial.params), run, "latency"))
-        if result.outcome is TrialOutcome.FINISHED:
-            latencies[str(number)] = result.metrics["latency_ms"]
-            study.set_attr(LATENCIES, latencies)
-            context.runs.log_child_metrics(run_id, {"latency_ms": latencies[str(number)]})
-        elif not context.interrupts():
-            context.console.print(f"{trial_name(number, {})}  latency not measured: {result.outcome}: {result.reason}")
+    figures = {f"{metric}_mean": standing["mean"]}
+    return figures if standing["sd"] is None else figures | {f"{metric}_sd": standing["sd"]}

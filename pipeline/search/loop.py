@@ -2,14 +2,18 @@
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pipeline.runtime.errors import SearchFailed
-from pipeline.runtime.text import count, format_duration, short_settings, trial_name
+from pipeline.runtime.text import count, format_duration, format_metric, short_settings, trial_name
 from pipeline.search.attributes import FIGURES, OUTCOME, RUN_ID
+from pipeline.search.description import describe_training
 from pipeline.search.executors.base import MAX_NODE_LOSSES, EpochReport, TrialJob, TrialResult, should_retry
 from pipeline.search.session import SearchContext
 from pipeline.search.study import TrialProposal
+from pipeline.search.time_estimate import final_record, final_seconds
 from pipeline.tracking.tags import Role, RunRef, Tag, TrialOutcome
 
 # Failures in a row with the same cause, after which the configurations are not to blame
@@ -46,8 +50,10 @@ class SearchLoop:
         # Why the last claim brought no configuration, and before when none is to be made, on time.monotonic()
         self._end_reason: str | None = None
         self._pause_until = 0.0
-        # The metric that is known at every epoch
-        self._curve = next(name for name in self._search.settings.metric if name.startswith("val_"))
+        self._curve = self._search.curve
+        self._record = final_record(context)
+        self._slots = 1  # the most trials at a time so far
+        self._study.on_skipped = self._print_skipped
         self._began = time.monotonic()
         self._searched_before = self._study.searched_seconds()
 
@@ -92,6 +98,10 @@ class SearchLoop:
             result = replace(result, retryable=False, reason=reason)
         self._context.runs.end_trial(
             trial.run.run_id, result.outcome, reason=result.reason, output_tail=result.output_tail
+        )
+        self._context.runs.present_child(
+            trial.run.run_id,
+            description=describe_training(self._study, trial.proposal.params, result, epochs=trial.epochs),
         )
         figures: dict[str, object] = {name: result.metrics[name] for name in FIGURES if name in result.metrics}
         self._study.set_trial_attrs(result.number, figures | {OUTCOME: str(result.outcome)})
@@ -167,6 +177,7 @@ class SearchLoop:
         self._study.set_trial_attrs(proposal.number, {RUN_ID: run.run_id})
         config = self._search.config(proposal.params)
         self._running[proposal.number] = _RunningTrial(proposal, run, name, config.epochs)
+        self._slots = max(self._slots, len(self._running))
         latency = "latency_ms" in self._search.settings.metric
         job = TrialJob(proposal.number, config, run, "trial", latency=latency)
         self._context.executor.start(job, minutes=self._search.settings.trial_minutes)
@@ -220,7 +231,9 @@ class SearchLoop:
         best_value = max if self._curve == "val_accuracy" else min
         parts = [
             f"{trial.name:<24}",
-            f"{self._curve} {best_value(trial.values):.4f}" if trial.values else f"no {self._curve}",
+            f"{self._curve} {format_metric(self._curve, best_value(trial.values))}"
+            if trial.values
+            else f"no {self._curve}",
             count(len(trial.values), "epoch"),
         ]
         if (seconds := result.metrics.get("seconds")) is not None:
@@ -230,9 +243,10 @@ class SearchLoop:
             expected = result.outcome in {TrialOutcome.PRUNED, TrialOutcome.STOPPED}
             parts.append(str(result.outcome) if expected or not result.reason else f"{result.outcome}: {result.reason}")
         if best := self._study.best():
-            parts.append(f"best {best.values[0]:.4f} (t{best.number:03d})")
+            value = format_metric(self._search.settings.metric[0], best.values[0])
+            parts.append(f"best so far {value} ({trial_name(best.number, {})})")
         finished, trials = self._study.n_finished(), self._search.settings.trials
-        budget = ", ".join([f"{finished}/{trials}", *self._time_left(finished)])
+        budget = ", ".join([f"{finished} of {trials}", *self._time_left(finished)])
         return "  ".join([*parts, f"[{budget}]"])
 
     def _show_progress(self) -> None:
@@ -242,11 +256,16 @@ class SearchLoop:
         parts = [f"{finished} of {trials} trials", f"{len(self._running)} running", *self._time_left(done)]
         self._context.console.progress(done, trials, ", ".join(parts))
 
+    def _print_skipped(self, number: int, params: Mapping[str, Any], reason: str) -> None:
+        """Print why a trial trains nothing, as the numbers of the others would seem to jump."""
+        self._context.console.print(f"{trial_name(number, params):<24}  {reason}")
+
     def _time_left(self, done: float) -> list[str]:
-        """Return about how long the search will go on, as no part or one part of a line."""
+        """Return about how long the search will go on, its final included, as no part or one part of a line."""
         if not done or self._context.interrupts():
             return []
         seconds = self.searched_seconds() / done * max(0, self._search.settings.trials - done)
+        seconds += final_seconds(self._study, self._record.n_missing(), slots=self._slots)
         return [f"about {format_duration(seconds)} left"] if seconds >= 1 else []
 
 

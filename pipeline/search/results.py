@@ -16,6 +16,7 @@ from pipeline.evaluation.figures.slices import slices
 from pipeline.evaluation.figures.value_vs_cost import value_vs_cost
 from pipeline.evaluation.ranking import pareto_front, sign
 from pipeline.runtime.shell import project_command
+from pipeline.runtime.text import count, format_metric, format_value, trial_name
 from pipeline.search.attributes import DUPLICATE_OF, FIGURES, INFEASIBLE, LATENCIES, OUTCOME, RUN_ID, WINNER
 from pipeline.search.space import SearchSpec
 from pipeline.search.study import Study
@@ -94,30 +95,61 @@ def figures(study: Study) -> Iterator[tuple[str, Figure]]:
 def summarize(study: Study) -> list[str]:
     """Return the lines that end a search.
 
-    These are a table of the best trials, or of the Pareto front of two metrics, the importances of the settings, and
-    the command that trains the winner of the final, or else the best trial's configuration.
+    These are a table of the finalists, one of the best trials, or of the Pareto front of two metrics, the importances
+    of the settings, and the command that trains the winner of the final, or else the best trial's configuration.
     """
     search, ranked = study.search, study.ranked()
     if not ranked:
         return ["no trial has finished"]
     known = trials_dataframe(study).set_index("number").to_dict("index")
+    of_all = f"of {count(study.n_finished(), 'trial')}, a single training each"
     if len(search.directions) > 1:
         front = pareto_trials(study)
         shown = [trial for trial in ranked if trial.number in front]
+        title = f"the {len(shown)} on the Pareto front {of_all}:"
     else:
         shown = ranked[:SUMMARY_ROWS]
+        title = f"the best {len(shown)} {of_all}:"
     rows = [_summary_row(trial, search, known[trial.number]) for trial in shown]
-    lines = ["", *pd.DataFrame(rows).fillna("").to_string(index=False).splitlines()]
+    lines = [*_finals_table(study), "", title, *_table(rows)]
     if importances := study.importances():
-        lines.append("mattered  " + ", ".join(f"{name} {share:.0%}" for name, share in importances.items()))
-    return [*lines, f"again     {best_command(study)}"]
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in importances.items())
+        lines += ["", f"mattered  {shares} (fANOVA of {len(ranked)} finished trials)"]
+    return [*lines, "", f"again     {best_command(study)}"]
+
+
+def _finals_table(study: Study) -> list[str]:
+    """Return the lines of a table of the finalists, the winner first; none if there is no winner."""
+    winner = study.get_attr(WINNER)
+    if not winner:
+        return []
+    metric = winner["metric"]
+    others = [one for one in winner["standings"] if one["run_id"] != winner["final_run_id"]]
+    rows = [
+        {
+            "": "winner" if one not in others else "",
+            "trial": trial_name(one["trial"], {}),
+            f"{metric}, mean": format_metric(metric, one["mean"], one["sd"]),
+            "seeds": str(one["seeds"]),
+            **_settings_in_short(one["params"]),
+        }
+        for one in [*(one for one in winner["standings"] if one not in others), *others]
+    ]
+    return ["", f"finals of {count(winner['trials'], 'trial')}:", *_table(rows)]
+
+
+def _table(rows: list[dict[str, str]]) -> list[str]:
+    return pd.DataFrame(rows).fillna("").to_string(index=False).splitlines()
 
 
 def best_command(study: Study) -> str:
     """Return the command that trains the winner of the final, or else the best trial's configuration."""
     search, winner = study.search, study.get_attr(WINNER)
-    params = winner["params"] if winner else search.snap(study.ranked()[0].params)
-    return reproduce_command(search, _as_text(params, search))
+    if not winner:
+        return reproduce_command(search, settings_as_text(search.snap(study.ranked()[0].params), search))
+    # Its seed also decides which images are for validation
+    seed = {} if winner["seed"] == search.base.seed else {"seed": str(winner["seed"])}
+    return reproduce_command(search, settings_as_text(winner["params"], search) | seed)
 
 
 def reproduce_command(search: SearchSpec, params: Mapping[str, str]) -> str:
@@ -151,14 +183,19 @@ def _summary_row(trial: FrozenTrial, search: SearchSpec, known: Mapping[Hashable
     """Return a trial's row of the table in the terminal."""
     costs = {cost: form(known[cost]) for cost, form in COSTS.items() if pd.notna(known.get(cost))}
     return {
-        "trial": f"t{trial.number:03d}",
-        search.settings.metric[0]: f"{trial.values[0]:.4f}",
-        **_as_text(trial.params, search),
+        "trial": trial_name(trial.number, {}),
+        search.settings.metric[0]: format_metric(search.settings.metric[0], trial.values[0]),
+        **_settings_in_short(search.snap(trial.params)),
         **costs,
     }
 
 
-def _as_text(params: Mapping[str, object], search: SearchSpec) -> dict[str, str]:
+def _settings_in_short(params: Mapping[str, object]) -> dict[str, str]:
+    """Return searched settings with the digits that a person reads."""
+    return {name: format_value(value) for name, value in params.items()}
+
+
+def settings_as_text(params: Mapping[str, object], search: SearchSpec) -> dict[str, str]:
     """Return searched settings as a command line takes them."""
     config = search.config(params)
     return {name: config.text(name) for name in search.space}

@@ -2,14 +2,14 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from pipeline.runtime.console import Console
 from pipeline.runtime.errors import Unavailable
 from pipeline.runtime.signals import Interrupts
-from pipeline.search.attributes import FINAL, FINAL_OF, FINISHER, RUN_ID, WINNER
+from pipeline.search.attributes import FINISHER, RUN_ID
 from pipeline.search.coordination import DriverRegistry
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.study import Study
@@ -139,11 +139,6 @@ class SharedCoordinator(Coordinator):
             self._is_finisher = study.get_attr(FINISHER) not in others
             if self._is_finisher:
                 study.set_attr(FINISHER, self._registry.id)
-                # The winner among fewer trials is not the winner any more
-                if study.get_attr(FINAL_OF) != study.n_finished():
-                    study.set_attr(FINAL, None)
-                    study.set_attr(WINNER, None)
-                    study.set_attr(FINAL_OF, study.n_finished())
         return self.claim_final() if lease.lost else self._is_finisher
 
     def end_run(self, outcome: RunOutcome, reason: str) -> str | None:
@@ -171,6 +166,7 @@ class SearchContext:
     heartbeat: Callable[[], None]  # to be called about once a second
     console: Console = field(default_factory=Console)
     guessing_accuracy: float = 0.0  # what a classifier that ignores the images may reach on the validation images
+    data_fingerprint: str = ""
 
     def wait_for_events(self) -> list[EpochReport | TrialResult]:
         """Return what trials have sent, after a second at most; stop the trials if the process was asked to stop."""
@@ -201,8 +197,14 @@ class SearchContext:
 
     def run_job(self, job: TrialJob) -> TrialResult:
         """Run one job while no other runs, and return its result."""
-        self.executor.start(job, minutes=None)
-        while True:
-            for event in self.wait_for_events():
-                if isinstance(event, TrialResult):
-                    return event
+        (result,) = self.run_jobs([job])
+        return result
+
+    def run_jobs(self, jobs: Sequence[TrialJob]) -> list[TrialResult]:
+        """Run jobs at once, a slot each, while no others run, and return their results in the order of their ends."""
+        results: list[TrialResult] = []
+        for job in jobs:
+            self.executor.start(job, minutes=None)
+        while len(results) < len(jobs):
+            results += [event for event in self.wait_for_events() if isinstance(event, TrialResult)]
+        return results

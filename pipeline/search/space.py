@@ -16,7 +16,7 @@ from pipeline.config import training
 from pipeline.config.search import SearchCommand, SearchConfig, SearchFlags, parse_search_command
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import UsageError
-from pipeline.runtime.text import printable
+from pipeline.runtime.text import format_value, printable
 from pipeline.search import definition
 from pipeline.search.distributions import bounds, sample, snap_to_step, values
 from pipeline.search.storage_url import validate_storage_url
@@ -27,6 +27,8 @@ BUDGETS_AND_PLACES = frozenset(
 )
 # The settings that `validate_against_data` compares with the images
 CHECKED_AGAINST_DATA = ("patch_size", "kernel_size", "batch_size", "translation", "cutout")
+# The settings that decide how soon batch norm's averages are of use
+BATCH_NORM = ("batch_size", "batch_norm_momentum", "ema_momentum")
 # Optuna lists a grid in memory
 MAX_GRID = 10_000
 # Characters of a file's name, which names a study and its run
@@ -48,6 +50,11 @@ class SearchSpec:
     def directions(self) -> list[Literal["maximize", "minimize"]]:
         """Return the direction of each metric."""
         return ["maximize" if metric == "val_accuracy" else "minimize" for metric in self.settings.metric]
+
+    @property
+    def curve(self) -> str:
+        """Return the name of the metric that is known at every epoch: val_accuracy or val_loss."""
+        return next(metric for metric in self.settings.metric if metric.startswith("val_"))
 
     def config(self, params: Mapping[str, object]) -> TrainingConfig:
         """Return the settings of the trial with these searched settings.
@@ -147,6 +154,35 @@ def infeasibility(
     except UsageError as error:
         return str(error)
     return None
+
+
+def slow_batch_norm_in_space(search: SearchSpec, *, training_images: int) -> str | None:
+    """Return a warning if in the space, or in a part of it, batch norm's averages lag behind, else None.
+
+    A larger batch and a larger momentum are slower, so that of a range its ends are enough.
+
+    Args:
+        search: the search.
+        training_images: number of training images after the split.
+    """
+    searched = {name: bounds(search.space[name]) for name in BATCH_NORM if name in search.space}
+    warnings = []
+    for chosen in product(*searched.values()):
+        params = dict(zip(searched, chosen, strict=True))
+        config = training.TrainingConfig.build(dict(search.base) | params)
+        steps = math.ceil(training_images / config.batch_size)
+        warnings.append(
+            (config.batch_norm_momentum**steps, params, training.slow_batch_norm(config, steps_per_epoch=steps))
+        )
+    slow = [(left, params, warning) for left, params, warning in warnings if warning]
+    if not slow:
+        return None
+    _, params, warning = max(slow, key=lambda one: one[0])
+    if not params:
+        return warning
+    where = "all of the space" if len(slow) == len(warnings) else "a part of the space"
+    example = ", ".join(f"{name}={format_value(value)}" for name, value in params.items())
+    return f"in {where} ({example}, for example) {warning}"
 
 
 def check_against_data(search: SearchSpec, *, image_shape: Sequence[int], training_images: int) -> None:

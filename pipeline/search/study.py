@@ -1,7 +1,7 @@
 """An Optuna study: which configuration to try next, what became of the others, and how much of the budget is left."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice, product
@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
 
 from pipeline.runtime.errors import UsageError
+from pipeline.search import dashboard
 from pipeline.search.attributes import (
     ABANDONED,
     ATTEMPT,
@@ -70,7 +71,7 @@ class Study:
             training_images: number of training images after the split.
 
         Raises:
-            UsageError: the storage cannot be opened.
+            UsageError: the storage cannot be opened, or the study has another metric.
         """
         self.search = search
         self.name = name
@@ -79,6 +80,9 @@ class Study:
         self._study = optuna.create_study(
             study_name=name, storage=self._storage, directions=search.directions, load_if_exists=True
         )
+        dashboard.name_metrics(self._study, list(search.settings.metric))
+        # Told the number and the settings of a trial for which nothing is trained, and why
+        self.on_skipped: Callable[[int, Mapping[str, Any], str], None] = lambda number, params, reason: None
         self._registry: DriverRegistry | None = None
         self._lock: AdvisoryLock | None = None
         self._seed(search.base.seed, len(self.trials()))
@@ -155,6 +159,10 @@ class Study:
         """Return an attribute of the study, or None; read from the storage, where another process may have set it."""
         return self.attrs().get(key)
 
+    def set_note(self, text: str) -> None:
+        """Set the study's note in optuna-dashboard, see `dashboard.set_note`."""
+        dashboard.set_note(self._storage, self._study._study_id, text)
+
     def attrs(self) -> Mapping[str, Any]:
         """Return all attributes of the study."""
         return self._storage.get_study_user_attrs(self._study._study_id)
@@ -188,6 +196,11 @@ class Study:
             return None
         self._enqueue(untried[self._random.integers(len(untried))])
         return self._draw()
+
+    def n_feasible(self) -> int | None:
+        """Return the number of configurations that fit the images, or None where the space is too large to list."""
+        feasible = self._feasible_configurations()
+        return None if feasible is None else len(feasible)
 
     def random_configurations(self) -> Iterator[dict[str, Any]]:
         """Yield random configurations that fit the images; some may come again."""
@@ -318,10 +331,12 @@ class Study:
         if same is not None:
             trial.set_user_attr(DUPLICATE_OF, same.number)
             self._tell_duplicate(trial, same)
+            self.on_skipped(trial.number, params, f"the same as t{same.number:03d}, not trained again")
             return None
         if reason := self._infeasibility(params):
             trial.set_user_attr(INFEASIBLE, reason)
             self._tell_pruned(trial, violation=True)
+            self.on_skipped(trial.number, params, f"infeasible, not trained: {reason}")
             return None
         self._running[trial.number] = trial
         return TrialProposal(trial.number, params, **_history(trial))
@@ -375,16 +390,23 @@ class Study:
         """Return whether a configuration is queued."""
         return any(trial.state == TrialState.WAITING for trial in self.trials())
 
-    def _untried(self) -> list[dict[str, Any]] | None:
-        """Return the untried configurations that fit the images, or None where the space is too large to list."""
+    def _feasible_configurations(self) -> Mapping[str, dict[str, Any]] | None:
+        """Return the configurations that fit the images by key, or None where the space is too large to list."""
         if not self.is_enumerable():
             return None
         if self._feasible is None:
             choices = [values(distribution) or () for distribution in self.search.space.values()]
             configurations = [dict(zip(self.search.space, chosen, strict=True)) for chosen in product(*choices)]
             self._feasible = {_key(params): params for params in configurations if self._infeasibility(params) is None}
+        return self._feasible
+
+    def _untried(self) -> list[dict[str, Any]] | None:
+        """Return the untried configurations that fit the images, or None where the space is too large to list."""
+        feasible = self._feasible_configurations()
+        if feasible is None:
+            return None
         tried = self._tried()
-        return [params for key, params in self._feasible.items() if key not in tried]
+        return [params for key, params in feasible.items() if key not in tried]
 
     def _tried(self) -> set[str]:
         """Return the keys of the configurations that are not to be trained again."""

@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from itertools import islice
+from math import ceil
 from statistics import mean
 
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset
-from pipeline.runtime.text import format_duration
+from pipeline.runtime.text import count, format_duration
 from pipeline.search.executors.base import TrialJob
+from pipeline.search.final_record import FinalRecord
 from pipeline.search.session import SearchContext
+from pipeline.search.study import Study
 from pipeline.tracking.tags import RunRef, TrialOutcome
 
 # Configurations whose mean cost stands for the whole space
 SAMPLES = 200
+# Slots in which a training step is timed at once; more of them would hardly say more
+MAX_TIMED = 32
 
 # Costs in multiply-adds of a depthwise convolution, as measured with ConvMixers of 16 to 256 filters on a CPU:
 # GELU, batch norm and residual of one activation
@@ -30,35 +35,71 @@ def estimate_duration(context: SearchContext, data: Dataset) -> str | None:
     """
     study = context.study
     settings, finished = study.search.settings, study.n_finished()
+    finals = final_record(context).n_missing()
     if not finished:
-        return _estimate_from_step(context, data)
-    left = (settings.trials - finished) * study.searched_seconds() / finished
-    return f"about {format_duration(left)} left, as the trials so far went" if left > 0 else None
+        return _estimate_from_step(context, data, finals)
+    trials = max(0, settings.trials - finished)
+    left = trials * study.searched_seconds() / finished
+    left += final_seconds(study, finals, slots=max(1, context.executor.free()))
+    if left <= 0:
+        return None
+    return f"about {format_duration(left)} left, as the trials so far went: {_budget(trials, finals)}"
 
 
-def _estimate_from_step(context: SearchContext, data: Dataset) -> str | None:
-    """Time a training step of one configuration, and return the estimate for the whole search."""
+def final_record(context: SearchContext) -> FinalRecord:
+    """Return the record of a search's finals."""
+    study = context.study
+    return FinalRecord(study, metric=study.search.curve, data_fingerprint=context.data_fingerprint)
+
+
+def final_seconds(study: Study, finals: int, *, slots: int) -> float:
+    """Return about how long the trainings of a final take, from the duration of the trials beside each other.
+
+    Args:
+        study: The study.
+        finals: Number of the trainings.
+        slots: How many run at a time.
+    """
+    durations = [trial.duration.total_seconds() for trial in study.ranked() if trial.duration]
+    return ceil(finals / slots) * mean(durations) if durations else 0.0
+
+
+def _estimate_from_step(context: SearchContext, data: Dataset, finals: int) -> str | None:
+    """Time a training step of one configuration, and return the estimate for the whole search.
+
+    The step is timed in all slots at once, as trainings beside each other are slower than one alone.
+    """
     search = context.study.search
     sample = [search.config(params) for params in islice(context.study.random_configurations(), SAMPLES)]
     if not sample:
         return None
+    trials = min(search.settings.trials, context.study.n_feasible() or search.settings.trials)
+    slots = max(1, min(context.executor.free(), trials))
     run = RunRef(context.runs.tracking_uri, context.runs.id)
-    result = context.run_job(TrialJob(-1, sample[0], run, "step"))
-    if result.outcome is not TrialOutcome.FINISHED:
+    jobs = [TrialJob(-number, sample[0], run, "step") for number in range(1, min(slots, MAX_TIMED) + 1)]
+    results = [result for result in context.run_jobs(jobs) if result.outcome is TrialOutcome.FINISHED]
+    if not results:
         # The trials will fail for the same reason, and report it
         return None
-    seconds = result.metrics["tracing_seconds"] + trial_seconds(
+    seconds = mean(result.metrics["tracing_seconds"] for result in results) + trial_seconds(
         sample,
         measured=sample[0],
-        step_seconds=result.metrics["step_seconds"],
+        step_seconds=mean(result.metrics["step_seconds"] for result in results),
         image_shape=data.image_shape,
         training_images=len(data.train),
         validation_images=len(data.validation),
     )
-    trials = min(search.settings.trials, search.n_configurations() or search.settings.trials)
-    total = format_duration(trials * seconds / max(1, context.executor.free()))
-    limit = f", at most {search.settings.hours:g} h" if search.settings.hours else ""
-    return f"very roughly {total}{limit}: {trials} trials of {format_duration(seconds)} each, less what pruning saves"
+    total = format_duration((ceil(trials / slots) + ceil(finals / slots)) * seconds)
+    limit = f", the trials at most {search.settings.hours:g} h" if search.settings.hours else ""
+    each = f"{_budget(trials, finals)} of {format_duration(seconds)} each"
+    beside = f", {slots} at a time" if slots > 1 else ""
+    return f"very roughly {total}{limit}: {each}{beside}, less what pruning saves"
+
+
+def _budget(trials: int, finals: int) -> str:
+    """Return what is to be trained: `6 trials and 9 finals`."""
+    parts = [count(trials, "trial")] if trials else []
+    return " and ".join([*parts, *([count(finals, "final")] if finals else [])])
 
 
 def relative_cost(config: TrainingConfig, image_shape: Sequence[int]) -> float:

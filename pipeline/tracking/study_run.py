@@ -19,7 +19,7 @@ from pipeline.tracking.outbox.outbox import Outbox
 from pipeline.tracking.outbox.records import EndRun, ForwardSpool, LogBatch, LogFiles
 from pipeline.tracking.ownership import begin_run, claim_run, heartbeat_run, reopen_run, require_server, set_parent
 from pipeline.tracking.project_run import ProjectRun
-from pipeline.tracking.run import TrackedRun, end_record, metric_points
+from pipeline.tracking.run import PARAM_CHARACTERS, TrackedRun, end_record, metric_points
 from pipeline.tracking.stale_runs import close_stale_runs
 from pipeline.tracking.system_metrics import log_system_metrics
 from pipeline.tracking.tags import RUNNING, Role, RunOutcome, RunRef, Tag, TrialOutcome, trial_outcome_tags
@@ -124,9 +124,16 @@ class StudyRun:
         """Log metrics of a run below the study's that describe it as a whole."""
         self._outbox.put(LogBatch(run_id, metrics=metric_points(metrics, step=0)))
 
-    def present_child(self, run_id: str, *, name: str, description: str) -> None:
-        """Give a run below the study's another name, and a description in Markdown."""
-        self._outbox.put(LogBatch(run_id, tags={Tag.RUN_NAME: name, Tag.DESCRIPTION: description}))
+    def log_child_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """Log parameters of a run below the study's that trains nothing itself."""
+        self._outbox.put(LogBatch(run_id, params={name: value[:PARAM_CHARACTERS] for name, value in params.items()}))
+
+    def present_child(
+        self, run_id: str, *, description: str, name: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """Give a run below the study's a description in Markdown, and maybe another name and more tags."""
+        named = {} if name is None else {Tag.RUN_NAME: name}
+        self._outbox.put(LogBatch(run_id, tags={Tag.DESCRIPTION: description, **named, **(tags or {})}))
 
     def end_trial(self, run_id: str, outcome: TrialOutcome, *, reason: str, output_tail: str) -> None:
         """End the run of a trial whose process is gone; the process may have ended it itself.

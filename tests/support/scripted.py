@@ -139,15 +139,20 @@ class RecordingRuns:
     id = "the study's run"
 
     def __init__(self):
-        self.children, self.closed, self.finished, self.measured, self.presented = {}, {}, {}, {}, {}
+        self.children, self.closed, self.finished = {}, {}, {}
+        self.measured, self.params, self.presented = {}, {}, {}
 
     def start_child(self, name, *, role, tags, parent=None):
         run_id = f"run {len(self.children)}"
         self.children[run_id] = {"name": name, "role": role, "tags": dict(tags), "parent": parent}
         return RunRef(self.tracking_uri, run_id)
 
-    def present_child(self, run_id, *, name, description):
-        self.presented[run_id] = (name, description)
+    def present_child(self, run_id, *, description, name=None, tags=None):
+        named = {} if name is None else {"name": name}
+        self.presented[run_id] = self.presented.get(run_id, {}) | {"description": description, **named, **(tags or {})}
+
+    def log_child_params(self, run_id, params):
+        self.params[run_id] = dict(params)
 
     def end_trial(self, run_id, outcome, *, reason, output_tail):
         self.closed[run_id] = outcome
@@ -175,9 +180,7 @@ class RecordingConsole:
         self.positions.append((done, total, text))
 
 
-def search_context(
-    study, executor, *, runs=None, interrupts=lambda: 0, heartbeat=lambda: None, console=None, guessing_accuracy=0.0
-):
+def search_context(study, executor, *, runs=None, interrupts=lambda: 0, heartbeat=lambda: None, console=None, **more):
     """Return the context of a search that is driven in this process."""
     runs, console = runs or RecordingRuns(), console or RecordingConsole()
-    return SearchContext(study, runs, executor, interrupts, heartbeat, console, guessing_accuracy=guessing_accuracy)
+    return SearchContext(study, runs, executor, interrupts, heartbeat, console, **more)

@@ -1,4 +1,4 @@
-"""The search command: when it forgets a winner, and how it ends without a result; trials are scripted."""
+"""The search command: what it logs of a winner, and how it ends without a result; trials are scripted."""
 
 import sys
 
@@ -6,10 +6,9 @@ import mlflow
 import optuna
 import pytest
 
-from pipeline.commands.search import _run_trials, dashboard_command, run_search
+from pipeline.commands.search import dashboard_command, run_search
 from pipeline.data.dataset import load_dataset
-from pipeline.runtime.errors import ClusterLost, SearchFailed
-from pipeline.search.attributes import FINAL, WINNER
+from pipeline.runtime.errors import ClusterLost
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
 from tests.support.scripted import (
     CONTINUOUS,
@@ -17,52 +16,9 @@ from tests.support.scripted import (
     epoch_report,
     make_search,
     mlflow_store,
-    open_study,
-    search_context,
     successful_trial,
     trial_result,
 )
-
-
-@pytest.fixture
-def resume(tmp_path):
-    """Return a function that resumes a study with a winner among two trials, and returns the study."""
-
-    def run(trials, answer):
-        study = open_study(tmp_path, make_search(tmp_path, CONTINUOUS, "--trials", str(trials)))
-        for _ in range(2):
-            study.complete(study.ask().number, [0.5])
-        study.set_attr(WINNER, {"test_accuracy": 0.7})
-        study.set_attr(FINAL, ["finalist"])
-        _run_trials(search_context(study, ScriptedExecutor(answer)))
-        return study
-
-    return run
-
-
-def test_winner_is_kept_if_no_trial_is_added(resume):
-    study = resume(2, lambda job: successful_trial(job, 0.9))
-    assert (study.get_attr(WINNER), study.get_attr(FINAL)) == ({"test_accuracy": 0.7}, ["finalist"])
-
-
-def test_winner_is_removed_if_trials_are_added(resume):
-    study = resume(3, lambda job: successful_trial(job, 0.9))
-    assert (study.get_attr(WINNER), study.get_attr(FINAL)) == (None, None)
-
-
-def test_winner_is_removed_if_trials_are_added_and_the_search_fails(resume, tmp_path):
-    answers = iter([True, False, False, False])
-    with pytest.raises(SearchFailed):
-        resume(
-            9,
-            lambda job: (
-                successful_trial(job, 0.9)
-                if next(answers)
-                else [trial_result(job, TrialOutcome.RAISED, "no such thing")]
-            ),
-        )
-    study = open_study(tmp_path, make_search(tmp_path, CONTINUOUS, "--trials", "9"))
-    assert (study.get_attr(WINNER), study.get_attr(FINAL)) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +121,67 @@ def test_search_without_a_result_fails_and_the_same_command_resumes_it(tmp_path,
             broken.clear()
             assert run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 0
             assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+def train_and_leave_weights(job):
+    if job.role == "step":
+        return [trial_result(job, step_seconds=0.01, tracing_seconds=0.1)]
+    if job.role == "latency":
+        return [trial_result(job, latency_ms=1.0)]
+    if job.role == "winner":
+        return [trial_result(job, test_accuracy=0.6)]
+    if job.role == "final":
+        job.weights.write_text("weights")
+    return successful_trial(job, round(10 * job.config.learning_rate, 3))
+
+
+def test_extended_search_shows_the_other_winner_everywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    executors = []
+    monkeypatch.setattr(
+        "pipeline.commands.search.build_executor",
+        lambda search, data: executors.append(ScriptedExecutor(train_and_leave_weights)) or executors[-1],
+    )
+    text = CONTINUOUS + "final_top: 1\nfinal_seeds: 2\nenqueue: [{learning_rate: 0.05}, {learning_rate: 0.09}]\n"
+    url = f"sqlite:///{tmp_path}/study.db"
+
+    def run(trials):
+        search = make_search(tmp_path, text, "--trials", str(trials), "--storage", url)
+        assert run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 0
+        found = mlflow.search_runs(experiment_names=["mine"], output_format="list")
+        return {run.info.run_name: run for run in found}, capsys.readouterr().out
+
+    with mlflow_store(tmp_path):
+        first, _ = run(1)
+        search = first["search mine"]
+        winner = first["winner t000 lr0.05 seed 0"]
+        assert search.data.tags[Tag.WINNER] == winner.info.run_id == winner.data.tags[Tag.WINNER]
+        assert search.data.tags[f"{Tag.WINNER}.learning_rate"] == "0.05"
+        assert search.data.tags[Tag.TEST_SET_ACCESSES] == "1"
+        expected = {"best_val_accuracy": 0.5, "val_accuracy_mean": 0.5, "val_accuracy_sd": 0.0, "test_accuracy": 0.6}
+        assert expected.items() <= search.data.metrics.items()
+        assert not {"trial", "seed", "seeds"} & search.data.metrics.keys()
+        finalist = first["final t000 lr0.05"]
+        assert (finalist.data.params["learning_rate"], finalist.data.params["epochs"]) == ("0.05", "2")
+        assert "seed" not in finalist.data.params
+        assert "`val_accuracy` 50.00 %" in first["t000 lr0.05"].data.tags[Tag.DESCRIPTION]
+
+        second, out = run(2)
+        assert [job.role for job in executors[-1].started] == ["trial", "final", "final", "winner", "latency"]
+        search, winner = second["search mine"], second["winner t001 lr0.09 seed 0"]
+        assert "winner t000 lr0.05 seed 0" not in second
+        former = second["final t000 lr0.05 seed 0"]
+        assert former.data.tags[Tag.WINNER] == search.data.tags[Tag.WINNER] == winner.info.run_id
+        assert former.data.tags[Tag.DESCRIPTION].startswith("Was the winner of the search among 1 trial;")
+        assert search.data.tags[f"{Tag.WINNER}.learning_rate"] == "0.09"
+        assert search.data.tags[Tag.TEST_SET_ACCESSES] == "2"
+        assert search.data.metrics["val_accuracy_mean"] == 0.9
+        assert "the test set is evaluated again" in out
+        assert "| **winner** | [t001 lr0.09]" in search.data.tags[Tag.DESCRIPTION]
+
+        _, out = run(2)
+        assert executors[-1].started == []
+        assert "winner    t001 lr0.09: val_accuracy 90.00 ± 0.00 % (mean of 2 seeds); test accuracy 60.00 %" in out
 
 
 class WithGpus(LosingExecutor):

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pipeline.runtime.code_version
-from pipeline.runtime.code_version import code_version
+from pipeline.runtime.code_version import code_version, training_code_digest
 
 
 def checkout(tmp_path, monkeypatch):
@@ -66,3 +66,22 @@ def test_code_version_ignores_the_variables_of_a_git_hook(tmp_path, monkeypatch)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
     assert code_version() == own and file.exists()
+
+
+def test_training_code_digest_changes_with_the_code_that_trains_alone(tmp_path, monkeypatch):
+    file = tmp_path / "pipeline" / "runtime" / "code_version.py"
+    monkeypatch.setattr("pipeline.runtime.code_version.__file__", str(file))
+
+    def digest(path, text):
+        (file.parents[1] / path).parent.mkdir(parents=True, exist_ok=True)
+        (file.parents[1] / path).write_text(text)
+        training_code_digest.cache_clear()
+        return training_code_digest()
+
+    first = digest("training/fit.py", "one")
+    assert digest("commands/report.py", "one") == first
+    assert digest("training/fit.py", "two") != first
+    assert digest("training/fit.py", "one") == first
+    monkeypatch.setattr("importlib.metadata.version", lambda library: "0")
+    assert digest("training/fit.py", "one") != first
+    training_code_digest.cache_clear()

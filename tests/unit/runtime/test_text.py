@@ -7,6 +7,7 @@ from pipeline.runtime.text import (
     MAX_CHARACTERS,
     count,
     format_duration,
+    format_metric,
     format_value,
     join_names,
     nearest,
@@ -97,3 +98,17 @@ def test_nearest_suggests_a_similar_name_or_nothing() -> None:
 def test_count_and_percent_have_their_units() -> None:
     assert [count(number, "epoch") for number in (0, 1, 1024)] == ["0 epochs", "1 epoch", "1,024 epochs"]
     assert percent(0.813) == "81.3 %"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("val_accuracy", 0.8), "80.00 %"),
+        (("test_accuracy", 0.99996), "100.00 %"),
+        (("val_accuracy", 0.82, 0.0204), "82.00 ± 2.04 %"),
+        (("val_loss", 0.61234), "0.6123"),
+        (("val_loss", 1.0, 0.5), "1.0000 ± 0.5000"),
+    ],
+)
+def test_format_metric_shows_accuracies_in_percent(arguments, text) -> None:
+    assert format_metric(*arguments) == text

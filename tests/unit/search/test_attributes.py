@@ -2,7 +2,8 @@
 
 from pipeline.search import attributes
 from pipeline.search.attributes import DRIVER_PREFIX, FIGURES
-from pipeline.search.finalists import FinalistTraining, measure_latencies
+from pipeline.search.finalists import FinalistTraining
+from pipeline.search.latencies import measure_latencies
 from pipeline.search.loop import SearchLoop
 from pipeline.search.session import ExclusiveCoordinator
 from tests.support.scripted import (
@@ -42,10 +43,10 @@ def test_search_sets_no_attribute_that_has_no_name_here(tmp_path, monkeypatch):
     SearchLoop(context).run()
     FinalistTraining(context).run()
     measure_latencies(context)
+    study.set_note("text")
     coordinator.close()
     keys = {DRIVER_PREFIX if key.startswith(DRIVER_PREFIX) else key for key in study.attrs()}
-    assert keys == {DRIVER_PREFIX, attributes.SEARCHED_SECONDS, attributes.FINAL, attributes.WINNER} | (
-        {attributes.LATENCIES}
-    )
+    final = {attributes.FINAL, attributes.WINNER, attributes.TESTED}
+    assert keys == {DRIVER_PREFIX, attributes.SEARCHED_SECONDS, attributes.LATENCIES, attributes.NOTE} | final
     for trial in study.trials():
         assert trial.user_attrs.keys() == {attributes.RUN_ID, attributes.OUTCOME, *FIGURES}

@@ -1,16 +1,23 @@
-"""Descriptions of a search and of its winner."""
+"""Descriptions of a search and of the runs below it."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from pipeline.search.attributes import RUN_ID, WINNER
-from pipeline.search.description import describe_search, describe_winner
+from pipeline.search.attributes import RUN_ID, TESTED, WINNER
+from pipeline.search.description import describe_search, describe_training, describe_winner
+from pipeline.search.executors.base import TrialResult
+from pipeline.tracking.tags import TrialOutcome
 from tests.support.scripted import DISCRETE, make_search, open_study
 
 DATA = SimpleNamespace(name="digits", train=range(1455), validation=range(162))
-WON = {"rank": 2, "params": {"kernel_size": 5, "depth": 2}, "seed": 1, "run_id": "abc"}
-WON |= {"test_accuracy": 0.9722, "val_accuracy_mean": 0.9512}
+STANDINGS = [
+    {"trial": 5, "params": {"kernel_size": 5, "depth": 2}, "run_id": "f5", "seeds": 2, "mean": 0.9512, "sd": 0.0141},
+    {"trial": 4, "params": {"kernel_size": 5, "depth": 1}, "run_id": "f4", "seeds": 1, "mean": 0.9, "sd": None},
+]
+WON = {"trial": 5, "params": {"kernel_size": 5, "depth": 2}, "seed": 1, "seeds": 2, "trials": 6, "run_id": "abc"}
+WON |= {"metric": "val_accuracy", "val_accuracy_mean": 0.9512, "val_accuracy_sd": 0.0141, "standings": STANDINGS}
+WON |= {"test_accuracy": 0.9722}
 
 
 @pytest.fixture
@@ -24,20 +31,53 @@ def study(tmp_path):
     return mine
 
 
+def cells(text, first):
+    """Return the cells of the rows below the header that begins so."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    start = next(number for number, row in enumerate(lines) if row[0] == first)
+    return [row for row in lines[start + 2 :] if len(row) > 1]
+
+
 def test_describe_search_without_a_final_names_the_best_trial_and_five_trials(study):
     text = describe_search(study, DATA, experiment_id="7")
-    assert "best trial t005: `val_accuracy` 0.6000" in text and "winner" not in text
-    cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in text.splitlines()[-5:]]
-    assert cells[0] == ["[t005](#/experiments/7/runs/run5)", "0.6000"]
-    assert [value for _, value in cells] == ["0.6000", "0.5000", "0.4000", "0.3000", "0.2000"]
+    assert "t005: `val_accuracy` 60.00 %; a single training, which may be lucky" in text and "winner" not in text
+    rows = cells(text, "best 5 of 6 trials")
+    assert rows[0] == ["[t005](#/experiments/7/runs/run5)", "60.00 %", "`k5 d2`"]
+    assert [row[1] for row in rows] == ["60.00 %", "50.00 %", "40.00 %", "30.00 %", "20.00 %"]
 
 
-def test_describe_search_with_a_winner_names_it_and_its_test_accuracy(study):
+def test_describe_search_begins_with_the_winner_and_its_test_accuracy(study):
     study.set_attr(WINNER, WON)
+    study.set_attr(TESTED, ["abc"])
     text = describe_search(study, DATA, experiment_id="7")
-    assert "winner `k5 d2`: `val_accuracy_mean` 0.9512, test accuracy 97.2 %" in text
-    assert "[k5 d2](#/experiments/7/runs/abc)" in text
-    assert "train smoke --kernel_size 5 --depth 2" in text
+    assert text.splitlines()[2] == (
+        "| **winner** | [t005 k5 d2](#/experiments/7/runs/abc): mean `val_accuracy` of 95.12 ± 1.41 % with 2 seeds; "
+        "test accuracy 97.22 % |"
+    )
+    assert "| **test set** | evaluated once, for the winner |" in text
+    assert "train smoke --kernel_size 5 --depth 2 --seed 1" in text
+    assert cells(text, "finals")[:2] == [
+        ["[t005](#/experiments/7/runs/f5)", "95.12 ± 1.41 %", "2", "`k5 d2`"],
+        ["[t004](#/experiments/7/runs/f4)", "90.00 %", "1", "`k5 d1`"],
+    ]
+
+
+def test_describe_search_says_that_a_winner_is_one_of_fewer_trials(study):
+    study.set_attr(WINNER, WON | {"trials": 4})
+    assert "; of the first 4 trials, the final of the others is to come |" in describe_search(
+        study, DATA, experiment_id="7"
+    )
+
+
+def test_describe_search_counts_the_winners_that_were_evaluated(study):
+    study.set_attr(TESTED, ["abc", "def"])
+    text = describe_search(study, DATA, experiment_id="7")
+    assert "| **test set** | evaluated for 2 winners, one after the other |" in text
+
+
+def test_describe_search_before_the_first_trial_says_what_is_searched(tmp_path):
+    text = describe_search(open_study(tmp_path, make_search(tmp_path, DISCRETE)), DATA, experiment_id="7")
+    assert "| **trials** | 0 of 50 |" in text and "`kernel_size`, `depth`" in text
 
 
 def test_describe_search_shows_a_name_with_markup_as_text(study):
@@ -46,7 +86,41 @@ def test_describe_search_shows_a_name_with_markup_as_text(study):
 
 
 def test_describe_winner_states_mean_deviation_and_seed():
-    text = describe_winner(WON | {"val_accuracy_sd": 0.0141}, metric="val_accuracy", seeds=2)
-    assert "`k5 d2`" in text and "0.9512 ± 0.0141" in text and "2 seed(s)" in text
-    assert "Seed 1, this run, has a test accuracy of 97.2 %" in text
-    assert "±" not in describe_winner(WON, metric="val_accuracy", seeds=1)
+    text = describe_winner(WON)
+    assert text.startswith("**Winner of the search** among 6 trials: `t005 k5 d2`.")
+    assert "95.12 ± 1.41 % with 2 seeds is the best of 2 finalists" in text
+    assert "This run, seed 1, has a test accuracy of 97.22 %" in text
+    one_seed = {name: value for name, value in WON.items() if name != "val_accuracy_sd"} | {"seeds": 1}
+    assert "±" not in describe_winner(one_seed)
+
+
+def ended(outcome, reason="", **metrics):
+    return TrialResult(0, outcome, reason, False, metrics, "", "cpu", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (
+            ended(TrialOutcome.FINISHED, best_val_accuracy=0.5, epochs=3.0, parameters=1234.0, seconds=12.0),
+            "`val_accuracy` 50.00 %, at the best of 3 epochs",
+        ),
+        (
+            ended(TrialOutcome.PRUNED, "by the driver", best_val_accuracy=0.25, epochs=1.0),
+            "pruned after epoch 1 of 3, as it was behind the median of the other trials; `val_accuracy` 25.00 % until "
+            "then",
+        ),
+        (ended(TrialOutcome.OOM, "needs 3 GiB | has 2"), r"**oom** after epoch 0 of 3: needs 3 GiB \| has 2"),
+        (
+            ended(TrialOutcome.STOPPED),
+            "stopped after epoch 0 of 3; its configuration is trained again when the search goes on",
+        ),
+    ],
+)
+def test_describe_training_says_how_it_ended(study, result, text):
+    description = describe_training(study, {"kernel_size": 5, "depth": 2}, result, epochs=3)
+    lines = description.splitlines()
+    assert lines[2] == f"| **result** | {text} |"
+    assert lines[3] == "| **drawn** | `kernel_size` 5, `depth` 2 |"
+    assert ("| **size** | 1,234 parameters |" in lines) == ("parameters" in result.metrics)
+    assert lines[-1].endswith("train smoke --kernel_size 5 --depth 2` |")

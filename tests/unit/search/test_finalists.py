@@ -1,12 +1,11 @@
-"""Retraining the finalists, evaluating the winner, and measuring latencies; trainings are scripted."""
+"""Retraining the finalists and evaluating the winner; trainings are scripted."""
 
 import mlflow
 import pytest
 
 from pipeline.runtime.errors import ClusterLost, SearchFailed
-from pipeline.search.attributes import FINAL, WINNER
-from pipeline.search.finalists import FinalistTraining, measure_latencies
-from pipeline.search.results import leaderboard, summarize
+from pipeline.search.attributes import FINAL, TESTED, WINNER
+from pipeline.search.finalists import FinalistTraining
 from pipeline.search.study import Study
 from pipeline.tracking.study_run import open_study_run
 from pipeline.tracking.tags import RunOutcome, Tag, TrialOutcome
@@ -46,10 +45,23 @@ def final(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run(
-        answer=train, text=TWO, *flags, name="mine", slots=1, interrupts=lambda: 0, runs=None, guessing_accuracy=0.0
+        answer=train,
+        text=TWO,
+        *flags,
+        name="mine",
+        slots=1,
+        interrupts=lambda: 0,
+        runs=None,
+        guessing_accuracy=0.0,
+        data_fingerprint="",
+        depths=(),
     ):
         run.study = open_study(tmp_path, make_search(tmp_path, text, *flags), name=name)
-        while (proposal := run.study.ask()) is not None:
+        waiting = list(depths)[len(run.study.trials()) :]
+        for depth in waiting:
+            run.study._enqueue({"depth": depth})
+        while (waiting or not depths) and (proposal := run.study.ask()) is not None:
+            del waiting[:1]
             accuracy = max(ACCURACY.get(proposal.params["depth"], [0.1]))
             run.study.complete(proposal.number, [accuracy, 100.0][: len(run.study.search.directions)])
         run.runs = runs or getattr(run, "runs", None) or RecordingRuns()
@@ -63,6 +75,7 @@ def final(tmp_path, monkeypatch):
             interrupts=interrupts,
             console=console,
             guessing_accuracy=guessing_accuracy,
+            data_fingerprint=data_fingerprint,
         )
         return FinalistTraining(context).run()
 
@@ -85,10 +98,17 @@ def test_finalists_are_trained_with_each_seed_and_only_the_winner_by_mean_is_tes
     assert figures["test_accuracy"] == 0.7
     assert figures["val_accuracy_mean"] == pytest.approx(0.82)
     assert figures["val_accuracy_sd"] == pytest.approx(0.02)
-    kept = {"rank": 2, "params": {"depth": 2}, "seed": 2, "run_id": winner.run.run_id}
-    assert final.study.get_attr(WINNER) == kept | figures
-    assert final.lines[-1].startswith(
-        "winner    d2: val_accuracy 0.8200 over 3 seed(s); test accuracy 70.00% of seed 2"
+    kept = final.study.get_attr(WINNER)
+    assert kept == figures
+    assert (kept["trial"], kept["params"], kept["seed"], kept["seeds"]) == (1, {"depth": 2}, 2, 3)
+    assert (kept["run_id"], kept["trials"]) == (winner.run.run_id, 2)
+    assert [(one["trial"], one["mean"]) for one in kept["standings"]] == [
+        (1, pytest.approx(0.82)),
+        (0, pytest.approx(0.65)),
+    ]
+    assert final.lines[-1] == (
+        "winner    t001 d2: val_accuracy 82.00 ± 2.00 % (mean of 3 seeds); test accuracy 70.00 % of seed 2, run "
+        + winner.run.run_id
     )
 
 
@@ -99,14 +119,34 @@ def test_only_the_winner_is_registered_and_the_terminal_shows_the_registration(f
     assert final.lines[-1] == f"registry  the model of {winner.run.run_id}"
 
 
-def test_winner_is_named_and_described_in_its_own_run(final):
+def test_winner_is_named_tagged_and_described_in_its_own_run(final):
     final()
-    winner = final.study.get_attr(WINNER)
-    (name, description) = final.runs.presented.pop(winner["run_id"])
-    assert final.runs.children[winner["run_id"]]["name"] == f"final {winner['rank']} d2 seed 2"
-    assert name == "winner d2 seed 2"
-    assert "test accuracy of 70.0 %" in description
-    assert not final.runs.presented, "there is one winner"
+    run_id = final.study.get_attr(WINNER)["run_id"]
+    presented = final.runs.presented[run_id]
+    assert final.runs.children[run_id]["name"] == "final t001 d2 seed 2"
+    assert presented["name"] == "winner t001 d2 seed 2"
+    assert presented[Tag.WINNER] == run_id
+    assert "test accuracy of 70.00 %" in presented["description"] and "best of 2 finalists" in presented["description"]
+    assert [run for run, shown in final.runs.presented.items() if Tag.WINNER in shown] == [run_id]
+
+
+def test_finalists_and_their_trainings_are_described(final):
+    final()
+    children = final.runs.children
+    finalist = next(run_id for run_id, child in children.items() if child["name"] == "final t000 d1")
+    assert "mean `val_accuracy` of 65.00 ± 25.98 % with 3 seeds" in final.runs.presented[finalist]["description"]
+    training = next(run_id for run_id, child in children.items() if child["name"] == "final t000 d1 seed 1")
+    description = final.runs.presented[training]["description"]
+    assert "`val_accuracy` 50.00 %, at the best of 1 epoch" in description
+    assert "--depth 1 --seed 1" in description
+
+
+def test_finalist_has_the_parameters_that_its_trainings_share(final):
+    final()
+    finalists = [run_id for run_id, child in final.runs.children.items() if child["parent"] is None]
+    assert final.runs.params.keys() == set(finalists)
+    assert [final.runs.params[run_id]["depth"] for run_id in finalists] == ["1", "2"]
+    assert all("seed" not in params and "auto" not in params.values() for params in final.runs.params.values())
 
 
 def test_final_at_chance_fails_and_does_not_evaluate_the_test_set(final):
@@ -140,7 +180,7 @@ def test_trainings_have_runs_below_the_run_of_their_finalist(final):
     final()
     children = final.runs.children
     parents = {run_id: child for run_id, child in children.items() if child["parent"] is None}
-    assert [child["name"] for child in parents.values()] == ["final 1 d1", "final 2 d2"]
+    assert [child["name"] for child in parents.values()] == ["final t000 d1", "final t001 d2"]
     assert {child["role"] for child in children.values()} == {"final"}
     assert [child["parent"] for child in children.values() if child["parent"]] == [
         parent for parent in parents for _ in range(3)
@@ -163,28 +203,41 @@ def test_resumed_final_trains_only_what_is_missing(final):
     again = [(job.config.depth, job.config.seed) for job in final.executor.started]
     assert roles(final) == ["final", "final", "winner"]
     assert not set(again[:2]) & set(done)
-    assert [child["name"] for child in final.runs.children.values()].count("final 1 d1") == 1
+    assert [child["name"] for child in final.runs.children.values()].count("final t000 d1") == 1
     assert runs.keys() <= final.runs.children.keys()
 
 
-def test_training_whose_weights_are_missing_is_repeated(final, tmp_path):
-    final(lambda job: [trial_result(job, TrialOutcome.CRASHED, "gone")] if job.role == "winner" else train(job))
-    next((tmp_path / "cache").rglob("2-1.weights.npz")).unlink()
+def never_evaluated(job):
+    return [trial_result(job, TrialOutcome.CRASHED, "gone")] if job.role == "winner" else train(job)
+
+
+def weights(tmp_path, depth, seed):
+    """Return the file that holds the weights of a training."""
+    files = (tmp_path / "cache").rglob("*.weights.npz")
+    return next(file for file in files if file.read_text() == f"depth {depth} seed {seed}")
+
+
+def test_training_of_the_winner_whose_weights_are_missing_is_repeated(final, tmp_path):
+    final(never_evaluated)
+    weights(tmp_path, 2, 2).unlink()
+    weights(tmp_path, 2, 1).unlink()  # only the best seed is evaluated
     final()
     assert [(job.role, job.config.depth, job.config.seed) for job in final.executor.started] == [
-        ("final", 2, 1),
+        ("final", 2, 2),
         ("winner", 2, 2),
     ]
+    assert "the weights of final t001 d2 seed 2 are gone: it is trained again" in final.lines
 
 
 def test_value_whose_weights_are_missing_does_not_count_if_its_training_fails_now(final, tmp_path):
-    final(lambda job: [trial_result(job, TrialOutcome.CRASHED, "gone")] if job.role == "winner" else train(job))
-    next((tmp_path / "cache").rglob("2-2.weights.npz")).unlink()
+    final(never_evaluated)
+    weights(tmp_path, 2, 2).unlink()
 
     def answer(job):
         return [trial_result(job, TrialOutcome.OOM, "no memory")] if job.role == "final" else train(job)
 
     assert final(answer)["val_accuracy_mean"] == pytest.approx(0.81)
+    assert roles(final) == ["final", "winner"]
     assert final.executor.started[-1].config.seed == 1
 
 
@@ -196,7 +249,7 @@ def test_kill_in_the_first_training_opens_no_second_run_of_a_finalist(final):
         final(killed)
     final()
     names = [child["name"] for child in final.runs.children.values() if child["parent"] is None]
-    assert names == ["final 1 d1", "final 2 d2"]
+    assert names == ["final t000 d1", "final t001 d2"]
 
 
 def test_kill_after_the_evaluation_repeats_the_evaluation_and_no_training(final, monkeypatch):
@@ -209,6 +262,126 @@ def test_kill_after_the_evaluation_repeats_the_evaluation_and_no_training(final,
             final()
     final()
     assert roles(final) == ["winner"]
+
+
+def test_same_final_trains_and_evaluates_nothing_again(final):
+    first = final()
+    assert final() == first
+    assert roles(final) == []
+
+
+MORE = {**ACCURACY, 3: [0.40, 0.60, 0.50], 4: [0.96, 0.94, 0.95]}
+
+
+@pytest.fixture
+def by_depth(final, monkeypatch):
+    """Return a function that runs the final of a study that has a trial of each of these depths."""
+    monkeypatch.setitem(globals(), "ACCURACY", MORE)
+    text = "recipe: smoke\nspace: {depth: {low: 1, high: 9}}\nfinal_top: 2\nfinal_seeds: 3\n"
+
+    def run(*depths, answer=train, flags=(), **more):
+        return final(answer, text, *flags, depths=depths, **more)
+
+    return run
+
+
+def test_final_after_more_trials_trains_only_new_finalists_and_opens_the_test_set_for_no_old_winner(by_depth, final):
+    first = by_depth(1, 2)
+    second = by_depth(1, 2, 3)  # a trial of 0.6, which is no finalist
+    assert roles(final) == []
+    assert (second["trials"], second["run_id"]) == (3, first["run_id"])
+    assert "the winner is the same as before; the test set was not evaluated again" in final.lines
+    assert "among 3 trials" in final.runs.presented[first["run_id"]]["description"]
+    assert final.study.get_attr(TESTED) == [first["run_id"]]
+
+
+def test_another_winner_is_evaluated_and_the_former_one_loses_its_name(by_depth, final):
+    first = by_depth(1, 2)
+    second = by_depth(1, 2, 4)
+    # depth 4 takes the place of depth 2, whose finals still count
+    assert [(job.role, job.config.depth) for job in final.executor.started] == [("final", 4)] * 3 + [("winner", 4)]
+    assert second["params"] == {"depth": 4}
+    assert [one["trial"] for one in second["standings"]] == [2, 1, 0]
+    former, winner = final.runs.presented[first["run_id"]], final.runs.presented[second["run_id"]]
+    assert former["name"] == "final t001 d2 seed 2" and winner["name"].startswith("winner t002 d4 seed ")
+    assert former["description"].startswith("Was the winner of the search among 2 trials")
+    assert former[Tag.WINNER] == winner[Tag.WINNER] == second["run_id"]
+    assert final.study.get_attr(TESTED) == [first["run_id"], second["run_id"]]
+    (line,) = [line for line in final.lines if "test set" in line]
+    assert line == "the test set is evaluated again, as another configuration wins: winner 2 of this study"
+
+
+def test_former_finalist_that_is_no_longer_among_the_best_trials_may_still_win(by_depth, final):
+    first = by_depth(1, 2)
+    losing = {1: [0.95, 0.5, 0.5], 2: [0.8, 0.82, 0.84], 4: [0.96, 0.1, 0.1]}
+
+    def answer(job):
+        if job.role == "final":
+            job.weights.write_text(weights_of(job))
+            return successful_trial(job, losing[job.config.depth][job.config.seed])
+        return train(job)
+
+    assert by_depth(1, 2, 4, answer=answer)["run_id"] == first["run_id"]
+    assert roles(final) == ["final"] * 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "value"),
+    [("data_fingerprint", "other"), ("training_code_digest", lambda: "other")],
+)
+def test_final_of_other_data_or_another_code_is_trained_again(final, monkeypatch, changed, value):
+    first = final()
+    if changed == "training_code_digest":
+        monkeypatch.setattr("pipeline.search.final_record.training_code_digest", value)
+        second = final()
+    else:
+        second = final(data_fingerprint=value)
+    assert roles(final) == ["final"] * 6 + ["winner"]
+    assert second["run_id"] != first["run_id"]
+    assert final.study.get_attr(TESTED) == [first["run_id"], second["run_id"]]
+
+
+def test_final_with_another_seed_more_trains_that_seed_alone_and_evaluates_no_old_winner(final):
+    first = final(train, TWO, "--final_seeds", "2")  # depth 2 wins
+    assert first["params"] == {"depth": 2}
+    second = final(train, TWO, "--final_seeds", "3")
+    assert [(job.role, job.config.seed) for job in final.executor.started] == [("final", 2)] * 2
+    assert (second["run_id"], second["seeds"]) == (first["run_id"], 3)
+    assert second["val_accuracy_mean"] == pytest.approx(0.82)
+
+
+@pytest.mark.parametrize("killed_at", ["first training", "evaluation", "presentation"])
+def test_kill_in_the_final_of_more_trials_loses_nothing(by_depth, final, monkeypatch, killed_at):
+    first = by_depth(1, 2)
+
+    def answer(job):
+        if (killed_at, job.role) in {("first training", "final"), ("evaluation", "winner")}:
+            raise KeyboardInterrupt  # no clean-up at all
+        return train(job)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        if killed_at == "presentation":
+            patched.setattr(RecordingRuns, "present_child", raise_at_winner(RecordingRuns.present_child))
+        by_depth(1, 2, 4, answer=answer)
+    assert final.study.get_attr(WINNER)["run_id"] == first["run_id"], "until there is another"
+    second = by_depth(1, 2, 4)
+    assert [job.config.depth for job in final.executor.started if job.role == "final"] == (
+        [4] * 3 if killed_at == "first training" else []
+    )
+    assert final.runs.presented[first["run_id"]]["name"] == "final t001 d2 seed 2"
+    assert final.runs.presented[second["run_id"]]["name"].startswith("winner t002 d4")
+    assert final.study.get_attr(TESTED) == [first["run_id"], second["run_id"]]
+
+
+def raise_at_winner(present_child):
+    """Return a method that is killed when it names a winner."""
+
+    def killed(runs, run_id, *, name=None, **shown):
+        if name and name.startswith("winner t002"):
+            raise KeyboardInterrupt
+        present_child(runs, run_id, name=name, **shown)
+
+    return killed
 
 
 def test_weights_are_removed_when_the_winner_is_known(final, tmp_path):
@@ -225,7 +398,7 @@ def test_failed_seed_does_not_fail_the_final(final):
     figures = final(answer)
     assert figures["val_accuracy_mean"] == pytest.approx(0.81)
     assert (final.executor.started[-1].config.depth, final.executor.started[-1].config.seed) == (2, 1)
-    assert "final 2 seed 2  d2  raised: ValueError: no" in final.lines
+    assert "final t001 d2 seed 2  raised: ValueError: no" in final.lines
     assert roles(final) == ["final"] * 6 + ["winner"], "an exception would be raised again"
 
 
@@ -280,7 +453,7 @@ def test_evaluation_that_is_lost_with_the_whole_cluster_is_not_retried(final, mo
 
 def test_crashed_training_is_not_retried_after_an_interrupt(final):
     answer = failing(TrialOutcome.CRASHED, 99)
-    assert final(answer, interrupts=lambda: int("final 2 seed 2  d2  crashed: gone" in final.lines)) is None
+    assert final(answer, interrupts=lambda: int("final t001 d2 seed 2  crashed: gone" in final.lines)) is None
     assert roles(final) == ["final"] * 6
 
 
@@ -380,9 +553,9 @@ def test_failed_evaluation_leaves_no_run_open_in_mlflow(final, store):
     found = mlflow.MlflowClient().search_runs([mlflow.get_experiment_by_name("mine").experiment_id])
     states = {run.info.run_name: (run.info.status, run.data.tags.get(Tag.TRIAL_STATE)) for run in found}
     assert [name for name, (status, _) in states.items() if status == "RUNNING"] == []
-    assert states["final 1 d1"] == ("FAILED", "raised")
-    assert states["final 2 d2"] == ("FINISHED", "finished")
-    assert states["final 2 d2 seed 2"] == ("FAILED", "crashed")
+    assert states["final t000 d1"] == ("FAILED", "raised")
+    assert states["final t001 d2"] == ("FINISHED", "finished")
+    assert states["final t001 d2 seed 2"] == ("FAILED", "crashed")
 
 
 def test_name_of_a_study_cannot_lead_to_another_folder(final, tmp_path):
@@ -398,81 +571,3 @@ def test_seeds_beyond_the_last_wrap_around(final):
 
     final(answer, TWO, "--seed", str(2**32 - 2), "--final_top", "1")
     assert [job.config.seed for job in final.executor.started[:3]] == [2**32 - 2, 2**32 - 1, 0]
-
-
-FOUR = "recipe: smoke\nspace: {kernel_size: [1, 3, 5], depth: [1, 2]}\nsampler: grid\n"
-FRONT = {0, 2}  # of these accuracies and sizes
-TRIALS = [(0.5, 100.0), (0.4, 200.0), (0.8, 300.0), (0.7, 400.0)]
-
-
-def timed(job):
-    return [trial_result(job, latency_ms=10.0 + job.config.depth)]
-
-
-@pytest.fixture
-def searched(tmp_path):
-    """Return a function that opens a study of four trials, and the context of a search of it."""
-
-    def open_it(answer=timed, *flags, interrupts=lambda: 0):
-        study = open_study(tmp_path, make_search(tmp_path, FOUR, *flags))
-        two = len(study.search.directions) > 1
-        for accuracy, size in TRIALS[len(study.trials()) :]:
-            proposal = study.ask()
-            study.set_trial_attrs(proposal.number, {"parameters": size, "run_id": f"run {proposal.number}"})
-            study.complete(proposal.number, [accuracy, size][: 1 + two])
-        return search_context(study, ScriptedExecutor(answer, 2), interrupts=interrupts)
-
-    return open_it
-
-
-@pytest.mark.parametrize("flags", [[], ["--metric", "val_accuracy,parameters"]])
-def test_latencies_of_the_pareto_front_are_measured_one_at_a_time_and_once(searched, flags):
-    context = searched(timed, *flags)
-    measure_latencies(context)
-    assert [job.role for job in context.executor.started] == ["latency"] * 2
-    assert context.executor.most == 1
-    assert context.runs.measured.keys() == {f"run {number}" for number in FRONT}
-    board = leaderboard(context.study).set_index("number")
-    assert set(board.index[board["latency_ms"].notna()]) == set(board.index[board["pareto"]]) == FRONT
-    measure_latencies(context)
-    assert len(context.executor.started) == 2
-
-
-def test_summary_shows_measured_latencies(searched):
-    context = searched()
-    measure_latencies(context)
-    rows = [line.split() for line in summarize(context.study)[1:]]
-    assert rows[0] == ["trial", "val_accuracy", "kernel_size", "depth", "parameters", "latency_ms"]
-    assert rows[1] == ["t002", "0.8000", "3", "1", "300", "11.00"]
-    assert rows[2] == ["t003", "0.7000", "3", "2", "400"]
-
-
-def test_summary_of_two_metrics_shows_the_pareto_front(searched):
-    context = searched(timed, "--metric", "val_accuracy,parameters")
-    assert [line.split()[0] for line in summarize(context.study)[2:4]] == ["t002", "t000"]
-
-
-def test_measured_latency_replaces_the_trials_own(searched):
-    context = searched()
-    proposal = context.study.ask()
-    context.study.set_trial_attrs(proposal.number, {"latency_ms": 99.0, "parameters": 1.0, "run_id": "run 4"})
-    context.study.complete(proposal.number, [0.1])
-    before = leaderboard(context.study).set_index("number")["latency_ms"]
-    assert before[proposal.number] == 99.0
-    measure_latencies(context)
-    assert leaderboard(context.study).set_index("number")["latency_ms"][proposal.number] == 11.0
-
-
-def test_latency_that_cannot_be_measured_is_reported_and_the_others_are_measured(searched):
-    context = searched(
-        lambda job: [trial_result(job, TrialOutcome.CRASHED, "killed")] if job.config.kernel_size == 1 else timed(job)
-    )
-    measure_latencies(context)
-    assert context.console.lines == ["t000  latency not measured: crashed: killed"]
-    assert context.runs.measured.keys() == {"run 2"}
-
-
-def test_interrupted_search_measures_no_latency(searched):
-    context = searched(interrupts=lambda: 1)
-    measure_latencies(context)
-    assert context.executor.started == []

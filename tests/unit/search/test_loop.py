@@ -112,8 +112,36 @@ def test_trial_has_a_run_of_its_own_that_is_named_numbered_and_closed(drive):
 def test_line_of_a_trial_has_value_epochs_seconds_best_and_budget(drive):
     drive(well, DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}]", "--trials", "1")
     assert drive.console.lines == [
-        "t000 k5 d2                val_accuracy 0.5000  2 epochs  4.0 s  best 0.5000 (t000)  [1/1]",
+        "t000 k5 d2                val_accuracy 50.00 %  2 epochs  4.0 s  best so far 50.00 % (t000)  [1 of 1]",
     ]
+
+
+def test_run_of_a_trial_is_described(drive):
+    drive(in_turn(well, lambda job: [trial_result(job, TrialOutcome.OOM, "no memory")]), CONTINUOUS, "--trials", "2")
+    first, second = (drive.runs.presented[run]["description"] for run in ("run 0", "run 1"))
+    assert "`val_accuracy` 50.00 %, at the best of 2 epochs" in first
+    assert "**oom** after epoch 0 of 2: no memory" in second
+
+
+def test_infeasible_and_duplicate_trials_have_a_line_each_that_says_so(drive):
+    text = (
+        "recipe: smoke\nspace: {kernel_size: [3, 9], patch_size: [1, 4]}\nenqueue: [{kernel_size: 9, patch_size: 4}]\n"
+    )
+    drive(well, text, "--trials", "50", "--sampler", "random")
+    lines = {line.split()[0]: line for line in drive.console.lines}
+    assert lines.keys() == {f"t{trial.number:03d}" for trial in drive.study.trials()}, "none is passed over in silence"
+    assert lines["t000"].startswith("t000 k9 p4                infeasible, not trained: kernel_size must")
+    duplicates = [trial for trial in drive.study.trials() if "duplicate_of" in trial.user_attrs]
+    assert duplicates, "four configurations, drawn at random"
+    for trial in duplicates:
+        same = trial.user_attrs["duplicate_of"]
+        assert lines[f"t{trial.number:03d}"].endswith(f"  the same as t{same:03d}, not trained again")
+
+
+def test_time_left_includes_the_final(drive, monkeypatch):
+    monkeypatch.setattr(loop, "final_seconds", lambda study, finals, *, slots: 60.0 * finals / slots)
+    drive(well, CONTINUOUS, "--trials", "2", "--final_top", "1", "--final_seeds", "3", slots=2)
+    assert drive.console.lines[-1].endswith("[2 of 2, about 2 min left]")
 
 
 def test_progress_counts_the_epochs_of_running_trials(drive):
@@ -130,7 +158,7 @@ def test_line_of_a_failed_trial_has_its_reason(drive):
         "--trials",
         "1",
     )
-    assert "no val_accuracy  0 epochs  raised: ValueError: no  [0/1]" in drive.console.lines[0]
+    assert "no val_accuracy  0 epochs  raised: ValueError: no  [0 of 1]" in drive.console.lines[0]
 
 
 def test_exhausted_space_ends_the_search_before_its_budget(drive):

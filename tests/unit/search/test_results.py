@@ -42,6 +42,11 @@ def add_every_kind(study):
 
 
 GRID = ["--sampler", "grid"]
+FINALISTS = [
+    {"trial": 0, "params": {"kernel_size": 1, "depth": 1}, "run_id": "f0", "seeds": 3, "mean": 0.7, "sd": 0.0123},
+    {"trial": 1, "params": {"kernel_size": 1, "depth": 2}, "run_id": "f1", "seeds": 1, "mean": 0.65, "sd": None},
+]
+WON = FINALISTS[0] | {"seed": 2, "final_run_id": "f0", "trials": 2, "metric": "val_accuracy", "standings": FINALISTS}
 
 
 def test_trials_dataframe_has_a_row_and_the_state_of_each_trial_that_has_ended(study):
@@ -84,11 +89,13 @@ def test_summary_has_the_best_five_the_importances_and_the_command_that_trains_t
     mine = study(DISCRETE, *GRID)
     for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
         complete(mine, value)
-    _, head, *rows, mattered, command = summarize(mine)
+    _, title, head, *rows, _, mattered, _, command = summarize(mine)
+    assert title == "the best 5 of 6 trials, a single training each:"
     assert head.split() == ["trial", "val_accuracy", "kernel_size", "depth", "parameters"]
-    assert rows[0].split() == ["t005", "0.6000", "5", "2", "1,234"]
+    assert rows[0].split() == ["t005", "60.00", "%", "5", "2", "1,234"]
     assert [row.split()[0] for row in rows] == ["t005", "t004", "t003", "t002", "t001"]
     assert mattered.startswith("mattered  kernel_size ")
+    assert mattered.endswith("(fANOVA of 6 finished trials)")
     assert command == f"again     {project_command('train', 'smoke', '--kernel_size', '5', '--depth', '2')}"
 
 
@@ -97,8 +104,30 @@ def test_reproduce_command_trains_the_winner_of_the_final_if_there_is_one(study)
     for value in (0.1, 0.2):
         complete(mine, value)
     assert summarize(mine)[-1].endswith("train smoke --kernel_size 1 --depth 2")
-    mine.set_attr(WINNER, {"params": {"kernel_size": 1, "depth": 1}, "test_accuracy": 0.7})
-    assert summarize(mine)[-1].endswith("train smoke --kernel_size 1 --depth 1")
+    mine.set_attr(WINNER, WON)
+    assert summarize(mine)[-1].endswith("train smoke --kernel_size 1 --depth 1 --seed 2")
+
+
+def test_summary_shows_the_finals_with_the_winner_first(study):
+    mine = study(DISCRETE, *GRID)
+    for value in (0.1, 0.2):
+        complete(mine, value)
+    mine.set_attr(WINNER, WON)
+    _, title, head, *rows = [line.split() for line in summarize(mine)][:5]
+    assert " ".join(title) == "finals of 2 trials:"
+    assert head == ["trial", "val_accuracy,", "mean", "seeds", "kernel_size", "depth"]
+    assert rows == [
+        ["winner", "t000", "70.00", "±", "1.23", "%", "3", "1", "1"],
+        ["t001", "65.00", "%", "1", "1", "2"],
+    ]
+
+
+def test_summary_rounds_settings_and_the_command_does_not(study):
+    mine = study(CONTINUOUS)
+    rate = complete(mine, 0.5).params["learning_rate"]
+    *_, row, _, command = summarize(mine)
+    assert f" {rate:.3g} " in row and str(rate) not in row
+    assert str(rate) in command
 
 
 def test_reproduce_command_trains_the_same_configuration_with_all_settings_of_the_search(study):

@@ -188,21 +188,15 @@ def test_final_is_the_first_drivers_that_asks_as_long_as_it_lives(study, close_d
     assert second.claim_final()
 
 
-def test_final_that_was_chosen_among_fewer_trials_is_forgotten(study, close_databases):
+def test_record_of_the_final_is_kept_for_a_driver_that_claims_it_after_more_trials(study, close_databases):
     mine = study()
     coordinator = SharedCoordinator(mine)
-
-    def claim_after_a_trial(value):
-        with mine.locked():
-            mine.complete(mine.ask().number, [value])
-        assert coordinator.claim_final()
-
-    claim_after_a_trial(0.5)
     for key in (FINAL, WINNER):
         mine.set_attr(key, "chosen")
-    assert coordinator.claim_final() and mine.get_attr(FINAL) == mine.get_attr(WINNER) == "chosen"
-    claim_after_a_trial(0.6)
-    assert mine.get_attr(FINAL) is mine.get_attr(WINNER) is None
+    with mine.locked():
+        mine.complete(mine.ask().number, [0.5])
+    assert coordinator.claim_final()
+    assert mine.get_attr(FINAL) == mine.get_attr(WINNER) == "chosen"
 
 
 def test_final_that_was_claimed_while_the_lock_was_lost_is_claimed_again(study, close_databases, monkeypatch):

@@ -11,7 +11,7 @@ from pipeline.config.training import TrainingConfig, read_recipe
 from pipeline.config.yaml_file import names
 from pipeline.search import space
 from pipeline.search.distributions import bounds, values
-from pipeline.search.space import BUDGETS_AND_PLACES, infeasibility, parse_search
+from pipeline.search.space import BUDGETS_AND_PLACES, infeasibility, parse_search, slow_batch_norm_in_space
 from tests.support.errors import usage_error
 from tests.support.paths import ROOT
 from tests.support.scripted import SMALL
@@ -265,3 +265,36 @@ def test_long_lists_are_checked_one_setting_at_a_time(search):
     fits(found)
     found = search(f"recipe: smoke\nspace: {lists | {'patch_size': [1, 2], 'translation': [1, 32]}}")
     assert "got translation=32" in usage_error(fits, found)
+
+
+def slow(search, text, *flags, images=200):
+    return slow_batch_norm_in_space(search(f"recipe: smoke\n{text}", *flags), training_images=images)
+
+
+def test_slow_batch_norm_of_the_settings_of_all_trials_is_that_of_a_run(search):
+    warning = slow(search, "space: {depth: [1, 2]}\nbatch_size: 50\nbatch_norm_momentum: 0.99\n")
+    assert warning.startswith("validation will lag behind in the first epochs: with batch_norm_momentum=0.99 and 4 ")
+    assert slow(search, "space: {depth: [1, 2]}\nbatch_size: 50\nbatch_norm_momentum: 0.3\n") is None
+
+
+@pytest.mark.parametrize(
+    ("space", "begins"),
+    [
+        ("{batch_size: [20, 50]}", "in all of the space (batch_size=50, for example) validation will lag behind"),
+        ("{batch_size: {low: 1, high: 200}}", "in a part of the space (batch_size=200, for example) validation will"),
+        ("{batch_norm_momentum: [0.3, 0.99]}", "in a part of the space (batch_norm_momentum=0.99, for example) "),
+        (
+            "{batch_norm_momentum: [0.3, 0.99], batch_size: [50, 100]}",
+            "in a part of the space (batch_size=100, batch_norm_momentum=0.99, for example) ",
+        ),
+        ("{ema_momentum: [none, 0.99]}", "in a part of the space (ema_momentum=none, for example) "),
+    ],
+)
+def test_slow_batch_norm_in_a_space_says_where(search, space, begins):
+    fixed = "" if "batch_norm_momentum" in space else "batch_norm_momentum: 0.99\n"
+    assert slow(search, f"space: {space}\n{fixed}").startswith(begins)
+
+
+def test_slow_batch_norm_is_none_where_the_base_is_slow_and_the_space_is_not(search):
+    text = "space: {batch_norm_momentum: [0.1, 0.3], batch_size: [20, 50]}\n"
+    assert slow(search, text) is None

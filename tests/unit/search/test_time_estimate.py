@@ -1,11 +1,12 @@
 """Estimating the duration of a search; the training step is scripted."""
 
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline.config.training import TrainingConfig
-from pipeline.search.time_estimate import estimate_duration, relative_cost, trial_seconds
+from pipeline.search.time_estimate import estimate_duration, final_seconds, relative_cost, trial_seconds
 from pipeline.tracking.tags import TrialOutcome
 from tests.support.scripted import (
     CONTINUOUS,
@@ -63,14 +64,41 @@ def test_estimate_before_the_first_trial_comes_from_one_training_step(context):
         slots=2,
     )
     said = estimate_duration(mine, data(200))  # 4 steps of 50 images, 2 epochs: 8 min a trial, and 1 min of tracing
-    assert said == "very roughly 2 h 15 min, at most 9 h: 30 trials of 9 min each, less what pruning saves"
-    assert [job.role for job in mine.executor.started] == ["step"]
+    # 15 rounds of trials, and 5 of finals
+    assert said == (
+        "very roughly 3 h 00 min, the trials at most 9 h: 30 trials and 9 finals of 9 min each, 2 at a time, less what "
+        "pruning saves"
+    )
+    assert [job.role for job in mine.executor.started] == ["step"] * 2
+    assert mine.executor.most == 2, "a step beside others is slower than one alone"
+
+
+def test_estimate_takes_the_mean_of_the_steps_that_were_timed_at_once(context):
+    seconds = iter([30.0, 90.0])
+    mine = context(
+        lambda job: [trial_result(job, step_seconds=next(seconds), tracing_seconds=60.0)],
+        *("--trials", "2", "--final_top", "0"),
+        slots=2,
+    )
+    assert ": 2 trials of 9 min each" in estimate_duration(mine, data(200))
+
+
+def test_estimate_comes_from_the_steps_that_could_be_timed(context):
+    outcomes = iter([TrialOutcome.OOM, TrialOutcome.FINISHED])
+    mine = context(lambda job: [trial_result(job, next(outcomes), step_seconds=60.0, tracing_seconds=60.0)], slots=2)
+    assert " 9 min each" in estimate_duration(mine, data(200))
 
 
 def test_estimate_counts_no_more_trials_than_there_are_configurations(context):
     answer = lambda job: [trial_result(job, step_seconds=60.0, tracing_seconds=60.0)]  # noqa: E731
     said = estimate_duration(context(answer, "--trials", "30", text=DISCRETE), data(200))
-    assert ": 6 trials of " in said
+    assert ": 6 trials and 9 finals of " in said
+
+
+def test_estimate_counts_the_configurations_that_fit_the_images(context):
+    answer = lambda job: [trial_result(job, step_seconds=60.0, tracing_seconds=60.0)]  # noqa: E731
+    text = "recipe: smoke\nspace: {kernel_size: [3, 9], patch_size: [1, 4]}\nfinal_top: 0\n"
+    assert ": 3 trials of " in estimate_duration(context(answer, text=text), data(200))
 
 
 def test_estimate_from_a_failed_step_is_none(context):
@@ -83,5 +111,14 @@ def test_estimate_of_a_resumed_search_comes_from_its_trials(context):
     proposal = mine.study.ask()
     mine.study.complete(proposal.number, [0.5])
     mine.study.record_searched_seconds(100.0)
-    assert estimate_duration(mine, data(200)) == "about 5 min left, as the trials so far went"
+    assert estimate_duration(mine, data(200)) == ("about 5 min left, as the trials so far went: 3 trials and 9 finals")
     assert mine.executor.started == []
+
+
+def test_final_takes_rounds_of_the_mean_duration_of_the_finished_trials(context, monkeypatch):
+    mine = context(lambda job: [])
+    assert final_seconds(mine.study, 9, slots=2) == 0.0, "nothing is known yet"
+    for minutes in (1, 3):
+        mine.study.complete(mine.study.ask().number, [0.5])
+        mine.study.trials()[-1].datetime_complete += timedelta(minutes=minutes)
+    assert final_seconds(mine.study, 9, slots=2) == pytest.approx(5 * 120, abs=2)

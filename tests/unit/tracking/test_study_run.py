@@ -198,6 +198,21 @@ def test_end_child_ends_a_run_that_trained_nothing(opens, outcome, status):
     assert found(run_id).data.metrics == {"val_accuracy_mean": 0.5}
 
 
+def test_child_is_presented_under_another_name_with_a_description_tags_and_parameters(opens):
+    runs = opens()
+    child = runs.start_child("final t000 d1", role=Role.FINAL, tags={}).run_id
+    runs.present_child(child, description="one")
+    runs.log_child_params(child, {"depth": "1"})
+    runs.run.outbox.flush()
+    name, data = found(child).info.run_name, found(child).data
+    assert (name, data.tags[Tag.DESCRIPTION], data.params) == ("final t000 d1", "one", {"depth": "1"})
+    runs.present_child(child, description="two", name="winner t000 d1", tags={Tag.WINNER: child})
+    runs.run.outbox.flush()
+    run = found(child)
+    assert run.info.run_name == "winner t000 d1"
+    assert (run.data.tags[Tag.DESCRIPTION], run.data.tags[Tag.WINNER]) == ("two", child)
+
+
 def test_close_lost_leaves_runs_of_another_study_of_the_same_name(opens):
     runs = opens()
     final = runs.start_child("final 1", role=Role.FINAL, tags={}).run_id
