@@ -188,7 +188,7 @@ def _describe_size(study: Study) -> str:
 
 def _run_trials(context: SearchContext) -> None:
     """Run trials until the budget is spent."""
-    context.console.print("", f"the search ends: {SearchLoop(context).run()}")
+    context.console.print("", f"the trials end: {SearchLoop(context).run()}")
 
 
 def _run_final(context: SearchContext, data: Dataset) -> dict[str, Any] | None:

@@ -84,7 +84,7 @@ def describe_training(
     more = {} if seed is None else {"seed": str(seed)}
     rows = {
         "result": _result(result, epochs=epochs, metric=search.curve),
-        "drawn": ", ".join(f"`{name}` {markdown_cell(value)}" for name, value in settings.items()),
+        "drawn": _drawn(settings),
     }
     if "parameters" in metrics:
         rows["size"] = f"{metrics['parameters']:,.0f} parameters"
@@ -106,32 +106,45 @@ def describe_finalist(study: Study, standing: dict[str, Any], *, metric: str) ->
         {
             "result": f"{_mean(standing, metric)}; its trainings stand below this run",
             "finalist": f"the configuration of trial t{standing['trial']:03d}, trained again with other seeds",
-            "drawn": ", ".join(f"`{name}` {markdown_cell(value)}" for name, value in settings.items()),
+            "drawn": _drawn(settings),
             "train it again": markdown_code(reproduce_command(study.search, settings)),
         }
     )
 
 
-def describe_winner(winner: dict[str, Any]) -> str:
+def describe_winner(study: Study, winner: dict[str, Any]) -> str:
     """Return the description of the run of a winner's training that was evaluated on the test set.
 
     Args:
+        study: The study.
         winner: As the study keeps it.
     """
-    return (
-        f"**Winner of the search** among {count(winner['trials'], 'trial')}: {markdown_code(_name(winner))}. "
-        f"Its {_means(winner)} is the best of {count(len(winner['standings']), 'finalist')}. "
-        f"This run, seed {winner['seed']}, has a test accuracy of {_test_accuracy(winner)}."
+    finalists = count(len(winner["standings"]), "finalist")
+    won = f"of the search among {count(winner['trials'], 'trial')}: its {_means(winner)} is the best of {finalists}"
+    return _describe_won(study, winner, {"winner": won})
+
+
+def describe_former_winner(study: Study, winner: dict[str, Any]) -> str:
+    """Return the description of the run of a winner that another one has replaced; see `describe_winner`."""
+    won = f"of the search among {count(winner['trials'], 'trial')}: its {_means(winner)}; another one has won since"
+    return _describe_won(study, winner, {"former winner": won})
+
+
+def _describe_won(study: Study, winner: dict[str, Any], first: Mapping[str, str]) -> str:
+    settings = settings_as_text(winner["params"], study.search)
+    seed = {"seed": str(winner["seed"])}
+    return markdown_facts(
+        {
+            **first,
+            "this run": f"seed {winner['seed']}, test accuracy {_test_accuracy(winner)}",
+            "drawn": _drawn(settings),
+            "train it again": markdown_code(reproduce_command(study.search, settings | seed)),
+        }
     )
 
 
-def describe_former_winner(winner: dict[str, Any]) -> str:
-    """Return the description of the run of a winner that another one has replaced."""
-    return (
-        f"Was the winner of the search among {count(winner['trials'], 'trial')}; another configuration has "
-        f"won since. Its {_means(winner)}; the test accuracy of this run, seed {winner['seed']}, is "
-        f"{_test_accuracy(winner)}."
-    )
+def _drawn(settings: Mapping[str, str]) -> str:
+    return ", ".join(f"`{name}` {markdown_cell(value)}" for name, value in settings.items())
 
 
 def _result(result: TrialResult, *, epochs: int, metric: str) -> str:

@@ -274,7 +274,7 @@ class FinalistTraining:
             self._runs.present_child(
                 former["run_id"],
                 name=_training_name(former["trial"], former["params"], former["seed"]),
-                description=describe_former_winner(former),
+                description=describe_former_winner(self._study, former),
                 tags={Tag.WINNER: winner["run_id"]},
             )
         self._present(winner)
@@ -301,7 +301,7 @@ class FinalistTraining:
         self._runs.present_child(
             winner["run_id"],
             name=f"winner {trial_name(winner['trial'], winner['params'])} seed {winner['seed']}",
-            description=describe_winner(winner),
+            description=describe_winner(self._study, winner),
             tags={Tag.WINNER: winner["run_id"]},
         )
 

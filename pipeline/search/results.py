@@ -113,7 +113,7 @@ def summarize(study: Study) -> list[str]:
     rows = [_summary_row(trial, search, known[trial.number]) for trial in shown]
     lines = [*_finals_table(study), "", title, *_table(rows)]
     if importances := study.importances():
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in importances.items())
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items())
         lines += ["", f"mattered  {shares} (fANOVA of {len(ranked)} finished trials)"]
     return [*lines, "", f"again     {best_command(study)}"]
 
@@ -129,7 +129,7 @@ def _finals_table(study: Study) -> list[str]:
         {
             "": "winner" if one not in others else "",
             "trial": trial_name(one["trial"], {}),
-            f"{metric}, mean": format_metric(metric, one["mean"], one["sd"]),
+            f"{metric} mean ± sd": format_metric(metric, one["mean"], one["sd"]),
             "seeds": str(one["seeds"]),
             **_settings_in_short(one["params"]),
         }
@@ -139,7 +139,7 @@ def _finals_table(study: Study) -> list[str]:
 
 
 def _table(rows: list[dict[str, str]]) -> list[str]:
-    return pd.DataFrame(rows).fillna("").to_string(index=False).splitlines()
+    return [line.rstrip() for line in pd.DataFrame(rows).fillna("").to_string(index=False).splitlines()]
 
 
 def best_command(study: Study) -> str:

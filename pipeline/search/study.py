@@ -331,7 +331,8 @@ class Study:
         if same is not None:
             trial.set_user_attr(DUPLICATE_OF, same.number)
             self._tell_duplicate(trial, same)
-            self.on_skipped(trial.number, params, f"the same as t{same.number:03d}, not trained again")
+            why = "which is infeasible" if INFEASIBLE in same.user_attrs else "not trained again"
+            self.on_skipped(trial.number, params, f"the same as t{same.number:03d}, {why}")
             return None
         if reason := self._infeasibility(params):
             trial.set_user_attr(INFEASIBLE, reason)

@@ -172,7 +172,7 @@ def test_extended_search_shows_the_other_winner_everywhere(tmp_path, monkeypatch
         assert "winner t000 lr0.05 seed 0" not in second
         former = second["final t000 lr0.05 seed 0"]
         assert former.data.tags[Tag.WINNER] == search.data.tags[Tag.WINNER] == winner.info.run_id
-        assert former.data.tags[Tag.DESCRIPTION].startswith("Was the winner of the search among 1 trial;")
+        assert "| **former winner** | of the search among 1 trial: " in former.data.tags[Tag.DESCRIPTION]
         assert search.data.tags[f"{Tag.WINNER}.learning_rate"] == "0.09"
         assert search.data.tags[Tag.TEST_SET_ACCESSES] == "2"
         assert search.data.metrics["val_accuracy_mean"] == 0.9

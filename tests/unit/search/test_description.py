@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.search.attributes import RUN_ID, TESTED, WINNER
-from pipeline.search.description import describe_search, describe_training, describe_winner
+from pipeline.search.description import describe_former_winner, describe_search, describe_training, describe_winner
 from pipeline.search.executors.base import TrialResult
 from pipeline.tracking.tags import TrialOutcome
 from tests.support.scripted import DISCRETE, make_search, open_study
@@ -85,13 +85,22 @@ def test_describe_search_shows_a_name_with_markup_as_text(study):
     assert r"| **data** | a\|b\*: 1,455 training" in text
 
 
-def test_describe_winner_states_mean_deviation_and_seed():
-    text = describe_winner(WON)
-    assert text.startswith("**Winner of the search** among 6 trials: `t005 k5 d2`.")
-    assert "95.12 ± 1.41 % with 2 seeds is the best of 2 finalists" in text
-    assert "This run, seed 1, has a test accuracy of 97.22 %" in text
+def test_describe_winner_states_mean_deviation_seed_and_settings(study):
+    lines = describe_winner(study, WON).splitlines()[2:]
+    assert lines[:3] == [
+        "| **winner** | of the search among 6 trials: its mean `val_accuracy` of 95.12 ± 1.41 % with 2 seeds is the "
+        "best of 2 finalists |",
+        "| **this run** | seed 1, test accuracy 97.22 % |",
+        "| **drawn** | `kernel_size` 5, `depth` 2 |",
+    ]
+    assert lines[3].endswith("--kernel_size 5 --depth 2 --seed 1` |")
     one_seed = {name: value for name, value in WON.items() if name != "val_accuracy_sd"} | {"seeds": 1}
-    assert "±" not in describe_winner(one_seed)
+    assert "its `val_accuracy` of 95.12 % with one seed is" in describe_winner(study, one_seed)
+
+
+def test_describe_former_winner_says_so(study):
+    text = describe_former_winner(study, WON)
+    assert "| **former winner** | of the search among 6 trials: " in text and "another one has won since |" in text
 
 
 def ended(outcome, reason="", **metrics):

@@ -126,7 +126,7 @@ def test_winner_is_named_tagged_and_described_in_its_own_run(final):
     assert final.runs.children[run_id]["name"] == "final t001 d2 seed 2"
     assert presented["name"] == "winner t001 d2 seed 2"
     assert presented[Tag.WINNER] == run_id
-    assert "test accuracy of 70.00 %" in presented["description"] and "best of 2 finalists" in presented["description"]
+    assert "test accuracy 70.00 %" in presented["description"] and "best of 2 finalists" in presented["description"]
     assert [run for run, shown in final.runs.presented.items() if Tag.WINNER in shown] == [run_id]
 
 
@@ -304,7 +304,7 @@ def test_another_winner_is_evaluated_and_the_former_one_loses_its_name(by_depth,
     assert [one["trial"] for one in second["standings"]] == [2, 1, 0]
     former, winner = final.runs.presented[first["run_id"]], final.runs.presented[second["run_id"]]
     assert former["name"] == "final t001 d2 seed 2" and winner["name"].startswith("winner t002 d4 seed ")
-    assert former["description"].startswith("Was the winner of the search among 2 trials")
+    assert "| **former winner** | of the search among 2 trials: " in former["description"]
     assert former[Tag.WINNER] == winner[Tag.WINNER] == second["run_id"]
     assert final.study.get_attr(TESTED) == [first["run_id"], second["run_id"]]
     (line,) = [line for line in final.lines if "test set" in line]

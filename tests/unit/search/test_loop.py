@@ -110,7 +110,7 @@ def test_trial_has_a_run_of_its_own_that_is_named_numbered_and_closed(drive):
 
 
 def test_line_of_a_trial_has_value_epochs_seconds_best_and_budget(drive):
-    drive(well, DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}]", "--trials", "1")
+    drive(well, DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}]", "--trials", "1", "--final_top", "0")
     assert drive.console.lines == [
         "t000 k5 d2                val_accuracy 50.00 %  2 epochs  4.0 s  best so far 50.00 % (t000)  [1 of 1]",
     ]
@@ -135,7 +135,8 @@ def test_infeasible_and_duplicate_trials_have_a_line_each_that_says_so(drive):
     assert duplicates, "four configurations, drawn at random"
     for trial in duplicates:
         same = trial.user_attrs["duplicate_of"]
-        assert lines[f"t{trial.number:03d}"].endswith(f"  the same as t{same:03d}, not trained again")
+        why = "not trained again" if same else "which is infeasible"
+        assert lines[f"t{trial.number:03d}"].endswith(f"  the same as t{same:03d}, {why}")
 
 
 def test_time_left_includes_the_final(drive, monkeypatch):
@@ -542,7 +543,7 @@ def test_trial_is_recorded_with_the_searchs_metrics_in_their_order(drive, metric
     )
     assert drive.executor.started[0].latency == ("latency_ms" in metric)
     assert drive.study.trials()[0].values == values
-    curve = "val_accuracy 0.5000" if "val_accuracy" in metric else "val_loss 0.2500"
+    curve = "val_accuracy 50.00 %" if "val_accuracy" in metric else "val_loss 0.2500"
     assert curve in drive.console.lines[0]
 
 

@@ -115,7 +115,7 @@ def test_summary_shows_the_finals_with_the_winner_first(study):
     mine.set_attr(WINNER, WON)
     _, title, head, *rows = [line.split() for line in summarize(mine)][:5]
     assert " ".join(title) == "finals of 2 trials:"
-    assert head == ["trial", "val_accuracy,", "mean", "seeds", "kernel_size", "depth"]
+    assert head == ["trial", "val_accuracy", "mean", "±", "sd", "seeds", "kernel_size", "depth"]
     assert rows == [
         ["winner", "t000", "70.00", "±", "1.23", "%", "3", "1", "1"],
         ["t001", "65.00", "%", "1", "1", "2"],

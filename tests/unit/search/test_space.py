@@ -291,7 +291,7 @@ def test_slow_batch_norm_of_the_settings_of_all_trials_is_that_of_a_run(search):
     ],
 )
 def test_slow_batch_norm_in_a_space_says_where(search, space, begins):
-    fixed = "" if "batch_norm_momentum" in space else "batch_norm_momentum: 0.99\n"
+    fixed = "" if "batch_norm_momentum" in space else "batch_norm_momentum: 0.9\n"
     assert slow(search, f"space: {space}\n{fixed}").startswith(begins)
 
 
