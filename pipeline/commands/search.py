@@ -157,6 +157,8 @@ def _announce(context: SearchContext, coordinator: Coordinator, data: Dataset, u
     )
     settings = {name: search.settings.text(name) for name in type(search.settings).model_fields if name != "storage"}
     runs.run.log_params({"search": search.name, **settings, **search.differing_settings()})
+    if not study.trials():
+        runs.run.set_description(describe_search(study, data, experiment_id=runs.run.experiment_id))
     runs.run.log_text("config.yaml", to_yaml(search.base))
     runs.run.check_artifacts_writable()
     finished = study.n_finished()

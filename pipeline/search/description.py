@@ -38,7 +38,8 @@ def describe_search(study: Study, data: Dataset, *, experiment_id: str) -> str:
         rows["best trial"] = (
             f"t{ranked[0].number:03d}: `{metric}` {format_metric(metric, ranked[0].values[0])}; {lucky}"
         )
-    rows["trials"] = f"{study.n_finished():,} of {settings.trials:,}"
+    # Before the first one the description stays for as long as the trials run
+    rows["trials"] = f"{study.n_finished():,} of {settings.trials:,}" if ranked else f"up to {settings.trials:,}"
     rows["searched"] = ", ".join(map(markdown_code, study.search.space))
     rows["data"] = (
         f"{markdown_cell(data.name)}: {len(data.train):,} training and {len(data.validation):,} validation images"

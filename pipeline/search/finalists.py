@@ -58,8 +58,10 @@ class FinalistTraining:
         Returns:
             The winner, or None if the search was asked to stop or no training succeeded.
         """
+        # Other drivers may add trials meanwhile, among which this winner is not chosen
+        trials = self._study.n_finished()
         if winner := self.known_winner():
-            return self._confirm(winner)
+            return self._confirm(winner | {"trials": trials})
         finalists = self._load_finalists()
         if not finalists:
             return None
@@ -74,7 +76,7 @@ class FinalistTraining:
         if self._context.interrupts() or winning is None:
             return None
         self._check_against_chance(mean(winning.known(self._seeds).values()))
-        return self._conclude(winning, finalists)
+        return self._conclude(winning, finalists, trials=trials)
 
     def _best_configurations(self) -> list[tuple[int, dict[str, Any]]]:
         """Return the numbers and the settings of the trials whose configurations are to be retrained, best first."""
@@ -242,14 +244,14 @@ class FinalistTraining:
         values = finalist.known(self._seeds)
         return int(self._best(values, key=lambda seed: values[seed]))
 
-    def _conclude(self, winning: Finalist, finalists: Collection[Finalist]) -> dict[str, Any] | None:
+    def _conclude(self, winning: Finalist, finalists: Collection[Finalist], *, trials: int) -> dict[str, Any] | None:
         """Evaluate the winner on the test images, unless it has been, and return what the study keeps of it."""
         standings = [finalist.standing(self._seeds) for finalist in self._record.compared(finalists)]
         final = {
             "question": self._record.question([finalist.digest for finalist in finalists]),
             "standings": sorted(standings, key=lambda one: one["mean"], reverse=self._best is max),
             "metric": self._metric,
-            "trials": self._study.n_finished(),
+            "trials": trials,
             "seeds": len(winning.known(self._seeds)),
             **_mean_and_sd(self._metric, winning.standing(self._seeds)),
         }
@@ -286,8 +288,7 @@ class FinalistTraining:
         return winner
 
     def _confirm(self, winner: dict[str, Any]) -> dict[str, Any]:
-        """Return the winner that was evaluated before as that of all trials and finals so far."""
-        winner = winner | {"trials": self._study.n_finished()}
+        """Keep that the winner that was evaluated before has won again, and return it."""
         if winner != self._study.get_attr(WINNER):
             self._present(winner)
             self._study.set_attr(WINNER, winner)

@@ -148,7 +148,7 @@ def test_output_has_a_line_per_trial_and_the_command_of_the_winner(searched):
     lines = output.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("t0")] == ["t000", "t001", "t002"]
     (time_line,) = [line for line in lines if line.startswith("time")]
-    assert time_line.startswith("time     very roughly ") and ": 3 trials of " in time_line
+    assert time_line.startswith("time     very roughly ") and ": 3 trials and 4 finals of " in time_line
     (again,) = [line for line in lines if line.startswith("again")]
     # The winner of several seeds each may differ from the best trial
     winner = study.user_attrs["winner"]["params"]

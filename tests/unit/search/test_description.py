@@ -77,7 +77,7 @@ def test_describe_search_counts_the_winners_that_were_evaluated(study):
 
 def test_describe_search_before_the_first_trial_says_what_is_searched(tmp_path):
     text = describe_search(open_study(tmp_path, make_search(tmp_path, DISCRETE)), DATA, experiment_id="7")
-    assert "| **trials** | 0 of 50 |" in text and "`kernel_size`, `depth`" in text
+    assert "| **trials** | up to 50 |" in text and "`kernel_size`, `depth`" in text
 
 
 def test_describe_search_shows_a_name_with_markup_as_text(study):
