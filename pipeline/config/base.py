@@ -52,7 +52,10 @@ class Config(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             names = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors())
-            message = "; ".join(f"{name} must be {cls.rule(name)}, got {shown(values[name])}" for name in names)
+            message = "; ".join(
+                f"{name} must be {cls.rule(name)}, got {shown(values[name])}{cls._nearest(name, values[name])}"
+                for name in names
+            )
             raise UsageError(message) from None
 
     @classmethod
@@ -61,6 +64,14 @@ class Config(BaseModel):
         for name in names:
             if name not in cls.model_fields:
                 raise UsageError(f"unknown setting {shown(name)}{nearest(name, cls.model_fields)}; --help lists all")
+
+    @classmethod
+    def _nearest(cls, name: str, value: object) -> str:
+        """Return which of a setting's named values may be meant, or nothing."""
+        known = _named_values(cls.model_fields[name].annotation)
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
+        wrong = next((part.strip() for part in parts if isinstance(part, str) and part.strip() not in known), "")
+        return nearest(wrong, known) if wrong else ""
 
     @classmethod
     def rule(cls, name: str) -> str:
@@ -114,6 +125,12 @@ def _read_list(value: object) -> object:
     if isinstance(parts, list) and any(part in parts[:position] for position, part in enumerate(parts)):
         raise ValueError("a part is given twice")
     return parts
+
+
+def _named_values(annotation: Any) -> list[str]:
+    """Return the names that a setting may have as its value, or as parts of it."""
+    kinds = [get_args(kind)[0] if get_origin(kind) is tuple else kind for kind in _kinds(annotation)]
+    return [str(name) for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
 
 
 def _any_length(kind: Any) -> bool:

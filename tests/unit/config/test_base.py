@@ -97,6 +97,21 @@ def test_build_refuses_an_unknown_name_with_the_nearest():
         Some.build({"cuont": 1})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("kind", "blu", "blue"),
+        ("colours", "red,gren", "green"),
+        ("colours", ["grean"], "green"),
+        ("mode", "Auto", "auto"),
+    ],
+)
+def test_build_refuses_a_named_value_with_the_nearest(name, value, meant):
+    with pytest.raises(UsageError) as refused:
+        Some.build({name: value})
+    assert str(refused.value).endswith(f", got {value!r}; did you mean {meant}?")
+
+
 def test_build_cuts_a_huge_value_short_in_its_message():
     with pytest.raises(UsageError) as refused:
         Some.build({"kind": "x\n" * 5_000_000})
