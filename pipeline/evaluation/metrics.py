@@ -139,7 +139,7 @@ def predictions_table(
 
 def per_class_view(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table of classes as MLflow's evaluation view takes it: it opens with the second column of each run."""
-    return table[["class", "recall", "precision", "f1", "mistaken_for", "images"]]
+    return table[["class", "recall", "precision", "f1", "mistaken_for", "images"]].round(4)
 
 
 def predictions_view(table: pd.DataFrame) -> pd.DataFrame:

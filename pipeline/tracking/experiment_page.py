@@ -47,8 +47,8 @@ IMAGES = {
     "mistakes": (("mistakes",), 0),
 }
 MARKDOWN = """\
-Image classifiers of the ConvMixer family. A row is a training (`role` run), a search with its trials below it, or
-an evaluation below the training that it is about.
+Image classifiers of the ConvMixer family. A row is a training (`role` run), or a search with its trials below it;
+evaluations and predictions are below the training whose model they are about.
 
 | column | meaning |
 |---|---|
@@ -56,7 +56,8 @@ an evaluation below the training that it is about.
 | `best_val_accuracy` | the same of the validation images, at the best epoch; settings are chosen by it |
 | `parameters` | number of weights, batch norm's statistics included |
 
-- **Compare**: the chart icon above the table; *Image grid* shows curves and kernels of several runs side by side.
+- **Compare**: the chart icon above the table; *Image grid* shows curves and kernels of several runs side by side; the
+  table icon beside it compares classes and predictions.
 - **Report**: `mlflow run . -e report --env-manager local -P runs=EXPERIMENT`
 - **Search**: `mlflow run . -e search --env-manager local -P search=smoke`
 - **Serve**: `mlflow models serve -m models:/NAME@champion --env-manager local`

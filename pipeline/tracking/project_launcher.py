@@ -1,7 +1,7 @@
 """Whether the `mlflow run` that opened a run may still begin it, where nothing has named its process.
 
-MLflow leaves a run open for ever if it refuses a parameter, or is killed before the program begins. Such a run names
-its user and no host, so that only a store that one machine alone can reach says where its process was.
+MLflow leaves a run open for ever if its environment fails, or if it is killed before the program begins. Such a run
+names its user and no host, so that only a store that one machine alone can reach says where its process was.
 """
 
 import getpass

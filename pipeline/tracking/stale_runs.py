@@ -24,7 +24,7 @@ UNRESPONSIVE_SECONDS = 300.0
 # three heartbeats: for how long one has to stand still, while it is watched, until its process counts as dead
 SILENCE_SECONDS = 3 * BEAT_SECONDS
 WATCH_PAUSE_SECONDS = 5.0
-NOT_BEGUN = "`mlflow run` was gone before the program began: it had refused a parameter, or was killed"
+NOT_BEGUN = "`mlflow run` was gone before the program began: its environment failed, or it was killed"
 
 
 @dataclass(frozen=True)

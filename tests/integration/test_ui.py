@@ -138,6 +138,26 @@ def test_shared_chart_view_shows_the_figures_of_several_runs_side_by_side(window
     wait_until(lambda: len([size for size in window.pictures() if min(size) > 200]) >= 4, seconds=60, message=few)
 
 
+def test_evaluation_view_puts_the_classes_of_several_runs_side_by_side(window, address, runs):
+    window.open(f"{address}/runs?workflowType=machine_learning&compareRunsMode=ARTIFACT")
+    # nothing has to be chosen: it opens with the first table, its first column and its second one
+    window.shows("per_class.json", "recall")
+    heads = "return [...document.querySelectorAll('[role=columnheader]')].map(e => e.innerText.trim())"
+    names = [run.info.run_name for run in runs.values()]
+    wait_until(
+        lambda: all(any(name in head for head in window.run(heads)) for name in names),
+        seconds=60,
+        message=lambda: str(window.run(heads)),
+    )
+
+
+def test_run_page_shows_the_tags_for_people_first(window, address, runs):
+    window.open(f"{address}/runs/{runs['3'].info.run_id}?workflowType=machine_learning")
+    text = window.shows("Tags", "convmixer.host")
+    places = [text.index(f"{name}\n: ") for name in ("role", "data", "device", "precision", "convmixer.host")]
+    assert places == sorted(places)
+
+
 def test_comparison_of_two_runs_shows_parallel_coordinates_and_differences(window, address, runs):
     ids = ",".join(f'"{run.info.run_id}"' for run in runs.values())
     window.open(f'{address.rpartition("/experiments")[0]}/compare-runs?runs=[{ids}]&experiments=["1"]')

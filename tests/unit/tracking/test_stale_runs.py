@@ -104,7 +104,7 @@ def test_close_stale_runs_closes_a_project_run_that_never_began_once_mlflow_run_
     assert line.startswith(f"closed stale run {run_id} (") and "`mlflow run` was gone before the program began" in line
     found = mlflow.get_run(run_id)
     assert (found.info.status, found.info.run_name) == ("FAILED", "not begun")
-    assert "refused a parameter" in found.data.tags[Tag.DESCRIPTION]
+    assert "its environment failed" in found.data.tags[Tag.DESCRIPTION]
 
 
 def test_close_stale_runs_ignores_runs_of_other_programs(client, experiment):
