@@ -207,7 +207,9 @@ class FinalistTraining:
 
     def _close_runs(self, finalists: Collection[Finalist], *, stopped: bool) -> None:
         """Log the means and standard deviations of the finalists, and close their runs."""
-        for finalist in finalists:
+        # One of an earlier final may have been trained again
+        others = [finalist for finalist in self._record.compared(finalists) if finalist not in finalists]
+        for finalist in [*finalists, *others]:
             if finalist.is_closed:
                 continue
             if stopped:

@@ -59,10 +59,12 @@ def pareto_trials(study: Study) -> list[int]:
 def leaderboard(study: Study) -> pd.DataFrame:
     """Return the table of trials, best value first, then those without one by number.
 
-    The column `pareto` marks the trials on the Pareto front.
+    The column `pareto` marks the trials on the Pareto front, `winner` the one whose configuration has won the final.
     """
-    trials = trials_dataframe(study)
-    trials = trials.assign(pareto=trials["number"].isin(pareto_trials(study)))
+    trials, winner = trials_dataframe(study), study.get_attr(WINNER) or {"trial": None}
+    trials = trials.assign(
+        pareto=trials["number"].isin(pareto_trials(study)), winner=trials["number"] == winner["trial"]
+    )
     order = trials.assign(_key=-sign(study.search.directions[0]) * pd.to_numeric(trials["value"]))
     return order.sort_values(["_key", "number"], na_position="last").drop(columns="_key").reset_index(drop=True)
 

@@ -84,7 +84,7 @@ def test_runs_table_nests_trials_below_their_search(window, address):
     before = window.shows("search smoke", "smoke kernel_size=5")
     assert "t000" not in before
     window.click("[role=row] button[type=button]:not([aria-label])")  # the plus before its name
-    window.shows("t000 lr", "t002 lr", "final 1 lr")
+    window.shows("t000 lr", "t002 lr", "final t00")
     tops = (
         "return [...document.querySelectorAll('[role=row] a')].map(e => [e.innerText, e.getBoundingClientRect().top])"
     )

@@ -72,7 +72,9 @@ def test_leaderboard_has_the_best_first_the_earlier_of_equals_and_those_without_
     assert list(ranked.columns) == [
         *trials_dataframe(study(DISCRETE, *GRID, "--metric", metric)).columns,
         "pareto",
+        "winner",
     ]
+    assert not ranked["winner"].any()
     assert ranked["number"][ranked["pareto"]].tolist() == [order[0]], "all have the same number of parameters"
 
 
@@ -113,6 +115,8 @@ def test_summary_shows_the_finals_with_the_winner_first(study):
     for value in (0.1, 0.2):
         complete(mine, value)
     mine.set_attr(WINNER, WON)
+    board = leaderboard(mine)
+    assert board["number"][board["winner"]].tolist() == [0]
     _, title, head, *rows = [line.split() for line in summarize(mine)][:5]
     assert " ".join(title) == "finals of 2 trials:"
     assert head == ["trial", "val_accuracy", "mean", "±", "sd", "seeds", "kernel_size", "depth"]
