@@ -157,7 +157,6 @@ class FinalistTraining:
                     del shares[event.number]
                     weights = self._weights_file(finalist, seed)
                     if self._on_training_end(finalist, seed, run, event):
-                        self._record.keep()
                         self._finished.add(weights)
                     elif self._should_retry(weights.name, event):
                         queue.append((finalist, seed))
@@ -200,6 +199,7 @@ class FinalistTraining:
             return False
         value = result.metrics[f"best_{self._metric}"]
         finalist.values[str(seed)], finalist.runs[str(seed)] = value, run.run_id
+        self._record.keep()
         self._context.console.print(
             f"{name}  {self._metric} {format_metric(self._metric, value)}  {result.metrics['seconds']:.1f} s"
         )
