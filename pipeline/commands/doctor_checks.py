@@ -27,7 +27,7 @@ from pipeline.runtime.urls import TRACKING_URI, mask_password, storage_error
 from pipeline.tracking.client import TrackingClient, tracking_uri
 from pipeline.tracking.local_store import check_local_store, sqlite_file
 from pipeline.tracking.outbox.delivery import ASIDE, describe_all_set_aside, send_pending, take_back_set_aside
-from pipeline.tracking.ownership import claim_run, forget_claim
+from pipeline.tracking.ownership import claim_run, forget_claim, is_generated_name
 from pipeline.tracking.project_run import ProjectRun
 from pipeline.tracking.stale_runs import (
     OpenRun,
@@ -198,7 +198,8 @@ def _write_to_store() -> str:
     if run and Tag.ROLE not in run.data.tags:
         # not through `start_run`: its outbox keeps on disk what the server refuses, and here that is the fault to find
         forget_claim(client, run)
-        claim_run(client, run.info.run_id, {Tag.ROLE: Role.DOCTOR, Tag.RUN_NAME: "doctor"})
+        name = {Tag.RUN_NAME: "doctor"} if is_generated_name(run.info.run_name) else {}
+        claim_run(client, run.info.run_id, {Tag.ROLE: Role.DOCTOR, **name})
         client.upload_text(run.info.run_id, text, TEXT_FILE)
         return str(run.info.artifact_uri)
     experiment_id = _any_experiment(client)

@@ -71,7 +71,8 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
             experiment_id=training.experiment_id,
             tags={Tag.EVALUATION_MODEL: uri, Tag.EVALUATION_IMAGES: str(subset)},
         ) as run:
-            run.set_tags({Tag.RUN_NAME: f"evaluation on {subset}", Tag.DATA_FINGERPRINT: dataset.fingerprint})
+            run.set_name(f"evaluation on {subset}")
+            run.set_tags({Tag.DATA_FINGERPRINT: dataset.fingerprint})
             for notice in run.notices:
                 console.print(notice)
             folder = _artifact_folder(subset, training_run)

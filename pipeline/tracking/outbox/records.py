@@ -207,7 +207,11 @@ class LogTable(LogFiles):
     def _send(self, client: TrackingClient) -> None:
         """Do what MLflow's `log_table` does, in steps that can be repeated; that one would append the rows again."""
         super()._send(client)
-        listed = json.loads(client.get_run(self.run_id).data.tags.get(Tag.LOGGED_ARTIFACTS, "[]"))
+        try:
+            listed = list(json.loads(client.get_run(self.run_id).data.tags.get(Tag.LOGGED_ARTIFACTS, "[]")))
+        except (TypeError, ValueError):
+            # another program's, which MLflow cannot read either
+            listed = []
         new = [table for name in self.files if (table := {"path": name, "type": "table"}) not in listed]
         text = json.dumps([*listed, *new])
         # a run that has been evaluated on very many data sets shows its first ones

@@ -24,7 +24,7 @@ from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.outbox import records
 from pipeline.tracking.outbox.outbox import Outbox
 from pipeline.tracking.run import TrackedRun
-from pipeline.tracking.tags import Role
+from pipeline.tracking.tags import Role, Tag
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +153,10 @@ def test_log_table_twice_leaves_one_table_that_mlflow_finds_with_its_rows_once(s
         for _ in range(2):
             run.log_table("per_class.csv", table, view=table)
         run.log_table("more/per_class.csv", table, view=table.head(1))
+    with start_run(role=Role.RUN) as other:
+        other.set_tags({Tag.LOGGED_ARTIFACTS: "no list"})
+        other.log_table("per_class.csv", table, view=table)
+    assert json.loads(found(other.id).data.tags["mlflow.loggedArtifacts"])[0]["path"] == "per_class.json"
     paths = [entry["path"] for entry in json.loads(found(run.id).data.tags["mlflow.loggedArtifacts"])]
     assert paths == ["per_class.json", "more/per_class.json"]
     loaded = mlflow.load_table("per_class.json", run_ids=[run.id])
