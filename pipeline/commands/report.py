@@ -92,7 +92,7 @@ def build_report(command: ReportCommand, console: Console) -> None:
                 f"Comparison of {selection.title}",
                 sections,
                 metric,
-                notes=[f"Not compared: {reason}." for reason in left_out],
+                notes=[f"Not compared: {'; '.join(left_out)}."] if left_out else [],
                 facts=_facts(run.id, command),
             )
             board = leaderboard_table(rows, metric)

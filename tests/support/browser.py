@@ -77,6 +77,19 @@ class Browser:
         (element,) = wait_until(lambda: self.run(script, selector, containing), seconds=90, message=missing).values()
         call(f"{self._url}/element/{element}/click", {})
 
+    def command(self, name, **parameters):
+        """Send a command of the DevTools protocol (https://chromedevtools.github.io/devtools-protocol/)."""
+        return call(f"{self._url}/goog/cdp/execute", {"cmd": name, "params": parameters})
+
+    def resize(self, width, height=1000):
+        """Give the page a size, which may be smaller than a window can be."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.command("Emulation.setDeviceMetricsOverride", **size)
+
+    def point_at(self, x, y):
+        """Move the pointer to a place in the window."""
+        self.command("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
     def pictures(self):
         """Return width and height in pixels of each loaded picture."""
         return self.run(

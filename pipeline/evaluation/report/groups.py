@@ -202,14 +202,16 @@ def differing_settings(groups: Sequence[RunGroup]) -> pd.DataFrame:
 
 def _tell_apart(groups: Sequence[RunGroup]) -> list[RunGroup]:
     """Return the groups, those of the same name with the settings by which they differ, else with a run's id."""
-    by_name: dict[tuple[str, bool], list[RunGroup]] = {}
-    for group in groups:
-        by_name.setdefault((group.name, group.finished), []).append(group)
-    return [
-        group if len(same) == 1 else replace(group, name=f"{group.name} {_telling(same)[same.index(group)]}")
-        for group in groups
-        for same in [by_name[group.name, group.finished]]
-    ]
+    by_name: dict[tuple[str, bool], list[int]] = {}
+    for position, group in enumerate(groups):
+        by_name.setdefault((group.name, group.finished), []).append(position)
+    renamed = list(groups)
+    for positions in by_name.values():
+        if len(positions) > 1:
+            same = [groups[position] for position in positions]
+            for position, text in zip(positions, _telling(same), strict=True):
+                renamed[position] = replace(groups[position], name=f"{groups[position].name} {text}")
+    return renamed
 
 
 def _telling(groups: Sequence[RunGroup]) -> list[str]:
@@ -223,7 +225,8 @@ def _telling(groups: Sequence[RunGroup]) -> list[str]:
     for name in sorted(settings.columns, key=lambda name: -settings[name].nunique()):
         chosen.append(name)
         if not settings[chosen].duplicated().any():
-            return [", ".join(f"{name}={row[name]}" for name in chosen) for _, row in settings.iterrows()]
+            rows = settings[chosen].to_numpy().tolist()
+            return [", ".join(f"{name}={value}" for name, value in zip(chosen, row, strict=True)) for row in rows]
     return [f"run {group.runs[0].id[:8]}" for group in groups]
 
 

@@ -394,7 +394,7 @@ def _class_table(section: Section, views: Sequence[RowView]) -> ClassTable | Non
         shown = recalls[recalls.index.isin(spread.nlargest(CLASSES).index)]
     lowest = float(recalls.min().min())
     rows = [
-        (str(name), [_share_cell(recall, lowest, max(cells)) for recall in cells])
+        (str(name), [_share_cell(recall, lowest, max(cells) if len(cells) > 1 else nan) for recall in cells])
         for name, cells in zip(shown.index, shown.to_numpy().tolist(), strict=True)
     ]
     return ClassTable([views[position] for position in means], rows, len(recalls) - len(shown))

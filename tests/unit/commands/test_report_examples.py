@@ -15,12 +15,13 @@ def make_tables(*rows, images="ab", **columns):
     return {row.group.runs[0].id: pd.DataFrame(table | columns) for row in rows}
 
 
-def find(rows, tables, recalls=None):
-    # all predictions have been fetched, so that nothing asks the store
-    return find_examples(TrackingClient(), rows, tables, recalls or {})
+@pytest.fixture
+def find(client):
+    """Return the examples of rows whose predictions have all been fetched."""
+    return lambda rows, tables, recalls=None: find_examples(TrackingClient(), rows, tables, recalls or {})
 
 
-def test_find_examples_compares_the_best_two_of_the_same_images():
+def test_find_examples_compares_the_best_two_of_the_same_images(find):
     rows = [make_row(rank, [0.9]) for rank in (1, 2, 3)]
     tables = make_tables(*rows)
     found = find(rows, tables, {rows[0].group.runs[0].id: pd.Series([0.5, 1], index=["cat", "dog"])})
@@ -33,7 +34,7 @@ def test_find_examples_compares_the_best_two_of_the_same_images():
     assert found.notes == ["Pixels of 1 image are not shown: no data set in this machine's cache has them."]
 
 
-def test_find_examples_says_why_there_is_no_second_model():
+def test_find_examples_says_why_there_is_no_second_model(find):
     rows = [make_row(rank, [0.9]) for rank in (1, 2)]
     tables = make_tables(rows[0]) | make_tables(rows[1], images="bc")
     found = find(rows, tables)
@@ -45,7 +46,7 @@ def test_find_examples_says_why_there_is_no_second_model():
     assert len(alone.strips) == 1 and alone.notes[0].startswith("1 configuration 1 alone has predictions")
 
 
-def test_find_examples_of_no_tested_model_says_so():
+def test_find_examples_of_no_tested_model_says_so(find):
     row = make_row(1, [0.9])
     runs = tuple(run._replace(metrics={"best_val_accuracy": 0.9}) for run in row.group.runs)
     found = find([replace(row, group=replace(row.group, runs=runs))], {})
@@ -53,7 +54,7 @@ def test_find_examples_of_no_tested_model_says_so():
     assert found.notes == ["No test images are shown: no configuration here has predictions of them."]
 
 
-def test_find_examples_links_the_files_of_a_data_set_on_this_machine(tmp_path):
+def test_find_examples_links_the_files_of_a_data_set_on_this_machine(find, tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a #1.png").touch()
     row = make_row(1, [0.9])
