@@ -240,8 +240,7 @@ def _section(
     curves = {run.id: _fetch_curve(client, run) for row in first for run in row.group.runs[:CURVES]}
     images = query.fetch_kernel_images(client, [row.group.runs[0] for row in first])
     kernels = [(row, images[row.group.runs[0].id]) for row in first if row.group.runs[0].id in images]
-    recalls = query.fetch_recalls(client, [run for row in first for run in row.group.runs])
-    examples = find_examples(client, rows, predictions, recalls)
+    examples = find_examples(client, rows, predictions)
     on_page_rows = rows[:on_page]
     return Section(
         data=rows[0].group.data_name,
@@ -250,7 +249,7 @@ def _section(
         others=len(rows[on_page:]),
         test_set_accesses=test_set_accesses,
         curves=curves,
-        recalls=recalls,
+        recalls=query.fetch_recalls(client, [run for row in first for run in row.group.runs]),
         kernels=kernels[:2],
         strips=examples.strips,
         image_notes=examples.notes,

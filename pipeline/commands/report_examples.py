@@ -29,7 +29,6 @@ def find_examples(
     client: TrackingClient,
     rows: Sequence[LeaderboardRow],
     predictions: Mapping[str, pd.DataFrame],
-    recalls: "Mapping[str, pd.Series[float]]",
 ) -> Examples:
     """Return the test images that tell most about the best two models.
 
@@ -37,7 +36,6 @@ def find_examples(
         client: Of the tracking store.
         rows: Of the leaderboard.
         predictions: Those that have been fetched, by run id.
-        recalls: Of each class, by run id.
     """
     candidates = [(row, run) for row in rows[:CANDIDATES] if row.is_ranked for run in _tested(row)[:1]]
     missing = [run for _, run in candidates if run.id not in predictions]
@@ -45,7 +43,7 @@ def find_examples(
     known = [(row, run) for row, run in candidates if run.id in tables][:2]
     if not known:
         return Examples([], ["No test images are shown: no configuration here has predictions of them."])
-    models = [_model(row, run, tables[run.id], recalls) for row, run in known]
+    models = [_model(row, run, tables[run.id]) for row, run in known]
     notes = []
     if len(models) == 1:
         notes = [f"{models[0].name} alone has predictions of the test images: no second model is compared by image."]
@@ -77,9 +75,6 @@ def _tested(row: LeaderboardRow) -> list[RunRecord]:
     return [run for run in row.group.runs if "test_accuracy" in run.metrics]
 
 
-def _model(
-    row: LeaderboardRow, run: RunRecord, table: pd.DataFrame, recalls: "Mapping[str, pd.Series[float]]"
-) -> Model:
+def _model(row: LeaderboardRow, run: RunRecord, table: pd.DataFrame) -> Model:
     seed = f", seed {run.params['seed']}" if run.params.get("seed") else ""
-    classes = [str(name) for name in recalls[run.id].index] if run.id in recalls else []
-    return Model(f"{row.rank} {row.group.name}{seed}", table, classes)
+    return Model(f"{row.rank} {row.group.name}{seed}", table)

@@ -197,13 +197,16 @@ def fetch_kernel_images(client: TrackingClient, records: Iterable[RunRecord]) ->
 def read_predictions(path: Path) -> pd.DataFrame:
     """Return a run's predictions of its test images, a row an image.
 
-    Columns image, label, predicted, probability and, where it was logged, file; a name that is missing is empty.
+    The columns are image, label and predicted, and where they were logged file, class, predicted_class and
+    probability_of_predicted_class, see `predictions_table`.
     """
-    dtypes = {"image": str, "label": np.int64, "predicted": np.int64, "probability": np.float64, "file": str}
-    # a file may be called "null" or "nan"
+    required = {"image": str, "label": np.int64, "predicted": np.int64}
+    names = {"file": str, "class": str, "predicted_class": str}
+    dtypes = {**required, **names, "probability_of_predicted_class": np.float64}
+    # a file or a class may be called "null" or "nan"
     table = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
-    predictions = table[["image", "label", "predicted", "probability"]]
-    return predictions.assign(file=table["file"].map(read_csv_cell)) if "file" in table else predictions
+    predictions = table[[*required, *(name for name in dtypes if name in table and name not in required)]]
+    return predictions.assign(**{name: table[name].map(read_csv_cell) for name in names if name in table})
 
 
 def _read_recalls(path: Path) -> "pd.Series[float]":

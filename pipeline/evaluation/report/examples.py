@@ -10,18 +10,14 @@ import pandas as pd
 from pipeline.evaluation.metrics import is_correct
 
 EXAMPLES = 10  # images of a strip
+CONFIDENCE = "probability_of_predicted_class"
 
 
 class Model(NamedTuple):
     """A model whose predictions of the test images are known."""
 
     name: str
-    predictions: pd.DataFrame  # columns image, label, predicted, probability (of the label) and maybe file
-    classes: Sequence[str]  # empty if unknown
-
-    def class_name(self, position: int) -> str:
-        """Return the name of a class, or its number."""
-        return self.classes[position] if 0 <= position < len(self.classes) else f"class {position}"
+    predictions: pd.DataFrame  # a row an image; of the columns of `predictions_table` at least image, label, predicted
 
 
 class Example(NamedTuple):
@@ -56,9 +52,7 @@ def choose_examples(models: Sequence[Model]) -> list[Strip]:
     if not models:
         return []
     first, *others = models
-    wrong = np.flatnonzero(~is_correct(first.predictions))
-    by_confidence = wrong[np.argsort(first.predictions["probability"].to_numpy()[wrong], kind="stable")]
-    strips = [_strip(f"Most confident mistakes of {first.name}", first, by_confidence)]
+    strips = [_mistakes(first)]
     for second in others:
         for right, mistaken in ((first, second), (second, first)):
             differing = np.flatnonzero(is_correct(right.predictions) & ~is_correct(mistaken.predictions))
@@ -92,13 +86,22 @@ def add_pictures(
     ]
 
 
+def _mistakes(model: Model) -> Strip:
+    wrong = np.flatnonzero(~is_correct(model.predictions))
+    if CONFIDENCE not in model.predictions:
+        return _strip(f"Mistakes of {model.name}", model, wrong)
+    confidence = model.predictions[CONFIDENCE].to_numpy()[wrong]
+    return _strip(f"Most confident mistakes of {model.name}", model, wrong[np.argsort(-confidence, kind="stable")])
+
+
 def _strip(title: str, mistaken: Model, positions: np.ndarray) -> Strip:
     """Return a strip of images at positions in the predictions of a model that is wrong about all of them."""
     title = f"{title}: {len(positions):,} of {len(mistaken.predictions):,} test images"
-    rows = mistaken.predictions.iloc[positions[:EXAMPLES]]
     examples = []
-    for position, row in rows.iterrows():
-        true, predicted = mistaken.class_name(row["label"]), mistaken.class_name(row["predicted"])
-        text = f"{true}, taken for {predicted}; {100 * row['probability']:.1f} % for {true}"
-        examples.append(Example(row["image"], row.get("file", "") or f"test image {position}", text))
+    for position, row in mistaken.predictions.iloc[positions[:EXAMPLES]].iterrows():
+        true = row.get("class", f"class {row['label']}")
+        predicted = row.get("predicted_class", f"class {row['predicted']}")
+        confidence = f" ({100 * row[CONFIDENCE]:.1f} %)" if CONFIDENCE in row else ""
+        name = row.get("file") or f"test image {position}"
+        examples.append(Example(row["image"], name, f"{true}, taken for {predicted}{confidence}"))
     return Strip(title, examples, len(positions) - len(examples))

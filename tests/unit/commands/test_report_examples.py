@@ -11,26 +11,25 @@ from tests.support.leaderboard_rows import make_row
 
 
 def make_tables(*rows, images="ab", **columns):
-    table = {"image": list(images), "label": [0, 1], "predicted": [1, 1], "probability": [0.1, 0.9]}
+    table = {"image": list(images), "label": [0, 1], "predicted": [1, 1], "probability_of_predicted_class": 0.9}
     return {row.group.runs[0].id: pd.DataFrame(table | columns) for row in rows}
 
 
 @pytest.fixture
 def find(client):
     """Return the examples of rows whose predictions have all been fetched."""
-    return lambda rows, tables, recalls=None: find_examples(TrackingClient(), rows, tables, recalls or {})
+    return lambda rows, tables: find_examples(TrackingClient(), rows, tables)
 
 
 def test_find_examples_compares_the_best_two_of_the_same_images(find):
     rows = [make_row(rank, [0.9]) for rank in (1, 2, 3)]
     tables = make_tables(*rows)
-    found = find(rows, tables, {rows[0].group.runs[0].id: pd.Series([0.5, 1], index=["cat", "dog"])})
+    found = find(rows, tables)
     assert [strip.title.split(":")[0] for strip in found.strips] == [
         "Most confident mistakes of 1 configuration 1",
         "Right by 1 configuration 1, wrong by 2 configuration 2",
         "Right by 2 configuration 2, wrong by 1 configuration 1",
     ]
-    assert found.strips[0].examples[0].text.startswith("cat, taken for dog")
     assert found.notes == ["Pixels of 1 image are not shown: no data set in this machine's cache has them."]
 
 

@@ -1,5 +1,6 @@
 """Pictures of images in the cache of decoded data sets."""
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -28,7 +29,7 @@ def cached(tmp_path, monkeypatch):
 def copy(decoded, allocate):
     images = allocate(decoded.images.shape)
     images[:] = decoded.images
-    return DecodedImages(images, decoded.digests, decoded.labels, decoded.classes, decoded.sizes)
+    return replace(decoded, images=images)
 
 
 def name(image):

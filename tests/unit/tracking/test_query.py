@@ -4,7 +4,9 @@ import mlflow
 import numpy as np
 import pytest
 
+from pipeline.evaluation.metrics import predictions_table
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.tables import to_csv
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.query import (
     fetch_configs,
@@ -137,14 +139,16 @@ def test_fetched_artifacts_are_by_run_id_and_missing_or_damaged_ones_are_left_ou
     assert fetch_kernel_images(tracking, records)[tested].startswith(b"\x89PNG")
 
 
-def test_fetch_predictions_keeps_the_names_of_files(experiment, tracking):
+def test_fetch_predictions_keeps_names_and_confidence(experiment, tracking):
     store, _ = experiment
     run_id = make_run(store, "one")
-    lines = ["image,file,label,predicted,probability,more", "00ff,nan,0,1,0.25,x", "11aa,'=a.png,1,1,1.0,y"]
-    store.client.log_text(run_id, "\n".join(lines), "test_predictions.csv")
+    probabilities = np.array([[0.25, 0.75], [0.0, 1.0]])
+    names = {"files": ["nan", "=a.png"], "classes": ["null", "+b"]}
+    logged = predictions_table(probabilities, np.array([0, 1]), images=np.array([b"\1" * 16, b"\2" * 16]), **names)
+    store.client.log_text(run_id, to_csv(logged), "test_predictions.csv")
     table = fetch_predictions(tracking, [get_record(run_id)])[run_id]
-    assert table["file"].tolist() == ["nan", "=a.png"] and table["image"].tolist() == ["00ff", "11aa"]
-    assert table["probability"].tolist() == [0.25, 1.0] and "more" not in table
+    for name in ("image", "label", "predicted", "file", "class", "predicted_class", "probability_of_predicted_class"):
+        assert table[name].tolist() == logged[name].tolist(), name
 
 
 def test_to_run_record_of_a_search_s_winner_is_that_of_the_run_which_the_tag_names(experiment):

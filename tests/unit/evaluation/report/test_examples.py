@@ -1,15 +1,18 @@
 """Which test images a report shows."""
 
+import numpy as np
 import pandas as pd
 
-from pipeline.evaluation.report.examples import Model, add_pictures, choose_examples, have_same_images
+from pipeline.evaluation.report.examples import CONFIDENCE, Model, add_pictures, choose_examples, have_same_images
 
 LABELS = [0, 1, 0, 1]
 
 
-def make_model(name, predicted, probability=(0.5, 0.5, 0.5, 0.5), **columns):
-    table = {"image": list("abcd"), "label": LABELS, "predicted": predicted, "probability": probability}
-    return Model(name, pd.DataFrame(table | columns), ["cat", "dog"])
+def make_model(name, predicted, **columns):
+    names = np.array(["cat", "dog"])
+    classes = {"class": names[LABELS], "predicted_class": names[predicted]}
+    table = {"image": list("abcd"), "label": LABELS, "predicted": predicted, **classes}
+    return Model(name, pd.DataFrame(table | {CONFIDENCE: 0.5} | columns))
 
 
 def images(strip):
@@ -17,11 +20,11 @@ def images(strip):
 
 
 def test_choose_examples_shows_mistakes_and_what_one_of_two_models_alone_knows():
-    first = make_model("one", [1, 0, 0, 1], probability=[0.3, 0.2, 0.9, 0.9])
+    first = make_model("one", [1, 0, 0, 1], **{CONFIDENCE: [0.7, 0.8, 0.9, 0.9]})
     second = make_model("two", [1, 1, 1, 1], file=["", "y/b.png", "x/c.png", "y/d.png"])
     mistakes, by_first, by_second = choose_examples([first, second])
     assert (mistakes.title, images(mistakes)) == ("Most confident mistakes of one: 2 of 4 test images", "ba")
-    assert mistakes.examples[0].text == "dog, taken for cat; 20.0 % for dog"
+    assert mistakes.examples[0].text == "dog, taken for cat (80.0 %)"
     assert (by_first.title, images(by_first)) == ("Right by one, wrong by two: 1 of 4 test images", "c")
     assert by_first.examples[0].name == "x/c.png"
     assert (by_second.title, images(by_second)) == ("Right by two, wrong by one: 1 of 4 test images", "b")
@@ -30,10 +33,10 @@ def test_choose_examples_shows_mistakes_and_what_one_of_two_models_alone_knows()
 
 def test_choose_examples_counts_the_images_that_are_left_out():
     labels = [0] * 12
-    table = pd.DataFrame({"image": [""] * 12, "label": labels, "predicted": 1, "probability": 0.1})
-    (strip,) = choose_examples([Model("one", table, [])])
+    table = pd.DataFrame({"image": [""] * 12, "label": labels, "predicted": 1})
+    (strip,) = choose_examples([Model("one", table)])
     assert len(strip.examples) == 10 and strip.others == 2
-    assert strip.examples[0].text == "class 0, taken for class 1; 10.0 % for class 0"
+    assert strip.title.startswith("Mistakes of one") and strip.examples[0].text == "class 0, taken for class 1"
 
 
 def test_choose_examples_of_no_model_is_nothing():
