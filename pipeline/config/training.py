@@ -163,7 +163,8 @@ class RuntimeConfig(Config, title="runtime"):
         0,
         ge=0,
         le=24,
-        description="draw the middle block's kernels at this many epochs, more densely at the start; 0: off",
+        description="draw the middle block's kernels before training and after this many epochs, more densely at the "
+        "start; 0: off",
     )
     register_as: str | None = Field(
         None,

@@ -170,7 +170,7 @@ def renew_batch_norm(model: keras.Model, batches: Iterable[tuple[tf.Tensor, tf.T
 
 
 class KernelSnapshots(TrainingCallback):
-    """Save a block's depthwise kernels (k, k, filters, 1) after selected epochs, to show how they form.
+    """Save a block's depthwise kernels (k, k, filters, 1) before training and after selected epochs: how they form.
 
     They are files, so that a run that is resumed after a kill finds those of its earlier epochs. A run that is resumed
     on another machine does not find them and shows the later ones only.
@@ -178,7 +178,7 @@ class KernelSnapshots(TrainingCallback):
     Args:
         folder: Where the files are; created when needed.
         epochs: Number of epochs of the whole training.
-        steps: Number of epochs to select, see `snapshot_epochs`; 0 saves nothing.
+        steps: Number of epochs to select beside epoch 0, see `snapshot_epochs`; 0 saves nothing.
         block: Which block's kernels, counted from 1.
     """
 
@@ -187,6 +187,11 @@ class KernelSnapshots(TrainingCallback):
         self.block = block
         self._folder = folder
         self._epochs = frozenset(snapshot_epochs(epochs, steps))
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        # a resumed training does not begin with the initial weights
+        if self._epochs and not self.progress.epoch:
+            self.save(0, depthwise_kernels(self.model, self.block))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if epoch + 1 in self._epochs:

@@ -157,16 +157,24 @@ def test_kernel_snapshots_after_a_restart_include_those_of_the_process_before(tm
     assert {epoch: kernels.mean() for epoch, kernels in after.load().items()} == {1: 1.5, 2: 2.5}
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(0, []), (3, [1, 3, 10])])
-def test_kernel_snapshots_in_training_save_the_block_at_the_selected_epochs(tmp_path, steps, expected):
-    snapshots = KernelSnapshots(tmp_path / "run", epochs=10, steps=steps, block=2)
+@pytest.mark.parametrize(("steps", "expected"), [(0, []), (3, [0, 1, 3, 10])])
+def test_kernel_snapshots_in_training_save_the_block_before_it_and_at_the_selected_epochs(tmp_path, steps, expected):
+    snapshots = with_progress(KernelSnapshots(tmp_path / "run", epochs=10, steps=steps, block=2))
     snapshots.set_model(conv_mixer((8, 8, 1), 3, filters=4, depth=2, kernel_size=3, patch_size=2))
+    snapshots.on_train_begin()
     for epoch in range(10):
         snapshots.on_epoch_end(epoch)
     saved = snapshots.load()
     assert list(saved) == expected
     for kernels in saved.values():
         np.testing.assert_array_equal(kernels, depthwise_kernels(snapshots.model, 2))
+
+
+def test_kernel_snapshots_of_a_resumed_training_keep_the_initial_kernels_as_they_were(tmp_path):
+    snapshots = with_progress(KernelSnapshots(tmp_path / "run", epochs=4, steps=4, block=1), 0.5)
+    snapshots.set_model(conv_mixer((8, 8, 1), 3, filters=4, depth=1, kernel_size=3, patch_size=2))
+    snapshots.on_train_begin()
+    assert snapshots.load() == {}
 
 
 def test_kernel_snapshots_with_a_full_disk_warn_and_go_on(tmp_path, caplog):
