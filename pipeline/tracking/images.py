@@ -7,6 +7,7 @@ twice; here a name depends on the run, the key and the step alone, and a second 
 
 import shutil
 import uuid
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -32,13 +33,13 @@ def image_name(run_id: str, key: str, step: int) -> str:
     return f"{key.replace('/', '~')}+step+{step}+timestamp+0+{digest}"
 
 
-def save_image(name: str, figure: Figure, *, copy_to: str | None = None) -> FileWriter:
-    """Return a writer of a picture and its preview, and of a copy under a plain path.
+def save_image(name: str, figure: Figure, *, copies: Sequence[str] = ()) -> FileWriter:
+    """Return a writer of a picture and its preview, and of copies under plain paths.
 
     Args:
         name: See `image_name`.
-        figure: Drawn once for all three.
-        copy_to: Path of a PNG file among the run's artifacts; None writes no copy.
+        figure: Drawn once for all PNG files, and once more for each copy of another kind.
+        copies: Paths among the run's artifacts, such as `plots/curves.svg`.
     """
 
     def write(folder: Path) -> None:
@@ -52,9 +53,12 @@ def save_image(name: str, figure: Figure, *, copy_to: str | None = None) -> File
         picture.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
         # half of the time, and three quarters of the size, that Pillow's defaults take
         picture.save(full.with_name(f"{name}+compressed.webp"), method=2, quality=60)
-        if copy_to:
-            copy = folder / copy_to
+        for path in copies:
+            copy = folder / path
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(full, copy)
+            if copy.suffix == full.suffix:
+                shutil.copyfile(full, copy)
+            else:
+                figure.savefig(copy)
 
     return write

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -73,6 +73,7 @@ class TrackedRun:
         self.is_superseded = False  # whether another process has claimed the run since
         self.is_claimed = False  # whether this process has
         self.project_run_id: str | None = None  # the run below it that `mlflow run` opened, and that ends with it
+        self.name: str = entity.info.run_name if entity else ""
         self._entity = entity
         self._has_model = False
         self._has_images = False
@@ -118,13 +119,13 @@ class TrackedRun:
 
         A name that another run of the experiment has gets a number: `digits depth=6 #2`.
         """
-        given = self._entity.info.run_name if self._entity else ""
-        if given and not is_generated_name(given):
-            return given
+        if self.name and not is_generated_name(self.name):
+            return self.name
         # a run may be called like another one while the server does not answer
         with suppress(TrackingError):
             name = TrackingClient().unique_run_name(self.experiment_id, name)
         self.set_tags({Tag.RUN_NAME: name})
+        self.name = name
         return name
 
     def set_description(self, text: str) -> None:
@@ -200,28 +201,29 @@ class TrackedRun:
         self.outbox.put(LogBatch(self.id, metrics=metric_points(metrics, step)))
 
     def log_figure(self, path: str, figure: spool.Figure, *, key: str | None = None) -> None:
-        """Log a picture, in the format that `path` ends with.
+        """Log a picture as PNG, for the screen, and as SVG beside it, for print.
 
         Args:
-            path: Where it lies among the run's artifacts.
+            path: Where it lies among the run's artifacts; it ends with .png.
             figure: The picture.
-            key: Also log it as an image under this key, see `log_image`; `path` must end with .png then.
+            key: Also log it as an image under this key, see `log_image`.
         """
+        copies = [path, str(PurePosixPath(path).with_suffix(".svg"))]
         if key:
-            self.log_image(key, figure, copy_to=path)
+            self.log_image(key, figure, copies=copies)
         else:
-            self.outbox.put(LogFiles(self.id, write=spool.save_figure(path, figure)))
+            self.outbox.put(LogFiles(self.id, write=spool.save_figure(copies, figure)))
 
-    def log_image(self, key: str, figure: spool.Figure, *, step: int = 0, copy_to: str | None = None) -> None:
+    def log_image(self, key: str, figure: spool.Figure, *, step: int = 0, copies: Sequence[str] = ()) -> None:
         """Log a picture for the image grid of MLflow's chart view, which compares runs by the key.
 
         Args:
             key: What it shows, the same in every run.
             figure: The picture.
             step: Its place on the grid's slider. A second picture at the same key and step replaces the first.
-            copy_to: Path for a copy of the PNG file among the run's artifacts.
+            copies: Paths of copies among the run's artifacts, in the formats that they end with.
         """
-        write = save_image(image_name(self.id, key, step), figure, copy_to=copy_to)
+        write = save_image(image_name(self.id, key, step), figure, copies=copies)
         self.outbox.put(LogFiles(self.id, write=write))
         if not self._has_images:
             self.set_tags({Tag.LOGGED_IMAGES: "True"})

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -58,11 +58,12 @@ def copy_file(path: str, source: Path) -> FileWriter:
     return write
 
 
-def save_figure(path: str, figure: Figure) -> FileWriter:
-    """Return a writer of a picture, in the format that its name ends with."""
+def save_figure(paths: Sequence[str], figure: Figure) -> FileWriter:
+    """Return a writer of a picture under one or more paths, each in the format that its name ends with."""
 
     def write(folder: Path) -> None:
-        figure.savefig(_make_parent(folder / path))
+        for path in paths:
+            figure.savefig(_make_parent(folder / path))
 
     return write
 

@@ -23,11 +23,13 @@ def test_image_name_is_the_same_for_the_same_run_key_and_step_only():
     assert image_name(RUN, "a", 0) == names[0]
 
 
-def test_save_image_writes_the_picture_its_preview_and_a_copy(tmp_path):
-    save_image("a+step+0", Figure(figsize=(10, 5), dpi=100), copy_to="plots/deep/a.png")(tmp_path)
+def test_save_image_writes_the_picture_its_preview_and_copies_in_other_formats(tmp_path):
+    copies = ["plots/deep/a.png", "plots/deep/a.svg"]
+    save_image("a+step+0", Figure(figsize=(10, 5), dpi=100), copies=copies)(tmp_path)
     files = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
     full, preview, copy = "images/a+step+0.png", "images/a+step+0+compressed.webp", "plots/deep/a.png"
-    assert set(files) == {full, preview, copy}
+    assert set(files) == {full, preview, *copies}
+    assert b"<svg" in files[copies[1]].read_bytes()
     for name, size in ((full, (1000, 500)), (preview, (PREVIEW_PIXELS, PREVIEW_PIXELS // 2))):
         with Image.open(files[name]) as picture:
             assert picture.size == size

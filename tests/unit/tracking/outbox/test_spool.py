@@ -48,11 +48,12 @@ def test_spool_keeps_the_files_of_a_record_until_it_is_removed(tmp_path):
     spool = Spool(RUN)
     spool.put(LogFiles(RUN, write=write_text("plots/a.txt", "written")))
     spool.put(LogModel(RUN, "model", write=copy_file("b.txt", tmp_path / "source.txt")))
-    spool.put(LogFiles(RUN, write=save_figure("plots/c.png", Figure())))
+    spool.put(LogFiles(RUN, write=save_figure(["plots/c.png", "plots/c.svg"], Figure())))
     text, model, picture = Spool(RUN).pending()
     assert (text.record.folder / "plots" / "a.txt").read_text() == "written"
     assert (model.record.name, (model.record.folder / "b.txt").read_text()) == ("model", "copied")
     assert (picture.record.folder / "plots" / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (picture.record.folder / "plots" / "c.svg").read_bytes()
     spool.remove(text)
     assert not text.record.folder.exists() and not text.path.exists()
 
