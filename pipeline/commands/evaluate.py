@@ -88,7 +88,7 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
                 report=console.print,
             )
             logged_to = TrackedRun(training.run_id, run.outbox)
-            _log_result(logged_to, result, subset, model.classes, folder=folder, step=step)
+            _log_result(logged_to, result, subset, model.classes, name=training.run_name, folder=folder, step=step)
             summary = _summarize(result, subset)
             run.set_description(markdown_text(summary))
 
@@ -188,10 +188,17 @@ def _next_step(client: TrackingClient, run_id: str, folder: str) -> int:
 
 
 def _log_result(
-    run: TrackedRun, result: EvaluationResult, subset: Subset, classes: Sequence[str], *, folder: str, step: int
+    run: TrackedRun,
+    result: EvaluationResult,
+    subset: Subset,
+    classes: Sequence[str],
+    *,
+    name: str,
+    folder: str,
+    step: int,
 ) -> None:
     """Log the metrics, tables and figures of an evaluation to the run that trained the model."""
-    images = str(subset)
+    images = f"{subset}, run {name}"
     corrupted = result.corruptions[result.corruptions["strength"] > 0]
     clean_accuracy = result.corruptions["accuracy"].iloc[0]
     per_class = per_class_table(result.confusion, classes=classes)
@@ -199,16 +206,16 @@ def _log_result(
         "calibration.png": reliability_diagram(result.reliability, error=result.metrics["ece"], subject=images),
         "corruptions.png": accuracy_by_strength(corrupted, clean=clean_accuracy, subject=images),
         "corrupted_examples.png": corrupted_examples(
-            result.examples, corruptions=list(CORRUPTIONS), strengths=STRENGTHS
+            result.examples, corruptions=list(CORRUPTIONS), strengths=STRENGTHS, subject=images
         ),
-        "confusion_matrix.png": confusion_matrix(result.confusion, classes=classes),
+        "confusion_matrix.png": confusion_matrix(result.confusion, classes=classes, subject=images),
     }
     run.log_table(f"{folder}/calibration.csv", result.reliability)
     run.log_table(f"{folder}/corruptions.csv", result.corruptions)
     run.log_table(f"{folder}/per_class.csv", per_class, view=per_class_view(per_class))
     run.log_table(f"{folder}/predictions.csv", result.predictions, view=predictions_view(result.predictions))
-    for name, figure in figures.items():
-        run.log_figure(f"{folder}/{name}", figure, key=f"{folder}/{name.removesuffix('.png')}")
+    for file, figure in figures.items():
+        run.log_figure(f"{folder}/{file}", figure, key=f"{folder}/{file.removesuffix('.png')}")
     run.log_model_metrics({f"{folder}/{name}": value for name, value in result.metrics.items()}, step=step)
 
 

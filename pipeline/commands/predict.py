@@ -127,7 +127,9 @@ def run_prediction(command: PredictCommand, files: ImageFiles, console: Console)
 
             run.log_file(TABLE, table)
             if summary.labelled:
-                run.log_figure("plots/confusion_matrix.png", confusion_matrix(summary.confusion, classes=model.classes))
+                subject = f"{command.images.name}, model of run {model.run_id[:8]}"
+                figure = confusion_matrix(summary.confusion, classes=model.classes, subject=subject)
+                run.log_figure("plots/confusion_matrix.png", figure)
             run.log_results(summary.metrics)
             run.set_description(str(summary))
 

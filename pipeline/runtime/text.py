@@ -117,8 +117,12 @@ def count(number: int, noun: str) -> str:
 
 
 def percent(fraction: float) -> str:
-    """Return a fraction in per cent: 0.813 as `81.3 %`."""
-    return f"{100 * fraction:.1f} %"
+    """Return a fraction in per cent: 0.813 as `81.3 %`, 0.9996 as `99.96 %`, as only 1 is 100.0 %."""
+    for digits in (1, 2, 3):
+        text = f"{100 * fraction:.{digits}f} %"
+        if fraction >= 1 or not float(text[:-2]) >= 100:
+            return text
+    return "100.0 %"
 
 
 def format_metric(metric: str, value: float, deviation: float | None = None) -> str:

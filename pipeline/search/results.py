@@ -1,25 +1,29 @@
 """The results of a search: tables and figures of its study, and the summary that ends it in the terminal."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.evaluation.figures import Figure
+from pipeline.evaluation.figures.axis_scale import FEW, SettingRange
 from pipeline.evaluation.figures.heat_map import heat_map
 from pipeline.evaluation.figures.history import intermediate_curves, optimization_history
 from pipeline.evaluation.figures.importances import parameter_importances
 from pipeline.evaluation.figures.parallel_coordinates import parallel_coordinates
+from pipeline.evaluation.figures.search_style import Winner
 from pipeline.evaluation.figures.slices import slices
 from pipeline.evaluation.figures.value_vs_cost import value_vs_cost
 from pipeline.evaluation.ranking import pareto_front, sign
 from pipeline.runtime.shell import project_command
 from pipeline.runtime.text import count, format_metric, format_value, trial_name
 from pipeline.search.attributes import DUPLICATE_OF, FIGURES, INFEASIBLE, LATENCIES, OUTCOME, RUN_ID, WINNER
+from pipeline.search.distributions import bounds, values
 from pipeline.search.space import SearchSpec
-from pipeline.search.study import Study
+from pipeline.search.study import IMPORTANCE_TRIALS, Study
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 # Attributes of a trial that are columns of the table
@@ -72,26 +76,33 @@ def leaderboard(study: Study) -> pd.DataFrame:
 def figures(study: Study) -> Iterator[tuple[str, Figure]]:
     """Yield the artifact path and the figure of each plot of a study."""
     trials, search = trials_dataframe(study), study.search
-    metric, direction = search.settings.metric[0], search.directions[0]
-    log = [name for name, distribution in search.space.items() if _is_log(distribution)]
-    yield "plots/optimization_history.png", optimization_history(trials, metric=metric, direction=direction)
-    yield "plots/parameter_importances.png", parameter_importances(study.importances(), metric=metric)
-    yield (
-        "plots/parallel_coordinates.png",
-        parallel_coordinates(trials, log=log, metric=metric, direction=direction),
-    )
-    yield "plots/slices.png", slices(trials, log=log, metric=metric, direction=direction)
+    metric = search.settings.metric[0]
+    subject = f"{Path(search.base.dataset).name}, validation split, search {search.name}"
+    space = {name: _setting_range(distribution) for name, distribution in search.space.items()}
+    what: dict[str, Any] = {
+        "metric": metric,
+        "subject": subject,
+        "direction": search.directions[0],
+        "winner": _winner(study),
+    }
+    yield "plots/optimization_history.png", optimization_history(trials, **what)
+    importances = study.importances(), study.dashboard_importances()
+    figure = parameter_importances(*importances, trials, metric=metric, needed=IMPORTANCE_TRIALS, subject=subject)
+    yield "plots/parameter_importances.png", figure
+    yield "plots/parallel_coordinates.png", parallel_coordinates(trials, space=space, **what)
+    yield "plots/slices.png", slices(trials, space=space, **what)
     if {"kernel_size", "patch_size"} <= set(search.space):
-        figure = heat_map(trials, rows="kernel_size", columns="patch_size", metric=metric, direction=direction, log=log)
+        figure = heat_map(trials, rows="kernel_size", columns="patch_size", space=space, **what)
         yield "plots/kernel_and_patch.png", figure
     for cost in dict.fromkeys(["parameters", *search.settings.metric[1:]]):
         if cost != metric and cost in COSTS:
-            figure = value_vs_cost(trials, metric=metric, direction=direction, cost=cost)
-            yield f"plots/{metric.removeprefix('val_')}_vs_{cost}.png", figure
-    curves = {
-        trial.number: [value for _, value in sorted(trial.intermediate_values.items())] for trial in study.trials()
-    }
-    yield "plots/curves.png", intermediate_curves(curves, trials, metric=metric, direction=direction)
+            yield f"plots/{metric.removeprefix('val_')}_vs_{cost}.png", value_vs_cost(trials, cost=cost, **what)
+    # Optuna keeps no values by epoch of two metrics
+    if len(search.directions) == 1:
+        curves = {
+            trial.number: [value for _, value in sorted(trial.intermediate_values.items())] for trial in study.trials()
+        }
+        yield "plots/curves.png", intermediate_curves(curves, trials, **what)
 
 
 def summarize(study: Study) -> list[str]:
@@ -203,5 +214,22 @@ def settings_as_text(params: Mapping[str, object], search: SearchSpec) -> dict[s
     return {name: config.text(name) for name in search.space}
 
 
-def _is_log(distribution: BaseDistribution) -> bool:
-    return bool(getattr(distribution, "log", False))
+def _winner(study: Study) -> Winner | None:
+    """Return the trial whose configuration has won the final, as figures mark it; None if there is no winner."""
+    winner = study.get_attr(WINNER)
+    if not winner:
+        return None
+    metric = winner["metric"]
+    mean = format_metric(metric, winner[f"{metric}_mean"], winner.get(f"{metric}_sd"))
+    return Winner(winner["trial"], f"mean {metric} of {count(winner['seeds'], 'seed')} {mean}")
+
+
+def _setting_range(distribution: BaseDistribution) -> SettingRange:
+    """Return the values of a distribution, as an axis shows them."""
+    every = values(distribution)
+    log = bool(getattr(distribution, "log", False))
+    if every is not None and len(every) <= FEW:
+        return SettingRange(tuple(every), log=log)
+    ends = bounds(distribution)
+    is_range = not isinstance(distribution, CategoricalDistribution)
+    return SettingRange(None, ends[0], ends[-1], log) if is_range else SettingRange(tuple(ends))

@@ -1,6 +1,7 @@
 """An Optuna study: which configuration to try next, what became of the others, and how much of the budget is left."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ MAX_REDRAWS = 30
 MAX_ENUMERATED = 10_000
 # Random draws from such a space, after which the configurations that fit the images count as used up
 MAX_RANDOM_DRAWS = 10_000
+# Different values that importances are estimated from at least
+IMPORTANCE_TRIALS = 4
 # Optuna's own system attribute of a trial that was enqueued
 QUEUED_PARAMS = "fixed_params"
 
@@ -303,14 +306,35 @@ class Study:
     def importances(self) -> dict[str, float]:
         """Return the share of the first metric's variance that each setting explains (fANOVA).
 
-        It is empty with fewer than four different values.
+        It is empty with fewer than `IMPORTANCE_TRIALS` different values, or a single setting.
         """
-        if len({trial.values[0] for trial in self.ranked()}) < 4 or len(self.search.space) < 2:
+        if not self._has_importances():
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         return optuna.importance.get_param_importances(
             self._study, evaluator=evaluator, target=lambda trial: trial.values[0]
         )
+
+    def dashboard_importances(self) -> dict[str, float]:
+        """Return how much each setting matters for the best tenth of the first metric's values (PED-ANOVA).
+
+        It is what optuna-dashboard shows, and empty where `importances` is. Of fewer than 50 trials it is a rough hint.
+        """
+        if not self._has_importances():
+            return {}
+        # it takes the lowest values for the best
+        sign = -1 if self.search.directions[0] == "maximize" else 1
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        with warnings.catch_warnings():
+            # It warns of what `sign` does
+            warnings.filterwarnings("ignore", message=".*to achieve low `target` values")
+            return optuna.importance.get_param_importances(
+                self._study, evaluator=evaluator, target=lambda trial: sign * trial.values[0]
+            )
+
+    def _has_importances(self) -> bool:
+        different = {trial.values[0] for trial in self.ranked()}
+        return len(different) >= IMPORTANCE_TRIALS and len(self.search.space) > 1
 
     def _engine(self) -> Engine | None:
         return self._storage.backend.engine if isinstance(self._storage, SingleWriterCache) else None

@@ -46,21 +46,28 @@ def log_training(
     history = pd.DataFrame(result.history)
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
     run.log_table("history.csv", history)
-    run.log_figure("plots/curves.png", training.curves(result.history, best_epoch=result.best_epoch), key="curves")
-    figure = training.patch_embeddings(patch_kernels(result.model))
+    subject = f"{Path(config.dataset).name}, {_named(run)}"
+    figure = training.curves(result.history, best_epoch=result.best_epoch, subject=subject)
+    run.log_figure("plots/curves.png", figure, key="curves")
+    figure = training.patch_embeddings(patch_kernels(result.model), subject=subject)
     run.log_figure("plots/patch_embeddings.png", figure, key="patch_embeddings")
     for block in range(1, config.depth + 1):
-        figure = training.depthwise_kernels(depthwise_kernels(result.model, block), block=block)
+        figure = training.depthwise_kernels(depthwise_kernels(result.model, block), block=block, subject=subject)
         plot = f"plots/depthwise_kernels/block_{block}.png"
-        run.log_image("depthwise_kernels_by_block", figure, step=block, copy_to=plot)
+        run.log_image("depthwise_kernels_by_block", figure, step=block, copies=[plot])
         if block == middle_block(config):
             run.log_figure("plots/depthwise_kernels.png", figure, key="depthwise_kernels")
     for epoch, kernels in (snapshots or {}).items():
-        figure = training.depthwise_kernels(kernels, block=middle_block(config))
+        figure = training.depthwise_kernels(kernels, block=middle_block(config), subject=subject)
         run.log_image("depthwise_kernels_by_epoch", figure, step=epoch)
     if snapshots:
-        figure = training.filters_over_epochs(snapshots, block=middle_block(config))
+        figure = training.filters_over_epochs(snapshots, block=middle_block(config), subject=subject)
         run.log_figure("plots/filters_over_epochs.png", figure)
+
+
+def _named(run: TrackedRun) -> str:
+    """Return what the title of a figure calls a run."""
+    return f"run {run.name or run.id[:8]}"
 
 
 def middle_block(config: TrainingConfig) -> int:
@@ -171,7 +178,8 @@ def _log_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArr
     per_class = metrics.per_class_table(counts, classes=dataset.classes)
     run.log_table("per_class.csv", per_class, view=metrics.per_class_view(per_class))
     _log_table_of_predictions(run, "test_predictions.csv", dataset.test, dataset.classes, probabilities)
-    figure = training.confusion_matrix(counts, classes=dataset.classes)
+    subject = f"{dataset.name}, test split, {_named(run)}"
+    figure = training.confusion_matrix(counts, classes=dataset.classes, subject=subject)
     run.log_figure("plots/confusion_matrix.png", figure, key="confusion_matrix")
     errors = metrics.most_confident_errors(probabilities, labels, most=MOST_CONFIDENT_ERRORS)
     names = np.array(dataset.classes, dtype=object)
@@ -183,6 +191,7 @@ def _log_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArr
         wrong=int(counts.sum() - np.trace(counts)),
         of=len(labels),
         files=dataset.test.file_names(errors.positions),
+        subject=subject,
     )
     run.log_figure("plots/mistakes.png", figure, key="mistakes")
 

@@ -85,8 +85,9 @@ def test_artifacts_are_complete_and_agree_with_the_metrics(finished):
     _, logged = finished
     paths = {str(path.relative_to(folder)) for folder in [Path(artifact(logged, ""))] for path in folder.rglob("*.*")}
     plots = {
-        f"plots/{name}.png"
+        f"plots/{name}.{kind}"
         for name in ("curves", "patch_embeddings", "depthwise_kernels", "confusion_matrix", "mistakes")
+        for kind in ("png", "svg")
     }
     plots.add("plots/depthwise_kernels/block_1.png")
     images = {path for path in paths if path.startswith("images/")}

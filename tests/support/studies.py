@@ -5,6 +5,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.evaluation.figures.axis_scale import SettingRange
+
+# of the settings that `make_study` draws on a logarithmic scale
+LOG = {name: SettingRange(None, log=True) for name in ("learning_rate", "weight_decay")}
 STATES = ["complete", "pruned", "failed", "infeasible", "duplicate"]
 
 
@@ -60,7 +64,7 @@ def table(*rows: tuple[str, float], **columns: list) -> pd.DataFrame:
     return pd.DataFrame({"number": range(len(rows)), "state": states, "value": values, **named})
 
 
-MAXIMIZED: dict[str, Any] = {"metric": "val_accuracy", "direction": "maximize", "log": []}
+MAXIMIZED: dict[str, Any] = {"metric": "val_accuracy", "direction": "maximize", "space": {}}
 MINIMIZED = MAXIMIZED | {"metric": "val_loss", "direction": "minimize"}
 ACCURACY: dict[str, Any] = {"metric": "val_accuracy", "direction": "maximize"}
 SIX = table(

@@ -1,18 +1,34 @@
-"""The scale of an axis for a searched setting: categories and few numbers get a place each, many numbers a line."""
+"""The scale of an axis for a searched setting: numbers stand to scale, words and booleans have a place each."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log10, sqrt
+from math import ceil, floor, log10
+from numbers import Real
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pipeline.evaluation.figures.style import finite_or_nan
+from pipeline.evaluation.figures.style import spans_decades
 from pipeline.runtime.text import format_value
 
-FEW = 12  # distinct numbers at most that get a place each
+FEW = 12  # distinct numbers at most that get a tick each
+RANGES = 8  # equal parts of an axis of many numbers
+NONE_ROOM = 0.15  # of an axis of numbers, on its left, for the setting's being off
+
+
+class SettingRange(NamedTuple):
+    """The values that a search may try of a setting."""
+
+    values: Sequence[object] | None  # all of them; None if they are too many
+    low: float = float("nan")  # ends of a range
+    high: float = float("nan")
+    log: bool = False  # drawn on a logarithmic scale
+
+
+Space = Mapping[str, SettingRange]  # by setting; one that is missing has the values that were tried
 
 
 @dataclass(frozen=True)
@@ -20,31 +36,35 @@ class AxisScale:
     """The places of a setting's values on an axis from 0 to 1, and its ticks."""
 
     name: str
-    places: NDArray  # (trials,); NaN where a number is missing among many
+    places: NDArray  # (trials,)
     ticks: list[float]
     labels: list[str]
-    discrete: bool  # each value has a place of its own
-    cells: int = 8  # equal parts of the axis; one for each value if the scale is discrete
+    categorical: bool = False
+    few: bool = True  # each value has a tick, untried ones too
 
-    def spread(self, numbers: pd.Series) -> NDArray:
-        """Return the places, with trials of the same value a little apart; a single trial stays in the middle.
+    @property
+    def cells(self) -> int:
+        """Return the number of cells of a heat map: one for each of few values, or else equal parts of the axis."""
+        return len(self.ticks) if self.few else RANGES
 
-        Args:
-            numbers: Of the trials.
-        """
-        if not self.discrete or len(numbers) == 1:
+    def spread(self) -> NDArray:
+        """Return the places, with the trials of one category side by side around its tick; numbers stay in place."""
+        if not self.categorical:
             return self.places
-        # multiples of the golden ratio, so that consecutive trials are far apart
-        golden = numbers.to_numpy() * (sqrt(5) - 1) / 2 % 1
-        return self.places + 0.4 * (golden - 0.5) / self.cells
+        trials = pd.Series(self.places).groupby(self.places)
+        position, number = trials.cumcount().to_numpy(), trials.transform("size").to_numpy()
+        offset = (position - (number - 1) / 2) / np.maximum(number, 4)  # -0.5..0.5
+        return self.places + 0.5 * offset / self.cells
 
     def cell(self) -> NDArray:
-        """Return the cell of each trial, counted from 0; -1 if it has no place."""
-        return np.nan_to_num(np.minimum(np.floor(self.places * self.cells), self.cells - 1), nan=-1).astype(int)
+        """Return the cell of each trial, counted from 0."""
+        if self.few:
+            return np.abs(self.places[:, None] - np.array(self.ticks)).argmin(axis=1)
+        return np.minimum(np.floor(self.places * RANGES), RANGES - 1).astype(int)
 
     def cell_ticks(self) -> list[float]:
         """Return the ticks on an axis where cell n is centred on n."""
-        return [tick * self.cells - 0.5 for tick in self.ticks]
+        return [*range(len(self.ticks))] if self.few else [tick * RANGES - 0.5 for tick in self.ticks]
 
 
 def setting_names(trials: pd.DataFrame) -> list[str]:
@@ -52,25 +72,69 @@ def setting_names(trials: pd.DataFrame) -> list[str]:
     return [name.removeprefix("params.") for name in trials.columns if name.startswith("params.")]
 
 
-def setting_scales(trials: pd.DataFrame, log: Collection[str]) -> list[AxisScale]:
-    """Return a scale for every searched setting, logarithmic for those in `log`."""
-    return [setting_scale(trials, name, log=name in log) for name in setting_names(trials)]
+def setting_scales(trials: pd.DataFrame, space: Space) -> list[AxisScale]:
+    """Return a scale for every searched setting."""
+    return [setting_scale(trials, name, space) for name in setting_names(trials)]
 
 
-def setting_scale(trials: pd.DataFrame, name: str, *, log: bool) -> AxisScale:
-    """Return the scale of one setting: categories, and numbers that are few and repeated, get a place each."""
-    values = trials[f"params.{name}"].tolist()
-    labels = [format_value(value) for value in values]
-    sort_keys = {label: _sort_key(value) for label, value in zip(labels, values, strict=True)}
-    distinct = sorted(sort_keys, key=lambda label: sort_keys[label])
-    numeric = all(sort_keys[label][0] in (0, 1) for label in distinct)
-    whole = all(label.lstrip("-").isdigit() or label == "none" for label in distinct)
-    repeated = "none" in distinct or 2 * len(distinct) <= max(len(values), 2)
-    if not numeric or (len(distinct) <= FEW and (whole or repeated)):
-        ticks = [(index + 0.5) / len(distinct) for index in range(len(distinct))]
-        places = np.array([ticks[distinct.index(label)] for label in labels])
-        return AxisScale(name, places, ticks, distinct, discrete=True, cells=len(distinct))
-    return line_scale(name, finite_or_nan([np.nan if value is None else float(value) for value in values]), log=log)
+def setting_scale(trials: pd.DataFrame, name: str, space: Space) -> AxisScale:
+    """Return the scale of one setting, with room for the values that no trial has tried.
+
+    Words and booleans are categories. Numbers stand to scale: on a logarithmic one if the space says so, if the ratio
+    from one to the next is always about the same, or if they span more than a factor of 20. `none` beside numbers
+    stands apart on the left.
+    """
+    tried = trials[f"params.{name}"].tolist()
+    span = space.get(name) or SettingRange(None)
+    possible = {format_value(value): value for value in [*(span.values or ()), *tried]}
+    labels = sorted(possible, key=lambda label: _sort_key(possible[label]))
+    numbers = [label for label in labels if label != "none"]
+    if not numbers or not all(_is_number(possible[label]) for label in numbers):
+        ticks = [(index + 0.5) / len(labels) for index in range(len(labels))]
+        places = np.array([ticks[labels.index(format_value(value))] for value in tried])
+        return AxisScale(name, places, ticks, labels, categorical=True)
+    known = np.array([float(possible[label]) for label in numbers])
+    few = _are_few(known, span, len(tried))
+    log = known.min() > 0 and (span.log or (few and _is_geometric(known)) or spans_decades(known))
+    values = np.array([np.nan if format_value(value) == "none" else float(value) for value in tried])
+    # the tried ones too, as labels are rounded
+    everything = [*known, *values, span.low, span.high]
+    ends = (np.nanmin(everything), np.nanmax(everything))
+    if not few:
+        known = np.array(_ticks(*ends, log=log))
+        numbers = [format_value(value) for value in known]
+    places = _places(np.array([*values, *known]), ends, log=log)
+    if "none" in labels:
+        places = np.nan_to_num(NONE_ROOM + (1 - NONE_ROOM) * places, nan=0.0)
+        numbers, places = ["none", *numbers], np.insert(places, len(values), 0.0)
+    return AxisScale(name, places[: len(values)], list(places[len(values) :]), numbers, few=few)
+
+
+def _are_few(known: NDArray, span: SettingRange, trials: int) -> bool:
+    """Return whether each number gets a tick: all that there are, or what was tried if it is whole or was repeated."""
+    if span.values is not None or span.low == span.low:
+        return span.values is not None and len(known) <= FEW
+    return len(known) <= FEW and (bool((known % 1 == 0).all()) or 2 * len(known) <= max(trials, 2))
+
+
+def _is_geometric(numbers: NDArray) -> bool:
+    """Return whether three or more numbers in ascending order are about equally far apart on a log scale."""
+    steps = np.diff(np.log(numbers))
+    return len(steps) > 1 and bool(steps.max() < 1.25 * steps.min())
+
+
+def _places(values: NDArray, ends: tuple[float, float], *, log: bool) -> NDArray:
+    """Return where values lie between the ends of an axis, 0 to 1; in the middle if the ends are equal."""
+    low, high = np.log10(ends) if log else ends
+    if low == high:
+        return np.where(np.isnan(values), np.nan, 0.5)
+    return ((np.log10(values) if log else values) - low) / (high - low)
+
+
+def _ticks(low: float, high: float, *, log: bool) -> list[float]:
+    if low == high:
+        return [low]
+    return [tick for tick in (log_ticks if log else linear_ticks)(low, high) if low <= tick <= high]
 
 
 def _sort_key(value: object) -> tuple[int, float, str]:
@@ -78,34 +142,16 @@ def _sort_key(value: object) -> tuple[int, float, str]:
     label = format_value(value)
     if label == "none":
         return 0, 0, ""
-    try:
-        return 1, float(label), ""
-    except ValueError:
-        return 2, 0, label
+    return (1, float(value), "") if _is_number(value) else (2, 0, label)  # type: ignore[arg-type]
 
 
-def line_scale(
-    name: str, values: NDArray, *, log: bool, format_tick: Callable[[float], str] = format_value
-) -> AxisScale:
-    """Return the scale of numbers between the smallest and the largest of them, which have to differ.
-
-    Args:
-        name: Of the setting or metric.
-        values: (trials,), NaN where there is none.
-        log: Whether the scale is logarithmic, if all numbers are positive.
-        format_tick: Returns the label of a tick.
-    """
-    low, high = np.nanmin(values), np.nanmax(values)
-    log = log and low > 0
-    ticks = [tick for tick in (log_ticks if log else _linear_ticks)(low, high) if low <= tick <= high]
-    transform = np.log10 if log else np.asarray
-    places = (transform(np.array([*values, *ticks])) - transform(low)) / (transform(high) - transform(low))
-    return AxisScale(
-        name, places[: len(values)], list(places[len(values) :]), [format_tick(tick) for tick in ticks], discrete=False
-    )
+def _is_number(value: object) -> bool:
+    # NumPy's booleans are no numbers, Python's are
+    return isinstance(value, Real) and type(value).__name__ != "bool"
 
 
-def _linear_ticks(low: float, high: float) -> list[float]:
+def linear_ticks(low: float, high: float) -> list[float]:
+    """Return about five round ticks from `low` to `high` and just beyond."""
     return [float(f"{tick:.10g}") for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)]
 
 
@@ -119,4 +165,4 @@ def log_ticks(low: float, high: float) -> list[float]:
         ticks = [float(f"{factor}e{decade}") for decade in decades for factor in factors]
         if sum(low <= tick <= high for tick in ticks) >= 3:
             return ticks
-    return _linear_ticks(low, high)
+    return linear_ticks(low, high)

@@ -10,23 +10,45 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pipeline.evaluation.figures.search_style import MARKS, RING, new_figure, none_finished, states_of, value_axis
-from pipeline.evaluation.figures.style import BLUE, GREY, VERMILLION, Figure, axes_at, default_style, finite_or_nan
-from pipeline.evaluation.ranking import Direction, best, finished, sign
+from pipeline.evaluation.figures.search_style import (
+    BEST_SO_FAR,
+    MARKS,
+    STAR,
+    Winner,
+    find_leader,
+    new_figure,
+    none_finished,
+    states_of,
+    value_axis,
+)
+from pipeline.evaluation.figures.style import (
+    BLUE,
+    GREY,
+    Figure,
+    axes_at,
+    default_style,
+    finite_or_nan,
+    text_figure,
+    titled,
+)
+from pipeline.evaluation.ranking import Direction, finished, sign
 
 
 @default_style()
-def optimization_history(trials: pd.DataFrame, *, metric: str, direction: Direction) -> Figure:
+def optimization_history(
+    trials: pd.DataFrame, *, metric: str, direction: Direction, subject: str = "", winner: Winner | None = None
+) -> Figure:
     """Draw the value of each trial by number, and the best value so far as a line.
 
     Trials without a value are marked below the axes, in a row for each state.
     """
-    if (leader := best(trials, direction=direction)) is None:
-        return none_finished(trials)
+    title = "Optimization history"
+    if (leader := find_leader(trials, metric=metric, direction=direction, winner=winner)) is None:
+        return none_finished(trials, titled(title, subject))
     values = finite_or_nan(trials["value"].to_numpy(float))
     without_value = [state for state in states_of(trials) if np.isnan(values[trials["state"] == state]).any()]
     strip = 0.1 + 0.2 * len(without_value) if without_value else 0  # inches
-    figure = new_figure(8.6, 4.95 + strip, "Optimization history", trials, metric, leader)
+    figure = new_figure(8.6, 4.95 + strip, title, subject, trials, leader)
     axes = axes_at(figure, 0.95, 0.55 + strip, 7.35, 3.3)
     below = axes_at(figure, 0.95, 0.55, 7.35, strip) if without_value else axes
 
@@ -45,10 +67,9 @@ def optimization_history(trials: pd.DataFrame, *, metric: str, direction: Direct
     done = finished(trials)
     so_far = sign(direction) * np.maximum.accumulate(sign(direction) * done["value"].to_numpy(float))
     last = trials["number"].max()
-    axes.step(
-        [*done["number"], last], [*so_far, so_far[-1]], where="post", color=VERMILLION, zorder=3, label="best so far"
-    )
-    axes.plot(leader, so_far[-1], **RING, zorder=4)
+    path: dict[str, Any] = {"where": "post", "color": BEST_SO_FAR, "linewidth": 1, "label": "best so far"}
+    axes.step([*done["number"], last], [*so_far, so_far[-1]], **path, zorder=1)
+    axes.plot(leader.number, values[trials["number"] == leader.number], **STAR, zorder=4, label=leader.name)
     value_axis(axes, values, metric, direction, 3.3)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=6, frameon=False, borderaxespad=0, handletextpad=0.4)
     if without_value:
@@ -67,7 +88,13 @@ def optimization_history(trials: pd.DataFrame, *, metric: str, direction: Direct
 
 @default_style()
 def intermediate_curves(
-    curves: Mapping[int, Sequence[float]], trials: pd.DataFrame, *, metric: str, direction: Direction
+    curves: Mapping[int, Sequence[float]],
+    trials: pd.DataFrame,
+    *,
+    metric: str,
+    direction: Direction,
+    subject: str = "",
+    winner: Winner | None = None,
 ) -> Figure:
     """Draw the metric of every trial over the epochs: the best thick, unfinished ones faint with a mark at their end.
 
@@ -78,25 +105,31 @@ def intermediate_curves(
         trials: The table of trials.
         metric: Name of the metric.
         direction: Whether it is maximized or minimized.
+        subject: Of which data, split and search, for the title.
+        winner: The trial to mark instead of the best one.
     """
     states = dict(zip(trials["number"], trials["state"], strict=True))
     lines = {number: finite_or_nan(curves[number]) for number in sorted(curves) if number in states}
     lines = {number: values for number, values in lines.items() if np.isfinite(values).any()}
+    title = "Values over the epochs"
     if not lines:
-        return none_finished(trials)
-    leader = best(trials, direction=direction)
-    figure = new_figure(8.6, 5.2, "Intermediate values", trials, metric, leader)
+        return text_figure("needs 1 trial that has completed an epoch, there are none", title=titled(title, subject))
+    leader = find_leader(trials, metric=metric, direction=direction, winner=winner)
+    figure = new_figure(8.6, 5.2, title, subject, trials, leader)
     axes = axes_at(figure, 0.95, 0.6, 7.35, 3.6)
     for state in dict.fromkeys(["complete", *states_of(trials)]):
-        of_state = [values for number, values in lines.items() if states[number] == state and number != leader]
+        of_state = [
+            values
+            for number, values in lines.items()
+            if states[number] == state and number != (leader and leader.number)
+        ]
         if of_state:
             _draw_curves(axes, of_state, state, opacity=min(1.0, max(0.25, 15 / len(lines))))
-    if leader in lines:
-        values = lines[leader]
-        dots: dict[str, Any] = {"marker": "o", "markersize": 4} if len(values) <= 30 else {}
-        epochs = range(1, len(values) + 1)
-        label = f"best: trial {leader}"
-        axes.plot(epochs, values, color=VERMILLION, linewidth=2.2, zorder=4, **dots, label=label)
+    if leader and leader.number in lines:
+        values = lines[leader.number]
+        end = int(np.flatnonzero(np.isfinite(values))[-1])
+        line: dict[str, Any] = STAR | {"linestyle": "-", "linewidth": 2.2, "markevery": [end], "clip_on": False}
+        axes.plot(range(1, len(values) + 1), values, **line, zorder=4, label=leader.name)
     axes.set(xlabel="epoch", xlim=(0.5, max(map(len, lines.values())) + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     value_axis(axes, np.concatenate(list(lines.values())), metric, direction, 3.6)

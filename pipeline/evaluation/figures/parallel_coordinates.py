@@ -1,58 +1,72 @@
 """Figure of a search: a line for each finished trial through its settings to its value."""
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 
-from pipeline.evaluation.figures.axis_scale import AxisScale, line_scale, setting_scales
+from pipeline.evaluation.figures.axis_scale import AxisScale, Space, linear_ticks, log_ticks, setting_scales
 from pipeline.evaluation.figures.search_style import (
-    color_key,
+    STAR,
+    Winner,
     color_range,
-    format_metric,
-    needs_log_scale,
+    find_leader,
     new_figure,
     none_finished,
+    scale_of,
     tick_label,
     value_colors,
 )
-from pipeline.evaluation.figures.style import VERMILLION, Figure, axes_at, default_style, ellipsize, text_width
-from pipeline.evaluation.ranking import Direction, best, finished
+from pipeline.evaluation.figures.style import Figure, axes_at, default_style, ellipsize, text_width, titled
+from pipeline.evaluation.figures.value_scale import ACCURACY_TICKS
+from pipeline.evaluation.ranking import Direction, finished
+from pipeline.runtime.text import format_metric
 
 
 @default_style()
-def parallel_coordinates(trials: pd.DataFrame, *, metric: str, direction: Direction, log: Collection[str]) -> Figure:
+def parallel_coordinates(
+    trials: pd.DataFrame,
+    *,
+    metric: str,
+    direction: Direction,
+    space: Space,
+    subject: str = "",
+    winner: Winner | None = None,
+) -> Figure:
     """Draw a line for each finished trial through its settings to its value, on the right with the best on top.
 
-    On axes of few values the lines are spread a little around their value, so that they can be told apart.
+    The better a trial is, the darker is its line. On axes of categories the lines are spread a little around the tick,
+    so that they can be told apart.
     """
-    if (leader := best(trials, direction=direction)) is None:
-        return none_finished(trials)
+    title = "Parallel coordinates"
+    if (leader := find_leader(trials, metric=metric, direction=direction, winner=winner)) is None:
+        return none_finished(trials, titled(title, subject))
     # in this order the best is drawn last
     done = finished(trials).sort_values("value", ascending=direction == "maximize")
     values = done["value"].to_numpy(float)
-    settings = setting_scales(done, log)
+    settings = setting_scales(done, space)
     score = _score_scale(values, metric, direction)
     scales = [*settings, score]
     gap = min(max(1.15, 6.2 / len(scales)), 2.4)  # inches between axes
-    figure = new_figure(gap * len(settings) + 2.8, 5.7, "Parallel coordinates", trials, metric, leader)
+    figure = new_figure(gap * len(settings) + 1.9, 5.3, title, subject, trials, leader)
     axes = axes_at(figure, 0.8, 0.35, gap * len(settings), 3.75)
-    heights = np.column_stack([scale.spread(done["number"]) for scale in settings] + [score.places])
+    heights = np.column_stack([scale.spread() for scale in settings] + [score.places])
     lines = np.stack([np.broadcast_to(np.arange(len(scales)), heights.shape), heights], axis=-1)  # (trials, axes, 2)
     norm = color_range(values, direction)
-    is_leader = (done["number"] == leader).to_numpy()
+    is_leader = (done["number"] == leader.number).to_numpy()
     colors = value_colors(direction)(norm(values[~is_leader]))
     axes.add_collection(LineCollection(list(lines[~is_leader]), colors=colors, linewidths=1, alpha=0.7))
-    axes.plot(*lines[is_leader][0].T, color=VERMILLION, linewidth=2.5, marker="o", markersize=5, zorder=4)
+    path: dict[str, Any] = STAR | {"linestyle": "-", "linewidth": 2.5, "markevery": [-1]}
+    axes.plot(*lines[is_leader][0].T, **path, zorder=6, label=leader.name)
 
     # makes tick labels readable on top of the lines
     box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
     for place, scale in enumerate(scales):
         axes.axvline(place, color="black", linewidth=0.8, zorder=3)
-        name = _wrap(scale.name, gap - 0.1) + ("\n(best on top)" if scale is score else "")
+        name = _wrap(scale.name, gap - 0.1) + ("\n(darker: better)" if scale is score else "")
         axes.text(place, 1.06, name, ha="center", va="bottom", fontsize=9, parse_math=False)
         for tick, label in zip(scale.ticks, scale.labels, strict=True):
             axes.plot([place, place + 0.05 / gap], [tick, tick], color="black", linewidth=0.8, zorder=3)
@@ -71,20 +85,26 @@ def parallel_coordinates(trials: pd.DataFrame, *, metric: str, direction: Direct
     axes.set_axis_off()
     for artist in (*axes.lines, *axes.collections):
         artist.set_clip_on(False)
-    color_key(figure, axes, norm, direction, metric, right=0.95)
     return figure
 
 
 def _score_scale(values: NDArray, metric: str, direction: Direction) -> AxisScale:
     """Return the scale of the metric's axis, with the best at the top."""
-    if not np.ptp(values):
-        label = format_metric(values[0], metric)
-        return AxisScale(metric, np.full(len(values), 0.5), [0.5], [label], discrete=True, cells=1)
-    log = needs_log_scale(values, direction)
-    scale = line_scale(metric, values, log=log, format_tick=lambda value: tick_label(value, metric))
-    if direction == "maximize":
-        return scale
-    return replace(scale, places=1 - scale.places, ticks=[1 - tick for tick in scale.ticks])
+    scale = scale_of(values, metric, direction)
+    low, high = values.min(), values.max()
+    if low == high:
+        return AxisScale(metric, np.full(len(values), 0.5), [0.5], [format_metric(metric, low)])
+    if scale.kind == "error":
+        candidates: Sequence[float] = ACCURACY_TICKS
+    else:
+        candidates = (log_ticks if scale.kind == "log" else linear_ticks)(low, high)
+    ticks = [tick for tick in candidates if low <= tick <= high]
+    bottom, top = scale.forward(np.array([low, high]))
+    places = (scale.forward(np.array([*values, *ticks])) - bottom) / (top - bottom)
+    if direction == "minimize":
+        places = 1 - places
+    labels = [tick_label(tick, metric) for tick in ticks]
+    return AxisScale(metric, places[: len(values)], list(places[len(values) :]), labels)
 
 
 def _wrap(name: str, inches: float) -> str:

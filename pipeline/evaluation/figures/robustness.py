@@ -1,11 +1,12 @@
 """Figures of an evaluation: tables and images in, matplotlib Figure out; no files, no pyplot, no state."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pipeline.evaluation.figures.style import (
@@ -17,12 +18,14 @@ from pipeline.evaluation.figures.style import (
     Figure,
     default_style,
     draw_title,
-    ellipsize,
     strip_frame,
+    titled,
 )
+from pipeline.evaluation.figures.value_scale import accuracy_label
 from pipeline.runtime.text import count, percent
 
 CONFIDENCE, ACCURACY = VERMILLION, BLUE
+FEW_IMAGES = 5  # a bin of fewer says next to nothing
 PALE_BLUE = "#8FBEDD"  # on which the hatching shows
 
 
@@ -43,8 +46,9 @@ def reliability_diagram(bins: pd.DataFrame, *, error: float, subject: str) -> Fi
     figure = Figure(figsize=(6.4, 7), dpi=DPI)
     draw_title(
         figure,
-        f"Calibration: {ellipsize(subject, 4, 11)}, {count(images, 'image')}",
-        f"expected calibration error {percent(error)} over {len(bins)} bins",
+        titled("Calibration", subject),
+        f"{count(images, 'image')}, expected calibration error {percent(error)} over {len(bins)} bins",
+        f"lines: 95 % interval of the accuracy; hollow: fewer than {FEW_IMAGES} images",
     )
     figure.subplots_adjust(left=0.13, right=0.96, bottom=0.08, top=0.87, hspace=0.08)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -73,7 +77,7 @@ def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> 
     figure = Figure(figsize=(8, 4.6), dpi=DPI)
     draw_title(
         figure,
-        f"Accuracy under corruption: {ellipsize(subject, 5, 11)}",
+        titled("Accuracy under corruption", subject),
         f"clean {percent(clean)}, mean over corruptions and strengths {percent(table['accuracy'].mean())}",
     )
     figure.subplots_adjust(left=0.1, right=0.73, bottom=0.12, top=0.86)
@@ -85,27 +89,32 @@ def accuracy_by_strength(table: pd.DataFrame, *, clean: float, subject: str) -> 
         line[0].set_clip_on(False)
     axes.set(xlabel="strength", ylabel="accuracy", xticks=list(by_strength.index))
     axes.margins(x=0.04)
-    axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    # where all are high, the axis shows what differs; 0 to 1 otherwise, as figures of several models are compared
+    lowest = min(clean, *table["accuracy"])
+    axes.set_ylim(0.9 if lowest >= 0.9 else 0, 1)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: accuracy_label(value)))
     strip_frame(axes)
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
     return figure
 
 
 @default_style()
-def corrupted_examples(images: NDArray[np.uint8], *, corruptions: Sequence[str], strengths: Sequence[int]) -> Figure:
+def corrupted_examples(
+    images: NDArray[np.uint8], *, corruptions: Sequence[str], strengths: Sequence[int], subject: str = ""
+) -> Figure:
     """Draw one image under each corruption (a row) at each strength (a column), and clean on the left.
 
     Args:
         images: (corruptions, 1 + strengths, h, w, c) of 1, 3 or 4 channels.
         corruptions: Names of the rows.
         strengths: Of the columns, without the clean one.
+        subject: The images, in a few words.
     """
     rows, columns, height, width = images.shape[:4]
     image_height = 1.3 * min(max(height / width, 0.25), 4)  # inches, as all below
     figure_width, figure_height = 1.4 * columns + 1.6, (image_height + 0.1) * rows + 0.8
     figure = Figure(figsize=(figure_width, figure_height), dpi=DPI)
-    draw_title(figure, "The same image, clean and corrupted")
+    draw_title(figure, titled("Corruptions of one image", subject))
     figure.subplots_adjust(
         left=1.5 / figure_width,
         right=1 - 0.1 / figure_width,
@@ -132,7 +141,10 @@ def _draw_bars(panel: Axes, bins: pd.DataFrame) -> None:
     """Draw accuracy as bars, its gap to the confidence hatched, and the diagonal of a well calibrated model."""
     known = bins[bins["images"] > 0]
     widths = _widths(known)
-    panel.bar(known["low"], known["accuracy"], widths, align="edge", color=PALE_BLUE, edgecolor="white", linewidth=0.5)
+    few = known["images"] < FEW_IMAGES
+    style: dict[str, Any] = {"align": "edge", "linewidth": 0.8}
+    colors = np.where(few, "white", PALE_BLUE), np.where(few, BLUE, "white")
+    panel.bar(known["low"], known["accuracy"], widths, color=colors[0], edgecolor=colors[1], **style)
     gap = known["confidence"] - known["accuracy"]
     panel.bar(
         known["low"],
@@ -142,10 +154,12 @@ def _draw_bars(panel: Axes, bins: pd.DataFrame) -> None:
         align="edge",
         facecolor="none",
         edgecolor=CONFIDENCE,
-        hatch="////",
+        hatch=["" if is_few else "////" for is_few in few],
         linewidth=0.8,
         label="gap between accuracy and mean confidence",
     )
+    low, high = wilson_interval(known["accuracy"].to_numpy(), known["images"].to_numpy())
+    panel.vlines(known["low"] + widths / 2, low, high, color="black", linewidth=1.2)
     panel.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="well calibrated")
     panel.set(ylabel="accuracy", ylim=(0, 1))
     panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.3)
@@ -171,6 +185,14 @@ def _draw_histogram(panel: Axes, bins: pd.DataFrame, means: Mapping[str, tuple[f
     panel.set_ylim(0, 1.5 * top)
     panel.set_yticks([tick for tick in MaxNLocator(3).tick_values(0, top) if tick <= top])
     panel.legend(loc="upper left", ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
+
+
+def wilson_interval(shares: NDArray, numbers: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the ends of the 95 % intervals of shares of so many images (Wilson 1927)."""
+    z2 = 1.96**2
+    middle = (shares + z2 / (2 * numbers)) / (1 + z2 / numbers)
+    half = np.sqrt(z2 * (shares * (1 - shares) / numbers + z2 / (4 * numbers**2))) / (1 + z2 / numbers)
+    return middle - half, middle + half
 
 
 def _widths(bins: pd.DataFrame) -> pd.Series:

@@ -1,11 +1,12 @@
 """What the figures of a search share: their title, marks and colours of trials, axes of the metric.
 
-The figures take a table of trials, which is described in `pipeline.evaluation.ranking`, and return a matplotlib Figure;
-`log` names the settings that were searched on a logarithmic scale. In every figure orange is the best trial, blue are
-finished trials and grey unfinished ones.
+The figures take a table of trials, which is described in `pipeline.evaluation.ranking`, and return a matplotlib Figure.
+A colour and a mark have one meaning in all of them: an orange star is the winner of the finals, or the best trial where
+there are none; blue dots are finished trials, grey marks unfinished ones; green is the Pareto front, black the best
+value so far.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from pipeline.evaluation.figures.style import (
     BLUE,
     DPI,
+    GREEN,
     GREY,
     VERMILLION,
     Figure,
@@ -27,12 +29,14 @@ from pipeline.evaluation.figures.style import (
     default_style,
     draw_title,
     ellipsize,
-    spans_decades,
     strip_frame,
     text_figure,
+    text_width,
+    titled,
 )
-from pipeline.evaluation.ranking import Direction
-from pipeline.runtime.text import count, percent
+from pipeline.evaluation.figures.value_scale import ValueScale, accuracy_label, value_scale
+from pipeline.evaluation.ranking import Direction, best, finished
+from pipeline.runtime.text import count, format_metric, trial_name
 
 # without the palest blues, which would not show on white
 DARKER_IS_BETTER = ListedColormap(colormaps["Blues"](np.linspace(0.25, 1, 256)))
@@ -42,19 +46,49 @@ MARKS: dict[str, dict[str, Any]] = {  # of trials that are not complete, by stat
     "failed": {"marker": "X", "color": "black", "markeredgewidth": 0},
     "infeasible": {"marker": "s", "markersize": 5, "color": GREY, "markerfacecolor": "none"},
 }
-RING: dict[str, Any] = {  # around the best trial
-    "marker": "o",
-    "markersize": 11,
-    "color": VERMILLION,
-    "markerfacecolor": "none",
-    "markeredgewidth": 1.8,
+LEADER, FRONT, BEST_SO_FAR = VERMILLION, GREEN, "black"
+STAR: dict[str, Any] = {  # on the leader
+    "marker": "*",
+    "markersize": 14,
+    "color": LEADER,
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.7,
+    "linestyle": "none",
 }
 
 
+class Winner(NamedTuple):
+    """The trial whose configuration has won the finals."""
+
+    number: int
+    result: str  # of the finals, in words
+
+
+class Leader(NamedTuple):
+    """The trial that every figure marks."""
+
+    number: int
+    name: str  # `winner t017`, `best t016`
+    result: str  # in words
+
+
+def find_leader(
+    trials: pd.DataFrame, *, metric: str, direction: Direction, winner: Winner | None = None
+) -> Leader | None:
+    """Return the winner or, without one among the finished trials, the trial with the best value; None if none has."""
+    done = finished(trials).set_index("number")["value"]
+    if winner and winner.number in done.index:
+        return Leader(winner.number, f"winner {trial_name(winner.number, {})}", winner.result)
+    if (number := best(trials, direction=direction)) is None:
+        return None
+    return Leader(number, f"best {trial_name(number, {})}", f"{metric} {format_metric(metric, float(done[number]))}")
+
+
 @default_style()
-def none_finished(trials: pd.DataFrame) -> Figure:
-    """Return the figure in place of any other until a trial has finished: it counts the trials by state."""
-    return text_figure(f"No trial has finished\n{tally(trials)}" if len(trials) else "No trial has finished")
+def none_finished(trials: pd.DataFrame, title: str) -> Figure:
+    """Return the figure in place of another one until a trial has finished: it says so and counts the trials."""
+    needs = "needs 1 finished trial, there are none"
+    return text_figure(f"{needs}\n{tally(trials)}" if len(trials) else needs, title=title)
 
 
 def states_of(trials: pd.DataFrame) -> list[str]:
@@ -71,36 +105,28 @@ def tally(trials: pd.DataFrame) -> str:
 
 @default_style()
 def new_figure(
-    width: float, height: float, title: str, trials: pd.DataFrame, metric: str, leader: int | None, note: str = ""
+    width: float, height: float, title: str, subject: str, trials: pd.DataFrame, leader: Leader | None, note: str = ""
 ) -> Figure:
-    """Return an empty figure under its title, which counts the trials by state and names the best one.
+    """Return an empty figure under its title; below that stand the leader and the number of trials by state.
 
     Args:
         width: In inches; at least 6.4.
         height: In inches.
         title: What the figure shows.
+        subject: Of which data, split and search.
         trials: The table of trials.
-        metric: Name of the value.
-        leader: Number of the best trial; None if none has finished.
-        note: A further line of the title.
+        leader: The trial that is marked; None if none has finished.
+        note: A further note.
     """
     figure = Figure(figsize=(max(width, 6.4), height), dpi=DPI)
-    summary = "no trial has finished"
-    if leader is not None:
-        value = float(trials.loc[trials["number"] == leader, "value"].iloc[0])
-        summary = f"best (orange): trial {leader}, {ellipsize(metric, 2.5, 11)} {format_metric(value, metric)}"
-    draw_title(figure, f"{title}: {count(len(trials), 'trial')}", tally(trials), summary, note)
+    summary = f"★ {leader.name}: {leader.result}" if leader else "no trial has finished"
+    draw_title(figure, titled(title, subject), summary, f"{count(len(trials), 'trial')}: {tally(trials)}", note)
     return figure
-
-
-def format_metric(value: float, metric: str) -> str:
-    """Return a value as text: an accuracy as `81.3 %`, anything else with four digits."""
-    return percent(value) if "accuracy" in metric else f"{value:.4g}"
 
 
 def tick_label(value: float, metric: str) -> str:
     """Return the label of a tick: an accuracy as `80 %`, with no more digits than it needs."""
-    return f"{100 * value:.4g} %" if "accuracy" in metric else f"{value:.4g}"
+    return accuracy_label(value) if "accuracy" in metric else f"{value:.4g}"
 
 
 def value_ticks(axis: Axis, metric: str) -> None:
@@ -136,20 +162,21 @@ def color_key(figure: Figure, axes: Axes, norm: Normalize, direction: Direction,
     value_ticks(key.yaxis, metric)
 
 
+def scale_of(values: NDArray, metric: str, direction: Direction) -> ValueScale:
+    """Return the scale on which the good ones among the values of a metric can be told apart."""
+    return value_scale(values, is_accuracy="accuracy" in metric, falls=direction == "minimize")
+
+
 def value_axis(axes: Axes, values: NDArray, metric: str, direction: Direction, inches: float) -> None:
-    """Label a y axis of `inches` with the metric, on a log scale if its finite values need that."""
-    if needs_log_scale(values[np.isfinite(values)], direction):
-        axes.set_yscale("log")
-    metric_axis(axes, metric, inches)
+    """Give a y axis of `inches` the scale that the values need, and label it with the metric."""
+    scale = scale_of(values, metric, direction)
+    scale.apply(axes, values)
+    metric_axis(axes, metric, inches, scale.note)
 
 
-def metric_axis(axes: Axes, metric: str, inches: float) -> None:
-    """Label a y axis of `inches` with the metric's name and ticks."""
-    value_ticks(axes.yaxis, metric)
-    axes.set_ylabel(ellipsize(metric, inches, 10), parse_math=False)
+def metric_axis(axes: Axes, metric: str, inches: float, note: str = "") -> None:
+    """Label a y axis of `inches` with the metric's name."""
+    name = ellipsize(metric, inches, 10)
+    separator = "" if text_width(name + note, 10) <= inches else "\n"
+    axes.set_ylabel(f"{name}{separator}{note}", parse_math=False)
     strip_frame(axes)
-
-
-def needs_log_scale(values: NDArray, direction: Direction) -> bool:
-    """Return whether a linear scale would flatten the good values: a loss may, an accuracy near chance does not."""
-    return direction == "minimize" and spans_decades(values)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 # Matplotlib would import it when the first figure is saved, after training
@@ -19,8 +20,9 @@ DPI = 150
 # Okabe and Ito (2008), "Color Universal Design": distinct for colour-blind readers, and in grey
 VERMILLION = "#D55E00"
 BLUE = "#0072B2"
+GREEN = "#009E73"
 # without its yellow, which does not show on white
-COLORS = (VERMILLION, BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = (VERMILLION, BLUE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "0.45"  # for what should not draw the eye
 
 
@@ -39,8 +41,11 @@ class Figure(matplotlib.figure.Figure):
     """A figure that is saved in the default style too: ticks and text read it when they are drawn."""
 
     @default_style()
-    def savefig(self, *arguments: Any, **options: Any) -> None:
-        super().savefig(*arguments, **options)
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """Write the figure; the same figure gives the same bytes, in SVG too, whose letters are outlines."""
+        if (options.get("format") or Path(str(fname)).suffix.removeprefix(".")) == "svg":
+            options.setdefault("metadata", {"Date": None})
+        super().savefig(fname, **options)
 
 
 def finite_or_nan(values: Sequence[float] | NDArray) -> NDArray:
@@ -81,17 +86,38 @@ def text_width(text: str, size: float) -> float:
     return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0] / 72
 
 
-def draw_title(figure: Figure, *lines: str) -> None:
-    """Write the lines that are not empty at the top of a figure; five of them fit in an inch."""
-    top = 1 - 0.12 / figure.get_figheight()
-    figure.text(0.5, top, "\n".join(filter(None, lines)), ha="center", va="top", fontsize=11, parse_math=False)
+def titled(what: str, subject: str) -> str:
+    """Return the title of a figure: what it shows and, after a colon, of which data, split and run."""
+    return f"{what}: {subject}" if subject else what
+
+
+def draw_title(figure: Figure, title: str, *notes: str) -> None:
+    """Write a title of one line at the top of a figure, and the notes that are not empty in smaller letters below.
+
+    The title takes 0.35 inches from the top, each line of notes 0.17 inches.
+    """
+    height, room = figure.get_figheight(), figure.get_figwidth() - 0.4
+    top = 1 - 0.12 / height
+    figure.text(0.5, top, ellipsize(title, room, 11), ha="center", va="top", fontsize=11, parse_math=False)
+    lines: list[str] = []
+    for note in filter(None, notes):
+        note = ellipsize(note, room, 9)
+        if lines and text_width(f"{lines[-1]}; {note}", 9) <= room:
+            lines[-1] += f"; {note}"
+        else:
+            lines.append(note)
+    if lines:
+        style: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 9, "color": "0.3", "parse_math": False}
+        figure.text(0.5, top - 0.23 / height, "\n".join(lines), **style)
 
 
 @default_style()
-def text_figure(text: str) -> Figure:
+def text_figure(text: str, *, title: str = "") -> Figure:
     """Return a small figure that holds a text, for when there is nothing to draw."""
     figure = Figure(figsize=(6.4, 1.6), dpi=DPI)
-    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=14, parse_math=False)
+    if title:
+        draw_title(figure, title)
+    figure.text(0.5, 0.45 if title else 0.5, text, ha="center", va="center", fontsize=12, parse_math=False)
     return figure
 
 

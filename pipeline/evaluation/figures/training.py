@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, PowerNorm
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from pipeline.evaluation.figures.style import (
@@ -22,11 +22,12 @@ from pipeline.evaluation.figures.style import (
     draw_title,
     ellipsize,
     finite_or_nan,
-    spans_decades,
     strip_frame,
     text_figure,
     text_width,
+    titled,
 )
+from pipeline.evaluation.figures.value_scale import value_scale
 from pipeline.runtime.text import count, percent
 
 FILTERS_OVER_EPOCHS = 10  # rows: as many as can be distinguished at a glance
@@ -35,15 +36,16 @@ VALIDATION = TRUE = BLUE
 
 
 @default_style()
-def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int) -> Figure:
+def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, subject: str = "") -> Figure:
     """Draw loss, accuracy and learning rate over the epochs, with the best epoch marked.
 
-    A loss that spans more than a factor of 20 is drawn on a log scale.
+    A loss that spans more than a factor of 20 is drawn on a log scale, accuracies close to 100 % on one of the error.
 
     Args:
         history: One value an epoch, from epoch 1 on, under loss, accuracy, val_loss, val_accuracy (accuracies are
             fractions) and learning_rate. Values that are not finite leave a gap.
         best_epoch: Number of the epoch to mark, counted from 1.
+        subject: Of which data and run, for the title.
 
     Raises:
         ValueError: `best_epoch` is not an epoch of the history.
@@ -56,20 +58,18 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int) -> Figure
         raise ValueError(f"best_epoch must be an epoch of the history, 1 to {epochs}, got {best_epoch}")
     best = {name: values[best_epoch - 1] for name, values in columns.items()}
 
-    figure = Figure(figsize=(8, 7.5), dpi=DPI, layout="constrained")
-    figure.suptitle(
-        f"Training curves: {count(epochs, 'epoch')}\nbest epoch {best_epoch}: "
-        f"validation accuracy {percent(best['val_accuracy'])}, validation loss {best['val_loss']:.3g}",
-        fontsize=11,
+    figure = Figure(figsize=(8, 7.5), dpi=DPI)
+    draw_title(
+        figure,
+        titled("Training curves", subject),
+        f"best epoch {best_epoch} of {epochs}: validation accuracy {percent(best['val_accuracy'])}, "
+        f"validation loss {best['val_loss']:.3g}",
     )
+    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.08, top=0.88, hspace=0.08)
     loss, accuracy, learning_rate = figure.subplots(3, 1, sharex=True, height_ratios=(4, 4, 1))
     _draw_metric(loss, "loss", columns)
     _draw_metric(accuracy, "accuracy", columns)
     _draw_learning_rate(learning_rate, columns["learning_rate"])
-    losses = np.concatenate([columns["loss"], columns["val_loss"]])
-    if spans_decades(losses[np.isfinite(losses)]):
-        _use_log_scale(loss)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     for panel, name in ((loss, "val_loss"), (accuracy, "val_accuracy")):
         panel.plot(best_epoch, best[name], "o", ms=10, color=VALIDATION, markerfacecolor="none", clip_on=False)
     for panel in (loss, accuracy, learning_rate):
@@ -77,13 +77,13 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int) -> Figure
         strip_frame(panel)
     learning_rate.set(xlabel="epoch", xlim=(0.5, epochs + 0.5))
     learning_rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    figure.align_ylabels([loss, accuracy])
+    figure.align_ylabels([loss, accuracy, learning_rate])
     loss.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0)
     return figure
 
 
 @default_style()
-def patch_embeddings(kernels: NDArray[np.floating]) -> Figure:
+def patch_embeddings(kernels: NDArray[np.floating], *, subject: str = "") -> Figure:
     """Draw every filter of the patch convolution as a small image, in the colours to which it responds.
 
     Three channels are drawn as red, green and blue, a fourth as grey on their right; any other number of channels as
@@ -92,6 +92,7 @@ def patch_embeddings(kernels: NDArray[np.floating]) -> Figure:
 
     Args:
         kernels: (p, p, c, filters), as in Keras' Conv2D.
+        subject: Of which data and run, for the title.
     """
     p, _, channels, filters = kernels.shape
     weights = _strongest_first(np.moveaxis(kernels, -1, 0))  # (filters, p, p, c), -1..1
@@ -101,18 +102,23 @@ def patch_embeddings(kernels: NDArray[np.floating]) -> Figure:
     # 0.1..0.9: no weight is as white as the gaps
     board = 0.5 + 0.4 * _mosaic(np.concatenate(squares, axis=2))
     blank = np.isnan(board).any(axis=-1, keepdims=True)
-    title = f"Patch embeddings: {count(filters, 'filter')} of {p} × {p} pixels, {count(channels, 'channel')}"
+    note = f"{count(filters, 'filter')} of {p} × {p} pixels, {count(channels, 'channel')}"
+    if colored:
+        note += " as red, green and blue" + (" (right: the 4th)" if channels == 4 else "") + "; mid-grey: zero"
     return _framed(
         np.concatenate([np.where(blank, 1, board), ~blank], axis=-1),  # (height, width, 4)
-        title + (" (right: the 4th)" if channels == 4 else ""),
+        titled("Patch embeddings", subject),
+        note,
         weights,
         colors="gray",
         scale=Normalize(-1.25, 1.25),
+        # a grey bar says nothing about colours
+        has_key=not colored,
     )
 
 
 @default_style()
-def depthwise_kernels(kernels: NDArray[np.floating], *, block: int) -> Figure:
+def depthwise_kernels(kernels: NDArray[np.floating], *, block: int, subject: str = "") -> Figure:
     """Draw every kernel of one block's depthwise convolution, positive weights in red and negative ones in blue.
 
     After the figures of https://keras.io/examples/vision/convmixer/, in which zero has no colour of its own.
@@ -120,12 +126,14 @@ def depthwise_kernels(kernels: NDArray[np.floating], *, block: int) -> Figure:
     Args:
         kernels: (k, k, filters, 1), as in Keras' DepthwiseConv2D.
         block: Number of the block, for the title.
+        subject: Of which data and run, for the title.
     """
     k, _, filters, _ = kernels.shape
     weights = _strongest_first(np.moveaxis(kernels[..., 0], -1, 0))  # (filters, k, k), -1..1
     return _framed(
         _mosaic(weights),
-        f"Depthwise kernels of block {block}: {count(filters, 'filter')} of {k} × {k}",
+        titled(f"Depthwise kernels of block {block}", subject),
+        f"{count(filters, 'filter')} of {k} × {k}",
         weights,
         # its zero is grey, unlike a blank
         colors="coolwarm",
@@ -134,15 +142,16 @@ def depthwise_kernels(kernels: NDArray[np.floating], *, block: int) -> Figure:
 
 
 @default_style()
-def filters_over_epochs(kernels: Mapping[int, NDArray[np.floating]], *, block: int) -> Figure:
+def filters_over_epochs(kernels: Mapping[int, NDArray[np.floating]], *, block: int, subject: str = "") -> Figure:
     """Draw the kernels of one block over the training, a row a kernel and a column an epoch.
 
     The kernels are those that are largest in the last epoch. Each has one scale for all epochs, so that a weight that
     grows is seen to grow.
 
     Args:
-        kernels: (k, k, filters, 1) by epoch.
+        kernels: (k, k, filters, 1) by epoch; 0 is before training.
         block: Number of the block, for the title.
+        subject: Of which data and run, for the title.
     """
     epochs = sorted(kernels)
     weights = finite_or_nan(np.stack([kernels[epoch][..., 0] for epoch in epochs]))  # (epochs, k, k, filters)
@@ -153,8 +162,9 @@ def filters_over_epochs(kernels: Mapping[int, NDArray[np.floating]], *, block: i
     figure = Figure(figsize=(width, height), dpi=DPI)
     draw_title(
         figure,
-        f"Depthwise kernels of block {block} at {count(len(epochs), 'epoch')}",
+        titled(f"Depthwise kernels of block {block} over the epochs", subject),
         f"the {len(chosen)} of {weights.shape[-1]} that are largest at the end, each row on its own scale",
+        "red: positive, blue: negative" + (", epoch 0: before training" if 0 in epochs else ""),
     )
     left = (width - cell * len(epochs)) / 2
     for row, kernel in enumerate(chosen):
@@ -163,7 +173,7 @@ def filters_over_epochs(kernels: Mapping[int, NDArray[np.floating]], *, block: i
             place = left + cell * column, cell * (len(chosen) - 1 - row) + 0.6
             axes = axes_at(figure, *place, 0.92 * cell, 0.92 * cell)
             scale = Normalize(-largest, largest)
-            axes.imshow(weights[column, :, :, kernel], cmap="coolwarm", norm=scale, interpolation="nearest")
+            axes.imshow(weights[column, :, :, kernel], cmap="coolwarm", norm=scale, interpolation="none")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             if row == len(chosen) - 1:
@@ -173,7 +183,7 @@ def filters_over_epochs(kernels: Mapping[int, NDArray[np.floating]], *, block: i
 
 
 @default_style()
-def confusion_matrix(counts: NDArray[np.integer], *, classes: Sequence[str]) -> Figure:
+def confusion_matrix(counts: NDArray[np.integer], *, classes: Sequence[str], subject: str = "") -> Figure:
     """Draw how many images of each true class (rows) were predicted as each class (columns).
 
     Colour is the share of the row, on a square-root scale so that a confusion of 1 % shows. Counts other than 0 are
@@ -182,6 +192,7 @@ def confusion_matrix(counts: NDArray[np.integer], *, classes: Sequence[str]) -> 
     Args:
         counts: (classes, classes).
         classes: Names of the classes.
+        subject: Of which data, split and run, for the title.
     """
     side = min(6 * (len(classes) / 10) ** 0.35, 12)  # inches: 3.4 for 2 classes, 6 for 10, 12 for 100
     cell = side / len(classes)
@@ -200,11 +211,12 @@ def confusion_matrix(counts: NDArray[np.integer], *, classes: Sequence[str]) -> 
     figure = Figure(figsize=(width, height), dpi=DPI)
     draw_title(
         figure,
-        f"Confusion matrix: {count(images, 'image')}, {len(classes)} classes",
-        f"{correct:,} correct ({percent(correct / max(images, 1))}), {images - correct:,} wrong",
+        titled("Confusion matrix", subject),
+        f"{count(images, 'image')} of {len(classes)} classes: {correct:,} correct "
+        f"({percent(correct / max(images, 1))}), {images - correct:,} wrong",
     )
     axes = axes_at(figure, left, names_height, side, side)
-    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="none")
     axes.tick_params(bottom=False, left=False)
     axes.set_xticks(range(len(classes)), names, fontsize=size, rotation=90 if upright else 0, parse_math=False)
     axes.set_yticks(range(len(classes)), names, fontsize=size, parse_math=False)
@@ -226,6 +238,7 @@ def mistakes(
     wrong: int,
     of: int,
     files: Sequence[str] = (),
+    subject: str = "",
 ) -> Figure:
     """Draw misclassified images, with predicted class and confidence above, true class and name of the file below.
 
@@ -237,6 +250,7 @@ def mistakes(
         wrong: Number of all misclassified images.
         of: Number of all images.
         files: (n,) paths of their files, empty where there are none.
+        subject: Of which data, split and run, for the title.
 
     Raises:
         ValueError: The lengths differ.
@@ -246,7 +260,7 @@ def mistakes(
         raise ValueError(f"images, true, predicted and confidence must be equally long, got {lengths}")
     number, height, width = images.shape[:3]
     if not number:
-        return text_figure(f"No mistakes in {count(of, 'image')}")
+        return text_figure(f"none in {count(of, 'image')}", title=titled("Mistakes", subject))
 
     columns = ceil(sqrt(number))
     rows = ceil(number / columns)
@@ -262,14 +276,15 @@ def mistakes(
         wspace=0.1,
         hspace=text_height / image_height,
     )
-    which = f"The {number:,} most confident of {count(wrong, 'mistake')}"
+    which = f"the {number:,} most confident of {count(wrong, 'mistake')}"
     if number == wrong:
-        which = "The only mistake" if wrong == 1 else f"All {wrong} mistakes"
+        which = "the only mistake" if wrong == 1 else f"all {wrong} mistakes"
     below = "true class, file" if any(files) else "true class"
     draw_title(
         figure,
-        f"{which} in {count(of, 'image')}",
-        f"{height} × {width} pixels; above: predicted class, confidence; below: {below}",
+        titled("Mistakes", subject),
+        f"{which} in {count(of, 'image')} of {height} × {width} pixels",
+        f"above: predicted class, confidence; below: {below}",
     )
     grid = iter(figure.subplots(rows, columns, squeeze=False).flat)
     names = [PurePosixPath(file).name for file in files] or [""] * number
@@ -279,7 +294,7 @@ def mistakes(
         axes = next(grid)
         # "auto" interpolates where the image is reduced; where it is enlarged it takes the nearest pixel
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="auto")
-        above = f"{ellipsize(predicted_class, 1.2, 8.5)} ({100 * probability:.0f} %)"
+        above = f"{ellipsize(predicted_class, 1.05, 8.5)} ({percent(probability)})"
         axes.set_title(above, fontsize=8.5, color=PREDICTED, pad=3, parse_math=False)
         axes.set_xlabel(ellipsize(true_class, 1.6, 8.5), fontsize=8.5, color=TRUE, labelpad=3, parse_math=False)
         axes.annotate(
@@ -307,15 +322,10 @@ def _draw_metric(panel: Axes, name: str, columns: Mapping[str, NDArray]) -> None
     dots = "o" if len(epochs) <= 30 else ""
     panel.plot(epochs, columns[name], color=TRAINING, marker=dots, markersize=4, label="training")
     panel.plot(epochs, columns[f"val_{name}"], color=VALIDATION, marker=dots, markersize=4, label="validation")
-    panel.set_ylabel(name)
-
-
-def _use_log_scale(panel: Axes) -> None:
-    panel.set_yscale("log")
-    panel.set_ylabel("loss (log scale)")
-    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    panel.yaxis.set_minor_formatter(NullFormatter())
+    values = np.concatenate([columns[name], columns[f"val_{name}"]])
+    scale = value_scale(values, is_accuracy=name == "accuracy", falls=name == "loss")
+    scale.apply(panel, values)
+    panel.set_ylabel(name + scale.note)
 
 
 def _draw_learning_rate(panel: Axes, rates: NDArray) -> None:
@@ -324,8 +334,9 @@ def _draw_learning_rate(panel: Axes, rates: NDArray) -> None:
     highest = max(rates[np.isfinite(rates)], default=0.0)
     if highest > 0:
         panel.set_ylim(0, 1.15 * highest)
-        panel.set_yticks([0, highest], labels=["0", f"{highest:.3g}"])
-    panel.set_ylabel("learning\nrate", color=GREY)
+        panel.yaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panel.set_ylabel("learning rate\n(epoch's end)", color=GREY, fontsize=8)
     panel.tick_params(axis="y", labelcolor=GREY)
 
 
@@ -356,7 +367,9 @@ def _mosaic(tiles: NDArray) -> NDArray:
     return cells.reshape(rows * (height + 1), columns * (width + 1), *rest)[:-1, :-1]
 
 
-def _framed(board: NDArray, title: str, weights: NDArray, *, colors: str, scale: Normalize) -> Figure:
+def _framed(
+    board: NDArray, title: str, note: str, weights: NDArray, *, colors: str, scale: Normalize, has_key: bool = True
+) -> Figure:
     """Draw a mosaic of `weights` with its key; a cell is a whole number of pixels, so that equal weights look equal."""
     # 200 pixels a filter, 1400 pixels in all
     zoom = max(1, min(1400 // max(board.shape[:2]), 200 * ceil(sqrt(len(weights))) // board.shape[1]))
@@ -367,12 +380,15 @@ def _framed(board: NDArray, title: str, weights: NDArray, *, colors: str, scale:
     draw_title(
         figure,
         title,
+        note,
         "each on its own scale, largest weight first; below 5 % of the first they fade",
         f"blank: not finite, in {count(broken, 'filter')}" if broken else "",
     )
     axes = axes_at(figure, (figure_width - width) / 2, 0.6, width, height)
-    axes.imshow(board, cmap=colors, norm=scale, interpolation="nearest")
+    axes.imshow(board, cmap=colors, norm=scale, interpolation="none")
     axes.set_axis_off()
+    if not has_key:
+        return figure
     key = axes_at(figure, figure_width / 2 - 1, 0.36, 2, 0.12)
     bar = figure.colorbar(ScalarMappable(scale, colors), cax=key, orientation="horizontal")
     bar.set_ticks([-1, 0, 1], labels=["most negative", "0", "most positive"], fontsize=8)

@@ -8,19 +8,28 @@ from matplotlib.ticker import EngFormatter, NullLocator
 from numpy.typing import NDArray
 
 from pipeline.evaluation.figures.axis_scale import log_ticks, setting_names
-from pipeline.evaluation.figures.search_style import RING, metric_axis, new_figure, none_finished
+from pipeline.evaluation.figures.search_style import (
+    FRONT,
+    STAR,
+    Winner,
+    find_leader,
+    metric_axis,
+    new_figure,
+    none_finished,
+    scale_of,
+)
 from pipeline.evaluation.figures.style import (
     BLUE,
     GREY,
-    VERMILLION,
     Figure,
     axes_at,
     default_style,
     ellipsize,
     text_figure,
     text_width,
+    titled,
 )
-from pipeline.evaluation.ranking import Direction, best, finished, pareto_front, sign
+from pipeline.evaluation.ranking import Direction, finished, pareto_front, sign
 from pipeline.runtime.text import format_value, short_settings, trial_name
 
 COSTS = {  # column: (name in the title, axis label)
@@ -32,7 +41,15 @@ NAMED_BY_SETTINGS = 6  # members of a Pareto front that are labelled with their 
 
 
 @default_style()
-def value_vs_cost(trials: pd.DataFrame, *, metric: str, direction: Direction, cost: str = "parameters") -> Figure:
+def value_vs_cost(
+    trials: pd.DataFrame,
+    *,
+    metric: str,
+    direction: Direction,
+    cost: str = "parameters",
+    subject: str = "",
+    winner: Winner | None = None,
+) -> Figure:
     """Draw the value of every finished trial against a cost, with the Pareto front and its members' names.
 
     A name has the settings in which the finished trials differ, or the trial's number if it would be long or the
@@ -43,15 +60,18 @@ def value_vs_cost(trials: pd.DataFrame, *, metric: str, direction: Direction, co
         metric: Name of the value.
         direction: Whether it is maximized or minimized.
         cost: A column of positive numbers, which is minimized.
+        subject: Of which data, split and search, for the title.
+        winner: The trial to mark instead of the best one.
     """
-    title, label = COSTS.get(cost, (ellipsize(cost, 2.5, 11), cost))
-    if (leader := best(trials, direction=direction)) is None:
-        return none_finished(trials)
+    name, label = COSTS.get(cost, (ellipsize(cost, 2.5, 11), cost))
+    title = f"{ellipsize(metric, 2.5, 11)} against {name}"
+    if (leader := find_leader(trials, metric=metric, direction=direction, winner=winner)) is None:
+        return none_finished(trials, titled(title, subject))
     done = finished(trials)
     done = done[pd.to_numeric(done[cost]) > 0]
     front = pareto_front(done, direction=direction, cost=cost)
     if not front:
-        return text_figure(f"No trial has logged its {title}")
+        return text_figure(f"needs a trial that has logged its {name}, there are none", title=titled(title, subject))
     costs, values = done[cost].to_numpy(float), done["value"].to_numpy(float)
     members = [int(np.flatnonzero(done["number"] == number)[0]) for number in front]
     names = _member_names(done, members)
@@ -59,28 +79,28 @@ def value_vs_cost(trials: pd.DataFrame, *, metric: str, direction: Direction, co
     # Names stand left of their points and above them, below if values are minimized: no trial can be there, or it
     # would be the member instead. Each is at least a line beyond the one before.
     size, line_height = 8, 0.15  # points, inches
+    scale = scale_of(values, metric, "maximize")
     width, height = 6.6, 3.6  # inches of the axes
-    rise = (height - 0.6) * _unit(sign(direction) * values) + 0.2  # inches; the better, the higher
+    rise = (height - 0.6) * _unit(sign(direction) * scale.forward(values)) + 0.2  # inches; the better, the higher
     lines = line_height * np.arange(len(members))
     middles = np.maximum.accumulate(rise[members] + 0.125 - lines) + lines
     height = max(height, middles[-1] + 0.2)
     left = max(text_width(name, size) for name in names) + 0.2
 
-    figure = new_figure(
-        width + 1.3, height + 1.75, f"{ellipsize(metric, 2.5, 11)} against {title}", trials, metric, leader
-    )
+    figure = new_figure(width + 1.3, height + 1.75, title, subject, trials, leader)
     axes = axes_at(figure, 0.95, 0.6, width, height)
     axes.set_xscale("log")
     low, high = 10 ** _limits(np.log10(costs), before=left, inches=width - left - 0.3, after=0.3)
     axes.set_xlim(low, high)
-    limits = _limits(sign(direction) * values, before=0.2, inches=3.0, after=height - 3.2)
-    axes.set_ylim(*sorted(sign(direction) * limits))
+    scale.apply(axes, values)
+    limits = _limits(sign(direction) * scale.forward(values), before=0.2, inches=3.0, after=height - 3.2)
+    axes.set_ylim(*sorted(scale.inverse(sign(direction) * limits)))
 
     axes.plot(costs, values, "o", color=BLUE, alpha=0.45, markersize=4 if len(done) > 60 else 6, markeredgewidth=0)
-    axes.step(costs[members], values[members], where="post", color=VERMILLION, linewidth=1.2, zorder=3)
-    axes.plot(costs[members], values[members], "o", color=VERMILLION, markersize=6, zorder=4, label="Pareto front")
-    is_leader = (done["number"] == leader).to_numpy()
-    axes.plot(costs[is_leader], values[is_leader], linestyle="none", **RING, zorder=5)
+    axes.step(costs[members], values[members], where="post", color=FRONT, linewidth=1.2, zorder=3)
+    axes.plot(costs[members], values[members], "o", color=FRONT, markersize=6, zorder=4, label="Pareto front")
+    is_leader = (done["number"] == leader.number).to_numpy()
+    axes.plot(costs[is_leader], values[is_leader], **STAR, zorder=5, label=leader.name)
     for member, name, middle in zip(members, names, middles, strict=True):
         distance = middle - rise[member]  # inches
         far = distance > 0.2
@@ -99,8 +119,8 @@ def value_vs_cost(trials: pd.DataFrame, *, metric: str, direction: Direction, co
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(f"{label} (log scale)")
-    metric_axis(axes, metric, height)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, borderaxespad=0)
+    metric_axis(axes, metric, height, scale.note)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderaxespad=0)
     return figure
 
 

@@ -24,9 +24,11 @@ from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
 FEW_IMAGES = ["--corrupted_images", "20"]
+FIGURES = ("calibration", "corruptions", "corrupted_examples", "confusion_matrix")
 FILES = {
-    *("calibration.csv", "calibration.png", "corruptions.csv", "corruptions.png", "corrupted_examples.png"),
-    *("confusion_matrix.png", "per_class.csv", "per_class.json", "predictions.csv", "predictions.json"),
+    *("calibration.csv", "corruptions.csv", "per_class.csv", "per_class.json"),
+    *("predictions.csv", "predictions.json"),
+    *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")),
 }
 METRICS = "evaluation/digits-test"
 

@@ -77,7 +77,7 @@ def test_predict_of_folders_with_class_names_logs_accuracy_and_confusion_matrix(
         ["red", "blue"],
     ]
     plots = [file.path for file in mlflow.MlflowClient().list_artifacts(own_run.info.run_id, "plots")]
-    assert plots == ["plots/confusion_matrix.png"]
+    assert plots == ["plots/confusion_matrix.png", "plots/confusion_matrix.svg"]
     assert "accuracy 75.00% by the names of their folders" in output
 
 

@@ -100,6 +100,12 @@ def test_count_and_percent_have_their_units() -> None:
     assert percent(0.813) == "81.3 %"
 
 
+def test_percent_rounds_no_fraction_up_to_100() -> None:
+    shown = [percent(fraction) for fraction in (0.9994, 0.9996, 0.99997, 1.0, 0.0)]
+    assert shown == ["99.9 %", "99.96 %", "99.997 %", "100.0 %", "0.0 %"]
+    assert percent(float("nan")) == "nan %"
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

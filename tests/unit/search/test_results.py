@@ -3,6 +3,8 @@
 import math
 import shlex
 
+import numpy as np
+import optuna
 import pytest
 from matplotlib.figure import Figure
 
@@ -10,6 +12,7 @@ from pipeline.config.training import parse_training
 from pipeline.runtime.shell import project_command
 from pipeline.search.attributes import WINNER
 from pipeline.search.results import figures, leaderboard, reproduce_command, summarize, trials_dataframe
+from tests.support.figures import title
 from tests.support.scripted import CONTINUOUS, DISCRETE, make_search, open_study
 
 
@@ -172,3 +175,45 @@ def test_figures_have_a_heat_map_where_kernel_and_patch_size_are_searched(study)
 
 def test_figures_have_no_heat_map_without_both_of_them(study):
     assert not [path for path, _ in figures(study()) if "kernel_and_patch" in path]
+
+
+def test_figures_mark_the_winner_of_the_final_by_its_trial_and_mean(study):
+    mine = study("recipe: smoke\nspace: {kernel_size: [1, 3], patch_size: [1, 2]}\n", *GRID)
+    for value in (0.5, 0.9, 0.8):
+        last = complete(mine, value)
+    assert "★ best t001: val_accuracy 90.00 %" in title(dict(figures(mine))["plots/slices.png"])
+    final = {"metric": "val_accuracy", "val_accuracy_mean": 0.8123, "val_accuracy_sd": 0.004, "seeds": 3}
+    mine.set_attr(WINNER, final | {"trial": last.number, "params": dict(last.params)})
+    for path, figure in figures(mine):
+        if "importances" not in path and "curves" not in path:
+            assert "★ winner t002: mean val_accuracy of 3 seeds 81.23 ± 0.40 %" in title(figure), path
+        assert "digits, validation split, search mine" in title(figure), path
+
+
+def test_figures_of_two_metrics_have_no_curves_which_optuna_does_not_keep(study):
+    mine = study(DISCRETE, "--metric", "val_accuracy,parameters")
+    complete(mine, 0.5, 100.0)
+    paths = [path for path, _ in figures(mine)]
+    assert "plots/curves.png" not in paths and "plots/accuracy_vs_parameters.png" in paths
+
+
+def test_figures_show_every_value_of_a_space_that_is_not_too_large(study):
+    text = (
+        "recipe: smoke\nspace: {depth: {low: 2, high: 6}, filters: {low: 8, high: 512, log: true}, flip: [true, false]}"
+    )
+    mine = study(text + "\n")
+    proposal = complete(mine, 0.5)
+    depth, filters, flip = dict(figures(mine))["plots/slices.png"].axes[:3]
+    assert [label.get_text() for label in depth.get_xticklabels()] == ["2", "3", "4", "5", "6"]
+    assert [label.get_text() for label in flip.get_xticklabels()] == ["false", "true"]
+    place = np.log(proposal.params["filters"] / 8) / np.log(512 / 8)
+    assert np.asarray(filters.collections[0].get_offsets())[0, 0] == pytest.approx(place)
+
+
+def test_importances_are_those_of_optuna_and_of_its_dashboard(study):
+    mine = study(DISCRETE, *GRID)
+    for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
+        complete(mine, value)
+    with pytest.warns(UserWarning, match="achieve low"):
+        expected = optuna.importance.get_param_importances(mine._study, target=lambda trial: -trial.values[0])
+    assert mine.dashboard_importances() == expected != mine.importances()

@@ -30,6 +30,7 @@ class RecordingRun:
     """A run that remembers what is logged to it."""
 
     id = "recording"
+    name = "digits depth=3"
 
     def __init__(self):
         self.tables, self.figures, self.tags, self.results, self.models, self.registered = {}, {}, {}, {}, [], []
@@ -44,10 +45,9 @@ class RecordingRun:
     def log_figure(self, name, figure, **_):
         self.figures[name] = figure
 
-    def log_image(self, key, figure, *, step=0, copy_to=None):
+    def log_image(self, key, figure, *, step=0, copies=()):
         self.images[key, step] = figure
-        if copy_to:
-            self.figures[copy_to] = figure
+        self.figures |= dict.fromkeys(copies, figure)
 
     def register_model(self, name, save, *, classes, tags):
         self.registered.append((name, save, classes, tags))

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.evaluation.figures.axis_scale import SettingRange
 from pipeline.evaluation.figures.heat_map import heat_map
 from tests.support.figures import render
 from tests.support.studies import MAXIMIZED, MINIMIZED, SIX, table
@@ -19,7 +20,7 @@ def grid(arguments: dict[str, Any]) -> tuple[np.ndarray, dict[tuple[int, int], s
 def test_heat_map_cell_has_the_best_value_and_counts_without_duplicates() -> None:
     values, words = grid(MAXIMIZED)
     assert values == pytest.approx(np.array([[0.7, np.nan], [np.nan, 0.6]]), nan_ok=True)
-    assert words == {(0, 0): "70.0 %\n2 of 3", (1, 0): "0 of 1", (1, 1): "60.0 %\n1 of 1"}
+    assert words == {(0, 0): "70.00 %\n2 of 3", (1, 0): "0 of 1", (1, 1): "60.00 %\n1 of 1"}
     assert grid(MINIMIZED)[0][0, 0] == 0.5
 
 
@@ -44,7 +45,8 @@ def test_heat_map_cuts_a_log_range_into_eight_cells() -> None:
         *[("complete", 0.5)] * 17, params_learning_rate=list(np.geomspace(1e-4, 1e-2, 17)), params_depth=[4] * 17
     )
     arguments = MAXIMIZED | {"rows": "depth", "columns": "learning_rate"}
-    axes = heat_map(trials, **arguments | {"log": ["learning_rate"]}).axes[0]
+    space = {"learning_rate": SettingRange(None, 1e-4, 1e-2, log=True)}
+    axes = heat_map(trials, **arguments | {"space": space}).axes[0]
     assert [text.get_text().split("\n")[1] for text in axes.texts] == ["2 of 2"] * 7 + ["3 of 3"]
     ticks = dict(zip([label.get_text() for label in axes.get_xticklabels()], axes.get_xticks(), strict=True))
     assert ticks["0.001"] == pytest.approx(3.5)  # the edge between the fourth cell and the fifth
@@ -54,3 +56,12 @@ def test_heat_map_cuts_a_log_range_into_eight_cells() -> None:
 def test_heat_map_of_anything_but_two_searched_settings_raises(rows: str, columns: str) -> None:
     with pytest.raises(ValueError, match=f"settings of kernel_size, patch_size, got '{rows}' and '{columns}'"):
         heat_map(SIX, rows=rows, columns=columns, **MAXIMIZED)
+
+
+def test_heat_map_has_a_cell_for_each_untried_value_and_names_what_is_infeasible() -> None:
+    trials = SIX.assign(state=["complete", "complete", "pruned", "duplicate", "infeasible", "complete"])
+    arguments = MAXIMIZED | {"space": {"patch_size": SettingRange((1, 2, 4))}}
+    figure = heat_map(trials, rows="kernel_size", columns="patch_size", **arguments)
+    assert np.shape(figure.axes[0].images[0].get_array()) == (2, 3)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["70.00 %\n2 of 3", "infeasible", "60.00 %\n1 of 1"]
+    assert len(figure.axes) == 1, "the values stand in the cells"

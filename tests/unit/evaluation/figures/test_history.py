@@ -46,7 +46,7 @@ def test_intermediate_curves_mark_where_unfinished_trials_ended() -> None:
     axes = intermediate_curves(curves, trials, **ACCURACY).axes[0]
     assert points(axes, "pruned (where it ended)") == [[2, 0.3]]
     assert points(axes, "failed (where it ended)") == [[1, 0.15]]
-    assert points(axes, "best: trial 3") == [[1, 0.3], [2, 0.6]]
+    assert points(axes, "best t003") == [[1, 0.3], [2, 0.6]]
     finished_lines, pruned_lines, _ = (group for group in axes.collections if isinstance(group, LineCollection))
     assert finished_lines.get_segments()[0].tolist() == [[1, 0.1], [2, 0.5]]
     assert pruned_lines.get_alpha() < finished_lines.get_alpha()  # type: ignore[operator]

@@ -3,8 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 
-from pipeline.evaluation.figures.robustness import accuracy_by_strength, corrupted_examples, reliability_diagram
+from pipeline.evaluation.figures.robustness import (
+    accuracy_by_strength,
+    corrupted_examples,
+    reliability_diagram,
+    wilson_interval,
+)
 from pipeline.evaluation.metrics import expected_calibration_error, reliability_table
 from tests.support.figures import margins, title
 
@@ -71,3 +77,31 @@ def test_figures_cut_no_subject_off(subject):
         accuracy_by_strength(corrupted(["gaussian_noise", "jpeg_compression"]), clean=0.95, subject=subject),
     ):
         assert min(margins(figure)) > 5
+
+
+def test_reliability_diagram_shows_that_a_bin_of_one_image_says_little():
+    table = reliability_table(
+        np.array([[0.95, 0.05]] * 100 + [[0.6, 0.4]]), np.array([0] * 95 + [1] * 5 + [0]), bins=10
+    )
+    figure = reliability_diagram(table, error=0.1, subject=SUBJECT)
+    upper, lower = figure.axes
+    (intervals,) = (group for group in upper.collections if isinstance(group, LineCollection))
+    lengths = [segment[1, 1] - segment[0, 1] for segment in intervals.get_segments()]
+    assert lengths[0] > 0.7 and lengths[1] < 0.1
+    one, many = (bar.get_facecolor() for bar in upper.patches[:2])
+    assert one == (1, 1, 1, 1) != many
+    assert "hollow: fewer than 5 images" in title(figure)
+    assert [text.get_text() for text in lower.texts if text.get_text()] == ["1", "100"]
+
+
+def test_wilson_interval_is_that_of_the_literature():
+    # Newcombe 1998, table I: 81 of 263 and 0 of 20
+    low, high = wilson_interval(np.array([81 / 263, 0.0]), np.array([263, 20]))
+    np.testing.assert_allclose(low, [0.2553, 0.0], atol=1e-4)
+    np.testing.assert_allclose(high, [0.3662, 0.1611], atol=1e-4)
+
+
+@pytest.mark.parametrize(("clean", "lowest"), [(0.998, 0.9), (0.8, 0)])
+def test_accuracy_by_strength_shows_what_differs_where_all_are_high(clean, lowest):
+    table = pd.DataFrame({"corruption": "contrast", "strength": [1, 2], "accuracy": [clean - 0.001, clean - 0.01]})
+    assert accuracy_by_strength(table, clean=clean, subject=SUBJECT).axes[0].get_ylim() == (lowest, 1)

@@ -22,6 +22,7 @@ from pipeline.evaluation.figures import (
     value_vs_cost,
 )
 from tests.support.figures import margins, title
+from tests.support.studies import ACCURACY, SIX
 
 
 def test_finite_or_nan_replaces_infinite_values():
@@ -86,7 +87,7 @@ def saved(draw):
     [
         lambda: training.curves(HISTORY, best_epoch=2),
         lambda: training.depthwise_kernels(np.ones((3, 3, 4, 1)), block=0),
-        lambda: importances.parameter_importances({"depth": 0.7, "filters": 0.3}, metric="val_accuracy"),
+        lambda: history.intermediate_curves({0: [0.1, 0.4]}, SIX, **ACCURACY),
         lambda: style.text_figure("No trial has finished"),
     ],
 )
@@ -126,3 +127,21 @@ def test_every_function_that_returns_a_figure_is_in_the_default_style(module):
     drawing = [each for each in functions if "Figure" in str(each.__annotations__.get("return"))]
     public = [each for each in drawing if not each.__name__.startswith("_")]
     assert public and [each.__name__ for each in public if not hasattr(each, "__wrapped__")] == []
+
+
+def test_draw_title_keeps_the_title_on_one_line_and_wraps_the_notes_below_it():
+    figure = style.Figure(figsize=(6.4, 3))
+    style.draw_title(
+        figure, style.titled("Curves", "a data set, run " + "very long " * 20), "short", "", *["note " * 9] * 3
+    )
+    heading, notes = (text.get_text() for text in figure.texts)
+    assert heading.startswith("Curves: a data set") and "\n" not in heading
+    assert notes.split("\n")[0].startswith("short; note") and len(notes.split("\n")) == 2
+    assert min(margins(figure)) > 5
+
+
+def test_savefig_as_svg_gives_the_same_bytes_at_any_time(tmp_path, monkeypatch):
+    for name, epoch in (("a", "0"), ("b", "1000000")):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+        training.depthwise_kernels(np.ones((3, 3, 4, 1)), block=0).savefig(tmp_path / f"{name}.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

@@ -61,8 +61,7 @@ def test_curves_mark_the_best_epoch_in_every_panel_counted_from_1() -> None:
         [[7, history(10)["val_loss"][6]]],
         [[7, history(10)["val_accuracy"][6]]],
     ]
-    assert "10 epochs" in title(figure)
-    assert f"best epoch 7: validation accuracy {100 * history(10)['val_accuracy'][6]:.1f} %" in title(figure)
+    assert f"best epoch 7 of 10: validation accuracy {100 * history(10)['val_accuracy'][6]:.1f} %" in title(figure)
 
 
 def test_curves_draw_the_columns_of_each_panel() -> None:
@@ -76,7 +75,9 @@ def test_curves_draw_the_columns_of_each_panel() -> None:
     assert shown["loss", "validation"] == columns["val_loss"]
     assert shown["accuracy", "training"] == columns["accuracy"]
     assert shown["accuracy", "validation"] == columns["val_accuracy"]
-    assert columns["learning_rate"] in [value for (panel, _), value in shown.items() if panel == "learning rate"]
+    assert columns["learning_rate"] in [
+        value for (panel, _), value in shown.items() if panel.startswith("learning rate")
+    ]
 
 
 def test_curves_of_a_single_epoch_are_dots() -> None:
@@ -89,6 +90,25 @@ def test_curves_with_a_huge_first_loss_use_a_log_scale() -> None:
     assert training.curves(columns, best_epoch=10).axes[0].get_yscale() == "linear"
     columns["val_loss"][0] = 100.0
     assert training.curves(columns, best_epoch=10).axes[0].get_yscale() == "log"
+
+
+def test_curves_near_100_percent_tell_accuracies_apart_and_write_them_out() -> None:
+    columns = history(10)
+    columns["accuracy"], columns["val_accuracy"] = ([0.5, 0.9, *[value] * 8] for value in (0.9998, 0.9996))
+    figure = training.curves(columns, best_epoch=10, subject="digits, run mine")
+    assert "Training curves: digits, run mine" in title(figure)
+    assert "validation accuracy 99.96 %" in title(figure)
+    assert "log scale of the error" in figure.axes[1].get_ylabel()
+
+
+def test_curves_draw_a_rate_at_its_value_between_round_ticks() -> None:
+    columns = history(3) | {"learning_rate": [0.00996, 0.005, 0.0001]}
+    panel = training.curves(columns, best_epoch=1).axes[2]
+    render(panel.figure)  # type: ignore[arg-type]
+    low, high = panel.get_ylim()
+    shown = {label.get_text(): at for label, at in zip(panel.get_yticklabels(), panel.get_yticks(), strict=True)}
+    assert {text for text, at in shown.items() if low <= at <= high} == {"0", "0.01"}
+    assert shown["0.01"] == pytest.approx(0.01) and high > 0.01
 
 
 @pytest.mark.parametrize("epoch", [0, 4])
@@ -151,6 +171,8 @@ def test_patch_embeddings_draw_other_channels_as_grey_squares(channels: int, squ
     assert board.shape == (2 * 9 - 1, 2 * (8 * squares + 1) - 1, 4)
     coloured = np.ptp(board[..., :3], axis=-1).any()
     assert coloured == (channels in (3, 4))
+    figure = training.patch_embeddings(random(8, 8, channels, 4))
+    assert len(figure.axes) == (1 if coloured else 2), "a grey bar explains no colours"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -171,14 +193,14 @@ def test_mosaic_cells_are_a_whole_number_of_pixels(filters: int) -> None:
     area, board = figure.axes[0].get_window_extent(), drawn_array(figure)
     assert area.width / board.shape[1] == pytest.approx(round(area.width / board.shape[1]))
     assert area.height / board.shape[0] == pytest.approx(round(area.height / board.shape[0]))
-    assert f"block 4: {filters:,} filters of 5 × 5" in title(figure)
+    assert "block 4" in title(figure) and f"{filters:,} filters of 5 × 5" in title(figure)
 
 
 def test_filters_over_epochs_draw_the_largest_last_kernels_on_one_scale_a_row() -> None:
     last = np.zeros((3, 3, 20, 1))
     last[1, 1, :, 0] = np.arange(20)
     figure = training.filters_over_epochs({1: last / 2, 10: last}, block=4)
-    assert "block 4 at 2 epochs" in title(figure) and "the 10 of 20" in title(figure)
+    assert "block 4 over the epochs" in title(figure) and "the 10 of 20" in title(figure)
     centres = [np.asarray(axes.images[0].get_array())[1, 1] for axes in figure.axes]
     assert centres[:4] == [9.5, 19, 9, 18]
     assert {axes.images[0].norm.vmax for axes in figure.axes[:2]} == {19}
@@ -251,7 +273,7 @@ def test_mistakes_have_prediction_and_confidence_above_and_the_true_class_below(
     figure = training.mistakes(
         images, true=["cat", "dog"], predicted=["frog", "ship"], confidence=[0.987, 0.5], **COUNTS
     )
-    assert [axes.get_title() for axes in figure.axes] == ["frog (99 %)", "ship (50 %)"]
+    assert [axes.get_title() for axes in figure.axes] == ["frog (98.7 %)", "ship (50.0 %)"]
     assert [axes.get_xlabel() for axes in figure.axes] == ["cat", "dog"]
     assert np.array_equal([np.asarray(axes.images[0].get_array()) for axes in figure.axes], images[..., 0])
     assert "8 × 8 pixels" in title(figure)
@@ -295,8 +317,8 @@ def test_mistakes_leave_unused_places_of_the_last_row_empty() -> None:
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        (1406, "The 2 most confident of 1,406 mistakes in 10,000 images"),
-        (2, "All 2 mistakes in 10,000 images"),
+        (1406, "the 2 most confident of 1,406 mistakes in 10,000 images"),
+        (2, "all 2 mistakes in 10,000 images"),
     ],
 )
 def test_mistakes_title_counts_shown_and_all_mistakes(wrong, expected) -> None:
@@ -311,7 +333,7 @@ def test_mistakes_without_any_are_a_text() -> None:
     figure = training.mistakes(
         np.zeros((0, 32, 32, 3), np.uint8), true=[], predicted=[], confidence=[], wrong=0, of=180
     )
-    assert "No mistakes in 180 images" in title(figure)
+    assert "none in 180 images" in title(figure)
 
 
 def test_mistakes_of_unequal_lengths_raise() -> None:
