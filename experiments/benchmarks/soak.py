@@ -47,7 +47,7 @@ READY_SECONDS = 180
 
 # Limits for a driver from the middle of its life on. Its first figures need some 90 MiB once, for their libraries, so
 # memory is measured only until the search prints DRAWING and then draws them.
-DRAWING = "the search ends"
+DRAWING = "the trials end"
 MAX_GROWTH_MIB = 32
 MAX_GROWTH_HANDLES = 20
 # A driver that draws its figures again and again keeps some 30 KiB of each trial; a leaked figure has megabytes.
