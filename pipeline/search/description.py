@@ -127,7 +127,7 @@ def describe_winner(study: Study, winner: dict[str, Any]) -> str:
 
 def describe_former_winner(study: Study, winner: dict[str, Any]) -> str:
     """Return the description of the run of a winner that another one has replaced; see `describe_winner`."""
-    won = f"of the search among {count(winner['trials'], 'trial')}: its {_means(winner)}; another one has won since"
+    won = f"of the search among {count(winner['trials'], 'trial')}: its {_means(winner)}; another model has won since"
     return _describe_won(study, winner, {"former winner": won})
 
 

@@ -326,9 +326,11 @@ class FinalistTraining:
         tested = self._study.get_attr(TESTED) or []
         if run.run_id not in tested:
             if tested:
+                former = self._study.get_attr(WINNER) or {}
+                is_other = former.get("params") != winner.params
+                why = "another configuration wins" if is_other else "the winner was trained anew by other code or data"
                 self._context.console.print(
-                    f"the test set is evaluated again, as another configuration wins: winner {len(tested) + 1} of this "
-                    "study"
+                    f"the test set is evaluated again, as {why}: model {len(tested) + 1} of this study"
                 )
             # Before it begins, so that one that is killed counts
             self._study.set_attr(TESTED, [*tested, run.run_id])

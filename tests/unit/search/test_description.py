@@ -100,7 +100,7 @@ def test_describe_winner_states_mean_deviation_seed_and_settings(study):
 
 def test_describe_former_winner_says_so(study):
     text = describe_former_winner(study, WON)
-    assert "| **former winner** | of the search among 6 trials: " in text and "another one has won since |" in text
+    assert "| **former winner** | of the search among 6 trials: " in text and "another model has won since |" in text
 
 
 def ended(outcome, reason="", **metrics):

@@ -308,7 +308,7 @@ def test_another_winner_is_evaluated_and_the_former_one_loses_its_name(by_depth,
     assert former[Tag.WINNER] == winner[Tag.WINNER] == second["run_id"]
     assert final.study.get_attr(TESTED) == [first["run_id"], second["run_id"]]
     (line,) = [line for line in final.lines if "test set" in line]
-    assert line == "the test set is evaluated again, as another configuration wins: winner 2 of this study"
+    assert line == "the test set is evaluated again, as another configuration wins: model 2 of this study"
 
 
 def test_former_finalist_that_is_no_longer_among_the_best_trials_may_still_win(by_depth, final):
@@ -338,6 +338,8 @@ def test_final_of_other_data_or_another_code_is_trained_again(final, monkeypatch
         second = final(data_fingerprint=value)
     assert roles(final) == ["final"] * 6 + ["winner"]
     assert second["run_id"] != first["run_id"]
+    (line,) = [line for line in final.lines if "test set" in line]
+    assert line.startswith("the test set is evaluated again, as the winner was trained anew by other code or data: ")
     assert final.study.get_attr(TESTED) == [first["run_id"], second["run_id"]]
 
 
