@@ -13,8 +13,8 @@ LOCATIONS = frozenset(
     """GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_COMMON_DIR GIT_DIR GIT_GRAFT_FILE GIT_IMPLICIT_WORK_TREE GIT_INDEX_FILE
     GIT_INTERNAL_SUPER_PREFIX GIT_NAMESPACE GIT_OBJECT_DIRECTORY GIT_PREFIX GIT_WORK_TREE""".split()
 )
-# What decides the result of a training beside its settings and its data
-TRAINING_PACKAGES = ("config", "data", "model", "training")
+# What decides the result of a training beside the values of its settings and its data
+TRAINING_PACKAGES = ("data", "model", "training")
 TRAINING_LIBRARIES = ("keras", "numpy", "tensorflow")
 
 

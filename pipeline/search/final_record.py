@@ -72,6 +72,15 @@ class FinalRecord:
         digest = self.digest(params)
         return next((finalist for finalist in self._all if finalist.digest == digest), None)
 
+    def is_outdated(self, finalists: Collection[Finalist]) -> bool:
+        """Return whether configurations of these were trained before, by other data or another code."""
+        return any(
+            old.params == new.params and old.digest != new.digest
+            for old in self._all
+            for new in finalists
+            if old.values
+        )
+
     def add(self, finalist: Finalist) -> None:
         """Add a finalist; it is kept at the next `keep`."""
         self._all.append(finalist)

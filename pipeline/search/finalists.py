@@ -172,6 +172,8 @@ class FinalistTraining:
     def _announce(self, finalists: Collection[Finalist], total: int) -> None:
         kept = sum(len(finalist.known(self._seeds)) for finalist in finalists)
         parts = [count(total, "training") + " to go", *([f"{kept} known from before"] if kept else [])]
+        if self._record.is_outdated(finalists):
+            parts.append("as earlier ones were of other code or data")
         self._context.console.print(
             "",
             f"final     the best {count(len(finalists), 'configuration')} with {count(len(self._seeds), 'seed')} each: "

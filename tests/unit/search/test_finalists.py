@@ -338,6 +338,7 @@ def test_final_of_other_data_or_another_code_is_trained_again(final, monkeypatch
         second = final(data_fingerprint=value)
     assert roles(final) == ["final"] * 6 + ["winner"]
     assert second["run_id"] != first["run_id"]
+    assert final.lines[1].endswith(" 3 seeds each: 6 trainings to go, as earlier ones were of other code or data")
     (line,) = [line for line in final.lines if "test set" in line]
     assert line.startswith("the test set is evaluated again, as the winner was trained anew by other code or data: ")
     assert final.study.get_attr(TESTED) == [first["run_id"], second["run_id"]]
@@ -348,6 +349,7 @@ def test_final_with_another_seed_more_trains_that_seed_alone_and_evaluates_no_ol
     assert first["params"] == {"depth": 2}
     second = final(train, TWO, "--final_seeds", "3")
     assert [(job.role, job.config.seed) for job in final.executor.started] == [("final", 2)] * 2
+    assert final.lines[1].endswith(" 3 seeds each: 2 trainings to go, 4 known from before")
     assert (second["run_id"], second["seeds"]) == (first["run_id"], 3)
     assert second["val_accuracy_mean"] == pytest.approx(0.82)
 
