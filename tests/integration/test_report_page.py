@@ -172,11 +172,14 @@ def test_click_on_the_legend_hides_a_row_s_lines_and_shows_them_again(window):
 
 
 def test_pointer_on_a_point_or_near_a_line_shows_what_it_is(window):
+    # two frames later the page has scrolled, which would hide what is shown
     place = """
-      const mark = document.querySelector(arguments[0]);
+      const mark = document.querySelector(selector);
       mark.scrollIntoView({block: "center"});
+      for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
       const {x, y, width, height} = mark.getBoundingClientRect();
       return [x + width / 2, y + height / 2]"""
+    place = f"const selector = arguments[0]; return (async () => {{{place}}})()"
     tip = "const tip = document.querySelector('#tip'); return tip.hidden ? '' : tip.innerText"
     assert window.run(tip) == ""
     window.point_at(*window.run(place, ".series[data-row='4'] use"))
