@@ -201,7 +201,6 @@ class RowView(NamedTuple):
     over: str  # what the interval was taken over
     verdict: str
     state: str
-    costs: list[str]  # in the order of `SectionView.cost_names`
     settings: list[str]  # in the order of `SectionView.setting_names`
 
 
@@ -221,6 +220,13 @@ class ClassTable(NamedTuple):
     hidden: int  # number of classes that are left out
 
 
+class Leaderboard(NamedTuple):
+    """Rows of the leaderboard, and the further figures that any of them has: the cells by the heading of the column."""
+
+    rows: list[RowView]
+    costs: dict[str, list[str]]
+
+
 class SectionView(NamedTuple):
     """All that the template writes of one section."""
 
@@ -229,10 +235,9 @@ class SectionView(NamedTuple):
     answer: str
     test_set_accesses: str
     rows: list[RowView]
-    ranked: list[RowView]
-    apart: list[RowView]  # the trials that are not compared with the others
+    ranked: Leaderboard
+    apart: Leaderboard  # of the trials that are not compared with the others
     others: int
-    cost_names: list[str]
     setting_names: list[str]
     curves: PlotView | None
     costs: list[PlotView]
@@ -244,19 +249,23 @@ class SectionView(NamedTuple):
 
 def _view_section(section: Section, metric: Metric, number: int) -> SectionView:
     settings = differing_settings([row.group for row in section.rows])
-    costs = _cost_columns(section.rows, metric)
-    rows = _view_rows(section, costs, settings.to_numpy().tolist())
-    is_apart = [row.group.is_ranked_apart for row in section.rows]
+    rows = _view_rows(section, settings.to_numpy().tolist())
+    ranked, apart = (
+        Leaderboard(
+            [view for view, row in zip(rows, section.rows, strict=True) if row.group.is_ranked_apart == is_apart],
+            _cost_columns([row for row in section.rows if row.group.is_ranked_apart == is_apart], metric),
+        )
+        for is_apart in (False, True)
+    )
     return SectionView(
         data=section.data,
         fingerprint=section.fingerprint,
         answer=answer(section, metric),
         test_set_accesses=describe_test_set_accesses(section),
         rows=rows,
-        ranked=[row for row, apart in zip(rows, is_apart, strict=True) if not apart],
-        apart=[row for row, apart in zip(rows, is_apart, strict=True) if apart],
+        ranked=ranked,
+        apart=apart,
         others=section.others,
-        cost_names=list(costs),
         setting_names=settings.columns.tolist(),
         curves=_view_curves(section, number),
         costs=_view_costs(section, metric, number),
@@ -273,9 +282,7 @@ def _view_section(section: Section, metric: Metric, number: int) -> SectionView:
     )
 
 
-def _view_rows(
-    section: Section, costs: Mapping[str, Sequence[str]], settings: Sequence[Sequence[str]]
-) -> list[RowView]:
+def _view_rows(section: Section, settings: Sequence[Sequence[str]]) -> list[RowView]:
     gaps = [row.gap for row in section.rows if row.gap]
     limits = [limit for gap in gaps for limit in (gap.low, gap.mean, gap.high) if not isnan(limit)]
     scale = min([0.0, *limits]), max([0.0, *limits])
@@ -303,7 +310,6 @@ def _view_rows(
                 over=gap.over if gap else "",
                 verdict=row.verdict,
                 state=group.state,
-                costs=[column[position] for column in costs.values()],
                 settings=list(settings[position]),
             )
         )

@@ -86,6 +86,7 @@ def test_render_page_labels_the_winner_and_puts_single_trials_into_a_table_of_th
         runs = [run._replace(role=role, study="mine", is_winner=winner) for run in row.group.runs]
         return replace(row, group=replace(row.group, runs=tuple(runs), **changes))
 
+    trial = replace(trial, group=replace(trial.group, runs=(trial.group.runs[0]._replace(seconds=60.0),)))
     section = make_section(
         of_search(winner, "final", winner=True),
         of_search(final, "final"),
@@ -97,6 +98,7 @@ def test_render_page_labels_the_winner_and_puts_single_trials_into_a_table_of_th
     assert re.findall(r'<span class="badge">(\w+)', page) == ["winner", "final"]
     assert "lucky" not in leaderboard and "lucky" in trials
     assert '<td data-label="state" class="text">finished</td>' in trials and "gap to the best" not in trials
+    assert "minutes" in trials and "minutes" not in leaderboard, "a column that is empty is left out"
     expected = "configuration 1 is the winner of search mine: test accuracy 85.00 % ± 7.07 of 2 runs."
     assert answer(section, METRIC).startswith(expected)
     validated = answer(section, "best_val_accuracy")
