@@ -34,8 +34,16 @@ def train(command: TrainCommand, console: Console) -> None:
         config = resume_point.config if resume_point else command.config
         check_cache_writable()
         check_single_host(os.environ)
+        initial_weights = None
+        if config.weights_from and not resume_point:
+            with slow_imports():
+                from pipeline.training.initial_weights import InitialWeights
+            initial_weights = InitialWeights.load(config.weights_from)
+            config = initial_weights.complete(config)
         dataset = load_dataset(config.data, seed=config.seed)
         validate_against_data(config, image_shape=dataset.image_shape, training_images=len(dataset.train))
+        if initial_weights:
+            initial_weights.check(config, dataset)
         if resume_point:
             resume_point.check_data(dataset.fingerprint)
         with temporary_files("runs"):
@@ -49,6 +57,7 @@ def train(command: TrainCommand, console: Console) -> None:
                 console=console,
                 recipe_config=command.recipe_config,
                 resume_point=resume_point,
+                initial_weights=initial_weights,
             )
             console.print("", finished.summary, f"run       {finished.name}  {finished.run.id}")
             console.print(*next_steps(finished.run))

@@ -80,12 +80,40 @@ class ModelConfig(Config, title="model"):
     depth: int = Field(8, ge=1, le=256, description="number of blocks (the paper's d)")
     kernel_size: int = Field(5, ge=1, le=63, description="side of the depthwise kernels, in patches (the paper's k)")
     patch_size: int = Field(2, ge=1, le=256, description="side of a patch, in pixels (the paper's p)")
+    activation: Literal["gelu", "relu"] = Field(
+        "gelu", description="activation after each convolution; relu is that of the authors' ConvMixer-768/32"
+    )
+    batch_norm_epsilon: float = Field(
+        1e-3, gt=0, le=1, description="batch norm's term against division by zero: Keras' default; PyTorch's is 1e-5"
+    )
     batch_norm_momentum: float = Field(
         0.9, ge=0, lt=1, description="share of the old moving average that batch norm keeps at each step"
     )
     depthwise_init: Literal["glorot_uniform", "fan_in_uniform", "covariance"] = Field(
         "glorot_uniform",
         description="initial depthwise kernels: Keras' default, PyTorch's, or correlated as in trained networks",
+    )
+
+
+class TransferConfig(Config, title="transfer"):
+    """Which trained model the weights start from, and how far they may move from it."""
+
+    weights_from: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="start from a trained model's weights: a run's id, runs:/ID/model, models:/NAME@ALIAS, a .keras "
+        "file of this program, or a .safetensors file with timm's names; filters, depth, kernel_size and patch_size "
+        "are then the model's unless they are given",
+    )
+    freeze_blocks: int = Field(
+        0, ge=0, le=256, description="keep the patch embedding and this many first blocks as they are; 0: train all"
+    )
+    head_epochs: int = Field(
+        0, ge=0, le=100_000, description="train the last layer alone in this many first epochs, the others after them"
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="each block's learning rate is this share of the next one's"
     )
 
 
@@ -175,7 +203,9 @@ class RuntimeConfig(Config, title="runtime"):
 
 
 # pydantic takes the fields of the last base first
-class TrainingConfig(RuntimeConfig, FitConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
+class TrainingConfig(
+    RuntimeConfig, FitConfig, OptimizationConfig, TransferConfig, ModelConfig, AugmentationConfig, DataConfig
+):
     """All settings of one run, flat as on the command line: `config.depth`; or a section: `config.model`.
 
     A field's name is also its YAML key, its flag, its `-P` name and its MLflow parameter.
@@ -195,6 +225,11 @@ class TrainingConfig(RuntimeConfig, FitConfig, OptimizationConfig, ModelConfig, 
     def model(self) -> ModelConfig:
         """Return the settings of the network."""
         return self.section(ModelConfig)
+
+    @property
+    def transfer(self) -> TransferConfig:
+        """Return the settings of the trained model that the weights start from."""
+        return self.section(TransferConfig)
 
     @property
     def optimization(self) -> OptimizationConfig:
@@ -322,9 +357,14 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
         training_images: how many there are after the split.
 
     Raises:
-        UsageError: the patches do not tile the image, the outer weights of a kernel never meet a patch, the batch is
-            larger than the training data, or the translation or the cutout is as large as the image.
+        UsageError: there are fewer blocks or epochs than are to be frozen, the patches do not tile the image, the outer
+            weights of a kernel never meet a patch, the batch is larger than the training data, or the translation or
+            the cutout is as large as the image.
     """
+    for part, whole in (("freeze_blocks", "depth"), ("head_epochs", "epochs")):
+        value, most = getattr(config, part), getattr(config, whole)
+        if value > most:
+            raise UsageError(f"{part} must be at most {whole}: {whole}={most}, got {part}={value}")
     height, width = image_shape[:2]
     size = f"{height}x{width} pixels"
     patch = config.patch_size

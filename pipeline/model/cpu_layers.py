@@ -65,9 +65,9 @@ class DepthwiseConv2DWithSkip(layers.DepthwiseConv2D):
 class GeluBatchNorm(layers.BatchNormalization):
     """Batch norm of GELU: x (b, h, w, c) and the bias (c,) of its convolution -> norm(gelu(x + bias)) + residual."""
 
-    def __init__(self, *, momentum: float, name: str) -> None:
+    def __init__(self, *, momentum: float, epsilon: float = 1e-3, name: str) -> None:
         # float32 as in Keras' own layer, but without a copy of inputs of another precision.
-        super().__init__(momentum=momentum, name=name, dtype="float32", autocast=False)
+        super().__init__(momentum=momentum, epsilon=epsilon, name=name, dtype="float32", autocast=False)
 
     def compute_output_spec(self, x: keras.KerasTensor, *_: object, **__: object) -> keras.KerasTensor:
         return keras.KerasTensor(x.shape, x.dtype)
@@ -76,7 +76,8 @@ class GeluBatchNorm(layers.BatchNormalization):
         self, x: tf.Tensor, bias: tf.Tensor, residual: tf.Tensor | None = None, training: bool = False
     ) -> tf.Tensor:
         gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        if not training:
+        # As in Keras' own layer, a frozen one keeps its statistics, and uses them.
+        if not (training and self.trainable):
             scale = gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
             return _scale_and_shift_gelu(x, bias, scale, beta - self.moving_mean * scale, residual)
         y, mean, variance = _gelu_batch_norm(x, bias, gamma, beta, residual, epsilon=self.epsilon)

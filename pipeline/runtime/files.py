@@ -165,7 +165,9 @@ def _check_room(folder: Path) -> None:
 
 def sha256_files(folder: Path) -> dict[str, str]:
     """Return the SHA-256 digest, in hexadecimal, of each file below a folder, by its path within it."""
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def changed_files(folder: Path, kept: Mapping[str, str]) -> list[str]:
@@ -174,7 +176,8 @@ def changed_files(folder: Path, kept: Mapping[str, str]) -> list[str]:
     return [name for name, digest in kept.items() if here.get(name) != digest]
 
 
-def _sha256(path: Path) -> str:
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 digest of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

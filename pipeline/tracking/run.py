@@ -36,6 +36,7 @@ from pipeline.tracking.outbox.records import (
     LogBatch,
     LogDataset,
     LogFiles,
+    LogInputModel,
     LogModel,
     LogTable,
     Point,
@@ -158,6 +159,10 @@ class TrackedRun:
         images = TensorSpec(np.dtype(np.uint8), (-1, *shape), "image")
         dataset = MetaDataset(origin, name=name, digest=digest, schema=Schema([images]))  # type: ignore[abstract]
         self.outbox.put(LogDataset(self.id, dataset._to_mlflow_entity().to_dictionary(), context))
+
+    def log_input_model(self, model_id: str) -> None:
+        """Log a model that another run has trained as an input of this one."""
+        self.outbox.put(LogInputModel(self.id, model_id))
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> set[str]:
         """Log the metrics of an epoch, counted from 1, in one call.

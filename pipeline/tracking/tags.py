@@ -41,6 +41,9 @@ class Tag:
 
     # trainings
     DATA: Final = "data"
+    WEIGHTS_FROM: Final = "weights_from"  # the model that the training has started from
+    WEIGHTS_RUN: Final = "convmixer.weights_from.run"  # id of the run that trained it
+    WEIGHTS_DIGEST: Final = "convmixer.weights_from.sha256"  # of a file
     DEVICE: Final = "device"
     PRECISION: Final = "precision"
     RECIPE_CHANGES: Final = "convmixer.recipe.changes"  # JSON: by setting, its value and the recipe's

@@ -54,16 +54,12 @@ class EpochMetrics(TrainingCallback):
 
     Args:
         images: Number of training images in an epoch.
-        steps_per_epoch: Number of training steps in an epoch.
-        learning_rate: Schedule, of which the value at an epoch's last step is recorded.
+        learning_rate: Takes an epoch, counted from 0, and returns the learning rate of its last step.
     """
 
-    def __init__(
-        self, *, images: int, steps_per_epoch: int, learning_rate: keras.optimizers.schedules.LearningRateSchedule
-    ) -> None:
+    def __init__(self, *, images: int, learning_rate: Callable[[int], float]) -> None:
         super().__init__()
         self.images = images
-        self.steps_per_epoch = steps_per_epoch
         self.learning_rate = learning_rate
         self._began = self._trained = 0.0
 
@@ -75,7 +71,7 @@ class EpochMetrics(TrainingCallback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         metrics = {name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        metrics["learning_rate"] = float(self.learning_rate((epoch + 1) * self.steps_per_epoch - 1))
+        metrics["learning_rate"] = self.learning_rate(epoch)
         metrics["epoch_seconds"] = time.perf_counter() - self._began
         metrics["images_per_second"] = self.images / (self._trained - self._began)
         self.progress.add_epoch(metrics)
@@ -155,7 +151,7 @@ def renew_batch_norm(model: keras.Model, batches: Iterable[tuple[tf.Tensor, tf.T
     See Izmailov et al. 2018, arXiv 1803.05407, section 3.2. As each batch counts momentum times as much as the one
     after it, and the initial value not at all, the sums over n batches are divided by 1 - momentum ** n.
     """
-    norms = [layer for layer in model.layers if hasattr(layer, "moving_variance")]
+    norms = [layer for layer in model.layers if hasattr(layer, "moving_variance") and layer.trainable]
     statistics = [
         (statistic, norm.momentum) for norm in norms for statistic in (norm.moving_mean, norm.moving_variance)
     ]

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -10,7 +12,7 @@ from pipeline.config.training import TrainingConfig
 from pipeline.data import batches
 from pipeline.data.augmentation.registry import build_augmentation
 from pipeline.data.dataset import Dataset
-from pipeline.model.conv_mixer import build_model
+from pipeline.model.conv_mixer import build_model, freeze, position
 from pipeline.training.callbacks import (
     BestWeights,
     EarlyStopping,
@@ -21,6 +23,7 @@ from pipeline.training.callbacks import (
     order_callbacks,
 )
 from pipeline.training.checkpoint import TrainingState
+from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.optimizers import build_optimizer
 from pipeline.training.progress import TrainingProgress, restore_variables
 from pipeline.training.schedules import LearningRateSchedule
@@ -51,6 +54,7 @@ def fit(
     callbacks: Iterable[keras.callbacks.Callback] = (),
     *,
     start: TrainingState | None = None,
+    initial_weights: InitialWeights | None = None,
     strategy: tf.distribute.Strategy | None = None,
     progress_bar: bool = False,
 ) -> TrainingResult:
@@ -64,6 +68,7 @@ def fit(
         callbacks: What else watches or saves the training, in any order; see `order_callbacks`.
         start: State to resume from, of the same settings and data. The result is as if training had never been
             interrupted: batches are a function of seed, epoch and position, and nothing else in training is random.
+        initial_weights: What a new training starts from; None starts from random weights. A resumed one has its own.
         strategy: How each batch is shared among devices; None trains on one device.
         progress_bar: Show Keras' progress bar.
 
@@ -75,23 +80,15 @@ def fit(
     keras.config.set_dtype_policy(config.precision)
     strategy = strategy or tf.distribute.get_strategy()
     steps = steps_per_epoch(config, len(dataset.train), devices=strategy.num_replicas_in_sync)
-    learning_rate = LearningRateSchedule(
-        config.schedule,
-        peak=config.learning_rate,
-        steps=config.epochs * steps,
-        warmup_fraction=config.warmup_fraction,
-    )
     progress = TrainingProgress(start)
+    early_stopping = EarlyStopping(config.early_stopping_epochs)
     with strategy.scope():
         model = build_model(config, dataset.image_shape, len(dataset.classes))
-        compile_model(model, config, learning_rate)
-        if start:
-            restore_variables(model, start)
-        remaining_batches = training_batches(config, dataset, initial_epoch=progress.epoch)
-        early_stopping = EarlyStopping(config.early_stopping_epochs)
+        if initial_weights and not start:
+            initial_weights.copy_to(model, dataset.classes)
         own = [
             TerminateOnNonFinite(),
-            EpochMetrics(images=len(dataset.train), steps_per_epoch=steps, learning_rate=learning_rate),
+            EpochMetrics(images=len(dataset.train), learning_rate=partial(last_learning_rate, config, steps)),
             BestWeights(),
             early_stopping,
         ]
@@ -101,13 +98,21 @@ def fit(
     for callback in ordered:
         if isinstance(callback, TrainingCallback):
             callback.progress = progress
-    # A resumed training may have been interrupted after its last epoch.
-    if progress.epoch < config.epochs and not early_stopping.is_out_of_patience():
+    for stage in training_stages(config):
+        # A resumed training may have been interrupted after its last epoch.
+        if progress.epoch >= stage.last_epoch or early_stopping.is_out_of_patience():
+            continue
+        with strategy.scope():
+            freeze(model, depth=config.depth, before=stage.first_trained)
+            compile_model(model, config, stage.learning_rate(config, steps))
+            if start and start.epoch >= stage.first_epoch:
+                restore_variables(model, start, with_optimizer=start.epoch > stage.first_epoch)
+            remaining_batches = training_batches(config, dataset, initial_epoch=progress.epoch)
         model.fit(
             remaining_batches,
             validation_data=evaluation_batches(config, dataset, dataset.validation),
             initial_epoch=progress.epoch,
-            epochs=config.epochs,
+            epochs=stage.last_epoch,
             steps_per_epoch=steps,
             callbacks=ordered,
             shuffle=False,  # the batches are shuffled already
@@ -117,10 +122,47 @@ def fit(
     return TrainingResult(model, progress.history, progress.best_epoch)
 
 
+class TrainingStage(NamedTuple):
+    """Successive epochs in which the same layers are trained, by an optimizer and a schedule of their own."""
+
+    first_epoch: int  # number of epochs before it
+    last_epoch: int  # number of epochs after it
+    first_trained: int  # position of the first layer that is trained, see `freeze`
+
+    def learning_rate(self, config: TrainingConfig, steps_per_epoch: int) -> LearningRateSchedule:
+        """Return the schedule, over this stage's steps."""
+        return LearningRateSchedule(
+            config.schedule,
+            peak=config.learning_rate,
+            steps=(self.last_epoch - self.first_epoch) * steps_per_epoch,
+            warmup_fraction=config.warmup_fraction,
+        )
+
+
+def training_stages(config: TrainingConfig) -> list[TrainingStage]:
+    """Return the stages of a training: one, and before it one of the last layer alone where `head_epochs` is set."""
+    blocks = config.freeze_blocks
+    head = TrainingStage(0, config.head_epochs, config.depth + 1)
+    rest = TrainingStage(config.head_epochs, config.epochs, blocks + 1 if blocks else 0)
+    return [stage for stage in (head, rest) if stage.last_epoch > stage.first_epoch]
+
+
+def last_learning_rate(config: TrainingConfig, steps_per_epoch: int, epoch: int) -> float:
+    """Return the learning rate of the last step of an epoch, counted from 0; that of the last layer."""
+    stage = next(stage for stage in training_stages(config) if epoch < stage.last_epoch)
+    schedule = stage.learning_rate(config, steps_per_epoch)
+    return float(schedule((epoch + 1 - stage.first_epoch) * steps_per_epoch - 1))
+
+
 def compile_model(model: keras.Model, config: TrainingConfig, learning_rate: LearningRateSchedule) -> None:
     """Compile a model with cross-entropy and the optimizer of the settings; float16 gets Keras' loss scaling."""
     model.compile(
-        build_optimizer(config.optimization, learning_rate, ema_momentum=config.ema_momentum),
+        build_optimizer(
+            config.optimization,
+            learning_rate,
+            ema_momentum=config.ema_momentum,
+            share_of=partial(learning_rate_share, config) if config.layer_decay < 1 else None,
+        ),
         loss=keras.losses.CategoricalCrossentropy(),
         metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         jit_compile=config.jit_compile is True,
@@ -128,6 +170,11 @@ def compile_model(model: keras.Model, config: TrainingConfig, learning_rate: Lea
     # Else the first training step creates the optimizer's variables, and TensorFlow traces the step a second time
     # without them: 2.4 of the 5.6 s of CPU time that two epochs of the recipe `smoke` take.
     model.optimizer.build(model.trainable_variables)
+
+
+def learning_rate_share(config: TrainingConfig, path: str) -> float:
+    """Return the share of the learning rate with which the variable of a path is trained: the last layer's is 1."""
+    return config.layer_decay ** (config.depth + 1 - position(path, config.depth))
 
 
 def training_batches(config: TrainingConfig, dataset: Dataset, *, initial_epoch: int = 0) -> tf.data.Dataset:

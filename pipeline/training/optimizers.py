@@ -15,6 +15,7 @@ def build_optimizer(
     learning_rate: keras.optimizers.schedules.LearningRateSchedule,
     *,
     ema_momentum: float | None = None,
+    share_of: Callable[[str], float] | None = None,
 ) -> keras.optimizers.Optimizer:
     """Build the optimizer that the settings name; see `OPTIMIZERS`.
 
@@ -22,6 +23,7 @@ def build_optimizer(
         config: `clip_norm` applies to the gradients of all variables together, those of all devices added up.
         learning_rate: Learning rate as a function of the step.
         ema_momentum: Share of a moving average of the weights that each step keeps; None keeps no average.
+        share_of: The share of the learning rate that a variable is trained with, by its path; None trains all alike.
     """
     optimizer = OPTIMIZERS[config.optimizer](
         config,
@@ -31,6 +33,7 @@ def build_optimizer(
         use_ema=ema_momentum is not None,
         ema_momentum=ema_momentum or 0.0,
     )
+    optimizer.share_of = share_of
     if not config.decay_norm_and_bias:
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
@@ -50,11 +53,49 @@ class GlobalClipMixin(keras.optimizers.Optimizer):
         return list(zip(super()._clip_gradients(gradients), variables, strict=True))
 
 
-class AdamW(GlobalClipMixin, keras.optimizers.AdamW):
-    """Keras' AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with `GlobalClipMixin`."""
+class RateShareMixin(keras.optimizers.Optimizer):
+    """Train each variable, and decay it, with its own share of the learning rate.
+
+    Where all have the whole, the result is that of Keras, to the last bit.
+
+    Attributes:
+        share_of: Takes a variable's path; set before the optimizer is built.
+    """
+
+    share_of: Callable[[str], float] | None = None
+    _share = 1.0
+    _shares: tuple[float, ...] = ()
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        super().build(variables)
+        if self.share_of:
+            self._shares = tuple(map(self.share_of, (variable.path for variable in variables)))
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        if self._shares:
+            learning_rate = learning_rate * self._shares[self._get_variable_index(variable)]
+        super().update_step(gradient, variable, learning_rate)
+
+    def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
+        if not self._shares:
+            return super()._apply_weight_decay(variables)
+        # Keras multiplies the decay by the optimizer's learning rate
+        for variable in variables:
+            self._share = self._shares[self._get_variable_index(variable)]
+            super()._apply_weight_decay([variable])
+        self._share = 1.0
+        return None
+
+    def _get_current_learning_rate(self) -> keras.KerasTensor:
+        learning_rate = super()._get_current_learning_rate()
+        return learning_rate if self._share == 1 else learning_rate * self._share
 
 
-class Muon(GlobalClipMixin, keras.optimizers.Muon):
+class AdamW(RateShareMixin, GlobalClipMixin, keras.optimizers.AdamW):
+    """Keras' AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with the two mix-ins."""
+
+
+class Muon(RateShareMixin, GlobalClipMixin, keras.optimizers.Muon):
     """Muon for the kernels of the pointwise convolutions, as matrices (channels in, channels out); AdamW for the rest.
 
     Its steps are equally long in all directions of the matrix. Keras' Muon leaves all weights of more than two axes to

@@ -60,8 +60,8 @@ def training_variables(model: keras.Model) -> list[keras.Variable]:
     return [variable for variable in model.variables if id(variable) not in metrics] + model.optimizer.variables
 
 
-def restore_variables(model: keras.Model, state: TrainingState) -> None:
-    """Assign the variables of a state to a compiled model and its optimizer.
+def restore_variables(model: keras.Model, state: TrainingState, *, with_optimizer: bool = True) -> None:
+    """Assign the variables of a state to a compiled model and, unless it is to begin anew, its optimizer.
 
     Raises:
         UsageError: The state belongs to a model or an optimizer with other variables.
@@ -70,13 +70,16 @@ def restore_variables(model: keras.Model, state: TrainingState) -> None:
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     variables = training_variables(model)
+    if not with_optimizer:
+        variables = variables[: -len(model.optimizer.variables)]
+    values = state.variables if with_optimizer else state.variables[: len(variables)]
     expected = [(tuple(variable.shape), str(variable.dtype)) for variable in variables]
-    found = [(tuple(variable.shape), str(variable.dtype)) for variable in state.variables]
+    found = [(tuple(variable.shape), str(variable.dtype)) for variable in values]
     weights = [tuple(weight.shape) for weight in model.weights]
     if expected != found or weights != [weight.shape for weight in state.best_weights]:
         raise UsageError(
             f"a checkpoint must fit the model: {len(expected)} variables here, got {len(found)} "
             "or others; resume with the version of the code that wrote it"
         )
-    for variable, value in zip(variables, state.variables, strict=True):
+    for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

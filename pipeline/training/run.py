@@ -37,6 +37,7 @@ from pipeline.training.checkpoint import TrainingState
 from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder, remove_finished
 from pipeline.training.description import CONFIG_FILE, Change, changes_to_recipe, run_description, run_name
 from pipeline.training.fit import TIMINGS, fit, steps_per_epoch
+from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.results import (
     evaluate_on_test_set,
     log_trained_model,
@@ -68,6 +69,7 @@ def run_training(
     console: Console,
     recipe_config: TrainingConfig | None = None,
     resume_point: ResumePoint | None = None,
+    initial_weights: InitialWeights | None = None,
 ) -> FinishedRun:
     """Train one model in a run of its own, or resume a run, and return its results.
 
@@ -77,6 +79,7 @@ def run_training(
         dataset: The run's data.
         console: Shows the device, the model and each epoch.
         recipe_config: The recipe's own settings, to which name and description compare the run's; None is `config`.
+        initial_weights: The weights of `config.weights_from`, checked against settings and data.
         resume_point: The run to resume; None starts a new one, or the one that `mlflow run` opened.
 
     Raises:
@@ -110,12 +113,16 @@ def run_training(
             run.log_text(CONFIG_FILE, to_yaml(TrainingConfig.build(resume_point.checkpoint.settings)))
         else:
             name = log_run_metadata(run, recipe, config, dataset, changes)
+            if initial_weights:
+                log_origin(run, initial_weights)
         run.check_artifacts_writable()
         described = resume_point.recipe if resume_point else recipe
         describe = partial(run_description, described, changes, dataset, device=str(device))
         resume_command = project_command("train", "--resume", run.id)
         run.set_description(describe(result="not finished yet", commands={"resume": resume_command}))
         announce(config, dataset, device, console)
+        if initial_weights:
+            console.print(f"weights  {initial_weights.describe(config, dataset)}")
         for notice in run.notices:
             console.print(notice)
         if resume_point:
@@ -131,6 +138,7 @@ def run_training(
             dataset,
             [snapshots, saver, reporter],
             start=start,
+            initial_weights=initial_weights,
             strategy=device.strategy(),
             progress_bar=console.is_terminal,
         )
@@ -164,6 +172,8 @@ def resolve_auto(config: TrainingConfig, dataset: Dataset, device: Device) -> Tr
     """
     if device.count > 1 and config.fast_layers is True:
         raise UsageError("fast_layers must be false or auto with devices=all, as they see one device's share: got true")
+    if config.activation != "gelu" and config.fast_layers is True:
+        raise UsageError(f"fast_layers must be false or auto with activation={config.activation}, got true")
     if config.batch_size % device.count:
         raise UsageError(
             f"batch_size must be a multiple of the {device.count} devices that share it: got {config.batch_size}"
@@ -174,7 +184,7 @@ def resolve_auto(config: TrainingConfig, dataset: Dataset, device: Device) -> Tr
     if config.jit_compile == "auto":
         changes["jit_compile"] = jit_compile_for(device)
     if config.fast_layers == "auto":
-        changes["fast_layers"] = fast_layers_for(device)
+        changes["fast_layers"] = config.activation == "gelu" and fast_layers_for(device)
     if os.path.isabs(dataset.source):
         changes["dataset"] = dataset.source
     return config.model_copy(update=changes)
@@ -264,6 +274,18 @@ def log_run_metadata(
             shape=dataset.image_shape,
         )
     return name
+
+
+def log_origin(run: TrackedRun, initial_weights: InitialWeights) -> None:
+    """Log which trained model the run starts from, as its input where MLflow knows the model."""
+    origin = {Tag.WEIGHTS_FROM: initial_weights.origin}
+    if initial_weights.run_id:
+        origin[Tag.WEIGHTS_RUN] = initial_weights.run_id
+    if initial_weights.digest:
+        origin[Tag.WEIGHTS_DIGEST] = initial_weights.digest
+    run.set_tags(origin)
+    if initial_weights.model_id:
+        run.log_input_model(initial_weights.model_id)
 
 
 def replay_logged_epochs(run: TrackedRun, start: TrainingState) -> str:

@@ -134,6 +134,7 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     from pipeline.training.callbacks import ProgressReporter
     from pipeline.training.checkpoint import write_weights
     from pipeline.training.fit import fit
+    from pipeline.training.initial_weights import InitialWeights
     from pipeline.training.results import log_training
 
     trial_start = time.perf_counter()
@@ -159,7 +160,11 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
 
     fit_start = time.perf_counter()
     metrics["parameters"] = count_parameters(config.model, data.image_shape, len(data.classes))
-    fitted = fit(config, data, [ProgressReporter(after_epoch, after_step=after_step)])
+    initial_weights = InitialWeights.load(config.weights_from) if config.weights_from else None
+    if initial_weights:
+        initial_weights.check(config, data)
+    reporter = ProgressReporter(after_epoch, after_step=after_step)
+    fitted = fit(config, data, [reporter], initial_weights=initial_weights)
     if job.latency:
         metrics["latency_ms"] = time_inference(config, data)
     if job.weights:

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelInput,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+)
 from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -163,6 +171,16 @@ class LogDataset(Record):
 
 
 @dataclass(frozen=True)
+class LogInputModel(Record):
+    """Log a model as an input of a run."""
+
+    model_id: str
+
+    def _send(self, client: TrackingClient) -> None:
+        client.mlflow.log_inputs(self.run_id, models=[LoggedModelInput(self.model_id)])
+
+
+@dataclass(frozen=True)
 class FileRecord(Record):
     """Base of the records that have files: `write` makes them, and then they lie in `folder`."""
 
@@ -291,7 +309,10 @@ class ForwardSpool(Record):
 
 KINDS: dict[str, type[Record]] = {
     kind.__name__: kind
-    for kind in (LogBatch, LogDataset, LogFiles, LogTable, LogModel, EndRun, RegisterVersion, ForwardSpool)
+    for kind in (
+        *(LogBatch, LogDataset, LogInputModel, LogFiles, LogTable, LogModel),
+        *(EndRun, RegisterVersion, ForwardSpool),
+    )
 }
 
 

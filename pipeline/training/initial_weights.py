@@ -1,0 +1,228 @@
+"""The weights that a training starts from: those of a trained model."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from pipeline.config.commands import RUN_ID
+from pipeline.config.training import ModelConfig, TrainingConfig
+from pipeline.data.dataset import Dataset
+from pipeline.model import timm_weights
+from pipeline.model.conv_mixer import HEAD
+from pipeline.runtime.errors import UsageError
+from pipeline.runtime.files import sha256_file
+from pipeline.runtime.text import one_line
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.models import MODEL, load_model
+
+STEM = "patch_embedding"
+RULE = (
+    "a run's id, runs:/RUN_ID/model, models:/NAME@ALIAS, models:/m-ID, a .keras file of this program, or a "
+    ".safetensors file with the names of timm's ConvMixer"
+)
+
+Layers = Mapping[str, Sequence[npt.NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """The weights of a trained model, and what the network is that they belong to."""
+
+    origin: str  # a model's URI, or an absolute path
+    layers: Layers  # by the layer's name, in Keras' order
+    architecture: Mapping[str, object]  # settings of `ModelConfig`, by name
+    classes: tuple[str, ...] = ()  # none where it is unknown what the outputs mean
+    model_id: str = ""  # of a model in MLflow
+    run_id: str = ""  # of the run that trained it
+    digest: str = ""  # SHA-256 of a file
+
+    @classmethod
+    def load(cls, origin: str) -> Self:
+        """Load the model that the setting `weights_from` names.
+
+        Raises:
+            UsageError: There is none, or it is no ConvMixer.
+        """
+        if origin.endswith(".safetensors"):
+            return cls._read(origin, _read_safetensors)
+        if origin.endswith(".keras"):
+            return cls._read(origin, _read_keras)
+        uri = f"runs:/{origin}/{MODEL}" if RUN_ID.fullmatch(origin) else origin
+        if not uri.startswith(("models:/", "runs:/")):
+            raise UsageError(f"weights_from must be {RULE}, got {one_line(origin, most=400)}")
+        found = load_model(TrackingClient(), uri)
+        layers, architecture = _take_apart(found.model, uri)
+        return cls(
+            f"models:/{found.model_id}",
+            layers,
+            architecture,
+            classes=found.classes,
+            model_id=found.model_id,
+            run_id=found.run_id,
+        )
+
+    def complete(self, config: TrainingConfig) -> TrainingConfig:
+        """Return the settings with what is unset of the network's architecture taken from the model.
+
+        A setting counts as set if the recipe or a flag names it, also where it is the default.
+        """
+        unset = {name: value for name, value in self.architecture.items() if name not in config.model_fields_set}
+        return config.model_copy(update={"weights_from": self.origin, **unset})
+
+    def check(self, config: TrainingConfig, dataset: Dataset) -> None:
+        """Raise UsageError, which names the layer and both shapes, if the weights do not fit the network.
+
+        Args:
+            config: Complete, see `complete`.
+            dataset: Its images and classes.
+        """
+        channels = dataset.image_shape[2]
+        if (_channels(self.layers), channels) not in {(channels, channels), (3, 1), (1, 3)}:
+            raise UsageError(
+                f"weights_from must be for images of {channels} channels, or for gray where these are RGB or the other "
+                f"way round: {self.origin} is for {_channels(self.layers)}"
+            )
+        for name, expected in _kernel_shapes(config.model, _channels(self.layers)).items():
+            found = self.layers[name][0].shape if name in self.layers else None
+            if found != expected:
+                raise UsageError(
+                    f"weights_from must fit the network: {name} is {_by(found)} in {self.origin}, and {_by(expected)} "
+                    f"with these settings; leave out {_settings_of(name)} to take over the model's"
+                )
+        deepest = int(str(self.architecture["depth"]))
+        if deepest > config.depth:
+            raise UsageError(
+                f"weights_from must fit the network: block{deepest}_depthwise is in {self.origin}, and not in a "
+                f"network of depth={config.depth}; leave out depth to take over the model's"
+            )
+
+    def copy_to(self, model: keras.Model, classes: Sequence[str]) -> None:
+        """Set the weights of a network that `check` has accepted; the last layer's only if the classes are the same."""
+        for layer in model.layers:
+            if layer.name == HEAD:
+                if self.has_classes(classes):
+                    order = [self.classes.index(name) for name in classes]
+                    layer.set_weights([weight[..., order] for weight in self.layers[HEAD]])
+            elif layer.name == STEM:
+                kernels, bias = self.layers[STEM]
+                layer.set_weights([_for_channels(kernels, model.input_shape[-1]), bias])
+            elif layer.name in self.layers:
+                layer.set_weights(self.layers[layer.name])
+
+    def has_classes(self, classes: Sequence[str]) -> bool:
+        """Return whether the model tells the same classes apart, in any order."""
+        return sorted(self.classes) == sorted(classes)
+
+    def describe(self, config: TrainingConfig, dataset: Dataset) -> str:
+        """Return what is taken over and what is not, for the terminal."""
+        if self.has_classes(dataset.classes):
+            parts = ["all layers"]
+        else:
+            parts = ["all layers but the last, as " + ("the classes differ" if self.classes else "it names no classes")]
+        channels = dataset.image_shape[2]
+        if channels < _channels(self.layers):
+            parts.append("its kernels for RGB summed for gray images")
+        elif channels > _channels(self.layers):
+            parts.append("its kernels for gray images shared out among RGB")
+        for name in ("activation", "batch_norm_epsilon"):
+            if getattr(config, name) != self.architecture[name]:
+                parts.append(f"{name} {config.text(name)} instead of {self.architecture[name]}")
+        return f"{self.origin}: {'; '.join(parts)}"
+
+    @classmethod
+    def _read(cls, name: str, read: Callable[[Path], tuple[Layers, dict[str, object]]]) -> Self:
+        path = Path(os.path.abspath(os.path.expanduser(name)))
+        if not path.is_file():
+            raise UsageError(f"weights_from must be {RULE}: there is no file {one_line(path, most=400)}")
+        try:
+            layers, architecture = read(path)
+            digest = sha256_file(path)
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - zipfile, JSON, HDF5, Keras and safetensors raise dozens of kinds
+            raise UsageError(
+                f"weights_from must be {RULE}: {path} cannot be read as one: {one_line(error, most=300)}"
+            ) from None
+        return cls(str(path), layers, architecture, digest=digest)
+
+
+def _read_keras(path: Path) -> tuple[Layers, dict[str, object]]:
+    return _take_apart(keras.saving.load_model(path, compile=False, safe_mode=True), str(path))
+
+
+def _read_safetensors(path: Path) -> tuple[Layers, dict[str, object]]:
+    arrays = safetensors.numpy.load_file(path)
+    return timm_weights.keras_layers(arrays), timm_weights.architecture(arrays)
+
+
+def _take_apart(model: keras.Model, origin: str) -> tuple[Layers, dict[str, object]]:
+    """Return the weights of a network of stock layers, and its architecture.
+
+    Raises:
+        UsageError: It is no ConvMixer of this program.
+    """
+    layers = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    try:
+        patch_size, _, channels, filters = layers[STEM][0].shape
+        architecture: dict[str, object] = {
+            "filters": filters,
+            "depth": sum(name.endswith("_depthwise") for name in layers),
+            "kernel_size": layers["block1_depthwise"][0].shape[0],
+            "patch_size": patch_size,
+            "activation": "relu" if any(layer.name == f"{STEM}_relu" for layer in model.layers) else "gelu",
+            "batch_norm_epsilon": model.get_layer(f"{STEM}_norm").epsilon,
+        }
+        for name, shape in _kernel_shapes(ModelConfig.build(architecture), channels).items():
+            if layers[name][0].shape != shape:
+                raise ValueError(name)
+    except (KeyError, ValueError, UsageError) as error:
+        raise UsageError(
+            f"weights_from must be {RULE}: {origin} is no ConvMixer of this program ({one_line(error, most=100)})"
+        ) from None
+    return layers, architecture
+
+
+def _channels(layers: Layers) -> int:
+    """Return the number of channels of the images that weights are for."""
+    return layers[STEM][0].shape[2]
+
+
+def _kernel_shapes(config: ModelConfig, channels: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of the kernels of each convolution, by the layer's name."""
+    patch, side, filters = config.patch_size, config.kernel_size, config.filters
+    shapes: dict[str, tuple[int, ...]] = {STEM: (patch, patch, channels, filters)}
+    for block in range(1, config.depth + 1):
+        shapes[f"block{block}_depthwise"] = (side, side, filters, 1)
+        shapes[f"block{block}_pointwise"] = (1, 1, filters, filters)
+    return shapes
+
+
+def _settings_of(name: str) -> str:
+    """Return the settings that decide the shape of a layer."""
+    if name == STEM:
+        return "patch_size and filters"
+    return "kernel_size, filters and depth" if name.endswith("depthwise") else "filters and depth"
+
+
+def _by(shape: tuple[int, ...] | None) -> str:
+    return "x".join(map(str, shape)) if shape else "missing"
+
+
+def _for_channels(kernels: npt.NDArray[np.float32], channels: int) -> npt.NDArray[np.float32]:
+    """Return kernels (p, p, c, filters) for images of another number of channels.
+
+    A gray image is an RGB image with three equal channels, so the sum over these gives what the model would answer; one
+    kernel for gray is shared out in three equal parts.
+    """
+    if kernels.shape[2] == channels:
+        return kernels
+    if channels == 1:
+        return kernels.sum(axis=2, keepdims=True)
+    return np.repeat(kernels / channels, channels, axis=2)
