@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
-from pipeline.model.conv_mixer import build_model, depthwise_kernels
+from pipeline.model.conv_mixer import HEAD, build_model, depthwise_kernels
 from pipeline.model.initializers import SpatialCovariance
 from pipeline.runtime.errors import Diverged, UsageError
 from pipeline.training.callbacks import CheckpointSaver, ProgressReporter
@@ -18,9 +18,11 @@ from pipeline.training.fit import (
     compile_model,
     evaluation_batches,
     fit,
+    learning_rate_share,
     steps_per_epoch,
     training_batches,
 )
+from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.schedules import LearningRateSchedule
 
 TINY = TrainingConfig.build(
@@ -224,8 +226,10 @@ def test_fit_with_mixed_precision_has_float32_weights(train, precision):
         {},
         {"precision": "mixed_float16"},
         {"ema_momentum": 0.8, "optimizer": "muon"},
-    ],  # with a loss scale, with averages
-    ids=["float32", "float16", "averaged muon"],
+        {"depth": 2, "head_epochs": 2, "freeze_blocks": 1, "layer_decay": 0.5},
+        {"head_epochs": 3},
+    ],  # with a loss scale, with averages, resumed between the stages and within the first
+    ids=["float32", "float16", "averaged muon", "after the head", "within the head"],
 )
 def test_fit_resumed_from_a_state_equals_an_uninterrupted_training(train, changes):
     settings = {"epochs": 4, "schedule": "one_cycle", "clip_norm": 1.0} | changes
@@ -264,3 +268,72 @@ def test_fit_from_a_state_of_another_model_raises_usage_error(train, train_once)
     _, _, states = train_once(**NOT_LEARNING)
     with pytest.raises(UsageError, match="^a checkpoint must fit the model"):
         train(start=states[0], filters=4)
+
+
+def changed_layers(model, before):
+    """Return the names of the layers whose weights or statistics differ from those before."""
+    return {
+        layer.name
+        for layer in model.layers
+        if any((np.array(weight) != before[weight.path]).any() for weight in layer.weights)
+    }
+
+
+def weights_by_path(model):
+    return {weight.path: np.array(weight) for weight in model.weights}
+
+
+BLOCK = {"block1_depthwise", "block1_depthwise_norm", "block1_pointwise", "block1_pointwise_norm"}
+BLOCK_2 = {name.replace("block1", "block2") for name in BLOCK}
+STEM = {"patch_embedding", "patch_embedding_norm"}
+
+
+@pytest.mark.parametrize("fast_layers", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [
+        ({}, STEM | BLOCK | BLOCK_2 | {HEAD}),
+        ({"freeze_blocks": 1, "ema_momentum": 0.5}, BLOCK_2 | {HEAD}),
+        ({"head_epochs": 1}, {HEAD}),
+    ],
+    ids=["all", "second block", "head"],
+)
+def test_frozen_layers_keep_weights_and_statistics(train, digits, fast_layers, settings, changed):
+    config = TINY.model_copy(update={"depth": 2})
+    keras.utils.set_random_seed(config.seed)
+    before = weights_by_path(build_model(config, digits.image_shape, 10))
+    result, _ = train(depth=2, epochs=1, fast_layers=fast_layers, **settings)
+    assert changed_layers(result.model, before) == changed
+
+
+def test_head_epochs_come_first_and_the_schedule_begins_anew_after_them(train):
+    result, _ = train(epochs=4, head_epochs=2, schedule="cosine", warmup_fraction=0.0)
+    rates = result.history["learning_rate"]
+    assert rates[:2] == rates[2:] and rates[0] > rates[1]
+
+
+def test_learning_rate_share_falls_from_the_last_layer_to_the_patch_embedding():
+    config = TINY.model_copy(update={"depth": 2, "layer_decay": 0.5})
+    paths = (f"{HEAD}/bias", "block2_pointwise_norm/gamma", "block1_depthwise/kernel", "patch_embedding/kernel")
+    assert [learning_rate_share(config, path) for path in paths] == [1, 0.5, 0.25, 0.125]
+
+
+def test_layer_decay_shortens_the_steps_of_earlier_layers(train, digits):
+    keras.utils.set_random_seed(TINY.seed)
+    before = weights_by_path(build_model(TINY, digits.image_shape, 10))
+    # One step, of which AdamW makes each weight's about as long as the learning rate
+    settings = {"epochs": 1, "batch_size": 200, "schedule": "constant", "weight_decay": 0.0}
+    whole, decayed = (weights_by_path(train(layer_decay=decay, **settings)[0].model) for decay in (1.0, 0.1))
+    for path, share in (("block1_pointwise/kernel", 0.1), ("patch_embedding/kernel", 0.01), (f"{HEAD}/kernel", 1.0)):
+        np.testing.assert_allclose(decayed[path] - before[path], share * (whole[path] - before[path]), atol=2e-6)
+
+
+def test_fit_with_initial_weights_starts_from_them(train, digits):
+    source, _ = train(epochs=1)
+    layers = {layer.name: layer.get_weights() for layer in source.model.layers if layer.weights}
+    initial = InitialWeights("models:/m-1", layers, {}, classes=digits.classes)
+    result = fit(
+        TINY.model_copy(update={"epochs": 1, "learning_rate": 1e-9, "seed": 7}), digits, initial_weights=initial
+    )
+    for weight, same in zip(result.model.trainable_weights, source.model.trainable_weights, strict=True):
+        np.testing.assert_allclose(weight, same, atol=1e-6)

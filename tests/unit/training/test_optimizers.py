@@ -28,7 +28,7 @@ def initial_weights(*, biases=0.0):
     return {weight.path: weight for weight in model.trainable_weights}
 
 
-def first_step(kind, *, weight_decay=0.0, gradient=1.0, epsilon=1e-7, clip_norm=None, biases=0.0):
+def first_step(kind, *, weight_decay=0.0, gradient=1.0, epsilon=1e-7, clip_norm=None, biases=0.0, share_of=None):
     """Return what one step adds to each weight."""
     variables = initial_weights(biases=biases)
     before = {path: np.array(weight) for path, weight in variables.items()}
@@ -37,7 +37,8 @@ def first_step(kind, *, weight_decay=0.0, gradient=1.0, epsilon=1e-7, clip_norm=
     config = OptimizationConfig.build(
         {"optimizer": kind, "weight_decay": weight_decay, "adam_epsilon": epsilon, "clip_norm": clip_norm}
     )
-    optimizer = build_optimizer(config, LearningRateSchedule("constant", peak=RATE, steps=1, warmup_fraction=0))
+    schedule = LearningRateSchedule("constant", peak=RATE, steps=1, warmup_fraction=0)
+    optimizer = build_optimizer(config, schedule, share_of=share_of)
     optimizer.apply(gradients, list(variables.values()))
     return {path: np.array(weight) - before[path] for path, weight in variables.items()}
 
@@ -80,3 +81,14 @@ def test_clip_norm_scales_down_all_gradients_together():
 
 def test_registry_has_a_builder_for_each_optimizer_of_the_config():
     assert set(OPTIMIZERS) == set(get_args(OptimizationConfig.model_fields["optimizer"].annotation))
+
+
+@pytest.mark.parametrize("kind", get_args(OptimizationConfig.model_fields["optimizer"].annotation))
+def test_share_of_the_learning_rate_scales_step_and_decay_of_its_variables(kind):
+    def share_of(path):
+        return 0.25 if path.startswith("block1") else 1.0
+
+    whole = first_step(kind, weight_decay=0.1)
+    shared = first_step(kind, weight_decay=0.1, share_of=share_of)
+    for path, step in whole.items():
+        np.testing.assert_allclose(shared[path], share_of(path) * step, rtol=1e-2, atol=1e-7, err_msg=path)

@@ -1,0 +1,168 @@
+"""Weights of a trained model as the start of a training: what is taken over, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig
+from pipeline.data.dataset import load_dataset
+from pipeline.model.conv_mixer import HEAD, build_model, build_stock_model
+from pipeline.runtime.errors import UsageError
+from pipeline.training.initial_weights import InitialWeights
+from tests.unit.model.test_timm_weights import arrays_of
+
+SOURCE = {"filters": 4, "depth": 2, "kernel_size": 3, "patch_size": 2}
+CLASSES = ("zero", "one", "two")
+
+
+def config_of(**settings):
+    return TrainingConfig.build({"fast_layers": False, "batch_size": 8, **settings})
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset(DataConfig(dataset="digits", train_examples=50), seed=0)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """The file of a model with random weights and statistics, for gray images of 8x8 pixels."""
+    path = tmp_path_factory.mktemp("models") / "model.keras"
+    random_model((8, 8, 1)).save(path)
+    return path
+
+
+def random_model(image_shape, **changes):
+    model = build_stock_model(ModelConfig.build(SOURCE | changes), image_shape, len(CLASSES))
+    random = np.random.default_rng(0)
+    model.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in model.get_weights()])
+    return model
+
+
+def taken_apart(model, tmp_path, classes=CLASSES):
+    """Return the weights of a model as those of a logged one, which has classes."""
+    model.save(tmp_path / "source.keras")
+    loaded = InitialWeights.load(str(tmp_path / "source.keras"))
+    return InitialWeights("models:/m-1", loaded.layers, loaded.architecture, classes=classes, model_id="m-1")
+
+
+def test_file_tells_the_architecture_and_has_a_digest(file):
+    loaded = InitialWeights.load(str(file))
+    assert dict(loaded.architecture) == SOURCE | {"activation": "gelu", "batch_norm_epsilon": 1e-3}
+    assert loaded.origin == str(file) and len(loaded.digest) == 64 and loaded.classes == ()
+
+
+def test_complete_takes_over_what_neither_recipe_nor_flag_sets(file):
+    loaded = InitialWeights.load(str(file))
+    # 256 is the default, but set
+    completed = loaded.complete(config_of(filters=256, weights_from="model.keras"))
+    assert (completed.filters, completed.depth, completed.kernel_size, completed.patch_size) == (256, 2, 3, 2)
+    assert completed.weights_from == str(file)
+
+
+def test_copy_to_a_network_for_other_classes_leaves_its_last_layer(file):
+    loaded = InitialWeights.load(str(file))
+    model = build_model(loaded.complete(config_of()), (8, 8, 1), 7)
+    head = model.get_layer(HEAD).get_weights()
+    loaded.copy_to(model, [str(number) for number in range(7)])
+    for layer in model.layers:
+        expected = head if layer.name == HEAD else loaded.layers.get(layer.name, [])
+        for weight, same in zip(layer.get_weights(), expected, strict=True):
+            np.testing.assert_array_equal(weight, same)
+
+
+@pytest.mark.parametrize("fast_layers", [False, True])
+def test_copy_to_a_network_for_the_same_classes_in_another_order_answers_alike(tmp_path, fast_layers):
+    source = random_model((8, 8, 1))
+    loaded = taken_apart(source, tmp_path)
+    model = build_model(loaded.complete(config_of(fast_layers=fast_layers)), (8, 8, 1), 3)
+    loaded.copy_to(model, ("two", "zero", "one"))
+    images = np.random.default_rng(1).uniform(0, 255, (4, 8, 8, 1)).astype(np.float32)
+    expected = source(images, training=False).numpy()[:, [2, 0, 1]]
+    np.testing.assert_allclose(model(images, training=False), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "others"), [(3, 1), (1, 3)], ids=["gray from RGB", "RGB from gray"])
+def test_copy_to_a_network_for_other_channels_answers_gray_images_alike(tmp_path, channels, others):
+    source = random_model((8, 8, channels))
+    loaded = taken_apart(source, tmp_path)
+    model = build_model(loaded.complete(config_of()), (8, 8, others), 3)
+    loaded.copy_to(model, CLASSES)
+    gray = np.random.default_rng(1).uniform(0, 255, (4, 8, 8, 1)).astype(np.float32)
+    expected = source(np.repeat(gray, channels, axis=-1), training=False)
+    np.testing.assert_allclose(model(np.repeat(gray, others, axis=-1), training=False), expected, rtol=1e-4)
+
+
+def test_copy_to_a_network_for_larger_images_is_taken_over_as_it_is(tmp_path):
+    loaded = taken_apart(random_model((8, 8, 1)), tmp_path)
+    model = build_model(loaded.complete(config_of()), (16, 24, 1), 3)
+    loaded.copy_to(model, CLASSES)
+    for name, weights in loaded.layers.items():
+        for weight, same in zip(model.get_layer(name).get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(weight, same)
+
+
+def test_safetensors_file_is_read_with_timms_epsilon(tmp_path):
+    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays_of().items()}
+    safetensors.numpy.save_file(arrays, tmp_path / "timm.safetensors")
+    loaded = InitialWeights.load(str(tmp_path / "timm.safetensors"))
+    assert loaded.architecture["batch_norm_epsilon"] == 1e-5
+    np.testing.assert_allclose(loaded.layers[HEAD][0], arrays["head.weight"].T)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"filters": 8},
+            "patch_embedding is 2x2x1x4 in {file}, and 2x2x1x8 with these settings; leave out patch_size and filters",
+        ),
+        ({"kernel_size": 5}, "block1_depthwise is 3x3x4x1 in {file}, and 5x5x4x1 with these settings"),
+        ({"depth": 3}, "block3_depthwise is missing in {file}, and 3x3x4x1 with these settings"),
+        ({"depth": 1}, "block2_depthwise is in {file}, and not in a network of depth=1; leave out depth"),
+    ],
+)
+def test_check_of_another_architecture_names_the_layer_and_both_shapes(file, digits, settings, message):
+    loaded = InitialWeights.load(str(file))
+    with pytest.raises(UsageError) as raised:
+        loaded.check(loaded.complete(config_of(**settings)), digits)
+    assert message.format(file=file) in str(raised.value)
+
+
+def test_check_of_two_channels_is_refused(tmp_path, digits):
+    loaded = taken_apart(random_model((8, 8, 2)), tmp_path)
+    with pytest.raises(UsageError, match="must be for images of 1 channels.* models:/m-1 is for 2$"):
+        loaded.check(loaded.complete(config_of()), digits)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.keras", "there is no file .*missing.keras"),
+        ("broken.keras", "broken.keras cannot be read as one"),
+        ("broken.safetensors", "broken.safetensors cannot be read as one"),
+        ("other.keras", r"other.keras is no ConvMixer of this program \('?patch_embedding'?\)"),
+        ("model.pth.tar", r"got .*model.pth.tar"),
+        ("somewhere", "got somewhere"),
+    ],
+)
+def test_what_is_no_model_of_a_known_kind_is_refused_in_one_line(tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    for broken in ("broken.keras", "broken.safetensors"):
+        (tmp_path / broken).write_bytes(b"no model")
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
+    with pytest.raises(UsageError, match=message) as raised:
+        InitialWeights.load(name)
+    assert str(raised.value).startswith("weights_from must be a run's id, ") and "\n" not in str(raised.value)
+
+
+def test_describe_says_what_is_taken_over(tmp_path, digits):
+    loaded = taken_apart(random_model((8, 8, 3)), tmp_path)
+    config = loaded.complete(config_of(activation="relu"))
+    assert loaded.describe(config, digits) == (
+        "models:/m-1: all layers but the last, as the classes differ; its kernels for RGB summed for gray images; "
+        "activation relu instead of gelu"
+    )
+    same = taken_apart(random_model((8, 8, 1)), tmp_path, classes=digits.classes)
+    assert same.describe(same.complete(config_of()), digits) == "models:/m-1: all layers"
