@@ -8,11 +8,14 @@ import mlflow
 import pytest
 
 from pipeline.commands import train
+from pipeline.commands.main import run
 from pipeline.config.training import parse_training
 from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
 from pipeline.tracking.experiment_page import page_links
+from pipeline.tracking.tags import Tag
 from tests.support.paths import ROOT
+from tests.support.stores import tracking_store
 
 
 def finished_run(**changes):
@@ -69,3 +72,55 @@ def test_train_module_imports_neither_tensorflow_nor_mlflow():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["none"]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    with tracking_store(tmp_path_factory.mktemp("tracking"), "transfer") as uri:
+        mlflow.set_experiment("transfer")
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def source(uri):
+    """The run of a trained model."""
+    assert run(["train", "smoke", "--epochs", "1"]) == 0
+    return newest_run()
+
+
+def newest_run():
+    found = mlflow.search_runs(experiment_names=["transfer"], output_format="list", max_results=1)[0]
+    # A search leaves out the models that a run has started from
+    return mlflow.MlflowClient().get_run(found.info.run_id)
+
+
+def test_train_with_weights_of_a_run_logs_where_they_come_from(source, capsys):
+    assert run(["train", "smoke", "--epochs", "1", "--weights_from", source.info.run_id]) == 0
+    model = source.outputs.model_outputs[0].model_id
+    tuned = newest_run()
+    assert tuned.data.tags[Tag.WEIGHTS_FROM] == tuned.data.params["weights_from"] == f"models:/{model}"
+    assert tuned.data.tags[Tag.WEIGHTS_RUN] == source.info.run_id
+    assert [one.model_id for one in tuned.inputs.model_inputs] == [model]
+    assert f"weights  models:/{model}: all layers\n" in capsys.readouterr().out
+    first, untrained = (one.data.metrics["loss"] for one in (tuned, source))
+    assert first < untrained
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--weights_from", "nothing"], "weights_from must be a run's id"),
+        (
+            ["--weights_from", "{run}", "--kernel_size", "5"],
+            "weights_from must fit the network: block1_depthwise is 3x3",
+        ),
+        (["--weights_from", "{run}", "--freeze_blocks", "9"], "freeze_blocks must be at most depth: depth="),
+        (["--head_epochs", "9"], "head_epochs must be at most epochs: epochs="),
+    ],
+)
+def test_train_with_weights_that_do_not_fit_is_refused_before_a_run_begins(source, capsys, settings, message):
+    before = newest_run().info.run_id
+    words = [word.format(run=source.info.run_id) for word in settings]
+    assert run(["train", "smoke", "--epochs", "1", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert newest_run().info.run_id == before
