@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.evaluation.metrics import guessing_accuracy
 from pipeline.runtime.console import Console
 from pipeline.runtime.cpu import available_cores
 from pipeline.runtime.errors import ClusterLost, SearchFailed
+from pipeline.runtime.imports import slow_imports
 from pipeline.runtime.parent_watch import stop_with_parent
 from pipeline.runtime.shell import project_command
 from pipeline.runtime.signals import count_interrupts
@@ -69,6 +70,7 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
     Raises:
         UsageError: another driver holds the study, or the slots that were asked for do not exist.
     """
+    search = _load_initial_weights(search)
     executor = build_executor(search, data)
     url = storage_url(search.settings.storage, os.environ)
     study = Study(
@@ -103,6 +105,18 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
             # Otherwise MLflow would close the run as FINISHED when this process ends
             coordinator.end_run(RunOutcome.FAILED, f"{type(error).__name__}: {error}")
             raise
+
+
+def _load_initial_weights(search: SearchSpec) -> SearchSpec:
+    """Return the search with the models that its trials start from, and what of their architecture it leaves unset."""
+    origins = search.origins()
+    if not origins:
+        return search
+    with slow_imports():
+        from pipeline.training.initial_weights import InitialWeights
+    sources = {origin: InitialWeights.load(origin) for origin in origins}
+    base = search.base if search.base.weights_from is None else sources[search.base.weights_from].complete(search.base)
+    return replace(search, base=base, sources=sources | {source.origin: source for source in sources.values()})
 
 
 def _run_to_end(context: SearchContext, coordinator: Coordinator, data: Dataset, url: str) -> int:

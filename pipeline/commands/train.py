@@ -43,7 +43,7 @@ def train(command: TrainCommand, console: Console) -> None:
         dataset = load_dataset(config.data, seed=config.seed)
         validate_against_data(config, image_shape=dataset.image_shape, training_images=len(dataset.train))
         if initial_weights:
-            initial_weights.check(config, dataset)
+            initial_weights.check(config, dataset.image_shape)
         if resume_point:
             resume_point.check_data(dataset.fingerprint)
         with temporary_files("runs"):

@@ -5,9 +5,9 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from optuna.distributions import BaseDistribution, distribution_to_json
@@ -20,6 +20,10 @@ from pipeline.runtime.text import format_value, printable
 from pipeline.search import definition
 from pipeline.search.distributions import bounds, sample, snap_to_step, values
 from pipeline.search.storage_url import validate_storage_url
+
+# It imports Keras, which takes seconds
+if TYPE_CHECKING:
+    from pipeline.training.initial_weights import InitialWeights
 
 # A study is resumed if only these have changed. Any other change makes a new study.
 BUDGETS_AND_PLACES = frozenset(
@@ -45,6 +49,8 @@ class SearchSpec:
     space: Mapping[str, BaseDistribution]
     enqueue: tuple[Mapping[str, Any], ...]  # configurations to try first; settings that they leave out are drawn
     settings: SearchConfig
+    # models that trials start from, by what `weights_from` is in the file
+    sources: "Mapping[str, InitialWeights]" = field(default_factory=dict)
 
     @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
@@ -62,7 +68,17 @@ class SearchSpec:
         Raises:
             UsageError: a value that its setting cannot have.
         """
-        return TrainingConfig.build(dict(self.base) | self.snap(params))
+        settings = dict(self.base) | self.snap(params)
+        source = self.sources.get(settings["weights_from"])
+        if source is None:
+            return TrainingConfig.build(settings)
+        given = self.base.model_fields_set | params.keys()
+        return source.complete(TrainingConfig.build({name: settings[name] for name in given}))
+
+    def origins(self) -> list[str]:
+        """Return the models that trials start from, as the file or the flags name them."""
+        choices = values(self.space["weights_from"]) if "weights_from" in self.space else [self.base.weights_from]
+        return [choice for choice in choices or () if choice is not None]
 
     def snap(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return drawn values as a search file would spell them."""
@@ -126,7 +142,7 @@ def build_search(command: SearchCommand) -> SearchSpec:
         name=printable(file.path.stem)[:MAX_NAME],
         recipe=file.recipe,
         base=TrainingConfig.build(
-            {setting: value for setting, value in flags if setting in TrainingConfig.model_fields}
+            {name: getattr(flags, name) for name in TrainingConfig.model_fields if name in flags.model_fields_set}
         ),
         space=file.space,
         enqueue=file.enqueue,
@@ -150,7 +166,12 @@ def infeasibility(
         training_images: number of training images after the split.
     """
     try:
-        training.validate_against_data(search.config(params), image_shape=image_shape, training_images=training_images)
+        config = search.config(params)
+        training.validate_against_data(config, image_shape=image_shape, training_images=training_images)
+        # by the model that `complete` has named
+        for source in search.sources.values():
+            if source.origin == config.weights_from:
+                source.check(config, image_shape)
     except UsageError as error:
         return str(error)
     return None

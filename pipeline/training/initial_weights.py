@@ -76,14 +76,14 @@ class InitialWeights:
         unset = {name: value for name, value in self.architecture.items() if name not in config.model_fields_set}
         return config.model_copy(update={"weights_from": self.origin, **unset})
 
-    def check(self, config: TrainingConfig, dataset: Dataset) -> None:
+    def check(self, config: TrainingConfig, image_shape: Sequence[int]) -> None:
         """Raise UsageError, which names the layer and both shapes, if the weights do not fit the network.
 
         Args:
             config: Complete, see `complete`.
-            dataset: Its images and classes.
+            image_shape: (height, width, channels).
         """
-        channels = dataset.image_shape[2]
+        channels = image_shape[2]
         if (_channels(self.layers), channels) not in {(channels, channels), (3, 1), (1, 3)}:
             raise UsageError(
                 f"weights_from must be for images of {channels} channels, or for gray where these are RGB or the other "

@@ -162,7 +162,7 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     metrics["parameters"] = count_parameters(config.model, data.image_shape, len(data.classes))
     initial_weights = InitialWeights.load(config.weights_from) if config.weights_from else None
     if initial_weights:
-        initial_weights.check(config, data)
+        initial_weights.check(config, data.image_shape)
     reporter = ProgressReporter(after_epoch, after_step=after_step)
     fitted = fit(config, data, [reporter], initial_weights=initial_weights)
     if job.latency:

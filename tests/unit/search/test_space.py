@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 
 from pipeline.config.search import PARTS, SEARCHES, SearchConfig
@@ -12,9 +14,10 @@ from pipeline.config.yaml_file import names
 from pipeline.search import space
 from pipeline.search.distributions import bounds, values
 from pipeline.search.space import BUDGETS_AND_PLACES, infeasibility, parse_search, slow_batch_norm_in_space
+from pipeline.training.initial_weights import InitialWeights
 from tests.support.errors import usage_error
 from tests.support.paths import ROOT
-from tests.support.scripted import SMALL
+from tests.support.scripted import SMALL, make_search
 
 
 def resolve(*arguments):
@@ -298,3 +301,38 @@ def test_slow_batch_norm_in_a_space_says_where(search, space, begins):
 def test_slow_batch_norm_is_none_where_the_base_is_slow_and_the_space_is_not(search):
     text = "space: {batch_norm_momentum: [0.1, 0.3], batch_size: [20, 50]}\n"
     assert slow(search, text) is None
+
+
+def source(origin, **architecture):
+    """Return a model that trials start from, for gray images, without its weights."""
+    layers = {"patch_embedding": [np.zeros((2, 2, 1, architecture["filters"]))]}
+    return InitialWeights(origin, layers, {"depth": 1, "patch_size": 2, "kernel_size": 3} | architecture)
+
+
+def test_trial_takes_over_what_is_unset_from_the_model_that_it_starts_from(tmp_path):
+    text = "recipe: quick\nweights_from: given\nkernel_size: 5\nspace: {depth: [1, 2]}\n"
+    search = make_search(tmp_path, text)
+    model = source("models:/m-1", filters=16)
+    search = replace(search, base=model.complete(search.base), sources={"models:/m-1": model})
+    assert search.origins() == ["models:/m-1"]
+    config = search.config({"depth": 2})
+    assert (config.filters, config.patch_size, config.kernel_size, config.depth) == (16, 2, 5, 2)
+    assert config.weights_from == "models:/m-1"
+
+
+def test_trials_that_start_from_different_models_have_the_architecture_of_each(tmp_path):
+    text = "recipe: quick\nspace: {weights_from: [small, large, none]}\n"
+    search = make_search(tmp_path, text)
+    models = {"small": source("models:/m-1", filters=4), "large": source("models:/m-2", filters=64)}
+    search = replace(search, sources=models)
+    assert search.origins() == ["small", "large"]
+    filters = {choice: search.config({"weights_from": choice}).filters for choice in ("small", "large", None)}
+    assert filters == {"small": 4, "large": 64, None: 256}
+
+
+def test_configuration_that_does_not_fit_its_model_is_infeasible(tmp_path):
+    search = make_search(tmp_path, "recipe: quick\nweights_from: given\nspace: {filters: [4, 8]}\n")
+    model = source("models:/m-1", filters=4)
+    search = replace(search, base=model.complete(search.base), sources={"models:/m-1": model})
+    reason = infeasibility(search, {"filters": 8}, image_shape=(8, 8, 1), training_images=1000)
+    assert "patch_embedding is 2x2x1x4 in models:/m-1, and 2x2x1x8 with these settings" in reason

@@ -133,7 +133,7 @@ def test_check_of_another_architecture_names_the_layer_and_both_shapes(file, dig
 def test_check_of_two_channels_is_refused(tmp_path, digits):
     loaded = taken_apart(random_model((8, 8, 2)), tmp_path)
     with pytest.raises(UsageError, match="must be for images of 1 channels.* models:/m-1 is for 2$"):
-        loaded.check(loaded.complete(config_of()), digits)
+        loaded.check(loaded.complete(config_of()), digits.image_shape)
 
 
 @pytest.mark.parametrize(
