@@ -364,7 +364,7 @@ def test_from_yaml_refuses_other_files(tmp_path, text):
         from_yaml(path)
 
 
-SECTIONS = ("data", "augmentation", "model", "optimization", "training", "runtime")
+SECTIONS = ("data", "augmentation", "model", "transfer", "optimization", "training", "runtime")
 
 
 def test_sections_hold_every_setting_once_in_the_order_of_the_flat_names():
