@@ -1,7 +1,7 @@
 """The settings of a training run, in sections: the name, meaning, bounds and only default of each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -146,6 +146,15 @@ class FitConfig(Config, title="training"):
 
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=1, le=1_000_000, description="training images a step")
+    class_weights: Literal["none", "balanced", "effective"] = Field(
+        "none",
+        description="weigh the loss of each image by its class: none; balanced, by the reciprocal of the class's "
+        "images; effective, by that of their effective number, which weighs rare classes less",
+    )
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform",
+        description="take each training image once an epoch, or as many of each class, those of rare ones repeatedly",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each training label spread over all classes")
     ema_momentum: float | None = Field(
         None,
@@ -391,6 +400,22 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
                 f"{name} must be less than the image side: {size}, got {name}={pixels}; "
                 f"try {min(height, width) // try_part}"
             )
+
+
+def unequal_classes(config: TrainingConfig, images: Mapping[str, int]) -> str | None:
+    """Return a warning if a class has less than a tenth of another one's images and no setting makes up for it.
+
+    Args:
+        config: The settings of a run.
+        images: Number of training images of each class.
+    """
+    rarest, commonest = min(images, key=images.__getitem__), max(images, key=images.__getitem__)
+    if config.class_weights != "none" or config.sampling != "uniform" or 10 * images[rarest] >= images[commonest]:
+        return None
+    return (
+        f"rare classes may be passed over: {printable(rarest)} has {images[rarest]:,} training images and "
+        f"{printable(commonest)} {images[commonest]:,}; try class_weights=balanced or sampling=balanced"
+    )
 
 
 def slow_batch_norm(config: TrainingConfig, *, steps_per_epoch: int) -> str | None:

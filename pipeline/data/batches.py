@@ -12,6 +12,9 @@ import tensorflow as tf
 from pipeline.data.augmentation.registry import Augment
 from pipeline.runtime.cpu import available_cores
 
+# b in the effective number of images: more than about a thousand of a class add little
+EFFECTIVE_BASE = 0.999
+
 
 class ImageSource(Protocol):
     """Labelled images that can be gathered by position."""
@@ -33,6 +36,8 @@ def training_batches(
     seed: int,
     augment: Augment,
     label_smoothing: float,
+    class_weights: npt.NDArray[np.float32] | None = None,
+    balanced_labels: npt.NDArray[np.int64] | None = None,
     initial_epoch: int = 0,
     batch_multiple: int = 1,
 ) -> tf.data.Dataset:
@@ -45,12 +50,16 @@ def training_batches(
         augment: Function from images, labels and a seed (2,) to augmented images and labels.
         label_smoothing: 1 - label_smoothing of each label is on its class, the rest is spread over all classes
             (Szegedy et al. 2016, arXiv 1512.00567, section 7). Labels are smoothed before they are augmented.
+        class_weights: Weight of the loss of each class's images, (classes,); None gives no weights. The weight of an
+            image whose label is soft is the mean of those of its classes.
+        balanced_labels: Label (n,) of each image, to take as many images of each class; None takes each image once.
         initial_epoch: Number of epochs to leave out at the start.
         batch_multiple: The size of each batch is a multiple of this. Each epoch leaves out the images of its last,
             smaller batch that exceed a multiple.
 
     Returns:
-        A data set of images (b, h, w, c) uint8 and labels (b, classes) float32, with `count_steps` batches an epoch.
+        A data set of images (b, h, w, c) uint8 and labels (b, classes) float32, with `class_weights` also weights (b,)
+        float32, with `count_steps` batches an epoch.
     """
     used = _images_per_epoch(len(images), batch_size, batch_multiple)
     steps_per_epoch = count_steps(len(images), batch_size=batch_size, batch_multiple=batch_multiple)
@@ -58,7 +67,10 @@ def training_batches(
     # Two epochs, because the end of one is read while the next begins.
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> npt.NDArray[np.int64]:
-        return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(images))[:used]
+        random = np.random.Generator(np.random.PCG64([seed, epoch]))
+        if balanced_labels is not None:
+            return random.permutation(_balanced_positions(balanced_labels, random))[:used]
+        return random.permutation(len(images))[:used]
 
     def gather(step: np.int64) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         epoch, position = divmod(int(step), steps_per_epoch)
@@ -66,10 +78,13 @@ def training_batches(
 
     # AutoGraph would look for an `if` on a tensor, of which there is none, and take up to 12 s for it.
     @tf.autograph.experimental.do_not_convert
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pixels, labels = _call_gather(gather, step, image_shape)
         soft_labels = tf.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
-        return augment(pixels, soft_labels, tf.stack([tf.cast(seed, tf.int64), step]))
+        augmented, mixed_labels = augment(pixels, soft_labels, tf.stack([tf.cast(seed, tf.int64), step]))
+        if class_weights is None:
+            return augmented, mixed_labels
+        return augmented, mixed_labels, tf.linalg.matvec(mixed_labels, class_weights)
 
     steps = tf.data.Dataset.range(initial_epoch * steps_per_epoch, epochs * steps_per_epoch)
     # Machines with GPUs, which need batches fast, have many cores; on a CPU the training step needs the cores more.
@@ -78,6 +93,41 @@ def training_batches(
     # Batches have threads of their own, because TensorFlow's are busy with the training step.
     options.threading.private_threadpool_size = parallel_calls
     return steps.map(batch, num_parallel_calls=parallel_calls).prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _balanced_positions(labels: npt.NDArray[np.int64], random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return as many positions as there are labels, as many of each class as of another or one more.
+
+    Of each class all images come equally often, or once more.
+    """
+    classes = np.unique(labels)
+    parts = np.array_split(np.arange(len(labels)), len(classes))
+    positions = []
+    for label, part in zip(random.permutation(classes), parts, strict=True):
+        of_class = np.flatnonzero(labels == label)
+        rounds = math.ceil(len(part) / len(of_class))
+        positions.append(np.concatenate([random.permutation(of_class) for _ in range(rounds)])[: len(part)])
+    return np.concatenate(positions)
+
+
+def class_weights(kind: str, labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float32] | None:
+    """Return the weight of the loss of each class's images, (classes,), whose mean over the images is 1.
+
+    Args:
+        kind: none; balanced, the reciprocal of the number of images; or effective, the reciprocal of the effective
+            number, (1 - b^n) / (1 - b) with b = 0.999 (Cui et al. 2019, arXiv 1901.05555, equation 2).
+        labels: Of the training images, (n,).
+        classes: Their number; one without images has the weight 0.
+
+    Returns:
+        None for none.
+    """
+    if kind == "none":
+        return None
+    images = np.bincount(labels, minlength=classes).astype(np.float64)
+    numbers = images if kind == "balanced" else (1 - EFFECTIVE_BASE**images) / (1 - EFFECTIVE_BASE)
+    weights = np.divide(1, numbers, out=np.zeros(classes), where=numbers > 0)
+    return (weights * len(labels) / (weights * images).sum()).astype(np.float32)
 
 
 def count_steps(images: int, *, batch_size: int, batch_multiple: int) -> int:

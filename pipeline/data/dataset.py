@@ -52,6 +52,10 @@ class Split:
         """
         return [name.decode(errors="backslashreplace") for name in self.files[self.rows[positions]].tolist()]
 
+    def class_sizes(self, classes: int) -> list[int]:
+        """Return the number of images of each class."""
+        return np.bincount(self.labels[self.rows], minlength=classes).tolist()
+
     @property
     def digest(self) -> str:
         """Return 16 hexadecimal digits for the split's pixels and labels in order, the same on every machine."""

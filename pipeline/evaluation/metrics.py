@@ -18,6 +18,19 @@ def accuracy(probabilities: Probabilities, labels: Labels) -> float:
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
+def balanced_accuracy(counts: npt.NDArray[np.int64]) -> float:
+    """Return the mean recall of the classes that have images, from a confusion matrix: each class counts alike."""
+    images = counts.sum(axis=1)
+    return float((counts.diagonal()[images > 0] / images[images > 0]).mean())
+
+
+def macro_f1(counts: npt.NDArray[np.int64]) -> float:
+    """Return the mean F1 of the classes that have images, from a confusion matrix."""
+    images = counts.sum(axis=1)
+    f1 = 2 * counts.diagonal() / np.maximum(images + counts.sum(axis=0), 1)
+    return float(f1[images > 0].mean())
+
+
 def guessing_accuracy(labels: Labels) -> float:
     """Return what a classifier that ignores the images reaches, plus two standard errors of that many images.
 

@@ -25,6 +25,10 @@ from pipeline.tracking.system_metrics import log_system_metrics
 from pipeline.tracking.tags import RUNNING, Role, RunOutcome, RunRef, Tag, TrialOutcome, trial_outcome_tags
 
 MAX_STOP_SECONDS = 8.0  # in which a driver that was asked to stop sends what is pending
+# Running, and not opened by a command that works below a search beside its driver
+IS_DRIVERS = "status = 'RUNNING'" + "".join(
+    f" and tags.{Tag.ROLE} != '{role}'" for role in (Role.REPORT, Role.EVALUATE, Role.PREDICT)
+)
 DRIVER_GONE = "the search's driver was gone"
 
 
@@ -173,7 +177,7 @@ class StudyRun:
         self._outbox.flush()
         with require_server():
             finals = self._children(self.id, f"tags.{Tag.ROLE} = '{Role.FINAL}'")
-            lost = [run_id for parent in [self.id, *finals] for run_id in self._children(parent, "status = 'RUNNING'")]
+            lost = [run_id for parent in [self.id, *finals] for run_id in self._children(parent, IS_DRIVERS)]
         lost = [run_id for run_id in lost if run_id not in self._own_run_ids]
         for run_id in lost:
             self.end_lost(run_id, reason)

@@ -118,10 +118,10 @@ class EMAWeights(TrainingCallback):
     leaves batch norm with the statistics of activations that the averaged weights do not produce.
 
     Args:
-        batches: Some of the training batches (images, labels), from which batch norm's statistics are computed anew.
+        batches: Some of the training batches, images first, from which batch norm's statistics are computed anew.
     """
 
-    def __init__(self, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]) -> None:
+    def __init__(self, batches: Iterable[tuple[tf.Tensor, ...]]) -> None:
         super().__init__()
         self.batches = batches
         self._raw: Sequence[npt.NDArray] | None = None
@@ -145,7 +145,7 @@ def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[keras.Variabl
     return plain._model_variables_moving_average
 
 
-def renew_batch_norm(model: keras.Model, batches: Iterable[tuple[tf.Tensor, tf.Tensor]]) -> None:
+def renew_batch_norm(model: keras.Model, batches: Iterable[tuple[tf.Tensor, ...]]) -> None:
     """Set batch norm's moving averages to those that these batches produce with the present weights, from nothing.
 
     See Izmailov et al. 2018, arXiv 1803.05407, section 3.2. As each batch counts momentum times as much as the one
@@ -158,7 +158,7 @@ def renew_batch_norm(model: keras.Model, batches: Iterable[tuple[tf.Tensor, tf.T
     for statistic, _ in statistics:
         statistic.assign(np.zeros(statistic.shape, np.float32))
     count = 0
-    for images, _ in batches:
+    for images, *_ in batches:
         model(images, training=True)
         count += 1
     for statistic, momentum in statistics:

@@ -182,6 +182,7 @@ def training_batches(config: TrainingConfig, dataset: Dataset, *, initial_epoch:
 
     Batch sizes suit TensorFlow's current distribution strategy.
     """
+    labels = dataset.train.labels[dataset.train.rows]
     return batches.training_batches(
         dataset.train,
         image_shape=dataset.image_shape,
@@ -191,6 +192,8 @@ def training_batches(config: TrainingConfig, dataset: Dataset, *, initial_epoch:
         seed=config.seed,
         augment=build_augmentation(config.augmentation),
         label_smoothing=config.label_smoothing,
+        class_weights=batches.class_weights(config.class_weights, labels, len(dataset.classes)),
+        balanced_labels=labels if config.sampling == "balanced" else None,
         initial_epoch=initial_epoch,
         batch_multiple=_batch_multiple(config, tf.distribute.get_strategy().num_replicas_in_sync),
     )

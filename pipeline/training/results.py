@@ -126,17 +126,20 @@ def evaluate_on_test_set(
     """Predict the test images once, count that as an access to the test set, and log what is right and wrong.
 
     Returns:
-        test_loss and test_accuracy; with `test_time_flip` also test_accuracy_flip, for which the probabilities of each
-        image and its mirror image are averaged.
+        test_loss, test_accuracy, test_balanced_accuracy and test_macro_f1; with `test_time_flip` also
+        test_accuracy_flip, for which the probabilities of each image and its mirror image are averaged.
     """
     run.set_tags(access_tags({}, by=run.id, run_id=run.id, tested=False))
     batches = evaluation_batches(config, dataset, dataset.test)
     probabilities = model.predict(batches, verbose=0)
     labels = dataset.test.labels[dataset.test.rows]
     _log_predictions(run, dataset, probabilities, labels)
+    counts = metrics.confusion_matrix(probabilities, labels)
     results = {
         "test_loss": metrics.cross_entropy(probabilities, labels),
         "test_accuracy": metrics.accuracy(probabilities, labels),
+        "test_balanced_accuracy": metrics.balanced_accuracy(counts),
+        "test_macro_f1": metrics.macro_f1(counts),
     }
     if config.test_time_flip:
         mirrored = batches.map(lambda images, targets: (images[:, :, ::-1], targets))

@@ -11,7 +11,7 @@ from functools import partial
 import keras
 import tensorflow as tf
 
-from pipeline.config.training import TrainingConfig, slow_batch_norm, to_yaml
+from pipeline.config.training import TrainingConfig, slow_batch_norm, to_yaml, unequal_classes
 from pipeline.data.dataset import Dataset
 from pipeline.model.conv_mixer import count_parameters
 from pipeline.runtime.console import Console
@@ -321,7 +321,9 @@ def announce(config: TrainingConfig, dataset: Dataset, device: Device, console: 
         traits.append("compiled with XLA")
     console.print(f"device   {', '.join(traits)}")
     steps = steps_per_epoch(config, len(dataset.train), devices=device.count)
-    for warning in (unused_gpu(device), slow_batch_norm(config, steps_per_epoch=steps)):
+    images = dict(zip(dataset.classes, dataset.train.class_sizes(len(dataset.classes)), strict=True))
+    warnings = (unused_gpu(device), slow_batch_norm(config, steps_per_epoch=steps), unequal_classes(config, images))
+    for warning in warnings:
         if warning:
             console.warn(warning)
 

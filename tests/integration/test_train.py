@@ -70,7 +70,16 @@ def test_metrics_have_one_point_per_epoch_from_step_one(finished):
     client = mlflow.MlflowClient()
     for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"):
         assert [point.step for point in client.get_metric_history(logged.info.run_id, name)] == [1, 2]
-    once = {"test_loss", "test_accuracy", "best_epoch", "best_val_accuracy", "parameters", "seconds"}
+    once = {
+        "test_loss",
+        "test_accuracy",
+        "test_balanced_accuracy",
+        "test_macro_f1",
+        "best_epoch",
+        "best_val_accuracy",
+        "parameters",
+        "seconds",
+    }
     assert once <= set(logged.data.metrics)
     assert logged.data.metrics["best_val_accuracy"] == max(
         point.value for point in client.get_metric_history(logged.info.run_id, "val_accuracy")

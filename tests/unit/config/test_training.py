@@ -16,6 +16,7 @@ from pipeline.config.training import (
     read_recipe,
     slow_batch_norm,
     to_yaml,
+    unequal_classes,
     validate_against_data,
 )
 from pipeline.config.yaml_file import names, read_file
@@ -313,6 +314,17 @@ def test_validate_against_data_checks_both_sides_of_images_that_are_not_square()
         fits(image_shape=(24, 32, 1), patch_size=3)
     with pytest.raises(UsageError, match="make a grid of 3, got kernel_size=6; try 5 or less"):
         fits(image_shape=(24, 32, 1), patch_size=8, kernel_size=6)
+
+
+def test_unequal_classes_warns_below_a_tenth_unless_a_setting_makes_up_for_it():
+    images = {"cat": 1000, "dog": 400, "lynx": 99}
+    assert unequal_classes(TrainingConfig(), images) == (
+        "rare classes may be passed over: lynx has 99 training images and cat 1,000; try class_weights=balanced or "
+        "sampling=balanced"
+    )
+    assert unequal_classes(TrainingConfig(), images | {"lynx": 100}) is None
+    assert unequal_classes(TrainingConfig(class_weights="effective"), images) is None
+    assert unequal_classes(TrainingConfig(sampling="balanced"), images) is None
 
 
 def test_slow_batch_norm_warns_with_a_momentum_that_suits_the_steps():

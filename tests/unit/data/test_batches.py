@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.data.batches import evaluation_batches, training_batches
+from pipeline.data.batches import class_weights, evaluation_batches, training_batches
 from tests.support.augmentations import ALL, build_augmentation, noise
 from tests.support.paths import ROOT
 
@@ -24,7 +24,9 @@ class Numbered:
         return positions.astype(np.uint8).reshape(-1, 1, 1, 1), positions % 2
 
 
-def batches(*, seed=0, epochs=2, label_smoothing=0.0, augment=build_augmentation(), initial_epoch=0, batch_multiple=1):
+def batches(
+    *, seed=0, epochs=2, label_smoothing=0.0, augment=build_augmentation(), initial_epoch=0, batch_multiple=1, **classes
+):
     result = training_batches(
         Numbered(),
         image_shape=(1, 1, 1),
@@ -36,8 +38,9 @@ def batches(*, seed=0, epochs=2, label_smoothing=0.0, augment=build_augmentation
         label_smoothing=label_smoothing,
         initial_epoch=initial_epoch,
         batch_multiple=batch_multiple,
+        **classes,
     )
-    return [(images.numpy(), labels.numpy()) for images, labels in result]
+    return [tuple(part.numpy() for part in batch) for batch in result]
 
 
 def positions(result):
@@ -78,6 +81,55 @@ def test_training_batches_from_initial_epoch_equal_those_of_an_uninterrupted_run
         positions(batches(epochs=3, initial_epoch=2, augment=augment))
         == positions(batches(epochs=3, augment=augment))[6:]
     )
+
+
+def by_epoch(result):
+    """Return the positions of each of two epochs."""
+    return [[position for batch in positions(half) for position in batch] for half in (result[:3], result[3:])]
+
+
+@pytest.mark.parametrize("rare", [1, 2, 4])
+def test_balanced_batches_hold_as_many_images_of_each_class(rare):
+    labels = (np.arange(10) < rare).astype(np.int64)
+    for epoch in by_epoch(batches(balanced_labels=labels)):
+        counts = np.bincount(epoch, minlength=10)
+        assert counts[labels == 1].sum() == counts[labels == 0].sum() == 5
+        assert np.ptp(counts[labels == 1]) <= 1 and np.ptp(counts[labels == 0]) <= 1, "none is taken twice too often"
+
+
+def test_balanced_batches_have_another_order_in_each_epoch_and_can_be_resumed():
+    labels = (np.arange(10) < 2).astype(np.int64)
+    whole = batches(balanced_labels=labels)
+    first, second = by_epoch(whole)
+    assert first != second
+    assert positions(batches(balanced_labels=labels, initial_epoch=1)) == positions(whole[3:])
+
+
+def test_class_weights_have_the_mean_one_over_the_images():
+    labels = np.array([0] * 6 + [1] * 2)
+    np.testing.assert_allclose(class_weights("balanced", labels, 2), [8 / 12, 2])
+    assert class_weights("none", labels, 2) is None
+    effective = class_weights("effective", labels, 2)
+    assert (effective * [6, 2]).sum() == pytest.approx(8)
+    numbers = (1 - 0.999 ** np.array([6, 2])) / 0.001
+    assert effective[1] / effective[0] == pytest.approx(numbers[0] / numbers[1], rel=1e-5)
+
+
+def test_class_weights_of_many_images_approach_each_other_where_they_are_effective():
+    labels = np.array([0] * 50_000 + [1] * 5_000)
+    effective, balanced = class_weights("effective", labels, 2), class_weights("balanced", labels, 2)
+    assert balanced[1] / balanced[0] == pytest.approx(10)
+    assert effective[1] / effective[0] == pytest.approx(1, abs=0.01)
+
+
+def test_class_without_images_has_no_weight():
+    np.testing.assert_array_equal(class_weights("balanced", np.array([0, 0, 2]), 3), [0.75, 0, 1.5])
+
+
+def test_training_batches_with_class_weights_hold_that_of_each_images_label():
+    weights = np.float32([0.5, 2.0])
+    for _, labels, of_image in batches(class_weights=weights, label_smoothing=0.2):
+        np.testing.assert_allclose(of_image, np.where(labels[:, 0] > 0.5, 0.9 * 0.5 + 0.1 * 2, 0.1 * 0.5 + 0.9 * 2))
 
 
 def test_training_batches_augment_each_step_with_its_own_seed():

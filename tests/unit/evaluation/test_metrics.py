@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from pipeline.evaluation import metrics
 from pipeline.evaluation.metrics import (
@@ -15,6 +16,22 @@ from pipeline.evaluation.metrics import (
 # confidence 0.6 twice, once correct; 0.9 twice, both correct
 PROBABILITIES = np.array([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.1, 0.9]])
 LABELS = np.array([0, 1, 1, 1])
+
+
+def test_balanced_accuracy_and_macro_f1_are_scikit_learns():
+    labels, predicted = np.random.default_rng(0).integers(0, 4, (2, 50))
+    labels[labels == 3] = 0  # predicted, but without images
+    counts = metrics.confusion_matrix(np.eye(4)[predicted], labels)
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        assert metrics.balanced_accuracy(counts) == pytest.approx(balanced_accuracy_score(labels, predicted))
+    expected = f1_score(labels, predicted, labels=[0, 1, 2], average="macro")
+    assert metrics.macro_f1(counts) == pytest.approx(expected)
+
+
+def test_balanced_accuracy_and_macro_f1_count_a_rare_class_like_the_others():
+    counts = np.array([[98, 0], [2, 0]])
+    assert metrics.balanced_accuracy(counts) == 0.5
+    assert metrics.macro_f1(counts) == pytest.approx((2 * 98 / 198) / 2)
 
 
 def test_guessing_accuracy_is_the_share_of_the_largest_class_and_two_standard_errors():

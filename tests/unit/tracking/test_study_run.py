@@ -101,6 +101,15 @@ def test_close_lost_closes_the_run_of_a_killed_resumption(opens):
     assert found(killed).info.status == "FAILED"
 
 
+def test_close_lost_leaves_a_report_below_the_search_alone(opens):
+    runs = opens()
+    report = mlflow.MlflowClient().create_run(
+        runs.run.experiment_id, tags={Tag.PARENT_RUN_ID: runs.id, Tag.ROLE: Role.REPORT}
+    )
+    assert runs.close_lost() == 0
+    assert found(report.info.run_id).info.status == "RUNNING"
+
+
 def test_close_lost_finds_trials_of_a_study_with_any_name(store):
     def open_it(known=None):
         return open_study_run("""it's "x" ; %""", known=known, trials=0)

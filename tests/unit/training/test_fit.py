@@ -337,3 +337,32 @@ def test_fit_with_initial_weights_starts_from_them(train, digits):
     )
     for weight, same in zip(result.model.trainable_weights, source.model.trainable_weights, strict=True):
         np.testing.assert_allclose(weight, same, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory):
+    """Digits of which the first has 60 training images, and the second 4."""
+    all_digits = load_dataset(DataConfig(dataset="digits"), seed=0)
+    images, labels = all_digits.train.take(np.arange(len(all_digits.train)))
+    rows = np.concatenate([np.flatnonzero(labels == 0)[:60], np.flatnonzero(labels == 1)[:4]])
+    held_out = np.concatenate([np.flatnonzero(labels == label)[60:120] for label in (0, 1)])
+    path = tmp_path_factory.mktemp("unequal") / "digits.npz"
+    arrays = {"x_train": images[rows], "y_train": labels[rows]}
+    for part in ("val", "test"):
+        arrays |= {f"x_{part}": images[held_out], f"y_{part}": labels[held_out]}
+    np.savez(path, **arrays)
+    return load_dataset(DataConfig(dataset=str(path)), seed=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"class_weights": "balanced"}, {"sampling": "balanced"}], ids=["weights", "sampling"]
+)
+def test_rare_class_is_recognized_more_often_where_its_images_count_more(train, unequal, settings):
+    def recall(**changes):
+        result, _ = train(dataset=unequal, epochs=4, batch_size=8, learning_rate=0.01, **changes)
+        batches = evaluation_batches(TINY, unequal, unequal.test)
+        predicted = result.model.predict(batches, verbose=0).argmax(axis=1)
+        labels = unequal.test.labels[unequal.test.rows]
+        return (predicted[labels == 1] == 1).mean()
+
+    assert recall(**settings) > recall() + 0.1

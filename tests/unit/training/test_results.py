@@ -147,7 +147,7 @@ def test_evaluate_on_test_set_logs_every_image_and_class(digits, model):
     assert results["test_accuracy"] == pytest.approx(right.mean())
     of_the_label = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
     assert results["test_loss"] == pytest.approx(-np.log(of_the_label).mean(), rel=1e-4)
-    assert results.keys() == {"test_loss", "test_accuracy"}
+    assert results.keys() == {"test_loss", "test_accuracy", "test_balanced_accuracy", "test_macro_f1"}
     predictions = run.tables["test_predictions.csv"]
     assert len(predictions) == len(labels) and is_correct(predictions).tolist() == right.tolist()
     assert run.tables["per_class.csv"].shape[0] == 10
