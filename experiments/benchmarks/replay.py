@@ -126,5 +126,8 @@ class NullStudyRun:
     def start_child(self, name: str, *, role: Role, tags: Mapping[str, str], parent: str | None = None) -> RunRef:
         return RunRef("", name)
 
+    def present_child(self, run_id: str, **presentation: object) -> None:
+        pass
+
     def end_trial(self, run_id: str, outcome: TrialOutcome, *, reason: str, output_tail: str) -> None:
         pass

@@ -31,10 +31,13 @@ MATPLOTLIBRC = "text.usetex: True\nfont.size: 40\nsavefig.bbox: tight\nsavefig.d
 def train(folder, uri, redirection, **variables):
     """Train in a process whose output is redirected by bash; return its exit code and the MLflow run."""
     folder.mkdir(exist_ok=True)
-    environ = environment(uri, EXPERIMENT) | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | variables
+    # In one experiment the second run would have another name, which figures show
+    experiment = f"{EXPERIMENT} {folder.name}"
+    mlflow.create_experiment(experiment, artifact_location=str(folder / "artifacts"))
+    environ = environment(uri, experiment) | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | variables
     command = ["bash", "-c", f'"$0" "$@" {redirection}; exit "${{PIPESTATUS[0]}}"', sys.executable, "-m", "pipeline"]
     done = subprocess.run([*command, *WORDS], cwd=folder, env=environ, capture_output=True, check=False)
-    return done.returncode, mlflow.search_runs(experiment_names=[EXPERIMENT], output_format="list", max_results=1)[0]
+    return done.returncode, mlflow.search_runs(experiment_names=[experiment], output_format="list", max_results=1)[0]
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ def test_safetensors_file_is_read_with_timms_epsilon(tmp_path):
 def test_check_of_another_architecture_names_the_layer_and_both_shapes(file, digits, settings, message):
     loaded = InitialWeights.load(str(file))
     with pytest.raises(UsageError) as raised:
-        loaded.check(loaded.complete(config_of(**settings)), digits)
+        loaded.check(loaded.complete(config_of(**settings)), digits.image_shape)
     assert message.format(file=file) in str(raised.value)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.evaluation.report import page as page_module
+from pipeline.evaluation import report
 from pipeline.evaluation.report.examples import Example, Strip
 from pipeline.evaluation.report.leaderboard import rank_groups
 from pipeline.evaluation.report.page import Section, answer, describe_test_set_accesses, render_page
@@ -155,7 +155,7 @@ def contrast(first, second):
 
 
 def test_stylesheet_has_the_contrasts_of_wcag_on_a_light_and_a_dark_page():
-    stylesheet = (Path(page_module.__file__).parent / "report.css").read_text()
+    stylesheet = (Path(report.__path__[0]) / "report.css").read_text()
     themes = [
         dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6});", block))
         for block in re.findall(r":root \{(.*?)\}", stylesheet, re.DOTALL)
