@@ -24,7 +24,9 @@ TESTS = """
     tests/unit/training/test_callbacks.py
     tests/unit/training/test_checkpoint.py
     tests/unit/training/test_checkpoint_manager.py
-    tests/unit/tracking/outbox
+    tests/unit/tracking/outbox/test_delivery.py
+    tests/unit/tracking/outbox/test_records.py
+    tests/unit/tracking/outbox/test_spool.py
     tests/unit/tracking/test_run.py
     tests/unit/search/test_definition.py
     tests/unit/search/test_loop.py
