@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
@@ -663,5 +663,5 @@ def test_cache_that_fills_up_in_training_loses_the_checkpoint_and_not_the_run(mo
     assert completed.returncode == 0, completed.stderr
     assert "the checkpoint could not be written: No space left on device" in completed.stderr
     assert "Traceback" not in completed.stderr
-    with sqlite3.connect(database) as store:
+    with closing(sqlite3.connect(database)) as store, store:
         assert store.execute("select status from runs").fetchall() == [("FINISHED",)]

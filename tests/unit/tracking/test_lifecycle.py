@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sqlite3
+from contextlib import closing
 
 import mlflow
 import pytest
@@ -202,6 +203,6 @@ def test_run_that_is_deleted_before_it_is_resumed_is_refused_with_the_command_th
 
 
 def test_all_runs_of_this_file_have_ended(store):
-    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
+    with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database, database:
         (still_open,) = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
     assert still_open == 0

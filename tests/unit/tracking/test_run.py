@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -331,6 +332,6 @@ def test_wait_until_logged_waits_once_for_a_server_that_does_not_answer(store, m
 
 
 def test_all_runs_of_this_file_have_ended(store):
-    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
+    with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database, database:
         (still_open,) = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
     assert still_open == 0

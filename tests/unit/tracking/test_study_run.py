@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import mlflow
 import pandas as pd
@@ -302,7 +303,7 @@ def test_give_up_records_the_end_of_the_driver_s_run(opens):
 
 
 def test_no_test_of_this_file_deleted_a_run_but_one(store):
-    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
+    with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database, database:
         (deleted,) = database.execute("select count(*) from runs where lifecycle_stage = 'deleted'").fetchone()
     assert deleted == 1  # by the test of a run that is gone
 
