@@ -102,9 +102,11 @@ def _new_view() -> dict[str, object]:
         "selectedColumns": COLUMNS,
         "runsExpanded": {},
         "compareRunCharts": [*curves, *images],
+        # else the page puts the sections that it makes itself, such as that of an evaluation's metrics, before these
+        "isAccordionReordered": True,
         "compareRunSections": [
-            {"uuid": "metrics", "name": "Model metrics", **shown},
             {"uuid": "figures", "name": "Figures", **shown},
+            {"uuid": "metrics", "name": "Model metrics", **shown},
         ],
     }
 

@@ -86,7 +86,8 @@ class StudyRun:
             UsageError: The tracking store does not answer.
         """
         with require_server():
-            claim_run(self._client, self._driver_run.id, {Tag.STUDY: self._study})
+            role = Role.SEARCH if self._driver_run.id == self.id else Role.DRIVER
+            claim_run(self._client, self._driver_run.id, {Tag.ROLE: str(role), Tag.STUDY: self._study})
             self._driver_run.is_claimed = True
             lines = [*send_pending(), *close_stale_runs(self._client, self.run.experiment_id)]
             prepare_experiment_page(self._client, self.run.experiment_id, unfold=self.id)
