@@ -32,8 +32,8 @@ def printed(uri):
     """Train twice, registering the second model, and search; return the printed lines by their first word."""
     lines = []
     for program, *arguments in (
-        ("train", "smoke"),
-        ("train", "smoke", "--kernel_size", "5", "--register_as", "best"),
+        ("train", "smoke", "--filter_steps", "2"),
+        ("train", "smoke", "--filter_steps", "2", "--kernel_size", "5", "--register_as", "best"),
         ("search", "smoke", "--trials", "3", "--epochs", "1", "--final_seeds", "1"),
     ):
         command = [sys.executable, "-m", "pipeline", program, *arguments]
@@ -137,6 +137,32 @@ def test_shared_chart_view_shows_the_figures_of_several_runs_side_by_side(window
     )
     few = "fewer than two pictures for each run"
     wait_until(lambda: len([size for size in window.pictures() if min(size) > 200]) >= 4, seconds=60, message=few)
+
+
+def test_slider_of_the_chart_view_shows_the_kernels_of_runs_at_two_epochs(window, address, runs):
+    window.open(f"{address}/runs?workflowType=machine_learning&viewStateShareKey=convmixer&compareRunsMode=CHART")
+    window.shows("depthwise_kernels_by_epoch")
+    card = (
+        "const title = [...document.querySelectorAll('*')].find(e => !e.children.length && "
+        "e.textContent.trim() === 'depthwise_kernels_by_epoch');"
+        "const card = title.closest('[data-testid=experiment-view-compare-runs-card]');"
+    )
+
+    def epochs():
+        sources = window.run(f"{card} return [...card.querySelectorAll('img')].map(e => decodeURIComponent(e.src))")
+        return [source.partition("+step+")[2].partition("+")[0] for source in sources]
+
+    wait_until(lambda: epochs() == ["1", "1"], seconds=60, message=lambda: str(epochs()))
+    window.run(f"{card} card.querySelector('[role=slider]').focus()")
+    window.command("Input.dispatchKeyEvent", type="keyDown", key="End", code="End", windowsVirtualKeyCode=35)
+    wait_until(lambda: epochs() == ["2", "2"], seconds=60, message=lambda: str(epochs()))
+
+
+def test_page_of_a_search_shows_its_result_and_its_children(window, address, printed):
+    (search,) = mlflow.search_runs(["1"], f"tags.{Tag.ROLE} = '{Role.SEARCH}'", output_format="list")
+    window.open(f"{address}/runs/{search.info.run_id}?workflowType=machine_learning")
+    text = window.shows("winner", "best trial", "Child runs", "t000", "final t00")
+    assert text.index("role\n: search") < text.index("convmixer.host")
 
 
 def test_evaluation_view_puts_the_classes_of_several_runs_side_by_side(window, address, runs):
