@@ -4,7 +4,9 @@ import logging
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from math import prod
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +36,8 @@ BATCH_FILES, BATCH_BYTES = 256, 4 << 20
 WORKER_FILES, WORKER_BYTES = 1_000, 4 << 20
 # Files that are read first to find the shape of all.
 SAMPLE_FILES = 16
+# Sides of images that are proposed where sizes differ, and how many patches of a side are proposed with them.
+USUAL_SIDES, PATCHES = (32, 64, 96, 128, 160, 192, 224), 16
 # Two, because one waits for the disk while the other decodes.
 WORKERS_PER_CORE = 2
 
@@ -144,7 +148,8 @@ def _read_files(
     with ThreadPoolExecutor(workers) as threads:
         try:
             for batch in threads.map(read, range(0, len(files), batch_files)):
-                _check_size_matches(batch.size_mismatch, shape)
+                if batch.size_mismatch:
+                    raise UsageError(_describe_mismatch(*batch.size_mismatch, shape, files))
                 channels = max(channels, batch.channels)
                 errors += batch.errors
                 highest += [] if batch.highest_of_16_bits is None else [batch.highest_of_16_bits]
@@ -168,13 +173,19 @@ def _call_worker(call: Call, files: Sequence[str], shape: tuple[int, int, int], 
         ) from error
 
 
-def _check_size_matches(size_mismatch: tuple[str, tuple[int, int]] | None, shape: tuple[int, int, int]) -> None:
-    if size_mismatch is None:
-        return
-    file, (height, width) = size_mismatch
-    raise UsageError(
+def _describe_mismatch(file: str, size: tuple[int, int], shape: tuple[int, int, int], files: Sequence[str]) -> str:
+    """Return that a file has another size than the others, and settings with which it does not matter."""
+    sides = []
+    for sampled in files[:: max(1, len(files) // SAMPLE_FILES)]:
+        # A damaged file, with which a decoder may raise anything, is not this message's subject
+        with suppress(Exception), open_image(sampled) as opened:
+            sides.append(min(opened.size))
+    fitting = [side for side in USUAL_SIDES if side <= median(sides or [0])]
+    side = fitting[-1] if fitting else USUAL_SIDES[0]
+    return (
         f"images must have one size if image_size is not given: some are {shape[0]} x {shape[1]} pixels "
-        f"(height x width), {printable(file)} is {height} x {width}; give image_size to resize all to it"
+        f"(height x width), {printable(file)} is {size[0]} x {size[1]}; give image_size to resize all to it, "
+        f"for these image_size={side} patch_size={side // PATCHES}, for example"
     )
 
 

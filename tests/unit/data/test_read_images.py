@@ -57,6 +57,23 @@ def test_read_images_of_different_sizes_needs_image_size(tmp_path):
     assert read_images(files, 0, (3, 5), allocate).images.shape == (40, 3, 5, 3)
 
 
+@pytest.mark.parametrize(
+    ("sides", "proposal"),
+    [
+        ([9, 10, 12], "image_size=32 patch_size=2"),
+        ([100, 120, 500], "image_size=96 patch_size=6"),
+        ([480, 640, 640], "image_size=224 patch_size=14"),
+    ],
+)
+def test_read_images_of_different_sizes_proposes_what_suits_most(tmp_path, sides, proposal):
+    for number, side in enumerate(sides):
+        Image.new("L", (2 * side, side)).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"damaged")
+    files = [str(file) for file in sorted(tmp_path.iterdir())]
+    with pytest.raises(UsageError, match=f"for these {proposal}, for example"):
+        read_images(files, 0, None, allocate)
+
+
 def test_read_images_lists_unreadable_files_on_one_line(tmp_path):
     files, _ = make_files(tmp_path, 20)
     odd_name = str(tmp_path / 'it\'s\n\udce9 "x".png')
