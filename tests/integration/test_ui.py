@@ -153,8 +153,9 @@ def test_slider_of_the_chart_view_shows_the_kernels_of_runs_at_two_epochs(window
         return [source.partition("+step+")[2].partition("+")[0] for source in sources]
 
     wait_until(lambda: epochs() == ["1", "1"], seconds=60, message=lambda: str(epochs()))
-    window.run(f"{card} card.querySelector('[role=slider]').focus()")
-    window.command("Input.dispatchKeyEvent", type="keyDown", key="End", code="End", windowsVirtualKeyCode=35)
+    window.run(f"{card} const slider = card.querySelector('[role=slider]'); slider.scrollIntoView(); slider.focus()")
+    arrow = {"key": "ArrowRight", "code": "ArrowRight", "windowsVirtualKeyCode": 39}
+    window.command("Input.dispatchKeyEvent", type="rawKeyDown", **arrow)
     wait_until(lambda: epochs() == ["2", "2"], seconds=60, message=lambda: str(epochs()))
 
 
