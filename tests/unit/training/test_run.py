@@ -5,11 +5,12 @@ import os
 from types import SimpleNamespace
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig, slow_batch_norm, to_yaml
-from pipeline.data.dataset import load_dataset
+from pipeline.data.dataset import Split, load_dataset
 from pipeline.model.conv_mixer import build_model, count_parameters
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import Device
@@ -287,11 +288,13 @@ def test_run_training_resumed_adds_the_seconds_before_and_counts_one_access_to_t
     assert logged.tags[Tag.TEST_SET_ACCESSES] == "1" and access_count(logged.tags, run_id=run_id, tested=False) == 1
 
 
-def announced(capsys, *, duplicates=0, **settings):
-    """Return what is printed of a data set, a model and a device, and the warnings."""
+def announced(capsys, *, duplicates=0, rare=485, **settings):
+    """Return what is printed of a data set, a model and a device, and the warnings; `rare` images are of class a."""
     dataset = small_dataset()
     dataset.duplicates, dataset.classes = duplicates, tuple("abc")
-    dataset.train, dataset.validation, dataset.test = range(1455), range(162), range(180)
+    labels = np.where(np.arange(1455) < rare, 0, 1 + np.arange(1455) % 2)
+    dataset.train = Split(np.empty(1455), labels, np.empty(1455), rows=np.arange(1455))
+    dataset.validation, dataset.test = range(162), range(180)
     config = TrainingConfig.build({"filters": 4, "depth": 2, "kernel_size": 3, "patch_size": 2} | settings)
     announce(config, dataset, CPU, Console())
     return capsys.readouterr()
@@ -310,6 +313,14 @@ def test_announce_states_data_model_and_device(capsys):
     out, err = announced(capsys, duplicates=1234, **settings | {"fast_layers": True, "jit_compile": True})
     assert out.splitlines()[-1] == f"device   {CPU}, float32, fast layers, compiled with XLA"
     assert err == "warning: 1,234 images of one split are, pixel for pixel, also in another split\n"
+
+
+def test_announce_warns_of_a_rare_class(capsys):
+    settings = {"precision": "float32", "batch_size": 10, "batch_norm_momentum": 0.9, "jit_compile": False}
+    _, err = announced(capsys, rare=20, fast_layers=False, **settings)
+    assert err.startswith("warning: rare classes may be passed over: a has 20 training images and ")
+    _, err = announced(capsys, rare=20, fast_layers=False, sampling="balanced", **settings)
+    assert err == ""
 
 
 def test_announce_warns_of_batch_norm_that_lags(capsys):
