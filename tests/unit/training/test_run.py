@@ -293,7 +293,7 @@ def announced(capsys, *, duplicates=0, rare=485, **settings):
     dataset = small_dataset()
     dataset.duplicates, dataset.classes = duplicates, tuple("abc")
     labels = np.where(np.arange(1455) < rare, 0, 1 + np.arange(1455) % 2)
-    dataset.train = Split(np.empty(1455), labels, np.empty(1455), rows=np.arange(1455))
+    dataset.train = Split(np.empty(1455), labels, np.empty(1455), files=(), rows=np.arange(1455))
     dataset.validation, dataset.test = range(162), range(180)
     config = TrainingConfig.build({"filters": 4, "depth": 2, "kernel_size": 3, "patch_size": 2} | settings)
     announce(config, dataset, CPU, Console())
