@@ -20,7 +20,7 @@ from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import sha256_file
 from pipeline.runtime.text import one_line
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.models import MODEL, load_model
+from pipeline.tracking.models import load_model, resolve_model_uri
 
 STEM = "patch_embedding"
 RULE = (
@@ -54,11 +54,11 @@ class InitialWeights:
             return cls._read(origin, _read_safetensors)
         if origin.endswith(".keras"):
             return cls._read(origin, _read_keras)
-        uri = f"runs:/{origin}/{MODEL}" if RUN_ID.fullmatch(origin) else origin
-        if not uri.startswith(("models:/", "runs:/")):
+        if not (RUN_ID.fullmatch(origin) or origin.startswith(("models:/", "runs:/"))):
             raise UsageError(f"weights_from must be {RULE}, got {one_line(origin, most=400)}")
-        found = load_model(TrackingClient(), uri)
-        layers, architecture = _take_apart(found.model, uri)
+        client = TrackingClient()
+        found = load_model(client, resolve_model_uri(client, origin))
+        layers, architecture = _take_apart(found.model, origin)
         return cls(
             f"models:/{found.model_id}",
             layers,
