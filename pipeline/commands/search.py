@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config.training import to_yaml
+from pipeline.config.weights_from import weights_file
 from pipeline.data.dataset import Dataset
 from pipeline.evaluation.metrics import guessing_accuracy
 from pipeline.runtime.console import Console
@@ -112,6 +113,8 @@ def _load_initial_weights(search: SearchSpec) -> SearchSpec:
     origins = search.origins()
     if not origins:
         return search
+    for origin in origins:
+        weights_file(origin)
     with slow_imports():
         from pipeline.training.initial_weights import InitialWeights
     sources = {origin: InitialWeights.load(origin) for origin in origins}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.config.training import TrainCommand, validate_against_data
+from pipeline.config.weights_from import weights_file
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import check_single_host
@@ -36,6 +37,8 @@ def train(command: TrainCommand, console: Console) -> None:
         check_single_host(os.environ)
         initial_weights = None
         if config.weights_from and not resume_point:
+            # refused before anything slow is imported
+            weights_file(config.weights_from)
             with slow_imports():
                 from pipeline.training.initial_weights import InitialWeights
             initial_weights = InitialWeights.load(config.weights_from)

@@ -1,6 +1,5 @@
 """The weights that a training starts from: those of a trained model."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from pipeline.config.commands import RUN_ID
 from pipeline.config.training import ModelConfig, TrainingConfig
+from pipeline.config.weights_from import RULE, weights_file
 from pipeline.data.dataset import Dataset
 from pipeline.model import timm_weights
 from pipeline.model.conv_mixer import HEAD
@@ -23,10 +22,6 @@ from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import load_model, resolve_model_uri
 
 STEM = "patch_embedding"
-RULE = (
-    "a run's id, runs:/RUN_ID/model, models:/NAME@ALIAS, models:/m-ID, a .keras file of this program, or a "
-    ".safetensors file with the names of timm's ConvMixer"
-)
 
 Layers = Mapping[str, Sequence[npt.NDArray[np.float32]]]
 
@@ -50,12 +45,8 @@ class InitialWeights:
         Raises:
             UsageError: There is none, or it is no ConvMixer.
         """
-        if origin.endswith(".safetensors"):
-            return cls._read(origin, _read_safetensors)
-        if origin.endswith(".keras"):
-            return cls._read(origin, _read_keras)
-        if not (RUN_ID.fullmatch(origin) or origin.startswith(("models:/", "runs:/"))):
-            raise UsageError(f"weights_from must be {RULE}, got {one_line(origin, most=400)}")
+        if path := weights_file(origin):
+            return cls._read(path, _read_keras if path.suffix == ".keras" else _read_safetensors)
         client = TrackingClient()
         found = load_model(client, resolve_model_uri(client, origin))
         layers, architecture = _take_apart(found.model, origin)
@@ -137,10 +128,7 @@ class InitialWeights:
         return f"{self.origin}: {'; '.join(parts)}"
 
     @classmethod
-    def _read(cls, name: str, read: Callable[[Path], tuple[Layers, dict[str, object]]]) -> Self:
-        path = Path(os.path.abspath(os.path.expanduser(name)))
-        if not path.is_file():
-            raise UsageError(f"weights_from must be {RULE}: there is no file {one_line(path, most=400)}")
+    def _read(cls, path: Path, read: Callable[[Path], tuple[Layers, dict[str, object]]]) -> Self:
         try:
             layers, architecture = read(path)
             digest = sha256_file(path)
