@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.training import DataConfig, TrainingConfig, read_recipe
+from pipeline.config.recipe import read_recipe
+from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.runtime.environment import set_environment
 
 ROOT = Path(__file__).parents[2]

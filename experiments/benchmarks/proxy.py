@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.config.training import TrainingConfig, read_recipe
+from pipeline.config.recipe import read_recipe
+from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.device import Device
 

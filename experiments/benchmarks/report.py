@@ -19,7 +19,8 @@ import numpy as np
 from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from pipeline.config.training import TrainingConfig, to_yaml
+from pipeline.config.recipe import to_yaml
+from pipeline.config.training import TrainingConfig
 from pipeline.tracking.tags import Role, Tag
 
 EPOCHS, TEST_IMAGES, CLASSES = 10, 2_000, 10

@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pipeline.config.training import TrainingConfig, read_recipe
+from pipeline.config.recipe import read_recipe
+from pipeline.config.training import TrainingConfig
 from pipeline.runtime.environment import set_environment
 
 RECIPE, IMAGE_SHAPE, CLASSES = "baseline", (32, 32, 3), 10

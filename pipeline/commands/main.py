@@ -140,7 +140,7 @@ def _find(name: str) -> Command:
 
 
 def _train(arguments: Sequence[str], console: Console) -> None:
-    from pipeline.config.training import parse_training
+    from pipeline.config.recipe import parse_training
 
     command = parse_training(arguments)
     read_keras_config(os.environ)

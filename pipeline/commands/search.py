@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config.training import to_yaml
+from pipeline.config.recipe import to_yaml
 from pipeline.config.weights_from import weights_file
 from pipeline.data.dataset import Dataset
 from pipeline.evaluation.metrics import guessing_accuracy

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.config.training import TrainCommand, validate_against_data
+from pipeline.config.data_checks import validate_against_data
+from pipeline.config.recipe import TrainCommand
 from pipeline.config.weights_from import weights_file
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.console import Console

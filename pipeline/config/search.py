@@ -9,7 +9,8 @@ from pydantic import Field
 from pipeline.config import yaml_file
 from pipeline.config.arguments import parse_with_positional
 from pipeline.config.base import Config
-from pipeline.config.training import TrainingConfig, read_recipe
+from pipeline.config.recipe import read_recipe
+from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import nearest, shown
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from optuna.distributions import BaseDistribution, distribution_to_json
 
-from pipeline.config import training
+from pipeline.config import data_checks
+from pipeline.config.recipe import read_recipe
 from pipeline.config.search import SearchCommand, SearchConfig, SearchFlags, parse_search_command
-from pipeline.config.training import TrainingConfig
+from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import format_value, printable
 from pipeline.search import definition
@@ -90,7 +91,7 @@ class SearchSpec:
 
     def differing_settings(self) -> dict[str, str]:
         """Return as text the settings of all trials that the file or the flags change in the recipe."""
-        recipe = TrainingConfig.build(training.read_recipe(self.recipe))
+        recipe = TrainingConfig.build(read_recipe(self.recipe))
         return {
             setting: self.base.text(setting)
             for setting in TrainingConfig.model_fields
@@ -111,7 +112,7 @@ class SearchSpec:
         question = {
             "data": data_fingerprint,
             "space": {name: distribution_to_json(distribution) for name, distribution in self.space.items()},
-            "held": self.base.model_dump(mode="json", exclude={"dataset", *training.CHANGE_NO_RESULT, *self.space}),
+            "held": self.base.model_dump(mode="json", exclude={"dataset", *CHANGE_NO_RESULT, *self.space}),
             "enqueue": [dict(params) for params in self.enqueue],
             **self.settings.model_dump(mode="json", exclude=set(BUDGETS_AND_PLACES)),
         }
@@ -167,7 +168,7 @@ def infeasibility(
     """
     try:
         config = search.config(params)
-        training.validate_against_data(config, image_shape=image_shape, training_images=training_images)
+        data_checks.validate_against_data(config, image_shape=image_shape, training_images=training_images)
         # by the model that `complete` has named
         for source in search.sources.values():
             if source.origin == config.weights_from:
@@ -190,10 +191,10 @@ def slow_batch_norm_in_space(search: SearchSpec, *, training_images: int) -> str
     warnings = []
     for chosen in product(*searched.values()):
         params = dict(zip(searched, chosen, strict=True))
-        config = training.TrainingConfig.build(dict(search.base) | params)
+        config = TrainingConfig.build(dict(search.base) | params)
         steps = math.ceil(training_images / config.batch_size)
         warnings.append(
-            (config.batch_norm_momentum**steps, params, training.slow_batch_norm(config, steps_per_epoch=steps))
+            (config.batch_norm_momentum**steps, params, data_checks.slow_batch_norm(config, steps_per_epoch=steps))
         )
     slow = [(left, params, warning) for left, params, warning in warnings if warning]
     if not slow:

@@ -9,7 +9,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from pipeline.config.training import TrainingConfig, from_yaml, read_recipe
+from pipeline.config.recipe import from_yaml, read_recipe
+from pipeline.config.training import TrainingConfig
 from pipeline.evaluation.report.groups import RunRecord
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import read_csv_cell

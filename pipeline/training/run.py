@@ -11,7 +11,9 @@ from functools import partial
 import keras
 import tensorflow as tf
 
-from pipeline.config.training import TrainingConfig, slow_batch_norm, to_yaml, unequal_classes
+from pipeline.config.data_checks import slow_batch_norm, unequal_classes
+from pipeline.config.recipe import to_yaml
+from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset
 from pipeline.model.conv_mixer import count_parameters
 from pipeline.runtime.console import Console

@@ -22,8 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.commands import main
+from pipeline.config.recipe import parse_training, read_recipe, to_yaml
 from pipeline.config.search import SearchConfig
-from pipeline.config.training import DataConfig, TrainingConfig, parse_training, read_recipe, to_yaml
+from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.config.yaml_file import MAX_BYTES, MAX_DEPTH
 from pipeline.data.dataset import load_dataset
 from pipeline.data.npz import read_npz
@@ -645,7 +646,7 @@ def test_cache_of_another_user_is_refused(cache, monkeypatch):
         # all that is imported later, as that user may not read Python's own files
         "import os, sys; from pipeline.commands import train; from pipeline.commands.main import run\n"
         "from PIL import PngImagePlugin; import pipeline.tracking.project_run\n"
-        "from pipeline.config.training import parse_training; parse_training(['smoke'])\n"
+        "from pipeline.config.recipe import parse_training; parse_training(['smoke'])\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(run(['train', 'smoke']))"
     )
     completed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

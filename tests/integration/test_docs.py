@@ -13,8 +13,9 @@ import pytest
 
 from pipeline.config.arguments import take_experiment
 from pipeline.config.commands import DoctorConfig, EvaluateConfig, PredictConfig, ReportConfig
+from pipeline.config.recipe import parse_training
 from pipeline.config.search import SearchConfig
-from pipeline.config.training import TrainingConfig, parse_training
+from pipeline.config.training import TrainingConfig
 from pipeline.search.space import parse_search
 from tests.support.paths import ROOT
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Metric, Param, RunTag
 
-from pipeline.config.training import TrainingConfig, to_yaml
+from pipeline.config.recipe import to_yaml
+from pipeline.config.training import TrainingConfig
 from pipeline.tracking.tags import Role, Tag
 
 CLASSES = ["cat", "dog", "owl"]

@@ -7,7 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from pipeline.config.training import TrainingConfig, validate_against_data
+from pipeline.config.data_checks import validate_against_data
+from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import renew_temporary_files

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.commands import train
 from pipeline.commands.main import run
-from pipeline.config.training import parse_training
+from pipeline.config.recipe import parse_training
 from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
 from pipeline.tracking.experiment_page import page_links

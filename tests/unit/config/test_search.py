@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.config.recipe import read_recipe
 from pipeline.config.search import (
     PARTS,
     SEARCHES,
@@ -10,7 +11,7 @@ from pipeline.config.search import (
     parse_search_command,
     read_search_file,
 )
-from pipeline.config.training import TrainingConfig, read_recipe
+from pipeline.config.training import TrainingConfig
 from pipeline.config.yaml_file import names
 from pipeline.runtime.errors import UsageError
 

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.config.training import parse_training
+from pipeline.config.recipe import parse_training
 from pipeline.runtime.shell import project_command
 from pipeline.search.attributes import WINNER
 from pipeline.search.results import figures, leaderboard, reproduce_command, summarize, trials_dataframe

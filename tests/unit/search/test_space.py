@@ -8,8 +8,9 @@ from itertools import product
 import numpy as np
 import pytest
 
+from pipeline.config.recipe import read_recipe
 from pipeline.config.search import PARTS, SEARCHES, SearchConfig
-from pipeline.config.training import TrainingConfig, read_recipe
+from pipeline.config.training import TrainingConfig
 from pipeline.config.yaml_file import names
 from pipeline.search import space
 from pipeline.search.distributions import bounds, values

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.config.training import TrainingConfig, read_recipe
+from pipeline.config.recipe import read_recipe
+from pipeline.config.training import TrainingConfig
 from pipeline.training.description import Change, changes_to_recipe, parse_changes, run_description, run_name
 
 DIGITS = SimpleNamespace(name="digits", train=range(1149), validation=range(288), test=range(360), classes=range(10))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig, slow_batch_norm, to_yaml
+from pipeline.config.data_checks import slow_batch_norm
+from pipeline.config.recipe import to_yaml
+from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig
 from pipeline.data.dataset import Split, load_dataset
 from pipeline.model.conv_mixer import build_model, count_parameters
 from pipeline.runtime.console import Console

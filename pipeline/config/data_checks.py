@@ -1,0 +1,82 @@
+"""Whether a run's settings suit the images: what is refused, and what is warned of, before it is trained."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from pipeline.config.training import TrainingConfig
+from pipeline.runtime.errors import UsageError
+from pipeline.runtime.text import printable
+
+
+def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int], training_images: int) -> None:
+    """Raise UsageError if a run with these settings cannot be trained on these images.
+
+    Args:
+        image_shape: (height, width, channels), in pixels.
+        training_images: how many there are after the split.
+
+    Raises:
+        UsageError: there are fewer blocks or epochs than are to be frozen, the patches do not tile the image, the outer
+            weights of a kernel never meet a patch, the batch is larger than the training data, or the translation or
+            the cutout is as large as the image.
+    """
+    for part, whole in (("freeze_blocks", "depth"), ("head_epochs", "epochs")):
+        value, most = getattr(config, part), getattr(config, whole)
+        if value > most:
+            raise UsageError(f"{part} must be at most {whole}: {whole}={most}, got {part}={value}")
+    height, width = image_shape[:2]
+    size = f"{height}x{width} pixels"
+    patch = config.patch_size
+    if height % patch or width % patch:
+        fitting = ", ".join(str(p) for p in range(1, min(height, width) + 1) if height % p == 0 == width % p)
+        raise UsageError(f"patch_size must divide the image side: {size}, got patch_size={patch}; try one of {fitting}")
+    grid = min(height, width) // patch
+    # with 'same' padding a weight farther than grid - 1 from the centre only ever meets zeros
+    largest = 2 * grid - 1
+    if config.kernel_size > largest:
+        raise UsageError(
+            f"kernel_size must be at most 2 x grid - 1: {size} in patches of {patch} make a grid of {grid}, "
+            f"got kernel_size={config.kernel_size}; try {largest} or less"
+        )
+    if config.batch_size > training_images:
+        raise UsageError(
+            f"batch_size must not exceed the training images: {training_images} here, "
+            f"got batch_size={config.batch_size}; try {min(128, training_images)}"
+        )
+    for name, try_part in (("translation", 8), ("cutout", 2)):
+        pixels = getattr(config, name)
+        if pixels >= min(height, width):
+            raise UsageError(
+                f"{name} must be less than the image side: {size}, got {name}={pixels}; "
+                f"try {min(height, width) // try_part}"
+            )
+
+
+def unequal_classes(config: TrainingConfig, images: Mapping[str, int]) -> str | None:
+    """Return a warning if a class has less than a tenth of another one's images and no setting makes up for it.
+
+    Args:
+        config: The settings of a run.
+        images: Number of training images of each class.
+    """
+    rarest, commonest = min(images, key=images.__getitem__), max(images, key=images.__getitem__)
+    if config.class_weights != "none" or config.sampling != "uniform" or 10 * images[rarest] >= images[commonest]:
+        return None
+    return (
+        f"rare classes may be passed over: {printable(rarest)} has {images[rarest]:,} training images and "
+        f"{printable(commonest)} {images[commonest]:,}; try class_weights=balanced or sampling=balanced"
+    )
+
+
+def slow_batch_norm(config: TrainingConfig, *, steps_per_epoch: int) -> str | None:
+    """Return a warning if batch norm's moving averages are near their initial values after an epoch, else None."""
+    left = config.batch_norm_momentum**steps_per_epoch
+    # with ema_momentum they are computed anew before each validation
+    if left <= 0.05 or config.ema_momentum is not None:
+        return None
+    enough = math.floor(100 * 0.05 ** (1 / steps_per_epoch)) / 100
+    return (
+        f"validation will lag behind in the first epochs: with batch_norm_momentum={config.batch_norm_momentum} and "
+        f"{steps_per_epoch} steps an epoch, batch norm's averages are {left:.0%} their initial values after one epoch; "
+        f"try {enough} or less"
+    )
