@@ -15,6 +15,7 @@ from pipeline.config.weights_from import RULE, weights_file
 from pipeline.data.dataset import Dataset
 from pipeline.model import timm_weights
 from pipeline.model.conv_mixer import HEAD
+from pipeline.model.ensemble import ensemble_members
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import sha256_file
 from pipeline.runtime.text import one_line
@@ -154,8 +155,13 @@ def _take_apart(model: keras.Model, origin: str) -> tuple[Layers, dict[str, obje
     """Return the weights of a network of stock layers, and its architecture.
 
     Raises:
-        UsageError: It is no ConvMixer of this program.
+        UsageError: It is no ConvMixer of this program, or an ensemble of several.
     """
+    if members := ensemble_members(model):
+        raise UsageError(
+            f"weights_from must be {RULE}, of one network: {origin} is an ensemble of {len(members)}; name the run of "
+            "one of them"
+        )
     layers = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
     try:
         patch_size, _, channels, filters = layers[STEM][0].shape

@@ -8,6 +8,7 @@ import safetensors.numpy
 from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.model.conv_mixer import HEAD, build_model, build_stock_model
+from pipeline.model.ensemble import build_ensemble
 from pipeline.runtime.errors import UsageError
 from pipeline.training.initial_weights import InitialWeights
 from tests.unit.model.test_timm_weights import arrays_of
@@ -143,6 +144,7 @@ def test_check_of_two_channels_is_refused(tmp_path, digits):
         ("broken.keras", "broken.keras cannot be read as one"),
         ("broken.safetensors", "broken.safetensors cannot be read as one"),
         ("other.keras", r"other.keras is no ConvMixer of this program \('?patch_embedding'?\)"),
+        ("ensemble.keras", "ensemble.keras is an ensemble of 2; name the run of one of them"),
         ("model.pth.tar", r"got .*model.pth.tar"),
         ("somewhere", "got somewhere"),
     ],
@@ -152,6 +154,7 @@ def test_what_is_no_model_of_a_known_kind_is_refused_in_one_line(tmp_path, monke
     for broken in ("broken.keras", "broken.safetensors"):
         (tmp_path / broken).write_bytes(b"no model")
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
+    build_ensemble([random_model((8, 8, 1))] * 2).save(tmp_path / "ensemble.keras")
     with pytest.raises(UsageError, match=message) as raised:
         InitialWeights.load(name)
     assert str(raised.value).startswith("weights_from must be a run's id, ") and "\n" not in str(raised.value)
