@@ -125,7 +125,8 @@ def _load_dataset(training_run: TrainingRun, config: EvaluateConfig, classes: Se
         dataset=config.dataset,
         image_size=config.image_size,
     )
-    check_not_trained_on(dataset, config.split, fingerprint=training_run.fingerprint)
+    has_validation = training_run.config.folds is None
+    check_not_trained_on(dataset, config.split, fingerprint=training_run.fingerprint, has_validation=has_validation)
     if classes is not None:
         check_same_classes(dataset, classes)
     return dataset

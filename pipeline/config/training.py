@@ -30,6 +30,13 @@ class DataConfig(Config, title="data"):
     train_examples: int | None = Field(
         None, ge=2, le=10**9, description="use at most this many training images, each class in proportion"
     )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=20,
+        description="cross-validation: train this many networks, each on all training and validation images but those "
+        "of its fold, by which it is validated; the model is their mean",
+    )
 
 
 class AugmentationConfig(Config, title="augmentation"):

@@ -1,7 +1,7 @@
 """A data set's name or path -> training, validation and test images, decoded once and shared between processes."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from hashlib import blake2b
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipeline.data.cache import Allocate, DecodedImages, cache_key, load_cached
 from pipeline.data.folder import list_folder
 from pipeline.data.npz import read_npz, stack_splits
 from pipeline.data.read_images import read_images
-from pipeline.data.splits import split_rows, subsample
+from pipeline.data.splits import fold_rows, split_rows, subsample
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import one_line
 
@@ -64,7 +64,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set with its three splits."""
+    """A data set with its three splits.
+
+    With the setting `folds` training and validation images are those of the first fold.
+    """
 
     name: str  # as given, or from the path
     source: str  # what it was read from: a function or an absolute path
@@ -73,8 +76,20 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    duplicates: int  # validation images whose pixels are also in train, and test images that are also in either
+    duplicates: int  # images of a split or fold whose pixels are also in an earlier one
     fingerprint: str  # of all pixels, labels and class names, the same on every machine
+    folds: tuple[Split, ...] = ()  # the parts of the training and validation images together
+
+    def fold(self, number: int) -> "Dataset":
+        """Return the data set as a fold is trained, counted from 1: on all folds but this one, which validates."""
+        rest = [fold.rows for index, fold in enumerate(self.folds, start=1) if index != number]
+        train = replace(self.train, rows=np.sort(np.concatenate(rest)))
+        return replace(self, train=train, validation=self.folds[number - 1])
+
+    @property
+    def out_of_fold(self) -> Split:
+        """Return the images of all folds, each of which validates one of them."""
+        return replace(self.train, rows=np.sort(np.concatenate([fold.rows for fold in self.folds])))
 
 
 class _Decoded(NamedTuple):
@@ -103,7 +118,12 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
             )
         rows = rows._replace(train=subsample(rows.train, config.train_examples, labels, len(classes), seed))
     train, validation, test = (Split(decoded.images, labels, decoded.digests, decoded.files, part) for part in rows)
-    return Dataset(
+    folds: tuple[Split, ...] = ()
+    if config.folds is not None:
+        together = np.sort(np.concatenate([rows.train, rows.validation]))
+        parts = fold_rows(together, labels, classes, config.folds, seed)
+        folds = tuple(replace(train, rows=part) for part in parts)
+    dataset = Dataset(
         name,
         source,
         classes,
@@ -111,9 +131,11 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
         train=train,
         validation=validation,
         test=test,
-        duplicates=_count_duplicates(train, validation, test),
+        duplicates=_count_duplicates(*(folds or (train, validation)), test),
         fingerprint=_digest(decoded.images.shape[1:], decoded.digests, labels, *classes),
+        folds=folds,
     )
+    return dataset.fold(1) if folds else dataset
 
 
 def check_dataset_exists(dataset: str) -> None:
@@ -193,10 +215,10 @@ def _decode_npz(file: Path, image_size: tuple[int, int] | None) -> DecodedImages
     return load_cached(cache_key(str(file), status.st_size, status.st_mtime_ns, image_size), decode)
 
 
-def _count_duplicates(train: Split, validation: Split, test: Split) -> int:
-    in_train, in_validation, in_test = (split.image_digests[split.rows] for split in (train, validation, test))
-    earlier = np.concatenate([in_train, in_validation])
-    return int(np.isin(in_validation, in_train).sum() + np.isin(in_test, earlier).sum())
+def _count_duplicates(*splits: Split) -> int:
+    """Return how many images of a split are, pixel for pixel, also in an earlier one."""
+    digests = [split.image_digests[split.rows] for split in splits]
+    return sum(int(np.isin(own, np.concatenate(digests[:index])).sum()) for index, own in enumerate(digests) if index)
 
 
 def _digest(shape: tuple[int, ...], image_digests: np.ndarray, labels: np.ndarray, *classes: str) -> str:

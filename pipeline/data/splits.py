@@ -44,6 +44,35 @@ def split_rows(
     return SplitRows(np.sort(np.concatenate(by_class)), validation, test)
 
 
+def fold_rows(
+    rows: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], folds: int, seed: int
+) -> list[np.ndarray]:
+    """Deal rows to folds, each class by itself, so that the folds differ by at most one image in size and in any class.
+
+    Args:
+        rows: (m,) those to deal.
+        labels: (n,), of all rows.
+        classes: Names by label.
+        folds: Their number.
+
+    Returns:
+        The rows of each fold, ascending, the largest folds first.
+
+    Raises:
+        UsageError: A class has fewer images than there are folds.
+    """
+    counts = np.bincount(labels[rows], minlength=len(classes))
+    small = [f"{name} has {count}" for name, count in zip(classes, counts, strict=True) if count < folds]
+    if small:
+        raise UsageError(
+            f"folds must be at most the training and validation images of each class, for each fold to get one: "
+            f"got folds={folds}, and {join_names(small)}; add images or leave the class out"
+        )
+    # one after another, so that the next class goes on with the fold that comes next
+    dealt = np.concatenate(_shuffle_by_class(rows, labels, len(classes), seed))
+    return [np.sort(dealt[fold::folds]) for fold in range(folds)]
+
+
 def subsample(rows: np.ndarray, count: int, labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
     """Return `count` rows, or all if there are fewer: each class in proportion, with at least one row."""
     by_class = _shuffle_by_class(rows, labels, classes, seed)

@@ -43,7 +43,10 @@ def reload_dataset(
         UsageError: The data cannot be read.
     """
     overrides = {"dataset": dataset, "image_size": image_size}
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given: dict[str, object] = {name: value for name, value in overrides.items() if value is not None}
+    if dataset is not None:
+        # of other images none have been trained on
+        given["folds"] = None
     return load_dataset(config.model_copy(update={"train_examples": None, **given}), seed=seed)
 
 
@@ -89,13 +92,23 @@ def check_same_classes(dataset: Dataset, classes: Sequence[str]) -> None:
         )
 
 
-def check_not_trained_on(dataset: Dataset, split_name: str, *, fingerprint: str) -> None:
+def check_not_trained_on(dataset: Dataset, split_name: str, *, fingerprint: str, has_validation: bool) -> None:
     """Raise UsageError if the images include those that the model was trained on.
 
     Args:
+        dataset: Those to evaluate on.
+        split_name: test, validation or all.
         fingerprint: Fingerprint of the data set of the training run.
+        has_validation: Whether validation images were held out of the training.
     """
-    if split_name == "all" and dataset.fingerprint == fingerprint:
+    if dataset.fingerprint != fingerprint:
+        return
+    if split_name == "validation" and not has_validation:
+        raise UsageError(
+            f"split must be test for a model that was trained on the validation images too, got validation of "
+            f"{dataset.name}; try another dataset"
+        )
+    if split_name == "all":
         raise UsageError(
             f"split must be test or validation of the data that the model was trained on, got all of {dataset.name}; "
             "try another dataset"

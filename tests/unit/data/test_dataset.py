@@ -157,6 +157,34 @@ def test_train_examples_limits_training_images_only_and_keeps_every_class(tmp_pa
     assert "at least the number of classes: 3" in error_message(root, train_examples=2)
 
 
+def test_folds_take_training_and_validation_images_together_and_leave_the_test_images(tmp_path):
+    root = write_folder(tmp_path / "pets", {"cat": 20, "dog": 10})
+    whole, split = load(root), load(root, folds=3)
+    assert whole.folds == () and split.test.digest == whole.test.digest and split.fingerprint == whole.fingerprint
+    together = sorted(all_rows([whole.train, whole.validation]))
+    assert sorted(all_rows(split.folds)) == split.out_of_fold.rows.tolist() == together
+    for number in (1, 2, 3):
+        fold = split.fold(number)
+        assert fold.validation is split.folds[number - 1]
+        assert sorted(all_rows([fold.train, fold.validation])) == together
+    # settings are checked against the smallest training split
+    assert split.train.rows.tolist() == split.fold(1).train.rows.tolist()
+    assert len(split.train) == min(len(split.fold(number).train) for number in (1, 2, 3))
+    assert "got folds=9, and dog has 8" in error_message(root, folds=9)
+
+
+def test_duplicates_in_another_fold_count(tmp_path):
+    root = write_folder(tmp_path / "pets", {"cat": 8, "dog": 8})
+    for number in range(8):
+        write_image(root / "cat" / f"copy-{number}.png", noise([number, *b"pets/cat"]))
+    split = load(root, folds=6)
+    in_folds = [fold.image_digests[fold.rows].tolist() for fold in split.folds]
+    tested = set(split.test.image_digests[split.test.rows].tolist())
+    expected = sum(digest in sum(in_folds[:index], []) for index, own in enumerate(in_folds) for digest in own)
+    in_test = sum(digest in sum(in_folds, []) for digest in tested)
+    assert split.duplicates == expected + in_test > 3
+
+
 def test_given_splits_are_kept_and_missing_ones_are_split_off(tmp_path):
     write_folder(tmp_path / "pets" / "train", {"cat": 10, "dog": 10})
     write_folder(tmp_path / "pets" / "test", {"cat": 2, "dog": 3})

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.data.splits import largest_remainder, split_rows, subsample
+from pipeline.data.splits import fold_rows, largest_remainder, split_rows, subsample
 from pipeline.runtime.errors import UsageError
 
 
@@ -87,4 +87,33 @@ def test_subsample_is_in_proportion_with_a_row_of_each_class():
     assert (
         subsample(np.arange(10), 4, labels, 3, seed=0).tolist()
         == subsample(np.arange(10), 4, labels, 1, seed=0).tolist()
+    )
+
+
+def test_fold_rows_deals_each_row_once_and_each_class_evenly():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [17, 9, 4]))
+    rows = np.flatnonzero(np.arange(30) != 5)
+    folds = fold_rows(rows, labels, ("a", "b", "c"), 4, seed=3)
+    assert sorted(np.concatenate(folds)) == rows.tolist()
+    assert [len(fold) for fold in folds] == [8, 7, 7, 7]
+    counts = np.array([np.bincount(labels[fold], minlength=3) for fold in folds])
+    assert (np.ptp(counts, axis=0) <= 1).all()
+    assert all((np.diff(fold) > 0).all() for fold in folds)
+
+
+def test_fold_rows_depends_on_the_seed_alone():
+    labels = np.arange(40) % 2
+    first, again, other = (
+        [fold.tolist() for fold in fold_rows(np.arange(40), labels, ("a", "b"), 5, seed=seed)] for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_fold_rows_of_a_class_with_fewer_images_than_folds_raises_with_its_name():
+    labels = np.repeat([0, 1, 2], [9, 4, 3])
+    with pytest.raises(UsageError) as error:
+        fold_rows(np.arange(16), labels, ("a", "b", "c"), 5, seed=0)
+    assert str(error.value) == (
+        "folds must be at most the training and validation images of each class, for each fold to get one: "
+        "got folds=5, and b has 4, c has 3; add images or leave the class out"
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.config.training import DataConfig
-from pipeline.data.subset import build_subset, reload_dataset
+from pipeline.data.subset import build_subset, check_not_trained_on, reload_dataset
 from pipeline.runtime.errors import UsageError
 
 MODEL = {"classes": ("cat", "dog", "owl"), "image_shape": (4, 4, 1)}
@@ -48,6 +48,30 @@ def test_build_subset_of_all_holds_every_image_once(npz):
     images = subset(npz(["cat", "dog", "owl"]), split="all")
     assert images.split.rows.tolist() == list(range(60)) and len(images.labels) == 60
     assert str(images) == "pets, all images"
+
+
+@pytest.mark.parametrize(
+    ("split", "has_validation", "message"),
+    [
+        ("validation", False, "^split must be test for a model that was trained on the validation images too"),
+        ("all", True, "^split must be test or validation of the data that the model was trained on"),
+        ("all", False, "^split must be test or validation of the data that the model was trained on"),
+    ],
+)
+def test_check_not_trained_on_refuses_images_of_the_training(npz, split, has_validation, message):
+    dataset = subset(npz(["cat", "dog", "owl"])).dataset
+    what = {"fingerprint": dataset.fingerprint, "has_validation": has_validation}
+    with pytest.raises(UsageError, match=message):
+        check_not_trained_on(dataset, split, **what)
+    check_not_trained_on(dataset, "test", **what)
+    check_not_trained_on(dataset, split, fingerprint="of other images", has_validation=has_validation)
+
+
+def test_reload_dataset_of_other_images_makes_no_folds(npz):
+    config = {"dataset": npz(["cat", "dog", "owl"]), "folds": 10}
+    assert len(subset(config=config).dataset.folds) == 10
+    few = npz(["cat", "dog", "owl"], name="others")
+    assert subset(few, config=config | {"folds": 20}, split="all").dataset.folds == ()
 
 
 @pytest.mark.parametrize(
