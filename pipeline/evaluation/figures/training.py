@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
-from pathlib import PurePosixPath
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
+from pipeline.evaluation.figures.image_grid import class_and_probability, image_grid
 from pipeline.evaluation.figures.style import (
     BLUE,
     DPI,
@@ -31,8 +31,8 @@ from pipeline.evaluation.figures.value_scale import value_scale
 from pipeline.runtime.text import count, percent
 
 FILTERS_OVER_EPOCHS = 10  # rows: as many as can be distinguished at a glance
-TRAINING = PREDICTED = VERMILLION
-VALIDATION = TRUE = BLUE
+TRAINING = VERMILLION
+VALIDATION = BLUE
 
 
 @default_style()
@@ -262,58 +262,21 @@ def mistakes(
     if not number:
         return text_figure(f"none in {count(of, 'image')}", title=titled("Mistakes", subject))
 
-    columns = ceil(sqrt(number))
-    rows = ceil(number / columns)
-    image_height = 1.6 * min(max(height / width, 0.25), 4)  # inches, as all below
-    text_height = 0.64 if any(files) else 0.5
-    figure_width, figure_height = max(1.8 * columns, 6.4), (image_height + text_height) * rows + 0.7
-    figure = Figure(figsize=(figure_width, figure_height), dpi=DPI)
-    figure.subplots_adjust(
-        left=0.1 / figure_width,
-        right=1 - 0.1 / figure_width,
-        bottom=(text_height - 0.2) / figure_height,
-        top=1 - 0.9 / figure_height,
-        wspace=0.1,
-        hspace=text_height / image_height,
-    )
     which = f"the {number:,} most confident of {count(wrong, 'mistake')}"
     if number == wrong:
         which = "the only mistake" if wrong == 1 else f"all {wrong} mistakes"
     below = "true class, file" if any(files) else "true class"
-    draw_title(
-        figure,
-        titled("Mistakes", subject),
-        f"{which} in {count(of, 'image')} of {height} × {width} pixels",
-        f"above: predicted class, confidence; below: {below}",
+    return image_grid(
+        images,
+        above=[class_and_probability(*one) for one in zip(predicted, confidence, strict=True)],
+        below=true,
+        files=files,
+        title=titled("Mistakes", subject),
+        notes=[
+            f"{which} in {count(of, 'image')} of {height} × {width} pixels",
+            f"above: predicted class, confidence; below: {below}",
+        ],
     )
-    grid = iter(figure.subplots(rows, columns, squeeze=False).flat)
-    names = [PurePosixPath(file).name for file in files] or [""] * number
-    for image, true_class, predicted_class, probability, file in zip(
-        images, true, predicted, confidence, names, strict=True
-    ):
-        axes = next(grid)
-        # "auto" interpolates where the image is reduced; where it is enlarged it takes the nearest pixel
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="auto")
-        above = f"{ellipsize(predicted_class, 1.05, 8.5)} ({percent(probability)})"
-        axes.set_title(above, fontsize=8.5, color=PREDICTED, pad=3, parse_math=False)
-        axes.set_xlabel(ellipsize(true_class, 1.6, 8.5), fontsize=8.5, color=TRUE, labelpad=3, parse_math=False)
-        axes.annotate(
-            ellipsize(file, 1.7, 7),
-            xy=(0.5, 0),
-            xytext=(0, -15),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=7,
-            color=GREY,
-            parse_math=False,
-        )
-        # grey shows through transparent pixels
-        axes.set(xticks=[], yticks=[], facecolor="0.85")
-    for unused in grid:
-        unused.set_axis_off()
-    return figure
 
 
 def _draw_metric(panel: Axes, name: str, columns: Mapping[str, NDArray]) -> None:
