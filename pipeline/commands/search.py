@@ -25,6 +25,7 @@ from pipeline.runtime.signals import count_interrupts
 from pipeline.runtime.text import count
 from pipeline.runtime.urls import mask_password
 from pipeline.search.attributes import GPUS, TESTED, WINNER
+from pipeline.search.conditions import describe_condition
 from pipeline.search.description import describe_for_dashboard, describe_search
 from pipeline.search.executors.base import Executor
 from pipeline.search.executors.local import LocalExecutor
@@ -188,6 +189,7 @@ def _announce(context: SearchContext, coordinator: Coordinator, data: Dataset, u
         f"study    {study.name} in {mask_password(url)}",
         f"data     {data.name}: {len(data.train):,} training and {len(data.validation):,} validation images",
         f"space    {', '.join(search.space)}: {_describe_size(study)}",
+        *(f"         {name} {describe_condition(name, search.conditions)}" for name in search.conditions),
         f"budget   {budget}",
     )
     if warning := slow_batch_norm_in_space(search, training_images=len(data.train)):

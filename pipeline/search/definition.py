@@ -10,6 +10,7 @@ from pipeline.config.search import SearchFile, SearchFlags
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import nearest, shown
+from pipeline.search.conditions import Conditions, describe_condition, in_order, is_drawn, parse_conditions
 from pipeline.search.distributions import coerce, contains, describe, parse_distribution
 from pipeline.search.storage_url import validate_storage_url
 
@@ -24,7 +25,8 @@ class SearchDefinition(NamedTuple):
     path: Path
     recipe: str
     settings: dict[str, object]  # the recipe's, overridden by the file's own
-    space: dict[str, BaseDistribution]
+    space: dict[str, BaseDistribution]  # each setting after those that its condition names
+    conditions: Conditions
     enqueue: tuple[dict[str, Any], ...]
 
 
@@ -35,20 +37,21 @@ def read_definition(file: SearchFile) -> SearchDefinition:
         UsageError: with the path of the file and what is wrong with it.
     """
     try:
-        space = _parse_space(file.space)
+        space, conditions = _parse_space(file.space)
         for setting in space:
             if setting in file.own:
                 raise UsageError(f"{setting} must stand in the space or beside it, got both")
         storage = SearchFlags.build(file.settings).storage
         if storage is not None:
             validate_storage_url(storage, {})
-        return SearchDefinition(file.path, file.recipe, file.settings, space, _parse_enqueue(file.enqueue, space))
+        enqueue = _parse_enqueue(file.enqueue, space, conditions)
+        return SearchDefinition(file.path, file.recipe, file.settings, space, conditions, enqueue)
     except UsageError as error:
         raise UsageError(f"{file.path.absolute()}: {error}") from None
 
 
-def _parse_space(entries: Mapping[str, object]) -> dict[str, BaseDistribution]:
-    """Return the distribution of each setting in the space."""
+def _parse_space(entries: Mapping[str, object]) -> tuple[dict[str, BaseDistribution], Conditions]:
+    """Return the distribution of each setting in the space, and the conditions of those that have one."""
     for setting in entries:
         if setting in DATA_SETTINGS:
             names = ", ".join(DATA_SETTINGS)
@@ -59,12 +62,27 @@ def _parse_space(entries: Mapping[str, object]) -> dict[str, BaseDistribution]:
             near = nearest(str(setting), TrainingConfig.model_fields)
             raise UsageError(f"space must name settings of a run, got {shown(setting)}{near}")
     try:
-        return {setting: parse_distribution(setting, entry) for setting, entry in entries.items()}
+        space = {setting: parse_distribution(setting, _unconditional(entry)) for setting, entry in entries.items()}
+        conditional = {
+            name: entry["when"] for name, entry in entries.items() if isinstance(entry, dict) and "when" in entry
+        }
+        conditions = parse_conditions(conditional, space)
     except UsageError as error:
         raise UsageError(f"space: {error}") from None
+    return in_order(space, conditions), conditions
 
 
-def _parse_enqueue(entries: object, space: Mapping[str, BaseDistribution]) -> tuple[dict[str, Any], ...]:
+def _unconditional(entry: object) -> object:
+    """Return the entry of a setting without its condition: a list, or a range."""
+    if not isinstance(entry, dict):
+        return entry
+    rest = {key: value for key, value in entry.items() if key != "when"}
+    return rest["values"] if set(rest) == {"values"} else rest
+
+
+def _parse_enqueue(
+    entries: object, space: Mapping[str, BaseDistribution], conditions: Conditions
+) -> tuple[dict[str, Any], ...]:
     """Return the configurations to try first, each of which may leave settings of the space out."""
     if not isinstance(entries, list) or not all(isinstance(params, dict) and params for params in entries):
         raise UsageError(f"enqueue must be a list of {{setting: value}}, got {shown(entries)}")
@@ -83,6 +101,12 @@ def _parse_enqueue(entries: object, space: Mapping[str, BaseDistribution]) -> tu
                 raise UsageError(
                     f"enqueue must lie in the space, where {setting} is {describe(space[setting])}, got {shown(value)}"
                 )
+        for setting in typed:
+            # The values that it leaves out are drawn, and may be those that the condition wants
+            given = {other: typed.get(other, allowed[0]) for other, allowed in conditions.get(setting, {}).items()}
+            if not is_drawn(setting, given, conditions):
+                when = describe_condition(setting, conditions)
+                raise UsageError(f"enqueue must have {setting} only {when}, got {shown(params)}")
         if (key := frozenset(typed.items())) in configurations:
             raise UsageError(f"enqueue must have each configuration once, got {shown(params)} twice")
         configurations[key] = typed

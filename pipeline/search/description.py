@@ -7,6 +7,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.runtime.tables import markdown_cell, markdown_code, markdown_facts
 from pipeline.runtime.text import count, format_duration, format_metric, short_settings, trial_name
 from pipeline.search.attributes import RUN_ID, TESTED, WINNER
+from pipeline.search.conditions import describe_condition
 from pipeline.search.executors.base import TrialResult
 from pipeline.search.results import best_command, reproduce_command, settings_as_text
 from pipeline.search.study import Study
@@ -40,7 +41,10 @@ def describe_search(study: Study, data: Dataset, *, experiment_id: str) -> str:
         )
     # Before the first one the description stays for as long as the trials run
     rows["trials"] = f"{study.n_finished():,} of {settings.trials:,}" if ranked else f"up to {settings.trials:,}"
-    rows["searched"] = ", ".join(map(markdown_code, study.search.space))
+    rows["searched"] = ", ".join(
+        " ".join(filter(None, [markdown_code(setting), describe_condition(setting, study.search.conditions)]))
+        for setting in study.search.space
+    )
     rows["data"] = (
         f"{markdown_cell(data.name)}: {len(data.train):,} training and {len(data.validation):,} validation images"
     )

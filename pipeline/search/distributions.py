@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pipeline.config.search import RangeSpacing
@@ -32,6 +33,21 @@ def parse_distribution(setting: str, entry: object) -> BaseDistribution:
     if isinstance(entry, dict):
         return _range(setting, entry)
     raise UsageError(f"{setting} must have a [list, of, values] or a range {{low: , high: }}, got {shown(entry)}")
+
+
+def suggest(trial: optuna.Trial, setting: str, distribution: BaseDistribution) -> None:
+    """Let a trial draw a setting's value."""
+    match distribution:
+        case CategoricalDistribution():
+            trial.suggest_categorical(setting, distribution.choices)
+        case IntDistribution():
+            trial.suggest_int(
+                setting, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+            )
+        case FloatDistribution():
+            trial.suggest_float(
+                setting, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+            )
 
 
 def coerce(setting: str, value: object) -> Any:
@@ -121,7 +137,7 @@ def _range(setting: str, entry: Mapping[str, object]) -> BaseDistribution:
     for key in entry:
         if key not in keys:
             raise UsageError(
-                f"{setting}: a range has low, high, step and log, got {shown(key)}{nearest(str(key), keys)}"
+                f"{setting}: a range has low, high, step, log and when, got {shown(key)}{nearest(str(key), keys)}"
             )
     if "low" not in entry or "high" not in entry:
         raise UsageError(f"{setting}: a range must have a low and a high, got {shown(dict(entry))}")

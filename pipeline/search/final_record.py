@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
-from pipeline.config.training import CHANGE_NO_RESULT, SEEDS
+from pipeline.config.effective import effective
+from pipeline.config.training import SEEDS
 from pipeline.runtime.code_version import training_code_digest
 from pipeline.search.attributes import FINAL
 from pipeline.search.study import Study
@@ -63,8 +64,7 @@ class FinalRecord:
 
     def digest(self, params: dict[str, Any]) -> str:
         """Return hexadecimal digits of all that decides the result of a configuration, but for the seed."""
-        left_out = CHANGE_NO_RESULT | {"dataset", "seed"}
-        config = self._search.config(params).model_dump(mode="json", exclude=set(left_out))
+        config = effective(self._search.config(params)).model_dump(mode="json", exclude={"dataset", "seed"})
         return hashlib.sha256(json.dumps([config, *self._world], sort_keys=True).encode()).hexdigest()[:20]
 
     def find(self, params: dict[str, Any]) -> Finalist | None:

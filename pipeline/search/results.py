@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.evaluation.figures import Figure
-from pipeline.evaluation.figures.axis_scale import FEW, SettingRange
+from pipeline.evaluation.figures.axis_scale import FEW, NOT_DRAWN, SettingRange
 from pipeline.evaluation.figures.heat_map import heat_map
 from pipeline.evaluation.figures.history import intermediate_curves, optimization_history
 from pipeline.evaluation.figures.importances import parameter_importances
@@ -22,8 +22,14 @@ from pipeline.runtime.shell import project_command
 from pipeline.runtime.text import count, format_metric, format_value, trial_name
 from pipeline.search.attributes import DUPLICATE_OF, FIGURES, INFEASIBLE, LATENCIES, OUTCOME, RUN_ID, WINNER
 from pipeline.search.distributions import bounds, values
+from pipeline.search.importances import (
+    IMPORTANCE_TRIALS,
+    fanova_importances,
+    ped_anova_importances,
+    trials_with_conditional_settings,
+)
 from pipeline.search.space import SearchSpec
-from pipeline.search.study import IMPORTANCE_TRIALS, Study
+from pipeline.search.study import Study
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 # Attributes of a trial that are columns of the table
@@ -63,14 +69,16 @@ def pareto_trials(study: Study) -> list[int]:
 def leaderboard(study: Study) -> pd.DataFrame:
     """Return the table of trials, best value first, then those without one by number.
 
-    The column `pareto` marks the trials on the Pareto front, `winner` the one whose configuration has won the final.
+    The column `pareto` marks the trials on the Pareto front, `winner` the one whose configuration has won the final. A
+    setting that was not drawn in a trial is empty.
     """
     trials, winner = trials_dataframe(study), study.get_attr(WINNER) or {"trial": None}
     trials = trials.assign(
         pareto=trials["number"].isin(pareto_trials(study)), winner=trials["number"] == winner["trial"]
     )
     order = trials.assign(_key=-sign(study.search.directions[0]) * pd.to_numeric(trials["value"]))
-    return order.sort_values(["_key", "number"], na_position="last").drop(columns="_key").reset_index(drop=True)
+    ranked = order.sort_values(["_key", "number"], na_position="last").drop(columns="_key").reset_index(drop=True)
+    return ranked.replace(NOT_DRAWN, None).infer_objects() if study.search.conditions else ranked
 
 
 def figures(study: Study) -> Iterator[tuple[str, Figure]]:
@@ -86,8 +94,11 @@ def figures(study: Study) -> Iterator[tuple[str, Figure]]:
         "winner": _winner(study),
     }
     yield "plots/optimization_history.png", optimization_history(trials, **what)
-    importances = study.importances(), study.dashboard_importances()
-    figure = parameter_importances(*importances, trials, metric=metric, needed=IMPORTANCE_TRIALS, subject=subject)
+    importances = fanova_importances(study), ped_anova_importances(study)
+    drawn_in = trials_with_conditional_settings(study)
+    figure = parameter_importances(
+        *importances, trials, metric=metric, needed=IMPORTANCE_TRIALS, drawn_in=drawn_in, subject=subject
+    )
     yield "plots/parameter_importances.png", figure
     yield "plots/parallel_coordinates.png", parallel_coordinates(trials, space=space, **what)
     yield "plots/slices.png", slices(trials, space=space, **what)
@@ -125,8 +136,12 @@ def summarize(study: Study) -> list[str]:
         title = f"the best {len(shown)} {of_all}:"
     rows = [_summary_row(trial, search, known[trial.number]) for trial in shown]
     lines = [*_finals_table(study), "", title, *_table(rows)]
-    if importances := study.importances():
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items())
+    if importances := fanova_importances(study):
+        of_its = {
+            name: f" of its {count(number, 'trial')}"
+            for name, number in trials_with_conditional_settings(study).items()
+        }
+        shares = ", ".join(f"{name} {100 * share:.0f} %{of_its.get(name, '')}" for name, share in importances.items())
         lines += ["", f"mattered  {shares} (fANOVA of {len(ranked)} finished trials)"]
     return [*lines, "", f"again     {best_command(study)}"]
 
@@ -185,6 +200,7 @@ def _row(trial: FrozenTrial, search: SearchSpec) -> dict[str, object]:
         "number": trial.number,
         "state": state,
         "value": trial.values[0] if trial.values else float("nan"),
+        **{f"params.{name}": NOT_DRAWN for name in search.conditions},
         **{f"params.{name}": value for name, value in search.snap(trial.params).items()},
         **{name: trial.user_attrs.get(name) for name in KEPT},
         **dict(zip(search.settings.metric[1:], trial.values[1:] if trial.values else [], strict=False)),
@@ -209,9 +225,9 @@ def _settings_in_short(params: Mapping[str, object]) -> dict[str, str]:
 
 
 def settings_as_text(params: Mapping[str, object], search: SearchSpec) -> dict[str, str]:
-    """Return searched settings as a command line takes them."""
+    """Return drawn settings as a command line takes them."""
     config = search.config(params)
-    return {name: config.text(name) for name in search.space}
+    return {name: config.text(name) for name in search.space if name in params}
 
 
 def _winner(study: Study) -> Winner | None:

@@ -4,21 +4,28 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from optuna.distributions import BaseDistribution, distribution_to_json
 
 from pipeline.config import data_checks
+from pipeline.config.effective import effective
 from pipeline.config.recipe import read_recipe
 from pipeline.config.search import SearchCommand, SearchConfig, SearchFlags, parse_search_command
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import format_value, printable
 from pipeline.search import definition
+from pipeline.search.conditions import (
+    Conditions,
+    combinations,
+    count_configurations,
+    is_drawn,
+    with_ancestors,
+)
 from pipeline.search.distributions import bounds, sample, snap_to_step, values
 from pipeline.search.storage_url import validate_storage_url
 
@@ -47,7 +54,8 @@ class SearchSpec:
     name: str  # of its file, printable
     recipe: str
     base: TrainingConfig  # the settings of all trials that are not in the space: recipe < file < flags
-    space: Mapping[str, BaseDistribution]
+    space: Mapping[str, BaseDistribution]  # each setting after those that its condition names
+    conditions: Conditions  # of the settings that are not drawn in every trial
     enqueue: tuple[Mapping[str, Any], ...]  # configurations to try first; settings that they leave out are drawn
     settings: SearchConfig
     # models that trials start from, by what `weights_from` is in the file
@@ -87,7 +95,30 @@ class SearchSpec:
 
     def sample(self, random: np.random.Generator) -> dict[str, Any]:
         """Return a random configuration, whether or not it fits the images."""
-        return {setting: sample(distribution, random) for setting, distribution in self.space.items()}
+        params: dict[str, Any] = {}
+        for setting, distribution in self.space.items():
+            if self.is_drawn(setting, params):
+                params[setting] = sample(distribution, random)
+        return params
+
+    def is_drawn(self, setting: str, params: Mapping[str, Any]) -> bool:
+        """Return whether a setting is drawn beside the values of those before it in the space."""
+        return is_drawn(setting, params, self.conditions)
+
+    def configurations(self) -> Iterator[dict[str, Any]]:
+        """Yield every configuration of a space without continuous ranges."""
+        return combinations({setting: values(one) or () for setting, one in self.space.items()}, self.conditions)
+
+    def key(self, params: Mapping[str, Any]) -> str:
+        """Return a text that is the same for drawn settings with which a training goes the same way."""
+        try:
+            config = effective(self.config(params)).model_dump(mode="json")
+        except UsageError:
+            # It cannot be trained, and is like no other
+            config = {}
+        # A driver may have died while it drew them
+        missing = [name for name in self.space if name not in params and self.is_drawn(name, params)]
+        return json.dumps([config, dict(params) if missing or not config else {}], sort_keys=True)
 
     def differing_settings(self) -> dict[str, str]:
         """Return as text the settings of all trials that the file or the flags change in the recipe."""
@@ -100,8 +131,7 @@ class SearchSpec:
 
     def n_configurations(self) -> int | None:
         """Return the number of configurations, infeasible ones included, or None if a range is continuous."""
-        choices = [values(distribution) for distribution in self.space.values()]
-        return None if None in choices else math.prod(len(known) for known in choices if known is not None)
+        return count_configurations(self.space, self.conditions)
 
     def study_name(self, data_fingerprint: str) -> str:
         """Return the name of the study that the search creates or resumes."""
@@ -112,6 +142,7 @@ class SearchSpec:
         question = {
             "data": data_fingerprint,
             "space": {name: distribution_to_json(distribution) for name, distribution in self.space.items()},
+            "when": self.conditions,
             "held": self.base.model_dump(mode="json", exclude={"dataset", *CHANGE_NO_RESULT, *self.space}),
             "enqueue": [dict(params) for params in self.enqueue],
             **self.settings.model_dump(mode="json", exclude=set(BUDGETS_AND_PLACES)),
@@ -146,6 +177,7 @@ def build_search(command: SearchCommand) -> SearchSpec:
             {name: getattr(flags, name) for name in TrainingConfig.model_fields if name in flags.model_fields_set}
         ),
         space=file.space,
+        conditions=file.conditions,
         enqueue=file.enqueue,
         settings=SearchConfig.build(
             {setting: value for setting, value in flags if setting in SearchConfig.model_fields}
@@ -187,11 +219,12 @@ def slow_batch_norm_in_space(search: SearchSpec, *, training_images: int) -> str
         search: the search.
         training_images: number of training images after the split.
     """
-    searched = {name: bounds(search.space[name]) for name in BATCH_NORM if name in search.space}
     warnings = []
-    for chosen in product(*searched.values()):
-        params = dict(zip(searched, chosen, strict=True))
-        config = TrainingConfig.build(dict(search.base) | params)
+    for drawn in _combinations(
+        search, {name: bounds(search.space[name]) for name in BATCH_NORM if name in search.space}
+    ):
+        config = TrainingConfig.build(dict(search.base) | drawn)
+        params = {name: drawn[name] for name in BATCH_NORM if name in drawn}
         steps = math.ceil(training_images / config.batch_size)
         warnings.append(
             (config.batch_norm_momentum**steps, params, data_checks.slow_batch_norm(config, steps_per_epoch=steps))
@@ -221,25 +254,24 @@ def check_against_data(search: SearchSpec, *, image_shape: Sequence[int], traini
     # All of them, as between two sizes that divide the image lie some that do not
     if "patch_size" in checked:
         checked["patch_size"] = values(search.space["patch_size"]) or ()
-    for fixed in [{}, *({setting: value} for setting, known in checked.items() for value in known)]:
-        # Of all settings but patch_size the least value fits if any does, so that no product of long lists is needed
-        free = {
-            setting: known if setting == "patch_size" else [min(known)]
-            for setting, known in checked.items()
-            if setting not in fixed
-        }
+    # Of all settings but patch_size the least value fits if any does, so that no product of long lists is needed
+    least = {setting: known if setting == "patch_size" else [min(known)] for setting, known in checked.items()}
+    for fixed in [{}, *({setting: [value]} for setting, known in checked.items() for value in known)]:
         reasons = [
-            infeasibility(
-                search,
-                fixed | dict(zip(free, combination, strict=True)),
-                image_shape=image_shape,
-                training_images=training_images,
-            )
-            for combination in product(*free.values())
+            infeasibility(search, params, image_shape=image_shape, training_images=training_images)
+            for params in _combinations(search, least | fixed)
+            if fixed.keys() <= params.keys()
         ]
-        if None not in reasons:
+        if reasons and None not in reasons:
             own = [reason for reason in reasons if reason and reason.startswith(tuple(fixed))]
             raise UsageError(f"search {search.name}: {(own or reasons)[0]}")
+
+
+def _combinations(search: SearchSpec, choices: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield each configuration of some settings' values, with all values of the settings that their conditions name."""
+    names = with_ancestors(choices, search.conditions)
+    known = {name: choices.get(name) or values(search.space[name]) or () for name in search.space if name in names}
+    return combinations(known, search.conditions)
 
 
 def _validate_method(search: SearchSpec) -> None:

@@ -1,11 +1,10 @@
 """An Optuna study: which configuration to try next, what became of the others, and how much of the budget is left."""
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from pipeline.search.attributes import (
     TRAINABLE,
 )
 from pipeline.search.coordination import AdvisoryLock, DriverRegistry, LockLease, lock_file
-from pipeline.search.distributions import values
+from pipeline.search.distributions import suggest
 from pipeline.search.space import SearchSpec, infeasibility
 from pipeline.search.storage import SingleWriterCache, open_storage
 
@@ -36,8 +35,6 @@ MAX_REDRAWS = 30
 MAX_ENUMERATED = 10_000
 # Random draws from such a space, after which the configurations that fit the images count as used up
 MAX_RANDOM_DRAWS = 10_000
-# Different values that importances are estimated from at least
-IMPORTANCE_TRIALS = 4
 # Optuna's own system attribute of a trial that was enqueued
 QUEUED_PARAMS = "fixed_params"
 
@@ -80,7 +77,7 @@ class Study:
         self.name = name
         self._image_shape, self._training_images = image_shape, training_images
         self._storage = open_storage(url)
-        self._study = optuna.create_study(
+        self.optuna_study = self._study = optuna.create_study(
             study_name=name, storage=self._storage, directions=search.directions, load_if_exists=True
         )
         dashboard.name_metrics(self._study, list(search.settings.metric))
@@ -97,6 +94,8 @@ class Study:
         # Keys of configurations that failed for good; the next driver tries them again
         self._abandoned: set[str] = set()
         self._feasible: dict[str, dict[str, Any]] | None = None
+        # Of configurations as they are drawn: it takes longer to find out what of one has an effect
+        self._keys: dict[str, str] = {}
 
     def share(self) -> DriverRegistry:
         """Share the study with other drivers from now on, and return their registry.
@@ -194,7 +193,9 @@ class Study:
                 return proposal
         if untried is None:
             tried = self._tried()
-            untried = list(islice((params for params in self.random_configurations() if _key(params) not in tried), 1))
+            untried = list(
+                islice((params for params in self.random_configurations() if self._key(params) not in tried), 1)
+            )
         if not untried:
             return None
         self._enqueue(untried[self._random.integers(len(untried))])
@@ -245,7 +246,7 @@ class Study:
             history = _history(trial)
             self._enqueue(trial.params, **history | {ATTEMPT: history[ATTEMPT] + 1})
         else:
-            self._abandoned.add(_key(self.search.snap(trial.params)))
+            self._abandoned.add(self._key(self.search.snap(trial.params)))
             if self.shared:
                 trial.set_user_attr(ABANDONED, True)
         self._study.tell(trial, state=TrialState.FAIL)
@@ -303,39 +304,6 @@ class Study:
         number = self.search.n_configurations()
         return number is not None and number <= MAX_ENUMERATED
 
-    def importances(self) -> dict[str, float]:
-        """Return the share of the first metric's variance that each setting explains (fANOVA).
-
-        It is empty with fewer than `IMPORTANCE_TRIALS` different values, or a single setting.
-        """
-        if not self._has_importances():
-            return {}
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        return optuna.importance.get_param_importances(
-            self._study, evaluator=evaluator, target=lambda trial: trial.values[0]
-        )
-
-    def dashboard_importances(self) -> dict[str, float]:
-        """Return how much each setting matters for the best tenth of the first metric's values (PED-ANOVA).
-
-        It is what optuna-dashboard shows, and empty where `importances` is. Of fewer than 50 trials it is a rough hint.
-        """
-        if not self._has_importances():
-            return {}
-        # it takes the lowest values for the best
-        sign = -1 if self.search.directions[0] == "maximize" else 1
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        with warnings.catch_warnings():
-            # It warns of what `sign` does
-            warnings.filterwarnings("ignore", message=".*to achieve low `target` values")
-            return optuna.importance.get_param_importances(
-                self._study, evaluator=evaluator, target=lambda trial: sign * trial.values[0]
-            )
-
-    def _has_importances(self) -> bool:
-        different = {trial.values[0] for trial in self.ranked()}
-        return len(different) >= IMPORTANCE_TRIALS and len(self.search.space) > 1
-
     def _engine(self) -> Engine | None:
         return self._storage.backend.engine if isinstance(self._storage, SingleWriterCache) else None
 
@@ -347,10 +315,14 @@ class Study:
 
     def _draw(self) -> TrialProposal | None:
         """Draw once from the sampler; return None for a duplicate or an infeasible configuration, which it records."""
-        trial = self._study.ask(dict(self.search.space))
+        trial = self._study.ask()
         if self._registry:
             trial.set_user_attr(DRIVER, self._registry.id)
-        params = self.search.snap(trial.params)
+        params: dict[str, Any] = {}
+        for setting, distribution in self.search.space.items():
+            if self.search.is_drawn(setting, params):
+                suggest(trial, setting, distribution)
+                params = self.search.snap(trial.params)
         same = next((old for old in self.trials() if old.number < trial.number and self._duplicates(old, params)), None)
         if same is not None:
             trial.set_user_attr(DUPLICATE_OF, same.number)
@@ -372,10 +344,17 @@ class Study:
 
     def _duplicates(self, old: FrozenTrial, params: Mapping[str, object]) -> bool:
         """Return whether an older trial has, or is about to have, the result of these settings."""
-        key = _key(params)
-        if DUPLICATE_OF in old.user_attrs or _key(self.search.snap(old.params)) != key:
+        key = self._key(params)
+        if DUPLICATE_OF in old.user_attrs or self._key(self.search.snap(old.params)) != key:
             return False
         return self._is_final(old, key)
+
+    def _key(self, params: Mapping[str, Any]) -> str:
+        """Return a text that is the same for configurations with which a training goes the same way."""
+        drawn = json.dumps(params, sort_keys=True)
+        if drawn not in self._keys:
+            self._keys[drawn] = self.search.key(params)
+        return self._keys[drawn]
 
     def _is_final(self, trial: FrozenTrial, key: str) -> bool:
         """Return whether a trial's configuration is not to be trained again: it neither waits nor may be retried."""
@@ -420,9 +399,11 @@ class Study:
         if not self.is_enumerable():
             return None
         if self._feasible is None:
-            choices = [values(distribution) or () for distribution in self.search.space.values()]
-            configurations = [dict(zip(self.search.space, chosen, strict=True)) for chosen in product(*choices)]
-            self._feasible = {_key(params): params for params in configurations if self._infeasibility(params) is None}
+            feasible = [params for params in self.search.configurations() if self._infeasibility(params) is None]
+            self._feasible = {}
+            for params in feasible:
+                # The first of those that train alike
+                self._feasible.setdefault(self._key(params), params)
         return self._feasible
 
     def _untried(self) -> list[dict[str, Any]] | None:
@@ -435,13 +416,8 @@ class Study:
 
     def _tried(self) -> set[str]:
         """Return the keys of the configurations that are not to be trained again."""
-        keys = ((trial, _key(self.search.snap(trial.params))) for trial in self.trials())
+        keys = ((trial, self._key(self.search.snap(trial.params))) for trial in self.trials())
         return {key for trial, key in keys if self._is_final(trial, key)}
-
-
-def _key(params: Mapping[str, object]) -> str:
-    """Return a text that is the same for the same configuration."""
-    return json.dumps(params, sort_keys=True, default=str)
 
 
 def _history(trial: optuna.Trial | FrozenTrial) -> dict[str, int]:

@@ -16,7 +16,10 @@ from pipeline.runtime.text import format_value
 
 FEW = 12  # distinct numbers at most that get a tick each
 RANGES = 8  # equal parts of an axis of many numbers
-NONE_ROOM = 0.15  # of an axis of numbers, on its left, for the setting's being off
+OFF_ROOM = 0.15  # of an axis of numbers, on its left, for each label that is no number
+# What a table of trials has for a setting that was not drawn in a trial
+NOT_DRAWN = "not drawn"
+OFF = ("none", NOT_DRAWN)
 
 
 class SettingRange(NamedTuple):
@@ -81,14 +84,15 @@ def setting_scale(trials: pd.DataFrame, name: str, space: Space) -> AxisScale:
     """Return the scale of one setting, with room for the values that no trial has tried.
 
     Words and booleans are categories. Numbers stand to scale: on a logarithmic one if the space says so, if the ratio
-    from one to the next is always about the same, or if they span more than a factor of 20. `none` beside numbers
-    stands apart on the left.
+    from one to the next is always about the same, or if they span more than a factor of 20. `none` and `not drawn`
+    beside numbers stand apart on the left.
     """
     tried = trials[f"params.{name}"].tolist()
     span = space.get(name) or SettingRange(None)
     possible = {format_value(value): value for value in [*(span.values or ()), *tried]}
     labels = sorted(possible, key=lambda label: _sort_key(possible[label]))
-    numbers = [label for label in labels if label != "none"]
+    off = [label for label in labels if label in OFF]
+    numbers = [label for label in labels if label not in OFF]
     if not numbers or not all(_is_number(possible[label]) for label in numbers):
         ticks = [(index + 0.5) / len(labels) for index in range(len(labels))]
         places = np.array([ticks[labels.index(format_value(value))] for value in tried])
@@ -96,7 +100,7 @@ def setting_scale(trials: pd.DataFrame, name: str, space: Space) -> AxisScale:
     known = np.array([float(possible[label]) for label in numbers])
     few = _are_few(known, span, len(tried))
     log = known.min() > 0 and (span.log or (few and _is_geometric(known)) or spans_decades(known))
-    values = np.array([np.nan if format_value(value) == "none" else float(value) for value in tried])
+    values = np.array([np.nan if format_value(value) in OFF else float(value) for value in tried])
     # the tried ones too, as labels are rounded
     everything = [*known, *values, span.low, span.high]
     ends = (np.nanmin(everything), np.nanmax(everything))
@@ -104,10 +108,12 @@ def setting_scale(trials: pd.DataFrame, name: str, space: Space) -> AxisScale:
         known = np.array(_ticks(*ends, log=log))
         numbers = [format_value(value) for value in known]
     places = _places(np.array([*values, *known]), ends, log=log)
-    if "none" in labels:
-        places = np.nan_to_num(NONE_ROOM + (1 - NONE_ROOM) * places, nan=0.0)
-        numbers, places = ["none", *numbers], np.insert(places, len(values), 0.0)
-    return AxisScale(name, places[: len(values)], list(places[len(values) :]), numbers, few=few)
+    room = OFF_ROOM * len(off)
+    places = room + (1 - room) * places
+    off_places = [OFF_ROOM * position for position in range(len(off))]
+    for trial in np.flatnonzero(np.isnan(values)):
+        places[trial] = off_places[off.index(format_value(tried[trial]))]
+    return AxisScale(name, places[: len(values)], [*off_places, *places[len(values) :]], [*off, *numbers], few=few)
 
 
 def _are_few(known: NDArray, span: SettingRange, trials: int) -> bool:
@@ -138,10 +144,10 @@ def _ticks(low: float, high: float, *, log: bool) -> list[float]:
 
 
 def _sort_key(value: object) -> tuple[int, float, str]:
-    """Return a key that sorts None first, then numbers, then words."""
+    """Return a key that sorts `none` and `not drawn` first, then numbers, then words."""
     label = format_value(value)
-    if label == "none":
-        return 0, 0, ""
+    if label in OFF:
+        return 0, OFF.index(label), ""
     return (1, float(value), "") if _is_number(value) else (2, 0, label)  # type: ignore[arg-type]
 
 

@@ -38,6 +38,7 @@ def parameter_importances(
     *,
     metric: str,
     needed: int,
+    drawn_in: Mapping[str, int] | None = None,
     subject: str = "",
 ) -> Figure:
     """Draw how much each setting matters for the metric by two methods, which answer different questions.
@@ -49,6 +50,8 @@ def parameter_importances(
         trials: The table of trials.
         metric: Name of the metric.
         needed: How many trials with different values it takes.
+        drawn_in: By setting that was not drawn in every trial: in how many finished ones it was, among which it matters
+            so much.
         subject: Of which data, split and search, for the title.
     """
     title = titled("Importance of settings", subject)
@@ -60,7 +63,8 @@ def parameter_importances(
         needs = f"needs {needed} finished trials of different values, there {there}"
         return text_figure(needs if different < needed else "needs 2 searched settings, there is 1", title=title)
     ranked = sorted(fanova, key=lambda name: -_finite(fanova[name]))
-    names = [ellipsize(name, 2.4, 10) for name in ranked]
+    of_its = {name: f" ({count(trials_with, 'trial')})" for name, trials_with in (drawn_in or {}).items()}
+    names = [ellipsize(name, 2.4, 10) + of_its.get(name, "") for name in ranked]
     labels_width, height = max(text_width(name, 10) for name in names) + 0.25, 0.45 * len(ranked)
     width = max(labels_width + 5.3, 6.4)
     figure = Figure(figsize=(width, height + 1.85), dpi=DPI)
@@ -71,6 +75,7 @@ def parameter_importances(
         f"for {ellipsize(metric, 3, 9)}, estimated from {count(number, 'finished trial')}",
         f"left out: {', '.join(left_out)}" if left_out else "",
         f"with fewer than {RELIABLE} trials PED-ANOVA is a rough hint" if number < RELIABLE else "",
+        "in brackets: the trials in which a setting was drawn, among which it matters so much" if drawn_in else "",
     )
     axes = axes_at(figure, labels_width, 0.5, width - labels_width - 0.75, height)
     places = np.arange(len(ranked))

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.evaluation.figures.axis_scale import AxisScale, Space, setting_scales
+from pipeline.evaluation.figures.axis_scale import NOT_DRAWN, AxisScale, Space, setting_scales
 from pipeline.evaluation.figures.search_style import (
     DARKER_IS_BETTER,
     MARKS,
@@ -59,11 +59,14 @@ def slices(
     columns = ceil(sqrt(len(settings))) if len(settings) > 4 else len(settings)
     rows = ceil(len(settings) / columns)
     width, height = max(2.3, 5.2 / columns), 2.1 if columns > 1 else 3.0  # inches of a panel
-    figure = new_figure(width * columns + 2.25, (height + 0.65) * rows + 1.0, title, subject, trials, leader)
+    # inches below a panel: of the last row, and of one above another
+    edge = 0.55 if all(NOT_DRAWN not in setting.labels for setting in settings) else 0.72
+    pitch = height + edge + 0.1
+    figure = new_figure(width * columns + 2.25, pitch * rows + edge + 0.45, title, subject, trials, leader)
     norm = Normalize(trials["number"].min(), trials["number"].max())
     for index, setting in enumerate(settings):
         row, column = divmod(index, columns)
-        bottom = 0.55 + (rows - 1 - row) * (height + 0.65)
+        bottom = edge + (rows - 1 - row) * pitch
         axes = axes_at(figure, 1.1 + width * column, bottom, width - 0.15, height)
         x = setting.spread()
         if not complete.all():
@@ -89,7 +92,7 @@ def slices(
     legend: dict[str, Any] = {"frameon": False, "borderaxespad": 0.2, "fontsize": 8, "handletextpad": 0.2}
     figure.axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, **legend)
     if len(shown) > 2:
-        key = axes_at(figure, width * columns + 1.2, 0.55, 0.15, min((height + 0.65) * rows - 0.65, 3))
+        key = axes_at(figure, width * columns + 1.2, edge, 0.15, min(pitch * rows - edge - 0.1, 3))
         bar = figure.colorbar(ScalarMappable(norm, DARKER_IS_BETTER), cax=key)
         bar.locator = MaxNLocator(5, integer=True)
         bar.set_label("trial")
@@ -101,11 +104,14 @@ def _setting_axis(axes: Axes, setting: AxisScale, inches: float) -> None:
     room = max(inches / len(setting.ticks) - 0.08, 0.3) if setting.ticks else inches
     ticks, labels, free_from = [], [], -1.0
     for tick, label in zip(setting.ticks, setting.labels, strict=True):
-        label = ellipsize(label, room if setting.categorical else inches, 8)
-        half = text_width(label, 8) / 2
+        # In two lines, as it stands at the left end, beside the panel before
+        lines = (
+            ["not", "drawn"] if label == NOT_DRAWN else [ellipsize(label, room if setting.categorical else inches, 8)]
+        )
+        half = max(text_width(line, 8) for line in lines) / 2
         if inches * tick - half > free_from:
             ticks.append(tick)
-            labels.append(label)
+            labels.append("\n".join(lines))
             free_from = inches * tick + half + 0.05
     axes.set_xticks(ticks, labels, fontsize=8, parse_math=False)
     axes.set_xlim(-0.07, 1.07)

@@ -66,7 +66,10 @@ def test_values_and_description_of_a_distribution(distribution, known, words):
         ("flip: [maybe]", "flip must be true or false, got 'maybe'"),
         ("schedule: [cosine, cosin]", "schedule must be constant, one_cycle or cosine, got 'cosin'"),
         ("depth: {low: 4}", "depth: a range must have a low and a high, got {'low': '4'}"),
-        ("depth: {low: 4, hihg: 5}", "depth: a range has low, high, step and log, got 'hihg'; did you mean high?"),
+        (
+            "depth: {low: 4, hihg: 5}",
+            "depth: a range has low, high, step, log and when, got 'hihg'; did you mean high?",
+        ),
         ("depth: {low: 0, high: 5}", "depth must be a whole number from 1 to 256, got '0'"),
         ("depth: {low: 1, high: 500}", "depth must be a whole number from 1 to 256, got '500'"),
         ("depth: {low: 5, high: 4}", "depth: low must be at most high, got 5 and 4"),

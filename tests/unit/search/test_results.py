@@ -4,7 +4,6 @@ import math
 import shlex
 
 import numpy as np
-import optuna
 import pytest
 from matplotlib.figure import Figure
 
@@ -208,12 +207,3 @@ def test_figures_show_every_value_of_a_space_that_is_not_too_large(study):
     assert [label.get_text() for label in flip.get_xticklabels()] == ["false", "true"]
     place = np.log(proposal.params["filters"] / 8) / np.log(512 / 8)
     assert np.asarray(filters.collections[0].get_offsets())[0, 0] == pytest.approx(place)
-
-
-def test_importances_are_those_of_optuna_and_of_its_dashboard(study):
-    mine = study(DISCRETE, *GRID)
-    for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
-        complete(mine, value)
-    with pytest.warns(UserWarning, match="achieve low"):
-        expected = optuna.importance.get_param_importances(mine._study, target=lambda trial: -trial.values[0])
-    assert mine.dashboard_importances() == expected != mine.importances()

@@ -107,6 +107,59 @@ def test_every_configuration_of_a_finite_space_is_proposed_once(study, sampler):
     assert study(DISCRETE, "--sampler", sampler).ask() is None
 
 
+CONDITIONAL = """recipe: smoke
+space:
+  adam_epsilon: {values: [1e-8, 1e-7], when: {optimizer: adamw}}
+  schedule: [constant, cosine]
+  optimizer: [adamw, muon]
+  warmup_fraction: {values: [0.1, 0.2], when: {schedule: cosine, optimizer: [muon]}}
+"""
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe", "random"])
+def test_settings_are_drawn_only_where_their_conditions_hold(study, sampler):
+    mine = study(CONDITIONAL, "--sampler", sampler)
+    proposals = []
+    while one := mine.ask():
+        proposals.append(dict(one.params))
+        mine.complete(one.number, [0.1 * len(proposals)])
+    adamw = [
+        {"schedule": schedule, "optimizer": "adamw", "adam_epsilon": epsilon}
+        for schedule in ("constant", "cosine")
+        for epsilon in (1e-8, 1e-7)
+    ]
+    muon = [{"schedule": "cosine", "optimizer": "muon", "warmup_fraction": warmup} for warmup in (0.1, 0.2)]
+    expected = [*adamw, {"schedule": "constant", "optimizer": "muon"}, *muon]
+    assert sorted(map(sorted, map(dict.items, proposals))) == sorted(map(sorted, map(dict.items, expected)))
+    assert mine.n_feasible() == mine.search.n_configurations() == 7
+
+
+def test_configurations_that_train_alike_are_trained_once(study):
+    text = "recipe: smoke\nrandaugment_layers: 0\nspace: {randaugment_magnitude: [3, 6, 9], depth: [1, 2]}\n"
+    mine = study(text, "--sampler", "random")
+    assert len(finish(mine, 2)) == 2 and mine.ask() is None
+    assert mine.n_feasible() == 2 and mine.search.n_configurations() == 6
+    assert study(text, "--sampler", "random").ask() is None
+
+
+def test_enqueued_configuration_that_trains_like_another_is_skipped_and_named(study):
+    enqueue = "enqueue: [{layers: 0, magnitude: 3}, {layers: 0, magnitude: 9}]"
+    enqueue = enqueue.replace("layers", "randaugment_layers").replace("magnitude", "randaugment_magnitude")
+    mine = study("recipe: smoke\nspace: {randaugment_layers: [0, 1], randaugment_magnitude: [3, 9]}\n" + enqueue)
+    skipped = []
+    mine.on_skipped = lambda number, params, reason: skipped.append((number, reason))
+    first, second = finish(mine, 2)
+    assert first.params["randaugment_layers"] == 0 and second.params["randaugment_layers"] == 1
+    assert skipped[0] == (1, "the same as t000, not trained again")
+
+
+def test_trial_that_died_while_it_was_drawn_is_like_no_other(study):
+    mine = study(DISCRETE)
+    mine.optuna_study.ask()
+    first, second = finish(study(DISCRETE), 2)
+    assert first.params.keys() == second.params.keys() == {"kernel_size", "depth"}
+
+
 def test_tpe_draws_duplicates_before_a_small_space_is_exhausted(study):
     mine = study(DISCRETE)
     for number in range(6):  # what makes the record worth keeping
@@ -408,18 +461,6 @@ def test_recorded_seconds_of_searching_never_decrease(study):
     for seconds in (100.0, 50.0):
         mine.record_searched_seconds(seconds)
     assert study().searched_seconds() == 100.0
-
-
-def test_importances_order_settings_and_are_empty_below_four_values(study):
-    mine = study(DISCRETE, "--sampler", "grid")
-    for value in (0.1, 0.2, 0.3):
-        finish(mine, value=value)
-    assert mine.importances() == {}
-    for _ in range(3):
-        one = mine.ask()
-        mine.complete(one.number, [one.params["kernel_size"] + 0.01 * one.params["depth"]])
-    shares = mine.importances()
-    assert list(shares) == ["kernel_size", "depth"] and sum(shares.values()) == pytest.approx(1)
 
 
 def test_attributes_are_read_from_the_storage_where_another_process_may_have_written(study):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.evaluation.figures.axis_scale import NONE_ROOM, AxisScale, SettingRange, setting_scale
+from pipeline.evaluation.figures.axis_scale import NOT_DRAWN, OFF_ROOM, AxisScale, SettingRange, setting_scale
 
 
 def scale(*values: object, span: SettingRange | None = None) -> AxisScale:
@@ -60,7 +60,7 @@ def test_setting_scale_has_ticks_and_cells_for_values_that_no_trial_has_tried() 
 def test_setting_scale_puts_none_beside_numbers_on_the_left_of_their_line() -> None:
     made = scale(1.0, None, 0.5, 0.5, None, 2.0, 2.0, span=SettingRange((None, 0.5, 1.0, 2.0)))
     assert made.labels == ["none", "0.5", "1", "2"]
-    assert made.ticks[:2] == [0, NONE_ROOM] and made.ticks[3] == pytest.approx(1)
+    assert made.ticks[:2] == [0, OFF_ROOM] and made.ticks[3] == pytest.approx(1)
     assert made.places[1] == made.places[4] == 0
 
 
@@ -98,3 +98,12 @@ def test_cell_of_a_range_includes_its_end() -> None:
     assert made.cell_ticks()[0] == -0.5
     few = scale(5, 3, 9)
     assert few.cell().tolist() == [1, 0, 2] and few.cell_ticks() == [0, 1, 2]
+
+
+def test_setting_scale_puts_trials_without_the_setting_apart_from_those_where_it_is_none() -> None:
+    made = scale(NOT_DRAWN, 1, None, 3, NOT_DRAWN, span=SettingRange((None, 1, 2, 3)))
+    assert made.labels == ["none", NOT_DRAWN, "1", "2", "3"] and not made.categorical
+    assert made.ticks[:3] == pytest.approx([0, OFF_ROOM, 2 * OFF_ROOM])
+    assert made.places == pytest.approx([OFF_ROOM, 2 * OFF_ROOM, 0, 1, OFF_ROOM])
+    assert made.cell().tolist() == [1, 2, 0, 4, 1]
+    assert scale(NOT_DRAWN, "a", span=SettingRange(("a", "b"))).labels == [NOT_DRAWN, "a", "b"]

@@ -1,0 +1,26 @@
+"""What of a run's settings decides its result: those that others make idle are left out of comparisons."""
+
+from collections.abc import Callable, Mapping
+
+from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
+
+# When a setting has no effect, whatever its value
+IDLE: Mapping[str, Callable[[TrainingConfig], bool]] = {
+    "randaugment_magnitude": lambda config: config.randaugment_layers == 0,
+    "mix_probability": lambda config: config.mixup_alpha == 0 and config.cutmix_alpha == 0,
+    "warmup_fraction": lambda config: config.schedule == "constant",
+    # no more epochs without a better one than there are epochs
+    "early_stopping_epochs": lambda config: (config.early_stopping_epochs or config.epochs) >= config.epochs,
+    # all kernels but the last layer's are the model's
+    "depthwise_init": lambda config: config.weights_from is not None,
+}
+
+
+def effective(config: TrainingConfig) -> TrainingConfig:
+    """Return the settings with those at their defaults that have no effect beside the others.
+
+    Two runs train alike if their effective settings are equal.
+    """
+    defaults = TrainingConfig.build({})
+    idle = {name for name, is_idle in IDLE.items() if is_idle(config)} | CHANGE_NO_RESULT
+    return config.model_copy(update={name: getattr(defaults, name) for name in idle})
