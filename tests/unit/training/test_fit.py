@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.config.effective import effective
 from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.model.conv_mixer import HEAD, build_model, depthwise_kernels
@@ -97,6 +98,15 @@ def test_fit_with_the_same_seed_repeats_history_and_weights(train, fast_layers):
     assert history_without_timings(one) == history_without_timings(again) != history_without_timings(other)
     for weight, same in zip(one.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
+
+
+def test_settings_without_effect_change_no_weight(train, train_once):
+    idle = {"randaugment_magnitude": 3, "mix_probability": 0.5, "warmup_fraction": 0.3, "early_stopping_epochs": 100}
+    result, _ = train(**idle)
+    expected, _, _ = train_once()
+    assert effective(TINY.model_copy(update=idle)) == effective(TINY)
+    for weights, same in zip(result.model.get_weights(), expected.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, same)
 
 
 def test_fit_returns_the_weights_of_the_best_validation_accuracy(train_once, digits):
