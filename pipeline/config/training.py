@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.config.base import Config
+from pipeline.config.monitor import Monitor
 
 SEEDS = 2**32  # seeds of NumPy and TensorFlow lie below it
 # settings that may be changed when a run is resumed, and that make no two runs different
@@ -159,8 +160,13 @@ class FitConfig(Config, title="training"):
         lt=1,
         description="validate and keep a moving average of the weights, of which each step keeps this share",
     )
+    monitor: Monitor = Field(
+        "val_accuracy",
+        description="metric of the validation images that the best epoch, early stopping and all comparisons of "
+        "models go by; val_balanced_accuracy and val_macro_f1 count each class alike",
+    )
     early_stopping_epochs: int | None = Field(
-        None, ge=1, le=100_000, description="stop after this many epochs without a better val_accuracy"
+        None, ge=1, le=100_000, description="stop after this many epochs in which the monitor's metric got no better"
     )
     test_time_flip: bool = Field(
         False,

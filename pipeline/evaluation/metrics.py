@@ -1,7 +1,10 @@
 """Metrics of a classifier: probabilities and labels -> accuracy, loss, calibration, confusion, worst errors."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +14,21 @@ Probabilities = npt.NDArray[np.floating]  # (n, classes), rows sum to 1
 Labels = npt.NDArray[np.int64]  # (n,)
 
 VIEW_IMAGES = 1000
+RECALL = "recall/"  # before the name of a class in the name of a metric; the slash makes them a group in MLflow's pages
+CLASS_CHARACTERS = 100  # of it; MLflow takes 250 characters in all
+
+
+class ClassCounts(NamedTuple):
+    """Number of images by class, (classes,) each: the margins and the diagonal of a confusion matrix."""
+
+    images: npt.NDArray[np.int64]  # with the class as their label
+    predicted: npt.NDArray[np.int64]  # as the class
+    correct: npt.NDArray[np.int64]
+
+    @classmethod
+    def of_confusion(cls, counts: npt.NDArray[np.int64]) -> "ClassCounts":
+        """Return those of a confusion matrix."""
+        return cls(counts.sum(axis=1), counts.sum(axis=0), counts.diagonal())
 
 
 def accuracy(probabilities: Probabilities, labels: Labels) -> float:
@@ -18,17 +36,31 @@ def accuracy(probabilities: Probabilities, labels: Labels) -> float:
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def balanced_accuracy(counts: npt.NDArray[np.int64]) -> float:
-    """Return the mean recall of the classes that have images, from a confusion matrix: each class counts alike."""
-    images = counts.sum(axis=1)
-    return float((counts.diagonal()[images > 0] / images[images > 0]).mean())
+def balanced_accuracy(counts: ClassCounts) -> float:
+    """Return the mean recall of the classes that have images: each class counts alike."""
+    known = counts.images > 0
+    return float((counts.correct[known] / counts.images[known]).mean())
 
 
-def macro_f1(counts: npt.NDArray[np.int64]) -> float:
-    """Return the mean F1 of the classes that have images, from a confusion matrix."""
-    images = counts.sum(axis=1)
-    f1 = 2 * counts.diagonal() / np.maximum(images + counts.sum(axis=0), 1)
-    return float(f1[images > 0].mean())
+def macro_f1(counts: ClassCounts) -> float:
+    """Return the mean F1 of the classes that have images."""
+    f1 = 2 * counts.correct / np.maximum(counts.images + counts.predicted, 1)
+    return float(f1[counts.images > 0].mean())
+
+
+def recalls(counts: ClassCounts, *, classes: Sequence[str]) -> dict[str, float]:
+    """Return the recall of each class that has images, by a name that MLflow takes for a metric.
+
+    Characters that it does not take become underscores; classes that share a name then are told apart by their label.
+    """
+    names = [RECALL + re.sub(r"[^\w -]", "_", name)[:CLASS_CHARACTERS] for name in classes]
+    # a store may take no notice of case
+    times = Counter(name.lower() for name in names)
+    return {
+        f"{name}_{label}" if times[name.lower()] > 1 else name: float(counts.correct[label] / counts.images[label])
+        for label, name in enumerate(names)
+        if counts.images[label]
+    }
 
 
 def guessing_accuracy(labels: Labels) -> float:

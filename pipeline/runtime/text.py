@@ -127,7 +127,8 @@ def percent(fraction: float) -> str:
 
 def format_metric(metric: str, value: float, deviation: float | None = None) -> str:
     """Return a value of a metric, with its standard deviation: `81.30 %`, `81.30 ± 0.41 %`, or a loss as `0.6123`."""
-    factor, digits, unit = (100, 2, " %") if "accuracy" in metric else (1, 4, "")
+    is_share = any(word in metric for word in ("accuracy", "f1", "recall"))
+    factor, digits, unit = (100, 2, " %") if is_share else (1, 4, "")
     plus_minus = "" if deviation is None else f" ± {factor * deviation:.{digits}f}"
     return f"{factor * value:.{digits}f}{plus_minus}{unit}"
 

@@ -12,15 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from pipeline.evaluation.metrics import balanced_accuracy, macro_f1, recalls
 from pipeline.model.conv_mixer import depthwise_kernels
 from pipeline.runtime.errors import Diverged
 from pipeline.runtime.files import make_private
 from pipeline.runtime.text import printable
 from pipeline.training.checkpoint import TrainingState
+from pipeline.training.class_accuracy import class_counts
 from pipeline.training.progress import TrainingProgress
 
 log = logging.getLogger(__name__)
 
+# Of more classes each epoch logs no recalls: MLflow keeps a row for each value, and its pages a chart for each class.
+RECALL_CLASSES = 20
 REMEDY = "try a lower learning_rate, a longer warmup_fraction or a clip_norm"
 
 
@@ -50,16 +54,19 @@ class TerminateOnNonFinite(TrainingCallback):
 class EpochMetrics(TrainingCallback):
     """Add the metrics of each epoch to the history: losses and accuracies, learning rate and speed.
 
-    `epoch_seconds` includes validation, `images_per_second` does not.
+    `epoch_seconds` includes validation, `images_per_second` does not. The validation recall of each class is among the
+    metrics where there are at most `RECALL_CLASSES` of them.
 
     Args:
         images: Number of training images in an epoch.
+        classes: Names by label.
         learning_rate: Takes an epoch, counted from 0, and returns the learning rate of its last step.
     """
 
-    def __init__(self, *, images: int, learning_rate: Callable[[int], float]) -> None:
+    def __init__(self, *, images: int, classes: Sequence[str], learning_rate: Callable[[int], float]) -> None:
         super().__init__()
         self.images = images
+        self.classes = classes
         self.learning_rate = learning_rate
         self._began = self._trained = 0.0
 
@@ -71,6 +78,12 @@ class EpochMetrics(TrainingCallback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         metrics = {name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
+        # of the validation images, which were counted last
+        counts = class_counts(self.model)
+        metrics["val_balanced_accuracy"] = balanced_accuracy(counts)
+        metrics["val_macro_f1"] = macro_f1(counts)
+        if len(self.classes) <= RECALL_CLASSES:
+            metrics |= {f"val_{name}": recall for name, recall in recalls(counts, classes=self.classes).items()}
         metrics["learning_rate"] = self.learning_rate(epoch)
         metrics["epoch_seconds"] = time.perf_counter() - self._began
         metrics["images_per_second"] = self.images / (self._trained - self._began)
@@ -78,7 +91,7 @@ class EpochMetrics(TrainingCallback):
 
 
 class BestWeights(TrainingCallback):
-    """Keep a copy of the weights of the epoch with the best validation accuracy."""
+    """Keep a copy of the weights of the best epoch, see `TrainingProgress.best_epoch`."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if self.progress.best_epoch == self.progress.epoch:
@@ -86,7 +99,7 @@ class BestWeights(TrainingCallback):
 
 
 class EarlyStopping(TrainingCallback):
-    """Stop training when the validation accuracy has not improved for a number of epochs.
+    """Stop training when the monitored metric has not improved for a number of epochs.
 
     Unlike Keras' callback of that name, it counts from the history, so that a resumed training stops at the same epoch.
 

@@ -23,6 +23,7 @@ from pipeline.training.callbacks import (
     order_callbacks,
 )
 from pipeline.training.checkpoint import TrainingState
+from pipeline.training.class_accuracy import ClassAccuracy
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.optimizers import build_optimizer
 from pipeline.training.progress import TrainingProgress, restore_variables
@@ -60,7 +61,7 @@ def fit(
 ) -> TrainingResult:
     """Train a ConvMixer on the training images and return it with the weights of its best epoch.
 
-    The best epoch is the one with the highest validation accuracy. The test images have no part in training.
+    The best epoch is the one with the best value of the setting `monitor`. The test images have no part in training.
 
     Args:
         config: Resolved, with no setting left at auto.
@@ -80,7 +81,7 @@ def fit(
     keras.config.set_dtype_policy(config.precision)
     strategy = strategy or tf.distribute.get_strategy()
     steps = steps_per_epoch(config, len(dataset.train), devices=strategy.num_replicas_in_sync)
-    progress = TrainingProgress(start)
+    progress = TrainingProgress(start, monitor=config.monitor)
     early_stopping = EarlyStopping(config.early_stopping_epochs)
     with strategy.scope():
         model = build_model(config, dataset.image_shape, len(dataset.classes))
@@ -88,7 +89,11 @@ def fit(
             initial_weights.copy_to(model, dataset.classes)
         own = [
             TerminateOnNonFinite(),
-            EpochMetrics(images=len(dataset.train), learning_rate=partial(last_learning_rate, config, steps)),
+            EpochMetrics(
+                images=len(dataset.train),
+                classes=dataset.classes,
+                learning_rate=partial(last_learning_rate, config, steps),
+            ),
             BestWeights(),
             early_stopping,
         ]
@@ -164,7 +169,7 @@ def compile_model(model: keras.Model, config: TrainingConfig, learning_rate: Lea
             share_of=partial(learning_rate_share, config) if config.layer_decay < 1 else None,
         ),
         loss=keras.losses.CategoricalCrossentropy(),
-        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
+        metrics=[ClassAccuracy(model.output_shape[-1])],
         jit_compile=config.jit_compile is True,
     )
     # Else the first training step creates the optimizer's variables, and TensorFlow traces the step a second time

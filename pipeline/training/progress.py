@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config.monitor import Monitor, sign
 from pipeline.runtime.errors import UsageError
 from pipeline.training.checkpoint import TrainingState
 
@@ -15,9 +16,11 @@ class TrainingProgress:
 
     Args:
         start: The state that the training is resumed from; None for a new training.
+        monitor: The metric by which an epoch is the best.
     """
 
-    def __init__(self, start: TrainingState | None = None) -> None:
+    def __init__(self, start: TrainingState | None = None, *, monitor: Monitor) -> None:
+        self.monitor = monitor
         # one value per metric and epoch
         self.history: dict[str, list[float]] = {}
         self.best_weights: list[npt.NDArray] = []
@@ -28,12 +31,12 @@ class TrainingProgress:
     @property
     def epoch(self) -> int:
         """Return the number of finished epochs."""
-        return len(self.history.get("val_accuracy", ()))
+        return len(self.history.get(self.monitor, ()))
 
     @property
     def best_epoch(self) -> int:
-        """Return the epoch with the best validation accuracy, counted from 1; of equal ones, the first."""
-        return int(np.argmax(self.history["val_accuracy"])) + 1
+        """Return the epoch with the best value of the monitored metric, counted from 1; of equal ones, the first."""
+        return int(np.argmax(sign(self.monitor) * np.array(self.history[self.monitor]))) + 1
 
     def add_epoch(self, metrics: dict[str, float]) -> None:
         """Append the metrics of an epoch to the history."""

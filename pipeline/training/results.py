@@ -134,7 +134,7 @@ def evaluate_on_test_set(
     probabilities = model.predict(batches, verbose=0)
     labels = dataset.test.labels[dataset.test.rows]
     _log_predictions(run, dataset, probabilities, labels)
-    counts = metrics.confusion_matrix(probabilities, labels)
+    counts = metrics.ClassCounts.of_confusion(metrics.confusion_matrix(probabilities, labels))
     results = {
         "test_loss": metrics.cross_entropy(probabilities, labels),
         "test_accuracy": metrics.accuracy(probabilities, labels),

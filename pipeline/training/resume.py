@@ -206,9 +206,10 @@ def _read_usable_checkpoint(path: Path, run_id: str) -> tuple[Checkpoint, Traini
         checkpoint = read_checkpoint(path)
         if checkpoint.run_id != run_id:
             raise CorruptCheckpoint(f"{path} belongs to another run, {shown(checkpoint.run_id)}")
-        if len(checkpoint.state.history.get("val_accuracy", ())) != checkpoint.state.epoch:
-            raise CorruptCheckpoint(f"{path} is not a checkpoint: it lacks val_accuracy")
-        return checkpoint, _read_settings(path, checkpoint)
+        config = _read_settings(path, checkpoint)
+        if config.monitor not in checkpoint.state.history:
+            raise CorruptCheckpoint(f"{path} is not a checkpoint: it lacks {config.monitor}")
+        return checkpoint, config
     except CorruptCheckpoint:
         # else it would count as the newest one of the resumed run
         with suppress(OSError):

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from pipeline.config.data_checks import slow_batch_norm, unequal_classes
+from pipeline.config.monitor import DIRECTIONS, metric_words
 from pipeline.config.recipe import to_yaml
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset
@@ -29,6 +30,7 @@ from pipeline.runtime.errors import Diverged, OutOfMemory, UsageError
 from pipeline.runtime.files import renew_temporary_files
 from pipeline.runtime.out_of_memory import describe_oom, is_oom_error
 from pipeline.runtime.shell import mlflow_command, project_command
+from pipeline.runtime.text import format_metric
 from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.models import MODEL
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS
@@ -134,7 +136,7 @@ def run_training(
             checkpoint_folder(run.id), epochs=config.epochs, steps=config.filter_steps, block=middle_block(config)
         )
         saver = CheckpointSaver(manager.save)
-        reporter = ProgressReporter(partial(report_epoch, run, config.epochs, console))
+        reporter = ProgressReporter(partial(report_epoch, run, config, console))
         result = fit(
             config,
             dataset,
@@ -150,7 +152,7 @@ def run_training(
         results = evaluate_on_test_set(run, result.model, config, dataset)
         log_validation_predictions(run, result.model, config, dataset)
         results["best_epoch"] = result.best_epoch
-        results["best_val_accuracy"] = result.history["val_accuracy"][result.best_epoch - 1]
+        results |= {f"best_{metric}": result.history[metric][result.best_epoch - 1] for metric in DIRECTIONS}
         results["parameters"] = result.model.count_params()
         if config.register_as:
             results["latency_ms"] = register_model(run, result.model, config, dataset, results)
@@ -330,7 +332,9 @@ def announce(config: TrainingConfig, dataset: Dataset, device: Device, console: 
             console.warn(warning)
 
 
-def report_epoch(run: TrackedRun, epochs: int, console: Console, epoch: int, metrics: dict[str, float]) -> None:
+def report_epoch(
+    run: TrackedRun, config: TrainingConfig, console: Console, epoch: int, metrics: dict[str, float]
+) -> None:
     """Log the metrics of an epoch and print them, unless the console shows Keras' progress bar, which has them.
 
     Warn if the run was interrupted after it had logged other values for this epoch, which MLflow keeps.
@@ -343,19 +347,27 @@ def report_epoch(run: TrackedRun, epochs: int, console: Console, epoch: int, met
             "repeat to the last digit what the interrupted run computed"
         )
     if not console.is_terminal:
+        shown = dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy", config.monitor))
+        values = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
         console.print(
-            f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {metrics['loss']:.4f}  "
-            f"accuracy {metrics['accuracy']:.4f}  val_loss {metrics['val_loss']:.4f}  "
-            f"val_accuracy {metrics['val_accuracy']:.4f}  {metrics['images_per_second']:,.0f} images/s  "
-            f"{metrics['epoch_seconds']:.1f} s"
+            f"epoch {epoch:>{len(str(config.epochs))}}/{config.epochs}  {values}  "
+            f"{metrics['images_per_second']:,.0f} images/s  {metrics['epoch_seconds']:.1f} s"
         )
 
 
 def summarize(results: dict[str, float], config: TrainingConfig, dataset: Dataset) -> str:
     """Return the results of a run in one line."""
+    monitor = config.monitor
+    # of the metrics of the test images those two that every run has come last
+    test = "" if monitor in ("val_accuracy", "val_loss") else f"{_result(f'test_{monitor[4:]}', results)}, "
     return (
-        f"test accuracy {results['test_accuracy']:.2%} (loss {results['test_loss']:.4f}, "
-        f"{len(dataset.test):,} images), validation accuracy {results['best_val_accuracy']:.2%} "
+        f"{test}{_result('test_accuracy', results)} (loss {results['test_loss']:.4f}, "
+        f"{len(dataset.test):,} images), {_result(f'best_{monitor}', results).removeprefix('best ')} "
         f"at epoch {results['best_epoch']} of {config.epochs}; "
         f"{results['parameters']:,} parameters, {results['seconds']:.0f} s"
     )
+
+
+def _result(metric: str, results: dict[str, float]) -> str:
+    """Return a result in words: `test accuracy 81.30 %`."""
+    return f"{metric_words(metric)} {format_metric(metric, results[metric])}"

@@ -46,7 +46,7 @@ def compare(changes):
     one, _, predictions = train(config, None)
     two, states, two_predictions = train(config, mirrored)
     resumed, _, resumed_predictions = train(config, mirrored, states[0])
-    names = ("loss", "accuracy", "val_loss")
+    names = ("loss", "accuracy", "val_loss", "val_macro_f1")
     return {
         "history": [[result.history[name] for name in names] for result in (one, two, resumed)],
         "differences": [
@@ -74,7 +74,9 @@ def trainings():
 
 @pytest.mark.parametrize("changes", CHANGES)
 def test_training_on_two_devices_equals_one_device_with_the_same_batches(trainings, changes):
-    for name, one, two, resumed in zip(("loss", "accuracy", "val_loss"), *trainings[changes]["history"], strict=True):
+    for name, one, two, resumed in zip(
+        ("loss", "accuracy", "val_loss", "val_macro_f1"), *trainings[changes]["history"], strict=True
+    ):
         assert two == pytest.approx(one, rel=1e-3), name
         assert resumed == pytest.approx(two, rel=1e-5), name
     assert max(trainings[changes]["differences"]) < 1e-3

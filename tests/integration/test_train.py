@@ -68,7 +68,8 @@ def test_parameters_are_all_settings_in_the_spelling_of_the_first_logger(finishe
 def test_metrics_have_one_point_per_epoch_from_step_one(finished):
     _, logged = finished
     client = mlflow.MlflowClient()
-    for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"):
+    names = ["loss", "accuracy", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_macro_f1", "val_recall/7"]
+    for name in (*names, "learning_rate", "epoch_seconds", "images_per_second"):
         assert [point.step for point in client.get_metric_history(logged.info.run_id, name)] == [1, 2]
     once = {
         "test_loss",
@@ -77,6 +78,9 @@ def test_metrics_have_one_point_per_epoch_from_step_one(finished):
         "test_macro_f1",
         "best_epoch",
         "best_val_accuracy",
+        "best_val_loss",
+        "best_val_balanced_accuracy",
+        "best_val_macro_f1",
         "parameters",
         "seconds",
     }

@@ -21,7 +21,7 @@ LABELS = np.array([0, 1, 1, 1])
 def test_balanced_accuracy_and_macro_f1_are_scikit_learns():
     labels, predicted = np.random.default_rng(0).integers(0, 4, (2, 50))
     labels[labels == 3] = 0  # predicted, but without images
-    counts = metrics.confusion_matrix(np.eye(4)[predicted], labels)
+    counts = metrics.ClassCounts.of_confusion(metrics.confusion_matrix(np.eye(4)[predicted], labels))
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         assert metrics.balanced_accuracy(counts) == pytest.approx(balanced_accuracy_score(labels, predicted))
     expected = f1_score(labels, predicted, labels=[0, 1, 2], average="macro")
@@ -29,9 +29,20 @@ def test_balanced_accuracy_and_macro_f1_are_scikit_learns():
 
 
 def test_balanced_accuracy_and_macro_f1_count_a_rare_class_like_the_others():
-    counts = np.array([[98, 0], [2, 0]])
+    counts = metrics.ClassCounts.of_confusion(np.array([[98, 0], [2, 0]]))
     assert metrics.balanced_accuracy(counts) == 0.5
     assert metrics.macro_f1(counts) == pytest.approx((2 * 98 / 198) / 2)
+
+
+def test_recalls_leave_out_classes_without_images_and_have_names_that_mlflow_takes():
+    counts = metrics.ClassCounts(np.array([4, 0, 2, 1]), np.array([4, 1, 1, 1]), np.array([3, 0, 1, 1]))
+    assert metrics.recalls(counts, classes=["Köter", "fox", "a/b:c", "A.B c"]) == {
+        "recall/Köter": 0.75,
+        "recall/a_b_c": 0.5,
+        "recall/A_B c": 1.0,
+    }
+    same = metrics.recalls(counts, classes=["..", "fox", "x?", "X!"])
+    assert list(same) == ["recall/__", "recall/x__2", "recall/X__3"]
 
 
 def test_guessing_accuracy_is_the_share_of_the_largest_class_and_two_standard_errors():

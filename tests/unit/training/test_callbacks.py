@@ -185,7 +185,7 @@ def test_kernel_snapshots_with_a_full_disk_warn_and_go_on(tmp_path, caplog):
 
 def with_progress(callback, *accuracies):
     """Return a callback after epochs of these validation accuracies."""
-    callback.progress = TrainingProgress()
+    callback.progress = TrainingProgress(monitor="val_accuracy")
     for accuracy in accuracies:
         callback.progress.add_epoch({"val_accuracy": accuracy})
     return callback

@@ -11,6 +11,7 @@ import tensorflow as tf
 from pipeline.config.effective import effective
 from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
+from pipeline.evaluation.metrics import ClassCounts, balanced_accuracy, confusion_matrix
 from pipeline.model.conv_mixer import HEAD, build_model, depthwise_kernels
 from pipeline.model.initializers import SpatialCovariance
 from pipeline.runtime.errors import Diverged, UsageError
@@ -53,6 +54,19 @@ NOT_LEARNING = {"learning_rate": 1e-9, "epochs": 20, "early_stopping_epochs": 3}
 @pytest.fixture(scope="module")
 def digits():
     return load_dataset(DataConfig(dataset="digits", train_examples=200), seed=0)
+
+
+@pytest.fixture(scope="module")
+def unequal_digits():
+    """Return digits of which 5 to 9 have a tenth of the training images of 0 to 4."""
+    whole = load_dataset(DataConfig(dataset="digits"), seed=0)
+
+    def thinned(split, common, rare):
+        labels = split.labels[split.rows]
+        kept = [split.rows[labels == digit][: common if digit < 5 else rare] for digit in range(10)]
+        return replace(split, rows=np.sort(np.concatenate(kept)))
+
+    return replace(whole, train=thinned(whole.train, 60, 6), validation=thinned(whole.validation, 12, 4))
 
 
 @pytest.fixture
@@ -118,6 +132,19 @@ def test_fit_returns_the_weights_of_the_best_validation_accuracy(train_once, dig
     assert result.model.evaluate(batches, verbose=0, return_dict=True)["accuracy"] == pytest.approx(max(accuracies))
 
 
+def test_fit_on_unequal_classes_returns_the_weights_of_the_best_monitored_metric(train, unequal_digits):
+    settings = {"epochs": 8, "learning_rate": 0.5, "translation": 0, "monitor": "val_balanced_accuracy"}
+    result, _ = train(dataset=unequal_digits, **settings)
+    balanced, validation = result.history["val_balanced_accuracy"], unequal_digits.validation
+    assert np.argmax(result.history["val_accuracy"]) != np.argmax(balanced), "else the case shows nothing"
+    assert result.best_epoch == np.argmax(balanced) + 1
+    probabilities = result.model.predict(evaluation_batches(TINY, unequal_digits, validation), verbose=0)
+    counts = confusion_matrix(probabilities, validation.labels[validation.rows])
+    assert balanced_accuracy(ClassCounts.of_confusion(counts)) == max(balanced)
+    recalls = [result.history[f"val_recall/{digit}"][result.best_epoch - 1] for digit in range(10)]
+    assert np.mean(recalls) == pytest.approx(max(balanced))
+
+
 def test_fit_reports_each_epoch_once_with_the_learning_rate_of_its_last_step(train):
     result, reported = train(schedule="cosine", warmup_fraction=0.25)
     assert [epoch for epoch, _ in reported] == [1, 2]
@@ -126,6 +153,9 @@ def test_fit_reports_each_epoch_once_with_the_learning_rate_of_its_last_step(tra
         "accuracy",
         "val_loss",
         "val_accuracy",
+        "val_balanced_accuracy",
+        "val_macro_f1",
+        *(f"val_recall/{digit}" for digit in range(10)),
         "learning_rate",
         "epoch_seconds",
         "images_per_second",

@@ -16,15 +16,25 @@ def compiled_model(units=2):
 
 
 def test_best_epoch_of_equal_accuracies_is_the_first():
-    progress = TrainingProgress()
+    progress = TrainingProgress(monitor="val_accuracy")
     for accuracy in (0.5, 0.7, 0.6, 0.7):
         progress.add_epoch({"val_accuracy": accuracy, "loss": 1 - accuracy})
     assert (progress.epoch, progress.best_epoch) == (4, 2)
     assert progress.last_metrics() == {"val_accuracy": 0.7, "loss": 1 - 0.7}
 
 
+@pytest.mark.parametrize(
+    ("monitor", "best"), [("val_accuracy", 3), ("val_loss", 2), ("val_balanced_accuracy", 1), ("val_macro_f1", 4)]
+)
+def test_best_epoch_is_that_of_the_monitored_metric(monitor, best):
+    values = {"val_accuracy": [0, 1, 2, 1], "val_loss": [2, 1, 3, 1]}
+    values |= {"val_balanced_accuracy": [3, 1, 2, 3], "val_macro_f1": [0, 0, 0, 1]}
+    start = TrainingState(4, values, [], [])
+    assert TrainingProgress(start, monitor=monitor).best_epoch == best
+
+
 def test_state_after_later_epochs_is_unchanged():
-    model, progress = compiled_model(), TrainingProgress()
+    model, progress = compiled_model(), TrainingProgress(monitor="val_accuracy")
     model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
     progress.add_epoch({"val_accuracy": 0.5})
     state = progress.state(model)
@@ -37,7 +47,7 @@ def test_state_after_later_epochs_is_unchanged():
 
 
 def test_restored_variables_include_the_optimizers_and_no_metrics():
-    trained, progress = compiled_model(), TrainingProgress()
+    trained, progress = compiled_model(), TrainingProgress(monitor="val_accuracy")
     trained.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
     progress.add_epoch({"val_accuracy": 0.5})
     progress.best_weights = trained.get_weights()
@@ -52,7 +62,7 @@ def test_restored_variables_include_the_optimizers_and_no_metrics():
 
 
 def test_restore_variables_with_the_state_of_another_model_raises_usage_error():
-    trained, progress = compiled_model(units=3), TrainingProgress()
+    trained, progress = compiled_model(units=3), TrainingProgress(monitor="val_accuracy")
     trained.optimizer.build(trained.trainable_variables)
     progress.best_weights = trained.get_weights()
     with pytest.raises(UsageError) as error:
@@ -65,7 +75,7 @@ def test_restore_variables_with_the_state_of_another_model_raises_usage_error():
 
 def test_progress_continues_from_a_state_without_changing_it():
     start = TrainingState(2, {"val_accuracy": [0.5, 0.25], "loss": [1.0, 2.0]}, [], [np.ones(3)])
-    progress = TrainingProgress(start)
+    progress = TrainingProgress(start, monitor="val_accuracy")
     assert (progress.epoch, progress.best_epoch) == (2, 1)
     np.testing.assert_array_equal(progress.best_weights, start.best_weights)
     progress.add_epoch({"val_accuracy": 0.75, "loss": 0.5})
@@ -74,7 +84,7 @@ def test_progress_continues_from_a_state_without_changing_it():
 
 
 def test_state_holds_the_best_weights_and_the_variables_of_the_model():
-    model, progress = compiled_model(), TrainingProgress()
+    model, progress = compiled_model(), TrainingProgress(monitor="val_accuracy")
     progress.best_weights = [np.full(2, 7.0)]
     state = progress.state(model)
     assert (state.epoch, state.history, state.best_weights) == (0, {}, progress.best_weights)
@@ -83,7 +93,7 @@ def test_state_holds_the_best_weights_and_the_variables_of_the_model():
 
 
 def test_restore_variables_with_best_weights_of_another_model_raises_usage_error():
-    trained, progress = compiled_model(), TrainingProgress()
+    trained, progress = compiled_model(), TrainingProgress(monitor="val_accuracy")
     trained.optimizer.build(trained.trainable_variables)
     progress.best_weights = compiled_model(units=3).get_weights()
     with pytest.raises(UsageError, match="^a checkpoint must fit the model"):

@@ -40,7 +40,7 @@ from pipeline.training.schedules import LearningRateSchedule
 CPU = Device("CPU", "any", capability=None)
 METRICS = {"loss": 0.5, "accuracy": 0.25, "val_loss": 0.75, "val_accuracy": 0.5, "learning_rate": 0.01}
 RESUME = project_command("train", "--resume", "abc")
-METRICS |= {"epoch_seconds": 2.0, "images_per_second": 1234.0}
+METRICS |= {"epoch_seconds": 2.0, "images_per_second": 1234.0, "val_balanced_accuracy": 0.25, "val_macro_f1": 0.2}
 
 
 class FakeRun:
@@ -189,17 +189,18 @@ def test_replay_logged_epochs_logs_every_finished_epoch_of_the_checkpoint():
 
 def test_report_epoch_without_a_terminal_prints_one_line(capsys):
     run = FakeRun()
-    report_epoch(run, 10, Console(), 3, METRICS)
+    report_epoch(run, TrainingConfig(epochs=10), Console(), 3, METRICS)
     assert run.calls == [(3, METRICS)]
     line = "epoch  3/10  loss 0.5000  accuracy 0.2500  val_loss 0.7500  val_accuracy 0.5000  1,234 images/s  2.0 s\n"
     assert capsys.readouterr() == (line, "")
 
 
 def test_report_epoch_with_other_values_logged_before_warns_of_all_but_timings(capsys):
-    report_epoch(FakeRun(conflicts={"val_loss", "loss", "epoch_seconds"}), 10, Console(), 3, METRICS)
+    run = FakeRun(conflicts={"val_loss", "loss", "epoch_seconds"})
+    report_epoch(run, TrainingConfig(epochs=10), Console(), 3, METRICS)
     warning = capsys.readouterr().err
     assert warning.startswith("warning: epoch 3 had been logged with another loss, val_loss, which stays")
-    report_epoch(FakeRun(conflicts={"epoch_seconds"}), 10, Console(), 3, METRICS)
+    report_epoch(FakeRun(conflicts={"epoch_seconds"}), TrainingConfig(epochs=10), Console(), 3, METRICS)
     assert capsys.readouterr().err == ""
 
 
@@ -207,9 +208,19 @@ def test_summarize_states_test_and_validation_accuracy_in_one_line():
     results = {"test_accuracy": 0.9, "test_loss": 0.25, "best_val_accuracy": 0.95, "best_epoch": 3}
     results |= {"parameters": 1234, "seconds": 5.4}
     assert summarize(results, TrainingConfig(epochs=4), SimpleNamespace(test=range(1797))) == (
-        "test accuracy 90.00% (loss 0.2500, 1,797 images), validation accuracy 95.00% at epoch 3 of 4; "
+        "test accuracy 90.00 % (loss 0.2500, 1,797 images), validation accuracy 95.00 % at epoch 3 of 4; "
         "1,234 parameters, 5 s"
     )
+    results |= {"best_val_macro_f1": 0.75, "test_macro_f1": 0.625}
+    macro_f1 = TrainingConfig(epochs=4, monitor="val_macro_f1")
+    assert summarize(results, macro_f1, SimpleNamespace(test=range(1797))).startswith(
+        "test macro F1 62.50 %, test accuracy 90.00 % (loss 0.2500, 1,797 images), validation macro F1 75.00 % at epoch"
+    )
+
+
+def test_report_epoch_prints_the_monitored_metric(capsys):
+    report_epoch(FakeRun(), TrainingConfig(epochs=10, monitor="val_macro_f1"), Console(), 3, METRICS)
+    assert "  val_accuracy 0.5000  val_macro_f1 0.2000  1,234 images/s" in capsys.readouterr().out
 
 
 def oom_message(error, *, image_shape=(8, 8, 1), **settings):
@@ -271,7 +282,7 @@ def test_run_training_resumed_adds_the_seconds_before_and_counts_one_access_to_t
     )
     model = build_model(config, dataset.image_shape, len(dataset.classes))
     compile_model(model, config, LearningRateSchedule("constant", peak=0.1, steps=1, warmup_fraction=0))
-    progress = TrainingProgress()
+    progress = TrainingProgress(monitor="val_accuracy")
     progress.add_epoch(METRICS | {"epoch_seconds": 5000.0})
     progress.best_weights = model.get_weights()
     run_id = client.create_run(store.experiment_id, tags={Tag.ROLE: Role.RUN}).info.run_id

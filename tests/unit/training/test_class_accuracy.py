@@ -1,0 +1,33 @@
+"""Accuracy that counts the images of each class."""
+
+import keras
+import numpy as np
+import pytest
+
+from pipeline.evaluation.metrics import ClassCounts, confusion_matrix
+from pipeline.training.class_accuracy import ClassAccuracy
+
+RANDOM = np.random.default_rng(0)
+LABELS = RANDOM.integers(0, 4, 30)
+PROBABILITIES = RANDOM.dirichlet(np.ones(4), 30).astype(np.float32)
+BATCHES = [(np.eye(4, dtype=np.float32)[LABELS[part]], PROBABILITIES[part]) for part in np.split(np.arange(30), [20])]
+
+
+def test_class_accuracy_counts_the_margins_and_the_diagonal_of_the_confusion_matrix():
+    accuracy, keras_accuracy = ClassAccuracy(4), keras.metrics.CategoricalAccuracy()
+    for one_hot, probabilities in BATCHES:
+        accuracy.update_state(one_hot, probabilities)
+        keras_accuracy.update_state(one_hot, probabilities)
+    expected = ClassCounts.of_confusion(confusion_matrix(PROBABILITIES, LABELS))
+    for counts, same in zip(accuracy.counts(), expected, strict=True):
+        np.testing.assert_array_equal(counts, same)
+    assert float(accuracy.result()) == float(keras_accuracy.result())
+    assert float(accuracy.result()) == pytest.approx(expected.correct.sum() / 30)
+
+
+def test_class_accuracy_after_a_reset_counts_anew():
+    accuracy = ClassAccuracy(4)
+    for one_hot, probabilities in BATCHES:
+        accuracy.reset_state()
+        accuracy.update_state(one_hot, probabilities)
+    assert accuracy.counts().images.sum() == 10 and accuracy.variables[0].numpy() <= 10
