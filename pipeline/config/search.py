@@ -32,13 +32,35 @@ class SearchConfig(Config, title="search"):
         description="objective: accuracy is maximized, all others are minimized; two give a Pareto front, without "
         "pruning",
     )
-    sampler: Literal["tpe", "random", "grid"] = Field("tpe", description="how the settings of a trial are chosen")
-    pruner: Literal["median", "none"] = Field(
-        "median", description="stop a trial that is worse than the median of the others at the same epoch; none: never"
+    sampler: Literal["tpe", "random", "grid", "qmc", "nsga2", "gp", "cmaes"] = Field(
+        "tpe",
+        description="how the settings of a trial are chosen; qmc: evenly spread; nsga2: for two metrics; gp and cmaes "
+        "need a package that is not installed by default",
     )
-    pruner_trials: int = Field(5, ge=1, le=100_000, description="finished trials before the first may be pruned")
+    pruner: Literal["median", "percentile", "asha", "hyperband", "patience", "none"] = Field(
+        "median",
+        description="stop a trial that is worse than the median of the others at the same epoch, or not among the best "
+        "pruner_percentile of them; asha and hyperband: not among the best of a rung; patience: that has stopped "
+        "improving; none: never",
+    )
+    pruner_trials: int = Field(
+        5, ge=1, le=100_000, description="median, percentile: finished trials before the first may be pruned"
+    )
     pruner_epochs: int | None = Field(
-        None, ge=0, le=100_000, description="epochs of each trial before it may be pruned; none: half of all epochs"
+        None,
+        ge=0,
+        le=100_000,
+        description="epochs of each trial before it may be pruned, and of the first rung; none: half of all epochs, of "
+        "a rung a 27th with the default pruner_factor",
+    )
+    pruner_percentile: float = Field(
+        25.0, gt=0, lt=100, description="percentile: keep a trial that is among the best so many percent"
+    )
+    pruner_factor: int = Field(
+        3, ge=2, le=100, description="asha, hyperband: each rung has so many times the epochs, for one trial in so many"
+    )
+    pruner_patience: int | None = Field(
+        None, ge=1, le=100_000, description="patience: epochs without a better one; none: a quarter of all epochs"
     )
 
     final_top: int = Field(3, ge=0, le=1000, description="retrain this many of the best configurations; 0: none")

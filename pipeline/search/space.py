@@ -27,6 +27,7 @@ from pipeline.search.conditions import (
     with_ancestors,
 )
 from pipeline.search.distributions import bounds, sample, snap_to_step, values
+from pipeline.search.samplers import validate_sampler
 from pipeline.search.storage_url import validate_storage_url
 
 # It imports Keras, which takes seconds
@@ -70,6 +71,11 @@ class SearchSpec:
     def curve(self) -> str:
         """Return the name of the metric that is known at every epoch: val_accuracy or val_loss."""
         return next(metric for metric in self.settings.metric if metric.startswith("val_"))
+
+    @property
+    def most_epochs(self) -> int:
+        """Return the number of epochs of the longest trial."""
+        return max(bounds(self.space["epochs"])) if "epochs" in self.space else self.base.epochs
 
     def config(self, params: Mapping[str, object]) -> TrainingConfig:
         """Return the settings of the trial with these searched settings.
@@ -279,6 +285,7 @@ def _validate_method(search: SearchSpec) -> None:
     metric, number = search.settings.metric, search.n_configurations()
     if not {"val_accuracy", "val_loss"} & set(metric):
         raise UsageError(f"metric must have val_accuracy or val_loss among them, got {','.join(metric)}")
+    validate_sampler(search.settings, conditional=bool(search.conditions))
     if len(metric) > 1 and search.settings.pruner != "none":
         raise UsageError(
             "pruner must be none with two metrics, by which an unfinished trial cannot be ranked, "

@@ -26,6 +26,8 @@ from pipeline.search.attributes import (
 )
 from pipeline.search.coordination import AdvisoryLock, DriverRegistry, LockLease, lock_file
 from pipeline.search.distributions import suggest
+from pipeline.search.pruners import build_pruner
+from pipeline.search.samplers import build_sampler
 from pipeline.search.space import SearchSpec, infeasibility
 from pipeline.search.storage import SingleWriterCache, open_storage
 
@@ -86,7 +88,7 @@ class Study:
         self._registry: DriverRegistry | None = None
         self._lock: AdvisoryLock | None = None
         self._seed(search.base.seed, len(self.trials()))
-        self._study.pruner = _pruner(search)
+        self._study.pruner = build_pruner(search.settings, epochs=search.most_epochs)
         # Those that are there already are skipped, as a kill may have come between two of them
         for params in search.enqueue:
             self._study.enqueue_trial(dict(params), skip_if_exists=True)
@@ -311,7 +313,7 @@ class Study:
         """Seed the sampler and this study's own random choices."""
         seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
         self._random = np.random.default_rng(seed)
-        self._study.sampler = _sampler(self.search, seed)
+        self._study.sampler = build_sampler(self.search.settings, seed=seed, conditional=bool(self.search.conditions))
 
     def _draw(self) -> TrialProposal | None:
         """Draw once from the sampler; return None for a duplicate or an infeasible configuration, which it records."""
@@ -428,20 +430,3 @@ def _history(trial: optuna.Trial | FrozenTrial) -> dict[str, int]:
 def _is_free(trial: FrozenTrial) -> bool:
     """Return whether a trial costs no budget, as nothing was trained for it."""
     return DUPLICATE_OF in trial.user_attrs or INFEASIBLE in trial.user_attrs
-
-
-def _sampler(search: SearchSpec, seed: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of a search; a grid is walked by enqueuing its configurations."""
-    if search.settings.sampler == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _pruner(search: SearchSpec) -> optuna.pruners.BasePruner:
-    """Return the pruner of a search."""
-    settings = search.settings
-    if settings.pruner == "none":
-        return optuna.pruners.NopPruner()
-    # While the learning rate is high, accuracies say little about how trials end (experiments/README.md)
-    warmup = search.base.epochs // 2 if settings.pruner_epochs is None else settings.pruner_epochs
-    return optuna.pruners.MedianPruner(n_startup_trials=settings.pruner_trials, n_warmup_steps=warmup)

@@ -1,0 +1,62 @@
+"""Pruners: which trials are stopped before their last epoch. A new one is an entry here, and a value of `pruner`."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+
+import optuna
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    PatientPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+)
+
+from pipeline.config.search import SearchConfig
+
+# Rungs of successive halving below the last epoch, unless pruner_epochs gives the first
+RUNGS = 3
+
+
+def build_pruner(settings: SearchConfig, *, epochs: int) -> BasePruner:
+    """Return the pruner of a search.
+
+    Args:
+        settings: of the search.
+        epochs: of its longest trial.
+    """
+    # Its interface may change; Optuna's version is fixed
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning, message="PatientPruner")
+    return PRUNERS[settings.pruner](settings, epochs)
+
+
+def first_rung(settings: SearchConfig, epochs: int) -> int:
+    """Return after how many epochs successive halving compares trials first."""
+    return settings.pruner_epochs or math.ceil(epochs / settings.pruner_factor**RUNGS)
+
+
+def _warmup(settings: SearchConfig, epochs: int) -> int:
+    """Return the epochs that a trial is given before it is compared with others."""
+    # While the learning rate is high, accuracies say little about how trials end (experiments/README.md)
+    return epochs // 2 if settings.pruner_epochs is None else settings.pruner_epochs
+
+
+PRUNERS: Mapping[str, Callable[[SearchConfig, int], BasePruner]] = {
+    "none": lambda settings, epochs: NopPruner(),
+    "median": lambda settings, epochs: MedianPruner(
+        n_startup_trials=settings.pruner_trials, n_warmup_steps=_warmup(settings, epochs)
+    ),
+    "percentile": lambda settings, epochs: PercentilePruner(
+        settings.pruner_percentile, n_startup_trials=settings.pruner_trials, n_warmup_steps=_warmup(settings, epochs)
+    ),
+    "asha": lambda settings, epochs: SuccessiveHalvingPruner(
+        min_resource=first_rung(settings, epochs), reduction_factor=settings.pruner_factor
+    ),
+    "hyperband": lambda settings, epochs: HyperbandPruner(
+        min_resource=first_rung(settings, epochs), max_resource=epochs, reduction_factor=settings.pruner_factor
+    ),
+    "patience": lambda settings, epochs: PatientPruner(None, patience=settings.pruner_patience or max(1, epochs // 4)),
+}
