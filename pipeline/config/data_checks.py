@@ -16,14 +16,19 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
         training_images: how many there are after the split.
 
     Raises:
-        UsageError: there are fewer blocks or epochs than are to be frozen, the patches do not tile the image, the outer
-            weights of a kernel never meet a patch, the batch is larger than the training data, or the translation or
-            the cutout is as large as the image.
+        UsageError: there are fewer blocks or epochs than are to be frozen, kernels of folds are to be drawn, the
+            patches do not tile the image, the outer weights of a kernel never meet a patch, the batch is larger than
+            the training data, or the translation or the cutout is as large as the image.
     """
     for part, whole in (("freeze_blocks", "depth"), ("head_epochs", "epochs")):
         value, most = getattr(config, part), getattr(config, whole)
         if value > most:
             raise UsageError(f"{part} must be at most {whole}: {whole}={most}, got {part}={value}")
+    if config.folds and config.filter_steps:
+        raise UsageError(
+            f"filter_steps must be 0 with folds, whose networks draw no kernels: got {config.filter_steps} with "
+            f"folds={config.folds}"
+        )
     height, width = image_shape[:2]
     size = f"{height}x{width} pixels"
     patch = config.patch_size

@@ -88,7 +88,7 @@ class Dataset:
 
     @property
     def out_of_fold(self) -> Split:
-        """Return the images of all folds, each of which validates one of them."""
+        """Return the images of all folds, each of which is validated by the network of its fold."""
         return replace(self.train, rows=np.sort(np.concatenate([fold.rows for fold in self.folds])))
 
 

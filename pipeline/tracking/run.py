@@ -73,7 +73,9 @@ class TrackedRun:
         self.notices: list[str] = []  # lines on other runs, for the terminal
         self.is_superseded = False  # whether another process has claimed the run since
         self.is_claimed = False  # whether this process has
-        self.project_run_id: str | None = None  # the run below it that `mlflow run` opened, and that ends with it
+        # runs below it that end with it: the one that `mlflow run` opened, and that of the fold which is trained
+        self.project_run_id: str | None = None
+        self.fold_run_id: str | None = None
         self.name: str = entity.info.run_name if entity else ""
         self._entity = entity
         self._has_model = False
@@ -351,11 +353,11 @@ class TrackedRun:
             raise
 
     def end(self, outcome: RunOutcome, reason: str) -> None:
-        """End the run, and the project's run below it, unless another process has claimed it."""
+        """End the run, and those below it that end with it, unless another process has claimed it."""
         if self.is_superseded:
             return
         process = this_process().tags() if self.is_claimed else None
-        for run_id in filter(None, (self.id, self.project_run_id)):
+        for run_id in filter(None, (self.fold_run_id, self.id, self.project_run_id)):
             self.outbox.put(end_record(run_id, outcome, reason, process=process))
         if self._registration and outcome is RunOutcome.FINISHED:
             self.outbox.put(self._registration)

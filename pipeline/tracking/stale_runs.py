@@ -131,8 +131,9 @@ def _open_runs(client: TrackingClient, experiment_id: str) -> list[OpenRun]:
 
 def _is_unresponsive(one: OpenRun) -> bool:
     """Return whether a run that this host cannot judge has sent no heartbeat for long."""
-    is_resumption = one.run.data.tags.get(Tag.ROLE) == Role.RESUME
-    return one.liveness == "unknown" and one.last_seen_age() > UNRESPONSIVE_SECONDS and not is_resumption
+    # it ends with the run above it, which sends the heartbeat
+    has_own_heartbeat = one.run.data.tags.get(Tag.ROLE) not in {Role.RESUME, Role.FOLD}
+    return one.liveness == "unknown" and one.last_seen_age() > UNRESPONSIVE_SECONDS and has_own_heartbeat
 
 
 def _describe_unresponsive(one: OpenRun) -> str:
@@ -148,6 +149,8 @@ def _how_to_continue(run_id: str, tags: Mapping[str, str]) -> str:
     match tags.get(Tag.ROLE):
         case Role.RUN:
             return f"`{project_command('train', '--resume', run_id)}` resumes it"
+        case Role.FOLD:
+            return f"`{project_command('train', '--resume', tags[Tag.PARENT_RUN_ID])}` resumes the run above it"
         case Role.SEARCH:
             return "the same search resumes it"
     return "start it again"

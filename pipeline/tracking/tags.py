@@ -55,6 +55,8 @@ class Tag:
     TEST_SET_ACCESS: Final = "convmixer.test_set_access"  # a prefix: one tag an access
     EVALUATION: Final = "convmixer.evaluation"  # a prefix: the fingerprint of the data at each place of an evaluation
 
+    FOLD: Final = "fold"  # number of a fold, from 1, on its run
+
     # searches and the runs below them
     STUDY: Final = "study"
     STORAGE: Final = "convmixer.storage"
@@ -93,7 +95,8 @@ class Tag:
 class Role(StrEnum):
     """What a run is for."""
 
-    RUN = "run"  # one training
+    RUN = "run"  # one training, or those of all folds together
+    FOLD = "fold"  # the training of one fold, below their run
     SEARCH = "search"
     DRIVER = "driver"  # one of several that share a search
     TRIAL = "trial"

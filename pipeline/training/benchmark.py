@@ -12,6 +12,7 @@ import tensorflow as tf
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset
 from pipeline.model.conv_mixer import build_model, build_stock_model
+from pipeline.model.ensemble import build_ensemble
 from pipeline.training.fit import compile_model, training_batches
 from pipeline.training.schedules import LearningRateSchedule
 
@@ -43,8 +44,14 @@ def time_training_step(config: TrainingConfig, dataset: Dataset) -> dict[str, fl
 
 
 def time_inference(config: TrainingConfig, dataset: Dataset) -> float:
-    """Return the median time in milliseconds from one image to its probabilities, for the network as it is served."""
-    model = build_stock_model(config.model, dataset.image_shape, len(dataset.classes))
+    """Return the median time in milliseconds from one image to its probabilities, for the model as it is served.
+
+    With folds that is the mean of as many networks.
+    """
+    networks = [
+        build_stock_model(config.model, dataset.image_shape, len(dataset.classes)) for _ in range(config.folds or 1)
+    ]
+    model = build_ensemble(networks) if config.folds else networks[0]
     predict = tf.function(lambda images: model(images, training=False))
     image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *dataset.image_shape)), tf.float32)
     # the first call traces

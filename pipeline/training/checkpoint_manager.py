@@ -15,6 +15,7 @@ from pipeline.runtime.errors import TrackingError
 from pipeline.runtime.files import cache_folder, make_private
 from pipeline.runtime.text import printable
 from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.tags import Role, Tag
 from pipeline.training.checkpoint import Checkpoint, TrainingState, checkpoint_files, write_checkpoint
 
 log = logging.getLogger(__name__)
@@ -173,12 +174,18 @@ def remove_uploads(client: TrackingClient, run_id: str, *, except_for: str | Non
 
 
 def remove_finished() -> None:
-    """Remove the checkpoints, here and uploaded, of the finished runs of the current tracking store."""
+    """Remove the checkpoints, here and uploaded, of the finished runs of the current tracking store.
+
+    Those of a fold are needed until the run of all folds has finished.
+    """
     client = TrackingClient()
     root = cache_folder("checkpoints")
     for folder in root.iterdir() if root.is_dir() else ():
         # the run belongs to another store, or the server does not answer
         with suppress(TrackingError):
-            if client.get_run(folder.name).info.status == "FINISHED":
+            run = client.get_run(folder.name)
+            if run.data.tags.get(Tag.ROLE) == Role.FOLD:
+                run = client.get_run(run.data.tags[Tag.PARENT_RUN_ID])
+            if run.info.status == "FINISHED":
                 remove_uploads(client, folder.name)
                 shutil.rmtree(folder, ignore_errors=True)

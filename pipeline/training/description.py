@@ -83,13 +83,20 @@ def run_description(
     rows = {
         "result": _cell(result),
         "recipe": f"{_cell(recipe)}, {settings or 'as it is'}",
-        "data": f"{_cell(dataset.name)}: {len(dataset.train):,} training, {len(dataset.validation):,} validation and "
-        f"{len(dataset.test):,} test images, {len(dataset.classes)} classes",
+        "data": f"{_cell(dataset.name)}: {describe_splits(dataset)}, {len(dataset.classes)} classes",
         "device": _cell(device),
     }
     if seconds is not None:
         rows["time"] = format_duration(seconds)
     return markdown_facts(rows | {what: markdown_code(command) for what, command in commands.items()})
+
+
+def describe_splits(dataset: Dataset) -> str:
+    """Return how many images each split has, in words."""
+    train, validation, test = len(dataset.train), len(dataset.validation), len(dataset.test)
+    if dataset.folds:
+        return f"{train + validation:,} images in {len(dataset.folds)} folds and {test:,} test images"
+    return f"{train:,} training, {validation:,} validation and {test:,} test images"
 
 
 def _decides_result(setting: str) -> bool:

@@ -13,7 +13,11 @@ from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset, Split
 from pipeline.evaluation import metrics
 from pipeline.evaluation.figures import training
+from pipeline.evaluation.figures.image_grid import mislabeled_images
+from pipeline.evaluation.mislabeled import find_label_errors, label_errors_table
 from pipeline.model.conv_mixer import build_model, build_stock_model, depthwise_kernels, patch_kernels
+from pipeline.model.ensemble import ensemble_members
+from pipeline.runtime.text import count, percent
 from pipeline.serving.packaging import save_keras, save_pyfunc
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Tag
@@ -24,6 +28,8 @@ from pipeline.training.fit import TrainingResult, evaluation_batches
 
 # images in the figure of the most confident errors
 MOST_CONFIDENT_ERRORS = 25
+# images in the figure of those that are probably mislabeled
+MISLABELED_IMAGES = 25
 # results that are also tags of a registered version
 VERSION_METRICS = ("test_accuracy", "latency_ms", "parameters")
 
@@ -43,12 +49,8 @@ def log_training(
         result: Its history and model.
         snapshots: By epoch, kernels (k, k, filters, 1) of the middle block, see `KernelSnapshots`.
     """
-    history = pd.DataFrame(result.history)
-    history.insert(0, "epoch", np.arange(1, len(history) + 1))
-    run.log_table("history.csv", history)
+    log_history(run, config, result)
     subject = f"{Path(config.dataset).name}, {_named(run)}"
-    figure = training.curves(result.history, best_epoch=result.best_epoch, subject=subject)
-    run.log_figure("plots/curves.png", figure, key="curves")
     figure = training.patch_embeddings(patch_kernels(result.model), subject=subject)
     run.log_figure("plots/patch_embeddings.png", figure, key="patch_embeddings")
     for block in range(1, config.depth + 1):
@@ -63,6 +65,16 @@ def log_training(
     if snapshots:
         figure = training.filters_over_epochs(snapshots, block=middle_block(config), subject=subject)
         run.log_figure("plots/filters_over_epochs.png", figure)
+
+
+def log_history(run: TrackedRun, config: TrainingConfig, result: TrainingResult) -> None:
+    """Log the metrics of all epochs of a training, as a table and as curves."""
+    history = pd.DataFrame(result.history)
+    history.insert(0, "epoch", np.arange(1, len(history) + 1))
+    run.log_table("history.csv", history)
+    subject = f"{Path(config.dataset).name}, {_named(run)}"
+    figure = training.curves(result.history, best_epoch=result.best_epoch, subject=subject)
+    run.log_figure("plots/curves.png", figure, key="curves")
 
 
 def _named(run: TrackedRun) -> str:
@@ -114,7 +126,12 @@ def register_model(
 
 
 def serving_model(model: keras.Model, config: TrainingConfig, dataset: Dataset) -> keras.Model:
-    """Return a model with the same weights in Keras' own layers and float32, however it was trained."""
+    """Return a model with the same weights in Keras' own layers and float32, however it was trained.
+
+    An ensemble is of such models already.
+    """
+    if ensemble_members(model):
+        return model
     stock_model = build_stock_model(config.model, dataset.image_shape, len(dataset.classes))
     stock_model.set_weights(model.get_weights())
     return stock_model
@@ -152,6 +169,46 @@ def log_validation_predictions(run: TrackedRun, model: keras.Model, config: Trai
     """Predict the validation images once more, with the weights that the model ended with, and log the table."""
     probabilities = model.predict(evaluation_batches(config, dataset, dataset.validation), verbose=0)
     _log_table_of_predictions(run, "validation_predictions.csv", dataset.validation, dataset.classes, probabilities)
+
+
+def log_out_of_fold_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArray) -> str:
+    """Log the predictions of all images that folds validate, and those of them that are probably mislabeled.
+
+    Args:
+        run: The run of all folds.
+        dataset: Its data.
+        probabilities: (images, classes), each image's by the network that was not trained on it.
+
+    Returns:
+        A line on the latter.
+    """
+    split, classes = dataset.out_of_fold, dataset.classes
+    labels, files = split.labels[split.rows], split.file_names()
+    _log_table_of_predictions(run, "validation_predictions.csv", split, classes, probabilities)
+    subject = f"{dataset.name}, {_named(run)}"
+    counts = metrics.confusion_matrix(probabilities, labels)
+    figure = training.confusion_matrix(counts, classes=classes, subject=f"out of fold, {subject}")
+    run.log_figure("plots/confusion_matrix_out_of_fold.png", figure)
+    errors = find_label_errors(probabilities, labels)
+    digests = split.image_digests[split.rows]
+    table = label_errors_table(errors, probabilities, images=digests, files=files, classes=classes)
+    run.log_table("probably_mislabeled.csv", table)
+    shown = table.head(MISLABELED_IMAGES)
+    figure = mislabeled_images(
+        split.take(errors.positions[:MISLABELED_IMAGES])[0],
+        given=list(shown["class"]),
+        suggested=list(shown["suggested_class"]),
+        probabilities=list(shown["probability_of_suggested_class"]),
+        found=len(table),
+        of=len(labels),
+        files=list(shown["file"]),
+        subject=subject,
+    )
+    run.log_figure("plots/probably_mislabeled.png", figure)
+    where = ": see probably_mislabeled.csv and its plot" if len(table) else ""
+    right = percent(metrics.accuracy(probabilities, labels))
+    of_all = f"{len(table):,} of {count(len(labels), 'image')}"
+    return f"labels   {of_all} are probably mislabeled, by networks that are right about {right}{where}"
 
 
 def _log_table_of_predictions(

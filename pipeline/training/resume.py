@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config.commands import LATEST
@@ -16,6 +16,7 @@ from pipeline.runtime.process import ProcessIdentity
 from pipeline.runtime.text import one_line, shown
 from pipeline.tracking import ownership, stale_runs
 from pipeline.tracking.client import Run, TrackingClient
+from pipeline.tracking.fold_runs import find_fold_runs
 from pipeline.tracking.outbox.delivery import describe_error, send_pending
 from pipeline.tracking.project_run import ProjectRun, already_used, close_if_unused
 from pipeline.tracking.tags import Role, RunOutcome, Tag
@@ -46,8 +47,9 @@ class ResumePoint:
     run: Run  # as it was found
     recipe: str
     config: TrainingConfig  # the run's own
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint  # the newest, of the last fold that has begun
     changes: Mapping[str, Change]  # to the recipe
+    folds: Mapping[int, Checkpoint] = field(default_factory=dict)  # the newest of each fold, by its number
 
     @property
     def run_id(self) -> str:
@@ -58,10 +60,21 @@ class ResumePoint:
     def name(self) -> str:
         """Return the name for the run that `mlflow run` opened for the resumption."""
         epoch = self.checkpoint.state.epoch
-        return f"resumed at epoch {epoch + 1}" if epoch < self.config.epochs else "resumed after the last epoch"
+        when = f"at epoch {epoch + 1}" if epoch < self.config.epochs else "after the last epoch"
+        return f"resumed {when}{self._of_fold()}"
+
+    @property
+    def seconds(self) -> float:
+        """Return for how long the run has been trained."""
+        checkpoints = self.folds.values() if self.folds else [self.checkpoint]
+        return sum(sum(one.state.history["epoch_seconds"]) for one in checkpoints)
 
     def __str__(self) -> str:
-        return f"run {self.run_id} resumes after epoch {self.checkpoint.state.epoch} of {self.config.epochs}"
+        epoch, epochs = self.checkpoint.state.epoch, self.config.epochs
+        return f"run {self.run_id} resumes after epoch {epoch} of {epochs}{self._of_fold()}"
+
+    def _of_fold(self) -> str:
+        return f" of fold {max(self.folds)} of {self.config.folds}" if self.folds else ""
 
     def check_data(self, fingerprint: str) -> None:
         """Raise UsageError unless the data set still has the fingerprint that it had when the run began."""
@@ -129,10 +142,13 @@ def find_resume_point(
         if found:
             _discard_resumption(client, found)
         raise
-    checkpoint, config = load_newest_checkpoint(client, found)
+    folds = load_fold_checkpoints(client, found)
+    checkpoint, config = folds[max(folds)] if folds else load_newest_checkpoint(client, found)
     config = merge_overrides(config, overrides)
     changes = parse_changes(found.data.tags.get(Tag.RECIPE_CHANGES, ""))
-    return ResumePoint(found, found.data.params.get("recipe", ""), config, checkpoint, changes)
+    recipe = found.data.params.get("recipe", "")
+    of_folds = {number: of_fold for number, (of_fold, _) in folds.items()}
+    return ResumePoint(found, recipe, config, checkpoint, changes, of_folds)
 
 
 def check_resumable(run: Run) -> bool:
@@ -149,6 +165,11 @@ def check_resumable(run: Run) -> bool:
     role = tags.get(Tag.ROLE, "")
     if role == Role.RESUME:
         raise UsageError(f"{_describe(run)} resumed another run: resume {tags.get(Tag.PARENT_RUN_ID)}")
+    if role == Role.FOLD:
+        raise UsageError(
+            f"{_describe(run)} is one fold of a cross-validation: resume {tags.get(Tag.PARENT_RUN_ID)}, which goes on "
+            "with its folds"
+        )
     if role in REMEDIES:
         raise UsageError(f"{_describe(run)} cannot be resumed: {REMEDIES[role]}")
     if role != Role.RUN:
@@ -161,6 +182,22 @@ def check_resumable(run: Run) -> bool:
     # `mlflow run --run-id` has opened it again, but its last process has said how it ended
     has_ended = run.info.status != "RUNNING" or Tag.OUTCOME in tags
     return has_ended or open_run.liveness == "dead"
+
+
+def load_fold_checkpoints(client: TrackingClient, run: Run) -> dict[int, tuple[Checkpoint, TrainingConfig]]:
+    """Load the newest usable checkpoint of each fold of a run that has begun, by the number of the fold."""
+    checkpoints = {}
+    for number, fold_run in _fold_runs(client, run).items():
+        # its training had hardly begun, or was on another machine and has left no copies: it begins anew
+        with suppress(UsageError):
+            checkpoints[number] = load_newest_checkpoint(client, fold_run)
+    return checkpoints
+
+
+def _fold_runs(client: TrackingClient, run: Run) -> dict[int, Run]:
+    if run.data.params.get("folds", "none") == "none":
+        return {}
+    return find_fold_runs(client, run.info.run_id, run.info.experiment_id)
 
 
 def load_newest_checkpoint(client: TrackingClient, run: Run) -> tuple[Checkpoint, TrainingConfig]:
@@ -334,9 +371,11 @@ def _lock(client: TrackingClient, found: Run, locks: ExitStack) -> Run | None:
 
 
 def _has_checkpoint(client: TrackingClient, run: Run) -> bool:
-    """Return whether a run has a checkpoint, intact or not, on this machine or among its artifacts."""
-    run_id = run.info.run_id
-    return bool(checkpoint_files(checkpoint_folder(run_id)) or uploaded_checkpoints(client, run_id))
+    """Return whether a run or a fold of it has a checkpoint, intact or not, on this machine or among its artifacts."""
+    run_ids = [run.info.run_id, *(fold.info.run_id for fold in _fold_runs(client, run).values())]
+    return any(
+        checkpoint_files(checkpoint_folder(run_id)) or uploaded_checkpoints(client, run_id) for run_id in run_ids
+    )
 
 
 def _get_run(client: TrackingClient, run: str | None) -> Run:

@@ -12,10 +12,10 @@ import keras
 import tensorflow as tf
 
 from pipeline.config.data_checks import slow_batch_norm, unequal_classes
-from pipeline.config.monitor import DIRECTIONS, metric_words
+from pipeline.config.monitor import metric_words
 from pipeline.config.recipe import to_yaml
 from pipeline.config.training import TrainingConfig
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, Split
 from pipeline.model.conv_mixer import count_parameters
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import (
@@ -39,11 +39,20 @@ from pipeline.tracking.tags import Role, Tag, TrialOutcome, code_version_tags
 from pipeline.training.callbacks import CheckpointSaver, KernelSnapshots, ProgressReporter
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder, remove_finished
-from pipeline.training.description import CONFIG_FILE, Change, changes_to_recipe, run_description, run_name
-from pipeline.training.fit import TIMINGS, fit, steps_per_epoch
+from pipeline.training.description import (
+    CONFIG_FILE,
+    Change,
+    changes_to_recipe,
+    describe_splits,
+    run_description,
+    run_name,
+)
+from pipeline.training.fit import TIMINGS, TrainingResult, fit, steps_per_epoch
+from pipeline.training.folds import FoldCheckpoints, best_metrics, train_folds
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.results import (
     evaluate_on_test_set,
+    log_out_of_fold_predictions,
     log_trained_model,
     log_training,
     log_validation_predictions,
@@ -51,6 +60,8 @@ from pipeline.training.results import (
     register_model,
 )
 from pipeline.training.resume import ResumePoint
+
+Checkpoints = CheckpointManager | FoldCheckpoints
 
 SMALL_SIDE = 32  # pixels; smaller images have little to lose
 
@@ -95,7 +106,7 @@ def run_training(
     changes = resume_point.changes if resume_point else changes_to_recipe(config, recipe_config or config)
     device = select_device(config.devices)
     config = resolve_auto(config, dataset, device)
-    start = resume_point.checkpoint.state if resume_point else None
+    start = resume_point.checkpoint.state if resume_point and not config.folds else None
     with (
         start_run(
             role=Role.RUN,
@@ -107,12 +118,12 @@ def run_training(
             else {Tag.DATA: dataset.name, Tag.DEVICE: str(device), Tag.PRECISION: config.precision},
             system_metrics=True,
         ) as run,
-        checkpoint_on_exit(run, CheckpointManager(run.id, config, fingerprint=dataset.fingerprint), console) as manager,
+        checkpoint_on_exit(run, checkpoints_of(run.id, config, dataset), console) as manager,
         explain_out_of_memory(run, config, dataset),
     ):
         remove_finished()
         if resume_point:
-            name = replay_logged_epochs(run, resume_point.checkpoint.state)
+            name = replay_logged_epochs(run, start)
             # as it was: it shows whether the run's artifacts can still be written
             run.log_text(CONFIG_FILE, to_yaml(TrainingConfig.build(resume_point.checkpoint.settings)))
         else:
@@ -132,31 +143,35 @@ def run_training(
         if resume_point:
             console.print(f"resume   {resume_point}")
 
-        snapshots = KernelSnapshots(
-            checkpoint_folder(run.id), epochs=config.epochs, steps=config.filter_steps, block=middle_block(config)
-        )
-        saver = CheckpointSaver(manager.save)
-        reporter = ProgressReporter(partial(report_epoch, run, config, console))
-        result = fit(
-            config,
-            dataset,
-            [snapshots, saver, reporter],
-            start=start,
-            initial_weights=initial_weights,
-            strategy=device.strategy(),
-            progress_bar=console.is_terminal,
-        )
-        log_training(run, config, result, snapshots=snapshots.load())
-        log_trained_model(run, result.model, config, dataset)
+        model: keras.Model
+        if isinstance(manager, FoldCheckpoints):
+            folds = train_folds(
+                run,
+                config,
+                dataset,
+                manager,
+                log_start=partial(log_fold_start, recipe, config),
+                report_epoch=lambda fold_run, *epoch: report_epoch(fold_run, config, console, *epoch),
+                console=console,
+                resumed=resume_point.folds if resume_point else {},
+                initial_weights=initial_weights,
+                strategy=device.strategy(),
+            )
+            model, validated = folds.model(), folds.metrics()
+            console.print(log_out_of_fold_predictions(run, dataset, folds.probabilities))
+        else:
+            result = train_network(run, config, dataset, manager, device, console, start, initial_weights)
+            model, validated = result.model, best_metrics(result)
+        log_trained_model(run, model, config, dataset)
 
-        results = evaluate_on_test_set(run, result.model, config, dataset)
-        log_validation_predictions(run, result.model, config, dataset)
-        results["best_epoch"] = result.best_epoch
-        results |= {f"best_{metric}": result.history[metric][result.best_epoch - 1] for metric in DIRECTIONS}
-        results["parameters"] = result.model.count_params()
+        results = evaluate_on_test_set(run, model, config, dataset)
+        if not config.folds:
+            log_validation_predictions(run, model, config, dataset)
+        results |= validated
+        results["parameters"] = model.count_params()
         if config.register_as:
-            results["latency_ms"] = register_model(run, result.model, config, dataset, results)
-        seconds_before = sum(start.history["epoch_seconds"]) if start else 0.0
+            results["latency_ms"] = register_model(run, model, config, dataset, results)
+        seconds_before = resume_point.seconds if resume_point else 0.0
         results["seconds"] = seconds_before + time.perf_counter() - began
         run.log_results(results)
         summary = summarize(results, config, dataset)
@@ -166,6 +181,42 @@ def run_training(
         run.wait_until_logged(PATIENCE_SECONDS)
     manager.clear()
     return FinishedRun(run, name, results, summary)
+
+
+def checkpoints_of(run_id: str, config: TrainingConfig, dataset: Dataset) -> Checkpoints:
+    """Return what keeps the checkpoints of a run, or of its folds."""
+    if config.folds:
+        return FoldCheckpoints(config, fingerprint=dataset.fingerprint)
+    return CheckpointManager(run_id, config, fingerprint=dataset.fingerprint)
+
+
+def train_network(
+    run: TrackedRun,
+    config: TrainingConfig,
+    dataset: Dataset,
+    manager: CheckpointManager,
+    device: Device,
+    console: Console,
+    start: TrainingState | None,
+    initial_weights: InitialWeights | None,
+) -> TrainingResult:
+    """Train the one network of a run without folds, and log how it went."""
+    snapshots = KernelSnapshots(
+        checkpoint_folder(run.id), epochs=config.epochs, steps=config.filter_steps, block=middle_block(config)
+    )
+    saver = CheckpointSaver(manager.save)
+    reporter = ProgressReporter(partial(report_epoch, run, config, console))
+    result = fit(
+        config,
+        dataset,
+        [snapshots, saver, reporter],
+        start=start,
+        initial_weights=initial_weights,
+        strategy=device.strategy(),
+        progress_bar=console.is_terminal,
+    )
+    log_training(run, config, result, snapshots=snapshots.load())
+    return result
 
 
 def resolve_auto(config: TrainingConfig, dataset: Dataset, device: Device) -> TrainingConfig:
@@ -195,7 +246,7 @@ def resolve_auto(config: TrainingConfig, dataset: Dataset, device: Device) -> Tr
 
 
 @contextmanager
-def checkpoint_on_exit(run: TrackedRun, manager: CheckpointManager, console: Console) -> Iterator[CheckpointManager]:
+def checkpoint_on_exit(run: TrackedRun, manager: Checkpoints, console: Console) -> Iterator[Checkpoints]:
     """Leave what resuming needs if the block raises: the newest checkpoint, and a line that says how to resume.
 
     After `Diverged` the checkpoints are removed, as a resumed run would diverge again. A run that another process has
@@ -257,7 +308,7 @@ def log_run_metadata(
         The run's name.
     """
     name = run.set_name(run_name(recipe, changes, dataset))
-    run.log_params({"recipe": recipe} | {setting: config.text(setting) for setting in TrainingConfig.model_fields})
+    log_settings(run, recipe, config)
     run.log_text(CONFIG_FILE, to_yaml(config))
     run.set_tags(
         code_version_tags()
@@ -269,7 +320,23 @@ def log_run_metadata(
             Tag.DATA_DUPLICATES: str(dataset.duplicates),
         }
     )
-    for context, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
+    if dataset.folds:
+        # which of them validate differs from fold to fold, and is logged to their runs
+        splits = {"train": dataset.out_of_fold, "test": dataset.test}
+    else:
+        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    log_datasets(run, dataset, splits)
+    return name
+
+
+def log_settings(run: TrackedRun, recipe: str, config: TrainingConfig) -> None:
+    """Log the recipe and all settings as parameters."""
+    run.log_params({"recipe": recipe} | {setting: config.text(setting) for setting in TrainingConfig.model_fields})
+
+
+def log_datasets(run: TrackedRun, dataset: Dataset, splits: Mapping[str, Split]) -> None:
+    """Log splits of a data set, by what they are for, as inputs of a run."""
+    for context, split in splits.items():
         run.log_dataset(
             name=f"{dataset.name} {context}",
             source=dataset.source,
@@ -277,7 +344,15 @@ def log_run_metadata(
             context=context,
             shape=dataset.image_shape,
         )
-    return name
+
+
+def log_fold_start(
+    recipe: str, config: TrainingConfig, run: TrackedRun, fold: Dataset, start: TrainingState | None
+) -> None:
+    """Log to the run of a fold what its training starts from: settings and data, and epochs that were not logged."""
+    log_settings(run, recipe, config)
+    log_datasets(run, fold, {"train": fold.train, "validation": fold.validation})
+    replay_logged_epochs(run, start)
 
 
 def log_origin(run: TrackedRun, initial_weights: InitialWeights) -> None:
@@ -292,15 +367,16 @@ def log_origin(run: TrackedRun, initial_weights: InitialWeights) -> None:
         run.log_input_model(initial_weights.model_id)
 
 
-def replay_logged_epochs(run: TrackedRun, start: TrainingState) -> str:
+def replay_logged_epochs(run: TrackedRun, start: TrainingState | None) -> str:
     """Log those epochs of a resumed run that the interrupted process finished and could not log any more.
 
     Returns:
         The run's name.
     """
     name = run.load_logged_state()
-    for epoch in range(1, start.epoch + 1):
-        run.log_epoch(epoch, {metric: values[epoch - 1] for metric, values in start.history.items()})
+    if start:
+        for epoch in range(1, start.epoch + 1):
+            run.log_epoch(epoch, {metric: values[epoch - 1] for metric, values in start.history.items()})
     return name
 
 
@@ -308,15 +384,15 @@ def announce(config: TrainingConfig, dataset: Dataset, device: Device, console: 
     """Print the data, the model and the device, and warn of what will slow the training down."""
     height, width, channels = dataset.image_shape
     console.print(
-        f"data     {dataset.name}: {len(dataset.train):,} training, {len(dataset.validation):,} validation and "
-        f"{len(dataset.test):,} test images of {height}x{width}x{channels}, {len(dataset.classes)} classes"
+        f"data     {dataset.name}: {describe_splits(dataset)} of {height}x{width}x{channels}, "
+        f"{len(dataset.classes)} classes"
     )
     if dataset.duplicates:
         console.warn(f"{dataset.duplicates:,} images of one split are, pixel for pixel, also in another split")
     parameters = count_parameters(config.model, dataset.image_shape, len(dataset.classes))
     console.print(
         f"model    ConvMixer-{config.filters}/{config.depth}, kernel {config.kernel_size}, "
-        f"patch {config.patch_size}: {parameters:,} parameters"
+        f"patch {config.patch_size}: {parameters:,} parameters" + (", one for each fold" if config.folds else "")
     )
     traits = [str(device), config.precision]
     if config.fast_layers:
@@ -360,14 +436,15 @@ def summarize(results: dict[str, float], config: TrainingConfig, dataset: Datase
     monitor = config.monitor
     # of the metrics of the test images those two that every run has come last
     test = "" if monitor in ("val_accuracy", "val_loss") else f"{_result(f'test_{monitor[4:]}', results)}, "
+    best = _result(f"best_{monitor}", results).removeprefix("best ")
+    selected = f"over {config.folds} folds" if config.folds else f"at epoch {results['best_epoch']} of {config.epochs}"
     return (
         f"{test}{_result('test_accuracy', results)} (loss {results['test_loss']:.4f}, "
-        f"{len(dataset.test):,} images), {_result(f'best_{monitor}', results).removeprefix('best ')} "
-        f"at epoch {results['best_epoch']} of {config.epochs}; "
+        f"{len(dataset.test):,} images), {best} {selected}; "
         f"{results['parameters']:,} parameters, {results['seconds']:.0f} s"
     )
 
 
 def _result(metric: str, results: dict[str, float]) -> str:
-    """Return a result in words: `test accuracy 81.30 %`."""
-    return f"{metric_words(metric)} {format_metric(metric, results[metric])}"
+    """Return a result in words, with its standard deviation if it has one: `test accuracy 81.30 %`."""
+    return f"{metric_words(metric)} {format_metric(metric, results[metric], results.get(f'{metric}_sd'))}"

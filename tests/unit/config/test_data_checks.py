@@ -26,6 +26,7 @@ def fits(image_shape=(32, 32, 3), training_images=1000, **values):
             {"batch_size": 1001},
             "batch_size must not exceed the training images: 1000 here, got batch_size=1001; try 128",
         ),
+        ({"folds": 5, "filter_steps": 3}, "filter_steps must be 0 with folds, whose networks draw no kernels: got 3"),
         ({"cutout": 32}, "cutout must be less than the image side: 32x32 pixels, got cutout=32; try 16"),
         ({"translation": 32}, "translation must be less than the image side: 32x32 pixels, got translation=32; try 4"),
     ],

@@ -60,6 +60,21 @@ def test_close_stale_runs_closes_a_dead_run_with_the_reason_and_a_remedy(client,
     assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
 
 
+def test_close_stale_runs_closes_a_fold_with_its_run_and_says_which_to_resume(client, experiment, opened, gone):
+    parent = opened(gone)
+    fold = opened(gone, **{Tag.ROLE: Role.FOLD, Tag.PARENT_RUN_ID: parent})
+    (line,) = stale_runs.close_stale_runs(TrackingClient(), experiment)
+    assert f"closed stale run {parent}" in line and status(fold) == "FAILED"
+    remedy = f"`{project_command('train', '--resume', parent)}` resumes the run above it"
+    assert mlflow.get_run(fold).data.tags[Tag.OUTCOME_REASON].endswith(remedy)
+
+
+def test_close_stale_runs_does_not_report_a_fold_whose_heartbeat_is_its_runs(client, experiment, opened):
+    parent = opened(ELSEWHERE, minutes=1)
+    opened(ELSEWHERE, minutes=12, **{Tag.ROLE: Role.FOLD, Tag.PARENT_RUN_ID: parent})
+    assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
+
+
 def test_close_stale_runs_leaves_a_live_run_open(client, experiment, opened):
     run_id = opened(this_process(), minutes=100)
     assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []

@@ -40,6 +40,15 @@ def test_time_inference_predicts_one_image_at_a_time(digits, monkeypatch):
     assert shapes[-1] == (1, 8, 8, 1) and shapes.count((1, 8, 8, 1)) == 1, "it is traced once, and then compiled"
 
 
+def test_time_inference_of_folds_times_the_mean_of_as_many_networks(digits, monkeypatch):
+    counts = []
+    build = benchmark.build_ensemble
+    monkeypatch.setattr(benchmark, "build_ensemble", lambda models: counts.append(len(models)) or build(models))
+    monkeypatch.setattr(benchmark, "SECONDS", 0.0)
+    benchmark.time_inference(TINY.model_copy(update={"folds": 3}), digits)
+    assert counts == [3]
+
+
 def test_median_seconds_ignores_the_first_call_and_one_slow_call(monkeypatch):
     clock, calls = [0.0], []
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])

@@ -11,6 +11,7 @@ import pytest
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.files import cache_folder
 from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.tags import Role, Tag
 from pipeline.training import checkpoint, checkpoint_manager
 from pipeline.training.checkpoint import TrainingState, read_checkpoint
 from pipeline.training.checkpoint_manager import (
@@ -194,6 +195,18 @@ def test_remove_finished_removes_checkpoints_of_finished_runs_only(client):
     remove_finished()
     assert not checkpoint_folder(finished).exists()
     assert all(checkpoint_folder(run_id).exists() for run_id in others)
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED", "FINISHED"])
+def test_remove_finished_keeps_those_of_a_finished_fold_until_the_run_of_all_folds_has_finished(client, run_id, status):
+    experiment = mlflow.get_experiment_by_name("mine").experiment_id
+    tags = {Tag.ROLE: Role.FOLD, Tag.PARENT_RUN_ID: run_id}
+    fold = client.create_run(experiment, tags=tags).info.run_id
+    client.set_terminated(fold, "FINISHED")
+    client.set_terminated(run_id, status)
+    checkpoint_folder(fold).mkdir(parents=True)
+    remove_finished()
+    assert checkpoint_folder(fold).exists() == (status != "FINISHED")
 
 
 def test_remove_finished_without_any_checkpoint_does_nothing(client):

@@ -7,9 +7,18 @@ import pytest
 
 from pipeline.config.recipe import read_recipe
 from pipeline.config.training import TrainingConfig
-from pipeline.training.description import Change, changes_to_recipe, parse_changes, run_description, run_name
+from pipeline.training.description import (
+    Change,
+    changes_to_recipe,
+    describe_splits,
+    parse_changes,
+    run_description,
+    run_name,
+)
 
-DIGITS = SimpleNamespace(name="digits", train=range(1149), validation=range(288), test=range(360), classes=range(10))
+DIGITS = SimpleNamespace(
+    name="digits", train=range(1149), validation=range(288), test=range(360), classes=range(10), folds=()
+)
 
 
 def name_of(recipe, **flags):
@@ -37,6 +46,12 @@ def test_run_name_says_what_differs_from_the_recipe(flags, name):
 def test_run_name_with_many_changes_counts_the_last_ones():
     name = name_of("digits", depth=2, filters=8, kernel_size=5, epochs=3, batch_size=32, seed=7)
     assert name.startswith("digits ") and name.endswith(" +2 more") and name.count("=") == 4
+
+
+def test_describe_splits_of_folds_counts_their_images_together():
+    assert describe_splits(DIGITS) == "1,149 training, 288 validation and 360 test images"
+    folds = SimpleNamespace(**vars(DIGITS) | {"folds": (1, 2, 3, 4, 5)})
+    assert describe_splits(folds) == "1,437 images in 5 folds and 360 test images"
 
 
 def test_run_name_of_an_earlier_config_is_that_of_the_data():

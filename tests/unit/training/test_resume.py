@@ -120,7 +120,7 @@ def test_latest_is_the_newest_run_that_can_be_resumed(client, make_run):
     make_run(status="FINISHED", **{Tag.OUTCOME: RunOutcome.FINISHED})
     make_run(epoch=0)
     make_run(status="RUNNING", **this_process().tags())
-    for role in ("resume", "trial", "search", "final", "report", "predict"):
+    for role in ("resume", "fold", "trial", "search", "final", "report", "predict"):
         make_run(role=role)
     assert find("latest", {}).run_id == expected
 

@@ -100,6 +100,7 @@ def small_dataset(source="digits"):
         fingerprint="f00d",
         duplicates=0,
         image_shape=(8, 8, 1),
+        folds=(),
         train=split,
         validation=split,
         test=split,
