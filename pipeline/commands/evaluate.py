@@ -125,7 +125,7 @@ def _load_dataset(training_run: TrainingRun, config: EvaluateConfig, classes: Se
         dataset=config.dataset,
         image_size=config.image_size,
     )
-    has_validation = training_run.config.folds is None
+    has_validation = training_run.config.folds is None and not training_run.config.refit
     check_not_trained_on(dataset, config.split, fingerprint=training_run.fingerprint, has_validation=has_validation)
     if classes is not None:
         check_same_classes(dataset, classes)

@@ -16,10 +16,12 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
         training_images: how many there are after the split.
 
     Raises:
-        UsageError: there are fewer blocks or epochs than are to be frozen, kernels of folds are to be drawn, the
-            patches do not tile the image, the outer weights of a kernel never meet a patch, the batch is larger than
-            the training data, or the translation or the cutout is as large as the image.
+        UsageError: a training without validation images goes by them, there are fewer blocks or epochs than are to be
+            frozen, kernels of folds are to be drawn, the patches do not tile the image, the outer weights of a kernel
+            never meet a patch, the batch is larger than the training data, or the translation or the cutout is as large
+            as the image.
     """
+    check_refit(config)
     for part, whole in (("freeze_blocks", "depth"), ("head_epochs", "epochs")):
         value, most = getattr(config, part), getattr(config, whole)
         if value > most:
@@ -55,6 +57,19 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
                 f"{name} must be less than the image side: {size}, got {name}={pixels}; "
                 f"try {min(height, width) // try_part}"
             )
+
+
+def check_refit(config: TrainingConfig) -> None:
+    """Raise UsageError if a run without validation images has a setting that goes by them."""
+    if config.refit and config.early_stopping_epochs is not None:
+        raise UsageError(
+            "early_stopping_epochs must be none with refit, which leaves no validation images to stop by, got "
+            f"{config.early_stopping_epochs}; set epochs instead"
+        )
+    if config.refit and config.folds is not None:
+        raise UsageError(
+            f"folds must be none with refit, which leaves no images to validate a fold by, got {config.folds}"
+        )
 
 
 def unequal_classes(config: TrainingConfig, images: Mapping[str, int]) -> str | None:

@@ -38,6 +38,11 @@ class DataConfig(Config, title="data"):
         description="cross-validation: train this many networks, each on all training and validation images but those "
         "of its fold, by which it is validated; the model is their mean",
     )
+    refit: bool = Field(
+        False,
+        description="train on the training and validation images together, for all epochs, and keep the weights of the "
+        "last one; of a search: its winner, once more",
+    )
 
 
 class AugmentationConfig(Config, title="augmentation"):

@@ -74,7 +74,7 @@ class Dataset:
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # (h, w, c)
     train: Split
-    validation: Split
+    validation: Split  # without images with the setting `refit`
     test: Split
     duplicates: int  # images of a split or fold whose pixels are also in an earlier one
     fingerprint: str  # of all pixels, labels and class names, the same on every machine
@@ -102,7 +102,8 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
     """Load a data set and split it.
 
     `config.dataset` is the name of a built-in data set, a folder of class folders or an .npz file. Validation and test
-    images are split off by class and seed if the source has no such split.
+    images are split off by class and seed if the source has no such split. With `config.refit` the validation images,
+    also those that the source has itself, are among the training images.
 
     Raises:
         UsageError: The data set does not exist, or cannot be used.
@@ -117,6 +118,8 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
                 f"got {config.train_examples}; try {10 * len(classes)}"
             )
         rows = rows._replace(train=subsample(rows.train, config.train_examples, labels, len(classes), seed))
+    if config.refit:
+        rows = rows._replace(train=np.sort(np.concatenate([rows.train, rows.validation])), validation=rows.test[:0])
     train, validation, test = (Split(decoded.images, labels, decoded.digests, decoded.files, part) for part in rows)
     folds: tuple[Split, ...] = ()
     if config.folds is not None:

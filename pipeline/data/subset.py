@@ -46,7 +46,7 @@ def reload_dataset(
     given: dict[str, object] = {name: value for name, value in overrides.items() if value is not None}
     if dataset is not None:
         # of other images none have been trained on
-        given["folds"] = None
+        given |= {"folds": None, "refit": False}
     return load_dataset(config.model_copy(update={"train_examples": None, **given}), seed=seed)
 
 

@@ -295,6 +295,8 @@ def _validate_method(search: SearchSpec) -> None:
         raise UsageError(
             "final_top must be at least 1 with register_as, as the winner of the final is registered: got 0"
         )
+    if search.base.refit:
+        raise UsageError("refit must be false in a search, whose trials are compared on validation images, got true")
     if search.base.filter_steps:
         raise UsageError(
             "filter_steps must be 0 in a search, whose trials draw no figures: "

@@ -41,6 +41,7 @@ class Tag:
 
     # trainings
     DATA: Final = "data"
+    REFIT: Final = "refit"  # that validation images were trained on too, in words
     WEIGHTS_FROM: Final = "weights_from"  # the model that the training has started from
     WEIGHTS_RUN: Final = "convmixer.weights_from.run"  # id of the run that trained it
     WEIGHTS_DIGEST: Final = "convmixer.weights_from.sha256"  # of a file

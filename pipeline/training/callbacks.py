@@ -47,7 +47,8 @@ class TerminateOnNonFinite(TrainingCallback):
             raise Diverged(f"loss became {float(logs['loss'])} at epoch {epoch}, step {batch + 1}; {REMEDY}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        if not math.isfinite(logs["val_loss"]):
+        # absent without validation images
+        if not math.isfinite(logs.get("val_loss", 0)):
             raise Diverged(f"val_loss became {logs['val_loss']} after epoch {epoch + 1}; {REMEDY}")
 
 
@@ -55,7 +56,7 @@ class EpochMetrics(TrainingCallback):
     """Add the metrics of each epoch to the history: losses and accuracies, learning rate and speed.
 
     `epoch_seconds` includes validation, `images_per_second` does not. The validation recall of each class is among the
-    metrics where there are at most `RECALL_CLASSES` of them.
+    metrics where there are at most `RECALL_CLASSES` of them. Without validation images there are no metrics of these.
 
     Args:
         images: Number of training images in an epoch.
@@ -71,23 +72,29 @@ class EpochMetrics(TrainingCallback):
         self._began = self._trained = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._began = self._trained = time.perf_counter()
+        self._began = time.perf_counter()
 
-    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._trained = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        metrics = {name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
+        metrics = {name: float(logs[name]) for name in ("loss", "accuracy")}
+        if "val_loss" in logs:
+            metrics |= self._validation_metrics(logs)
+        metrics["learning_rate"] = self.learning_rate(epoch)
+        metrics["epoch_seconds"] = time.perf_counter() - self._began
+        metrics["images_per_second"] = self.images / (self._trained - self._began)
+        self.progress.add_epoch(metrics)
+
+    def _validation_metrics(self, logs: dict[str, float]) -> dict[str, float]:
+        metrics = {name: float(logs[name]) for name in ("val_loss", "val_accuracy")}
         # of the validation images, which were counted last
         counts = class_counts(self.model)
         metrics["val_balanced_accuracy"] = balanced_accuracy(counts)
         metrics["val_macro_f1"] = macro_f1(counts)
         if len(self.classes) <= RECALL_CLASSES:
             metrics |= {f"val_{name}": recall for name, recall in recalls(counts, classes=self.classes).items()}
-        metrics["learning_rate"] = self.learning_rate(epoch)
-        metrics["epoch_seconds"] = time.perf_counter() - self._began
-        metrics["images_per_second"] = self.images / (self._trained - self._began)
-        self.progress.add_epoch(metrics)
+        return metrics
 
 
 class BestWeights(TrainingCallback):
@@ -125,21 +132,26 @@ class EarlyStopping(TrainingCallback):
 class EMAWeights(TrainingCallback):
     """Validate, and select the best weights from, a moving average of the weights; train on with the raw weights.
 
-    The averages are in the model from the start of validation to the end of the epoch. The optimizer computes them,
-    step by step and among its own variables, so that a checkpoint of the optimizer includes them (Polyak & Juditsky
-    1992; Keras' `use_ema`). Keras' SwapEMAWeights is not used: it restores the raw weights only up to rounding, and
-    leaves batch norm with the statistics of activations that the averaged weights do not produce.
+    The averages are in the model from the last step of an epoch to its end, also while it is validated. The optimizer
+    computes them, step by step and among its own variables, so that a checkpoint of the optimizer includes them (Polyak
+    & Juditsky 1992; Keras' `use_ema`). Keras' SwapEMAWeights is not used: it restores the raw weights only up to
+    rounding, and leaves batch norm with the statistics of activations that the averaged weights do not produce.
 
     Args:
         batches: Some of the training batches, images first, from which batch norm's statistics are computed anew.
+        steps: Number of training steps in an epoch.
     """
 
-    def __init__(self, batches: Iterable[tuple[tf.Tensor, ...]]) -> None:
+    def __init__(self, batches: Iterable[tuple[tf.Tensor, ...]], *, steps: int) -> None:
         super().__init__()
         self.batches = batches
+        self.steps = steps
         self._raw: Sequence[npt.NDArray] | None = None
 
-    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        # not when validation begins, as there may be none
+        if batch + 1 < self.steps:
+            return
         self._raw = self.model.get_weights()
         for weight, average in zip(self.model.trainable_variables, moving_averages(self.model.optimizer), strict=True):
             weight.assign(average)

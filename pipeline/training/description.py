@@ -12,6 +12,7 @@ from pipeline.runtime.text import format_duration, one_line
 
 CONFIG_FILE = "config.yaml"
 NAMED_CHANGES = 4
+REFIT = "trained on training and validation images"  # what is special in a run with `refit`
 WEIGHTS_CHARACTERS = 20  # of the model or the file that the weights come from
 SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
 
@@ -37,23 +38,24 @@ def parse_changes(text: str) -> dict[str, Change]:
         return {}
 
 
-def run_name(recipe: str, changes: Mapping[str, Change], dataset: Dataset) -> str:
-    """Return a run's name: its recipe, and the changes that decide its result: `digits depth=6 lr=0.1`.
+def run_name(recipe: str, changes: Mapping[str, Change], dataset: Dataset, *, refit: bool = False) -> str:
+    """Return a run's name: its recipe, and the changes that decide its result: `digits depth=6 lr=0.1, refit`.
 
     Args:
         recipe: Name or path. That of an earlier run's config says nothing as a name; the data's then takes its place.
         changes: Settings that differ from the recipe's.
         dataset: The run's data.
+        refit: Whether it trains on the validation images too, which its name says also where the recipe sets it.
     """
     subject = dataset.name if Path(recipe).name == CONFIG_FILE else Path(recipe).stem
-    values = {SHORT.get(name, name): change.value for name, change in changes.items() if _decides_result(name)}
+    values = {SHORT.get(name, name): change.value for name, change in changes.items() if _is_named(name)}
     if "dataset" in values:
         values["dataset"] = dataset.name
     if "weights_from" in values:
         values["weights_from"] = values["weights_from"].split("/")[-1][:WEIGHTS_CHARACTERS]
     words = [f"{name}={value}" for name, value in values.items()]
     more = [f"+{len(words) - NAMED_CHANGES} more"] if len(words) > NAMED_CHANGES else []
-    return one_line(" ".join([subject, *words[:NAMED_CHANGES], *more]), most=120)
+    return one_line(" ".join([subject, *words[:NAMED_CHANGES], *more]), most=120) + (", refit" if refit else "")
 
 
 def run_description(
@@ -96,11 +98,14 @@ def describe_splits(dataset: Dataset) -> str:
     train, validation, test = len(dataset.train), len(dataset.validation), len(dataset.test)
     if dataset.folds:
         return f"{train + validation:,} images in {len(dataset.folds)} folds and {test:,} test images"
+    if not validation:
+        return f"{train:,} training images, those for validation among them, and {test:,} test images"
     return f"{train:,} training, {validation:,} validation and {test:,} test images"
 
 
-def _decides_result(setting: str) -> bool:
-    return setting not in RuntimeConfig.model_fields or setting == "precision"
+def _is_named(setting: str) -> bool:
+    """Return whether a setting decides the result; `refit` has words of its own."""
+    return setting != "refit" and (setting not in RuntimeConfig.model_fields or setting == "precision")
 
 
 def _cell(text: str) -> str:

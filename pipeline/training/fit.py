@@ -61,11 +61,12 @@ def fit(
 ) -> TrainingResult:
     """Train a ConvMixer on the training images and return it with the weights of its best epoch.
 
-    The best epoch is the one with the best value of the setting `monitor`. The test images have no part in training.
+    The best epoch is the one with the best value of the setting `monitor`, and the last one where no images are left
+    for validation, with `refit`. The test images have no part in training.
 
     Args:
         config: Resolved, with no setting left at auto.
-        dataset: Its splits `train` and `validation` are used.
+        dataset: Its splits `train` and `validation` are used; the latter may have no images.
         callbacks: What else watches or saves the training, in any order; see `order_callbacks`.
         start: State to resume from, of the same settings and data. The result is as if training had never been
             interrupted: batches are a function of seed, epoch and position, and nothing else in training is random.
@@ -98,11 +99,12 @@ def fit(
             early_stopping,
         ]
         if config.ema_momentum is not None:
-            own.append(EMAWeights(training_batches(config, dataset).take(BATCH_NORM_BATCHES)))
+            own.append(EMAWeights(training_batches(config, dataset).take(BATCH_NORM_BATCHES), steps=steps))
     ordered = order_callbacks([*own, *callbacks])
     for callback in ordered:
         if isinstance(callback, TrainingCallback):
             callback.progress = progress
+    validation = evaluation_batches(config, dataset, dataset.validation) if len(dataset.validation) else None
     for stage in training_stages(config):
         # A resumed training may have been interrupted after its last epoch.
         if progress.epoch >= stage.last_epoch or early_stopping.is_out_of_patience():
@@ -115,7 +117,7 @@ def fit(
             remaining_batches = training_batches(config, dataset, initial_epoch=progress.epoch)
         model.fit(
             remaining_batches,
-            validation_data=evaluation_batches(config, dataset, dataset.validation),
+            validation_data=validation,
             initial_epoch=progress.epoch,
             epochs=stage.last_epoch,
             steps_per_epoch=steps,

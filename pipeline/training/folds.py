@@ -62,8 +62,9 @@ class CrossValidation:
 
 
 def best_metrics(result: TrainingResult) -> dict[str, float]:
-    """Return the metrics of the validation images at the best epoch, and that epoch."""
-    values = {f"best_{name}": result.history[name][result.best_epoch - 1] for name in DIRECTIONS}
+    """Return the metrics of the validation images, if there are any, at the best epoch, and that epoch."""
+    known = [name for name in DIRECTIONS if name in result.history]
+    values = {f"best_{name}": result.history[name][result.best_epoch - 1] for name in known}
     return values | {"best_epoch": result.best_epoch}
 
 

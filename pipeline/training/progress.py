@@ -31,11 +31,16 @@ class TrainingProgress:
     @property
     def epoch(self) -> int:
         """Return the number of finished epochs."""
-        return len(self.history.get(self.monitor, ()))
+        return len(self.history.get("loss", ()))
 
     @property
     def best_epoch(self) -> int:
-        """Return the epoch with the best value of the monitored metric, counted from 1; of equal ones, the first."""
+        """Return the epoch with the best value of the monitored metric, counted from 1; of equal ones, the first.
+
+        Without validation images it is the last one.
+        """
+        if self.monitor not in self.history:
+            return self.epoch
         return int(np.argmax(sign(self.monitor) * np.array(self.history[self.monitor]))) + 1
 
     def add_epoch(self, metrics: dict[str, float]) -> None:

@@ -89,9 +89,15 @@ def middle_block(config: TrainingConfig) -> int:
 
 def log_trained_model(run: TrackedRun, model: keras.Model, config: TrainingConfig, dataset: Dataset) -> None:
     """Log the model in the form in which it is served."""
-    example = dataset.validation.take(np.arange(1))[0].astype(np.float32)
     stock_model = serving_model(model, config, dataset)
+    example = _example(dataset).astype(np.float32)
     run.log_model(partial(save_keras, model=stock_model, example=example, classes=dataset.classes))
+
+
+def _example(dataset: Dataset) -> npt.NDArray[np.uint8]:
+    """Return an image (1, height, width, channels) to log with a model: one for validation, if there are any."""
+    split = dataset.validation if len(dataset.validation) else dataset.train
+    return split.take(np.arange(1))[0]
 
 
 def register_model(
@@ -118,9 +124,8 @@ def register_model(
     tags = {Tag.DATA: dataset.name, Tag.DATA_FINGERPRINT: dataset.fingerprint}
     values = {**results, "latency_ms": latency_ms}
     tags |= {name: f"{values[name]:.6g}" for name in VERSION_METRICS if name in values}
-    example = dataset.validation.take(np.arange(1))[0][0]
     stock_model = serving_model(model, config, dataset)
-    save = partial(save_pyfunc, model=stock_model, example=example, classes=dataset.classes)
+    save = partial(save_pyfunc, model=stock_model, example=_example(dataset)[0], classes=dataset.classes)
     run.register_model(config.register_as, save, classes=dataset.classes, tags=tags)
     return latency_ms
 
@@ -273,7 +278,8 @@ def evaluate_winner(run: TrackedRun, config: TrainingConfig, dataset: Dataset, w
     model.set_weights(read_weights(weights))
     log_trained_model(run, model, config, dataset)
     results = evaluate_on_test_set(run, model, config, dataset)
-    log_validation_predictions(run, model, config, dataset)
+    if not config.refit:
+        log_validation_predictions(run, model, config, dataset)
     if config.register_as:
         results["latency_ms"] = register_model(run, model, config, dataset, results)
     run.log_results(results)

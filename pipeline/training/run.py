@@ -30,7 +30,7 @@ from pipeline.runtime.errors import Diverged, OutOfMemory, UsageError
 from pipeline.runtime.files import renew_temporary_files
 from pipeline.runtime.out_of_memory import describe_oom, is_oom_error
 from pipeline.runtime.shell import mlflow_command, project_command
-from pipeline.runtime.text import format_metric
+from pipeline.runtime.text import count, format_metric
 from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.models import MODEL
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS
@@ -41,6 +41,7 @@ from pipeline.training.checkpoint import TrainingState
 from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder, remove_finished
 from pipeline.training.description import (
     CONFIG_FILE,
+    REFIT,
     Change,
     changes_to_recipe,
     describe_splits,
@@ -165,7 +166,7 @@ def run_training(
         log_trained_model(run, model, config, dataset)
 
         results = evaluate_on_test_set(run, model, config, dataset)
-        if not config.folds:
+        if not config.folds and not config.refit:
             log_validation_predictions(run, model, config, dataset)
         results |= validated
         results["parameters"] = model.count_params()
@@ -307,7 +308,7 @@ def log_run_metadata(
     Returns:
         The run's name.
     """
-    name = run.set_name(run_name(recipe, changes, dataset))
+    name = run.set_name(run_name(recipe, changes, dataset, refit=config.refit))
     log_settings(run, recipe, config)
     run.log_text(CONFIG_FILE, to_yaml(config))
     run.set_tags(
@@ -319,6 +320,7 @@ def log_run_metadata(
             Tag.DATA_FINGERPRINT: dataset.fingerprint,
             Tag.DATA_DUPLICATES: str(dataset.duplicates),
         }
+        | ({Tag.REFIT: REFIT} if config.refit else {})
     )
     if dataset.folds:
         # which of them validate differs from fold to fold, and is logged to their runs
@@ -337,6 +339,8 @@ def log_settings(run: TrackedRun, recipe: str, config: TrainingConfig) -> None:
 def log_datasets(run: TrackedRun, dataset: Dataset, splits: Mapping[str, Split]) -> None:
     """Log splits of a data set, by what they are for, as inputs of a run."""
     for context, split in splits.items():
+        if not len(split):
+            continue
         run.log_dataset(
             name=f"{dataset.name} {context}",
             source=dataset.source,
@@ -424,7 +428,8 @@ def report_epoch(
         )
     if not console.is_terminal:
         shown = dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy", config.monitor))
-        values = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
+        # without validation images there are two
+        values = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics)
         console.print(
             f"epoch {epoch:>{len(str(config.epochs))}}/{config.epochs}  {values}  "
             f"{metrics['images_per_second']:,.0f} images/s  {metrics['epoch_seconds']:.1f} s"
@@ -436,11 +441,15 @@ def summarize(results: dict[str, float], config: TrainingConfig, dataset: Datase
     monitor = config.monitor
     # of the metrics of the test images those two that every run has come last
     test = "" if monitor in ("val_accuracy", "val_loss") else f"{_result(f'test_{monitor[4:]}', results)}, "
-    best = _result(f"best_{monitor}", results).removeprefix("best ")
-    selected = f"over {config.folds} folds" if config.folds else f"at epoch {results['best_epoch']} of {config.epochs}"
+    if config.refit:
+        selected = f"after the last of {count(config.epochs, 'epoch')}, {REFIT}"
+    else:
+        best = _result(f"best_{monitor}", results).removeprefix("best ")
+        where = f"over {config.folds} folds" if config.folds else f"at epoch {results['best_epoch']} of {config.epochs}"
+        selected = f"{best} {where}"
     return (
         f"{test}{_result('test_accuracy', results)} (loss {results['test_loss']:.4f}, "
-        f"{len(dataset.test):,} images), {best} {selected}; "
+        f"{len(dataset.test):,} images), {selected}; "
         f"{results['parameters']:,} parameters, {results['seconds']:.0f} s"
     )
 

@@ -43,37 +43,44 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, subject: 
 
     Args:
         history: One value an epoch, from epoch 1 on, under loss, accuracy, val_loss, val_accuracy (accuracies are
-            fractions) and learning_rate. Values that are not finite leave a gap.
-        best_epoch: Number of the epoch to mark, counted from 1.
+            fractions) and learning_rate; those of validation may be left out. Values that are not finite leave a gap.
+        best_epoch: Number of the epoch to mark, counted from 1; of a training without validation it is not marked.
         subject: Of which data and run, for the title.
 
     Raises:
         ValueError: `best_epoch` is not an epoch of the history.
     """
-    columns = {
-        name: finite_or_nan(history[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
-    }
+    names = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+    columns = {name: finite_or_nan(history[name]) for name in names if name in history}
+    has_validation = "val_loss" in columns
     epochs = len(columns["loss"])
     if not 1 <= best_epoch <= epochs:
         raise ValueError(f"best_epoch must be an epoch of the history, 1 to {epochs}, got {best_epoch}")
     best = {name: values[best_epoch - 1] for name, values in columns.items()}
+    if has_validation:
+        note = (
+            f"best epoch {best_epoch} of {epochs}: validation accuracy {percent(best['val_accuracy'])}, "
+            f"validation loss {best['val_loss']:.3g}"
+        )
+    else:
+        note = f"without validation images: the weights are those after the last of {count(epochs, 'epoch')}"
 
     figure = Figure(figsize=(8, 7.5), dpi=DPI)
     draw_title(
         figure,
         titled("Training curves", subject),
-        f"best epoch {best_epoch} of {epochs}: validation accuracy {percent(best['val_accuracy'])}, "
-        f"validation loss {best['val_loss']:.3g}",
+        note,
     )
     figure.subplots_adjust(left=0.13, right=0.97, bottom=0.08, top=0.88, hspace=0.08)
     loss, accuracy, learning_rate = figure.subplots(3, 1, sharex=True, height_ratios=(4, 4, 1))
     _draw_metric(loss, "loss", columns)
     _draw_metric(accuracy, "accuracy", columns)
     _draw_learning_rate(learning_rate, columns["learning_rate"])
-    for panel, name in ((loss, "val_loss"), (accuracy, "val_accuracy")):
+    for panel, name in ((loss, "val_loss"), (accuracy, "val_accuracy")) if has_validation else ():
         panel.plot(best_epoch, best[name], "o", ms=10, color=VALIDATION, markerfacecolor="none", clip_on=False)
     for panel in (loss, accuracy, learning_rate):
-        panel.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label=f"best epoch {best_epoch}")
+        if has_validation:
+            panel.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", label=f"best epoch {best_epoch}")
         strip_frame(panel)
     learning_rate.set(xlabel="epoch", xlim=(0.5, epochs + 0.5))
     learning_rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
@@ -283,9 +290,12 @@ def _draw_metric(panel: Axes, name: str, columns: Mapping[str, NDArray]) -> None
     """Draw the training and validation line of one metric; few epochs get dots, as a single epoch has no line."""
     epochs = range(1, len(columns[name]) + 1)
     dots = "o" if len(epochs) <= 30 else ""
-    panel.plot(epochs, columns[name], color=TRAINING, marker=dots, markersize=4, label="training")
-    panel.plot(epochs, columns[f"val_{name}"], color=VALIDATION, marker=dots, markersize=4, label="validation")
-    values = np.concatenate([columns[name], columns[f"val_{name}"]])
+    lines = {name: (TRAINING, "training"), f"val_{name}": (VALIDATION, "validation")}
+    shown = [column for column in lines if column in columns]
+    for column in shown:
+        color, label = lines[column]
+        panel.plot(epochs, columns[column], color=color, marker=dots, markersize=4, label=label)
+    values = np.concatenate([columns[column] for column in shown])
     scale = value_scale(values, is_accuracy=name == "accuracy", falls=name == "loss")
     scale.apply(panel, values)
     panel.set_ylabel(name + scale.note)

@@ -27,6 +27,15 @@ def fits(image_shape=(32, 32, 3), training_images=1000, **values):
             "batch_size must not exceed the training images: 1000 here, got batch_size=1001; try 128",
         ),
         ({"folds": 5, "filter_steps": 3}, "filter_steps must be 0 with folds, whose networks draw no kernels: got 3"),
+        (
+            {"refit": True, "early_stopping_epochs": 3},
+            "early_stopping_epochs must be none with refit, which leaves no validation images to stop by, got 3; set "
+            "epochs instead",
+        ),
+        (
+            {"refit": True, "folds": 3},
+            "folds must be none with refit, which leaves no images to validate a fold by, got 3",
+        ),
         ({"cutout": 32}, "cutout must be less than the image side: 32x32 pixels, got cutout=32; try 16"),
         ({"translation": 32}, "translation must be less than the image side: 32x32 pixels, got translation=32; try 4"),
     ],

@@ -195,6 +195,24 @@ def test_given_splits_are_kept_and_missing_ones_are_split_off(tmp_path):
     assert (len(three.train), three.validation.rows.tolist(), len(three.test)) == (20, [20, 21], 5)
 
 
+def test_refit_joins_validation_to_training_also_where_the_data_has_both(tmp_path):
+    write_folder(tmp_path / "pets" / "train", {"cat": 10, "dog": 10})
+    write_folder(tmp_path / "pets" / "val", {"cat": 2, "dog": 3})
+    for root, settings in ((tmp_path / "pets", {}), ("digits", {"train_examples": 50})):
+        apart, joined = load(root, **settings), load(root, refit=True, **settings)
+        assert joined.train.rows.tolist() == sorted([*apart.train.rows, *apart.validation.rows])
+        assert len(joined.validation) == 0 and joined.test.digest == apart.test.digest
+        assert joined.fingerprint == apart.fingerprint
+
+
+def test_refit_counts_no_duplicates_between_training_and_validation(tmp_path):
+    for part, numbers in (("train", [0, 1, 2]), ("val", [0, 5]), ("test", [5, 9])):
+        for number in numbers:
+            write_image(tmp_path / "pets" / part / "cat" / f"{number}.png", noise(number))
+            write_image(tmp_path / "pets" / part / "dog" / f"{number}.png", noise([number, len(part)]))
+    assert (load(tmp_path / "pets").duplicates, load(tmp_path / "pets", refit=True).duplicates) == (2, 1)
+
+
 def test_load_dataset_with_too_small_class_raises_with_its_name(tmp_path):
     message = error_message(write_folder(tmp_path / "pets", {"cat": 9, "dog": 2}))
     assert "every class needs 3 training images or more" in message and "dog has 2" in message

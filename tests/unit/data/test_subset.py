@@ -44,6 +44,29 @@ def test_reload_dataset_without_overrides_uses_the_settings_of_the_run(npz):
     assert str(images) == "pets, validation split"
 
 
+@pytest.mark.parametrize(
+    ("split", "has_validation", "message"),
+    [
+        ("all", True, "split must be test or validation of the data that the model was trained on, got all of pets"),
+        ("validation", False, "split must be test for a model that was trained on the validation images too"),
+    ],
+)
+def test_check_not_trained_on_refuses_images_that_the_model_knows(npz, split, has_validation, message):
+    path = npz(["cat", "dog", "owl"])
+    reloaded = reload_dataset(
+        DataConfig.build({"dataset": path, "refit": not has_validation}), seed=0, dataset=None, image_size=None
+    )
+    with pytest.raises(UsageError, match=message):
+        check_not_trained_on(reloaded, split, fingerprint=reloaded.fingerprint, has_validation=has_validation)
+    check_not_trained_on(reloaded, "test", fingerprint=reloaded.fingerprint, has_validation=has_validation)
+    check_not_trained_on(reloaded, split, fingerprint="of others", has_validation=has_validation)
+
+
+def test_reload_dataset_of_other_images_than_a_refits_has_validation_images(npz):
+    images = subset(npz(["cat", "dog", "owl"]), split="validation", config={"refit": True})
+    assert len(images.split) > 0
+
+
 def test_build_subset_of_all_holds_every_image_once(npz):
     images = subset(npz(["cat", "dog", "owl"]), split="all")
     assert images.split.rows.tolist() == list(range(60)) and len(images.labels) == 60

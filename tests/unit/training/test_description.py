@@ -25,7 +25,8 @@ def name_of(recipe, **flags):
     """Return the name of a run of a recipe with these flags."""
     settings = read_recipe(recipe)
     config = TrainingConfig.build({**settings, **flags})
-    return run_name(recipe, changes_to_recipe(config, TrainingConfig.build(settings)), DIGITS)
+    changes = changes_to_recipe(config, TrainingConfig.build(settings))
+    return run_name(recipe, changes, DIGITS, refit=config.refit)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,7 @@ def name_of(recipe, **flags):
         ({"depth": "4"}, "digits"),  # as in the recipe
         ({"register_as": "best", "jit_compile": "false", "filter_steps": "4"}, "digits"),  # decide no result
         ({"precision": "float32"}, "digits precision=float32"),
+        ({"depth": "6", "refit": "true"}, "digits depth=6, refit"),
         ({"dataset": "/home/me/my pictures"}, "digits dataset=digits"),  # by the name of the data, not by a path
     ],
 )
@@ -82,6 +84,12 @@ def test_run_description_is_a_table_that_foreign_text_cannot_break():
         f"**{name}**" for name in ("result", "recipe", "data", "device", "time", "serve")
     ]
     assert "`depth` 6 instead of 4" in text and r"my\|recipe" in text and "1,149 training" in text
+
+
+def test_describe_splits_without_validation_says_where_its_images_are():
+    assert describe_splits(DIGITS) == "1,149 training, 288 validation and 360 test images"
+    joined = SimpleNamespace(train=range(1437), validation=range(0), test=range(360))
+    assert describe_splits(joined) == "1,437 training images, those for validation among them, and 360 test images"
 
 
 def test_run_description_of_an_unchanged_recipe_says_so():

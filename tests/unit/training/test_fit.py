@@ -380,6 +380,36 @@ def test_fit_with_initial_weights_starts_from_them(train, digits):
 
 
 @pytest.fixture(scope="module")
+def joined():
+    return load_dataset(DataConfig(dataset="digits", train_examples=200, refit=True), seed=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_momentum": 0.5}], ids=str)
+def test_refit_ends_with_the_weights_of_the_last_epoch_and_resumes_to_the_last_bit(train, joined, changes):
+    """The learning rate is such that an earlier epoch would be chosen."""
+    changes = OVERSHOOTING | {"epochs": 3, "refit": True, "dataset": joined, **changes}
+    states = []
+    whole, reported = train(states=states, **changes)
+    assert whole.best_epoch == 3 and len(reported) == 3
+    assert not [name for name in whole.history if name.startswith("val_")]
+    assert all(epoch["images_per_second"] > 0 for _, epoch in reported)
+    for weight, same in zip(whole.model.get_weights(), states[-1].best_weights, strict=True):
+        np.testing.assert_array_equal(weight, same)
+    for start in (states[0], states[-1]):
+        resumed, _ = train(start=start, **changes)
+        for weight, same in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, same)
+        assert history_without_timings(resumed) == history_without_timings(whole)
+
+
+def test_refit_with_ema_returns_the_averages(train, joined):
+    changes = {"refit": True, "dataset": joined, "epochs": 1}
+    raw, averaged = (train(ema_momentum=momentum, **changes)[0] for momentum in (None, 0.9))
+    assert raw.history["loss"] == averaged.history["loss"]
+    assert not np.array_equal(raw.model.get_weights()[0], averaged.model.get_weights()[0])
+
+
+@pytest.fixture(scope="module")
 def unequal(tmp_path_factory):
     """Digits of which the first has 60 training images, and the second 4."""
     all_digits = load_dataset(DataConfig(dataset="digits"), seed=0)

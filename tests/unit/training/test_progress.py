@@ -33,15 +33,22 @@ def test_best_epoch_is_that_of_the_monitored_metric(monitor, best):
     assert TrainingProgress(start, monitor=monitor).best_epoch == best
 
 
+def test_progress_without_validation_has_the_last_epoch_as_its_best():
+    progress = TrainingProgress(monitor="val_accuracy")
+    for loss in (0.5, 0.2, 0.9):
+        progress.add_epoch({"loss": loss})
+    assert (progress.epoch, progress.best_epoch) == (3, 3)
+
+
 def test_state_after_later_epochs_is_unchanged():
     model, progress = compiled_model(), TrainingProgress(monitor="val_accuracy")
     model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
-    progress.add_epoch({"val_accuracy": 0.5})
+    progress.add_epoch({"loss": 1.0, "val_accuracy": 0.5})
     state = progress.state(model)
     before = [np.array(value) for value in state.variables]
-    progress.add_epoch({"val_accuracy": 0.7})
+    progress.add_epoch({"loss": 0.8, "val_accuracy": 0.7})
     model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
-    assert (state.epoch, state.history) == (1, {"val_accuracy": [0.5]})
+    assert (state.epoch, state.history) == (1, {"loss": [1.0], "val_accuracy": [0.5]})
     for value, same in zip(state.variables, before, strict=True):
         np.testing.assert_array_equal(value, same)
 
@@ -49,7 +56,7 @@ def test_state_after_later_epochs_is_unchanged():
 def test_restored_variables_include_the_optimizers_and_no_metrics():
     trained, progress = compiled_model(), TrainingProgress(monitor="val_accuracy")
     trained.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
-    progress.add_epoch({"val_accuracy": 0.5})
+    progress.add_epoch({"loss": 1.0, "val_accuracy": 0.5})
     progress.best_weights = trained.get_weights()
     resumed = compiled_model()
     restore_variables(resumed, progress.state(trained))

@@ -285,12 +285,12 @@ def write_of_another_run(path):
 
 
 def write_settings_of_another_version(path):
-    state = TrainingState(4, {"val_accuracy": [0.5] * 4}, [np.arange(3.0)], [])
+    state = TrainingState(4, {"loss": [0.5] * 4}, [np.arange(3.0)], [])
     checkpoint.write_checkpoint(path.parent, Checkpoint(path.parent.name, {"unheard": 1}, "f00d", state))
 
 
-def write_without_validation(path):
-    state = TrainingState(4, {"loss": [0.5] * 4}, [np.arange(3.0)], [])
+def write_without_loss(path):
+    state = TrainingState(4, {"val_accuracy": [0.5] * 4}, [np.arange(3.0)], [])
     checkpoint.write_checkpoint(path.parent, Checkpoint(path.parent.name, CONFIG.model_dump(mode="json"), "f", state))
 
 
@@ -306,7 +306,7 @@ def replace_by_a_folder(path):
         (write_anything, "is not a checkpoint"),
         (write_of_another_run, "belongs to another run, 'another'"),
         (write_settings_of_another_version, "has settings that this version cannot use: unknown setting 'unheard'"),
-        (write_without_validation, "is not a checkpoint: it lacks val_accuracy"),
+        (write_without_loss, "is not a checkpoint: it lacks loss"),
         (replace_by_a_folder, "Is a directory"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

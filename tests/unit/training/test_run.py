@@ -5,9 +5,11 @@ import os
 from types import SimpleNamespace
 
 import keras
+import mlflow.keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from mlflow import MlflowClient
 
 from pipeline.config.data_checks import slow_batch_norm
 from pipeline.config.recipe import to_yaml
@@ -92,8 +94,17 @@ class FakeManager:
         self.calls.append("upload_final")
 
 
+class FakeSplit(list):
+    """A split of one image."""
+
+    digest = "f00d"
+
+    def __init__(self):
+        super().__init__([None])
+
+
 def small_dataset(source="digits"):
-    split = SimpleNamespace(digest="f00d")
+    split = FakeSplit()
     return SimpleNamespace(
         name="digits",
         source=source,
@@ -194,6 +205,12 @@ def test_report_epoch_without_a_terminal_prints_one_line(capsys):
     assert run.calls == [(3, METRICS)]
     line = "epoch  3/10  loss 0.5000  accuracy 0.2500  val_loss 0.7500  val_accuracy 0.5000  1,234 images/s  2.0 s\n"
     assert capsys.readouterr() == (line, "")
+
+
+def test_report_epoch_without_validation_prints_what_there_is(capsys):
+    metrics = {name: value for name, value in METRICS.items() if not name.startswith("val_")}
+    report_epoch(FakeRun(), 10, Console(), 3, metrics)
+    assert capsys.readouterr().out == "epoch  3/10  loss 0.5000  accuracy 0.2500  1,234 images/s  2.0 s\n"
 
 
 def test_report_epoch_with_other_values_logged_before_warns_of_all_but_timings(capsys):
@@ -300,6 +317,32 @@ def test_run_training_resumed_adds_the_seconds_before_and_counts_one_access_to_t
     assert logged.metrics["val_loss"] == METRICS["val_loss"] and logged.metrics["test_loss"] > 0
     assert logged.metrics["seconds"] == finished.results["seconds"]
     assert logged.tags[Tag.TEST_SET_ACCESSES] == "1" and access_count(logged.tags, run_id=run_id, tested=False) == 1
+
+
+def test_run_training_with_refit_says_so_and_makes_up_no_validation(client, experiment, capsys):
+    settings = {"dataset": "digits", "filters": 4, "depth": 1, "kernel_size": 3, "epochs": 1, "precision": "float32"}
+    settings |= {"train_examples": 100, "jit_compile": False, "fast_layers": False, "batch_norm_momentum": 0.1}
+    config = TrainingConfig.build(settings | {"refit": True, "register_as": "settled"})
+    dataset = load_dataset(config.data, seed=0)
+    finished = run_training("smoke", config, dataset, console=Console(), recipe_config=TrainingConfig.build(settings))
+    assert finished.name == "smoke, refit"
+    words = "trained on training and validation images"
+    assert f"after the last of 1 epoch, {words}; " in finished.summary and "validation accuracy" not in finished.summary
+    run = client.get_run(finished.run.id)
+    assert run.data.tags[Tag.REFIT] == words and run.data.params["refit"] == "true"
+    assert run.data.tags[Tag.TEST_SET_ACCESSES] == "1"
+    assert not [name for name in run.data.metrics if "val_" in name]
+    assert run.data.metrics["test_accuracy"] == finished.results["test_accuracy"]
+    assert [(entry.dataset.name, tag.value) for entry in run.inputs.dataset_inputs for tag in entry.tags] == [
+        ("digits train", "train"),
+        ("digits test", "test"),
+    ]
+    images = f"{len(dataset.train):,} training images, those for validation among them, and 180 test images"
+    assert len(dataset.train) == 262 and images in run.data.tags[Tag.DESCRIPTION]
+    assert f"data     digits: {images} of 8x8x1, 10 classes\n" in capsys.readouterr().out
+    assert mlflow.keras.load_model(f"runs:/{run.info.run_id}/model").output_shape == (None, 10)
+    files = {file.path for file in MlflowClient().list_artifacts(run.info.run_id)}
+    assert "test_predictions.csv" in files and "validation_predictions.csv" not in files
 
 
 def announced(capsys, *, duplicates=0, rare=485, **settings):

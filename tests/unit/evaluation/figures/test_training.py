@@ -343,6 +343,13 @@ def test_mistakes_of_unequal_lengths_raise() -> None:
         )
 
 
+def test_curves_without_validation_mark_no_epoch_and_say_so() -> None:
+    columns = {name: values for name, values in history(10).items() if not name.startswith("val_")}
+    figure = training.curves(columns, best_epoch=10)
+    assert [line.get_label() for line in figure.axes[0].lines] == ["training"]
+    assert "without validation images: the weights are those after the last of 10 epochs" in title(figure)
+
+
 # All of them
 
 
