@@ -131,7 +131,8 @@ def _run_to_end(context: SearchContext, coordinator: Coordinator, data: Dataset,
     try:
         if estimate := estimate_duration(context, data):
             console.print(f"time     {estimate}")
-        _run_trials(context)
+        if not study.search.settings.final_only:
+            _run_trials(context, data)
         runs_final = not context.interrupts() and coordinator.claim_final()
         if runs_final:
             winner = _run_final(context, data)
@@ -181,7 +182,9 @@ def _announce(context: SearchContext, coordinator: Coordinator, data: Dataset, u
     runs.run.check_artifacts_writable()
     finished = study.n_finished()
     budget = f"{search.settings.trials} trials, {context.executor.describe()}"
-    if finished:
+    if search.settings.final_only:
+        budget = f"no further trial, only the final of {count(finished, 'finished trial')}"
+    elif finished:
         budget += f"; {finished} are done"
     if stale:
         budget += f", {stale} were lost with their driver and are queued again"
@@ -207,9 +210,10 @@ def _describe_size(study: Study) -> str:
     return f"{count(number, 'configuration')}{fitting}"
 
 
-def _run_trials(context: SearchContext) -> None:
-    """Run trials until the budget is spent."""
-    context.console.print("", f"the trials end: {SearchLoop(context).run()}")
+def _run_trials(context: SearchContext, data: Dataset) -> None:
+    """Run trials until the budget is spent; the study's run in MLflow says meanwhile what is known so far."""
+    loop = SearchLoop(context, on_status=lambda: _log_standing(context, data))
+    context.console.print("", f"the trials end: {loop.run()}")
 
 
 def _run_final(context: SearchContext, data: Dataset) -> dict[str, Any] | None:
@@ -243,15 +247,13 @@ def _check_result(study: Study, winner: dict[str, Any] | None) -> None:
 def _log_results(context: SearchContext, data: Dataset) -> None:
     """Log the table, the figures, the metrics and the description of the study as it is now."""
     study, runs = context.study, context.runs
-    runs.run.log_table("leaderboard.csv", leaderboard(study))
+    _log_standing(context, data)
     began = time.monotonic()
     for path, figure in figures(study):
         runs.run.log_figure(path, figure)
         # a process that was asked to stop has better things to do with its last seconds
         if context.interrupts() and time.monotonic() - began > FIGURES_SECONDS:
             break
-    study.set_note(describe_for_dashboard(study))
-    runs.run.set_description(describe_search(study, data, experiment_id=runs.run.experiment_id))
     values: dict[str, float] = {"trials": study.n_finished(), "searched_seconds": study.searched_seconds()}
     if best := study.best():
         for metric, value in zip(study.search.settings.metric, best.values, strict=True):
@@ -266,6 +268,14 @@ def _log_results(context: SearchContext, data: Dataset) -> None:
             {Tag.WINNER: winner["run_id"]} | {f"{Tag.WINNER}.{name}": value for name, value in settings.items()}
         )
     runs.run.log_metrics(values)
+
+
+def _log_standing(context: SearchContext, data: Dataset) -> None:
+    """Log the table of trials, and describe the study as it is now."""
+    study, run = context.study, context.runs.run
+    run.log_table("leaderboard.csv", leaderboard(study))
+    study.set_note(describe_for_dashboard(study))
+    run.set_description(describe_search(study, data, experiment_id=run.experiment_id))
 
 
 def build_executor(search: SearchSpec, data: Dataset) -> Executor:

@@ -23,6 +23,16 @@ class SearchConfig(Config, title="search"):
 
     trials: int = Field(50, ge=1, le=100_000, description="completed and pruned trials that the study is to have")
     hours: float | None = Field(None, gt=0, le=10_000, description="start no trial after this many hours of searching")
+    max_epochs_total: int | None = Field(
+        None, ge=1, le=10**9, description="start no trial after this many epochs of all trials together"
+    )
+    patience_trials: int | None = Field(
+        None, ge=1, le=100_000, description="start no trial after this many in a row that were no better than the best"
+    )
+    target: float | None = Field(
+        None, description="start no trial once one has reached this value of the first metric, 0.9 for 90 %"
+    )
+    final_only: bool = Field(False, description="start no trial: make the final of those that the study has, now")
     trial_minutes: float | None = Field(None, gt=0, le=100_000, description="stop a trial after this many minutes")
 
     metric: tuple[Literal["val_accuracy", "val_loss", "parameters", "epoch_seconds", "latency_ms"], ...] = Field(

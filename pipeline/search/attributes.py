@@ -20,7 +20,8 @@ NODE_LOSSES = "node_losses"  # how many nodes were lost under the configuration
 DRIVER = "driver"  # id of the driver that trains it, where several share the study
 ABANDONED = "abandoned"  # whether that driver will not try the configuration again
 OUTCOME = "outcome"
-FIGURES = ("parameters", "seconds", "epochs", "latency_ms")  # of its training
+EPOCHS = "epochs"  # of its training
+FIGURES = ("parameters", "seconds", EPOCHS, "latency_ms")
 
 # The constraint of a trial: 0 where its configuration can be trained here, 1 where it cannot
 TRAINABLE = "trainable"

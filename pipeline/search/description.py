@@ -9,12 +9,14 @@ from pipeline.runtime.text import count, format_duration, format_metric, short_s
 from pipeline.search.attributes import RUN_ID, TESTED, WINNER
 from pipeline.search.conditions import describe_condition
 from pipeline.search.executors.base import TrialResult
+from pipeline.search.importances import fanova_importances
 from pipeline.search.results import best_command, reproduce_command, settings_as_text
 from pipeline.search.study import Study
 from pipeline.tracking.experiment_page import link_to_run
 from pipeline.tracking.tags import TrialOutcome
 
 BEST_TRIALS = 5
+STATUS_TRIALS = 3
 FIGURES = "optimization history, importances of the settings, parallel coordinates, slices and accuracy against size"
 
 
@@ -70,6 +72,27 @@ def describe_for_dashboard(study: Study) -> str:
         value = format_metric(metric, best.values[0])
         lines += [f"The best trial, {best.number}, is a single training ({value}), and may be lucky."]
     return "\n\n".join(lines)
+
+
+def describe_status(study: Study, seconds: float) -> list[str]:
+    """Return the lines that say in the terminal what a search knows so far.
+
+    Args:
+        study: Its study.
+        seconds: For how long it has been searched.
+    """
+    ended = f"{count(study.n_finished(), 'trial')} in {format_duration(seconds)}"
+    ranked, metric = study.ranked(), study.search.settings.metric[0]
+    if not ranked:
+        return [f"so far   {ended}, none of them complete"]
+    lines = [f"so far   {ended}; the best of them, a single training each:"]
+    for trial in ranked[:STATUS_TRIALS]:
+        params = study.search.snap(trial.params)
+        lines.append(f"         {trial_name(trial.number, params)}  {metric} {format_metric(metric, trial.values[0])}")
+    if importances := fanova_importances(study):
+        name, share = next(iter(importances.items()))
+        lines.append(f"         {name} matters most: {100 * share:.0f} % of the variation (fANOVA)")
+    return lines
 
 
 def describe_training(

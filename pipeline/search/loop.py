@@ -2,14 +2,15 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.runtime.errors import SearchFailed
 from pipeline.runtime.text import count, format_duration, format_metric, short_settings, trial_name
 from pipeline.search.attributes import FIGURES, OUTCOME, RUN_ID
-from pipeline.search.description import describe_training
+from pipeline.search.budget import share_spent, why_spent
+from pipeline.search.description import describe_status, describe_training
 from pipeline.search.executors.base import MAX_NODE_LOSSES, EpochReport, TrialJob, TrialResult, should_retry
 from pipeline.search.session import SearchContext
 from pipeline.search.study import TrialProposal
@@ -22,6 +23,8 @@ MAX_CONSECUTIVE_FAILURES = 3
 ID = re.compile(r"(?<![\w.])[0-9a-f]{8,}(-[0-9a-f]{4,})*\b", re.IGNORECASE)
 # Between two proposals that a driver asks for in vain while others run trials: each takes the lock that all share
 PAUSE_SECONDS = 3.0
+# Between two lines on what is known so far
+STATUS_SECONDS = 600.0
 
 
 @dataclass
@@ -37,9 +40,16 @@ class _RunningTrial:
 
 
 class SearchLoop:
-    """Runs the trials of a study; holds no device and imports no TensorFlow."""
+    """Runs the trials of a study; holds no device and imports no TensorFlow.
 
-    def __init__(self, context: SearchContext) -> None:
+    Args:
+        context: What it shares with the rest of the search.
+        on_status: Called whenever the terminal is told what is known so far, every `STATUS_SECONDS`.
+    """
+
+    def __init__(self, context: SearchContext, *, on_status: Callable[[], None] = lambda: None) -> None:
+        self._on_status = on_status
+        self._next_status = time.monotonic() + STATUS_SECONDS
         self._context, self._study, self._search = context, context.study, context.study.search
         self._running: dict[int, _RunningTrial] = {}
         # Causes by configuration, since the last trial that did not fail
@@ -75,6 +85,10 @@ class SearchLoop:
                 else:
                     self.on_trial_end(event)
             self._show_progress()
+            if time.monotonic() >= self._next_status:
+                self._next_status = time.monotonic() + STATUS_SECONDS
+                self._context.console.print(*describe_status(self._study, self.searched_seconds()))
+                self._on_status()
 
     def searched_seconds(self) -> float:
         """Return for how long the study has been searched, by this driver and those before it."""
@@ -156,11 +170,8 @@ class SearchLoop:
 
     def _why_end(self) -> str | None:
         """Return why the search should start no further trial, or None."""
-        settings = self._search.settings
-        if self._study.n_finished() + self._study.n_running() >= settings.trials:
-            return f"its {settings.trials} trials are done"
-        if settings.hours is not None and self.searched_seconds() >= 3600 * settings.hours:
-            return f"its {settings.hours:g} hours are over"
+        if reason := why_spent(self._study, seconds=self.searched_seconds()):
+            return reason
         if self._exhausted:
             if self._study.is_enumerable():
                 return "every configuration that fits the images has been tried"
@@ -264,7 +275,8 @@ class SearchLoop:
         """Return about how long the search will go on, its final included, as no part or one part of a line."""
         if not done or self._context.interrupts():
             return []
-        seconds = self.searched_seconds() / done * max(0, self._search.settings.trials - done)
+        share = share_spent(self._study, seconds=self.searched_seconds(), finished=done)
+        seconds = self.searched_seconds() / share * (1 - share)
         seconds += final_seconds(self._study, self._record.n_missing(), slots=self._slots)
         return [f"about {format_duration(seconds)} left"] if seconds >= 1 else []
 

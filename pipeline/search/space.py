@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 # A study is resumed if only these have changed. Any other change makes a new study.
 BUDGETS_AND_PLACES = frozenset(
-    "trials hours trial_minutes final_top final_seeds workers trials_per_gpu cluster storage drivers study".split()
+    "trials hours max_epochs_total patience_trials target final_only trial_minutes final_top final_seeds workers "
+    "trials_per_gpu cluster storage drivers study".split()
 )
 # The settings that `validate_against_data` compares with the images
 CHECKED_AGAINST_DATA = ("patch_size", "kernel_size", "batch_size", "translation", "cutout")
@@ -71,6 +72,10 @@ class SearchSpec:
     def curve(self) -> str:
         """Return the name of the metric that is known at every epoch: val_accuracy or val_loss."""
         return next(metric for metric in self.settings.metric if metric.startswith("val_"))
+
+    def is_as_good(self, value: float, other: float) -> bool:
+        """Return whether a value of the first metric is as good as another, or better."""
+        return value >= other if self.directions[0] == "maximize" else value <= other
 
     @property
     def most_epochs(self) -> int:
@@ -291,6 +296,8 @@ def _validate_method(search: SearchSpec) -> None:
             "pruner must be none with two metrics, by which an unfinished trial cannot be ranked, "
             f"got {search.settings.pruner} with {','.join(metric)}"
         )
+    if search.settings.final_only and not search.settings.final_top:
+        raise UsageError("final_top must be at least 1 with final_only: got 0")
     if search.base.register_as and not search.settings.final_top:
         raise UsageError(
             "final_top must be at least 1 with register_as, as the winner of the final is registered: got 0"

@@ -19,6 +19,7 @@ from pipeline.search.attributes import (
     ATTEMPT,
     DRIVER,
     DUPLICATE_OF,
+    EPOCHS,
     INFEASIBLE,
     NODE_LOSSES,
     SEARCHED_SECONDS,
@@ -150,10 +151,19 @@ class Study:
             return len(self._running)
         return sum(trial.state == TrialState.RUNNING for trial in self.trials())
 
-    def n_finished(self) -> int:
-        """Return the number of trials that count against the budget: complete or pruned, but nothing that was free."""
+    def n_finished(self, *, after: int = -1) -> int:
+        """Return the number of trials that count against the budget: complete or pruned, but nothing that was free.
+
+        Args:
+            after: count those with a greater number.
+        """
         finished = {TrialState.COMPLETE, TrialState.PRUNED}
-        return sum(trial.state in finished and not _is_free(trial) for trial in self.trials())
+        return sum(trial.state in finished and trial.number > after and not _is_free(trial) for trial in self.trials())
+
+    def epochs_trained(self) -> int:
+        """Return the number of epochs that all trials have trained so far, running and failed ones included."""
+        trials = [trial for trial in self.trials() if not _is_free(trial)]
+        return sum(int(trial.user_attrs.get(EPOCHS) or len(trial.intermediate_values)) for trial in trials)
 
     def set_attr(self, key: str, value: object) -> None:
         """Set an attribute of the study, a value that JSON can hold."""

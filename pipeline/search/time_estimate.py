@@ -37,8 +37,8 @@ def estimate_duration(context: SearchContext, data: Dataset) -> str | None:
     settings, finished = study.search.settings, study.n_finished()
     finals = final_record(context).n_missing()
     if not finished:
-        return _estimate_from_step(context, data, finals)
-    trials = max(0, settings.trials - finished)
+        return None if settings.final_only else _estimate_from_step(context, data, finals)
+    trials = 0 if settings.final_only else max(0, settings.trials - finished)
     left = trials * study.searched_seconds() / finished
     left += final_seconds(study, finals, slots=max(1, context.executor.free()))
     if left <= 0:

@@ -184,6 +184,29 @@ def test_extended_search_shows_the_other_winner_everywhere(tmp_path, monkeypatch
         assert "winner    t001 lr0.09: val_accuracy 90.00 ± 0.00 % (mean of 2 seeds); test accuracy 60.00 %" in out
 
 
+def test_final_only_makes_the_final_of_a_stopped_search(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    executors = []
+    monkeypatch.setattr(
+        "pipeline.commands.search.build_executor",
+        lambda search, data: executors.append(ScriptedExecutor(train_and_leave_weights)) or executors[-1],
+    )
+    text = CONTINUOUS + "final_seeds: 1\nfinal_top: 1\nenqueue: [{learning_rate: 0.05}, {learning_rate: 0.03}]\n"
+
+    def run(*flags):
+        search = make_search(tmp_path, text, "--storage", f"sqlite:///{tmp_path}/study.db", *flags)
+        return run_search(search, load_dataset(search.base.data, seed=search.base.seed))
+
+    with mlflow_store(tmp_path):
+        assert run("--final_only", "true").exit_code == 1
+        assert capsys.readouterr().err.splitlines()[-1] == "error: no trial has finished: each one's run says why"
+        run("--trials", "3", "--final_top", "0")
+        result = run("--trials", "50", "--final_only", "true")
+    assert result.exit_code == 0 and result.winner()["trials"] == 3
+    assert [job.role for job in executors[-1].started] == ["final", "winner"]
+    assert "no further trial, only the final of 3 finished trials" in capsys.readouterr().out
+
+
 class WithGpus(LosingExecutor):
     """An executor with GPUs, which records whether it was told of earlier ones."""
 

@@ -5,7 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.search.attributes import RUN_ID, TESTED, WINNER
-from pipeline.search.description import describe_former_winner, describe_search, describe_training, describe_winner
+from pipeline.search.description import (
+    describe_former_winner,
+    describe_search,
+    describe_status,
+    describe_training,
+    describe_winner,
+)
 from pipeline.search.executors.base import TrialResult
 from pipeline.tracking.tags import TrialOutcome
 from tests.support.scripted import DISCRETE, make_search, open_study
@@ -44,6 +50,19 @@ def test_describe_search_without_a_final_names_the_best_trial_and_five_trials(st
     rows = cells(text, "best 5 of 6 trials")
     assert rows[0] == ["[t005](#/experiments/7/runs/run5)", "60.00 %", "`k5 d2`"]
     assert [row[1] for row in rows] == ["60.00 %", "50.00 %", "40.00 %", "30.00 %", "20.00 %"]
+
+
+def test_describe_status_names_the_best_trials_and_what_matters(study, tmp_path):
+    assert describe_status(study, 4200.0) == [
+        "so far   6 trials in 70 min; the best of them, a single training each:",
+        "         t005 k5 d2  val_accuracy 60.00 %",
+        "         t004 k5 d1  val_accuracy 50.00 %",
+        "         t003 k3 d2  val_accuracy 40.00 %",
+        "         kernel_size matters most: 97 % of the variation (fANOVA)",
+    ]
+    (tmp_path / "new").mkdir()
+    empty = open_study(tmp_path / "new", make_search(tmp_path, DISCRETE))
+    assert describe_status(empty, 30.0) == ["so far   0 trials in 30 s, none of them complete"]
 
 
 def test_describe_search_begins_with_the_winner_and_its_test_accuracy(study):

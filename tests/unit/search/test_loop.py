@@ -189,6 +189,26 @@ def test_hours_count_over_all_drivers_of_the_study(drive, monkeypatch):
     assert drive.study.n_finished() > done
 
 
+def test_target_ends_the_search(drive):
+    answer = in_turn(well, lambda job: successful_trial(job, 0.8))
+    assert drive(answer, CONTINUOUS, "--target", "0.75").startswith("t001 has reached the target of val_accuracy")
+    assert drive.study.n_finished() == 2
+
+
+def test_loop_says_every_ten_minutes_what_is_known_so_far(tmp_path, monkeypatch):
+    clock = iter(range(0, 10**6, 20))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    study, console, told = (
+        open_study(tmp_path, make_search(tmp_path, CONTINUOUS, "--trials", "9")),
+        RecordingConsole(),
+        [],
+    )
+    context = search_context(study, ScriptedExecutor(well), runs=RecordingRuns(), console=console)
+    SearchLoop(context, on_status=lambda: told.append(study.n_finished())).run()
+    assert 1 < len(told) < 9
+    assert sum(line.startswith("so far ") for line in console.lines) == len(told)
+
+
 def test_trial_minutes_are_passed_to_the_executor(drive):
     drive(well, CONTINUOUS, "--trials", "1", "--trial_minutes", "1.5")
     assert drive.executor.minutes == [1.5]
