@@ -21,7 +21,6 @@ from pipeline.tracking.tags import Role, Tag
 from pipeline.tracking.test_set_access import access_count
 from pipeline.training import folds as folds_module
 from pipeline.training.checkpoint_manager import checkpoint_folder
-from pipeline.training.folds import mean_and_sd
 from pipeline.training.resume import find_resume_point
 from pipeline.training.run import run_training
 
@@ -211,8 +210,3 @@ def test_diverged_fold_is_named_and_ends_with_its_run(client, trained, digits, m
     (child,) = inspect(run.info.run_id).children.values()
     assert (run.info.status, child.info.status) == ("FAILED", "FAILED")
     assert child.data.tags[Tag.OUTCOME_REASON] == run.data.tags[Tag.OUTCOME_REASON]
-
-
-def test_mean_and_sd_of_one_fold_has_no_deviation():
-    assert mean_and_sd([{"a": 1.0}]) == {"a": 1.0}
-    assert mean_and_sd([{"a": 1.0}, {"a": 3.0}]) == {"a": 2.0, "a_sd": pytest.approx(2**0.5)}
