@@ -94,7 +94,7 @@ def search_loop(recorded: RecordedCurves, log: SearchLog, seed: int, max_epochs:
     flags = {"sampler": "tpe", "pruner": "median", "trials": 100_000, "final_top": 0, "seed": seed}
     arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     search = parse_search(["small-grid", *arguments])
-    study = Study(search, url=None, name="replay", image_shape=(32, 32, 3), training_images=2500)
+    study = Study(search, url=None, name="replay", image_shape=(32, 32, 3), training_images=2500, classes=10)
     executor = ReplayExecutor(recorded, log, max_epochs=max_epochs)
     context = SearchContext(
         study,

@@ -167,7 +167,7 @@ def run_search(options: argparse.Namespace, slots: int, trials: int, epoch_secon
         mlflow.set_tracking_uri(options.tracking_uri or f"sqlite:///{folder}/mlflow.db")
         url = options.storage or f"sqlite:///{folder}/optuna.db"
         name = options.study or f"sleeping-{time.time_ns()}"
-        study = Study(search, url=url, name=name, image_shape=(32, 32, 3), training_images=50_000)
+        study = Study(search, url=url, name=name, image_shape=(32, 32, 3), training_images=50_000, classes=10)
         runs = open_study_run(name, known=None, trials=0)
         executor = SleepingExecutor(slots, epoch_seconds)
         monitor = TrialMonitor(executor, study, runs, figures_every=options.figures, print_cost=not epoch_seconds)

@@ -17,7 +17,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.evaluation.metrics import guessing_accuracy
 from pipeline.runtime.console import Console
 from pipeline.runtime.cpu import available_cores
-from pipeline.runtime.errors import ClusterLost, SearchFailed
+from pipeline.runtime.errors import ClusterLost, SearchFailed, UsageError
 from pipeline.runtime.imports import slow_imports
 from pipeline.runtime.parent_watch import stop_with_parent
 from pipeline.runtime.shell import project_command
@@ -81,6 +81,7 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
         name=search.study_name(data.fingerprint),
         image_shape=data.image_shape,
         training_images=len(data.train),
+        classes=len(data.classes),
     )
     executor.restore(used_gpus=bool(study.get_attr(GPUS)), on_first_gpu=lambda: study.set_attr(GPUS, True))
     coordinator: Coordinator = (
@@ -294,6 +295,11 @@ def build_executor(search: SearchSpec, data: Dataset) -> Executor:
             tracking_uri=tracking_address(),
         )
     gpus = find_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if settings.max_memory_mb is not None and not gpus:
+        raise UsageError(
+            "max_memory_mb must be left out where there is no GPU, as TensorFlow does not limit other memory: "
+            f"got {settings.max_memory_mb}"
+        )
     workers = settings.workers or max(1, available_cores() // CORES_PER_TRIAL)
     return LocalExecutor(
         make_slots(gpus, trials_per_gpu=settings.trials_per_gpu, workers=workers, cores=available_cores())

@@ -35,6 +35,16 @@ class SearchConfig(Config, title="search"):
     final_only: bool = Field(False, description="start no trial: make the final of those that the study has, now")
     trial_minutes: float | None = Field(None, gt=0, le=100_000, description="stop a trial after this many minutes")
 
+    max_parameters: int | None = Field(
+        None, ge=1, description="train no configuration with more parameters, batch norm's averages included"
+    )
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="train no configuration that takes longer for one image, measured before its training"
+    )
+    max_memory_mb: int | None = Field(
+        None, ge=256, description="give each trial this much memory of its GPU, and no more; on a GPU only"
+    )
+
     metric: tuple[Literal["val_accuracy", "val_loss", "parameters", "epoch_seconds", "latency_ms"], ...] = Field(
         ("val_accuracy",),
         min_length=1,

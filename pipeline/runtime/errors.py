@@ -62,6 +62,10 @@ class ClusterLost(PipelineError):
     """The head node of a Ray cluster is gone, and with it all trials that ran there."""
 
 
+class LimitExceeded(PipelineError):
+    """A configuration costs more than a search allows."""
+
+
 class CorruptCheckpoint(PipelineError):
     """A file is not a complete checkpoint."""
 

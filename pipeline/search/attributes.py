@@ -9,12 +9,13 @@ FINAL = "final"  # the configurations that were retrained, and the results of th
 WINNER = "winner"  # trial, settings and figures of the best of them
 TESTED = "tested"  # ids of the runs whose models were evaluated on the test set, in order
 NOTE = "note"  # digests of the notes that were written for optuna-dashboard
+ARCHITECTURES = "architectures"  # milliseconds for one image by network, measured before the first training of each
 LATENCIES = "latencies"  # milliseconds by trial number, as text since JSON has no other keys
 FINISHER = "finisher"  # the driver that trains the finalists, where several share the study
 
 # Of a trial
 DUPLICATE_OF = "duplicate_of"  # number of the earlier trial with the same configuration
-INFEASIBLE = "infeasible"  # why the configuration does not fit the images
+INFEASIBLE = "infeasible"  # why the configuration does not fit the images or the limits
 ATTEMPT = "attempt"  # counted from 1; more after a crash
 NODE_LOSSES = "node_losses"  # how many nodes were lost under the configuration
 DRIVER = "driver"  # id of the driver that trains it, where several share the study

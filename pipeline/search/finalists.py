@@ -367,7 +367,14 @@ class FinalistTraining:
         # Negative numbers, apart from those of trials
         self._last_number -= 1
         config: TrainingConfig = self._study.search.config(finalist.params).model_copy(update={"seed": seed})
-        return TrialJob(self._last_number, config, run, role, weights=self._weights_file(finalist, seed))
+        return TrialJob(
+            self._last_number,
+            config,
+            run,
+            role,
+            weights=self._weights_file(finalist, seed),
+            max_memory_mb=self._study.search.settings.max_memory_mb,
+        )
 
     def _epochs(self, finalist: Finalist) -> int:
         return self._study.search.config(finalist.params).epochs

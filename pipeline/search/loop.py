@@ -119,6 +119,8 @@ class SearchLoop:
         )
         figures: dict[str, object] = {name: result.metrics[name] for name in FIGURES if name in result.metrics}
         self._study.set_trial_attrs(result.number, figures | {OUTCOME: str(result.outcome)})
+        if self._search.settings.max_latency_ms is not None and "latency_ms" in result.metrics:
+            self._study.record_latency(result.number, result.metrics["latency_ms"])
         self._tell(result, retry=retry)
         self._study.record_searched_seconds(self.searched_seconds())
         self._context.console.print(self._describe(trial, result))
@@ -190,7 +192,15 @@ class SearchLoop:
         self._running[proposal.number] = _RunningTrial(proposal, run, name, config.epochs)
         self._slots = max(self._slots, len(self._running))
         latency = "latency_ms" in self._search.settings.metric
-        job = TrialJob(proposal.number, config, run, "trial", latency=latency)
+        job = TrialJob(
+            proposal.number,
+            config,
+            run,
+            "trial",
+            latency=latency,
+            max_latency_ms=self._search.settings.max_latency_ms,
+            max_memory_mb=self._search.settings.max_memory_mb,
+        )
         self._context.executor.start(job, minutes=self._search.settings.trial_minutes)
 
     def _tell(self, result: TrialResult, *, retry: bool) -> None:
@@ -201,6 +211,8 @@ class SearchLoop:
                 self._study.complete(number, self._values(result))
             case TrialOutcome.PRUNED | TrialOutcome.DIVERGED:
                 self._study.prune(number)
+            case TrialOutcome.INFEASIBLE:
+                self._study.refuse(number, result.reason)
             case TrialOutcome.OOM | TrialOutcome.TIMEOUT:
                 # Similar configurations would not do better
                 self._study.prune(number, violation=True)

@@ -16,6 +16,7 @@ from pipeline.runtime.errors import UsageError
 from pipeline.search import dashboard
 from pipeline.search.attributes import (
     ABANDONED,
+    ARCHITECTURES,
     ATTEMPT,
     DRIVER,
     DUPLICATE_OF,
@@ -27,6 +28,7 @@ from pipeline.search.attributes import (
 )
 from pipeline.search.coordination import AdvisoryLock, DriverRegistry, LockLease, lock_file
 from pipeline.search.distributions import suggest
+from pipeline.search.limits import architecture, constraints, known_costs, why_too_costly
 from pipeline.search.pruners import build_pruner
 from pipeline.search.samplers import build_sampler
 from pipeline.search.space import SearchSpec, infeasibility
@@ -62,7 +64,14 @@ class Study:
     """
 
     def __init__(
-        self, search: SearchSpec, *, url: str | None, name: str, image_shape: Sequence[int], training_images: int
+        self,
+        search: SearchSpec,
+        *,
+        url: str | None,
+        name: str,
+        image_shape: Sequence[int],
+        training_images: int,
+        classes: int,
     ) -> None:
         """Open the study, or create it.
 
@@ -72,13 +81,14 @@ class Study:
             name: of the study.
             image_shape: (height, width, channels), in pixels.
             training_images: number of training images after the split.
+            classes: number of classes.
 
         Raises:
             UsageError: the storage cannot be opened, or the study has another metric.
         """
         self.search = search
         self.name = name
-        self._image_shape, self._training_images = image_shape, training_images
+        self._image_shape, self._training_images, self._classes = image_shape, training_images, classes
         self._storage = open_storage(url)
         self.optuna_study = self._study = optuna.create_study(
             study_name=name, storage=self._storage, directions=search.directions, load_if_exists=True
@@ -97,6 +107,8 @@ class Study:
         # Keys of configurations that failed for good; the next driver tries them again
         self._abandoned: set[str] = set()
         self._feasible: dict[str, dict[str, Any]] | None = None
+        # Milliseconds by network, as of the last draw
+        self._latencies: dict[str, float] = {}
         # Of configurations as they are drawn: it takes longer to find out what of one has an effect
         self._keys: dict[str, str] = {}
 
@@ -195,6 +207,8 @@ class Study:
         """Return the next configuration to train, or None if no untried one that fits the images is known."""
         # A storage that was unavailable may have started a trial whose number never reached this process
         self.requeue_stale()
+        if self.search.settings.max_latency_ms is not None:
+            self._latencies = self.get_attr(ARCHITECTURES) or {}
         untried = self._untried()
         if untried == []:
             return None
@@ -237,6 +251,22 @@ class Study:
         """Set attributes of a running trial."""
         for name, value in attrs.items():
             self._running[number].set_user_attr(name, value)
+
+    def record_latency(self, number: int, milliseconds: float) -> None:
+        """Keep what was measured of the network of a running trial, for all trials of the same."""
+        trial = self._running[number]
+        network = architecture(self.search.config(self.search.snap(trial.params)))
+        # Locked, since another driver may write between reading and writing
+        with self._lock.locked() if self._lock else nullcontext():
+            self.set_attr(ARCHITECTURES, (self.get_attr(ARCHITECTURES) or {}) | {network: milliseconds})
+        for name, violation in constraints(self.search.settings, {"latency_ms": milliseconds}).items():
+            trial.set_constraint(name, violation)
+
+    def refuse(self, number: int, reason: str) -> None:
+        """End a running trial as infeasible: it was found to be beyond a limit before it was trained."""
+        trial = self._running.pop(number)
+        trial.set_user_attr(INFEASIBLE, reason)
+        self._tell_pruned(trial, violation=True)
 
     def complete(self, number: int, values: Sequence[float]) -> None:
         """End a trial as complete, with a value for each metric."""
@@ -342,6 +372,8 @@ class Study:
             why = "which is infeasible" if INFEASIBLE in same.user_attrs else "not trained again"
             self.on_skipped(trial.number, params, f"the same as t{same.number:03d}, {why}")
             return None
+        for name, violation in constraints(self.search.settings, self._costs(params)).items():
+            trial.set_constraint(name, violation)
         if reason := self._infeasibility(params):
             trial.set_user_attr(INFEASIBLE, reason)
             self._tell_pruned(trial, violation=True)
@@ -351,8 +383,23 @@ class Study:
         return TrialProposal(trial.number, params, **_history(trial))
 
     def _infeasibility(self, params: Mapping[str, object]) -> str | None:
-        """Return why a configuration does not fit the images, or None if it does."""
-        return infeasibility(self.search, params, image_shape=self._image_shape, training_images=self._training_images)
+        """Return why a configuration does not fit the images or the limits of the search, or None if it does."""
+        reason = infeasibility(
+            self.search, params, image_shape=self._image_shape, training_images=self._training_images
+        )
+        return reason or why_too_costly(self.search.settings, self._costs(params))
+
+    def _costs(self, params: Mapping[str, object]) -> dict[str, float]:
+        """Return what of the costs of a configuration is known before it is trained."""
+        settings = self.search.settings
+        if settings.max_parameters is None and settings.max_latency_ms is None:
+            return {}
+        try:
+            config = self.search.config(params)
+        except UsageError:
+            # It is infeasible anyhow
+            return {}
+        return known_costs(config, self._latencies, image_shape=self._image_shape, classes=self._classes)
 
     def _duplicates(self, old: FrozenTrial, params: Mapping[str, object]) -> bool:
         """Return whether an older trial has, or is about to have, the result of these settings."""

@@ -133,6 +133,7 @@ class TrialOutcome(StrEnum):
     STOPPED = "stopped"  # the driver, or a SIGTERM
     TIMEOUT = "timeout"  # took more minutes than it was given
     DIVERGED = "diverged"  # its loss was no longer finite
+    INFEASIBLE = "infeasible"  # beyond a limit of the search, which was found out before its training
     OOM = "oom"  # wanted more memory than there was, on the GPU or the host
     RAISED = "raised"  # a Python exception
     CRASHED = "crashed"  # the process ended without reporting a result
@@ -148,7 +149,8 @@ class TrialOutcome(StrEnum):
     @property
     def is_failure(self) -> bool:
         """Whether the trial ended otherwise than by its own end or at the driver's request."""
-        return self not in {TrialOutcome.FINISHED, TrialOutcome.PRUNED, TrialOutcome.STOPPED}
+        expected = {TrialOutcome.FINISHED, TrialOutcome.PRUNED, TrialOutcome.STOPPED, TrialOutcome.INFEASIBLE}
+        return self not in expected
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pipeline.config.monitor import metric_words
 from pipeline.config.recipe import to_yaml
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset, Split
-from pipeline.model.conv_mixer import count_parameters
+from pipeline.model.size import count_parameters
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import (
     Device,

@@ -35,7 +35,7 @@ def open_study(folder, search, *, name="mine", image_shape=(8, 8, 1)):
     file = Path(folder) / "optuna.db"
     if not file.exists():
         shutil.copy(_empty_storage(), file)
-    study = Study(search, url=f"sqlite:///{file}", name=name, image_shape=image_shape, training_images=180)
+    study = Study(search, url=f"sqlite:///{file}", name=name, image_shape=image_shape, training_images=180, classes=10)
     engine = study._study._storage.backend.engine
     # No power cut is tested
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))

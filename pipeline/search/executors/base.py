@@ -24,6 +24,10 @@ class TrialJob:
     weights: Path | None = None
     # whether to measure the latency after the training
     latency: bool = False
+    # train only if a prediction takes no longer
+    max_latency_ms: float | None = None
+    # of its GPU; None: as much as its slot has
+    max_memory_mb: int | None = None
     # of the driver's data, to compare with the data on a trial's node
     fingerprint: str | None = None
 

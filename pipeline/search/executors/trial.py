@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from pipeline.config.data_checks import validate_against_data
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset, load_dataset
-from pipeline.runtime.errors import UsageError
+from pipeline.model.size import count_parameters
+from pipeline.runtime.errors import LimitExceeded, UsageError
 from pipeline.runtime.files import renew_temporary_files
 from pipeline.search.executors.base import TrialJob
 from pipeline.search.executors.worker_process import WorkerContext
@@ -103,8 +104,9 @@ def _setup(job: TrialJob, context: WorkerContext) -> "tuple[TrainingConfig, Data
     # else a search could train for hours on a CPU before anyone notices
     if unused := unused_gpu(device):
         raise UsageError(f"{unused}; or hide it with CUDA_VISIBLE_DEVICES=-1")
-    if context.slot.memory_mib is not None:
-        _limit_gpu_memory(context.slot.memory_mib)
+    limits = [limit for limit in (context.slot.memory_mib, job.max_memory_mb) if limit is not None]
+    if limits:
+        _limit_gpu_memory(min(limits))
     return resolve_auto(config, data, device), data, device
 
 
@@ -130,7 +132,6 @@ def _evaluate(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
 
 def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     """Train a model, report each epoch to the driver and to the run, and end when the driver asks for it."""
-    from pipeline.model.conv_mixer import count_parameters
     from pipeline.training.benchmark import time_inference
     from pipeline.training.callbacks import ProgressReporter
     from pipeline.training.checkpoint import write_weights
@@ -161,12 +162,18 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
 
     fit_start = time.perf_counter()
     metrics["parameters"] = count_parameters(config.model, data.image_shape, len(data.classes))
+    if job.max_latency_ms is not None:
+        metrics["latency_ms"] = time_inference(config, data)
+        if metrics["latency_ms"] > job.max_latency_ms:
+            raise LimitExceeded(
+                f"latency_ms must be at most max_latency_ms={job.max_latency_ms:g}, got {metrics['latency_ms']:.2f}"
+            )
     initial_weights = InitialWeights.load(config.weights_from) if config.weights_from else None
     if initial_weights:
         initial_weights.check(config, data.image_shape)
     reporter = ProgressReporter(after_epoch, after_step=after_step)
     fitted = fit(config, data, [reporter], initial_weights=initial_weights)
-    if job.latency:
+    if job.latency and "latency_ms" not in metrics:
         metrics["latency_ms"] = time_inference(config, data)
     if job.weights:
         log_training(run, config, fitted)

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pipeline.runtime import out_of_memory
-from pipeline.runtime.errors import Diverged, Stopped
+from pipeline.runtime.errors import Diverged, LimitExceeded, Stopped
 from pipeline.runtime.text import printable
 from pipeline.search.executors import forkserver
 from pipeline.search.executors.base import EpochReport, TrialJob
@@ -86,6 +86,8 @@ class WorkerContext:
             return self._stop_reason or TrialOutcome.STOPPED, f"by {error}"
         if isinstance(error, Diverged):
             return TrialOutcome.DIVERGED, str(error)
+        if isinstance(error, LimitExceeded):
+            return TrialOutcome.INFEASIBLE, str(error)
         outcome = TrialOutcome.OOM if out_of_memory.is_oom_error(error) else TrialOutcome.RAISED
         return outcome, f"{type(error).__name__}: {_first_informative_line(str(error))}"[:REASON_CHARACTERS]
 

@@ -310,7 +310,8 @@ def test_lock_is_free_when_its_holder_is_gone_and_says_whether_it_was_lost(
 ):
     url = postgres.database(request.node.name[:60])
     one, other = (
-        Study(make_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180) for _ in range(2)
+        Study(make_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180, classes=10)
+        for _ in range(2)
     )
     one.share()
     other.share()

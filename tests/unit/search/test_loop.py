@@ -217,6 +217,16 @@ def test_trial_minutes_are_passed_to_the_executor(drive):
 # what trials do
 
 
+def test_trial_beyond_a_limit_costs_no_budget_and_is_told_as_infeasible(drive):
+    reason = "latency_ms must be at most max_latency_ms=2, got 3.00"
+    answer = in_turn(lambda job: [trial_result(job, TrialOutcome.INFEASIBLE, reason, latency_ms=3.0)], well)
+    assert drive(answer, DISCRETE, "--trials", "1", "--max_latency_ms", "2") == "its 1 trials are done"
+    first, second = [trial for trial in drive.study.trials() if trial.state.is_finished()]
+    assert (first.state.name, first.user_attrs["infeasible"], second.state.name) == ("PRUNED", reason, "COMPLETE")
+    assert [job.max_latency_ms for job in drive.executor.started] == [2.0, 2.0]
+    assert f"infeasible: {reason}" in drive.console.lines[0]
+
+
 def test_pruned_trial_is_stopped_once_and_recorded_as_pruned(drive):
     good = lambda job: successful_trial(job, 0.5, 0.6, 0.7)  # noqa: E731
     drive(in_turn(good, good, lambda job: successful_trial(job, 0.1, 0.1, 0.1)), CONTINUOUS, *_pruning("3"))

@@ -31,7 +31,12 @@ def url(postgres, request):
 @pytest.fixture
 def study(url, tmp_path, close_databases):
     return lambda text=DISCRETE, *flags: Study(
-        make_search(tmp_path, text, *flags), url=url, name="mine", image_shape=(8, 8, 1), training_images=180
+        make_search(tmp_path, text, *flags),
+        url=url,
+        name="mine",
+        image_shape=(8, 8, 1),
+        training_images=180,
+        classes=10,
     )
 
 

@@ -511,5 +511,5 @@ def test_feasible_configurations_of_a_space_too_large_to_enumerate_are_found_and
 @pytest.mark.parametrize("url", ["sqlite:////dev/null/x.db", "nonsense://me:secret@host/db"])
 def test_storage_that_cannot_be_opened_is_refused_in_one_line_without_its_password(tmp_path, url):
     with pytest.raises(UsageError, match="^the study's storage must be there and writable: ") as refused:
-        Study(make_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180)
+        Study(make_search(tmp_path), url=url, name="mine", image_shape=(8, 8, 1), training_images=180, classes=10)
     assert "secret" not in str(refused.value)

@@ -15,7 +15,8 @@ from pipeline.config.data_checks import slow_batch_norm
 from pipeline.config.recipe import to_yaml
 from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig
 from pipeline.data.dataset import Split, load_dataset
-from pipeline.model.conv_mixer import build_model, count_parameters
+from pipeline.model.conv_mixer import build_model
+from pipeline.model.size import count_parameters
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import Device
 from pipeline.runtime.errors import Diverged, OutOfMemory, Stopped, UsageError

@@ -7,13 +7,15 @@ import mlflow
 import pytest
 
 from pipeline.config.training import TrainingConfig
-from pipeline.runtime.errors import UsageError
+from pipeline.runtime.errors import LimitExceeded, UsageError
 from pipeline.search.executors import trial
 from pipeline.search.executors.base import TrialJob
+from pipeline.search.executors.slots import Slot
 from pipeline.search.executors.trial import load_trial_data
+from pipeline.search.executors.worker_process import WorkerContext
 from pipeline.tracking.outbox.records import LogBatch, Point
 from pipeline.tracking.outbox.spool import Spool
-from pipeline.tracking.tags import RunRef
+from pipeline.tracking.tags import RunRef, Tag, TrialOutcome
 from tests.support.scripted import mlflow_store
 
 
@@ -59,3 +61,20 @@ def test_load_trial_data_with_the_fingerprint_of_the_driver_returns_the_data():
     data = load_trial_data(TrialJob(7, config, RunRef("", ""), "trial"))
     same = TrialJob(7, config, RunRef("", ""), "trial", fingerprint=data.fingerprint)
     assert load_trial_data(same).fingerprint == data.fingerprint
+
+
+def test_train_trial_beyond_the_latency_limit_is_infeasible_and_trains_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = {"dataset": "digits", "train_examples": 100, "batch_size": 50, "filters": 4, "depth": 1}
+    with mlflow_store(tmp_path) as uri:
+        run_id = mlflow.MlflowClient().create_run("1").info.run_id
+        job = TrialJob(1, TrainingConfig.build(settings), RunRef(uri, run_id), "trial", max_latency_ms=1e-6)
+        # A real one kills the process when its driver's end of the connection is closed
+        context = WorkerContext.__new__(WorkerContext)
+        context.slot, context.metrics, context._stop_reason = Slot("CPU", None, 1, None), {}, None
+        with pytest.raises(LimitExceeded, match="latency_ms must be at most max_latency_ms=1e-06, got ") as error:
+            trial.train_trial(job, context)
+        outcome, reason = context.classify_error(error.value)
+        assert (outcome, reason) == (TrialOutcome.INFEASIBLE, str(error.value))
+        assert context.metrics["latency_ms"] > 1e-6 and "epochs" not in context.metrics
+        assert mlflow.get_run(run_id).data.tags[Tag.TRIAL_STATE] == "infeasible"
