@@ -4,7 +4,6 @@ import errno
 import os
 from types import SimpleNamespace
 
-import keras
 import mlflow.keras
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import tensorflow as tf
 from mlflow import MlflowClient
 
 from pipeline.config.data_checks import slow_batch_norm
-from pipeline.config.recipe import to_yaml
 from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig
 from pipeline.data.dataset import Split, load_dataset
 from pipeline.model.conv_mixer import build_model
@@ -21,9 +19,9 @@ from pipeline.runtime.console import Console
 from pipeline.runtime.device import Device
 from pipeline.runtime.errors import Diverged, OutOfMemory, Stopped, UsageError
 from pipeline.runtime.shell import project_command
-from pipeline.tracking.tags import Role, Tag, code_version_tags
+from pipeline.tracking.tags import Role, Tag
 from pipeline.tracking.test_set_access import access_count
-from pipeline.training.checkpoint import Checkpoint, TrainingState
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.fit import compile_model
 from pipeline.training.progress import TrainingProgress
 from pipeline.training.resume import ResumePoint
@@ -31,51 +29,18 @@ from pipeline.training.run import (
     announce,
     checkpoint_on_exit,
     explain_out_of_memory,
-    log_run_metadata,
-    replay_logged_epochs,
     report_epoch,
     resolve_auto,
     run_training,
     summarize,
 )
 from pipeline.training.schedules import LearningRateSchedule
+from tests.support.training_runs import FakeRun, small_dataset
 
 CPU = Device("CPU", "any", capability=None)
 METRICS = {"loss": 0.5, "accuracy": 0.25, "val_loss": 0.75, "val_accuracy": 0.5, "learning_rate": 0.01}
 RESUME = project_command("train", "--resume", "abc")
 METRICS |= {"epoch_seconds": 2.0, "images_per_second": 1234.0, "val_balanced_accuracy": 0.25, "val_macro_f1": 0.2}
-
-
-class FakeRun:
-    """A run that remembers its calls.
-
-    Args:
-        conflicts: names of metrics that were logged with other values before.
-    """
-
-    id = "abc"
-
-    def __init__(self, *, conflicts=(), is_superseded=False):
-        self.calls = []
-        self.conflicts = set(conflicts)
-        self.is_superseded = is_superseded
-
-    def log_epoch(self, epoch, metrics):
-        self.calls.append((epoch, metrics))
-        return self.conflicts
-
-    def load_logged_state(self):
-        return "smoke"
-
-    def set_name(self, name):
-        self.name = name
-        return name
-
-    def log_params(self, params):
-        self.params = params
-
-    def __getattr__(self, name):
-        return lambda *arguments, **named: self.calls.append((name, arguments, named))
 
 
 class FakeManager:
@@ -93,30 +58,6 @@ class FakeManager:
 
     def upload_final(self):
         self.calls.append("upload_final")
-
-
-class FakeSplit(list):
-    """A split of one image."""
-
-    digest = "f00d"
-
-    def __init__(self):
-        super().__init__([None])
-
-
-def small_dataset(source="digits"):
-    split = FakeSplit()
-    return SimpleNamespace(
-        name="digits",
-        source=source,
-        fingerprint="f00d",
-        duplicates=0,
-        image_shape=(8, 8, 1),
-        folds=(),
-        train=split,
-        validation=split,
-        test=split,
-    )
 
 
 def test_resolve_auto_leaves_no_auto_and_an_absolute_path(tmp_path):
@@ -168,38 +109,6 @@ def test_checkpoint_on_exit_of_a_superseded_run_leaves_it_to_the_other_process(c
     assert manager.calls == [] and capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(
-    ("recipe", "name"), [("experiments/recipes/smoke.yaml", "smoke"), ("/runs/abc/config.yaml", "digits")]
-)
-def test_log_run_metadata_names_the_run_after_its_recipe_or_else_its_data(recipe, name):
-    run, config = FakeRun(), TrainingConfig.build({"filters": 8, "depth": 2, "kernel_size": 3, "patch_size": 1})
-    assert log_run_metadata(run, recipe, config, small_dataset(), {}) == name
-    assert run.params.keys() == {"recipe", *TrainingConfig.model_fields}
-    assert run.params["recipe"] == recipe and run.params["filters"] == "8"
-    datasets = [named for method, _, named in run.calls if method == "log_dataset"]
-    same = {"source": "digits", "digest": "f00d", "shape": (8, 8, 1)}
-    parts = ("train", "validation", "test")
-    assert datasets == [same | {"name": f"digits {part}", "context": part} for part in parts]
-    ((tags,),) = (arguments for method, arguments, _ in run.calls if method == "set_tags")
-    facts = {
-        Tag.DATA_FINGERPRINT: "f00d",
-        Tag.RECIPE_CHANGES: "{}",
-        Tag.TENSORFLOW: tf.__version__,
-        Tag.KERAS: keras.__version__,
-        Tag.DATA_DUPLICATES: "0",
-    }
-    assert tags == code_version_tags() | facts
-    (config_file,) = (arguments for method, arguments, _ in run.calls if method == "log_text")
-    assert config_file == ("config.yaml", to_yaml(config))
-
-
-def test_replay_logged_epochs_logs_every_finished_epoch_of_the_checkpoint():
-    run = FakeRun()
-    state = TrainingState(2, {"loss": [0.5, 0.25], "val_loss": [0.75, 0.5]}, [], [])
-    assert replay_logged_epochs(run, state) == "smoke"
-    assert run.calls == [(1, {"loss": 0.5, "val_loss": 0.75}), (2, {"loss": 0.25, "val_loss": 0.5})]
-
-
 def test_report_epoch_without_a_terminal_prints_one_line(capsys):
     run = FakeRun()
     report_epoch(run, TrainingConfig(epochs=10), Console(), 3, METRICS)
@@ -210,7 +119,7 @@ def test_report_epoch_without_a_terminal_prints_one_line(capsys):
 
 def test_report_epoch_without_validation_prints_what_there_is(capsys):
     metrics = {name: value for name, value in METRICS.items() if not name.startswith("val_")}
-    report_epoch(FakeRun(), 10, Console(), 3, metrics)
+    report_epoch(FakeRun(), TrainingConfig(epochs=10), Console(), 3, metrics)
     assert capsys.readouterr().out == "epoch  3/10  loss 0.5000  accuracy 0.2500  1,234 images/s  2.0 s\n"
 
 

@@ -1,0 +1,69 @@
+"""What a run logs when it begins."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.config.recipe import to_yaml
+from pipeline.config.training import TrainingConfig
+from pipeline.data.dataset import load_dataset
+from pipeline.tracking.tags import Tag, code_version_tags
+from pipeline.training.checkpoint import TrainingState
+from pipeline.training.run_metadata import log_fold_start, log_run_metadata, replay_logged_epochs
+from tests.support.training_runs import FakeRun, small_dataset
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"), [("experiments/recipes/smoke.yaml", "smoke"), ("/runs/abc/config.yaml", "digits")]
+)
+def test_log_run_metadata_names_the_run_after_its_recipe_or_else_its_data(recipe, name):
+    run, config = FakeRun(), TrainingConfig.build({"filters": 8, "depth": 2, "kernel_size": 3, "patch_size": 1})
+    assert log_run_metadata(run, recipe, config, small_dataset(), {}) == name
+    assert run.params.keys() == {"recipe", *TrainingConfig.model_fields}
+    assert run.params["recipe"] == recipe and run.params["filters"] == "8"
+    datasets = [named for method, _, named in run.calls if method == "log_dataset"]
+    same = {"source": "digits", "digest": "f00d", "shape": (8, 8, 1)}
+    parts = ("train", "validation", "test")
+    assert datasets == [same | {"name": f"digits {part}", "context": part} for part in parts]
+    ((tags,),) = (arguments for method, arguments, _ in run.calls if method == "set_tags")
+    facts = {
+        Tag.DATA_FINGERPRINT: "f00d",
+        Tag.RECIPE_CHANGES: "{}",
+        Tag.TENSORFLOW: tf.__version__,
+        Tag.KERAS: keras.__version__,
+        Tag.DATA_DUPLICATES: "0",
+    }
+    assert tags == code_version_tags() | facts
+    (config_file,) = (arguments for method, arguments, _ in run.calls if method == "log_text")
+    assert config_file == ("config.yaml", to_yaml(config))
+
+
+def test_replay_logged_epochs_logs_every_finished_epoch_of_the_checkpoint():
+    run = FakeRun()
+    state = TrainingState(2, {"loss": [0.5, 0.25], "val_loss": [0.75, 0.5]}, [], [])
+    assert replay_logged_epochs(run, state) == "smoke"
+    assert run.calls == [(1, {"loss": 0.5, "val_loss": 0.75}), (2, {"loss": 0.25, "val_loss": 0.5})]
+
+
+def test_log_run_metadata_of_folds_names_their_images_together_and_each_fold_its_own():
+    config = TrainingConfig.build({"dataset": "digits", "train_examples": 100, "folds": 3})
+    digits = load_dataset(config.data, seed=0)
+    run = FakeRun()
+    log_run_metadata(run, "digits", config, digits, {})
+    logged = [named["digest"] for method, _, named in run.calls if method == "log_dataset"]
+    assert logged == [digits.out_of_fold.digest, digits.test.digest]
+    for number in (1, 2, 3):
+        fold, own = digits.fold(number), FakeRun()
+        log_fold_start("digits", config, own, fold, None)
+        assert own.params == run.params
+        logged = [named["digest"] for method, _, named in own.calls if method == "log_dataset"]
+        assert logged == [fold.train.digest, fold.validation.digest]
+
+
+def test_log_fold_start_replays_the_epochs_of_a_fold_that_is_resumed():
+    run = FakeRun()
+    config = TrainingConfig.build({"dataset": "digits", "train_examples": 100, "folds": 3})
+    state = TrainingState(1, {"loss": [0.5]}, [np.zeros(1)], [])
+    log_fold_start("digits", config, run, load_dataset(config.data, seed=0).fold(1), state)
+    assert (1, {"loss": 0.5}) in run.calls
