@@ -24,7 +24,7 @@ from pipeline.runtime.shell import project_command
 from pipeline.runtime.signals import count_interrupts
 from pipeline.runtime.text import count
 from pipeline.runtime.urls import mask_password
-from pipeline.search.attributes import GPUS, TESTED, WINNER
+from pipeline.search.attributes import DEFINITION, GPUS, TESTED, WINNER
 from pipeline.search.conditions import describe_condition
 from pipeline.search.description import describe_for_dashboard, describe_search
 from pipeline.search.executors.base import Executor
@@ -37,6 +37,7 @@ from pipeline.search.loop import SearchLoop
 from pipeline.search.results import figures, leaderboard, settings_as_text, summarize
 from pipeline.search.session import Coordinator, ExclusiveCoordinator, SearchContext, SharedCoordinator
 from pipeline.search.space import SearchSpec, slow_batch_norm_in_space
+from pipeline.search.start_from import definition, read_older_studies
 from pipeline.search.storage_url import storage_url
 from pipeline.search.study import Study
 from pipeline.search.time_estimate import estimate_duration
@@ -75,6 +76,7 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
     search = _load_initial_weights(search)
     executor = build_executor(search, data)
     url = storage_url(search.settings.storage, os.environ)
+    older = read_older_studies(search, url=url, data_fingerprint=data.fingerprint)
     study = Study(
         search,
         url=url,
@@ -83,6 +85,7 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
         training_images=len(data.train),
         classes=len(data.classes),
     )
+    study.set_attr(DEFINITION, definition(search, data.fingerprint))
     executor.restore(used_gpus=bool(study.get_attr(GPUS)), on_first_gpu=lambda: study.set_attr(GPUS, True))
     coordinator: Coordinator = (
         SharedCoordinator(study) if search.settings.drivers == "shared" else ExclusiveCoordinator(study)
@@ -103,6 +106,8 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
                     data_fingerprint=data.fingerprint,
                 )
                 _announce(context, coordinator, data, url)
+                for line in study.import_trials(older):
+                    console.print(f"start    {line}")
                 return SearchResult(_run_to_end(context, coordinator, data, url), runs.id, study)
         except BaseException as error:
             # Otherwise MLflow would close the run as FINISHED when this process ends

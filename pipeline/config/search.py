@@ -52,6 +52,10 @@ class SearchConfig(Config, title="search"):
         description="objective: accuracy is maximized, all others are minimized; two give a Pareto front, without "
         "pruning",
     )
+    start_from: tuple[str, ...] | None = Field(
+        None,
+        description="older studies whose comparable trials the search starts with: names, or storages as URL#STUDY",
+    )
     sampler: Literal["tpe", "random", "grid", "qmc", "nsga2", "gp", "cmaes"] = Field(
         "tpe",
         description="how the settings of a trial are chosen; qmc: evenly spread; nsga2: for two metrics; gp and cmaes "

@@ -11,10 +11,13 @@ TESTED = "tested"  # ids of the runs whose models were evaluated on the test set
 NOTE = "note"  # digests of the notes that were written for optuna-dashboard
 ARCHITECTURES = "architectures"  # milliseconds for one image by network, measured before the first training of each
 LATENCIES = "latencies"  # milliseconds by trial number, as text since JSON has no other keys
+DEFINITION = "definition"  # images, metrics and fixed settings of its search, for later ones that start from it
+STARTED_FROM = "started_from"  # sources whose trials it holds, as `start_from` names them
 FINISHER = "finisher"  # the driver that trains the finalists, where several share the study
 
 # Of a trial
 DUPLICATE_OF = "duplicate_of"  # number of the earlier trial with the same configuration
+IMPORTED_FROM = "imported_from"  # study and number of a trial that was not trained by this search
 INFEASIBLE = "infeasible"  # why the configuration does not fit the images or the limits
 ATTEMPT = "attempt"  # counted from 1; more after a crash
 NODE_LOSSES = "node_losses"  # how many nodes were lost under the configuration

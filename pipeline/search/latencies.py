@@ -1,7 +1,7 @@
 """The latencies of a search's trials, measured while nothing else runs."""
 
 from pipeline.runtime.text import trial_name
-from pipeline.search.attributes import LATENCIES, RUN_ID
+from pipeline.search.attributes import IMPORTED_FROM, LATENCIES, RUN_ID
 from pipeline.search.executors.base import TrialJob
 from pipeline.search.results import pareto_trials, trials_dataframe
 from pipeline.search.session import SearchContext
@@ -26,6 +26,8 @@ def measure_latencies(context: SearchContext) -> None:
         if result.outcome is TrialOutcome.FINISHED:
             latencies[str(number)] = result.metrics["latency_ms"]
             study.set_attr(LATENCIES, latencies)
-            context.runs.log_child_metrics(run_id, {"latency_ms": latencies[str(number)]})
+            # the run of an imported one may be on another tracking server
+            if IMPORTED_FROM not in trial.user_attrs:
+                context.runs.log_child_metrics(run_id, {"latency_ms": latencies[str(number)]})
         elif not context.interrupts():
             context.console.print(f"{trial_name(number, {})}  latency not measured: {result.outcome}: {result.reason}")

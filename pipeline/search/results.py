@@ -20,7 +20,16 @@ from pipeline.evaluation.figures.value_vs_cost import value_vs_cost
 from pipeline.evaluation.ranking import pareto_front, sign
 from pipeline.runtime.shell import project_command
 from pipeline.runtime.text import count, format_metric, format_value, trial_name
-from pipeline.search.attributes import DUPLICATE_OF, FIGURES, INFEASIBLE, LATENCIES, OUTCOME, RUN_ID, WINNER
+from pipeline.search.attributes import (
+    DUPLICATE_OF,
+    FIGURES,
+    IMPORTED_FROM,
+    INFEASIBLE,
+    LATENCIES,
+    OUTCOME,
+    RUN_ID,
+    WINNER,
+)
 from pipeline.search.distributions import bounds, values
 from pipeline.search.importances import (
     IMPORTANCE_TRIALS,
@@ -33,7 +42,7 @@ from pipeline.search.study import Study
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 # Attributes of a trial that are columns of the table
-KEPT = (*FIGURES, OUTCOME, RUN_ID)
+KEPT = (*FIGURES, OUTCOME, RUN_ID, IMPORTED_FROM)
 # Rows of the table in the terminal
 SUMMARY_ROWS = 5
 COSTS: dict[str, Callable[[float], str]] = {

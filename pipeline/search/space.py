@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # A study is resumed if only these have changed. Any other change makes a new study.
 BUDGETS_AND_PLACES = frozenset(
     "trials hours max_epochs_total patience_trials target final_only trial_minutes final_top final_seeds workers "
-    "trials_per_gpu cluster storage drivers study".split()
+    "start_from trials_per_gpu cluster storage drivers study".split()
 )
 # The settings that `validate_against_data` compares with the images
 CHECKED_AGAINST_DATA = ("patch_size", "kernel_size", "batch_size", "translation", "cutout")
@@ -179,6 +179,9 @@ def build_search(command: SearchCommand) -> SearchSpec:
     flags = SearchFlags.build(file.settings | command.overrides)
     if "storage" in command.overrides and flags.storage is not None:
         validate_storage_url(flags.storage, os.environ)
+    for source in flags.start_from or ():
+        if "://" in source:
+            validate_storage_url(source, os.environ, setting="start_from")
     if len(flags.metric) > 1 and "pruner" not in flags.model_fields_set:
         flags = flags.model_copy(update={"pruner": "none"})
     search = SearchSpec(

@@ -34,8 +34,8 @@ def validate_environment(environ: Mapping[str, str]) -> None:
     check_password_escaped(STORAGE_ENV, url or "")
 
 
-def validate_storage_url(storage: str, environ: Mapping[str, str]) -> None:
-    """Raise UsageError if the setting `storage` is no URL or holds a password, which the message does not repeat.
+def validate_storage_url(storage: str, environ: Mapping[str, str], *, setting: str = "storage") -> None:
+    """Raise UsageError if a storage is no URL or holds a password, which the message does not repeat.
 
     Args:
         storage: the setting's value.
@@ -43,11 +43,14 @@ def validate_storage_url(storage: str, environ: Mapping[str, str]) -> None:
             to delete that run; empty for a setting from a file.
     """
     if "://" not in storage:
-        raise UsageError("storage must be a URL such as sqlite:////home/me/studies.db or postgresql://me@host/studies")
+        raise UsageError(
+            f"{setting} must be a URL such as sqlite:////home/me/studies.db or postgresql://me@host/studies"
+        )
     if mask_password(storage) == storage:
         return
     message = (
-        "storage must hold no password: it comes from PGPASSWORD or ~/.pgpass, or with the whole URL in OPTUNA_STORAGE"
+        f"{setting} must hold no password: it comes from PGPASSWORD or ~/.pgpass, or with the whole URL in "
+        "OPTUNA_STORAGE"
     )
     if run := ProjectRun.find(environ):
         message += (

@@ -21,9 +21,13 @@ from pipeline.search.attributes import (
     DRIVER,
     DUPLICATE_OF,
     EPOCHS,
+    FIGURES,
+    IMPORTED_FROM,
     INFEASIBLE,
     NODE_LOSSES,
+    RUN_ID,
     SEARCHED_SECONDS,
+    STARTED_FROM,
     TRAINABLE,
 )
 from pipeline.search.coordination import AdvisoryLock, DriverRegistry, LockLease, lock_file
@@ -32,6 +36,7 @@ from pipeline.search.limits import architecture, constraints, known_costs, why_t
 from pipeline.search.pruners import build_pruner
 from pipeline.search.samplers import build_sampler
 from pipeline.search.space import SearchSpec, infeasibility
+from pipeline.search.start_from import OlderStudy
 from pipeline.search.storage import SingleWriterCache, open_storage
 
 # Draws in a row that repeat an earlier configuration, before an untried one is taken at random
@@ -176,6 +181,36 @@ class Study:
         """Return the number of epochs that all trials have trained so far, running and failed ones included."""
         trials = [trial for trial in self.trials() if not _is_free(trial)]
         return sum(int(trial.user_attrs.get(EPOCHS) or len(trial.intermediate_values)) for trial in trials)
+
+    def import_trials(self, older: Sequence[OlderStudy]) -> list[str]:
+        """Add the trials of older studies that are not there yet, and return a line for each study."""
+        lines = []
+        with self.locked():
+            done = list(self.get_attr(STARTED_FROM) or [])
+            for study in older:
+                if study.source in done:
+                    continue
+                tried = self._tried()
+                for params, trial, origin in study.trials:
+                    if self._key(params) not in tried:
+                        self._import(params, trial, origin)
+                self.set_attr(STARTED_FROM, done := [*done, study.source])
+                lines.append(study.summary)
+        return lines
+
+    def _import(self, params: Mapping[str, Any], trial: FrozenTrial, origin: str) -> None:
+        kept = {name: trial.user_attrs[name] for name in (*FIGURES, RUN_ID) if name in trial.user_attrs}
+        self._study.add_trial(
+            optuna.create_trial(
+                state=trial.state,
+                values=trial.values,
+                params=dict(params),
+                distributions={name: self.search.space[name] for name in params},
+                user_attrs={IMPORTED_FROM: origin, **kept},
+                intermediate_values=trial.intermediate_values,
+                constraints={TRAINABLE: 0.0},
+            )
+        )
 
     def set_attr(self, key: str, value: object) -> None:
         """Set an attribute of the study, a value that JSON can hold."""
@@ -334,12 +369,14 @@ class Study:
     def ranked(self) -> list[FrozenTrial]:
         """Return the complete trials without duplicates, best first value first, the earlier of equals first."""
         sign = -1 if self.search.directions[0] == "maximize" else 1
-        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE and not _is_free(trial)]
+        complete = [
+            trial for trial in self.trials() if trial.state == TrialState.COMPLETE and not _has_no_training(trial)
+        ]
         return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
 
     def pareto_front(self) -> list[int]:
         """Return the numbers of the trials that no other trial beats in both of two metrics."""
-        return sorted(trial.number for trial in self._study.best_trials if not _is_free(trial))
+        return sorted(trial.number for trial in self._study.best_trials if not _has_no_training(trial))
 
     def is_enumerable(self) -> bool:
         """Return whether the space is small enough to know when all of it has been tried."""
@@ -485,5 +522,10 @@ def _history(trial: optuna.Trial | FrozenTrial) -> dict[str, int]:
 
 
 def _is_free(trial: FrozenTrial) -> bool:
-    """Return whether a trial costs no budget, as nothing was trained for it."""
+    """Return whether a trial costs no budget, as this search has trained nothing for it."""
+    return _has_no_training(trial) or IMPORTED_FROM in trial.user_attrs
+
+
+def _has_no_training(trial: FrozenTrial) -> bool:
+    """Return whether a trial has no result of its own."""
     return DUPLICATE_OF in trial.user_attrs or INFEASIBLE in trial.user_attrs
