@@ -22,9 +22,9 @@ from pipeline.runtime.imports import slow_imports
 from pipeline.runtime.parent_watch import stop_with_parent
 from pipeline.runtime.shell import project_command
 from pipeline.runtime.signals import count_interrupts
-from pipeline.runtime.text import count
+from pipeline.runtime.text import count, format_value
 from pipeline.runtime.urls import mask_password
-from pipeline.search.attributes import DEFINITION, GPUS, TESTED, WINNER
+from pipeline.search.attributes import DEFINITION, ENSEMBLE, GPUS, TESTED, WINNER
 from pipeline.search.conditions import describe_condition
 from pipeline.search.description import describe_for_dashboard, describe_search
 from pipeline.search.executors.base import Executor
@@ -181,7 +181,8 @@ def _announce(context: SearchContext, coordinator: Coordinator, data: Dataset, u
         }
     )
     settings = {name: search.settings.text(name) for name in type(search.settings).model_fields if name != "storage"}
-    runs.run.log_params({"search": search.name, **settings, **search.differing_settings()})
+    own = {"search": search.name, "refit": format_value(search.refit), **settings}
+    runs.run.log_params(own | search.differing_settings())
     if not study.trials():
         runs.run.set_description(describe_search(study, data, experiment_id=runs.run.experiment_id))
     runs.run.log_text("config.yaml", to_yaml(search.base))
@@ -266,6 +267,10 @@ def _log_results(context: SearchContext, data: Dataset) -> None:
             values[f"best_{metric}"] = value
     if tested := study.get_attr(TESTED):
         runs.run.set_tags({Tag.TEST_SET_ACCESSES: str(len(tested))})
+    ensemble = study.get_attr(ENSEMBLE)
+    if ensemble and ensemble["metrics"]:
+        values[f"ensemble_{study.search.curve}"] = ensemble["metrics"][study.search.curve]
+        runs.run.set_tags({Tag.ENSEMBLE: ensemble["run_id"]})
     if winner := study.get_attr(WINNER):
         values |= {name: value for name, value in winner.items() if isinstance(value, float)}
         settings = settings_as_text(winner["params"], study.search)

@@ -89,6 +89,11 @@ class SearchConfig(Config, title="search"):
 
     final_top: int = Field(3, ge=0, le=1000, description="retrain this many of the best configurations; 0: none")
     final_seeds: int = Field(3, ge=1, le=1000, description="seeds that each of them is retrained with")
+    ensemble: Literal["none", "beside", "replace"] = Field(
+        "none",
+        description="the best network of each of them together as one model, the mean of their probabilities: none; "
+        "beside: logged beside the winner; replace: takes its place if it is better beyond noise on validation images",
+    )
 
     workers: int | None = Field(
         None, ge=1, le=4096, description="trials at a time where there is no GPU; none: as many as the cores can feed"

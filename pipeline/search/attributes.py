@@ -7,6 +7,7 @@ SEARCHED_SECONDS = "searched_seconds"  # by all of its drivers, one after the ot
 GPUS = "gpus"  # whether its cluster has had some
 FINAL = "final"  # the configurations that were retrained, and the results of their trainings
 WINNER = "winner"  # trial, settings and figures of the best of them
+ENSEMBLE = "ensemble"  # run, networks and metrics of the last ensemble of finalists
 TESTED = "tested"  # ids of the runs whose models were evaluated on the test set, in order
 NOTE = "note"  # digests of the notes that were written for optuna-dashboard
 ARCHITECTURES = "architectures"  # milliseconds for one image by network, measured before the first training of each

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.data.dataset import Dataset
 from pipeline.runtime.tables import markdown_cell, markdown_code, markdown_facts
 from pipeline.runtime.text import count, format_duration, format_metric, short_settings, trial_name
-from pipeline.search.attributes import RUN_ID, TESTED, WINNER
+from pipeline.search.attributes import ENSEMBLE, RUN_ID, TESTED, WINNER
 from pipeline.search.conditions import describe_condition
 from pipeline.search.executors.base import TrialResult
 from pipeline.search.importances import fanova_importances
@@ -34,8 +34,14 @@ def describe_search(study: Study, data: Dataset, *, experiment_id: str) -> str:
     if winner:
         link = link_to_run(experiment_id, winner["run_id"], markdown_cell(_name(winner)))
         rows["winner"] = f"{link}: {_means(winner)}; test accuracy {_test_accuracy(winner)}"
+        if winner["model"] != "training":
+            rows["winner"] += f" of {tested_words(winner)}"
         if winner["trials"] < study.n_finished():
             rows["winner"] += f"; of the first {count(winner['trials'], 'trial')}, the final of the others is to come"
+    ensemble = study.get_attr(ENSEMBLE)
+    if ensemble and ensemble["metrics"]:
+        link = link_to_run(experiment_id, ensemble["run_id"], f"of {len(ensemble['networks'])} finalists")
+        rows["ensemble"] = f"{link}: {ensemble_verdict(study, ensemble)}"
     if ranked:
         lucky = "a single training, which may be lucky"
         rows["best trial"] = (
@@ -140,6 +146,64 @@ def describe_finalist(study: Study, standing: dict[str, Any], *, metric: str) ->
     )
 
 
+def training_name(trial: int, params: Mapping[str, Any], seed: int) -> str:
+    """Return the name of the run of a finalist's training."""
+    return f"final {trial_name(trial, params)} seed {seed}"
+
+
+def handed_over_name(winner: dict[str, Any]) -> str:
+    """Return the name of the run of a model that was handed over, without the word winner."""
+    if winner["model"] == "ensemble":
+        return f"ensemble of {winner['networks']} finalists"
+    name = training_name(winner["trial"], winner["params"], winner["seed"])
+    return f"{name}, refit" if winner["model"] == "refit" else name
+
+
+def tested_words(winner: dict[str, Any]) -> str:
+    """Return which model of the winner was evaluated on the test set."""
+    if winner["model"] == "ensemble":
+        return f"the ensemble of {winner['networks']} finalists"
+    refit = ", trained once more on training and validation images" if winner["model"] == "refit" else ""
+    return f"seed {winner['seed']}{refit}"
+
+
+def describe_ensemble(study: Study, ensemble: dict[str, Any]) -> str:
+    """Return the description of the run of an ensemble.
+
+    Args:
+        study: Its study.
+        ensemble: As the study keeps it.
+    """
+    names = markdown_cell(", ".join(ensemble["networks"]))
+    return markdown_facts(
+        {
+            "result": ensemble_verdict(study, ensemble),
+            "ensemble": f"the mean of the probabilities of {len(ensemble['networks'])} networks: {names}",
+            "size": f"{ensemble['metrics']['parameters']:,.0f} parameters",
+        }
+    )
+
+
+def ensemble_line(study: Study, ensemble: dict[str, Any]) -> str:
+    """Return what an ensemble was compared with, and what was decided, for the terminal."""
+    names = ", ".join(ensemble["networks"])
+    return f"ensemble  {names}: {ensemble_verdict(study, ensemble)}; run {ensemble['run_id']}"
+
+
+def ensemble_verdict(study: Study, ensemble: dict[str, Any]) -> str:
+    """Return the comparison of an ensemble with the winner's network on the validation images, and what follows."""
+    metric, values = study.search.curve, ensemble["metrics"]
+    mean, alone = (format_metric(metric, values[name]) for name in (metric, f"winner_{metric}"))
+    is_better = ensemble["is_better"]
+    place = (
+        "takes the winner's place" if is_better and study.search.settings.ensemble == "replace" else "logged beside it"
+    )
+    return (
+        f"{metric} {mean}, the winner's network alone {alone}: {'' if is_better else 'not '}better beyond noise "
+        f"(p = {values['p_value']:.2g}), {place}"
+    )
+
+
 def describe_winner(study: Study, winner: dict[str, Any]) -> str:
     """Return the description of the run of a winner's training that was evaluated on the test set.
 
@@ -160,15 +224,14 @@ def describe_former_winner(study: Study, winner: dict[str, Any]) -> str:
 
 def _describe_won(study: Study, winner: dict[str, Any], first: Mapping[str, str]) -> str:
     settings = settings_as_text(winner["params"], study.search)
-    seed = {"seed": str(winner["seed"])}
-    return markdown_facts(
-        {
-            **first,
-            "this run": f"seed {winner['seed']}, test accuracy {_test_accuracy(winner)}",
-            "drawn": _drawn(settings),
-            "train it again": markdown_code(reproduce_command(study.search, settings | seed)),
-        }
-    )
+    more = {"seed": str(winner["seed"])} | ({"refit": "true"} if winner["model"] == "refit" else {})
+    rows = {**first, "this run": f"{tested_words(winner)}, test accuracy {_test_accuracy(winner)}"}
+    ensemble = study.get_attr(ENSEMBLE)
+    if winner["model"] == "ensemble" and ensemble and ensemble["metrics"]:
+        rows["networks"] = f"{markdown_cell(', '.join(ensemble['networks']))}: {ensemble_verdict(study, ensemble)}"
+    rows["drawn"] = _drawn(settings)
+    what = "train the winner's network again" if winner["model"] == "ensemble" else "train it again"
+    return markdown_facts(rows | {what: markdown_code(reproduce_command(study.search, settings | more))})
 
 
 def _drawn(settings: Mapping[str, str]) -> str:

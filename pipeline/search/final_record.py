@@ -24,6 +24,7 @@ class Finalist:
     run_id: str  # of the run above those of its trainings
     values: dict[str, float] = field(default_factory=dict)  # by seed, as text since JSON has no other keys
     runs: dict[str, str] = field(default_factory=dict)  # ids of the trainings' runs, by seed
+    refits: dict[str, str] = field(default_factory=dict)  # the same of those on training and validation images
     is_closed: bool = False  # whether its run has ended with all values so far
 
     def standing(self, seeds: Sequence[int]) -> dict[str, Any]:
@@ -57,6 +58,7 @@ class FinalRecord:
 
     def __init__(self, study: Study, *, metric: str, data_fingerprint: str) -> None:
         self._study, self._search = study, study.search
+        self._best: Any = max if metric == "val_accuracy" else min
         self._world = [data_fingerprint, metric, training_code_digest()]
         self._all = [Finalist(**kept) for kept in study.get_attr(FINAL) or []]
         first, number = self._search.base.seed, self._search.settings.final_seeds
@@ -105,6 +107,30 @@ class FinalRecord:
         known = sum(len(finalist.known(self.seeds)) for finalist in best if finalist)
         return min(settings.final_top, settings.trials) * len(self.seeds) - known
 
+    def winning(self, compared: Collection[Finalist]) -> Finalist:
+        """Return the finalist with the best mean."""
+        return self._best(compared, key=lambda finalist: mean(finalist.known(self.seeds).values()))
+
+    def best_seed(self, finalist: Finalist) -> int:
+        """Return the seed of a finalist's best training."""
+        values = finalist.known(self.seeds)
+        return int(self._best(values, key=lambda seed: values[seed]))
+
+    def is_better(self, first: float, second: float) -> bool:
+        """Return whether the first of two values is the better one."""
+        return first != second and bool(self._best(first, second) == first)
+
+    def sorted_standings(self, finalists: Collection[Finalist]) -> list[dict[str, Any]]:
+        """Return what the study keeps of the finalists that are compared, the best first."""
+        standings = [finalist.standing(self.seeds) for finalist in self.compared(finalists)]
+        return sorted(standings, key=lambda one: one["mean"], reverse=self._best is max)
+
     def question(self, digests: Collection[str]) -> list[Any]:
-        """Return what decides the winner: a final of the same finalists and seeds needs no repetition."""
-        return [sorted(digests), self.seeds]
+        """Return what decides what is handed over: a final of the same finalists and seeds needs no repetition."""
+        return [sorted(digests), self.seeds, self._search.refit, self._search.settings.ensemble]
+
+
+def mean_and_sd(metric: str, standing: dict[str, Any]) -> dict[str, float]:
+    """Return the mean of a finalist's values and, of two or more, their standard deviation."""
+    figures = {f"{metric}_mean": standing["mean"]}
+    return figures if standing["sd"] is None else figures | {f"{metric}_sd": standing["sd"]}

@@ -1,29 +1,28 @@
-"""The finalists of a search: its best configurations, retrained with several seeds, and the winner's evaluation."""
+"""The finalists of a search: its best configurations, retrained with several seeds."""
 
-import shutil
 import time
-from collections import Counter
 from collections.abc import Collection
-from hashlib import blake2b
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import SearchFailed
-from pipeline.runtime.files import cache_folder, private_folder
+from pipeline.runtime.files import private_folder
 from pipeline.runtime.text import count, format_duration, format_metric, percent, trial_name
-from pipeline.search.attributes import TESTED, WINNER
-from pipeline.search.description import describe_finalist, describe_former_winner, describe_training, describe_winner
-from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult, should_retry
-from pipeline.search.final_record import Finalist
+from pipeline.search.attributes import WINNER
+from pipeline.search.description import describe_finalist, describe_training, training_name
+from pipeline.search.executors.base import EpochReport, TrialResult
+from pipeline.search.final_jobs import FinalJobs
+from pipeline.search.final_record import Finalist, mean_and_sd
+from pipeline.search.handover import Handover
 from pipeline.search.session import SearchContext
 from pipeline.search.time_estimate import final_record
 from pipeline.tracking.tags import Role, RunRef, Tag, TrialOutcome
 
 
 class FinalistTraining:
-    """Retrains the best configurations of a study, and evaluates the one with the best mean on the test images.
+    """Retrains the best configurations of a study, and hands over the one with the best mean.
 
     A finalist has a run, and each of its trainings a run below it. What has been trained is kept in the study, so that
     a search that is resumed or extended trains only what is missing, and evaluates only another winner.
@@ -31,17 +30,11 @@ class FinalistTraining:
 
     def __init__(self, context: SearchContext) -> None:
         self._context, self._study, self._runs = context, context.study, context.runs
-        # A digest, as a study's own name may be `../..`
-        digest = blake2b(self._study.name.encode(), digest_size=16).hexdigest()
-        self._weights_folder = cache_folder("finals", digest)
-        self._last_number = 0
-        # Ends of processes and losses of nodes, by what ran: the weights' name of a training, or "winner"
-        self._attempts: Counter[str] = Counter()
-        self._node_losses: Counter[str] = Counter()
+        self._jobs = FinalJobs(context)
         self._metric = self._study.search.curve
-        self._best = max if self._metric == "val_accuracy" else min
         self._record = final_record(context)
         self._seeds = self._record.seeds
+        self._handover = Handover(context, self._jobs, self._record)
         # Weights of the trainings of this search that have finished, and of those that are not tried again in it
         self._finished: set[Path] = set()
         self._failed: set[Path] = set()
@@ -61,11 +54,11 @@ class FinalistTraining:
         # Other drivers may add trials meanwhile, among which this winner is not chosen
         trials = self._study.n_finished()
         if winner := self.known_winner():
-            return self._confirm(winner | {"trials": trials})
+            return self._handover.confirm(winner | {"trials": trials})
         finalists = self._load_finalists()
         if not finalists:
             return None
-        private_folder("finals", self._weights_folder.name)
+        private_folder("finals", self._jobs.weights_folder.name)
         try:
             winning = self._train_and_choose(finalists)
         except BaseException:
@@ -76,7 +69,7 @@ class FinalistTraining:
         if self._context.interrupts() or winning is None:
             return None
         self._check_against_chance(mean(winning.known(self._seeds).values()))
-        return self._conclude(winning, finalists, trials=trials)
+        return self._handover.conclude(winning, finalists, trials=trials)
 
     def _best_configurations(self) -> list[tuple[int, dict[str, Any]]]:
         """Return the numbers and the settings of the trials whose configurations are to be retrained, best first."""
@@ -101,7 +94,7 @@ class FinalistTraining:
         return finalists
 
     def _train_and_choose(self, finalists: Collection[Finalist]) -> Finalist | None:
-        """Train what is missing, and return the finalist with the best mean; its weights are there if it needs them.
+        """Train what is missing, and return the finalist with the best mean; the weights that are needed are there.
 
         Returns:
             None if the search was asked to stop or no training succeeded.
@@ -111,18 +104,25 @@ class FinalistTraining:
             compared = self._record.compared(finalists)
             if not compared:
                 return None
-            winning = self._best(compared, key=lambda finalist: mean(finalist.known(self._seeds).values()))
-            seed = self._best_seed(winning)
-            weights = self._weights_file(winning, seed)
-            if self._is_evaluated(winning) or weights.exists() or weights in self._finished:
+            winning = self._record.winning(compared)
+            missing = [one for one in self._handover.needed(winning, finalists) if not self._has_weights(one)]
+            if not missing:
                 return winning
-            self._context.console.print(
-                f"the weights of {_training_name(winning.trial, winning.params, seed)} are gone: it is trained again"
-            )
-            # A value without weights is of no use: the winner is evaluated with them
-            del winning.values[str(seed)]
-            self._train([winning])
+            for finalist in missing:
+                seed = self._record.best_seed(finalist)
+                self._context.console.print(
+                    f"the weights of {training_name(finalist.trial, finalist.params, seed)} are gone: it is trained "
+                    "again"
+                )
+                # A value without weights is of no use: the winner is evaluated with them
+                del finalist.values[str(seed)]
+            self._train(missing)
         return None
+
+    def _has_weights(self, finalist: Finalist) -> bool:
+        """Return whether the weights of a finalist's best seed are there, or were when it was trained."""
+        weights = self._jobs.weights_file(finalist, self._record.best_seed(finalist))
+        return weights.exists() or weights in self._finished
 
     def _train(self, finalists: Collection[Finalist]) -> None:
         """Train each finalist with each seed with which it has not been trained."""
@@ -130,7 +130,7 @@ class FinalistTraining:
             (finalist, seed)
             for finalist in finalists
             for seed in self._seeds
-            if str(seed) not in finalist.values and self._weights_file(finalist, seed) not in self._failed
+            if str(seed) not in finalist.values and self._jobs.weights_file(finalist, seed) not in self._failed
         ]
         total = len(queue)
         if queue:
@@ -146,7 +146,8 @@ class FinalistTraining:
                     break
                 del queue[0]
                 finalist.is_closed = False
-                job = self._job(finalist, seed, run, "final")
+                weights = self._jobs.weights_file(finalist, seed)
+                job = self._jobs.job(self._jobs.config(finalist, seed), run, "final", weights)
                 running[job.number], shares[job.number] = (finalist, seed, run), 0.0
                 self._context.executor.start(job, minutes=None)
             for event in self._context.wait_for_events():
@@ -155,10 +156,10 @@ class FinalistTraining:
                 else:
                     finalist, seed, run = running.pop(event.number)
                     del shares[event.number]
-                    weights = self._weights_file(finalist, seed)
+                    weights = self._jobs.weights_file(finalist, seed)
                     if self._on_training_end(finalist, seed, run, event):
                         self._finished.add(weights)
-                    elif self._should_retry(weights.name, event):
+                    elif self._jobs.should_retry(weights.name, event):
                         queue.append((finalist, seed))
                     else:
                         self._failed.add(weights)
@@ -184,7 +185,7 @@ class FinalistTraining:
         """Open the run of a training; None if the search was asked to stop before."""
         tags = {Tag.TRIAL_NUMBER: str(finalist.trial)}
         return self._context.start_child(
-            _training_name(finalist.trial, finalist.params, seed),
+            training_name(finalist.trial, finalist.params, seed),
             role=Role.FINAL,
             tags=tags,
             parent=finalist.run_id,
@@ -192,8 +193,8 @@ class FinalistTraining:
 
     def _on_training_end(self, finalist: Finalist, seed: int, run: RunRef, result: TrialResult) -> bool:
         """Record and print the result of a training, and return whether it has finished."""
-        self._close_child(run.run_id, result)
-        name = _training_name(finalist.trial, finalist.params, seed)
+        self._jobs.close_run(run.run_id, result)
+        name = training_name(finalist.trial, finalist.params, seed)
         description = describe_training(self._study, finalist.params, result, epochs=self._epochs(finalist), seed=seed)
         self._runs.present_child(run.run_id, description=description)
         if result.outcome is not TrialOutcome.FINISHED:
@@ -221,7 +222,7 @@ class FinalistTraining:
             else:
                 outcome = TrialOutcome.FINISHED
                 standing = finalist.standing(self._seeds)
-                self._runs.log_child_metrics(finalist.run_id, _mean_and_sd(self._metric, standing))
+                self._runs.log_child_metrics(finalist.run_id, mean_and_sd(self._metric, standing))
                 description = describe_finalist(self._study, standing, metric=self._metric)
                 self._runs.present_child(finalist.run_id, description=description)
             self._runs.end_child(finalist.run_id, outcome)
@@ -239,165 +240,11 @@ class FinalistTraining:
                 "smaller batch_norm_momentum"
             )
 
-    def _is_evaluated(self, finalist: Finalist) -> bool:
-        """Return whether a finalist is the winner that was evaluated last."""
-        winner = self._study.get_attr(WINNER)
-        return bool(winner) and winner["digest"] == finalist.digest
-
-    def _best_seed(self, finalist: Finalist) -> int:
-        values = finalist.known(self._seeds)
-        return int(self._best(values, key=lambda seed: values[seed]))
-
-    def _conclude(self, winning: Finalist, finalists: Collection[Finalist], *, trials: int) -> dict[str, Any] | None:
-        """Evaluate the winner on the test images, unless it has been, and return what the study keeps of it."""
-        standings = [finalist.standing(self._seeds) for finalist in self._record.compared(finalists)]
-        final = {
-            "question": self._record.question([finalist.digest for finalist in finalists]),
-            "standings": sorted(standings, key=lambda one: one["mean"], reverse=self._best is max),
-            "metric": self._metric,
-            "trials": trials,
-            "seeds": len(winning.known(self._seeds)),
-            **_mean_and_sd(self._metric, winning.standing(self._seeds)),
-        }
-        if self._is_evaluated(winning):
-            return self._confirm(self._study.get_attr(WINNER) | final)
-        seed = self._best_seed(winning)
-        result = self._evaluate(winning, seed)
-        if result is None:
-            return None
-        winner: dict[str, Any] = {
-            "trial": winning.trial,
-            "params": winning.params,
-            "digest": winning.digest,
-            "final_run_id": winning.run_id,
-            "seed": seed,
-            "run_id": winning.runs[str(seed)],
-            **result.metrics,
-            **final,
-        }
-        former: dict[str, Any] | None = self._study.get_attr(WINNER)
-        if former and former["run_id"] != winner["run_id"]:
-            self._runs.present_child(
-                former["run_id"],
-                name=_training_name(former["trial"], former["params"], former["seed"]),
-                description=describe_former_winner(self._study, former),
-                tags={Tag.WINNER: winner["run_id"]},
-            )
-        self._present(winner)
-        # After the presentation, which a search that was killed in between repeats
-        self._study.set_attr(WINNER, winner)
-        # After the attribute was set: without both, the winner would be trained again
-        shutil.rmtree(self._weights_folder, ignore_errors=True)
-        self._print_winner(winner)
-        return winner
-
-    def _confirm(self, winner: dict[str, Any]) -> dict[str, Any]:
-        """Keep that the winner that was evaluated before has won again, and return it."""
-        if winner != self._study.get_attr(WINNER):
-            self._present(winner)
-            self._study.set_attr(WINNER, winner)
-            shutil.rmtree(self._weights_folder, ignore_errors=True)
-            self._context.console.print("the winner is the same as before; the test set was not evaluated again")
-        self._print_winner(winner)
-        return winner
-
-    def _present(self, winner: dict[str, Any]) -> None:
-        """Name and describe the winner's run in MLflow."""
-        self._runs.present_child(
-            winner["run_id"],
-            name=f"winner {trial_name(winner['trial'], winner['params'])} seed {winner['seed']}",
-            description=describe_winner(self._study, winner),
-            tags={Tag.WINNER: winner["run_id"]},
-        )
-
-    def _print_winner(self, winner: dict[str, Any]) -> None:
-        console, value = self._context.console, winner[f"{self._metric}_mean"]
-        result = format_metric(self._metric, value, winner.get(f"{self._metric}_sd"))
-        mean_of = f" (mean of {winner['seeds']} seeds)" if winner["seeds"] > 1 else ""
-        console.print(
-            f"winner    {trial_name(winner['trial'], winner['params'])}: {self._metric} {result}{mean_of}; test "
-            f"accuracy {format_metric('accuracy', winner['test_accuracy'])} of seed {winner['seed']}, run "
-            f"{winner['run_id']}"
-        )
-        if self._study.search.base.register_as:
-            console.print(f"registry  {self._runs.describe_registration(winner['run_id'])}")
-
-    def _evaluate(self, winner: Finalist, seed: int) -> TrialResult | None:
-        """Evaluate the winner's best seed on the test images, in the run that trained it; None if that failed."""
-        run = RunRef(self._runs.tracking_uri, winner.runs[str(seed)])
-        tested = self._study.get_attr(TESTED) or []
-        if run.run_id not in tested:
-            if tested:
-                former = self._study.get_attr(WINNER) or {}
-                is_other = former.get("params") != winner.params
-                why = "another configuration wins" if is_other else "the winner was trained anew by other code or data"
-                self._context.console.print(
-                    f"the test set is evaluated again, as {why}: model {len(tested) + 1} of this study"
-                )
-            # Before it begins, so that one that is killed counts
-            self._study.set_attr(TESTED, [*tested, run.run_id])
-        while True:
-            result = self._context.run_job(self._job(winner, seed, run, "winner"))
-            if not self._should_retry("winner", result):
-                break
-            try:
-                self._context.executor.free()
-            except BaseException:
-                # The cluster is lost, so that there is nothing to retry on
-                self._close_child(run.run_id, result)
-                raise
-            self._context.console.print(f"the winner is evaluated again: {result.outcome}: {result.reason}")
-        self._close_child(run.run_id, result)
-        if result.outcome is TrialOutcome.FINISHED:
-            return result
-        self._context.console.print(f"the winner could not be evaluated: {result.outcome}: {result.reason}")
-        return None
-
-    def _should_retry(self, name: str, result: TrialResult) -> bool:
-        """Count how something ended, and return whether it should be tried again."""
-        retry = should_retry(result, attempt=self._attempts[name] + 1, node_losses=self._node_losses[name])
-        if result.outcome is TrialOutcome.LOST:
-            self._node_losses[name] += 1
-        else:
-            self._attempts[name] += 1
-        return retry and not self._context.interrupts()
-
-    def _job(self, finalist: Finalist, seed: int, run: RunRef, role: Literal["final", "winner"]) -> TrialJob:
-        """Return the job that trains or evaluates a finalist with a seed."""
-        # Negative numbers, apart from those of trials
-        self._last_number -= 1
-        config: TrainingConfig = self._study.search.config(finalist.params).model_copy(update={"seed": seed})
-        return TrialJob(
-            self._last_number,
-            config,
-            run,
-            role,
-            weights=self._weights_file(finalist, seed),
-            max_memory_mb=self._study.search.settings.max_memory_mb,
-        )
-
     def _epochs(self, finalist: Finalist) -> int:
         return self._study.search.config(finalist.params).epochs
-
-    def _weights_file(self, finalist: Finalist, seed: int) -> Path:
-        return self._weights_folder / f"{finalist.digest}-{seed}.weights.npz"
-
-    def _close_child(self, run_id: str, result: TrialResult) -> None:
-        self._runs.end_trial(run_id, result.outcome, reason=result.reason, output_tail=result.output_tail)
-
-
-def _training_name(trial: int, params: dict[str, Any], seed: int) -> str:
-    """Return the name of a finalist's training."""
-    return f"final {trial_name(trial, params)} seed {seed}"
 
 
 def _shared_settings(config: TrainingConfig) -> dict[str, str]:
     """Return as text the settings that all trainings of a finalist share, as far as they are known before."""
     settings = {name: config.text(name) for name in TrainingConfig.model_fields if name != "seed"}
     return {name: value for name, value in settings.items() if value != "auto"}
-
-
-def _mean_and_sd(metric: str, standing: dict[str, Any]) -> dict[str, float]:
-    """Return the mean of a finalist's values and, of two or more, their standard deviation."""
-    figures = {f"{metric}_mean": standing["mean"]}
-    return figures if standing["sd"] is None else figures | {f"{metric}_sd": standing["sd"]}

@@ -185,8 +185,10 @@ def best_command(study: Study) -> str:
     if not winner:
         return reproduce_command(search, settings_as_text(search.snap(study.ranked()[0].params), search))
     # Its seed also decides which images are for validation
-    seed = {} if winner["seed"] == search.base.seed else {"seed": str(winner["seed"])}
-    return reproduce_command(search, settings_as_text(winner["params"], search) | seed)
+    more = {} if winner["seed"] == search.base.seed else {"seed": str(winner["seed"])}
+    if winner["model"] == "refit":
+        more["refit"] = "true"
+    return reproduce_command(search, settings_as_text(winner["params"], search) | more)
 
 
 def reproduce_command(search: SearchSpec, params: Mapping[str, str]) -> str:

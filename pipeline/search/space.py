@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 # A study is resumed if only these have changed. Any other change makes a new study.
 BUDGETS_AND_PLACES = frozenset(
-    "trials hours max_epochs_total patience_trials target final_only trial_minutes final_top final_seeds workers "
-    "start_from trials_per_gpu cluster storage drivers study".split()
+    "trials hours max_epochs_total patience_trials target final_only trial_minutes final_top final_seeds ensemble "
+    "workers start_from trials_per_gpu cluster storage drivers study".split()
 )
 # The settings that `validate_against_data` compares with the images
 CHECKED_AGAINST_DATA = ("patch_size", "kernel_size", "batch_size", "translation", "cutout")
@@ -60,6 +60,7 @@ class SearchSpec:
     conditions: Conditions  # of the settings that are not drawn in every trial
     enqueue: tuple[Mapping[str, Any], ...]  # configurations to try first; settings that they leave out are drawn
     settings: SearchConfig
+    refit: bool = False  # whether the winner is trained once more, on training and validation images
     # models that trials start from, by what `weights_from` is in the file
     sources: "Mapping[str, InitialWeights]" = field(default_factory=dict)
 
@@ -188,8 +189,14 @@ def build_search(command: SearchCommand) -> SearchSpec:
         name=printable(file.path.stem)[:MAX_NAME],
         recipe=file.recipe,
         base=TrainingConfig.build(
-            {name: getattr(flags, name) for name in TrainingConfig.model_fields if name in flags.model_fields_set}
+            {
+                name: getattr(flags, name)
+                for name in TrainingConfig.model_fields
+                # of a search, its winner alone is refitted
+                if name in flags.model_fields_set and name != "refit"
+            }
         ),
+        refit=flags.refit,
         space=file.space,
         conditions=file.conditions,
         enqueue=file.enqueue,
@@ -288,6 +295,21 @@ def _combinations(search: SearchSpec, choices: Mapping[str, Sequence[Any]]) -> I
     return combinations(known, search.conditions)
 
 
+def _validate_handover(search: SearchSpec) -> None:
+    """Raise UsageError for a refit or an ensemble that is not possible."""
+    top, ensemble = search.settings.final_top, search.settings.ensemble
+    if search.refit and not top:
+        raise UsageError("final_top must be at least 1 with refit, as the winner of the final is trained again: got 0")
+    if ensemble != "none" and top < 2:
+        raise UsageError(f"final_top must be at least 2 with ensemble={ensemble}, for as many networks: got {top}")
+    if search.refit and ensemble == "replace":
+        raise UsageError("ensemble must be none or beside with refit, which takes the winner's place: got replace")
+    if search.refit and "early_stopping_epochs" in search.space:
+        raise UsageError("space must not have early_stopping_epochs with refit, which leaves no images to stop by")
+    # a refit is of one network
+    data_checks.check_refit(search.base.model_copy(update={"refit": search.refit, "folds": None}))
+
+
 def _validate_method(search: SearchSpec) -> None:
     """Raise UsageError for a metric, sampler and pruner that do not go together."""
     metric, number = search.settings.metric, search.n_configurations()
@@ -305,8 +327,7 @@ def _validate_method(search: SearchSpec) -> None:
         raise UsageError(
             "final_top must be at least 1 with register_as, as the winner of the final is registered: got 0"
         )
-    if search.base.refit:
-        raise UsageError("refit must be false in a search, whose trials are compared on validation images, got true")
+    _validate_handover(search)
     if search.base.filter_steps:
         raise UsageError(
             "filter_steps must be 0 in a search, whose trials draw no figures: "

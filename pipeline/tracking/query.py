@@ -29,7 +29,7 @@ METRICS = frozenset(
     ["test_accuracy", "test_loss", "best_val_accuracy", "val_accuracy", "best_epoch", "parameters", "latency_ms"]
 )
 # Roles of runs that train a model; a search, a resumption and a report train none themselves.
-TRAINING_ROLES = frozenset([Role.RUN, Role.TRIAL, Role.FINAL])
+TRAINING_ROLES = frozenset([Role.RUN, Role.TRIAL, Role.FINAL, Role.ENSEMBLE])
 # Downloads at once; each mostly waits for a server, where the artifacts are on one.
 DOWNLOAD_THREADS = 8
 

@@ -107,7 +107,7 @@ def close_run(client: TrackingClient, stale: OpenRun, reason: str = "") -> str:
     end_run(client, run_id, RunOutcome(outcome), outcome_reason, end_time=stale.last_seen)
     below = f"tags.`{Tag.PARENT_RUN_ID}` = '{run_id}' and attributes.status = 'RUNNING'"
     for child in list(client.search_runs([stale.run.info.experiment_id], below)):
-        if child.data.tags.get(Tag.ROLE) in {Role.TRIAL, Role.FINAL}:
+        if child.data.tags.get(Tag.ROLE) in {Role.TRIAL, Role.FINAL, Role.ENSEMBLE}:
             client.set_tags(child.info.run_id, {Tag.TRIAL_STATE: str(TrialOutcome.LOST)})
         close_run(client, inspect_run(child), reason)
     return outcome_reason or outcome

@@ -65,6 +65,7 @@ class Tag:
     TRIAL_STATE: Final = "trial.state"  # a TrialOutcome, or RUNNING
     TRIAL_NUMBER: Final = "trial.number"
     WINNER: Final = "winner"  # on the run of a search and on its winner's: id of the winner's run
+    ENSEMBLE: Final = "ensemble"  # on its run: of which networks; on the search's: id of its run
     FINAL_RANK: Final = "final.rank"  # of a finalist among the trials, from 1
 
     # runs that registered a model
@@ -101,7 +102,8 @@ class Role(StrEnum):
     SEARCH = "search"
     DRIVER = "driver"  # one of several that share a search
     TRIAL = "trial"
-    FINAL = "final"  # a finalist's training with more epochs or seeds
+    FINAL = "final"  # a finalist's training with more epochs or seeds, or the winner's on validation images too
+    ENSEMBLE = "ensemble"  # the finalists of a search as one model
     RESUME = "resume"  # what `mlflow run` opened for another run that goes on
     REPORT = "report"
     EVALUATE = "evaluate"

@@ -51,9 +51,13 @@ def time_inference(config: TrainingConfig, dataset: Dataset) -> float:
     networks = [
         build_stock_model(config.model, dataset.image_shape, len(dataset.classes)) for _ in range(config.folds or 1)
     ]
-    model = build_ensemble(networks) if config.folds else networks[0]
+    return time_prediction(build_ensemble(networks) if config.folds else networks[0])
+
+
+def time_prediction(model: keras.Model) -> float:
+    """Return the median time in milliseconds from one image to its probabilities."""
     predict = tf.function(lambda images: model(images, training=False))
-    image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *dataset.image_shape)), tf.float32)
+    image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])), tf.float32)
     # the first call traces
     predict(image)
     return 1000 * _median_seconds(lambda: predict(image).numpy())

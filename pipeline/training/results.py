@@ -22,7 +22,7 @@ from pipeline.serving.packaging import save_keras, save_pyfunc
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Tag
 from pipeline.tracking.test_set_access import access_tags
-from pipeline.training.benchmark import time_inference
+from pipeline.training.benchmark import time_prediction
 from pipeline.training.checkpoint import read_weights
 from pipeline.training.fit import TrainingResult, evaluation_batches
 
@@ -120,11 +120,11 @@ def register_model(
         The latency of one prediction in milliseconds, which becomes a tag too.
     """
     assert config.register_as
-    latency_ms = time_inference(config, dataset)
+    stock_model = serving_model(model, config, dataset)
+    latency_ms = time_prediction(stock_model)
     tags = {Tag.DATA: dataset.name, Tag.DATA_FINGERPRINT: dataset.fingerprint}
     values = {**results, "latency_ms": latency_ms}
     tags |= {name: f"{values[name]:.6g}" for name in VERSION_METRICS if name in values}
-    stock_model = serving_model(model, config, dataset)
     save = partial(save_pyfunc, model=stock_model, example=_example(dataset)[0], classes=dataset.classes)
     run.register_model(config.register_as, save, classes=dataset.classes, tags=tags)
     return latency_ms

@@ -34,6 +34,7 @@ REMEDIES: Mapping[str, str] = {
     Role.SEARCH: "it is a search; start the same search again to continue it",
     Role.TRIAL: "it is a trial; start its search again to continue that",
     Role.FINAL: "it is a final training of a search; start that search again to continue it",
+    Role.ENSEMBLE: "it is the ensemble of a search; start that search again to continue it",
     Role.REPORT: "it is a report; the same command makes another one",
     Role.EVALUATE: "it is an evaluation; the same command makes another one",
     Role.PREDICT: "it is a prediction; the same command makes another one",

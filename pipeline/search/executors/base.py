@@ -19,9 +19,13 @@ class TrialJob:
     config: TrainingConfig
     run: RunRef
     # `step` and `latency` jobs are only timed
-    role: Literal["trial", "final", "winner", "step", "latency"]
-    # file to which a final writes its best weights, and with which the winner is evaluated
+    role: Literal["trial", "final", "ensemble", "winner", "step", "latency"]
+    # file to which a final writes its best weights, and with which the winner or an ensemble is evaluated
     weights: Path | None = None
+    # configurations of an ensemble's networks, the winner's first; the file then holds the weights of one after another
+    members: tuple[TrainingConfig, ...] = ()
+    # by which an ensemble is compared with the winner
+    metric: str = "val_accuracy"
     # whether to measure the latency after the training
     latency: bool = False
     # train only if a prediction takes no longer

@@ -266,7 +266,7 @@ class RayExecutor(Executor):
             cpus=resources.cpus_per_trial,
             trials_per_gpu=self._trials_per_gpu,
             environment={name: os.environ[name] for name in CREDENTIALS if name in os.environ},
-            weights=job.weights.read_bytes() if job.role == "winner" and job.weights else None,
+            weights=job.weights.read_bytes() if job.role in ("ensemble", "winner") and job.weights else None,
             trial_function=self._trial_function,
             preloaded=self._preloaded,
         )

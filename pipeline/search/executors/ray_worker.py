@@ -36,7 +36,7 @@ class TaskSpec:
     cpus: int  # for this trial
     trials_per_gpu: int
     environment: Mapping[str, str]  # the tracking server's credentials
-    weights: bytes | None  # with which a winner is evaluated
+    weights: bytes | None  # with which a winner or an ensemble is evaluated
     trial_function: TrialFunction
     preloaded: Sequence[str]
 

@@ -35,6 +35,7 @@ def train_trial(job: TrialJob, context: WorkerContext) -> None:
     - of a trial or final: epochs, best_val_accuracy, best_val_loss, best_epoch, parameters, seconds, tracing_seconds
       (to build the model and take the first step, with everything that is traced and compiled for it), and latency_ms
       if the job requests it;
+    - of an ensemble: those of its evaluation on the validation images;
     - of a winner: those of its evaluation on the test set;
     - of a job that is only timed: step_seconds and tracing_seconds, or latency_ms.
     """
@@ -47,7 +48,7 @@ def train_trial(job: TrialJob, context: WorkerContext) -> None:
     with attach_run(job.run.run_id) as run:
         outcome = TrialOutcome.FINISHED
         try:
-            if job.role == "winner":
+            if job.role in ("ensemble", "winner"):
                 _evaluate(job, context, run)
             else:
                 _train(job, context, run)
@@ -122,12 +123,19 @@ def _time(job: TrialJob, context: WorkerContext) -> None:
 
 
 def _evaluate(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
-    """Evaluate the winner of a search on the test set, with the weights that its final training left."""
+    """Evaluate the winner of a search on the test set, or an ensemble on the validation images, with given weights."""
+    from pipeline.training.ensemble import evaluate_ensemble, measure_ensemble
     from pipeline.training.results import evaluate_winner
 
     config, data, _ = _setup(job, context)
     assert job.weights
-    context.metrics.update(evaluate_winner(run, config, data, job.weights))
+    if job.role == "ensemble":
+        results = measure_ensemble(run, config, job.members, data, job.weights, metric=job.metric)
+    elif job.members:
+        results = evaluate_ensemble(run, config, job.members, data, job.weights)
+    else:
+        results = evaluate_winner(run, config, data, job.weights)
+    context.metrics.update(results)
 
 
 def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
@@ -135,6 +143,7 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     from pipeline.training.benchmark import time_inference
     from pipeline.training.callbacks import ProgressReporter
     from pipeline.training.checkpoint import write_weights
+    from pipeline.training.description import REFIT
     from pipeline.training.fit import fit
     from pipeline.training.initial_weights import InitialWeights
     from pipeline.training.results import log_training
@@ -142,12 +151,18 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     trial_start = time.perf_counter()
     config, data, device = _setup(job, context)
     run.log_params({setting: config.text(setting) for setting in TrainingConfig.model_fields})
-    run.set_tags({Tag.DEVICE: str(device), Tag.PRECISION: config.precision})
+    refit = {Tag.REFIT: REFIT} if config.refit else {}
+    run.set_tags({**refit, Tag.DEVICE: str(device), Tag.PRECISION: config.precision})
     metrics = context.metrics
 
     def after_step() -> None:
         metrics.setdefault("tracing_seconds", time.perf_counter() - fit_start)
         context.raise_if_stopped()
+
+    def keep_best(epoch: int, epoch_metrics: dict[str, float]) -> None:
+        if epoch_metrics["val_accuracy"] > metrics.get("best_val_accuracy", -math.inf):
+            metrics.update(best_val_accuracy=epoch_metrics["val_accuracy"], best_epoch=epoch)
+        metrics["best_val_loss"] = min(metrics.get("best_val_loss", math.inf), epoch_metrics["val_loss"])
 
     def after_epoch(epoch: int, epoch_metrics: dict[str, float]) -> None:
         renew_temporary_files()
@@ -155,9 +170,10 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
         context.report(epoch, epoch_metrics)
         run.log_epoch(epoch, epoch_metrics)
         metrics.update(epochs=epoch, seconds=time.perf_counter() - trial_start)
-        if epoch_metrics["val_accuracy"] > metrics.get("best_val_accuracy", -math.inf):
-            metrics.update(best_val_accuracy=epoch_metrics["val_accuracy"], best_epoch=epoch)
-        metrics["best_val_loss"] = min(metrics.get("best_val_loss", math.inf), epoch_metrics["val_loss"])
+        if config.refit:
+            metrics["best_epoch"] = epoch
+        else:
+            keep_best(epoch, epoch_metrics)
         context.raise_if_stopped()
 
     fit_start = time.perf_counter()

@@ -2,7 +2,17 @@
 
 import pytest
 
-from tests.support.scripted import SMALL, make_search, mlflow_store
+from pipeline.search.finalists import FinalistTraining
+from tests.support.scripted import (
+    SMALL,
+    RecordingConsole,
+    RecordingRuns,
+    ScriptedExecutor,
+    make_search,
+    mlflow_store,
+    open_study,
+    search_context,
+)
 
 
 @pytest.fixture
@@ -16,3 +26,50 @@ def store(tmp_path_factory):
     """Use a tracking store with an experiment `mine` for all tests of a file."""
     with mlflow_store(tmp_path_factory.mktemp("store")) as uri:
         yield uri
+
+
+@pytest.fixture
+def final(tmp_path, monkeypatch, request):
+    """Return a function that runs the final of a study, and resumes it where a test calls it again.
+
+    The module of the test holds `train`, which answers a job, `TWO`, the search's file, and `ACCURACY` by depth.
+    """
+    module = request.module
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(
+        answer=module.train,
+        text=module.TWO,
+        *flags,
+        name="mine",
+        slots=1,
+        interrupts=lambda: 0,
+        runs=None,
+        guessing_accuracy=0.0,
+        data_fingerprint="",
+        depths=(),
+    ):
+        run.study = open_study(tmp_path, make_search(tmp_path, text, *flags), name=name)
+        waiting = list(depths)[len(run.study.trials()) :]
+        for depth in waiting:
+            run.study._enqueue({"depth": depth})
+        while (waiting or not depths) and (proposal := run.study.ask()) is not None:
+            del waiting[:1]
+            accuracy = max(module.ACCURACY.get(proposal.params["depth"], [0.1]))
+            run.study.complete(proposal.number, [accuracy, 100.0][: len(run.study.search.directions)])
+        run.runs = runs or getattr(run, "runs", None) or RecordingRuns()
+        run.executor = ScriptedExecutor(answer, slots)
+        console = RecordingConsole()
+        run.lines = console.lines
+        context = search_context(
+            run.study,
+            run.executor,
+            runs=run.runs,
+            interrupts=interrupts,
+            console=console,
+            guessing_accuracy=guessing_accuracy,
+            data_fingerprint=data_fingerprint,
+        )
+        return FinalistTraining(context).run()
+
+    return run

@@ -23,7 +23,7 @@ STANDINGS = [
 ]
 WON = {"trial": 5, "params": {"kernel_size": 5, "depth": 2}, "seed": 1, "seeds": 2, "trials": 6, "run_id": "abc"}
 WON |= {"metric": "val_accuracy", "val_accuracy_mean": 0.9512, "val_accuracy_sd": 0.0141, "standings": STANDINGS}
-WON |= {"test_accuracy": 0.9722}
+WON |= {"test_accuracy": 0.9722, "model": "training", "networks": 1}
 
 
 @pytest.fixture

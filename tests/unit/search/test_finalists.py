@@ -11,7 +11,6 @@ from pipeline.tracking.study_run import open_study_run
 from pipeline.tracking.tags import RunOutcome, Tag, TrialOutcome
 from tests.support.scripted import (
     DISCRETE,
-    RecordingConsole,
     RecordingRuns,
     ScriptedExecutor,
     make_search,
@@ -37,49 +36,6 @@ def train(job):
 
 def weights_of(job):
     return f"depth {job.config.depth} seed {job.config.seed}"
-
-
-@pytest.fixture
-def final(tmp_path, monkeypatch):
-    """Return a function that runs the final of a study of both depths, and resumes it where a test calls it again."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def run(
-        answer=train,
-        text=TWO,
-        *flags,
-        name="mine",
-        slots=1,
-        interrupts=lambda: 0,
-        runs=None,
-        guessing_accuracy=0.0,
-        data_fingerprint="",
-        depths=(),
-    ):
-        run.study = open_study(tmp_path, make_search(tmp_path, text, *flags), name=name)
-        waiting = list(depths)[len(run.study.trials()) :]
-        for depth in waiting:
-            run.study._enqueue({"depth": depth})
-        while (waiting or not depths) and (proposal := run.study.ask()) is not None:
-            del waiting[:1]
-            accuracy = max(ACCURACY.get(proposal.params["depth"], [0.1]))
-            run.study.complete(proposal.number, [accuracy, 100.0][: len(run.study.search.directions)])
-        run.runs = runs or getattr(run, "runs", None) or RecordingRuns()
-        run.executor = ScriptedExecutor(answer, slots)
-        console = RecordingConsole()
-        run.lines = console.lines
-        context = search_context(
-            run.study,
-            run.executor,
-            runs=run.runs,
-            interrupts=interrupts,
-            console=console,
-            guessing_accuracy=guessing_accuracy,
-            data_fingerprint=data_fingerprint,
-        )
-        return FinalistTraining(context).run()
-
-    return run
 
 
 def roles(final):

@@ -49,6 +49,7 @@ FINALISTS = [
     {"trial": 1, "params": {"kernel_size": 1, "depth": 2}, "run_id": "f1", "seeds": 1, "mean": 0.65, "sd": None},
 ]
 WON = FINALISTS[0] | {"seed": 2, "final_run_id": "f0", "trials": 2, "metric": "val_accuracy", "standings": FINALISTS}
+WON |= {"model": "training", "networks": 1}
 
 
 def test_trials_dataframe_has_a_row_and_the_state_of_each_trial_that_has_ended(study):
