@@ -1,13 +1,14 @@
 """The command `doctor`: check the installation, the cache, the tracking store and the device.
 
-It prints a line for each result, with a remedy where one is needed. It also sends the records that are pending on this
-machine, closes stale runs, and closes the runs that the user says are dead.
+It prints a line for each result, with a remedy where one is needed. It also sends the records and notifications that
+are pending on this machine, closes stale runs, and closes the runs that the user says are dead.
 """
 
 from collections.abc import Iterator
 
 from pipeline.commands import doctor_checks
 from pipeline.commands.doctor_checks import CheckResult
+from pipeline.commands.doctor_notifications import check_notifications
 from pipeline.config.commands import DoctorConfig
 from pipeline.runtime.console import Console
 
@@ -36,5 +37,6 @@ def _results(config: DoctorConfig) -> Iterator[CheckResult]:
     yield from doctor_checks.check_cache()
     yield from doctor_checks.check_store()
     yield from doctor_checks.check_outbox(resend=config.resend)
+    yield from check_notifications(resend=config.resend)
     yield from doctor_checks.check_open_runs()
     yield from doctor_checks.check_tensorflow()

@@ -143,18 +143,26 @@ def _train(arguments: Sequence[str], console: Console) -> None:
     from pipeline.config.recipe import parse_training
 
     command = parse_training(arguments)
+    from pipeline.notifications.notifier import Notifier
+    from pipeline.notifications.receivers import take_receivers
+
+    receivers = take_receivers(os.environ, command.notify)
     read_keras_config(os.environ)
     check_local_store()
-    with handle_signals(), stop_with_parent():
+    with handle_signals(), stop_with_parent(), Notifier(receivers) as notifier:
         from pipeline.commands.train import train
 
-        train(command, console)
+        train(command, console, notifier)
 
 
 def _search(arguments: Sequence[str], console: Console) -> int:
     from pipeline.config.search import parse_search_command
 
     command = parse_search_command(arguments)
+    from pipeline.notifications.notifier import Notifier
+    from pipeline.notifications.receivers import take_receivers
+
+    receivers = take_receivers(os.environ, command.notify)
     read_keras_config(os.environ)
     check_local_store()
     from pipeline.data.dataset import load_dataset
@@ -172,7 +180,8 @@ def _search(arguments: Sequence[str], console: Console) -> int:
     check_against_data(search, image_shape=data.image_shape, training_images=len(data.train))
     from pipeline.commands.search import run_search
 
-    return run_search(search, data).exit_code
+    with Notifier(receivers) as notifier:
+        return run_search(search, data, notifier=notifier).exit_code
 
 
 def _report(arguments: Sequence[str], console: Console) -> None:
@@ -180,7 +189,9 @@ def _report(arguments: Sequence[str], console: Console) -> None:
 
     command = parse_report(arguments)
     check_local_store()
-    with handle_signals(), stop_with_parent():
+    from pipeline.notifications.notifier import deliver_pending
+
+    with handle_signals(), stop_with_parent(), deliver_pending(os.environ):
         with slow_imports():
             from pipeline.commands.report import build_report
         build_report(command, console)
@@ -193,12 +204,13 @@ def _evaluate(arguments: Sequence[str], console: Console) -> None:
     read_keras_config(os.environ)
     check_local_store()
     from pipeline.data.dataset import check_dataset_exists
+    from pipeline.notifications.notifier import deliver_pending
     from pipeline.runtime.files import check_cache_writable, temporary_files
 
     if command.settings.dataset is not None:
         check_dataset_exists(command.settings.dataset)
     check_cache_writable()
-    with handle_signals(), stop_with_parent(), temporary_files("evaluations"):
+    with handle_signals(), stop_with_parent(), deliver_pending(os.environ), temporary_files("evaluations"):
         with slow_imports():
             from pipeline.commands.evaluate import run_evaluation
         run_evaluation(command, console)
@@ -211,8 +223,9 @@ def _predict(arguments: Sequence[str], console: Console) -> None:
     read_keras_config(os.environ)
     check_local_store()
     from pipeline.data.image_files import find_images
+    from pipeline.notifications.notifier import deliver_pending
 
-    with handle_signals(), stop_with_parent():
+    with handle_signals(), stop_with_parent(), deliver_pending(os.environ):
         files = find_images(command.images)
         with slow_imports():
             from pipeline.commands.predict import run_prediction

@@ -15,6 +15,7 @@ from pipeline.config.recipe import to_yaml
 from pipeline.config.weights_from import weights_file
 from pipeline.data.dataset import Dataset
 from pipeline.evaluation.metrics import guessing_accuracy
+from pipeline.notifications.notifier import Notifier
 from pipeline.runtime.console import Console
 from pipeline.runtime.cpu import available_cores
 from pipeline.runtime.errors import ClusterLost, SearchFailed, UsageError
@@ -27,6 +28,7 @@ from pipeline.runtime.urls import mask_password
 from pipeline.search.attributes import DEFINITION, ENSEMBLE, GPUS, TESTED, WINNER
 from pipeline.search.conditions import describe_condition
 from pipeline.search.description import describe_for_dashboard, describe_search
+from pipeline.search.events import SearchEvents
 from pipeline.search.executors.base import Executor
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.ray_executor import RayExecutor
@@ -43,6 +45,7 @@ from pipeline.search.study import Study
 from pipeline.search.time_estimate import estimate_duration
 from pipeline.tracking.experiment_page import page_links
 from pipeline.tracking.outbox.delivery import tracking_address
+from pipeline.tracking.run_events import RunEvents
 from pipeline.tracking.tags import Role, RunOutcome, Tag, code_version_tags
 from pipeline.training.checkpoint_manager import remove_finished
 
@@ -67,8 +70,13 @@ class SearchResult:
         return winner and {name: value for name, value in winner.items() if name not in ("digest", "question")}
 
 
-def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
+def run_search(search: SearchSpec, data: Dataset, *, notifier: Notifier | None = None) -> SearchResult:
     """Run a search to its end, or until it is asked to stop.
+
+    Args:
+        search: What to search.
+        data: The data set of its trials.
+        notifier: Sends what happens to those who are to be notified; None sends nothing.
 
     Raises:
         UsageError: another driver holds the study, or the slots that were asked for do not exist.
@@ -92,9 +100,11 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
     )
     with closing(coordinator), count_interrupts() as interrupts, stop_with_parent(), Console() as console:
         runs = coordinator.open_run()
+        notifier = notifier or Notifier()
+        events = RunEvents(notifier, runs.run, Role.SEARCH)
         interrupts.on_deadline = runs.give_up
         try:
-            with executor:
+            with executor, events.watch_epochs(usual=max):
                 context = SearchContext(
                     study,
                     runs,
@@ -104,6 +114,7 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
                     console,
                     guessing_accuracy=guessing_accuracy(data.validation.labels[data.validation.rows]),
                     data_fingerprint=data.fingerprint,
+                    notify=SearchEvents(study, events) if notifier.has_receivers else None,
                 )
                 _announce(context, coordinator, data, url)
                 for line in study.import_trials(older):
@@ -112,6 +123,7 @@ def run_search(search: SearchSpec, data: Dataset) -> SearchResult:
         except BaseException as error:
             # Otherwise MLflow would close the run as FINISHED when this process ends
             coordinator.end_run(RunOutcome.FAILED, f"{type(error).__name__}: {error}")
+            events.send_failure(error)
             raise
 
 
@@ -156,6 +168,9 @@ def _run_to_end(context: SearchContext, coordinator: Coordinator, data: Dataset,
     console.print(*summarize(study), *_links(context, url))
     if context.interrupts():
         console.print("stopped: the same command goes on where it was")
+    # of several drivers the one that has trained the finalists says that the search has finished
+    if context.notify and (runs_final or code or not study.shared):
+        context.notify.ended(*ending)
     if unsent := coordinator.end_run(*ending):
         console.print(unsent)
     return code

@@ -10,6 +10,7 @@ from pipeline.config.data_checks import validate_against_data
 from pipeline.config.recipe import TrainCommand
 from pipeline.config.weights_from import weights_file
 from pipeline.data.dataset import load_dataset
+from pipeline.notifications.notifier import Notifier
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import check_single_host
 from pipeline.runtime.files import check_cache_writable, temporary_files
@@ -24,8 +25,13 @@ if TYPE_CHECKING:
     from pipeline.training.resume import ResumePoint
 
 
-def train(command: TrainCommand, console: Console) -> None:
+def train(command: TrainCommand, console: Console, notifier: Notifier | None = None) -> None:
     """Train one model, or resume a run, and print its results.
+
+    Args:
+        command: The parsed command line.
+        console: Shows the results.
+        notifier: Sends what happens to those who are to be notified.
 
     Raises:
         Diverged: The loss became NaN or infinite.
@@ -62,6 +68,7 @@ def train(command: TrainCommand, console: Console) -> None:
                 recipe_config=command.recipe_config,
                 resume_point=resume_point,
                 initial_weights=initial_weights,
+                notifier=notifier,
             )
             console.print("", finished.summary, f"run       {finished.name}  {finished.run.id}")
             console.print(*next_steps(finished.run))

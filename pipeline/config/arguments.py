@@ -18,6 +18,19 @@ EXPERIMENT_FLAG = (
     "NAME",
     "MLflow's experiment, made if needed; none: as MLFLOW_EXPERIMENT_NAME or Default",
 )
+# Of train and search. They are no settings, which are stored with the run: an address may be a secret, and a command
+# that a resumed run has brought along would be run.
+NOTIFY_FLAGS = {
+    "notify_url": (
+        "URL",
+        "webhook that is told how the run or the search goes, in Slack's form; better given as "
+        "CONVMIXER_NOTIFY_URL, as other users of the machine see the command line; none: nobody",
+    ),
+    "notify_command": (
+        "COMMAND",
+        "program that gets the same on standard input, a line of JSON; or CONVMIXER_NOTIFY_COMMAND; none: nothing",
+    ),
+}
 
 
 def parse_arguments(
@@ -80,6 +93,11 @@ def parse_arguments(
     return {name: value if isinstance(value, str) else _only(name, value, settings) for name, value in values.items()}
 
 
+def take_notify_flags(given: dict[str, str]) -> dict[str, str]:
+    """Remove the flags of NOTIFY_FLAGS from what `parse_arguments` has returned, and return them."""
+    return {name: given.pop(name) for name in NOTIFY_FLAGS if name in given}
+
+
 def take_experiment(arguments: Sequence[str]) -> tuple[list[str], str | None]:
     """Return the words of a command line without --experiment and its value, and that value or None.
 
@@ -105,6 +123,7 @@ def parse_with_positional(
     settings: Config,
     positional: tuple[str, str],
     origin: str = "default",
+    other_flags: Mapping[str, tuple[str, str]] | None = None,
 ) -> tuple[str, dict[str, str]]:
     """Return the first word, which must be given, and the flags after it, as `parse_arguments` returns them.
 
@@ -118,6 +137,7 @@ def parse_with_positional(
         settings=settings,
         positional=positional,
         origin=origin,
+        other_flags=other_flags,
     )
     name, help_text = positional
     word = given.pop(name, "").strip()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import yaml
 
 from pipeline.config import yaml_file
-from pipeline.config.arguments import parse_arguments
+from pipeline.config.arguments import NOTIFY_FLAGS, parse_arguments, take_notify_flags
 from pipeline.config.training import BUILTIN_DATASETS, TrainingConfig
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import printable
@@ -39,6 +39,7 @@ class TrainCommand(NamedTuple):
     recipe_config: TrainingConfig  # default < recipe
     overrides: dict[str, str]  # the flags alone
     resume: str | None  # the run to resume
+    notify: dict[str, str]  # flags that say who is told what happens
 
 
 def parse_training(arguments: Sequence[str]) -> TrainCommand:
@@ -60,14 +61,15 @@ def parse_training(arguments: Sequence[str]) -> TrainCommand:
         settings=recipe_config,
         origin=Path(recipe).stem if settings else "default",
         positional=("recipe", yaml_file.choices(RECIPES)),
-        other_flags={"resume": ("RUN", RESUME)},
+        other_flags={"resume": ("RUN", RESUME), **NOTIFY_FLAGS},
     )
+    notify = take_notify_flags(overrides)
     resume = overrides.pop("resume", None)
     overrides.pop("recipe", None)
     if not recipe and resume is None:
         raise UsageError(f"name the recipe first: {yaml_file.choices(RECIPES)}")
     config = TrainingConfig.build({**settings, **overrides})
-    return TrainCommand(printable(recipe), config, recipe_config, overrides, resume)
+    return TrainCommand(printable(recipe), config, recipe_config, overrides, resume, notify)
 
 
 def read_recipe(recipe: str) -> dict[str, object]:

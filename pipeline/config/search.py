@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from pipeline.config import yaml_file
-from pipeline.config.arguments import parse_with_positional
+from pipeline.config.arguments import NOTIFY_FLAGS, parse_with_positional, take_notify_flags
 from pipeline.config.base import Config
 from pipeline.config.recipe import read_recipe
 from pipeline.config.training import TrainingConfig
@@ -161,6 +161,7 @@ class SearchCommand(NamedTuple):
 
     file: SearchFile
     overrides: dict[str, str]  # the flags
+    notify: dict[str, str]  # flags that say who is told what happens
 
 
 def parse_search_command(arguments: Sequence[str]) -> SearchCommand:
@@ -177,10 +178,12 @@ def parse_search_command(arguments: Sequence[str]) -> SearchCommand:
         settings=SearchFlags.build(file.settings if file else {}),
         origin=file.path.stem if file else "default",
         positional=("search", yaml_file.choices(SEARCHES)),
+        other_flags=NOTIFY_FLAGS,
     )
+    notify = take_notify_flags(overrides)
     assert file, "parse_with_positional has refused a command line without a first word"
     SearchFlags.build(file.settings | overrides)
-    return SearchCommand(file, overrides)
+    return SearchCommand(file, overrides, notify)
 
 
 def read_search_file(name: str) -> SearchFile:

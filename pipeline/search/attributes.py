@@ -14,6 +14,7 @@ ARCHITECTURES = "architectures"  # milliseconds for one image by network, measur
 LATENCIES = "latencies"  # milliseconds by trial number, as text since JSON has no other keys
 DEFINITION = "definition"  # images, metrics and fixed settings of its search, for later ones that start from it
 STARTED_FROM = "started_from"  # sources whose trials it holds, as `start_from` names them
+BUDGET_SAID = "budget_said"  # the budget that was said to be nearly spent
 FINISHER = "finisher"  # the driver that trains the finalists, where several share the study
 
 # Of a trial

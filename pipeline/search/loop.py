@@ -89,6 +89,8 @@ class SearchLoop:
                 self._next_status = time.monotonic() + STATUS_SECONDS
                 self._context.console.print(*describe_status(self._study, self.searched_seconds()))
                 self._on_status()
+            if self._context.notify:
+                self._context.notify.tick(seconds=self.searched_seconds())
 
     def searched_seconds(self) -> float:
         """Return for how long the study has been searched, by this driver and those before it."""
@@ -122,6 +124,8 @@ class SearchLoop:
         if self._search.settings.max_latency_ms is not None and "latency_ms" in result.metrics:
             self._study.record_latency(result.number, result.metrics["latency_ms"])
         self._tell(result, retry=retry)
+        if self._context.notify:
+            self._context.notify.trial_ended(result.number)
         self._study.record_searched_seconds(self.searched_seconds())
         self._context.console.print(self._describe(trial, result))
         self._check_failures(trial, result)

@@ -11,6 +11,7 @@ from pipeline.runtime.errors import Unavailable
 from pipeline.runtime.signals import Interrupts
 from pipeline.search.attributes import FINISHER, RUN_ID
 from pipeline.search.coordination import DriverRegistry
+from pipeline.search.events import SearchEvents
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.study import Study
 from pipeline.tracking.study_run import StudyRun, join_study_run, open_study_run
@@ -167,12 +168,15 @@ class SearchContext:
     console: Console = field(default_factory=Console)
     guessing_accuracy: float = 0.0  # what a classifier that ignores the images may reach on the validation images
     data_fingerprint: str = ""
+    notify: SearchEvents | None = None  # who is to be told what happens
 
     def wait_for_events(self) -> list[EpochReport | TrialResult]:
         """Return what trials have sent, after a second at most; stop the trials if the process was asked to stop."""
         if self.interrupts():
             self.executor.stop_all(now=self.interrupts() > 1)
         events = self.executor.events(WAIT_SECONDS)
+        if events and self.notify:
+            self.notify.beat()
         self.heartbeat()
         return events
 

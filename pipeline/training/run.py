@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from pipeline.config.recipe import to_yaml
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset
 from pipeline.model.size import count_parameters
+from pipeline.notifications.notifier import Notifier
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import (
     Device,
@@ -33,6 +34,7 @@ from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.models import MODEL
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS
 from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.run_events import send_events
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
 from pipeline.training.callbacks import CheckpointSaver, KernelSnapshots, ProgressReporter
 from pipeline.training.checkpoint import TrainingState
@@ -83,6 +85,7 @@ def run_training(
     recipe_config: TrainingConfig | None = None,
     resume_point: ResumePoint | None = None,
     initial_weights: InitialWeights | None = None,
+    notifier: Notifier | None = None,
 ) -> FinishedRun:
     """Train one model in a run of its own, or resume a run, and return its results.
 
@@ -94,6 +97,7 @@ def run_training(
         recipe_config: The recipe's own settings, to which name and description compare the run's; None is `config`.
         initial_weights: The weights of `config.weights_from`, checked against settings and data.
         resume_point: The run to resume; None starts a new one, or the one that `mlflow run` opened.
+        notifier: Sends what happens to those who are to be notified; None sends nothing.
 
     Raises:
         Diverged: The loss became NaN or infinite; the run is closed as FAILED.
@@ -116,6 +120,7 @@ def run_training(
             else {Tag.DATA: dataset.name, Tag.DEVICE: str(device), Tag.PRECISION: config.precision},
             system_metrics=True,
         ) as run,
+        send_events(run, notifier or Notifier()) as events,
         checkpoint_on_exit(run, checkpoints_of(run.id, config, dataset), console) as manager,
         explain_out_of_memory(run, config, dataset),
     ):
@@ -141,25 +146,32 @@ def run_training(
         if resume_point:
             console.print(f"resume   {resume_point}")
 
+        def report(of: TrackedRun, epoch: int, metrics: dict[str, float]) -> None:
+            report_epoch(of, config, console, epoch, metrics)
+            events.beat()
+
         model: keras.Model
-        if isinstance(manager, FoldCheckpoints):
-            folds = train_folds(
-                run,
-                config,
-                dataset,
-                manager,
-                log_start=partial(log_fold_start, recipe, config),
-                report_epoch=lambda fold_run, *epoch: report_epoch(fold_run, config, console, *epoch),
-                console=console,
-                resumed=resume_point.folds if resume_point else {},
-                initial_weights=initial_weights,
-                strategy=device.strategy(),
-            )
-            model, validated = folds.model(), folds.metrics()
-            console.print(log_out_of_fold_predictions(run, dataset, folds.probabilities))
-        else:
-            result = train_network(run, config, dataset, manager, device, console, start, initial_weights)
-            model, validated = result.model, best_metrics(result)
+        with events.watch_epochs():
+            if isinstance(manager, FoldCheckpoints):
+                folds = train_folds(
+                    run,
+                    config,
+                    dataset,
+                    manager,
+                    log_start=partial(log_fold_start, recipe, config),
+                    report_epoch=report,
+                    console=console,
+                    resumed=resume_point.folds if resume_point else {},
+                    initial_weights=initial_weights,
+                    strategy=device.strategy(),
+                )
+                model, validated = folds.model(), folds.metrics()
+                console.print(log_out_of_fold_predictions(run, dataset, folds.probabilities))
+            else:
+                result = train_network(
+                    run, config, dataset, manager, device, console, start, initial_weights, partial(report, run)
+                )
+                model, validated = result.model, best_metrics(result)
         log_trained_model(run, model, config, dataset)
 
         results = evaluate_on_test_set(run, model, config, dataset)
@@ -177,6 +189,7 @@ def run_training(
         run.set_description(describe(result=summary, commands={"serve": serve_command}, seconds=results["seconds"]))
         # within the block that says how to resume
         run.wait_until_logged(PATIENCE_SECONDS)
+        events.send("finished", f"finished: {summary}", metrics=results)
     manager.clear()
     return FinishedRun(run, name, results, summary)
 
@@ -197,13 +210,14 @@ def train_network(
     console: Console,
     start: TrainingState | None,
     initial_weights: InitialWeights | None,
+    report: Callable[[int, dict[str, float]], None],
 ) -> TrainingResult:
     """Train the one network of a run without folds, and log how it went."""
     snapshots = KernelSnapshots(
         checkpoint_folder(run.id), epochs=config.epochs, steps=config.filter_steps, block=middle_block(config)
     )
     saver = CheckpointSaver(manager.save)
-    reporter = ProgressReporter(partial(report_epoch, run, config, console))
+    reporter = ProgressReporter(report)
     result = fit(
         config,
         dataset,

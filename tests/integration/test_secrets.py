@@ -25,6 +25,8 @@ SECRETS = {
     "MLFLOW_TRACKING_TOKEN": f"{SECRET}-token",
     "AWS_SECRET_ACCESS_KEY": f"{SECRET}-key",
     "PGPASSWORD": f"{SECRET}-database",
+    # nobody listens there, so that the event of the end stays on the disk
+    "CONVMIXER_NOTIFY_URL": f"http://127.0.0.1:1/services/{SECRET}-path",
 }
 CLASSES = ["$x_{", "日本", "<b>&amp;", "a\nb", b"caf\xe9", "x" * 200, "\x1b]0;title\x07\u202e"]
 
@@ -126,6 +128,13 @@ def test_run_leaves_no_secret_in_files_or_output(trained):
     folder, printed, *_ = trained
     assert places_of_secrets(folder, printed) == []
     assert len(list((folder / "artifacts").rglob("plots/**/*.png"))) == 6, "the search covered all that a run leaves"
+
+
+def test_run_keeps_what_it_could_not_notify_of_without_the_address(trained):
+    folder, printed, *_ = trained
+    (event,) = (folder / "cache" / "convmixer" / "notifications").rglob("*.json")
+    assert '"event": "finished"' in event.read_text() and SECRET not in event.read_text()
+    assert printed.count("http://127.0.0.1:1 does not take notifications now ([Errno 111] Connection refused)") == 1
 
 
 def test_run_prints_the_address_of_the_server_without_password(trained):

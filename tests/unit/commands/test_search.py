@@ -8,6 +8,8 @@ import pytest
 
 from pipeline.commands.search import dashboard_command, run_search
 from pipeline.data.dataset import load_dataset
+from pipeline.notifications.notifier import Notifier
+from pipeline.notifications.receivers import Webhook
 from pipeline.runtime.errors import ClusterLost
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
 from tests.support.scripted import (
@@ -19,6 +21,7 @@ from tests.support.scripted import (
     successful_trial,
     trial_result,
 )
+from tests.support.webhooks import Hook, webhook
 
 
 @pytest.mark.parametrize(
@@ -228,3 +231,41 @@ def test_resumed_search_tells_its_executor_that_there_were_gpus(tmp_path, monkey
         for _ in range(2):
             assert run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
     assert used_gpus == [False, True]
+
+
+class FailingExecutor(ScriptedExecutor):
+    """An executor all of whose trials fail."""
+
+    def __init__(self):
+        super().__init__(lambda job: [trial_result(job, TrialOutcome.RAISED, "no luck")])
+
+
+class WorkingExecutor(ScriptedExecutor):
+    """An executor whose trials succeed, but not what is measured before and after them."""
+
+    def __init__(self):
+        not_timed = lambda job: [trial_result(job, TrialOutcome.RAISED, "no time")]  # noqa: E731
+        super().__init__(lambda job: successful_trial(job, 0.9) if job.role == "trial" else not_timed(job))
+
+
+@pytest.mark.parametrize(
+    ("executor", "event", "text"),
+    [
+        (LosingExecutor, "failed", "failed: cluster must keep its head node"),
+        (FailingExecutor, "failed", "failed: 3 trials in a row failed with the same cause: no luck"),
+        (WorkingExecutor, "finished", "finished: t000 "),
+    ],
+)
+def test_search_notifies_of_its_end(tmp_path, monkeypatch, executor, event, text):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: executor())
+    flags = ("--trials", "5", "--final_top", "0", "--storage", f"sqlite:///{tmp_path}/study.db")
+    search = make_search(tmp_path, CONTINUOUS, *flags)
+    hook = Hook()
+    with mlflow_store(tmp_path), webhook(hook) as url, Notifier([Webhook(url)]) as notifier:
+        data = load_dataset(search.base.data, seed=search.base.seed)
+        result = run_search(search, data, notifier=notifier)
+        notifier.flush(5)
+    last = hook.events[-1]
+    assert (last["event"], last["role"], last["run_id"]) == (event, "search", result.run_id)
+    assert last["text"].startswith(f"search mine: {text}") and last["experiment"] == "mine"

@@ -1,0 +1,1 @@
+"""Notifications: events of runs and searches, sent to a webhook or a command of the user's."""
