@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.arguments import take_experiment
+from pipeline.config.arguments import NOTIFY_FLAGS, take_experiment
 from pipeline.config.commands import DoctorConfig, EvaluateConfig, PredictConfig, ReportConfig
 from pipeline.config.recipe import parse_training
 from pipeline.config.search import SearchConfig
@@ -204,7 +204,7 @@ def test_settings_and_names_in_code_font_are_words_of_the_program(page):
         if re.fullmatch(r"[a-z]+(_[a-z0-9]+)+(=\S*)?", code):
             assert code.split("=")[0] in vocabulary(), code
         elif found := re.fullmatch(r"-P ([a-z_]+)=\S*", code):
-            known = set(POSITIONAL.values()) | {"images", "resume", "name"}
+            known = {*POSITIONAL.values(), *NOTIFY_FLAGS, "images", "resume", "name"}
             known |= {name for config in CONFIGS.values() for name in config.model_fields}
             assert found[1] in known, code
 
