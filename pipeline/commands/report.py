@@ -18,15 +18,16 @@ import pandas as pd
 
 from pipeline.commands.report_examples import find_examples
 from pipeline.config.commands import ReportCommand
+from pipeline.config.monitor import ResultMetric, metric_words, monitor_of, sign
 from pipeline.evaluation.figures.style import COLORS
 from pipeline.evaluation.report.groups import (
-    Metric,
     RunGroup,
     RunRecord,
     choose_metric,
     format_settings,
     group_runs,
     metric_value,
+    monitors,
     parse_settings,
 )
 from pipeline.evaluation.report.leaderboard import LeaderboardRow, leaderboard_table, rank_groups, to_markdown
@@ -64,6 +65,7 @@ def build_report(command: ReportCommand, console: Console) -> None:
     with close_if_unused(ProjectRun.find()):
         selection = select_runs(client, command.runs)
         metric, groups, left_out = _group(client, selection, command.settings.metric)
+        notes = _different_monitors(groups, metric)
         experiment_id = selection.rows[0].experiment_id
         tags = {Tag.RUN_NAME: f"report on {selection.title}"[:200], Tag.REPORT_RUNS: command.runs}
         with (
@@ -77,6 +79,7 @@ def build_report(command: ReportCommand, console: Console) -> None:
                 *run.notices,
                 f"compared {count(len(groups), 'configuration')} of {runs}: {selection.title}",
                 *(f"left out {reason}" for reason in left_out),
+                *notes,
             )
 
             sections, rows = _rank(client, selection, groups, metric, on_page=command.settings.rows)
@@ -92,7 +95,7 @@ def build_report(command: ReportCommand, console: Console) -> None:
                 f"Comparison of {selection.title}",
                 sections,
                 metric,
-                notes=[f"Not compared: {'; '.join(left_out)}."] if left_out else [],
+                notes=[*notes, *([f"Not compared: {'; '.join(left_out)}."] if left_out else [])],
                 facts=_facts(run.id, command),
             )
             board = leaderboard_table(rows, metric)
@@ -151,8 +154,8 @@ def _refer_to_report(
 
 
 def _group(
-    client: TrackingClient, selection: RunSelection, ranked_by: Metric | Literal["auto"]
-) -> tuple[Metric, list[RunGroup], list[str]]:
+    client: TrackingClient, selection: RunSelection, ranked_by: ResultMetric | Literal["auto"]
+) -> tuple[ResultMetric, list[RunGroup], list[str]]:
     """Return the metric that ranks, the groups of runs on all data sets, and why other runs are left out."""
     metric = choose_metric(selection.rows) if ranked_by == "auto" else ranked_by
     runs = [run for run in selection.rows if not isnan(metric_value(run, metric))]
@@ -180,10 +183,23 @@ def _group(
     return metric, groups, left_out
 
 
-def _read_settings(client: TrackingClient, runs: Sequence[RunRecord], metric: Metric) -> dict[str, Mapping[str, str]]:
+def _different_monitors(groups: Sequence[RunGroup], metric: ResultMetric) -> list[str]:
+    """Return a sentence that says what the runs are compared by, if they monitor different metrics, else none."""
+    monitored = monitors(run for group in groups for run in group.runs)
+    if len(monitored) < 2:
+        return []
+    counts = ", ".join(f"{name} {count(number, 'run')}" for name, number in monitored.items())
+    return [f"Runs monitor different metrics ({counts}): they are compared by {metric_words(metric)}."]
+
+
+def _read_settings(
+    client: TrackingClient, runs: Sequence[RunRecord], metric: ResultMetric
+) -> dict[str, Mapping[str, str]]:
     """Return the settings of each run by run id: from its config.yaml where `mlflow run` logged the parameters."""
     settings = {run.id: parse_settings(run) for run in runs}
-    as_typed = sorted((run for run in runs if run.params_as_typed), key=lambda run: -metric_value(run, metric))
+    as_typed = sorted(
+        (run for run in runs if run.params_as_typed), key=lambda run: -sign(metric) * metric_value(run, metric)
+    )
     configs = query.fetch_configs(client, as_typed[:READ_CONFIGS])
     return settings | {run_id: format_settings(config) for run_id, config in configs.items()}
 
@@ -193,7 +209,7 @@ def _superseded(groups: Sequence[RunGroup]) -> int:
 
 
 def _rank(
-    client: TrackingClient, selection: RunSelection, groups: Sequence[RunGroup], metric: Metric, *, on_page: int
+    client: TrackingClient, selection: RunSelection, groups: Sequence[RunGroup], metric: ResultMetric, *, on_page: int
 ) -> tuple[list[Section], list[LeaderboardRow]]:
     """Return a section for each data set, the one with the most groups first, and the rows of all groups.
 
@@ -212,10 +228,12 @@ def _rank(
     for data, same_data in groupby(by_data, key=lambda group: group.data):
         of_data = list(same_data)
         tested = [run for group in of_data[:on_page] if group.finished for run in group.runs]
-        predictions = query.fetch_predictions(client, tested) if metric == "test_accuracy" else {}
+        predictions = query.fetch_predictions(client, tested) if metric.startswith("test_") else {}
         ranked = rank_groups(of_data, metric, predictions, first_rank=len(rows) + 1)
         rows += ranked
-        sections.append(_section(client, ranked, predictions, on_page=on_page, test_set_accesses=accesses[data]))
+        sections.append(
+            _section(client, ranked, metric, predictions, on_page=on_page, test_set_accesses=accesses[data])
+        )
     return sections, rows
 
 
@@ -230,6 +248,7 @@ def _count_test_set_accesses(runs: Sequence[RunRecord]) -> Counter[str]:
 def _section(
     client: TrackingClient,
     rows: Sequence[LeaderboardRow],
+    metric: ResultMetric,
     predictions: Mapping[str, pd.DataFrame],
     *,
     on_page: int,
@@ -237,7 +256,7 @@ def _section(
 ) -> Section:
     """Return what the page shows of one data set; curves, classes and filters of the first few rows only."""
     first = rows[: len(COLORS)]
-    curves = {run.id: _fetch_curve(client, run) for row in first for run in row.group.runs[:CURVES]}
+    curves = {run.id: _fetch_curve(client, run, monitor_of(metric)) for row in first for run in row.group.runs[:CURVES]}
     images = query.fetch_kernel_images(client, [row.group.runs[0] for row in first])
     kernels = [(row, images[row.group.runs[0].id]) for row in first if row.group.runs[0].id in images]
     examples = find_examples(client, rows, predictions)
@@ -257,9 +276,9 @@ def _section(
     )
 
 
-def _fetch_curve(client: TrackingClient, run: RunRecord) -> list[tuple[int, float]]:
-    """Return the (epoch, validation accuracy) of a run."""
-    return sorted((point.step, point.value) for point in client.get_metric_history(run.id, "val_accuracy"))
+def _fetch_curve(client: TrackingClient, run: RunRecord, metric: str) -> list[tuple[int, float]]:
+    """Return the (epoch, value) of a metric of validation of a run."""
+    return sorted((point.step, point.value) for point in client.get_metric_history(run.id, metric))
 
 
 def _write(folder: Path, contents: Mapping[str, str]) -> Path:

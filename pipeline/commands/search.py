@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.config.recipe import to_yaml
 from pipeline.config.weights_from import weights_file
 from pipeline.data.dataset import Dataset
-from pipeline.evaluation.metrics import guessing_accuracy
+from pipeline.evaluation.metrics import guessing
 from pipeline.notifications.notifier import Notifier
 from pipeline.runtime.console import Console
 from pipeline.runtime.cpu import available_cores
@@ -112,7 +112,7 @@ def run_search(search: SearchSpec, data: Dataset, *, notifier: Notifier | None =
                     interrupts,
                     coordinator.heartbeat,
                     console,
-                    guessing_accuracy=guessing_accuracy(data.validation.labels[data.validation.rows]),
+                    guessing=guessing(search.monitor, data.validation.labels[data.validation.rows]),
                     data_fingerprint=data.fingerprint,
                     notify=SearchEvents(study, events) if notifier.has_receivers else None,
                 )
@@ -284,7 +284,7 @@ def _log_results(context: SearchContext, data: Dataset) -> None:
         runs.run.set_tags({Tag.TEST_SET_ACCESSES: str(len(tested))})
     ensemble = study.get_attr(ENSEMBLE)
     if ensemble and ensemble["metrics"]:
-        values[f"ensemble_{study.search.curve}"] = ensemble["metrics"][study.search.curve]
+        values[f"ensemble_{study.search.monitor}"] = ensemble["metrics"][study.search.monitor]
         runs.run.set_tags({Tag.ENSEMBLE: ensemble["run_id"]})
     if winner := study.get_attr(WINNER):
         values |= {name: value for name, value in winner.items() if isinstance(value, float)}

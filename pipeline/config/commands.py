@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pipeline.config.arguments import parse_arguments, parse_with_positional
 from pipeline.config.base import Config
+from pipeline.config.monitor import ResultMetric
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import one_line
 
@@ -178,8 +179,10 @@ examples:
 class ReportConfig(Config):
     """The settings of a report."""
 
-    metric: Literal["auto", "test_accuracy", "best_val_accuracy"] = Field(
-        "auto", description="metric of the ranking; auto: test_accuracy if at least half of the runs have it"
+    metric: Literal["auto", ResultMetric] = Field(
+        "auto",
+        description="metric of the ranking; auto: what the runs monitor, or accuracy if that differs; on the test "
+        "images if at least half of the runs have it",
     )
     folder: str = Field(
         "reports",

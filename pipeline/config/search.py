@@ -9,6 +9,7 @@ from pydantic import Field
 from pipeline.config import yaml_file
 from pipeline.config.arguments import NOTIFY_FLAGS, parse_with_positional, take_notify_flags
 from pipeline.config.base import Config
+from pipeline.config.monitor import Monitor
 from pipeline.config.recipe import read_recipe
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import UsageError
@@ -45,12 +46,12 @@ class SearchConfig(Config, title="search"):
         None, ge=256, description="give each trial this much memory of its GPU, and no more; on a GPU only"
     )
 
-    metric: tuple[Literal["val_accuracy", "val_loss", "parameters", "epoch_seconds", "latency_ms"], ...] = Field(
+    metric: tuple[Literal[Monitor, "parameters", "epoch_seconds", "latency_ms"], ...] = Field(
         ("val_accuracy",),
         min_length=1,
         max_length=2,
-        description="objective: accuracy is maximized, all others are minimized; two give a Pareto front, without "
-        "pruning",
+        description="what is optimized, which trials monitor; not given: what monitor is; val_loss and costs are "
+        "minimized, the others maximized; two give a Pareto front, without pruning",
     )
     start_from: tuple[str, ...] | None = Field(
         None,

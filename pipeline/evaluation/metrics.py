@@ -10,16 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipeline.config.monitor import Monitor
+
 Probabilities = npt.NDArray[np.floating]  # (n, classes), rows sum to 1
 Labels = npt.NDArray[np.int64]  # (n,)
 
 VIEW_IMAGES = 1000
+LEAST_PROBABILITY = 1e-7  # of a loss, as in Keras
 RECALL = "recall/"  # before the name of a class in the name of a metric; the slash makes them a group in MLflow's pages
 CLASS_CHARACTERS = 100  # of it; MLflow takes 250 characters in all
 
 
 class ClassCounts(NamedTuple):
-    """Number of images by class, (classes,) each: the margins and the diagonal of a confusion matrix."""
+    """Number of images by class, (..., classes) each: the margins and the diagonal of a confusion matrix."""
 
     images: npt.NDArray[np.int64]  # with the class as their label
     predicted: npt.NDArray[np.int64]  # as the class
@@ -36,16 +39,19 @@ def accuracy(probabilities: Probabilities, labels: Labels) -> float:
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def balanced_accuracy(counts: ClassCounts) -> float:
-    """Return the mean recall of the classes that have images: each class counts alike."""
+def balanced_accuracy(counts: ClassCounts) -> npt.NDArray[np.float64]:
+    """Return the mean recall of the classes that have images, (...,): each class counts alike."""
+    return _mean_of_classes(counts.correct / np.maximum(counts.images, 1), counts)
+
+
+def macro_f1(counts: ClassCounts) -> npt.NDArray[np.float64]:
+    """Return the mean F1 of the classes that have images, (...,)."""
+    return _mean_of_classes(2 * counts.correct / np.maximum(counts.images + counts.predicted, 1), counts)
+
+
+def _mean_of_classes(values: npt.NDArray[np.float64], counts: ClassCounts) -> npt.NDArray[np.float64]:
     known = counts.images > 0
-    return float((counts.correct[known] / counts.images[known]).mean())
-
-
-def macro_f1(counts: ClassCounts) -> float:
-    """Return the mean F1 of the classes that have images."""
-    f1 = 2 * counts.correct / np.maximum(counts.images + counts.predicted, 1)
-    return float(f1[counts.images > 0].mean())
+    return np.sum(values * known, axis=-1) / np.sum(known, axis=-1)
 
 
 def recalls(counts: ClassCounts, *, classes: Sequence[str]) -> dict[str, float]:
@@ -63,19 +69,28 @@ def recalls(counts: ClassCounts, *, classes: Sequence[str]) -> dict[str, float]:
     }
 
 
-def guessing_accuracy(labels: Labels) -> float:
-    """Return what a classifier that ignores the images reaches, plus two standard errors of that many images.
+def guessing(metric: Monitor, labels: Labels) -> float:
+    """Return what a classifier that ignores the images reaches by a metric, plus two standard errors but for the loss.
 
-    It names the most frequent class for each image.
+    Its accuracy is that of naming the most frequent class, its balanced accuracy and macro F1 those of drawing a class
+    for each image. Its loss is that of giving each class its share of the images: their entropy.
     """
-    share = float(np.bincount(labels).max() / len(labels))
-    return share + 2 * float(np.sqrt(share * (1 - share) / len(labels)))
+    images = np.bincount(labels)
+    images = images[images > 0]
+    shares = images / len(labels)
+    if metric == "val_loss":
+        return float(-(shares * np.log(shares)).sum())
+    if metric == "val_accuracy":
+        share = shares.max()
+        return float(share + 2 * np.sqrt(share * (1 - share) / len(labels)))
+    share = 1 / len(images)
+    return float(share + 2 * np.sqrt(share * (1 - share) * (1 / images).sum()) * share)
 
 
 def cross_entropy(probabilities: Probabilities, labels: Labels) -> float:
     """Return the mean negative log probability of the label, in nats; probabilities are clipped at 1e-7 as in Keras."""
     of_label = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.clip(of_label, 1e-7, 1.0)).mean())
+    return float(-np.log(np.clip(of_label, LEAST_PROBABILITY, 1.0)).mean())
 
 
 def brier_score(probabilities: Probabilities, labels: Labels) -> float:

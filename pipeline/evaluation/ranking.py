@@ -5,12 +5,10 @@ duplicate), `value` (the metric, NaN if there is none), `params.<name>` for each
 size of the model) and more.
 """
 
-from typing import Literal, TypeAlias
-
 import numpy as np
 import pandas as pd
 
-Direction: TypeAlias = Literal["maximize", "minimize"]
+from pipeline.config.monitor import Direction
 
 
 def sign(direction: Direction) -> int:

@@ -1,4 +1,4 @@
-"""The significance of a difference in accuracy between two configurations: its 95 % interval, and McNemar's test.
+"""The significance of a difference between two configurations: its 95 % interval, and McNemar's test of accuracies.
 
 The variance of a difference of two mean accuracies has up to two parts, which are added:
 
@@ -11,9 +11,12 @@ The variance of a difference of two mean accuracies has up to two parts, which a
 Both parts contain what a seed changes in single images, so the interval is too wide rather than too narrow. Degrees of
 freedom after Satterthwaite (1946). If both configurations have one run and no other one tells what seeds change, the
 interval covers the images alone.
+
+Of other metrics than accuracy the first part is the variance of the paired bootstrap; where there is no second part,
+the interval is that of its percentiles.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan, nan, sqrt
 from typing import NamedTuple
@@ -24,8 +27,9 @@ import numpy.typing as npt
 # The binomial distribution and the quantiles of Student's t; scipy.stats, which has them too, takes a second to import.
 from scipy.special import bdtr, stdtrit
 
+from pipeline.evaluation.bootstrap import percentile_interval
+
 LEVEL = 0.95
-RESAMPLES = 2000
 
 
 def mcnemar_exact(first_only: int, second_only: int) -> float:
@@ -42,40 +46,14 @@ def mcnemar_exact(first_only: int, second_only: int) -> float:
     return min(1.0, 2 * float(bdtr(min(first_only, second_only), first_only + second_only, 0.5)))
 
 
-def paired_bootstrap(
-    metric: Callable[[npt.NDArray, npt.NDArray[np.int64]], float],
-    first: npt.NDArray,
-    second: npt.NDArray,
-    labels: npt.NDArray[np.int64],
-) -> float:
-    """Return the two-sided p-value of the difference in any metric between two classifiers of the same images.
-
-    The images are drawn anew with replacement, the same for both (Efron & Tibshirani 1993, "An Introduction to the
-    Bootstrap"). The draws are the same in each call.
-
-    Args:
-        metric: Takes probabilities (n, classes) and labels (n,).
-        first: Probabilities (n, classes) of one.
-        second: Those of the other.
-        labels: (n,).
-    """
-    random = np.random.Generator(np.random.PCG64(0))
-    differences = np.empty(RESAMPLES)
-    for index in range(RESAMPLES):
-        rows = random.integers(0, len(labels), len(labels))
-        differences[index] = metric(first[rows], labels[rows]) - metric(second[rows], labels[rows])
-    # the images as they are count as one draw, so that no p-value is 0
-    least = min((differences <= 0).sum(), (differences >= 0).sum())
-    return float(min(1.0, 2 * (1 + least) / (1 + RESAMPLES)))
-
-
 @dataclass(frozen=True)
 class Sample:
-    """The accuracies of a configuration's runs and, if known, their outcomes on one test set that all of them share."""
+    """A metric of a configuration's runs and, if known, their outcomes on one test set that all of them share."""
 
-    values: npt.NDArray[np.float64]  # (k,) fractions
+    values: npt.NDArray[np.float64]  # (k,)
     images: npt.NDArray | None = None  # (n,) which images, in their order
-    correct: npt.NDArray[np.bool_] | None = None  # (k, n)
+    correct: npt.NDArray[np.bool_] | None = None  # (k, n); of accuracies
+    resampled: npt.NDArray[np.float64] | None = None  # (k, resamples) of the images; of other metrics, see `bootstrap`
 
     @property
     def mean(self) -> float:
@@ -97,12 +75,13 @@ class Variance(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more accurate the first of two configurations is, as a fraction, and the limits of its interval."""
+    """The metric of the first of two configurations minus that of the second, and the limits of its interval."""
 
     mean: float
     low: float  # NaN, as is `high`, if there is no interval
     high: float
     over: str  # what the interval was taken over; empty if there is none
+    sign: int = 1  # -1 if a lower metric is better
 
     @property
     def known(self) -> bool:
@@ -116,7 +95,7 @@ class Difference:
             return "not known"
         if self.low <= 0 <= self.high:
             return "within noise"
-        return "worse" if self.low > 0 else "better"
+        return "worse" if self.sign * self.low > 0 else "better"
 
 
 def pooled_variance(samples: Sequence[Sample]) -> Variance | None:
@@ -128,33 +107,49 @@ def pooled_variance(samples: Sequence[Sample]) -> Variance | None:
     return Variance(sum(float(sample.values.var(ddof=1)) * (len(sample.values) - 1) for sample in repeated) / df, df)
 
 
-def difference(first: Sample, second: Sample, between_seeds: Variance | None = None) -> Difference:
-    """Return the first's mean accuracy minus the second's, with its interval.
+def difference(first: Sample, second: Sample, between_seeds: Variance | None = None, *, sign: int = 1) -> Difference:
+    """Return the first's mean minus the second's, with its interval.
 
     Args:
         first: A configuration.
         second: The one that is compared with it.
         between_seeds: Variance over seeds for a sample of one run, see `pooled_variance`.
+        sign: -1 if a lower metric is better.
     """
     mean = first.mean - second.mean
-    paired = _over_images(first, second)
+    resampled = _resampled_difference(first, second)
+    paired = _over_images(first, second, resampled)
     seeds = [variance for sample in (first, second) if (variance := _over_seeds(sample, between_seeds))]
     if len(seeds) < 2:
         seeds = []
     parts = [paired, *seeds] if paired else seeds
     half_width = _half_width(parts)
+    low, high = mean - half_width, mean + half_width
+    if resampled is not None and not seeds:
+        low, high = percentile_interval(resampled)
     # A few runs that happen to agree exactly do not show that the variance is zero.
-    if not parts or (half_width == 0 and mean != 0):
-        return Difference(mean, nan, nan, "")
+    if not parts or (low == high and mean != 0):
+        return Difference(mean, nan, nan, "", sign)
     borrowed = 1 in (len(first.values), len(second.values))
-    return Difference(mean, mean - half_width, mean + half_width, _taken_over(paired, seeds, borrowed=borrowed))
+    return Difference(mean, low, high, _taken_over(paired, seeds, borrowed=borrowed), sign)
 
 
-def _over_images(first: Sample, second: Sample) -> Variance | None:
-    """Return the variance of the mean difference over images; None unless both samples have the same ones."""
-    if first.images is None or second.images is None or first.correct is None or second.correct is None:
+def _resampled_difference(first: Sample, second: Sample) -> npt.NDArray[np.float64] | None:
+    """Return the mean difference on each resample of the images, (resamples,); None unless both have the same ones."""
+    if first.images is None or second.images is None or not np.array_equal(first.images, second.images):
         return None
-    if len(first.images) < 2 or not np.array_equal(first.images, second.images):
+    if first.resampled is None or second.resampled is None:
+        return None
+    return first.resampled.mean(axis=0) - second.resampled.mean(axis=0)
+
+
+def _over_images(first: Sample, second: Sample, resampled: npt.NDArray[np.float64] | None) -> Variance | None:
+    """Return the variance of the mean difference over images; None unless both samples have the same ones."""
+    if first.images is None or second.images is None or not np.array_equal(first.images, second.images):
+        return None
+    if resampled is not None:
+        return Variance(float(resampled.var(ddof=1)), max(1, len(first.images) - 1))
+    if first.correct is None or second.correct is None or len(first.images) < 2:
         return None
     by_image = first.correct.mean(axis=0) - second.correct.mean(axis=0)  # (n,)
     return Variance(float(by_image.var(ddof=1)) / len(by_image), len(by_image) - 1)

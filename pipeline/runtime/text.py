@@ -125,12 +125,20 @@ def percent(fraction: float) -> str:
     return "100.0 %"
 
 
+def is_share(metric: str) -> bool:
+    """Return whether a metric is a share of the images, which is written in per cent and is 1 at best."""
+    return any(word in metric for word in ("accuracy", "f1", "recall"))
+
+
 def format_metric(metric: str, value: float, deviation: float | None = None) -> str:
     """Return a value of a metric, with its standard deviation: `81.30 %`, `81.30 ± 0.41 %`, or a loss as `0.6123`."""
-    is_share = any(word in metric for word in ("accuracy", "f1", "recall"))
-    factor, digits, unit = (100, 2, " %") if is_share else (1, 4, "")
-    plus_minus = "" if deviation is None else f" ± {factor * deviation:.{digits}f}"
-    return f"{factor * value:.{digits}f}{plus_minus}{unit}"
+    plus_minus = "" if deviation is None else f" ± {format_bare(metric, deviation)}"
+    return f"{format_bare(metric, value)}{plus_minus}{' %' if is_share(metric) else ''}"
+
+
+def format_bare(metric: str, value: float, flag: str = "") -> str:
+    """Return a value of a metric without its unit: `81.30` of per cent, or `0.6123`; with flag + also its sign."""
+    return f"{100 * value:{flag}.2f}" if is_share(metric) else f"{value:{flag}.4f}"
 
 
 def format_duration(seconds: float) -> str:

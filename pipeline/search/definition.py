@@ -56,6 +56,8 @@ def _parse_space(entries: Mapping[str, object]) -> tuple[dict[str, BaseDistribut
         if setting in DATA_SETTINGS:
             names = ", ".join(DATA_SETTINGS)
             raise UsageError(f"space must leave the images and their split alone ({names}), got {setting}")
+        if setting == "monitor":
+            raise UsageError("space must leave monitor alone, by which trials are compared: set metric beside it")
         if setting in CHANGE_NO_RESULT:
             raise UsageError(f"space must name settings that change a result, got {setting}: set it beside the space")
         if setting not in TrainingConfig.model_fields:

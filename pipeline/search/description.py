@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.config.monitor import describe_test
 from pipeline.data.dataset import Dataset
 from pipeline.runtime.tables import markdown_cell, markdown_code, markdown_facts
 from pipeline.runtime.text import count, format_duration, format_metric, short_settings, trial_name
@@ -17,7 +18,7 @@ from pipeline.tracking.tags import TrialOutcome
 
 BEST_TRIALS = 5
 STATUS_TRIALS = 3
-FIGURES = "optimization history, importances of the settings, parallel coordinates, slices and accuracy against size"
+FIGURES = "optimization history, importances of the settings, parallel coordinates, slices and the metric against size"
 
 
 def describe_search(study: Study, data: Dataset, *, experiment_id: str) -> str:
@@ -33,7 +34,7 @@ def describe_search(study: Study, data: Dataset, *, experiment_id: str) -> str:
     rows = {}
     if winner:
         link = link_to_run(experiment_id, winner["run_id"], markdown_cell(_name(winner)))
-        rows["winner"] = f"{link}: {_means(winner)}; test accuracy {_test_accuracy(winner)}"
+        rows["winner"] = f"{link}: {_means(winner)}; {_test_results(winner)}"
         if winner["model"] != "training":
             rows["winner"] += f" of {tested_words(winner)}"
         if winner["trials"] < study.n_finished():
@@ -73,7 +74,7 @@ def describe_for_dashboard(study: Study) -> str:
         text = (
             f"**Winner**: trial {winner['trial']}, {markdown_code(short_settings(winner['params']))}: {_means(winner)}"
         )
-        lines += [f"{text}; test accuracy {_test_accuracy(winner)}."]
+        lines += [f"{text}; {_test_results(winner)}."]
     if best:
         value = format_metric(metric, best.values[0])
         lines += [f"The best trial, {best.number}, is a single training ({value}), and may be lucky."]
@@ -117,7 +118,7 @@ def describe_training(
     settings = settings_as_text(params, search)
     more = {} if seed is None else {"seed": str(seed)}
     rows = {
-        "result": _result(result, epochs=epochs, metric=search.curve),
+        "result": _result(result, epochs=epochs, metric=search.monitor),
         "drawn": _drawn(settings),
     }
     if "parameters" in metrics:
@@ -192,7 +193,7 @@ def ensemble_line(study: Study, ensemble: dict[str, Any]) -> str:
 
 def ensemble_verdict(study: Study, ensemble: dict[str, Any]) -> str:
     """Return the comparison of an ensemble with the winner's network on the validation images, and what follows."""
-    metric, values = study.search.curve, ensemble["metrics"]
+    metric, values = study.search.monitor, ensemble["metrics"]
     mean, alone = (format_metric(metric, values[name]) for name in (metric, f"winner_{metric}"))
     is_better = ensemble["is_better"]
     place = (
@@ -225,7 +226,7 @@ def describe_former_winner(study: Study, winner: dict[str, Any]) -> str:
 def _describe_won(study: Study, winner: dict[str, Any], first: Mapping[str, str]) -> str:
     settings = settings_as_text(winner["params"], study.search)
     more = {"seed": str(winner["seed"])} | ({"refit": "true"} if winner["model"] == "refit" else {})
-    rows = {**first, "this run": f"{tested_words(winner)}, test accuracy {_test_accuracy(winner)}"}
+    rows = {**first, "this run": f"{tested_words(winner)}, {_test_results(winner)}"}
     ensemble = study.get_attr(ENSEMBLE)
     if winner["model"] == "ensemble" and ensemble and ensemble["metrics"]:
         rows["networks"] = f"{markdown_cell(', '.join(ensemble['networks']))}: {ensemble_verdict(study, ensemble)}"
@@ -302,5 +303,5 @@ def _value(standing: dict[str, Any], metric: str) -> str:
     return format_metric(metric, standing["mean"], standing["sd"])
 
 
-def _test_accuracy(winner: dict[str, Any]) -> str:
-    return format_metric("accuracy", winner["test_accuracy"])
+def _test_results(winner: dict[str, Any]) -> str:
+    return describe_test(winner["metric"], winner)

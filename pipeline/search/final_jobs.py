@@ -62,7 +62,7 @@ class FinalJobs:
             role,
             weights=weights,
             members=members,
-            metric=search.curve,
+            metric=search.monitor,
             max_memory_mb=search.settings.max_memory_mb,
         )
 

@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from pipeline.config.effective import effective
+from pipeline.config.monitor import DIRECTIONS
 from pipeline.config.training import SEEDS
 from pipeline.runtime.code_version import training_code_digest
 from pipeline.search.attributes import FINAL
@@ -58,7 +59,7 @@ class FinalRecord:
 
     def __init__(self, study: Study, *, metric: str, data_fingerprint: str) -> None:
         self._study, self._search = study, study.search
-        self._best: Any = max if metric == "val_accuracy" else min
+        self._best: Any = max if DIRECTIONS[metric] == "maximize" else min
         self._world = [data_fingerprint, metric, training_code_digest()]
         self._all = [Finalist(**kept) for kept in study.get_attr(FINAL) or []]
         first, number = self._search.base.seed, self._search.settings.final_seeds

@@ -6,10 +6,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from pipeline.config.monitor import sign
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import SearchFailed
 from pipeline.runtime.files import private_folder
-from pipeline.runtime.text import count, format_duration, format_metric, percent, trial_name
+from pipeline.runtime.text import count, format_duration, format_metric, trial_name
 from pipeline.search.attributes import WINNER
 from pipeline.search.description import describe_finalist, describe_training, training_name
 from pipeline.search.executors.base import EpochReport, TrialResult
@@ -31,7 +32,7 @@ class FinalistTraining:
     def __init__(self, context: SearchContext) -> None:
         self._context, self._study, self._runs = context, context.study, context.runs
         self._jobs = FinalJobs(context)
-        self._metric = self._study.search.curve
+        self._metric = self._study.search.monitor
         self._record = final_record(context)
         self._seeds = self._record.seeds
         self._handover = Handover(context, self._jobs, self._record)
@@ -231,13 +232,14 @@ class FinalistTraining:
             self._record.keep()
 
     def _check_against_chance(self, value: float) -> None:
-        """Raise SearchFailed if the best mean accuracy is no better than guessing, before the test set is evaluated."""
-        guessing = self._context.guessing_accuracy
-        if self._metric == "val_accuracy" and value <= guessing:
+        """Raise SearchFailed if the best mean is no better than guessing, before the test set is evaluated."""
+        metric, guessing = self._metric, self._context.guessing
+        if guessing is not None and sign(metric) * value <= sign(metric) * guessing:
+            reached = "reaches up to" if sign(metric) > 0 else "has"
             raise SearchFailed(
-                f"nothing beats chance: the best mean val_accuracy is {percent(value)}, and guessing reaches up to "
-                f"{percent(guessing)}; the test set was not evaluated; try more epochs, a smaller batch_size or a "
-                "smaller batch_norm_momentum"
+                f"nothing beats chance: the best mean {metric} is {format_metric(metric, value)}, and guessing "
+                f"{reached} {format_metric(metric, guessing)}; the test set was not evaluated; try more epochs, a "
+                "smaller batch_size or a smaller batch_norm_momentum"
             )
 
     def _epochs(self, finalist: Finalist) -> int:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.config.monitor import describe_test
 from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.runtime.text import count, format_metric, trial_name
 from pipeline.search.attributes import ENSEMBLE, TESTED, WINNER
@@ -52,7 +53,7 @@ class Handover:
     def __init__(self, context: SearchContext, jobs: FinalJobs, record: FinalRecord) -> None:
         self._context, self._study, self._runs = context, context.study, context.runs
         self._jobs, self._record = jobs, record
-        self._metric = self._study.search.curve
+        self._metric = self._study.search.monitor
 
     def needed(self, winning: Finalist, finalists: Collection[Finalist]) -> list[Finalist]:
         """Return the finalists whose best network is needed to hand over the winner."""
@@ -302,9 +303,8 @@ class Handover:
         result = format_metric(self._metric, value, winner.get(f"{self._metric}_sd"))
         mean_of = f" (mean of {winner['seeds']} seeds)" if winner["seeds"] > 1 else ""
         console.print(
-            f"winner    {trial_name(winner['trial'], winner['params'])}: {self._metric} {result}{mean_of}; test "
-            f"accuracy {format_metric('accuracy', winner['test_accuracy'])} of {tested_words(winner)}, run "
-            f"{winner['run_id']}"
+            f"winner    {trial_name(winner['trial'], winner['params'])}: {self._metric} {result}{mean_of}; "
+            f"{describe_test(self._metric, winner)} of {tested_words(winner)}, run {winner['run_id']}"
         )
         if self._study.search.base.register_as:
             console.print(f"registry  {self._runs.describe_registration(winner['run_id'])}")

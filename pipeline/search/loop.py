@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.config.monitor import DIRECTIONS, sign
 from pipeline.runtime.errors import SearchFailed
 from pipeline.runtime.text import count, format_duration, format_metric, short_settings, trial_name
 from pipeline.search.attributes import FIGURES, OUTCOME, RUN_ID
@@ -35,7 +36,7 @@ class _RunningTrial:
     run: RunRef
     name: str
     epochs: int
-    values: list[float] = field(default_factory=list)  # validation accuracy or loss, one an epoch
+    values: list[float] = field(default_factory=list)  # of the monitored metric, one an epoch
     pruned: bool = False
 
 
@@ -60,7 +61,7 @@ class SearchLoop:
         # Why the last claim brought no configuration, and before when none is to be made, on time.monotonic()
         self._end_reason: str | None = None
         self._pause_until = 0.0
-        self._curve = self._search.curve
+        self._monitor = self._search.monitor
         self._record = final_record(context)
         self._slots = 1  # the most trials at a time so far
         self._study.on_skipped = self._print_skipped
@@ -99,7 +100,7 @@ class SearchLoop:
     def on_report(self, report: EpochReport) -> None:
         """Record the metrics of an epoch, and prune the trial if the study says so."""
         trial = self._running[report.number]
-        trial.values.append(report.metrics[self._curve])
+        trial.values.append(report.metrics[self._monitor])
         if not trial.pruned and self._study.report(report.number, report.epoch, trial.values[-1]):
             trial.pruned = True
             self._context.executor.prune(report.number)
@@ -228,15 +229,9 @@ class SearchLoop:
                 self._study.fail(number, retry=retry)
 
     def _values(self, result: TrialResult) -> list[float]:
-        """Return a value for each metric of the study: the best epoch's accuracy or loss, and a cost."""
-        metrics = result.metrics
-        known = {
-            "val_accuracy": metrics["best_val_accuracy"],
-            "val_loss": metrics["best_val_loss"],
-            **metrics,
-            "epoch_seconds": metrics["seconds"] / metrics["epochs"],
-        }
-        return [known[metric] for metric in self._search.settings.metric]
+        """Return a value for each metric of the study: one of the best epoch, or a cost."""
+        known = {**result.metrics, "epoch_seconds": result.metrics["seconds"] / result.metrics["epochs"]}
+        return [known[f"best_{name}" if name in DIRECTIONS else name] for name in self._search.settings.metric]
 
     def _check_failures(self, trial: _RunningTrial, result: TrialResult) -> None:
         """Set the failure that ends the search if several configurations in a row have failed with the same cause."""
@@ -255,12 +250,12 @@ class SearchLoop:
 
     def _describe(self, trial: _RunningTrial, result: TrialResult) -> str:
         """Return the line that the terminal shows of a trial that has ended."""
-        best_value = max if self._curve == "val_accuracy" else min
+        monitor = self._monitor
         parts = [
             f"{trial.name:<24}",
-            f"{self._curve} {format_metric(self._curve, best_value(trial.values))}"
+            f"{monitor} {format_metric(monitor, max(trial.values, key=lambda value: sign(monitor) * value))}"
             if trial.values
-            else f"no {self._curve}",
+            else f"no {monitor}",
             count(len(trial.values), "epoch"),
         ]
         if (seconds := result.metrics.get("seconds")) is not None:

@@ -166,7 +166,7 @@ class SearchContext:
     interrupts: Interrupts  # how often the process has been asked to stop
     heartbeat: Callable[[], None]  # to be called about once a second
     console: Console = field(default_factory=Console)
-    guessing_accuracy: float = 0.0  # what a classifier that ignores the images may reach on the validation images
+    guessing: float | None = None  # what a classifier that ignores the images may reach by the monitored metric
     data_fingerprint: str = ""
     notify: SearchEvents | None = None  # who is to be told what happens
 

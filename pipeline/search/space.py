@@ -6,13 +6,14 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, distribution_to_json
 
 from pipeline.config import data_checks
 from pipeline.config.effective import effective
+from pipeline.config.monitor import DIRECTIONS, Direction, Monitor
 from pipeline.config.recipe import read_recipe
 from pipeline.config.search import SearchCommand, SearchConfig, SearchFlags, parse_search_command
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
@@ -65,14 +66,14 @@ class SearchSpec:
     sources: "Mapping[str, InitialWeights]" = field(default_factory=dict)
 
     @property
-    def directions(self) -> list[Literal["maximize", "minimize"]]:
-        """Return the direction of each metric."""
-        return ["maximize" if metric == "val_accuracy" else "minimize" for metric in self.settings.metric]
+    def directions(self) -> list[Direction]:
+        """Return the direction of each metric; costs are minimized."""
+        return [DIRECTIONS.get(metric, "minimize") for metric in self.settings.metric]
 
     @property
-    def curve(self) -> str:
-        """Return the name of the metric that is known at every epoch: val_accuracy or val_loss."""
-        return next(metric for metric in self.settings.metric if metric.startswith("val_"))
+    def monitor(self) -> Monitor:
+        """Return the metric that is known at every epoch, by which trials select theirs: the first of validation."""
+        return self.base.monitor
 
     def is_as_good(self, value: float, other: float) -> bool:
         """Return whether a value of the first metric is as good as another, or better."""
@@ -177,7 +178,7 @@ def build_search(command: SearchCommand) -> SearchSpec:
     for setting in command.overrides:
         if setting in file.space:
             raise UsageError(f"{setting} must not be given, as it is searched: space in {file.path.absolute()}")
-    flags = SearchFlags.build(file.settings | command.overrides)
+    flags = _settle_monitor(SearchFlags.build(file.settings | command.overrides))
     if "storage" in command.overrides and flags.storage is not None:
         validate_storage_url(flags.storage, os.environ)
     for source in flags.start_from or ():
@@ -206,6 +207,25 @@ def build_search(command: SearchCommand) -> SearchSpec:
     )
     _validate_method(search)
     return search
+
+
+def _settle_monitor(flags: SearchFlags) -> SearchFlags:
+    """Return the settings in which trials monitor what the search optimizes, whichever of the two was given.
+
+    Raises:
+        UsageError: No metric is one of validation, or both were given and contradict each other.
+    """
+    if "metric" not in flags.model_fields_set:
+        return flags.model_copy(update={"metric": (flags.monitor,)})
+    monitor = next((metric for metric in flags.metric if metric in DIRECTIONS), None)
+    if monitor is None:
+        raise UsageError(f"metric must have one of {', '.join(DIRECTIONS)} among them, got {','.join(flags.metric)}")
+    if "monitor" in flags.model_fields_set and flags.monitor != monitor:
+        raise UsageError(
+            f"monitor must be what the search optimizes, {monitor} of metric={','.join(flags.metric)}, got "
+            f"{flags.monitor}; leave one of the two out"
+        )
+    return flags.model_copy(update={"monitor": monitor})
 
 
 def infeasibility(
@@ -313,8 +333,6 @@ def _validate_handover(search: SearchSpec) -> None:
 def _validate_method(search: SearchSpec) -> None:
     """Raise UsageError for a metric, sampler and pruner that do not go together."""
     metric, number = search.settings.metric, search.n_configurations()
-    if not {"val_accuracy", "val_loss"} & set(metric):
-        raise UsageError(f"metric must have val_accuracy or val_loss among them, got {','.join(metric)}")
     validate_sampler(search.settings, conditional=bool(search.conditions))
     if len(metric) > 1 and search.settings.pruner != "none":
         raise UsageError(

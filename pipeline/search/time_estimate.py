@@ -49,7 +49,7 @@ def estimate_duration(context: SearchContext, data: Dataset) -> str | None:
 def final_record(context: SearchContext) -> FinalRecord:
     """Return the record of a search's finals."""
     study = context.study
-    return FinalRecord(study, metric=study.search.curve, data_fingerprint=context.data_fingerprint)
+    return FinalRecord(study, metric=study.search.monitor, data_fingerprint=context.data_fingerprint)
 
 
 def final_seconds(study: Study, finals: int, *, slots: int) -> float:

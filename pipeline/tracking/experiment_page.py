@@ -53,7 +53,7 @@ evaluations and predictions are below the training whose model they are about.
 | column | meaning |
 |---|---|
 | `test_accuracy` | share of the test images that are classified correctly; a search has its winner's |
-| `best_val_accuracy` | the same of the validation images, at the best epoch; settings are chosen by it |
+| `best_val_accuracy` | the same of the validation images, at the best epoch; settings are chosen by `monitor` |
 | `parameters` | number of weights, batch norm's statistics included |
 
 - **Compare**: the chart icon above the table; *Image grid* shows curves and kernels of several runs side by side; the

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
 
+from pipeline.config.monitor import DIRECTIONS, ResultMetric
 from pipeline.config.recipe import from_yaml, read_recipe
 from pipeline.config.training import TrainingConfig
 from pipeline.evaluation.report.groups import RunRecord
@@ -25,9 +26,7 @@ KERNELS_FILE = "plots/depthwise_kernels.png"
 
 # Of a run's parameters and metrics those that a report needs: a tenth of what MLflow returns.
 SETTINGS = frozenset(TrainingConfig.model_fields)
-METRICS = frozenset(
-    ["test_accuracy", "test_loss", "best_val_accuracy", "val_accuracy", "best_epoch", "parameters", "latency_ms"]
-)
+METRICS = frozenset([*DIRECTIONS, *get_args(ResultMetric), "best_epoch", "parameters", "latency_ms"])
 # Roles of runs that train a model; a search, a resumption and a report train none themselves.
 TRAINING_ROLES = frozenset([Role.RUN, Role.TRIAL, Role.FINAL, Role.ENSEMBLE])
 # Downloads at once; each mostly waits for a server, where the artifacts are on one.
@@ -198,12 +197,12 @@ def fetch_kernel_images(client: TrackingClient, records: Iterable[RunRecord]) ->
 def read_predictions(path: Path) -> pd.DataFrame:
     """Return a run's predictions of its test images, a row an image.
 
-    The columns are image, label and predicted, and where they were logged file, class, predicted_class and
-    probability_of_predicted_class, see `predictions_table`.
+    The columns are image, label and predicted, and where they were logged file, class, predicted_class and the
+    probabilities, see `predictions_table`.
     """
     required = {"image": str, "label": np.int64, "predicted": np.int64}
     names = {"file": str, "class": str, "predicted_class": str}
-    dtypes = {**required, **names, "probability_of_predicted_class": np.float64}
+    dtypes = {**required, **names, "probability_of_predicted_class": np.float64, "probability_of_class": np.float64}
     # a file or a class may be called "null" or "nan"
     table = pd.read_csv(path, dtype=dtypes, keep_default_na=False)
     predictions = table[[*required, *(name for name in dtypes if name in table and name not in required)]]

@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from pipeline.config.monitor import metric_words, sign
+from pipeline.evaluation import bootstrap
 from pipeline.evaluation.significance import mcnemar_exact
+from pipeline.runtime.text import format_metric
 from pipeline.tracking.client import ModelVersion, NotFound, Run, TrackingClient
 from pipeline.tracking.models import SERVED
 from pipeline.tracking.query import PREDICTIONS_FILE, read_predictions
@@ -70,13 +73,19 @@ def describe(tags: Mapping[str, str]) -> str | None:
     return f"{tags[Tag.REGISTERED]} is the {tags[Tag.REGISTERED_ALIAS]}: {tags[Tag.REGISTERED_REASON]}"
 
 
-def compare_predictions(new: pd.DataFrame, champion: pd.DataFrame, *, champion_name: str) -> AliasDecision:
-    """Decide by McNemar's exact test on the test images that both models have predicted.
+def compare_predictions(
+    new: pd.DataFrame, champion: pd.DataFrame, *, champion_name: str, monitor: str
+) -> AliasDecision:
+    """Decide on the test images that both models have predicted.
+
+    By accuracy McNemar's exact test decides, by another metric the paired bootstrap: whether the interval of the
+    difference leaves out zero.
 
     Args:
-        new: Columns image, label and predicted, a row a test image.
+        new: Columns image, label and predicted, by loss also probability_of_class, a row a test image.
         champion: The champion's.
         champion_name: How the reason names the champion.
+        monitor: The metric of validation that the new model was chosen by.
     """
     # copies of an image count once: a network answers all of them alike
     columns = ["image", "label"]
@@ -84,6 +93,13 @@ def compare_predictions(new: pd.DataFrame, champion: pd.DataFrame, *, champion_n
     both = new.merge(champion, on=columns, suffixes=("_new", "_champion"))
     if both.empty:
         return AliasDecision(CHALLENGER, f"not comparable with {champion_name}: they have no test images in common")
+    images = f"{len(both):,} test images that both predicted (of its {len(new):,})"
+    if monitor == "val_accuracy":
+        return _decide_by_mcnemar(both, champion_name, images)
+    return _decide_by_bootstrap(both, champion_name, images, monitor)
+
+
+def _decide_by_mcnemar(both: pd.DataFrame, champion_name: str, images: str) -> AliasDecision:
     new_correct = both["predicted_new"] == both["label"]
     champion_correct = both["predicted_champion"] == both["label"]
     new_only, champion_only = int((new_correct & ~champion_correct).sum()), int((~new_correct & champion_correct).sum())
@@ -96,8 +112,32 @@ def compare_predictions(new: pd.DataFrame, champion: pd.DataFrame, *, champion_n
         alias, verdict = CHALLENGER, "worse than"
     return AliasDecision(
         alias,
-        f"{verdict} {champion_name}: of {len(both):,} test images that both predicted (of its {len(new):,}), it alone "
-        f"is right on {new_only:,}, the champion alone on {champion_only:,} (McNemar's exact test, p = {p:.2g})",
+        f"{verdict} {champion_name}: of {images}, it alone is right on {new_only:,}, the champion alone on "
+        f"{champion_only:,} (McNemar's exact test, p = {p:.2g})",
+    )
+
+
+def _decide_by_bootstrap(both: pd.DataFrame, champion_name: str, images: str, monitor: str) -> AliasDecision:
+    metric = monitor.replace("val_", "test_")
+    columns = ("predicted", bootstrap.PROBABILITY)
+    tables = [both.rename(columns={f"{name}_{model}": name for name in columns}) for model in ("new", "champion")]
+    # unless both have it, the column of the one has no ending
+    if metric == "test_loss" and f"{bootstrap.PROBABILITY}_new" not in both:
+        return AliasDecision(CHALLENGER, f"not comparable with {champion_name}: a run has logged no probabilities")
+    value, of_champion = (bootstrap.measure(metric, table) for table in tables)
+    first, second = (bootstrap.resample(metric, table) for table in tables)
+    low, high = bootstrap.percentile_interval(first - second)
+    if low <= 0 <= high:
+        alias, verdict = CHALLENGER, "within noise of"
+    elif sign(monitor) * low > 0:
+        alias, verdict = CHAMPION, "better than"
+    else:
+        alias, verdict = CHALLENGER, "worse than"
+    return AliasDecision(
+        alias,
+        f"{verdict} {champion_name}: on {images}, it has a {metric_words(metric)} of {format_metric(metric, value)}, "
+        f"the champion one of {format_metric(metric, of_champion)} (paired bootstrap: a difference of "
+        f"{format_metric(metric, low)} to {format_metric(metric, high)} at 95 %)",
     )
 
 
@@ -133,7 +173,12 @@ def _decide(client: TrackingClient, run: Run, version: ModelVersion, champion: M
     if predictions is None or champion_predictions is None:
         reason = f"a run has no {PREDICTIONS_FILE}, or does not exist any more"
         return AliasDecision(CHALLENGER, f"not comparable with {champion_name}: {reason}")
-    return compare_predictions(predictions, champion_predictions, champion_name=champion_name)
+    return compare_predictions(
+        predictions,
+        champion_predictions,
+        champion_name=champion_name,
+        monitor=run.data.params.get("monitor", "val_accuracy"),
+    )
 
 
 def _fetch_predictions(client: TrackingClient, run_id: str | None) -> pd.DataFrame | None:

@@ -90,8 +90,8 @@ class EpochMetrics(TrainingCallback):
         metrics = {name: float(logs[name]) for name in ("val_loss", "val_accuracy")}
         # of the validation images, which were counted last
         counts = class_counts(self.model)
-        metrics["val_balanced_accuracy"] = balanced_accuracy(counts)
-        metrics["val_macro_f1"] = macro_f1(counts)
+        metrics["val_balanced_accuracy"] = float(balanced_accuracy(counts))
+        metrics["val_macro_f1"] = float(macro_f1(counts))
         if len(self.classes) <= RECALL_CLASSES:
             metrics |= {f"val_{name}": recall for name, recall in recalls(counts, classes=self.classes).items()}
         return metrics

@@ -1,16 +1,18 @@
 """The ensemble of a search's finalists: compared with the winner on validation images, evaluated on the test set."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
+from pipeline.config.monitor import DIRECTIONS
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset
-from pipeline.evaluation import metrics
-from pipeline.evaluation.significance import mcnemar_exact, paired_bootstrap
+from pipeline.evaluation import bootstrap
+from pipeline.evaluation.significance import mcnemar_exact
 from pipeline.model.conv_mixer import build_stock_model
 from pipeline.model.ensemble import build_ensemble, ensemble_members
 from pipeline.tracking.run import TrackedRun
@@ -98,19 +100,8 @@ def evaluate_ensemble(
 
 def validation_metrics(probabilities: npt.NDArray, labels: npt.NDArray[np.int64]) -> dict[str, float]:
     """Return the metrics of validation that a training may be judged by."""
-    return {name: metric(probabilities, labels) for name, metric in METRICS.items()}
-
-
-def _counts(probabilities: npt.NDArray, labels: npt.NDArray[np.int64]) -> metrics.ClassCounts:
-    return metrics.ClassCounts.of_confusion(metrics.confusion_matrix(probabilities, labels))
-
-
-METRICS: Mapping[str, Callable[[npt.NDArray, npt.NDArray[np.int64]], float]] = {
-    "val_accuracy": metrics.accuracy,
-    "val_loss": metrics.cross_entropy,
-    "val_balanced_accuracy": lambda probabilities, labels: metrics.balanced_accuracy(_counts(probabilities, labels)),
-    "val_macro_f1": lambda probabilities, labels: metrics.macro_f1(_counts(probabilities, labels)),
-}
+    table = _predictions(probabilities, labels)
+    return {name: bootstrap.measure(name, table) for name in DIRECTIONS}
 
 
 def compare(metric: str, first: npt.NDArray, second: npt.NDArray, labels: npt.NDArray[np.int64]) -> float:
@@ -123,6 +114,13 @@ def compare(metric: str, first: npt.NDArray, second: npt.NDArray, labels: npt.ND
         labels: (n,).
     """
     if metric != "val_accuracy":
-        return paired_bootstrap(METRICS[metric], first, second, labels)
+        values = [bootstrap.resample(metric, _predictions(probabilities, labels)) for probabilities in (first, second)]
+        return bootstrap.p_value(values[0] - values[1])
     is_first, is_second = (probabilities.argmax(axis=1) == labels for probabilities in (first, second))
     return mcnemar_exact(int((is_first & ~is_second).sum()), int((~is_first & is_second).sum()))
+
+
+def _predictions(probabilities: npt.NDArray, labels: npt.NDArray[np.int64]) -> pd.DataFrame:
+    """Return what the metrics need of the table of predictions that a run logs."""
+    of_label = probabilities[np.arange(len(labels)), labels]
+    return pd.DataFrame({"label": labels, "predicted": probabilities.argmax(axis=1), bootstrap.PROBABILITY: of_label})

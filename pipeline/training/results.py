@@ -73,7 +73,7 @@ def log_history(run: TrackedRun, config: TrainingConfig, result: TrainingResult)
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
     run.log_table("history.csv", history)
     subject = f"{Path(config.dataset).name}, {_named(run)}"
-    figure = training.curves(result.history, best_epoch=result.best_epoch, subject=subject)
+    figure = training.curves(result.history, best_epoch=result.best_epoch, monitor=config.monitor, subject=subject)
     run.log_figure("plots/curves.png", figure, key="curves")
 
 
@@ -160,8 +160,8 @@ def evaluate_on_test_set(
     results = {
         "test_loss": metrics.cross_entropy(probabilities, labels),
         "test_accuracy": metrics.accuracy(probabilities, labels),
-        "test_balanced_accuracy": metrics.balanced_accuracy(counts),
-        "test_macro_f1": metrics.macro_f1(counts),
+        "test_balanced_accuracy": float(metrics.balanced_accuracy(counts)),
+        "test_macro_f1": float(metrics.macro_f1(counts)),
     }
     if config.test_time_flip:
         mirrored = batches.map(lambda images, targets: (images[:, :, ::-1], targets))
@@ -171,9 +171,19 @@ def evaluate_on_test_set(
 
 
 def log_validation_predictions(run: TrackedRun, model: keras.Model, config: TrainingConfig, dataset: Dataset) -> None:
-    """Predict the validation images once more, with the weights that the model ended with, and log the table."""
+    """Predict the validation images once more, with the weights that the model ended with, and log the tables."""
     probabilities = model.predict(evaluation_batches(config, dataset, dataset.validation), verbose=0)
-    _log_table_of_predictions(run, "validation_predictions.csv", dataset.validation, dataset.classes, probabilities)
+    _log_validation_tables(run, dataset.validation, dataset.classes, probabilities)
+
+
+def _log_validation_tables(
+    run: TrackedRun, split: Split, classes: Sequence[str], probabilities: npt.NDArray
+) -> npt.NDArray[np.int64]:
+    """Log a row for each image and for each class of validation, and return the confusion matrix."""
+    _log_table_of_predictions(run, "validation_predictions.csv", split, classes, probabilities)
+    counts = metrics.confusion_matrix(probabilities, split.labels[split.rows])
+    run.log_table("validation_per_class.csv", metrics.per_class_table(counts, classes=classes))
+    return counts
 
 
 def log_out_of_fold_predictions(run: TrackedRun, dataset: Dataset, probabilities: npt.NDArray) -> str:
@@ -189,9 +199,8 @@ def log_out_of_fold_predictions(run: TrackedRun, dataset: Dataset, probabilities
     """
     split, classes = dataset.out_of_fold, dataset.classes
     labels, files = split.labels[split.rows], split.file_names()
-    _log_table_of_predictions(run, "validation_predictions.csv", split, classes, probabilities)
+    counts = _log_validation_tables(run, split, classes, probabilities)
     subject = f"{dataset.name}, {_named(run)}"
-    counts = metrics.confusion_matrix(probabilities, labels)
     figure = training.confusion_matrix(counts, classes=classes, subject=f"out of fold, {subject}")
     run.log_figure("plots/confusion_matrix_out_of_fold.png", figure)
     errors = find_label_errors(probabilities, labels)

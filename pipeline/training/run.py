@@ -10,7 +10,7 @@ from functools import partial
 import keras
 
 from pipeline.config.data_checks import slow_batch_norm, unequal_classes
-from pipeline.config.monitor import metric_words
+from pipeline.config.monitor import describe_test, metric_words
 from pipeline.config.recipe import to_yaml
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset
@@ -363,21 +363,15 @@ def report_epoch(
 def summarize(results: dict[str, float], config: TrainingConfig, dataset: Dataset) -> str:
     """Return the results of a run in one line."""
     monitor = config.monitor
-    # of the metrics of the test images those two that every run has come last
-    test = "" if monitor in ("val_accuracy", "val_loss") else f"{_result(f'test_{monitor[4:]}', results)}, "
+    # the test loss is in brackets
+    test = describe_test("val_accuracy" if monitor == "val_loss" else monitor, results)
     if config.refit:
         selected = f"after the last of {count(config.epochs, 'epoch')}, {REFIT}"
     else:
-        best = _result(f"best_{monitor}", results).removeprefix("best ")
+        best = format_metric(monitor, results[f"best_{monitor}"], results.get(f"best_{monitor}_sd"))
         where = f"over {config.folds} folds" if config.folds else f"at epoch {results['best_epoch']} of {config.epochs}"
-        selected = f"{best} {where}"
+        selected = f"{metric_words(monitor)} {best} {where}"
     return (
-        f"{test}{_result('test_accuracy', results)} (loss {results['test_loss']:.4f}, "
-        f"{len(dataset.test):,} images), {selected}; "
+        f"{test} (loss {results['test_loss']:.4f}, {len(dataset.test):,} images), {selected}; "
         f"{results['parameters']:,} parameters, {results['seconds']:.0f} s"
     )
-
-
-def _result(metric: str, results: dict[str, float]) -> str:
-    """Return a result in words, with its standard deviation if it has one: `test accuracy 81.30 %`."""
-    return f"{metric_words(metric)} {format_metric(metric, results[metric], results.get(f'{metric}_sd'))}"

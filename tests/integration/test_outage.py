@@ -30,6 +30,7 @@ CURVES = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoc
 ARTIFACTS = [
     *("config.yaml", "history.csv", "images", "per_class.csv", "per_class.json", "plots"),
     *("test_predictions.csv", "test_predictions.json", "validation_predictions.csv", "validation_predictions.json"),
+    "validation_per_class.csv",
 ]
 
 

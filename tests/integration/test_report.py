@@ -138,7 +138,7 @@ def test_report_of_one_run_compares_nothing(uri, runs, tmp_path, capsys):
         ([], "name the runs first: an experiment"),
         (["--metric", "loss"], "name the runs first"),
         (["compared", "--metrc", "auto"], "unknown setting 'metrc'; did you mean metric?"),
-        (["compared", "--metric", "loss"], "metric must be auto, test_accuracy or best_val_accuracy, got 'loss'"),
+        (["compared", "--metric", "loss"], "metric must be auto, test_accuracy, best_val_accuracy, test_loss, "),
         (["compared", "--rows", "0"], "rows must be a whole number from 1 to 1000, got '0'"),
         (["no such"], "runs must be an experiment, a study, run ids"),
         (["f" * 32], "runs must be in this tracking store"),

@@ -9,6 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from pipeline.config.monitor import Direction
 from pipeline.evaluation.figures.axis_scale import Space, setting_names, setting_scale
 from pipeline.evaluation.figures.search_style import (
     LEADER,
@@ -21,7 +22,7 @@ from pipeline.evaluation.figures.search_style import (
     value_colors,
 )
 from pipeline.evaluation.figures.style import GREY, Figure, axes_at, default_style, ellipsize, text_width, titled
-from pipeline.evaluation.ranking import Direction, finished, sign
+from pipeline.evaluation.ranking import finished, sign
 from pipeline.runtime.text import format_metric
 
 

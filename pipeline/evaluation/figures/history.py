@@ -10,6 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from pipeline.config.monitor import Direction
 from pipeline.evaluation.figures.search_style import (
     BEST_SO_FAR,
     MARKS,
@@ -31,7 +32,7 @@ from pipeline.evaluation.figures.style import (
     text_figure,
     titled,
 )
-from pipeline.evaluation.ranking import Direction, finished, sign
+from pipeline.evaluation.ranking import finished, sign
 
 
 @default_style()

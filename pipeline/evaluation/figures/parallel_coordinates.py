@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 
+from pipeline.config.monitor import Direction
 from pipeline.evaluation.figures.axis_scale import AxisScale, Space, linear_ticks, log_ticks, setting_scales
 from pipeline.evaluation.figures.search_style import (
     STAR,
@@ -22,7 +23,7 @@ from pipeline.evaluation.figures.search_style import (
 )
 from pipeline.evaluation.figures.style import Figure, axes_at, default_style, ellipsize, text_width, titled
 from pipeline.evaluation.figures.value_scale import ACCURACY_TICKS
-from pipeline.evaluation.ranking import Direction, finished
+from pipeline.evaluation.ranking import finished
 from pipeline.runtime.text import format_metric
 
 

@@ -19,11 +19,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from pipeline.config.monitor import DIRECTIONS, Monitor, ResultMetric, metric_words, monitor_of, sign
 from pipeline.evaluation.figures.style import COLORS, default_style, strip_frame
 from pipeline.evaluation.ranking import pareto_front
 from pipeline.evaluation.report.leaderboard import LeaderboardRow
+from pipeline.runtime.text import format_metric, is_share
 
-Curves = Mapping[str, Sequence[tuple[int, float]]]  # (epoch, accuracy) by run id
+Curves = Mapping[str, Sequence[tuple[int, float]]]  # (epoch, value) by run id
 
 INK, QUIET, LINE = "#1c1c1a", "#737373", "#e6e6e6"  # of texts and axes, of what should not draw the eye, of grids
 # by colour of a figure, the variable of the stylesheet that takes its place
@@ -74,8 +76,8 @@ def page_style() -> Iterator[None]:
 
 
 @page_style()
-def validation_curves(rows: Sequence[LeaderboardRow], curves: Curves) -> Plot:
-    """Draw validation accuracy over the epochs: a thin line a run, in the colour of its row, dashed if unfinished."""
+def validation_curves(rows: Sequence[LeaderboardRow], curves: Curves, metric: Monitor) -> Plot:
+    """Draw a metric of validation over the epochs: a thin line a run, in its row's colour, dashed if unfinished."""
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     axes = figure.subplots()
     marks = {}
@@ -99,25 +101,26 @@ def validation_curves(rows: Sequence[LeaderboardRow], curves: Curves) -> Plot:
                 markersize=3,
             )
             name = _label(row) + (f", seed {run.params['seed']}" if run.params.get("seed") else "")
-            best = max(points, key=lambda point: point[1])
-            last = f"last {_percent(values[-1])} at epoch {epochs[-1]}"
-            text = f"{name}: best {_percent(best[1])} at epoch {best[0]}, {last}"
-            each = [f"{name}: {_percent(value)} at epoch {epoch}" for epoch, value in points] if shows_points else []
+            best = max(points, key=lambda point: sign(metric) * point[1])
+            last = f"last {format_metric(metric, values[-1])} at epoch {epochs[-1]}"
+            text = f"{name}: best {format_metric(metric, best[1])} at epoch {best[0]}, {last}"
+            each = [f"{name}: {format_metric(metric, value)} at epoch {epoch}" for epoch, value in points]
+            each = each if shows_points else []
             marks[gid] = Mark(position, text, each)
-    axes.set(xlabel="epoch", ylabel="validation accuracy", xlim=(0.5, last_epoch + 0.5))
+    axes.set(xlabel="epoch", ylabel=metric_words(metric), xlim=(0.5, last_epoch + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _finish(axes)
+    _finish(axes, metric)
     return Plot(figure, marks)
 
 
 @page_style()
-def accuracy_vs_cost(rows: Sequence[LeaderboardRow], costs: Mapping[str, str], accuracy: str) -> dict[str, Plot]:
-    """Draw accuracy against each cost that at least two ranked rows have, with its Pareto front.
+def metric_vs_cost(rows: Sequence[LeaderboardRow], costs: Mapping[str, str], metric: ResultMetric) -> dict[str, Plot]:
+    """Draw the metric of a ranking against each cost that at least two ranked rows have, with its Pareto front.
 
     Args:
         rows: Of the leaderboard.
         costs: Axis labels of the columns `parameters`, `seconds` and `latency_ms`.
-        accuracy: Axis label of the accuracy.
+        metric: The metric.
 
     Returns:
         A plot for each of these costs.
@@ -135,7 +138,7 @@ def accuracy_vs_cost(rows: Sequence[LeaderboardRow], costs: Mapping[str, str], a
         }
     )
     return {
-        cost: _draw_cost(table, cost, xlabel=label, ylabel=accuracy)
+        cost: _draw_cost(table, cost, xlabel=label, metric=metric)
         for cost, label in costs.items()
         if table[cost].notna().sum() > 1
     }
@@ -212,16 +215,12 @@ def _label(row: LeaderboardRow) -> str:
     return f"{row.rank} {row.group.name}" + ("" if row.group.finished else f" ({row.group.state})")
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
-
-
 def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return [(epoch, value) for epoch, value in points if np.isfinite(value)]
 
 
-def _draw_cost(table: pd.DataFrame, cost: str, *, xlabel: str, ylabel: str) -> Plot:
-    """Draw accuracy against one cost; the members of the Pareto front are joined and labelled with their rank."""
+def _draw_cost(table: pd.DataFrame, cost: str, *, xlabel: str, metric: ResultMetric) -> Plot:
+    """Draw a metric against one cost; the members of the Pareto front are joined and labelled with their rank."""
     figure = Figure(figsize=(3.8, 3.1), layout="constrained")
     axes = figure.subplots()
     marks = {}
@@ -229,16 +228,16 @@ def _draw_cost(table: pd.DataFrame, cost: str, *, xlabel: str, ylabel: str) -> P
         if np.isfinite(x):
             gid = f"{cost}-{position}"
             axes.plot(x, value, "o", color=_color(position), markersize=6, gid=gid)
-            text = f"{label}: {_percent(value)}, {xlabel} {x:,.6g}"
+            text = f"{label}: {format_metric(metric, value)}, {xlabel} {x:,.6g}"
             marks[gid] = Mark(position, text, [text])
     known = table[table[cost].notna()]
-    front = pareto_front(known, direction="maximize", cost=cost)
+    front = pareto_front(known, direction=DIRECTIONS[monitor_of(metric)], cost=cost)
     members = known.set_index("number").loc[front]
     axes.step(members[cost], members["value"], where="post", color=QUIET, linewidth=1, zorder=0)
     for rank in front:
         point = members.loc[rank]
         axes.annotate(str(rank), (point[cost], point["value"]), xytext=(5, 4), textcoords="offset points", fontsize=9)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=metric_words(metric))
     if known[cost].min() > 0 and known[cost].max() > 5 * known[cost].min():
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
@@ -246,13 +245,14 @@ def _draw_cost(table: pd.DataFrame, cost: str, *, xlabel: str, ylabel: str) -> P
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
-    _finish(axes)
+    _finish(axes, metric)
     return Plot(figure, marks)
 
 
-def _finish(axes: Axes) -> None:
-    """Write accuracies as per cent, and draw a faint grid and no frame."""
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+def _finish(axes: Axes, metric: str) -> None:
+    """Write accuracies and F1 as per cent, and draw a faint grid and no frame."""
+    if is_share(metric):
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     strip_frame(axes)
     axes.grid(axis="y", color=LINE)
     axes.patch.set_visible(False)

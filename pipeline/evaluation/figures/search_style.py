@@ -18,6 +18,7 @@ from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from pipeline.config.monitor import Direction
 from pipeline.evaluation.figures.style import (
     BLUE,
     DPI,
@@ -35,8 +36,8 @@ from pipeline.evaluation.figures.style import (
     titled,
 )
 from pipeline.evaluation.figures.value_scale import ValueScale, accuracy_label, value_scale
-from pipeline.evaluation.ranking import Direction, best, finished
-from pipeline.runtime.text import count, format_metric, trial_name
+from pipeline.evaluation.ranking import best, finished
+from pipeline.runtime.text import count, format_metric, is_share, trial_name
 
 # without the palest blues, which would not show on white
 DARKER_IS_BETTER = ListedColormap(colormaps["Blues"](np.linspace(0.25, 1, 256)))
@@ -126,12 +127,12 @@ def new_figure(
 
 def tick_label(value: float, metric: str) -> str:
     """Return the label of a tick: an accuracy as `80 %`, with no more digits than it needs."""
-    return accuracy_label(value) if "accuracy" in metric else f"{value:.4g}"
+    return accuracy_label(value) if is_share(metric) else f"{value:.4g}"
 
 
 def value_ticks(axis: Axis, metric: str) -> None:
     """Label the ticks of an accuracy in per cent; those of other metrics are left to matplotlib."""
-    if "accuracy" in metric:
+    if is_share(metric):
         axis.set_major_formatter(FuncFormatter(lambda value, _: tick_label(value, metric)))
 
 
@@ -164,7 +165,7 @@ def color_key(figure: Figure, axes: Axes, norm: Normalize, direction: Direction,
 
 def scale_of(values: NDArray, metric: str, direction: Direction) -> ValueScale:
     """Return the scale on which the good ones among the values of a metric can be told apart."""
-    return value_scale(values, is_accuracy="accuracy" in metric, falls=direction == "minimize")
+    return value_scale(values, is_accuracy=is_share(metric), falls=direction == "minimize")
 
 
 def value_axis(axes: Axes, values: NDArray, metric: str, direction: Direction, inches: float) -> None:

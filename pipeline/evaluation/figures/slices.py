@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.config.monitor import Direction
 from pipeline.evaluation.figures.axis_scale import NOT_DRAWN, AxisScale, Space, setting_scales
 from pipeline.evaluation.figures.search_style import (
     DARKER_IS_BETTER,
@@ -30,7 +31,7 @@ from pipeline.evaluation.figures.style import (
     text_width,
     titled,
 )
-from pipeline.evaluation.ranking import Direction, finished
+from pipeline.evaluation.ranking import finished
 
 
 @default_style()

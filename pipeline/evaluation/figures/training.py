@@ -10,6 +10,7 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
+from pipeline.config.monitor import Monitor, metric_words
 from pipeline.evaluation.figures.image_grid import class_and_probability, image_grid
 from pipeline.evaluation.figures.style import (
     BLUE,
@@ -31,12 +32,15 @@ from pipeline.evaluation.figures.value_scale import value_scale
 from pipeline.runtime.text import count, percent
 
 FILTERS_OVER_EPOCHS = 10  # rows: as many as can be distinguished at a glance
+CLASS_METRICS = ("val_balanced_accuracy", "val_macro_f1")
 TRAINING = VERMILLION
 VALIDATION = BLUE
 
 
 @default_style()
-def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, subject: str = "") -> Figure:
+def curves(
+    history: Mapping[str, Sequence[float]], *, best_epoch: int, monitor: Monitor = "val_accuracy", subject: str = ""
+) -> Figure:
     """Draw loss, accuracy and learning rate over the epochs, with the best epoch marked.
 
     A loss that spans more than a factor of 20 is drawn on a log scale, accuracies close to 100 % on one of the error.
@@ -45,12 +49,13 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, subject: 
         history: One value an epoch, from epoch 1 on, under loss, accuracy, val_loss, val_accuracy (accuracies are
             fractions) and learning_rate; those of validation may be left out. Values that are not finite leave a gap.
         best_epoch: Number of the epoch to mark, counted from 1; of a training without validation it is not marked.
+        monitor: The metric by which it is the best; one that counts classes alike is drawn beside the accuracies.
         subject: Of which data and run, for the title.
 
     Raises:
         ValueError: `best_epoch` is not an epoch of the history.
     """
-    names = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+    names = dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", monitor))
     columns = {name: finite_or_nan(history[name]) for name in names if name in history}
     has_validation = "val_loss" in columns
     epochs = len(columns["loss"])
@@ -58,8 +63,9 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, subject: 
         raise ValueError(f"best_epoch must be an epoch of the history, 1 to {epochs}, got {best_epoch}")
     best = {name: values[best_epoch - 1] for name, values in columns.items()}
     if has_validation:
+        first = f"{metric_words(monitor)} {percent(best[monitor])}, " if monitor in CLASS_METRICS else ""
         note = (
-            f"best epoch {best_epoch} of {epochs}: validation accuracy {percent(best['val_accuracy'])}, "
+            f"best epoch {best_epoch} of {epochs}: {first}validation accuracy {percent(best['val_accuracy'])}, "
             f"validation loss {best['val_loss']:.3g}"
         )
     else:
@@ -76,7 +82,14 @@ def curves(history: Mapping[str, Sequence[float]], *, best_epoch: int, subject: 
     _draw_metric(loss, "loss", columns)
     _draw_metric(accuracy, "accuracy", columns)
     _draw_learning_rate(learning_rate, columns["learning_rate"])
-    for panel, name in ((loss, "val_loss"), (accuracy, "val_accuracy")) if has_validation else ():
+    is_class_metric = has_validation and monitor in CLASS_METRICS
+    if is_class_metric:
+        values, label = columns[monitor], metric_words(monitor)
+        accuracy.plot(range(1, epochs + 1), values, color=VALIDATION, linestyle="--", label=label)
+        # the others are named above the loss
+        accuracy.legend(handles=accuracy.lines[-1:], loc="lower right", frameon=False)
+    marked = (loss, "val_loss"), (accuracy, monitor if is_class_metric else "val_accuracy")
+    for panel, name in marked if has_validation else ():
         panel.plot(best_epoch, best[name], "o", ms=10, color=VALIDATION, markerfacecolor="none", clip_on=False)
     for panel in (loss, accuracy, learning_rate):
         if has_validation:

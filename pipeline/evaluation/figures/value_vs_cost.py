@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.ticker import EngFormatter, NullLocator
 from numpy.typing import NDArray
 
+from pipeline.config.monitor import Direction
 from pipeline.evaluation.figures.axis_scale import log_ticks, setting_names
 from pipeline.evaluation.figures.search_style import (
     FRONT,
@@ -29,7 +30,7 @@ from pipeline.evaluation.figures.style import (
     text_width,
     titled,
 )
-from pipeline.evaluation.ranking import Direction, finished, pareto_front, sign
+from pipeline.evaluation.ranking import finished, pareto_front, sign
 from pipeline.runtime.text import format_value, short_settings, trial_name
 
 COSTS = {  # column: (name in the title, axis label)

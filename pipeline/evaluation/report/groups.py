@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipeline.config.monitor import ResultMetric, monitor_of, sign
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 from pipeline.runtime.errors import UsageError
 
-Metric = Literal["test_accuracy", "best_val_accuracy"]
 Kind = Literal["winner", "final", "trial", "run"]
 Settings = Mapping[str, str]  # by name, each value in the one spelling that `TrainingConfig.text` gives
 
@@ -92,7 +92,7 @@ class RunGroup:
         """Return how often the models of all runs were evaluated on the test set."""
         return sum(run.test_set_accesses for run in self.runs)
 
-    def values(self, metric: Metric) -> npt.NDArray[np.float64]:
+    def values(self, metric: ResultMetric) -> npt.NDArray[np.float64]:
         """Return the metric of each run, (k,); a run that has not finished counts with its value so far."""
         return np.array([metric_value(run, metric) for run in self.runs], dtype=np.float64)
 
@@ -123,24 +123,35 @@ def format_settings(config: TrainingConfig) -> Settings:
     return {name: config.text(name) for name in TrainingConfig.model_fields}
 
 
-def metric_value(run: RunRecord, metric: Metric) -> float:
+def metric_value(run: RunRecord, metric: ResultMetric) -> float:
     """Return the metric of a run, NaN if it has none.
 
-    For a run that goes on or ended early, the last validation accuracy stands in for the best one.
+    For a run that goes on or ended early, the last value of validation stands in for that of the best epoch.
     """
     value = run.metrics.get(metric)
-    if value is None and metric == "best_val_accuracy" and run.state != "finished":
-        value = run.metrics.get("val_accuracy")
+    if value is None and metric.startswith("best_") and run.state != "finished":
+        value = run.metrics.get(monitor_of(metric))
     return nan if value is None else value
 
 
-def choose_metric(runs: Sequence[RunRecord]) -> Metric:
-    """Return test_accuracy if at least half of the runs have it: of a search, one run has."""
-    tested = sum("test_accuracy" in run.metrics for run in runs)
-    return "test_accuracy" if 2 * tested >= len(runs) else "best_val_accuracy"
+def monitors(runs: Iterable[RunRecord]) -> Counter[str]:
+    """Return how many runs monitor each metric."""
+    return Counter(run.params.get("monitor", "val_accuracy") for run in runs)
 
 
-def group_runs(runs: Iterable[RunRecord], settings: Mapping[str, Settings], metric: Metric) -> list[RunGroup]:
+def choose_metric(runs: Sequence[RunRecord]) -> ResultMetric:
+    """Return what the runs monitor, or accuracy if that differs.
+
+    It is that of the test images if at least half of the runs have it: of a search, one run has.
+    """
+    monitored = monitors(runs)
+    monitor = next(iter(monitored)) if len(monitored) == 1 else "val_accuracy"
+    test = monitor.replace("val_", "test_")
+    tested = sum(test in run.metrics for run in runs)
+    return cast(ResultMetric, test if 2 * tested >= len(runs) else f"best_{monitor}")
+
+
+def group_runs(runs: Iterable[RunRecord], settings: Mapping[str, Settings], metric: ResultMetric) -> list[RunGroup]:
     """Group runs by settings and data; return the group with the best mean first, unfinished groups after the finished.
 
     Of several finished runs with one seed the newest counts. The older ones are superseded, not further seeds. The
@@ -182,7 +193,7 @@ def group_runs(runs: Iterable[RunRecord], settings: Mapping[str, Settings], metr
         is_first = group.kind == "winner" and studies.get(group.data) == {group.study}
         return (
             *(group.is_ranked_apart, not group.finished, not is_first),
-            *(-group.values(metric).mean(), group.kind != "winner", group.name),
+            *(-sign(metric) * group.values(metric).mean(), group.kind != "winner", group.name),
         )
 
     return _tell_apart(sorted(found, key=order))

@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from pipeline.config.monitor import ResultMetric, sign
+from pipeline.evaluation import bootstrap
 from pipeline.evaluation.metrics import is_correct
-from pipeline.evaluation.report.groups import Metric, RunGroup, differing_settings
+from pipeline.evaluation.report.groups import RunGroup, differing_settings
 from pipeline.evaluation.significance import Difference, Sample, difference, pooled_variance
 from pipeline.runtime.tables import markdown_cell
+from pipeline.runtime.text import is_share
 
-FRACTIONS = frozenset(["accuracy", "sd", "gap", "gap_low", "gap_high"])  # columns that are written as per cent
+VALUES = frozenset(["value", "sd", "gap", "gap_low", "gap_high"])  # columns in the unit of the metric
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class LeaderboardRow:
 
 
 def rank_groups(
-    groups: Sequence[RunGroup], metric: Metric, predictions: Mapping[str, pd.DataFrame], *, first_rank: int = 1
+    groups: Sequence[RunGroup], metric: ResultMetric, predictions: Mapping[str, pd.DataFrame], *, first_rank: int = 1
 ) -> list[LeaderboardRow]:
     """Return a row for each group of one data set, with the gap to the first one.
 
@@ -61,18 +64,18 @@ def rank_groups(
     ranked = [row.sample for row in rows if row.is_ranked]
     between_seeds = pooled_variance(ranked)
     return [
-        replace(row, gap=difference(ranked[0], row.sample, between_seeds))
+        replace(row, gap=difference(ranked[0], row.sample, between_seeds, sign=sign(metric)))
         if row.is_ranked and row.sample is not ranked[0]
         else row
         for row in rows
     ]
 
 
-def leaderboard_table(rows: Sequence[LeaderboardRow], metric: Metric) -> pd.DataFrame:
+def leaderboard_table(rows: Sequence[LeaderboardRow], metric: ResultMetric) -> pd.DataFrame:
     """Return the leaderboard as a table, a row a configuration.
 
-    Accuracies and gaps are fractions, NaN where there is none. The settings in which the rows differ are columns
-    `settings.<name>`; the ids of the runs are in `run_ids`, separated by spaces.
+    Accuracies, F1 and their gaps are fractions, NaN where there is none. The settings in which the rows differ are
+    columns `settings.<name>`; the ids of the runs are in `run_ids`, separated by spaces.
     """
     differing = differing_settings([row.group for row in rows])
     run_ids = pd.Series([" ".join(run.id for run in row.group.runs) for row in rows], name="run_ids")
@@ -82,29 +85,34 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], metric: Metric) -> pd.Data
 
 
 def to_markdown(board: pd.DataFrame) -> str:
-    """Return the leaderboard as a table in Markdown, accuracies and gaps in per cent, without the run ids."""
+    """Return the leaderboard as a table in Markdown, fractions in per cent, without the run ids."""
     text = board.drop(columns="run_ids")
+    of_values = "{:.2%}" if board["metric"].map(is_share).all() else "{:.4f}"
     for name in text.select_dtypes("number").columns:
-        spec = "{:.2%}" if name in FRACTIONS else "{:,.6g}"
+        spec = of_values if name in VALUES else "{:,.6g}"
         text[name] = ["" if np.isnan(value) else spec.format(value) for value in text[name]]
     lines: list[list[str]] = [text.columns.tolist(), ["---"] * text.shape[1], *text.astype(str).to_numpy().tolist()]
     return "".join(f"| {' | '.join(markdown_cell(cell) for cell in line)} |\n" for line in lines)
 
 
-def _sample(group: RunGroup, metric: Metric, predictions: Mapping[str, pd.DataFrame]) -> Sample:
-    """Return the accuracies of a group; with the outcome on each test image if all runs have the same test images."""
+def _sample(group: RunGroup, metric: ResultMetric, predictions: Mapping[str, pd.DataFrame]) -> Sample:
+    """Return the metric of a group's runs; with the outcomes on the test images if all runs have the same ones."""
     values = group.values(metric)
     tables = [predictions[run.id] for run in group.runs if run.id in predictions]
-    if metric != "test_accuracy" or len(tables) < len(group.runs):
+    if not metric.startswith("test_") or len(tables) < len(group.runs):
+        return Sample(values)
+    if metric == "test_loss" and any(bootstrap.PROBABILITY not in table for table in tables):
         return Sample(values)
     images = tables[0]["image"].to_numpy()
     if any(not np.array_equal(images, table["image"].to_numpy()) for table in tables):
         # Each seed has split the data anew.
         return Sample(values)
-    return Sample(values, images, np.stack([is_correct(table) for table in tables]))
+    if metric == "test_accuracy":
+        return Sample(values, images, np.stack([is_correct(table) for table in tables]))
+    return Sample(values, images, resampled=np.stack([bootstrap.resample(metric, table) for table in tables]))
 
 
-def _columns(row: LeaderboardRow, metric: Metric) -> dict[str, object]:
+def _columns(row: LeaderboardRow, metric: ResultMetric) -> dict[str, object]:
     group, gap = row.group, row.gap
     return {
         "rank": row.rank,
@@ -114,7 +122,7 @@ def _columns(row: LeaderboardRow, metric: Metric) -> dict[str, object]:
         "data_fingerprint": group.data,
         "metric": metric,
         "runs": len(group.runs),
-        "accuracy": row.sample.mean,
+        "value": row.sample.mean,
         "sd": row.sample.sd,
         "gap": gap.mean if gap else np.nan,
         "gap_low": gap.low if gap else np.nan,

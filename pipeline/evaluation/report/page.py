@@ -11,19 +11,19 @@ from typing import ClassVar, NamedTuple
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.evaluation.figures.report import Curves, Plot, accuracy_vs_cost, row_color, to_svg, validation_curves
+from pipeline.config.monitor import ResultMetric, metric_words, monitor_of, sign
+from pipeline.evaluation.figures.report import Curves, Plot, metric_vs_cost, row_color, to_svg, validation_curves
 from pipeline.evaluation.figures.style import COLORS
 from pipeline.evaluation.report.examples import Strip
-from pipeline.evaluation.report.groups import Metric, RunRecord, differing_settings
+from pipeline.evaluation.report.groups import RunRecord, differing_settings
 from pipeline.evaluation.report.leaderboard import LeaderboardRow
 from pipeline.evaluation.significance import Difference
-from pipeline.runtime.text import count
+from pipeline.runtime.text import count, format_bare, format_metric
 
 FOLDER = Path(__file__).parent  # of the template and the stylesheet
 CLASSES = 20  # rows of the table of classes
 LINKS = 12  # to runs of one configuration
 SETTING_COLUMNS = 9  # of a table that is not wider than the page
-ACCURACY = {"test_accuracy": "test accuracy", "best_val_accuracy": "best validation accuracy"}
 COSTS = {
     "parameters": "parameters",
     "seconds": "seconds from start to end of a run",
@@ -55,7 +55,7 @@ class Section:
 
 
 def render_page(
-    title: str, sections: Sequence[Section], metric: Metric, *, notes: Sequence[str], facts: Mapping[str, str]
+    title: str, sections: Sequence[Section], metric: ResultMetric, *, notes: Sequence[str], facts: Mapping[str, str]
 ) -> str:
     """Return the whole page as HTML.
 
@@ -80,7 +80,8 @@ def render_page(
         subtitle=_subtitle(sections, metric),
         warnings=[*([_different_data(sections)] if len(sections) > 1 else []), *notes],
         sections=[_view_section(section, metric, number) for number, section in enumerate(sections)],
-        accuracy=ACCURACY[metric],
+        metric=metric_words(metric),
+        is_higher_better=sign(metric) > 0,
         facts=facts,
         stylesheet=(FOLDER / "report.css").read_text(encoding="utf-8"),
         most_columns=SETTING_COLUMNS,
@@ -89,7 +90,7 @@ def render_page(
     )
 
 
-def answer(section: Section, metric: Metric) -> str:
+def answer(section: Section, metric: ResultMetric) -> str:
     """Return in a few sentences which configuration is best, and how the others compare with it."""
     ranked = [row for row in section.rows if row.is_ranked]
     if not ranked:
@@ -107,18 +108,24 @@ def answer(section: Section, metric: Metric) -> str:
     return f"{sentence} Of {which}, {compared}."
 
 
-def _best_sentence(best: LeaderboardRow, metric: Metric) -> str:
+def _best_sentence(best: LeaderboardRow, metric: ResultMetric) -> str:
     group = best.group
     runs, spread = "one run", ""
     if len(group.runs) > 1:
-        runs, spread = f"{len(group.runs)} runs", f" ± {100 * best.sample.sd:.2f}"
-    mean = f"{100 * best.sample.mean:.2f} %{spread}"
+        runs, spread = f"{len(group.runs)} runs", f" ± {format_bare(metric, best.sample.sd)}"
+    mean, words = f"{format_metric(metric, best.sample.mean)}{spread}", metric_words(metric)
     if group.kind != "winner":
-        return f"{group.name} has the highest {ACCURACY[metric]}: {mean} of {runs}."
-    test_accuracy = group.mean_metric("test_accuracy")
-    tested = "" if metric == "test_accuracy" or isnan(test_accuracy) else f"; test accuracy {100 * test_accuracy:.2f} %"
+        return f"{group.name} has the {'highest' if sign(metric) > 0 else 'lowest'} {words}: {mean} of {runs}."
+    test_metric = _test_metric(metric)
+    value = group.mean_metric(test_metric)
+    is_shown = metric == test_metric or isnan(value)
+    tested = "" if is_shown else f"; {metric_words(test_metric)} {format_metric(test_metric, value)}"
     of_search = f" of search {group.study}" if group.study else " of its search"
-    return f"{group.name} is the winner{of_search}: {ACCURACY[metric]} {mean} of {runs}{tested}."
+    return f"{group.name} is the winner{of_search}: {words} {mean} of {runs}{tested}."
+
+
+def _test_metric(metric: ResultMetric) -> str:
+    return monitor_of(metric).replace("val_", "test_")
 
 
 def describe_test_set_accesses(section: Section) -> str:
@@ -193,7 +200,7 @@ class RowView(NamedTuple):
     runs_text: str
     links: list[RunLink]
     more_runs: int  # number of those that have no link
-    accuracy: str
+    value: str
     sd: str
     gap: str
     interval: str
@@ -247,13 +254,13 @@ class SectionView(NamedTuple):
     image_notes: Sequence[str]
 
 
-def _view_section(section: Section, metric: Metric, number: int) -> SectionView:
+def _view_section(section: Section, metric: ResultMetric, number: int) -> SectionView:
     settings = differing_settings([row.group for row in section.rows])
-    rows = _view_rows(section, settings.to_numpy().tolist())
+    rows = _view_rows(section, metric, settings.to_numpy().tolist())
     ranked, apart = (
         Leaderboard(
             [view for view, row in zip(rows, section.rows, strict=True) if row.group.is_ranked_apart == is_apart],
-            _cost_columns([row for row in section.rows if row.group.is_ranked_apart == is_apart], metric),
+            _further_columns([row for row in section.rows if row.group.is_ranked_apart == is_apart], metric),
         )
         for is_apart in (False, True)
     )
@@ -267,7 +274,7 @@ def _view_section(section: Section, metric: Metric, number: int) -> SectionView:
         apart=apart,
         others=section.others,
         setting_names=settings.columns.tolist(),
-        curves=_view_curves(section, number),
+        curves=_view_curves(section, metric, number),
         costs=_view_costs(section, metric, number),
         classes=_class_table(section, rows),
         kernels=[
@@ -282,14 +289,14 @@ def _view_section(section: Section, metric: Metric, number: int) -> SectionView:
     )
 
 
-def _view_rows(section: Section, settings: Sequence[Sequence[str]]) -> list[RowView]:
+def _view_rows(section: Section, metric: ResultMetric, settings: Sequence[Sequence[str]]) -> list[RowView]:
     gaps = [row.gap for row in section.rows if row.gap]
     limits = [limit for gap in gaps for limit in (gap.low, gap.mean, gap.high) if not isnan(limit)]
     scale = min([0.0, *limits]), max([0.0, *limits])
     views = []
     for position, row in enumerate(section.rows):
         group, gap = row.group, row.gap
-        interval = f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}" if gap and gap.known else ""
+        limits_of = [format_bare(metric, limit, "+") for limit in (gap.low, gap.high)] if gap and gap.known else []
         unfinished = "" if group.finished else "unfinished"
         shown = group.runs[:LINKS]
         views.append(
@@ -302,10 +309,10 @@ def _view_rows(section: Section, settings: Sequence[Sequence[str]]) -> list[RowV
                 runs_text=f"{count(len(group.runs), 'run')}, seed{'' if len(group.runs) == 1 else 's'}",
                 links=[RunLink(_seed_of(run), section.run_urls.get(run.id, "")) for run in shown],
                 more_runs=len(group.runs) - len(shown),
-                accuracy=_number(100 * row.sample.mean, "{:.2f} %"),
-                sd=_number(100 * row.sample.sd, "{:.2f}"),
-                gap=f"{100 * gap.mean:.2f}" if gap else "",
-                interval=interval,
+                value="" if isnan(row.sample.mean) else format_metric(metric, row.sample.mean),
+                sd="" if isnan(row.sample.sd) else format_bare(metric, row.sample.sd),
+                gap=format_bare(metric, gap.mean) if gap else "",
+                interval=" to ".join(limits_of),
                 bar=_interval_bar(gap, scale) if gap else None,
                 over=gap.over if gap else "",
                 verdict=row.verdict,
@@ -320,12 +327,16 @@ def _seed_of(run: RunRecord) -> str:
     return run.params.get("seed") or "unknown"
 
 
-def _cost_columns(rows: Sequence[LeaderboardRow], metric: Metric) -> dict[str, list[str]]:
+def _further_columns(rows: Sequence[LeaderboardRow], metric: ResultMetric) -> dict[str, list[str]]:
     """Return the cells of each further figure that any row has, by the heading of the column."""
     groups = [row.group for row in rows]
-    tested = [group.mean_metric("test_accuracy") if metric != "test_accuracy" else nan for group in groups]
+    # what the ranking is about on the test images, and their accuracy
+    others = dict.fromkeys(name for name in (_test_metric(metric), "test_accuracy") if name != metric)
+    tested = {name: [group.mean_metric(name) for group in groups] for name in others}
     columns = {
-        "test accuracy": [_number(100 * accuracy, "{:.2f} %") for accuracy in tested],
+        metric_words(name): ["" if isnan(value) else format_metric(name, value) for value in values]
+        for name, values in tested.items()
+    } | {
         "parameters": [_number(group.mean_metric("parameters"), "{:,.0f}") for group in groups],
         "minutes": [_number(group.mean_seconds() / 60, "{:,.1f}") for group in groups],
         "latency, ms": [_number(group.mean_metric("latency_ms"), "{:,.2f}") for group in groups],
@@ -346,7 +357,7 @@ def _interval_bar(gap: Difference, scale: tuple[float, float]) -> IntervalBar:
     return IntervalBar(x(0), x(gap.mean), low, high)
 
 
-def _view_curves(section: Section, number: int) -> PlotView | None:
+def _view_curves(section: Section, metric: ResultMetric, number: int) -> PlotView | None:
     rows = section.rows[: len(COLORS)]
     drawn = [
         (position, row)
@@ -355,7 +366,8 @@ def _view_curves(section: Section, number: int) -> PlotView | None:
     ]
     if not drawn:
         return None
-    caption = f"Validation accuracy of {count(len(drawn), 'configuration')}. A line for each run; dashed: not finished."
+    words = metric_words(monitor_of(metric)).capitalize().replace("f1", "F1")
+    caption = f"{words} of {count(len(drawn), 'configuration')}. A line for each run; dashed: not finished."
     legend = [
         LegendEntry(
             position,
@@ -365,15 +377,15 @@ def _view_curves(section: Section, number: int) -> PlotView | None:
         )
         for position, row in drawn
     ]
-    return _view_plot(validation_curves(rows, section.curves), f"curves-{number}", caption, legend)
+    return _view_plot(validation_curves(rows, section.curves, monitor_of(metric)), f"curves-{number}", caption, legend)
 
 
-def _view_costs(section: Section, metric: Metric, number: int) -> list[PlotView]:
+def _view_costs(section: Section, metric: ResultMetric, number: int) -> list[PlotView]:
     caption = (
-        f"The {ACCURACY[metric]} against its cost. The line joins the Pareto front: configurations that no other one "
-        "beats in both, labelled with their rank."
+        f"The {metric_words(metric)} against its cost. The line joins the Pareto front: configurations that no other "
+        "one beats in both, labelled with their rank."
     )
-    plots = accuracy_vs_cost(section.rows, COSTS, ACCURACY[metric])
+    plots = metric_vs_cost(section.rows, COSTS, metric)
     return [_view_plot(plot, f"{cost}-{number}", caption, []) for cost, plot in plots.items()]
 
 
@@ -417,16 +429,16 @@ def _number(value: float, spec: str) -> str:
     return "" if isnan(value) else spec.format(value)
 
 
-def _subtitle(sections: Sequence[Section], metric: Metric) -> str:
+def _subtitle(sections: Sequence[Section], metric: ResultMetric) -> str:
     configurations = sum(len(section.rows) + section.others for section in sections)
     runs = sum(len(row.group.runs) for section in sections for row in section.rows)
     more = " and more" if any(section.others for section in sections) else ""
-    return f"{count(configurations, 'configuration')}, {count(runs, 'run')}{more}, ranked by {ACCURACY[metric]}"
+    return f"{count(configurations, 'configuration')}, {count(runs, 'run')}{more}, ranked by {metric_words(metric)}"
 
 
 def _different_data(sections: Sequence[Section]) -> str:
     names = "; ".join(f"{section.data} {section.fingerprint}".strip() for section in sections)
     return (
-        f"These runs used {len(sections)} different data sets ({names}). Accuracies on different data cannot be "
+        f"These runs used {len(sections)} different data sets ({names}). Results on different data cannot be "
         "compared: each data set has its own leaderboard."
     )

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pipeline.config.data_checks import validate_against_data
+from pipeline.config.monitor import DIRECTIONS, sign
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.model.size import count_parameters
@@ -32,9 +33,9 @@ def train_trial(job: TrialJob, context: WorkerContext) -> None:
 
     Keeps `context.metrics` up to date:
 
-    - of a trial or final: epochs, best_val_accuracy, best_val_loss, best_epoch, parameters, seconds, tracing_seconds
-      (to build the model and take the first step, with everything that is traced and compiled for it), and latency_ms
-      if the job requests it;
+    - of a trial or final: epochs, best_epoch and, of that epoch, best_val_accuracy and the others that validation has;
+      parameters, seconds, tracing_seconds (to build the model and take the first step, with everything that is traced
+      and compiled for it), and latency_ms if the job requests it;
     - of an ensemble: those of its evaluation on the validation images;
     - of a winner: those of its evaluation on the test set;
     - of a job that is only timed: step_seconds and tracing_seconds, or latency_ms.
@@ -160,9 +161,9 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
         context.raise_if_stopped()
 
     def keep_best(epoch: int, epoch_metrics: dict[str, float]) -> None:
-        if epoch_metrics["val_accuracy"] > metrics.get("best_val_accuracy", -math.inf):
-            metrics.update(best_val_accuracy=epoch_metrics["val_accuracy"], best_epoch=epoch)
-        metrics["best_val_loss"] = min(metrics.get("best_val_loss", math.inf), epoch_metrics["val_loss"])
+        best = metrics.get(f"best_{config.monitor}", -sign(config.monitor) * math.inf)
+        if sign(config.monitor) * (epoch_metrics[config.monitor] - best) > 0:
+            metrics.update({f"best_{metric}": epoch_metrics[metric] for metric in DIRECTIONS}, best_epoch=epoch)
 
     def after_epoch(epoch: int, epoch_metrics: dict[str, float]) -> None:
         renew_temporary_files()

@@ -118,6 +118,24 @@ def test_report_on_a_search_puts_its_winner_first_and_itself_below_the_search(ex
     assert own_run.data.tags[Tag.PARENT_RUN_ID] == search
 
 
+def test_report_ranks_by_what_runs_monitor_and_says_so_where_that_differs(experiment, report, tmp_path):
+    store, name = experiment
+    settings = {"monitor": "val_macro_f1"}
+    make_run(store, "one", settings=settings, metrics={"test_macro_f1": 0.5, "test_accuracy": 0.9})
+    make_run(store, "two", settings=settings | {"depth": 3}, metrics={"test_macro_f1": 0.625, "test_accuracy": 0.8})
+    output = report(name)
+    assert "answer   two has the highest test macro F1: 62.50 % of one run." in output and "Runs monitor" not in output
+    (page,) = tmp_path.glob("*/report.html")
+    assert "ranked by test macro F1" in page.read_text() and "Validation macro F1" not in page.read_text()
+    make_run(store, "three", settings={"depth": 4}, metrics={"test_accuracy": 0.95})
+    output = report(name)
+    note = (
+        "Runs monitor different metrics (val_accuracy 1 run, val_macro_f1 2 runs): they are compared by test accuracy."
+    )
+    assert note in output.replace("val_macro_f1 2 runs, val_accuracy 1 run", "val_accuracy 1 run, val_macro_f1 2 runs")
+    assert "answer   three has the highest test accuracy" in output
+
+
 def test_report_counts_test_set_accesses_also_of_runs_that_are_not_compared(experiment, report, tmp_path):
     store, name = experiment
     make_run(store, "older, of the same seed", metrics={"test_accuracy": 0.5})

@@ -9,7 +9,7 @@ from pipeline.evaluation import metrics
 from pipeline.evaluation.metrics import (
     brier_score,
     expected_calibration_error,
-    guessing_accuracy,
+    guessing,
     reliability_table,
 )
 
@@ -45,9 +45,22 @@ def test_recalls_leave_out_classes_without_images_and_have_names_that_mlflow_tak
     assert list(same) == ["recall/__", "recall/x__2", "recall/X__3"]
 
 
-def test_guessing_accuracy_is_the_share_of_the_largest_class_and_two_standard_errors():
-    assert guessing_accuracy(np.array([0, 0, 0, 1])) == pytest.approx(0.75 + 2 * np.sqrt(0.75 * 0.25 / 4))
-    assert guessing_accuracy(np.arange(10).repeat(1000)) == pytest.approx(0.106)
+def test_guessing_by_accuracy_is_the_share_of_the_largest_class_and_two_standard_errors():
+    assert guessing("val_accuracy", np.array([0, 0, 0, 1])) == pytest.approx(0.75 + 2 * np.sqrt(0.75 * 0.25 / 4))
+    assert guessing("val_accuracy", np.arange(10).repeat(1000)) == pytest.approx(0.106)
+
+
+def test_guessing_by_other_metrics_is_what_drawing_classes_reaches():
+    labels = np.repeat([0, 1, 3], [60, 30, 10])
+    drawn = np.random.default_rng(0).integers(0, 3, (400, 100))
+    drawn[drawn == 2] = 3
+    counts = [metrics.ClassCounts.of_confusion(metrics.confusion_matrix(np.eye(4)[one], labels)) for one in drawn]
+    balanced = np.array([metrics.balanced_accuracy(one) for one in counts])
+    assert guessing("val_balanced_accuracy", labels) == pytest.approx(1 / 3 + 2 * balanced.std(), abs=0.02)
+    assert np.mean([metrics.macro_f1(one) > guessing("val_macro_f1", labels) for one in counts]) < 0.06
+    shares = np.tile([0.6, 0.3, 0, 0.1], (100, 1))
+    assert guessing("val_loss", labels) == pytest.approx(metrics.cross_entropy(shares, labels))
+    assert guessing("val_loss", np.arange(10)) == pytest.approx(np.log(10))
 
 
 def test_reliability_table_and_calibration_error_by_hand():

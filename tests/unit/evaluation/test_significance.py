@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_ind
 
-from pipeline.evaluation.metrics import accuracy, cross_entropy
 from pipeline.evaluation.significance import (
     Sample,
     Variance,
     difference,
     mcnemar_exact,
-    paired_bootstrap,
     pooled_variance,
 )
 
@@ -102,22 +100,3 @@ def test_mcnemar_exact_is_the_binomial_test_of_a_fair_coin(first, second):
 @pytest.mark.parametrize("each", [0, 1, 50])
 def test_mcnemar_exact_of_equal_counts_is_1(each):
     assert mcnemar_exact(each, each) == 1
-
-
-def test_paired_bootstrap_of_accuracy_agrees_with_mcnemars_test():
-    """Of 200 images 30 are classified correctly by one of two only."""
-    labels = np.zeros(200, np.int64)
-    right, wrong = [1.0, 0.0], [0.0, 1.0]
-    for only_first in (15, 19, 22):
-        first = np.array([right] * 170 + [right] * only_first + [wrong] * (30 - only_first))
-        second = np.array([right] * 170 + [wrong] * only_first + [right] * (30 - only_first))
-        expected = mcnemar_exact(only_first, 30 - only_first)
-        assert paired_bootstrap(accuracy, first, second, labels) == pytest.approx(expected, abs=0.06)
-
-
-def test_paired_bootstrap_is_the_same_in_each_call_and_for_models_in_any_order():
-    random = np.random.default_rng(1)
-    first, second = random.dirichlet([1, 1, 1], (2, 50))
-    labels = random.integers(0, 3, 50)
-    p_value = paired_bootstrap(cross_entropy, first, second, labels)
-    assert p_value == paired_bootstrap(cross_entropy, second, first, labels) and 0 < p_value < 1

@@ -45,7 +45,7 @@ def final(tmp_path, monkeypatch, request):
         slots=1,
         interrupts=lambda: 0,
         runs=None,
-        guessing_accuracy=0.0,
+        guessing=None,
         data_fingerprint="",
         depths=(),
     ):
@@ -67,7 +67,7 @@ def final(tmp_path, monkeypatch, request):
             runs=run.runs,
             interrupts=interrupts,
             console=console,
-            guessing_accuracy=guessing_accuracy,
+            guessing=guessing,
             data_fingerprint=data_fingerprint,
         )
         return FinalistTraining(context).run()

@@ -106,8 +106,8 @@ def test_finalist_has_the_parameters_that_its_trainings_share(final):
 
 
 def test_final_at_chance_fails_and_does_not_evaluate_the_test_set(final):
-    with pytest.raises(SearchFailed, match=r"best mean val_accuracy is 82.0 %, and guessing reaches up to 83.0 %"):
-        final(guessing_accuracy=0.83)
+    with pytest.raises(SearchFailed, match=r"best mean val_accuracy is 82.00 %, and guessing reaches up to 83.00 %"):
+        final(guessing=0.83)
     assert all(job.role == "final" for job in final.executor.started)
     assert final.study.get_attr(WINNER) is None
     assert not [run_id for run_id in final.runs.children if run_id not in final.runs.closed | final.runs.finished]
@@ -480,6 +480,12 @@ def test_interrupt_ends_the_final_without_a_winner_and_leaves_no_run_open(final)
     assert len(final.study.get_attr(FINAL)[0]["values"]) == 2
     final()
     assert roles(final) == ["final"] * 4 + ["winner"]
+
+
+def test_final_whose_loss_is_not_below_guessing_fails(final):
+    with pytest.raises(SearchFailed, match=r"best mean val_loss is 1.0000, and guessing has 0.9000; the test set was"):
+        final(train, TWO, "--metric", "val_loss", guessing=0.9)
+    assert final(train, TWO, "--metric", "val_loss", guessing=1.1)["val_loss_mean"] == 1.0
 
 
 def test_winner_by_loss_has_the_lowest(final):

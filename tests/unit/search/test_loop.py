@@ -560,6 +560,8 @@ def test_driver_that_was_asked_to_stop_does_not_wait_for_the_others(drive, other
         ("epoch_seconds,val_accuracy", [2.0, 0.5]),
         ("val_accuracy,latency_ms", [0.5, 7.0]),
         ("val_accuracy,val_loss", [0.5, 0.25]),
+        ("val_balanced_accuracy", [0.375]),
+        ("val_macro_f1,parameters", [0.125, 100.0]),
     ],
 )
 def test_trial_is_recorded_with_the_searchs_metrics_in_their_order(drive, metric, values):
@@ -573,8 +575,9 @@ def test_trial_is_recorded_with_the_searchs_metrics_in_their_order(drive, metric
     )
     assert drive.executor.started[0].latency == ("latency_ms" in metric)
     assert drive.study.trials()[0].values == values
-    curve = "val_accuracy 50.00 %" if "val_accuracy" in metric else "val_loss 0.2500"
-    assert curve in drive.console.lines[0]
+    curves = {"val_loss": "0.2500", "val_balanced_accuracy": "37.50 %", "val_macro_f1": "12.50 %"}
+    monitor = drive.study.search.monitor
+    assert f"{monitor} {curves.get(monitor, '50.00 %')}" in drive.console.lines[0]
 
 
 def test_search_with_two_metrics_prunes_no_trial(drive):

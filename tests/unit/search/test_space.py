@@ -85,6 +85,26 @@ def test_flags_and_file_may_set_the_searchs_own_settings(search):
     assert search().directions == ["maximize"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "metric", "monitor", "directions"),
+    [
+        ([], ("val_accuracy",), "val_accuracy", ["maximize"]),
+        (["--monitor", "val_loss"], ("val_loss",), "val_loss", ["minimize"]),
+        (["--metric", "val_macro_f1"], ("val_macro_f1",), "val_macro_f1", ["maximize"]),
+        (
+            ["--metric", "parameters,val_balanced_accuracy", "--monitor", "val_balanced_accuracy"],
+            ("parameters", "val_balanced_accuracy"),
+            "val_balanced_accuracy",
+            ["minimize", "maximize"],
+        ),
+    ],
+)
+def test_trials_monitor_what_the_search_optimizes(search, flags, metric, monitor, directions):
+    found = search(SMALL, *flags)
+    assert (found.settings.metric, found.monitor, found.directions) == (metric, monitor, directions)
+    assert found.config({"depth": 2}).monitor == monitor
+
+
 # what is refused
 
 
@@ -95,7 +115,14 @@ def test_flags_and_file_may_set_the_searchs_own_settings(search):
         (["--detph", "3"], "unknown setting 'detph'; did you mean depth?"),
         (["--epochs", "none"], "epochs must be a whole number from 1 to 100000, got 'none'"),
         (["more"], "settings are given as --name value, got 'more'"),
-        (["--metric", "parameters"], "metric must have val_accuracy or val_loss among them, got parameters"),
+        (
+            ["--metric", "parameters"],
+            "metric must have one of val_accuracy, val_loss, val_balanced_accuracy, val_macro_f1 among them, got param",
+        ),
+        (
+            ["--metric", "parameters,val_loss", "--monitor", "val_accuracy"],
+            "monitor must be what the search optimizes, val_loss of metric=parameters,val_loss, got val_accuracy",
+        ),
         (
             ["--metric", "val_accuracy,parameters", "--pruner", "median"],
             "pruner must be none with two metrics",

@@ -37,11 +37,12 @@ def predictions(correct, *, first=0):
     return pd.DataFrame({"image": images, "label": labels, "predicted": np.where(correct, labels, labels + 1)})
 
 
-def register(name, table, *, classes=("a", "b")):
+def register(name, table, *, classes=("a", "b"), monitor="val_accuracy"):
     """Register the model of a new run, which has no files, under a name; the run has logged `table`."""
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("registering").experiment_id
     run_id = client.create_run(experiment).info.run_id
+    client.log_param(run_id, "monitor", monitor)
     model = client.create_logged_model(experiment, name=SERVED, source_run_id=run_id)
     client.finalize_logged_model(model.model_id, "READY")
     if table is not None:
@@ -97,6 +98,34 @@ def test_register_version_becomes_champion_if_significantly_better_else_challeng
     assert reason("better", 4).startswith("worse than version 3")
 
 
+def unequal(common_correct, rare_correct):
+    """Return predictions of 180 images of a class, and of 20 of another, of which so many are right."""
+    table = predictions(np.concatenate([np.arange(180) < common_correct, np.arange(20) < rare_correct]))
+    rare = np.arange(200) >= 180
+    is_correct = table["label"] == table["predicted"]
+    label = np.where(rare, 1, 0)
+    probability = np.where(is_correct, 0.9, 0.2)
+    return table.assign(label=label, predicted=np.where(is_correct, label, 1 - label), probability_of_class=probability)
+
+
+def test_register_version_that_monitors_another_metric_becomes_champion_by_the_bootstrap():
+    register("unequal", unequal(170, 4))
+    register("unequal", unequal(160, 16), monitor="val_balanced_accuracy")
+    assert aliases("unequal") == {"champion": 2}
+    assert reason("unequal", 2).startswith(
+        "better than version 1, the champion: on 200 test images that both predicted (of its 200), it has a test "
+        "balanced accuracy of 84.44 %, the champion one of 57.22 % (paired bootstrap: a difference of "
+    )
+    register("unequal", unequal(162, 16), monitor="val_balanced_accuracy")
+    assert reason("unequal", 3).startswith("within noise of version 2, the champion: on 200 test images")
+    register("unequal", unequal(150, 2), monitor="val_loss")
+    assert reason("unequal", 4).startswith("worse than version 2, the champion: on 200 test images")
+    assert "it has a test loss of 0.4663, the champion one of 0.2858" in reason("unequal", 4)
+    assert aliases("unequal") == {"champion": 2, "challenger": 4}
+    register("unequal", predictions(FIRST_HALF).assign(label=unequal(0, 0)["label"]), monitor="val_loss")
+    assert reason("unequal", 5).endswith("the champion: a run has logged no probabilities")
+
+
 @pytest.mark.parametrize(
     ("table", "classes", "expected"),
     [
@@ -125,9 +154,9 @@ def test_register_version_keeps_a_champion_whose_run_was_deleted_permanently():
 
 def test_compare_predictions_counts_each_common_image_once():
     new, champion = predictions(np.ones(20, bool)), predictions(np.zeros(20, bool), first=10)
-    decision = compare_predictions(new, champion, champion_name="it")
+    decision = compare_predictions(new, champion, champion_name="it", monitor="val_accuracy")
     assert "of 10 test images that both predicted (of its 20)" in decision.reason
-    assert compare_predictions(pd.concat([new, new]), champion, champion_name="it") == decision
+    assert compare_predictions(pd.concat([new, new]), champion, champion_name="it", monitor="val_accuracy") == decision
 
 
 def test_register_version_called_again_creates_no_second_version():

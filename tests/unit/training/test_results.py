@@ -165,6 +165,8 @@ def test_log_validation_predictions_logs_the_validation_images(digits, model):
     table = run.tables["validation_predictions.csv"]
     assert table["label"].tolist() == labels.tolist()
     assert table["predicted"].tolist() == model.predict(images, verbose=0).argmax(axis=1).tolist()
+    per_class = run.tables["validation_per_class.csv"]
+    assert per_class["images"].sum() == len(labels) and "validation_per_class.csv" not in run.views
     assert "validation_predictions.csv" in run.views and Tag.TEST_SET_ACCESSES not in run.tags
 
 

@@ -100,7 +100,7 @@ def test_figures_are_the_same_whatever_the_user_has_configured(draw):
 
 def test_svg_is_the_same_whatever_the_user_has_configured():
     def draw():
-        return report.to_svg(report.validation_curves([], {}), name="curves", alt="no curves")
+        return report.to_svg(report.validation_curves([], {}, "val_accuracy"), name="curves", alt="no curves")
 
     expected = draw()
     with mpl.rc_context(HOSTILE):

@@ -192,6 +192,19 @@ def test_choose_metric_prefers_test_accuracy_if_half_of_the_runs_have_it():
     assert choose_metric([tested, untested, untested]) == "best_val_accuracy"
 
 
+def test_choose_metric_is_what_all_runs_monitor():
+    tested, untested = ({"test_loss": 0.5, "test_accuracy": 0.5}, {"best_val_loss": 0.5})
+    by_loss, other = (make_record(run, monitor="val_loss")._replace(metrics=tested) for run in "12")
+    assert choose_metric([by_loss, other]) == "test_loss"
+    assert choose_metric([by_loss._replace(metrics=untested)]) == "best_val_loss"
+    assert choose_metric([by_loss, make_record("3")]) == "test_accuracy"
+
+
+def test_groups_by_loss_have_the_lowest_first():
+    low, high = (make_record(run, depth=run)._replace(metrics={"test_loss": float(run)}) for run in "12")
+    assert [each.runs[0].id for each in group(high, low, metric="test_loss")] == ["1", "2"]
+
+
 @pytest.mark.parametrize("name", ["winner t003 k3 seed 0", "final 2 t003 k3 seed 1", "final t003 k3"])
 def test_group_name_of_a_search_s_final_has_no_place(name):
     assert group(of_search(make_record("1", name), "final"))[0].name == "t003 k3"

@@ -17,7 +17,7 @@ from pipeline.evaluation.report.page import Section, answer, describe_test_set_a
 from tests.support.leaderboard_rows import make_row
 
 METRIC = "test_accuracy"
-HEADINGS = ("Curves", "Differing settings", "Accuracy and cost", "Accuracy by class", "Filters", "Data: ")
+HEADINGS = ("Curves", "Differing settings", "Result and cost", "Recall by class", "Filters", "Data: ")
 HOSTILE = "<b>\"'&{{ 1 }}"
 
 
