@@ -68,7 +68,7 @@ def register_model(folder: Path) -> None:
     shape = {name: getattr(config, name) for name in ("filters", "depth", "kernel_size", "patch_size")}
     model = conv_mixer(IMAGE_SHAPE, CLASSES, **shape)
     classes = [str(label) for label in range(CLASSES)]
-    save = partial(save_pyfunc, model=model, example=np.zeros(IMAGE_SHAPE, np.uint8), classes=classes)
+    save = partial(save_pyfunc, model=model, example=np.zeros(IMAGE_SHAPE, np.uint8), classes=classes, resize="stretch")
     with start_run(role=Role.RUN) as run:
         run.register_model(MODEL_NAME, save, classes=classes, tags={})
 

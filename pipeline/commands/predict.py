@@ -179,10 +179,10 @@ def write_predictions(path: Path, model: LoggedModel, files: ImageFiles) -> Pred
 
 
 def predict_files(model: LoggedModel, files: Sequence[str]) -> Iterator[Prediction]:
-    """Yield the prediction of each file, in order; images are resized to the model's size as in training."""
+    """Yield the prediction of each file, in order; images are resized to the model's as in training."""
     for start in range(0, len(files), BATCH_SIZE):
         batch_files = files[start : start + BATCH_SIZE]
-        batch = read_batch(batch_files, model.image_shape, True)
+        batch = read_batch(batch_files, model.image_shape, model.resize)
         errors = dict(batch.errors)
         probabilities = model.predict_proba(batch.images)  # (b, classes)
         for file, row in zip(batch_files, probabilities, strict=True):

@@ -25,6 +25,11 @@ class DataConfig(Config, title="data"):
     image_size: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]] | None = Field(
         None, description="resize every image to height,width pixels; needed where sizes differ"
     )
+    resize: Literal["stretch", "crop", "pad"] = Field(
+        "stretch",
+        description="how an image of another shape gets its size, in training and in use: stretched; its shorter side "
+        "fitted and the other cropped at both ends; or its longer side fitted and the rest padded with black",
+    )
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="share of the training images kept for validation where the data has no such split"
     )
@@ -48,7 +53,21 @@ class DataConfig(Config, title="data"):
 class AugmentationConfig(Config, title="augmentation"):
     """Random changes of the training images, drawn anew for each image and epoch."""
 
+    crop_scale: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="random resized crop: enlarge a part of each training image, of this share of its area to all of "
+        "it; 1: off",
+    )
+    crop_ratio: float = Field(
+        1.3333,
+        ge=1,
+        le=100,
+        description="random resized crop: the part's width to height is from 1/crop_ratio to crop_ratio",
+    )
     flip: bool = Field(False, description="mirror half of the training images left to right")
+    vertical_flip: bool = Field(False, description="mirror half of the training images top to bottom")
     translation: int = Field(
         0, ge=0, le=1024, description="shift training images by up to this many pixels each way, edges reflected"
     )

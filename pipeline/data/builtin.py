@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.data.cache import DecodedImages, cache_key, load_cached
+from pipeline.data.cache import DecodedImages, cache_key, load_cached, resize_key
 from pipeline.data.npz import Part, stack_splits
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.imports import slow_imports
@@ -53,11 +53,12 @@ SOCKET_TIMEOUT_SECONDS = 30
 log = logging.getLogger(__name__)
 
 
-def load_builtin(name: str, image_size: tuple[int, int] | None) -> DecodedImages:
+def load_builtin(name: str, image_size: tuple[int, int] | None, resize: str) -> DecodedImages:
     """Return a data set of CLASSES; scikit-learn or Keras is imported only if it is not in the cache."""
     read = _read_digits if name == "digits" else partial(_download, name)
     return load_cached(
-        cache_key(name, image_size), lambda allocate: stack_splits(read(), CLASSES[name], image_size, allocate)
+        cache_key(name, resize_key(image_size, resize)),
+        lambda allocate: stack_splits(read(), CLASSES[name], image_size, allocate, resize=resize),
     )
 
 

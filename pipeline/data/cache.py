@@ -49,6 +49,11 @@ def cache_key(*parts: object) -> str:
     return blake2b(repr((FORMAT, *parts)).encode(), digest_size=16).hexdigest()
 
 
+def resize_key(image_size: tuple[int, int] | None, resize: str) -> object:
+    """Return the part of a key that says how images are resized; see `resize_to`."""
+    return image_size if image_size is None or resize == "stretch" else (image_size, resize)
+
+
 def image_digest(pixels: np.ndarray) -> bytes:
     """Return the digest of one image's pixels (h, w, c)."""
     return blake2b(pixels.tobytes(), digest_size=DIGEST_DTYPE.itemsize).digest()

@@ -12,7 +12,7 @@ import PIL
 
 from pipeline.config.training import DataConfig
 from pipeline.data.builtin import CLASSES, describe_source, load_builtin
-from pipeline.data.cache import Allocate, DecodedImages, cache_key, load_cached
+from pipeline.data.cache import Allocate, DecodedImages, cache_key, load_cached, resize_key
 from pipeline.data.folder import list_folder
 from pipeline.data.npz import read_npz, stack_splits
 from pipeline.data.read_images import read_images
@@ -108,7 +108,7 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
     Raises:
         UsageError: The data set does not exist, or cannot be used.
     """
-    name, source, decoded = _decode(config.dataset, config.image_size)
+    name, source, decoded = _decode(config)
     labels, classes = decoded.labels, decoded.classes
     rows = split_rows(labels, decoded.sizes, classes, config.validation_fraction, seed)
     if config.train_examples is not None:
@@ -147,13 +147,14 @@ def check_dataset_exists(dataset: str) -> None:
         _resolve_path(dataset)
 
 
-def _decode(dataset: str, image_size: tuple[int, int] | None) -> _Decoded:
+def _decode(config: DataConfig) -> _Decoded:
+    dataset, image_size, resize = config.dataset, config.image_size, config.resize
     if dataset in BUILTIN_NAMES:
-        return _Decoded(dataset, describe_source(dataset), load_builtin(dataset, image_size))
+        return _Decoded(dataset, describe_source(dataset), load_builtin(dataset, image_size, resize))
     path = _resolve_path(dataset)
     if os.path.isdir(path):
-        return _Decoded(_name_from_path(path), str(path), _decode_folder(path, image_size))
-    return _Decoded(_name_from_path(path.with_suffix("")), str(path), _decode_npz(path, image_size))
+        return _Decoded(_name_from_path(path), str(path), _decode_folder(path, image_size, resize))
+    return _Decoded(_name_from_path(path.with_suffix("")), str(path), _decode_npz(path, image_size, resize))
 
 
 def _resolve_path(dataset: str) -> Path:
@@ -188,20 +189,21 @@ def _name_from_path(path: Path) -> str:
     return one_line(telling[-1] if telling else path.name, most=MAX_NAME_CHARACTERS)
 
 
-def _decode_folder(root: Path, image_size: tuple[int, int] | None) -> DecodedImages:
+def _decode_folder(root: Path, image_size: tuple[int, int] | None, resize: str) -> DecodedImages:
     listing = list_folder(root)
     files = [file for part in listing.parts.values() for file in part]
 
     def decode(allocate: Allocate) -> DecodedImages:
         paths, file_bytes = [file.path for file in files], sum(file.bytes for file in files)
-        pixels = read_images(paths, file_bytes, image_size, allocate)
+        pixels = read_images(paths, file_bytes, image_size, allocate, resize=resize)
         labels = np.array([file.label for file in files], np.int64)
         train, validation, test = (len(listing.parts.get(part, ())) for part in ("train", "validation", "test"))
         names = np.array([_relative_name(path, root) for path in paths])
         sizes = (train, validation, test)
         return DecodedImages(pixels.images, pixels.digests, labels, names, listing.classes, sizes)
 
-    return load_cached(cache_key(listing.fingerprint(), image_size, PIL.__version__), decode)
+    key = cache_key(listing.fingerprint(), resize_key(image_size, resize), PIL.__version__)
+    return load_cached(key, decode)
 
 
 def _relative_name(path: str, root: Path) -> bytes:
@@ -209,13 +211,14 @@ def _relative_name(path: str, root: Path) -> bytes:
     return os.fsencode(path.removeprefix(f"{root}{os.sep}")).replace(os.sep.encode(), b"/")
 
 
-def _decode_npz(file: Path, image_size: tuple[int, int] | None) -> DecodedImages:
+def _decode_npz(file: Path, image_size: tuple[int, int] | None, resize: str) -> DecodedImages:
     def decode(allocate: Allocate) -> DecodedImages:
         parts, classes = read_npz(file)
-        return stack_splits(parts, classes, image_size, allocate)
+        return stack_splits(parts, classes, image_size, allocate, resize=resize)
 
     status = file.stat()
-    return load_cached(cache_key(str(file), status.st_size, status.st_mtime_ns, image_size), decode)
+    key = cache_key(str(file), status.st_size, status.st_mtime_ns, resize_key(image_size, resize))
+    return load_cached(key, decode)
 
 
 def _count_duplicates(*splits: Split) -> int:

@@ -97,12 +97,19 @@ def image_size(image: Image.Image) -> tuple[int, int]:
     return image.height, image.width
 
 
-def resize_to(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return an image as pixels of `shape` (h, w, c): resized, bilinear, antialiased when it shrinks."""
+def resize_to(image: Image.Image, shape: tuple[int, int, int], resize: str) -> np.ndarray:
+    """Return an image as pixels of `shape` (h, w, c), resized by Pillow's bilinear filter, which antialiases.
+
+    Args:
+        image: Of mode L, RGB or RGBA.
+        shape: Of the pixels.
+        resize: stretch; crop, which fits the shorter side and cuts the other one at both ends; or pad, which fits the
+            longer side and leaves black, transparent if there is an alpha channel, on both sides of the image.
+    """
     height, width, channels = shape
     image = _convert(MODES[channels], image)
     if image_size(image) != (height, width):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = RESIZES[resize](image, (width, height))
     return np.asarray(image).reshape(shape)
 
 
@@ -113,6 +120,27 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
+
+
+def _stretch(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return an image of `size` (width, height), like the two functions below."""
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+
+
+def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    # not ImageOps.pad, which makes an image without pixels of a long and narrow one, and raises an error
+    scale = min(side / own for side, own in zip(size, image.size, strict=True))
+    width, height = (max(1, round(scale * own)) for own in image.size)
+    padded = Image.new(image.mode, size)
+    padded.paste(_stretch(image, (width, height)), (round((size[0] - width) / 2), round((size[1] - height) / 2)))
+    return padded
+
+
+RESIZES = {"stretch": _stretch, "crop": _crop, "pad": _pad}
 
 
 def _check_size(image: Image.Image) -> None:

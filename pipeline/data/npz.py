@@ -18,14 +18,21 @@ ENDINGS = {"train": "train", "validation": "val", "test": "test"}
 
 
 def stack_splits(
-    parts: dict[str, Part], classes: tuple[str, ...], image_size: tuple[int, int] | None, allocate: Allocate
+    parts: dict[str, Part],
+    classes: tuple[str, ...],
+    image_size: tuple[int, int] | None,
+    allocate: Allocate,
+    *,
+    resize: str,
 ) -> DecodedImages:
     """Join the arrays of splits, whose images have one shape, in the order of training, validation and test.
 
     Args:
         parts: Images and labels by split.
+        classes: Names, by label.
         image_size: (height, width) to resize the images to; None leaves them as they are.
         allocate: Function that returns the array for the images, given its shape.
+        resize: How they are resized, see `resize_to`.
     """
     present = [parts[name] for name in ENDINGS if name in parts]
     height, width, channels = (*present[0][0].shape[1:], 1)[:3]
@@ -35,7 +42,7 @@ def stack_splits(
     row = 0
     for pixels, _ in present:
         for image in pixels.reshape(-1, height, width, channels):
-            images[row] = image if image.shape == shape else _resize(image, shape)
+            images[row] = image if image.shape == shape else _resize(image, shape, resize)
             digests[row] = image_digest(images[row])
             row += 1
     labels = np.concatenate([labels for _, labels in present]).astype(np.int64)
@@ -44,8 +51,8 @@ def stack_splits(
     return DecodedImages(images, digests, labels, no_files, classes, (train, validation, test))
 
 
-def _resize(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    return resize_to(Image.fromarray(image[..., 0] if shape[2] == 1 else image), shape)
+def _resize(image: np.ndarray, shape: tuple[int, int, int], resize: str) -> np.ndarray:
+    return resize_to(Image.fromarray(image[..., 0] if shape[2] == 1 else image), shape, resize)
 
 
 def read_npz(file: Path) -> tuple[dict[str, Part], tuple[str, ...]]:

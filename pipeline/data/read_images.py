@@ -63,7 +63,12 @@ class Pixels(NamedTuple):
 
 
 def read_images(
-    files: Sequence[str], file_bytes: int, image_size: tuple[int, int] | None, allocate: Allocate
+    files: Sequence[str],
+    file_bytes: int,
+    image_size: tuple[int, int] | None,
+    allocate: Allocate,
+    *,
+    resize: str,
 ) -> Pixels:
     """Read image files into one array.
 
@@ -74,6 +79,7 @@ def read_images(
         file_bytes: Size of all files together.
         image_size: (height, width) to resize the images to. If None, all must have one size.
         allocate: Function that returns the array for the images, given its shape.
+        resize: How images of another size are resized, see `resize_to`.
 
     Raises:
         UsageError: A file cannot be read, the sizes differ, or files of 16 bits use 12 of them.
@@ -81,20 +87,26 @@ def read_images(
     workers = min(WORKERS_PER_CORE * available_cores(), 1 + len(files) // WORKER_FILES + file_bytes // WORKER_BYTES)
     batch_files = max(1, min(BATCH_FILES, BATCH_BYTES * len(files) // max(file_bytes, 1)))
     log.debug("reading %s images with %d process(es)", f"{len(files):,}", workers)
-    sample = read_batch(files[:: max(1, len(files) // SAMPLE_FILES)], (1, 1, 1), False)
+    sample = read_batch(files[:: max(1, len(files) // SAMPLE_FILES)], (1, 1, 1), None)
     size = image_size or (sample.size_mismatch[1] if sample.size_mismatch else (1, 1))
-    resize = image_size is not None
+    resizing = resize if image_size else None
     with worker_pool(workers) as call:
-        pixels, channels = _read_files(call, workers, files, (*size, sample.channels), batch_files, resize, allocate)
+        pixels, channels = _read_files(call, workers, files, (*size, sample.channels), batch_files, resizing, allocate)
         if channels > sample.channels:
             # The sample had fewer channels than the rest. Free its array before as much is allocated again.
             del pixels
-            pixels, _ = _read_files(call, workers, files, (*size, channels), batch_files, resize, allocate)
+            pixels, _ = _read_files(call, workers, files, (*size, channels), batch_files, resizing, allocate)
     return pixels
 
 
-def read_batch(files: Sequence[str], shape: tuple[int, int, int], resize: bool) -> Batch:
-    """Read files into one array of images of `shape` (h, w, c), resizing them to it if `resize` is true."""
+def read_batch(files: Sequence[str], shape: tuple[int, int, int], resize: str | None) -> Batch:
+    """Read files into one array of images of `shape` (h, w, c).
+
+    Args:
+        files: Their paths.
+        shape: Of each image.
+        resize: How images of another size are resized, see `resize_to`; None leaves them out.
+    """
     images = np.zeros((len(files), *shape), np.uint8)
     digests = np.zeros(len(files), DIGEST_DTYPE)
     channels = 1
@@ -116,7 +128,7 @@ def read_batch(files: Sequence[str], shape: tuple[int, int, int], resize: bool) 
             if is_deep:
                 highest.append(highest_value(image))
             if resize or image_size(image) == shape[:2]:
-                images[row] = resize_to(image, shape)
+                images[row] = resize_to(image, shape, resize or "stretch")
                 digests[row] = image_digest(images[row])
             else:
                 size_mismatch = (file, image_size(image))
@@ -129,7 +141,7 @@ def _read_files(
     files: Sequence[str],
     shape: tuple[int, int, int],
     batch_files: int,
-    resize: bool,
+    resize: str | None,
     allocate: Allocate,
 ) -> tuple[Pixels, int]:
     """Read all files as images of `shape` and return them with the most channels that any file needs."""
@@ -161,7 +173,7 @@ def _read_files(
     return pixels, channels
 
 
-def _call_worker(call: Call, files: Sequence[str], shape: tuple[int, int, int], resize: bool) -> Batch:
+def _call_worker(call: Call, files: Sequence[str], shape: tuple[int, int, int], resize: str | None) -> Batch:
     try:
         batch: Batch = call(read_batch, files, shape, resize)
         return batch

@@ -16,7 +16,7 @@ from pipeline.search.storage_url import validate_storage_url
 
 # Settings of the images and their split. Trials are compared on one split of one set of images, so that none of these
 # can differ between them.
-DATA_SETTINGS = ("dataset", "image_size", "validation_fraction", "train_examples", "folds", "refit", "seed")
+DATA_SETTINGS = ("dataset", "image_size", "resize", "validation_fraction", "train_examples", "folds", "refit", "seed")
 
 
 class SearchDefinition(NamedTuple):

@@ -38,7 +38,9 @@ SERVED_SIGNATURE = ModelSignature(
 )
 
 
-def save_keras(folder: Path, model: keras.Model, *, example: npt.NDArray[np.float32], classes: Sequence[str]) -> None:
+def save_keras(
+    folder: Path, model: keras.Model, *, example: npt.NDArray[np.float32], classes: Sequence[str], resize: str
+) -> None:
     """Write a Keras model of stock layers in MLflow's TensorFlow flavour.
 
     Args:
@@ -46,6 +48,7 @@ def save_keras(folder: Path, model: keras.Model, *, example: npt.NDArray[np.floa
         model: Raw pixels (b, h, w, c), 0 to 255 -> probabilities (b, classes).
         example: Images (n, h, w, c).
         classes: Names in the order of the probabilities.
+        resize: How images of another size are to be resized, see `resize_to`.
     """
     mlflow.tensorflow.save_model(
         model,
@@ -56,12 +59,14 @@ def save_keras(folder: Path, model: keras.Model, *, example: npt.NDArray[np.floa
         ),
         input_example=example,
         pip_requirements=requirements(),
-        metadata={"classes": list(classes)},
+        metadata={"classes": list(classes), "resize": resize},
     )
     _add_keras_flavor(folder, data="data")
 
 
-def save_pyfunc(folder: Path, model: keras.Model, *, example: npt.NDArray[np.uint8], classes: Sequence[str]) -> None:
+def save_pyfunc(
+    folder: Path, model: keras.Model, *, example: npt.NDArray[np.uint8], classes: Sequence[str], resize: str
+) -> None:
     """Write a Keras model of stock layers together with the code that serves it: a Python file and a Keras archive.
 
     Args:
@@ -69,6 +74,7 @@ def save_pyfunc(folder: Path, model: keras.Model, *, example: npt.NDArray[np.uin
         model: Raw pixels (b, h, w, c), 0 to 255 -> probabilities (b, classes).
         example: An image (h, w, c).
         classes: Names in the order of the probabilities.
+        resize: How images of another size are to be resized, see `resize_to`.
     """
     with TemporaryDirectory() as temporary:
         archive = Path(temporary) / "model.keras"
@@ -78,11 +84,11 @@ def save_pyfunc(folder: Path, model: keras.Model, *, example: npt.NDArray[np.uin
             python_model=str(PYFUNC_FILE),
             code_paths=[str(pipeline.data.decode.__file__)],
             artifacts={"model": str(archive)},
-            model_config={"classes": list(classes)},
+            model_config={"classes": list(classes), "resize": resize},
             signature=SERVED_SIGNATURE,
             input_example={"image": [base64.b64encode(tf.io.encode_png(example).numpy()).decode()]},
             pip_requirements=requirements("pandas", "pillow"),
-            metadata={"classes": list(classes)},
+            metadata={"classes": list(classes), "resize": resize},
         )
     _add_keras_flavor(folder, data="artifacts")
 

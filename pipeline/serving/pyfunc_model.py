@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import scoring_server
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from PIL import Image
 
 COLUMN = "image"
 MAX_IMAGES = 256  # in a request
@@ -48,6 +49,7 @@ class Classifier(PythonModel):
         _accept_json_only()
         model = keras.saving.load_model(context.artifacts["model"], compile=False, safe_mode=True)
         self._classes: list[str] = context.model_config["classes"]
+        self._resize: str = context.model_config["resize"]
         self._shape: tuple[int, int, int] = tuple(model.input_shape[1:])
         pixels = tf.TensorSpec((None, *self._shape), tf.float32)
         self._predict = tf.function(lambda images: model(images, training=False), input_signature=[pixels])
@@ -127,8 +129,11 @@ class Classifier(PythonModel):
             raise self._unreadable(number, error) from None
         if is_deep:
             highest.append(self._decode.highest_value(image))
-        # resized as the training images were
-        return np.asarray(self._decode.resize_to(image, self._shape), np.float32)
+        return self._fit(image)
+
+    def _fit(self, image: Any) -> np.ndarray:
+        """Return the pixels (h, w, c) float32 of a decoded image, resized as the training images were."""
+        return np.asarray(self._decode.resize_to(image, self._shape, self._resize), np.float32)
 
     def _classify(self, images: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
         """Yield the answers for one batch."""
@@ -141,9 +146,8 @@ class Classifier(PythonModel):
             }
 
     def _check_array(self, number: int, values: Any) -> np.ndarray:
-        """Return the pixels of an array that has the model's shape."""
-        height, width, channels = self._shape
-        rule = f"image {number} must be an array of height {height}, width {width} and {channels} channel(s), 0 to 255"
+        """Return the pixels (h, w, c) float32 of an array; one of another shape than the model's is resized to it."""
+        rule = f"image {number} must be an array (height, width, channels) of 1, 3 or 4 channels, 0 to 255"
         try:
             # of objects first, because NumPy would read the text "1" and true as 1
             cells = np.array(values.tolist() if isinstance(values, np.ndarray) else values, object)
@@ -151,7 +155,7 @@ class Classifier(PythonModel):
             pixels = cells.astype(np.float32)
         except (TypeError, ValueError, OverflowError):
             raise _error(f"{rule}, got rows of unequal length or values that are no numbers") from None
-        if pixels.shape != self._shape:
+        if pixels.ndim != 3 or pixels.shape[2] not in self._decode.MODES or 0 in pixels.shape:
             raise _error(f"{rule}, got the shape {', '.join(map(str, pixels.shape))}")
         if strange := sorted(kind.__name__ for kind in kinds if kind is bool or not issubclass(kind, NUMBERS)):
             raise _error(f"{rule}, got values of the type {strange[0]}")
@@ -161,7 +165,11 @@ class Classifier(PythonModel):
         # A black image may be meant; no image has 1 of 255 as its brightest pixel.
         if 0 < pixels.max() <= 1:
             raise _error(f"{rule}, got nothing above {pixels.max():g}; multiply fractions by 255")
-        return pixels
+        if pixels.shape == self._shape:
+            return pixels
+        # as whole numbers, which a file would hold
+        whole = np.rint(pixels).astype(np.uint8)
+        return self._fit(Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole))
 
     def _unreadable(self, number: int, error: Exception) -> MlflowException:
         reason = self._decode.describe_error(error)

@@ -47,6 +47,7 @@ class LoggedModel:
     model: "keras.Model"  # raw pixels (b, height, width, channels), 0 to 255 -> probabilities (b, classes)
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # (height, width, channels)
+    resize: str  # how images of another size were resized in training, see `resize_to`
     run_id: str  # of the run that trained it
     model_id: str  # m-...
 
@@ -92,6 +93,7 @@ def load_model(client: TrackingClient, uri: str) -> LoggedModel:
         model,
         classes=tuple(metadata["classes"]),
         image_shape=tuple(model.input_shape[1:]),
+        resize=str(metadata["resize"]),
         run_id=str(found.source_run_id),
         model_id=found.model_id,
     )

@@ -35,6 +35,7 @@ class InitialWeights:
     layers: Layers  # by the layer's name, in Keras' order
     architecture: Mapping[str, object]  # settings of `ModelConfig`, by name
     classes: tuple[str, ...] = ()  # none where it is unknown what the outputs mean
+    resize: str = ""  # how its images of another size were resized; empty where that is unknown
     model_id: str = ""  # of a model in MLflow
     run_id: str = ""  # of the run that trained it
     digest: str = ""  # SHA-256 of a file
@@ -56,6 +57,7 @@ class InitialWeights:
             layers,
             architecture,
             classes=found.classes,
+            resize=found.resize,
             model_id=found.model_id,
             run_id=found.run_id,
         )
@@ -126,6 +128,8 @@ class InitialWeights:
         for name in ("activation", "batch_norm_epsilon"):
             if getattr(config, name) != self.architecture[name]:
                 parts.append(f"{name} {config.text(name)} instead of {self.architecture[name]}")
+        if self.resize not in ("", config.resize):
+            parts.append(f"resize {config.resize} instead of {self.resize}")
         return f"{self.origin}: {'; '.join(parts)}"
 
     @classmethod

@@ -91,7 +91,8 @@ def log_trained_model(run: TrackedRun, model: keras.Model, config: TrainingConfi
     """Log the model in the form in which it is served."""
     stock_model = serving_model(model, config, dataset)
     example = _example(dataset).astype(np.float32)
-    run.log_model(partial(save_keras, model=stock_model, example=example, classes=dataset.classes))
+    save = partial(save_keras, model=stock_model, classes=dataset.classes, resize=config.resize)
+    run.log_model(partial(save, example=example))
 
 
 def _example(dataset: Dataset) -> npt.NDArray[np.uint8]:
@@ -125,8 +126,8 @@ def register_model(
     tags = {Tag.DATA: dataset.name, Tag.DATA_FINGERPRINT: dataset.fingerprint}
     values = {**results, "latency_ms": latency_ms}
     tags |= {name: f"{values[name]:.6g}" for name in VERSION_METRICS if name in values}
-    save = partial(save_pyfunc, model=stock_model, example=_example(dataset)[0], classes=dataset.classes)
-    run.register_model(config.register_as, save, classes=dataset.classes, tags=tags)
+    save = partial(save_pyfunc, model=stock_model, classes=dataset.classes, resize=config.resize)
+    run.register_model(config.register_as, partial(save, example=_example(dataset)[0]), classes=dataset.classes, tags=tags)
     return latency_ms
 
 

@@ -571,7 +571,7 @@ def test_damaged_image_is_an_error_of_that_file_only(tmp_path_factory, kind, cha
         changed[int(place * (len(changed) - 1))] = byte
     file = tmp_path_factory.mktemp("any") / "a.png"
     file.write_bytes(changed)
-    batch = read_batch([str(file)], (6, 5, 3), True)
+    batch = read_batch([str(file)], (6, 5, 3), "stretch")
     assert len(batch.errors) <= 1 and batch.images.shape == (1, 6, 5, 3)
 
 

@@ -7,7 +7,9 @@ from pipeline.config.training import AugmentationConfig
 from pipeline.data.augmentation import registry
 
 ALL = {
+    "crop_scale": 0.2,
     "flip": True,
+    "vertical_flip": True,
     "translation": 2,
     "randaugment_layers": 2,
     "color_jitter": 0.3,

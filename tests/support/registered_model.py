@@ -14,6 +14,7 @@ from tests.support.stores import tracking_store
 NAME = "colours"
 CLASSES = ("red", "green", "blue")
 SHAPE = (8, 6, 3)  # height, width, channels
+RESIZE = "crop"  # how images of another size are resized
 
 
 class Registered(NamedTuple):
@@ -38,10 +39,12 @@ def register_model(folder):
     model = build_model()
     with tracking_store(folder, "registering") as uri:
         with start_run(role=Role.RUN) as run:
-            run.log_model(partial(save_keras, model=model, example=np.zeros((1, *SHAPE), np.float32), classes=CLASSES))
+            save = partial(save_keras, model=model, classes=CLASSES, resize=RESIZE)
+            run.log_model(partial(save, example=np.zeros((1, *SHAPE), np.float32)))
+            serve = partial(save_pyfunc, model=model, classes=CLASSES, resize=RESIZE)
             run.register_model(
                 NAME,
-                partial(save_pyfunc, model=model, example=np.zeros(SHAPE, np.uint8), classes=CLASSES),
+                partial(serve, example=np.zeros(SHAPE, np.uint8)),
                 classes=CLASSES,
                 tags={"test_accuracy": "0.9"},
             )

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from pipeline.data.augmentation.random_ops import box_mask, randint, select, uniform
+from pipeline.data.augmentation.random_ops import box_mask, randint, scale_to_int, select, uniform
 
 # Ranges of random erasing, as in torchvision and timm.
 AREA = (0.02, 0.33)  # share of the image
@@ -22,7 +22,7 @@ def random_erasing(images: tf.Tensor, seed: tf.Tensor, *, probability: float) ->
     ratio = tf.exp(math.log(ASPECT_RATIO[0]) + math.log(ASPECT_RATIO[1] / ASPECT_RATIO[0]) * shape)
     height = tf.minimum(tf.cast(tf.round(tf.sqrt(area * ratio)), tf.int32), image_height)
     width = tf.minimum(tf.cast(tf.round(tf.sqrt(area / ratio)), tf.int32), image_width)
-    top, left = _scale_to_int(down, image_height - height), _scale_to_int(across, image_width - width)
+    top, left = scale_to_int(down, image_height - height), scale_to_int(across, image_width - width)
     erased = box_mask(images, top=top, left=left, height=height, width=width)
     return select(chance < probability, _fill_with_mean(images, erased), images)
 
@@ -37,11 +37,6 @@ def cutout(images: tf.Tensor, seed: tf.Tensor, *, side: int) -> tf.Tensor:
     return _fill_with_mean(
         images, box_mask(images, top=row - side // 2, left=column - side // 2, height=sides, width=sides)
     )
-
-
-def _scale_to_int(uniform: tf.Tensor, maximum: tf.Tensor) -> tf.Tensor:
-    """Turn numbers from [0, 1) into integers from 0 to `maximum`, each equally likely."""
-    return tf.cast(uniform * tf.cast(maximum + 1, tf.float32), tf.int32)
 
 
 def _fill_with_mean(images: tf.Tensor, erased: tf.Tensor) -> tf.Tensor:

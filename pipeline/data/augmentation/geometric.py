@@ -55,8 +55,17 @@ def rotate(degrees: float, *, height: int, width: int) -> Matrix:
 
 def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Mirror each image left to right with probability 1/2."""
+    return _random_mirror(images, seed, axis=2)
+
+
+def random_vertical_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Mirror each image top to bottom with probability 1/2."""
+    return _random_mirror(images, seed, axis=1)
+
+
+def _random_mirror(images: tf.Tensor, seed: tf.Tensor, *, axis: int) -> tf.Tensor:
     # tf.reverse, because a slice [::-1] takes 9 times as long.
-    return select(randint(images, seed, 2) == 1, tf.reverse(images, [2]), images)
+    return select(randint(images, seed, 2) == 1, tf.reverse(images, [axis]), images)
 
 
 def random_translation(images: tf.Tensor, seed: tf.Tensor, *, max_pixels: int) -> tf.Tensor:

@@ -26,6 +26,11 @@ def uniform(images: tf.Tensor, seed: tf.Tensor, low: float = 0.0, high: float = 
     return tf.random.stateless_uniform([tf.shape(images)[0]], seed, low, high)
 
 
+def scale_to_int(uniform: tf.Tensor, maximum: tf.Tensor) -> tf.Tensor:
+    """Turn numbers from [0, 1) into integers from 0 to `maximum`, each equally likely."""
+    return tf.cast(uniform * tf.cast(maximum + 1, tf.float32), tf.int32)
+
+
 def select(condition: tf.Tensor, images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     """Return each of `images` (b, h, w, c) where `condition` (b,) is true, else the image of `others`."""
     # tf.where takes three times as long.

@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from pipeline.config.training import AugmentationConfig
 from pipeline.data.augmentation.color import color_jitter
+from pipeline.data.augmentation.cropping import random_resized_crop
 from pipeline.data.augmentation.erasing import cutout, random_erasing
-from pipeline.data.augmentation.geometric import random_flip, random_translation
+from pipeline.data.augmentation.geometric import random_flip, random_translation, random_vertical_flip
 from pipeline.data.augmentation.mixing import mixup_or_cutmix
 from pipeline.data.augmentation.rand_augment import rand_augment
 
@@ -22,12 +23,22 @@ class ImageAugmentation(NamedTuple):
     apply: Callable[[tf.Tensor, tf.Tensor, AugmentationConfig], tf.Tensor]  # images, seed (2,), settings -> images
 
 
-# In the order of application. The position of an augmentation among those that are on is folded into its seed: add new
-# ones at the end, so that recipes without them give the same results as before.
+# In the order of application. The position of an augmentation among those that are on is folded into its seed: a new
+# one changes nothing for recipes without it, wherever it is put.
 IMAGE_AUGMENTATIONS = {
+    "crop": ImageAugmentation(
+        is_on=lambda config: config.crop_scale < 1,
+        apply=lambda images, seed, config: random_resized_crop(
+            images, seed, scale=config.crop_scale, ratio=config.crop_ratio
+        ),
+    ),
     "flip": ImageAugmentation(
         is_on=lambda config: config.flip,
         apply=lambda images, seed, config: random_flip(images, seed),
+    ),
+    "vertical_flip": ImageAugmentation(
+        is_on=lambda config: config.vertical_flip,
+        apply=lambda images, seed, config: random_vertical_flip(images, seed),
     ),
     "translation": ImageAugmentation(
         is_on=lambda config: config.translation > 0,

@@ -52,7 +52,7 @@ def test_load_builtin_downloads_once_and_flattens_the_labels(monkeypatch, defaul
 
     replace_keras_dataset(monkeypatch, name, load_data)
     for _ in range(2):
-        decoded = load_builtin(name, None)
+        decoded = load_builtin(name, None, "stretch")
         assert decoded.images.shape == (6, *(*shape, 1)[1:4]) and decoded.labels.tolist() == [0, 1, 2, 0, 1, 2]
         assert decoded.sizes == (3, 0, 3) and decoded.classes == CLASSES[name]
     assert timeouts == [30] and socket.getdefaulttimeout() == 123  # a silent server is not waited for
@@ -64,7 +64,7 @@ def test_load_builtin_after_failed_download_raises_one_line_with_reason_and_reme
 
     replace_keras_dataset(monkeypatch, "cifar10", load_data)
     with pytest.raises(UsageError) as error:
-        load_builtin("cifar10", None)
+        load_builtin("cifar10", None, "stretch")
     message = str(error.value)
     assert message.startswith("cifar10 must be downloaded once by Keras") and "no route" in message
     assert message.isprintable() and "a folder of class folders" in message
@@ -80,14 +80,20 @@ def test_load_builtin_checks_the_md5_digests_of_fashion_mnist(monkeypatch):
         downloads.append((file, len(file_hash)))
 
     monkeypatch.setitem(sys.modules, "keras.utils", types.SimpleNamespace(get_file=get_file))
-    load_builtin("fashion_mnist", None)
+    load_builtin("fashion_mnist", None, "stretch")
     assert downloads == [(f"{part}-idx{n}-ubyte.gz", 32) for part, n in PARTS]
 
 
 def test_load_builtin_with_image_size_resizes_the_images(monkeypatch):
     monkeypatch.setattr(builtin, "_read_digits", lambda: {"train": (np.full((4, 8, 8), 200, np.uint8), np.arange(4))})
-    assert load_builtin("digits", (12, 16)).images.shape == (4, 12, 16, 1)
-    assert (load_builtin("digits", (12, 16)).images == 200).all()
+    assert load_builtin("digits", (12, 16), "stretch").images.shape == (4, 12, 16, 1)
+    assert (load_builtin("digits", (12, 16), "stretch").images == 200).all()
+
+
+def test_load_builtin_caches_each_way_of_resizing_alone(monkeypatch):
+    monkeypatch.setattr(builtin, "_read_digits", lambda: {"train": (np.full((4, 8, 8), 200, np.uint8), np.arange(4))})
+    lowest = {resize: load_builtin("digits", (6, 16), resize).images.min() for resize in ("stretch", "pad", "crop")}
+    assert lowest == {"stretch": 200, "pad": 0, "crop": 200}
 
 
 def test_classes_are_as_many_and_different_as_in_each_data_set():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import cache
-from pipeline.data.cache import DIGEST_DTYPE, DecodedImages, cache_key, load_cached
+from pipeline.data.cache import DIGEST_DTYPE, DecodedImages, cache_key, load_cached, resize_key
 from tests.support.paths import ROOT
 
 KEY = cache_key("a data set")
@@ -120,6 +120,13 @@ def test_load_cached_on_a_full_disk_decodes_into_memory_without_sigbus(folder, c
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert_decoded(decoded)
     assert "File too large" in caplog.text and os.listdir(folder.parent) == [f"{KEY}.lock"]
+
+
+def test_resize_key_of_stretched_images_is_their_size_alone():
+    """So that what is cached stays, where nothing is resized or as before."""
+    assert [resize_key(None, resize) for resize in ("stretch", "crop")] == [None, None]
+    assert resize_key((4, 6), "stretch") == (4, 6)
+    assert len({resize_key((4, 6), resize) for resize in ("stretch", "crop", "pad")}) == 3
 
 
 def test_cache_key_depends_on_every_part_and_on_the_format(monkeypatch):

@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline.config.training import DataConfig
 from pipeline.data import dataset
 from pipeline.data.dataset import Split, load_dataset
+from pipeline.data.decode import resize_to
 from pipeline.runtime.errors import UsageError
 from tests.support.paths import ROOT
 
@@ -258,9 +259,26 @@ def test_load_dataset_with_another_version_of_pillow_decodes_again(tmp_path, mon
     root = write_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
     load(root)
     monkeypatch.setattr(dataset.PIL, "__version__", "1.2.3")
-    monkeypatch.setattr(dataset, "read_images", lambda *_: pytest.fail("as it must"))
+    monkeypatch.setattr(dataset, "read_images", lambda *_, **__: pytest.fail("as it must"))
     with pytest.raises(pytest.fail.Exception, match="as it must"):
         load(root)
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_load_dataset_resizes_as_told_whatever_is_cached_already(tmp_path, kind):
+    root = write_folder(tmp_path / "pets", {"cat": 5, "dog": 5})  # 6 x 5 pixels
+    if kind == "npz":
+        images = load(root).train.images
+        root = tmp_path / "pets.npz"
+        np.savez(root, x_train=images, y_train=np.arange(10) % 2, x_test=images[:2], y_test=[0, 1])
+    originals = load(root).train.images
+    fingerprints = set()
+    for resize in ("stretch", "crop", "pad", "crop"):
+        loaded = load(root, image_size=(4, 4), resize=resize)
+        expected = [resize_to(Image.fromarray(image), (4, 4, 3), resize) for image in originals]
+        np.testing.assert_array_equal(loaded.train.images, expected)
+        fingerprints.add(loaded.fingerprint)
+    assert len(fingerprints) == 3
 
 
 def test_load_dataset_of_an_npz_file_that_was_overwritten_reads_it_again(tmp_path):

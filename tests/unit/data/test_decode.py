@@ -6,11 +6,11 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.data.decode import has_16_bits, highest_value, load_pixels, open_image, read_image, resize_to
 from pipeline.data.read_images import read_batch
-from tests.support.image_files import COLOR, GRAY, save_image
+from tests.support.image_files import COLOR, GRAY, random_image, save_image
 
 
 def with_alpha(alpha):
@@ -58,10 +58,11 @@ def test_read_image_applies_the_exif_orientation(tmp_path, name):
     assert read_image(save_image(tmp_path, image, name, exif=exif)).size == (24, 32)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.webp"])
-def test_read_image_of_an_animation_returns_the_first_frame(tmp_path, name):
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.gif", "a.tif"])
+def test_read_image_of_several_pictures_returns_the_first(tmp_path, name):
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    file = save_image(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], lossless=True)
+    options = {"lossless": True} if name == "a.webp" else {}
+    file = save_image(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], **options)
     assert np.asarray(read_image(file))[0, 0].tolist() == [255, 0, 0]
 
 
@@ -77,7 +78,7 @@ def test_read_image_goes_by_content(tmp_path, kind):
 def test_read_image_opens_no_other_format(tmp_path, kind, name):
     file = save_image(tmp_path, Image.fromarray(COLOR), name, format=kind)
     reason = "not a JPEG, PNG, TIFF, GIF, WebP, BMP or PNM image"
-    assert read_batch([file], (3, 4, 3), False).errors == [(file, reason)]
+    assert read_batch([file], (3, 4, 3), None).errors == [(file, reason)]
 
 
 @pytest.mark.parametrize("content", [b"P3 1 1 255 1 2 3", b"P1 1 1 0", b"P5 1 1 100\n\x09"])
@@ -151,5 +152,51 @@ def test_has_16_bits_of_colour(tmp_path):
 
 def test_resize_to_a_smaller_shape_antialiases():
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))  # columns
-    small = resize_to(Image.fromarray(stripes), (4, 8, 1))
+    small = resize_to(Image.fromarray(stripes), (4, 8, 1), "stretch")
     assert small.shape == (4, 8, 1) and abs(small.astype(int) - 127).max() <= 5  # a pixel in eight would be all 0
+
+
+WIDE = random_image(0, size=(37, 90))
+RESIZED = ("stretch", "crop", "pad")
+
+
+@pytest.mark.parametrize("resize", RESIZED)
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_resize_to_the_size_of_the_image_leaves_its_pixels(resize, mode):
+    image = WIDE.convert(mode)
+    pixels = np.asarray(image)
+    np.testing.assert_array_equal(resize_to(image, (37, 90, len(mode)), resize), pixels.reshape(37, 90, -1))
+
+
+def test_resize_to_by_stretching_equals_pillows_antialiased_filter():
+    expected = np.asarray(WIDE.resize((20, 16), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(resize_to(WIDE, (16, 20, 3), "stretch"), expected)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (8, 20, 3), (60, 60, 3), (20, 8, 3)], ids=str)
+def test_resize_to_by_cropping_equals_pillows_filter_on_the_largest_part_in_the_center(shape):
+    height, width, _ = shape
+    scale = max(height / 37, width / 90)
+    left, top = (90 - width / scale) / 2, (37 - height / scale) / 2
+    expected = WIDE.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, 90 - left, 37 - top))
+    difference = resize_to(WIDE, shape, "crop").astype(int) - np.asarray(expected)
+    assert abs(difference).max() <= 1  # the boxes differ in their last digits
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (60, 60, 3), (20, 8, 3), (4, 20, 3)], ids=str)
+def test_resize_to_by_padding_equals_pillows_filter_with_black_on_both_sides(shape):
+    expected = ImageOps.pad(WIDE, (shape[1], shape[0]), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(resize_to(WIDE, shape, "pad"), expected)
+
+
+def test_resize_to_by_padding_leaves_transparent_black_beside_an_image_with_alpha():
+    padded = resize_to(Image.new("RGBA", (4, 2), (90, 80, 70, 51)), (8, 8, 4), "pad")
+    assert padded[[0, 1, -2, -1]].tolist() == np.zeros((4, 8, 4)).tolist()
+    np.testing.assert_array_equal(padded[2:6], np.broadcast_to([90, 80, 70, 51], (4, 8, 4)))
+
+
+@pytest.mark.parametrize("resize", RESIZED)
+@pytest.mark.parametrize("size", [(1, 65_535), (65_535, 1), (1, 1)], ids=str)
+def test_resize_to_takes_images_of_any_shape(resize, size):
+    resized = resize_to(Image.new("L", size, 200), (8, 12, 1), resize)
+    assert resized.shape == (8, 12, 1) and resized.max() == 200

@@ -75,6 +75,7 @@ def test_bad_file_is_refused_in_one_line_that_names_it(search, tmp_path, text, m
             "space must name settings that change a result, got register_as: set it beside the space",
         ),
         ("image_size: [16, 32]", "space must leave the images and their split alone"),
+        ("resize: [crop, pad]", "space must leave the images and their split alone"),
         ("dataset: [digits, cifar10]", "space must leave the images and their split alone"),
         ("validation_fraction: [0.1, 0.2]", "space must leave the images and their split alone"),
         ("folds: [2, 5]", "space must leave the images and their split alone"),

@@ -17,7 +17,7 @@ from mlflow.models import Model
 from pipeline.serving.packaging import requirements, save_keras
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import find_model
-from tests.support.registered_model import CLASSES, NAME, SHAPE
+from tests.support.registered_model import CLASSES, NAME, RESIZE, SHAPE
 
 
 def folder_of(registered_model, name):
@@ -26,9 +26,9 @@ def folder_of(registered_model, name):
 
 def test_save_keras_writes_classes_signature_and_a_model_that_predicts_the_same(registered_model, tmp_path):
     images = np.random.default_rng(0).uniform(0, 255, (4, *SHAPE)).astype(np.float32)
-    save_keras(tmp_path / "model", registered_model.model, example=images[:1], classes=CLASSES)
+    save_keras(tmp_path / "model", registered_model.model, example=images[:1], classes=CLASSES, resize=RESIZE)
     about = Model.load(str(tmp_path / "model" / "MLmodel"))
-    assert about.metadata["classes"] == list(CLASSES)
+    assert about.metadata == {"classes": list(CLASSES), "resize": RESIZE}
     assert about.signature.inputs.inputs[0].shape == (-1, *SHAPE)
     (archive,) = (tmp_path / "model").rglob("*.keras")
     loaded = keras.saving.load_model(archive, compile=False, safe_mode=True)

@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.data.decode import read_image, resize_to
 from pipeline.serving.pyfunc_model import MAX_IMAGES
 from tests.support.ports import free_port
-from tests.support.registered_model import CLASSES, NAME, SHAPE
+from tests.support.registered_model import CLASSES, NAME, RESIZE, SHAPE
 from tests.support.stores import environment
 
 HEIGHT, WIDTH, CHANNELS = SHAPE
@@ -133,9 +133,19 @@ def test_predict_of_a_file_of_any_size_and_mode_resizes_it_as_in_training(addres
     image = image if mode == "I;16" else image.convert(mode)
     file = io.BytesIO()
     image.save(file, "JPEG" if mode == "CMYK" else "PNG")
-    pixels = resize_to(read_image(io.BytesIO(file.getvalue())), SHAPE)
+    pixels = resize_to(read_image(io.BytesIO(file.getvalue())), SHAPE, RESIZE)
     answer = ask(address, split(base64.b64encode(file.getvalue()).decode()))
     np.testing.assert_allclose(probabilities(answer), expected(registered_once, [pixels]), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(37, 53, 3), (37, 53, 1), (37, 53, 4), (3, 2, 3), (8, 6, 1)], ids=str)
+def test_predict_of_an_array_of_another_shape_equals_that_of_a_file(address, registered_once, shape):
+    noise = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
+    image = Image.fromarray(noise[..., 0] if shape[2] == 1 else noise)
+    answers = probabilities(ask(address, split((noise + 0.3 * (noise < 255)).tolist(), encoded(image))))
+    assert answers[0] == answers[1]
+    pixels = resize_to(image, SHAPE, RESIZE)
+    np.testing.assert_allclose(answers[:1], expected(registered_once, [pixels]), atol=1e-6)
 
 
 def test_predict_accepts_arrays_files_and_data_urls_in_one_request(address):
@@ -157,11 +167,15 @@ REFUSED = [
     ({"inputs": {"image": []}}, "a request must hold 1 to 256 images, in a column named image, got 0"),
     (split(*FILES * 86), "a request must hold 1 to 256 images, in a column named image, got 258"),
     ({"dataframe_records": [{"img": FILES[0]}]}, "in a column named image, got 0"),
-    (split(np.zeros((9, 6, 3)).tolist()), "of height 8, width 6 and 3 channel(s), 0 to 255, got the shape 9, 6, 3"),
-    ({"inputs": np.zeros((2, 6, 8, 3)).tolist()}, "and 3 channel(s), 0 to 255, got the shape 6, 8, 3"),
+    (
+        split(np.zeros((8, 6)).tolist()),
+        "an array (height, width, channels) of 1, 3 or 4 channels, 0 to 255, got the shape 8, 6",
+    ),
+    ({"inputs": np.zeros((2, 3, 8, 6)).tolist()}, "of 1, 3 or 4 channels, 0 to 255, got the shape 3, 8, 6"),
+    (split(FILES[0], []), "of 1, 3 or 4 channels, 0 to 255, got the shape 0"),
     (
         split(ARRAYS[0], [[1], [1, 2]]),
-        "image 2 must be an array of height 8, width 6 and 3 channel(s), 0 to 255, "
+        "image 2 must be an array (height, width, channels) of 1, 3 or 4 channels, 0 to 255, "
         "got rows of unequal length or values that are no numbers",
     ),
     (split([["a"]]), "got rows of unequal length or values that are no numbers"),

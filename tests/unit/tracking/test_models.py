@@ -29,7 +29,7 @@ def test_load_model_from_each_form_of_uri_returns_the_same_network(registered_mo
 def test_predict_proba_equals_the_network_over_several_batches():
     pixels = keras.Input((2, 2, 1))
     network = keras.Model(pixels, keras.layers.Softmax()(keras.layers.Flatten()(pixels)))
-    model = LoggedModel(network, ("a", "b", "c", "d"), (2, 2, 1), run_id="r", model_id="m-1")
+    model = LoggedModel(network, ("a", "b", "c", "d"), (2, 2, 1), resize="stretch", run_id="r", model_id="m-1")
     images = np.random.default_rng(0).integers(0, 3, (2 * BATCH_SIZE + 1, 2, 2, 1)).astype(np.uint8)
     probabilities = model.predict_proba(images)
     assert (probabilities.shape, probabilities.dtype) == ((len(images), 4), np.float32)

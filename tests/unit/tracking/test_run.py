@@ -94,14 +94,18 @@ def test_resumed_run_logs_no_second_point_and_no_second_model(store):
     with start_run(role=Role.RUN) as run:
         run.log_epoch(1, {"loss": 2.0})
         run.log_epoch(2, {"loss": 1.0})
-        run.log_model(partial(save_keras, model=model, example=example, classes=["cat", "dog", "owl"]))
+        run.log_model(
+            partial(save_keras, model=model, example=example, classes=["cat", "dog", "owl"], resize="stretch")
+        )
         run.log_results({"test_loss": 0.5})
     with start_run(role=Role.RUN, resume=found(run.id)) as again:
         assert again.load_logged_state() == found(run.id).info.run_name
         assert again.log_epoch(2, {"loss": 1.0, "val_loss": 3.0}) == set()
         assert again.log_epoch(2, {"loss": 1.1}) == {"loss"}
         assert again.log_epoch(3, {"loss": 0.5}) == set()
-        again.log_model(partial(save_keras, model=model, example=example, classes=["cat", "dog", "owl"]))
+        again.log_model(
+            partial(save_keras, model=model, example=example, classes=["cat", "dog", "owl"], resize="stretch")
+        )
         again.log_results({"test_loss": 0.5, "test_accuracy": 1.0})
     client = mlflow.MlflowClient()
     history = {name: client.get_metric_history(run.id, name) for name in found(run.id).data.metrics}
@@ -185,11 +189,13 @@ def test_log_model_takes_raw_pixels_and_holds_no_pickle(store):
     model = conv_mixer((8, 8, 1), 3, filters=4, depth=1, kernel_size=3, patch_size=2)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.float32)
     with start_run(role=Role.RUN) as run:
-        run.log_model(partial(save_keras, model=model, example=images[:1], classes=["cat", "dog", "owl"]))
+        run.log_model(
+            partial(save_keras, model=model, example=images[:1], classes=["cat", "dog", "owl"], resize="stretch")
+        )
         run.log_results({"test_accuracy": 0.5})
     uri = run.model_uri
     logged = mlflow.models.get_model_info(uri)
-    assert logged.metadata == {"classes": ["cat", "dog", "owl"]}
+    assert logged.metadata == {"classes": ["cat", "dog", "owl"], "resize": "stretch"}
     assert logged.signature.inputs.inputs[0].shape == (-1, 8, 8, 1)
     assert logged.signature.outputs.inputs[0].shape == (-1, 3)
     files = [path.name for path in Path(mlflow.artifacts.download_artifacts(uri)).rglob("*")]

@@ -1,5 +1,7 @@
 """Weights of a trained model as the start of a training: what is taken over, and what is refused."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -45,7 +47,7 @@ def taken_apart(model, tmp_path, classes=CLASSES):
     """Return the weights of a model as those of a logged one, which has classes."""
     model.save(tmp_path / "source.keras")
     loaded = InitialWeights.load(str(tmp_path / "source.keras"))
-    return InitialWeights("models:/m-1", loaded.layers, loaded.architecture, classes=classes, model_id="m-1")
+    return replace(loaded, origin="models:/m-1", classes=classes, resize="stretch", model_id="m-1", digest="")
 
 
 def test_file_tells_the_architecture_and_has_a_digest(file):
@@ -162,10 +164,10 @@ def test_what_is_no_model_of_a_known_kind_is_refused_in_one_line(tmp_path, monke
 
 def test_describe_says_what_is_taken_over(tmp_path, digits):
     loaded = taken_apart(random_model((8, 8, 3)), tmp_path)
-    config = loaded.complete(config_of(activation="relu"))
+    config = loaded.complete(config_of(activation="relu", resize="crop"))
     assert loaded.describe(config, digits) == (
         "models:/m-1: all layers but the last, as the classes differ; its kernels for RGB summed for gray images; "
-        "activation relu instead of gelu"
+        "activation relu instead of gelu; resize crop instead of stretch"
     )
     same = taken_apart(random_model((8, 8, 1)), tmp_path, classes=digits.classes)
     assert same.describe(same.complete(config_of()), digits) == "models:/m-1: all layers"

@@ -172,9 +172,10 @@ def test_log_validation_predictions_logs_the_validation_images(digits, model):
 
 def test_log_trained_model_logs_stock_layers_with_the_first_validation_image(digits, trained):
     run = RecordingRun()
-    log_trained_model(run, trained, SMALL, digits)
+    log_trained_model(run, trained, SMALL.model_copy(update={"resize": "pad"}), digits)
     (save,) = run.models
     assert save.func is save_keras and save.keywords["classes"] == digits.classes
+    assert save.keywords["resize"] == "pad"
     np.testing.assert_array_equal(save.keywords["example"], digits.validation.take(np.arange(1))[0])
     assert save.keywords["example"].dtype == np.float32
     for weight, same in zip(trained.get_weights(), save.keywords["model"].get_weights(), strict=True):
@@ -184,11 +185,12 @@ def test_log_trained_model_logs_stock_layers_with_the_first_validation_image(dig
 def test_register_model_registers_the_served_form_with_its_results_as_tags(digits, trained, monkeypatch):
     monkeypatch.setattr(benchmark, "SECONDS", 0.0)
     run = RecordingRun()
-    config = SMALL.model_copy(update={"register_as": "numbers"})
+    config = SMALL.model_copy(update={"register_as": "numbers", "resize": "crop"})
     latency = register_model(run, trained, config, digits, {"test_accuracy": 0.9876543, "other": 1.0})
     ((name, save, classes, tags),) = run.registered
     assert (name, save.func, classes) == ("numbers", save_pyfunc, digits.classes)
     assert save.keywords["example"].shape == (8, 8, 1) and save.keywords["classes"] == digits.classes
+    assert save.keywords["resize"] == "crop"
     np.testing.assert_array_equal(save.keywords["model"].get_weights()[0], trained.get_weights()[0])
     assert tags == {
         Tag.DATA: "digits",

@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline.data.augmentation import geometric
-from pipeline.data.augmentation.geometric import random_flip, random_translation
+from pipeline.data.augmentation.geometric import random_flip, random_translation, random_vertical_flip
 from tests.support.augmentations import SEED, noise
 
 IMAGES = noise(2, 9, 13, 3)
@@ -40,9 +40,11 @@ def test_rotate_by_90_degrees_is_counter_clockwise():
 SMALL_IMAGES = noise(64, 6, 5, 3)
 
 
-def test_random_flip_mirrors_about_half_of_the_images():
-    result = random_flip(tf.constant(SMALL_IMAGES), SEED).numpy()
-    flipped = [np.array_equal(one, image[:, ::-1]) for one, image in zip(result, SMALL_IMAGES, strict=True)]
+@pytest.mark.parametrize(("mirror", "axis"), [(random_flip, 2), (random_vertical_flip, 1)])
+def test_random_flip_mirrors_about_half_of_the_images(mirror, axis):
+    result = mirror(tf.constant(SMALL_IMAGES), SEED).numpy()
+    mirrored = np.flip(SMALL_IMAGES, axis)
+    flipped = [np.array_equal(one, image) for one, image in zip(result, mirrored, strict=True)]
     kept = [np.array_equal(one, image) for one, image in zip(result, SMALL_IMAGES, strict=True)]
     assert all(np.array(flipped) ^ np.array(kept))
     assert 16 < sum(flipped) < 48

@@ -1,0 +1,86 @@
+"""Random resized crop: a random part of each image, enlarged to the whole (Szegedy et al. 2015, arXiv 1409.4842)."""
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from pipeline.data.augmentation.random_ops import scale_to_int
+
+# Parts drawn for each image, of which the first one that fits into it is taken, as in torchvision and timm.
+TRIES = 10
+
+
+class Boxes(NamedTuple):
+    """A rectangle within each image, (b,) int32 each, in pixels."""
+
+    top: tf.Tensor
+    left: tf.Tensor
+    height: tf.Tensor
+    width: tf.Tensor
+
+
+def random_resized_crop(images: tf.Tensor, seed: tf.Tensor, *, scale: float, ratio: float) -> tf.Tensor:
+    """Cut a random rectangle out of each image (b, h, w, c) and resize it to (h, w), see `random_boxes`."""
+    height, width = images.shape[1], images.shape[2]
+    boxes = random_boxes(tf.shape(images)[0], seed, height=height, width=width, scale=scale, ratio=ratio)
+    return crop_and_resize(images, boxes)
+
+
+def random_boxes(count: tf.Tensor, seed: tf.Tensor, *, height: int, width: int, scale: float, ratio: float) -> Boxes:
+    """Draw a rectangle in each of `count` images as torchvision's and timm's random resized crop does.
+
+    The share of the area is uniform in [scale, 1], the logarithm of width to height uniform in
+    [-log(ratio), log(ratio)], the position uniform. If none of TRIES rectangles fits into the image, it is the largest
+    one in its center with such a ratio.
+    """
+    area, shape, down, across = (
+        tf.random.stateless_uniform([count, TRIES], tf.random.fold_in(seed, number)) for number in range(4)
+    )
+    area = (scale + (1 - scale) * area) * (height * width)  # pixels
+    shape = tf.exp((2 * shape - 1) * math.log(ratio))
+    heights = tf.cast(tf.round(tf.sqrt(area / shape)), tf.int32)
+    widths = tf.cast(tf.round(tf.sqrt(area * shape)), tf.int32)
+    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    first = tf.argmax(fits, axis=1)
+    any_fits = tf.reduce_any(fits, axis=1)
+
+    def chosen(drawn: tf.Tensor, otherwise: int) -> tf.Tensor:
+        return tf.where(any_fits, tf.gather(drawn, first, batch_dims=1), otherwise)
+
+    largest_height, largest_width = min(height, round(width * ratio)), min(width, round(height * ratio))
+    return Boxes(
+        top=chosen(scale_to_int(down, height - heights), (height - largest_height) // 2),
+        left=chosen(scale_to_int(across, width - widths), (width - largest_width) // 2),
+        height=chosen(heights, largest_height),
+        width=chosen(widths, largest_width),
+    )
+
+
+def crop_and_resize(images: tf.Tensor, boxes: Boxes) -> tf.Tensor:
+    """Resize a rectangle of each image (b, h, w, c) to (h, w), by Pillow's bilinear filter to within 1 of 255.
+
+    The filter has nothing to antialias, as no rectangle is larger than its image.
+    """
+    height, width = images.shape[1], images.shape[2]
+    rows = _interpolate(images, _source_positions(boxes.top, boxes.height, height), axis=1)
+    resized = _interpolate(rows, _source_positions(boxes.left, boxes.width, width), axis=2)
+    return tf.cast(tf.round(resized), images.dtype)
+
+
+def _source_positions(start: tf.Tensor, length: tf.Tensor, pixels: int) -> tf.Tensor:
+    """Return where each of `pixels` pixels lies in a range of `length` pixels from `start` on, (b, pixels) float32."""
+    start, length = (tf.cast(part, tf.float32)[:, None] for part in (start, length))
+    centers = start + (tf.range(pixels, dtype=tf.float32) + 0.5) * (length / pixels) - 0.5
+    # Beyond the centers of its outer pixels the range goes on as it ends.
+    return tf.clip_by_value(centers, start, start + length - 1)
+
+
+def _interpolate(images: tf.Tensor, positions: tf.Tensor, *, axis: int) -> tf.Tensor:
+    """Return the values between the pixels of an axis at positions (b, n) along it, as float32."""
+    before = tf.floor(positions)
+    share = tf.expand_dims(tf.expand_dims(positions - before, -1), 3 - axis)  # (b, n, 1, 1) or (b, 1, n, 1)
+    low = tf.cast(before, tf.int32)
+    high = tf.minimum(low + 1, images.shape[axis] - 1)
+    first, second = (tf.cast(tf.gather(images, pixels, axis=axis, batch_dims=1), tf.float32) for pixels in (low, high))
+    return first + share * (second - first)
