@@ -6,6 +6,7 @@ from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 
 # When a setting has no effect, whatever its value
 IDLE: Mapping[str, Callable[[TrainingConfig], bool]] = {
+    "crop_ratio": lambda config: config.crop_scale == 1,
     "randaugment_magnitude": lambda config: config.randaugment_layers == 0,
     "mix_probability": lambda config: config.mixup_alpha == 0 and config.cutmix_alpha == 0,
     "warmup_fraction": lambda config: config.schedule == "constant",

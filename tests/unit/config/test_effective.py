@@ -9,6 +9,7 @@ from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
 @pytest.mark.parametrize(
     ("setting", "value", "idle", "used"),
     [
+        ("crop_ratio", 2.0, {"crop_scale": 1}, {"crop_scale": 0.9}),
         ("randaugment_magnitude", 3, {"randaugment_layers": 0}, {"randaugment_layers": 1}),
         ("mix_probability", 0.5, {}, {"mixup_alpha": 0.2}),
         ("mix_probability", 0.5, {"mixup_alpha": 0}, {"cutmix_alpha": 1}),

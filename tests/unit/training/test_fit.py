@@ -115,7 +115,8 @@ def test_fit_with_the_same_seed_repeats_history_and_weights(train, fast_layers):
 
 
 def test_settings_without_effect_change_no_weight(train, train_once):
-    idle = {"randaugment_magnitude": 3, "mix_probability": 0.5, "warmup_fraction": 0.3, "early_stopping_epochs": 100}
+    idle = {"randaugment_magnitude": 3, "crop_ratio": 2.0, "mix_probability": 0.5}
+    idle |= {"warmup_fraction": 0.3, "early_stopping_epochs": 100}
     result, _ = train(**idle)
     expected, _, _ = train_once()
     assert effective(TINY.model_copy(update=idle)) == effective(TINY)
