@@ -127,7 +127,9 @@ def register_model(
     values = {**results, "latency_ms": latency_ms}
     tags |= {name: f"{values[name]:.6g}" for name in VERSION_METRICS if name in values}
     save = partial(save_pyfunc, model=stock_model, classes=dataset.classes, resize=config.resize)
-    run.register_model(config.register_as, partial(save, example=_example(dataset)[0]), classes=dataset.classes, tags=tags)
+    run.register_model(
+        config.register_as, partial(save, example=_example(dataset)[0]), classes=dataset.classes, tags=tags
+    )
     return latency_ms
 
 
