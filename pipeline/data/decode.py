@@ -97,6 +97,11 @@ def image_size(image: Image.Image) -> tuple[int, int]:
     return image.height, image.width
 
 
+def from_pixels(pixels: np.ndarray) -> Image.Image:
+    """Return pixels (h, w, c) uint8 of 1, 3 or 4 channels as an image of mode L, RGB or RGBA."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
 def resize_to(image: Image.Image, shape: tuple[int, int, int], resize: str) -> np.ndarray:
     """Return an image as pixels of `shape` (h, w, c), resized by Pillow's bilinear filter, which antialiases.
 

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from PIL import Image
 
 from pipeline.data.cache import DIGEST_DTYPE, Allocate, DecodedImages, image_digest
 from pipeline.data.class_names import clean_class_names
-from pipeline.data.decode import resize_to
+from pipeline.data.decode import from_pixels, resize_to
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import join_names, printable
 
@@ -42,17 +41,13 @@ def stack_splits(
     row = 0
     for pixels, _ in present:
         for image in pixels.reshape(-1, height, width, channels):
-            images[row] = image if image.shape == shape else _resize(image, shape, resize)
+            images[row] = image if image.shape == shape else resize_to(from_pixels(image), shape, resize)
             digests[row] = image_digest(images[row])
             row += 1
     labels = np.concatenate([labels for _, labels in present]).astype(np.int64)
     train, validation, test = (len(parts[name][1]) if name in parts else 0 for name in ENDINGS)
     no_files = np.zeros(count, "S1")
     return DecodedImages(images, digests, labels, no_files, classes, (train, validation, test))
-
-
-def _resize(image: np.ndarray, shape: tuple[int, int, int], resize: str) -> np.ndarray:
-    return resize_to(Image.fromarray(image[..., 0] if shape[2] == 1 else image), shape, resize)
 
 
 def read_npz(file: Path) -> tuple[dict[str, Part], tuple[str, ...]]:

@@ -5,9 +5,9 @@ from collections.abc import Collection
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
 
 from pipeline.data.cache import cached_data_sets
+from pipeline.data.decode import from_pixels
 
 # the 8 bytes of a digest by which a table of predictions names an image
 DIGEST_PREFIX = re.compile(r"[0-9a-f]{16}")
@@ -40,7 +40,7 @@ def find_thumbnails(images: Collection[str]) -> dict[str, bytes]:
 
 def _to_png(pixels: np.ndarray) -> bytes:
     """Return an image (h, w, c) as a PNG file that is no larger than a thumbnail."""
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else np.asarray(pixels))
+    image = from_pixels(np.asarray(pixels))
     image.thumbnail((PIXELS, PIXELS))
     file = BytesIO()
     image.save(file, "PNG")

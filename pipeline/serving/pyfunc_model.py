@@ -18,7 +18,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import scoring_server
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from PIL import Image
 
 COLUMN = "image"
 MAX_IMAGES = 256  # in a request
@@ -168,8 +167,7 @@ class Classifier(PythonModel):
         if pixels.shape == self._shape:
             return pixels
         # as whole numbers, which a file would hold
-        whole = np.rint(pixels).astype(np.uint8)
-        return self._fit(Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole))
+        return self._fit(self._decode.from_pixels(np.rint(pixels).astype(np.uint8)))
 
     def _unreadable(self, number: int, error: Exception) -> MlflowException:
         reason = self._decode.describe_error(error)
