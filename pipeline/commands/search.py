@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import sys
 import time
 from contextlib import closing
@@ -36,6 +37,7 @@ from pipeline.search.executors.slots import CORES_PER_TRIAL, find_gpus, make_slo
 from pipeline.search.finalists import FinalistTraining
 from pipeline.search.latencies import measure_latencies
 from pipeline.search.loop import SearchLoop
+from pipeline.search.promotion import checkpoints_folder
 from pipeline.search.results import figures, leaderboard, settings_as_text, summarize
 from pipeline.search.session import Coordinator, ExclusiveCoordinator, SearchContext, SharedCoordinator
 from pipeline.search.space import SearchSpec, slow_batch_norm_in_space
@@ -163,6 +165,8 @@ def _run_to_end(context: SearchContext, coordinator: Coordinator, data: Dataset,
     except (SearchFailed, ClusterLost) as error:
         code, ending = 1, (RunOutcome.FAILED, str(error))
         console.error(str(error))
+    if code == 0 and not study.shared:
+        shutil.rmtree(checkpoints_folder(study.name), ignore_errors=True)
     if runs_final or not study.shared:
         _log_results(context, data)
     console.print(*summarize(study), *_links(context, url))

@@ -19,6 +19,8 @@ FINISHER = "finisher"  # the driver that trains the finalists, where several sha
 
 # Of a trial
 DUPLICATE_OF = "duplicate_of"  # number of the earlier trial with the same configuration
+CONTINUES = "continues"  # number of the trial that it goes on with, from its checkpoint
+ROOT = "root"  # number of the first trial of those that continue each other
 IMPORTED_FROM = "imported_from"  # study and number of a trial that was not trained by this search
 INFEASIBLE = "infeasible"  # why the configuration does not fit the images or the limits
 ATTEMPT = "attempt"  # counted from 1; more after a crash

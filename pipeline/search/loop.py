@@ -100,7 +100,8 @@ class SearchLoop:
     def on_report(self, report: EpochReport) -> None:
         """Record the metrics of an epoch, and prune the trial if the study says so."""
         trial = self._running[report.number]
-        trial.values.append(report.metrics[self._monitor])
+        # A trial whose checkpoint is gone starts again at the first epoch
+        trial.values[report.epoch - 1 :] = [report.metrics[self._monitor]]
         if not trial.pruned and self._study.report(report.number, report.epoch, trial.values[-1]):
             trial.pruned = True
             self._context.executor.prune(report.number)
@@ -188,13 +189,16 @@ class SearchLoop:
     def _start(self, proposal: TrialProposal) -> None:
         """Start the trial of a configuration, in an MLflow run of its own."""
         name = trial_name(proposal.number, proposal.params)
-        run = self._context.start_child(name, role=Role.TRIAL, tags={Tag.TRIAL_NUMBER: str(proposal.number)})
+        tags = {Tag.TRIAL_NUMBER: str(proposal.number)}
+        if proposal.values:
+            tags[Tag.CONTINUES] = trial_name(proposal.root, {})
+        run = self._context.start_child(name, role=Role.TRIAL, tags=tags)
         if run is None:
             self._study.requeue(proposal.number)
             return
         self._study.set_trial_attrs(proposal.number, {RUN_ID: run.run_id})
         config = self._search.config(proposal.params)
-        self._running[proposal.number] = _RunningTrial(proposal, run, name, config.epochs)
+        self._running[proposal.number] = _RunningTrial(proposal, run, name, config.epochs, [*proposal.values])
         self._slots = max(self._slots, len(self._running))
         latency = "latency_ms" in self._search.settings.metric
         job = TrialJob(
@@ -203,6 +207,7 @@ class SearchLoop:
             run,
             "trial",
             latency=latency,
+            **self._study.checkpoints(proposal),
             max_latency_ms=self._search.settings.max_latency_ms,
             max_memory_mb=self._search.settings.max_memory_mb,
         )
@@ -252,7 +257,8 @@ class SearchLoop:
         """Return the line that the terminal shows of a trial that has ended."""
         monitor = self._monitor
         parts = [
-            f"{trial.name:<24}",
+            f"{trial.name:<24}"
+            + (f"  continues {trial_name(trial.proposal.root, {})}" if trial.proposal.values else ""),
             f"{monitor} {format_metric(monitor, max(trial.values, key=lambda value: sign(monitor) * value))}"
             if trial.values
             else f"no {monitor}",

@@ -5,17 +5,10 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import optuna
-from optuna.pruners import (
-    BasePruner,
-    HyperbandPruner,
-    MedianPruner,
-    NopPruner,
-    PatientPruner,
-    PercentilePruner,
-    SuccessiveHalvingPruner,
-)
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, PatientPruner, PercentilePruner
 
 from pipeline.config.search import SearchConfig
+from pipeline.search.promotion import RungPruner
 
 # Rungs of successive halving below the last epoch, unless pruner_epochs gives the first
 RUNGS = 3
@@ -44,6 +37,11 @@ def _warmup(settings: SearchConfig, epochs: int) -> int:
     return epochs // 2 if settings.pruner_epochs is None else settings.pruner_epochs
 
 
+def _rungs(settings: SearchConfig, epochs: int, *, brackets: bool) -> RungPruner:
+    first = first_rung(settings, epochs)
+    return RungPruner(first=first, factor=settings.pruner_factor, epochs=epochs, brackets=brackets)
+
+
 PRUNERS: Mapping[str, Callable[[SearchConfig, int], BasePruner]] = {
     "none": lambda settings, epochs: NopPruner(),
     "median": lambda settings, epochs: MedianPruner(
@@ -52,11 +50,7 @@ PRUNERS: Mapping[str, Callable[[SearchConfig, int], BasePruner]] = {
     "percentile": lambda settings, epochs: PercentilePruner(
         settings.pruner_percentile, n_startup_trials=settings.pruner_trials, n_warmup_steps=_warmup(settings, epochs)
     ),
-    "asha": lambda settings, epochs: SuccessiveHalvingPruner(
-        min_resource=first_rung(settings, epochs), reduction_factor=settings.pruner_factor
-    ),
-    "hyperband": lambda settings, epochs: HyperbandPruner(
-        min_resource=first_rung(settings, epochs), max_resource=epochs, reduction_factor=settings.pruner_factor
-    ),
+    "asha": lambda settings, epochs: _rungs(settings, epochs, brackets=False),
+    "hyperband": lambda settings, epochs: _rungs(settings, epochs, brackets=True),
     "patience": lambda settings, epochs: PatientPruner(None, patience=settings.pruner_patience or max(1, epochs // 4)),
 }

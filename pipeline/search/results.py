@@ -21,6 +21,7 @@ from pipeline.evaluation.ranking import pareto_front, sign
 from pipeline.runtime.shell import project_command
 from pipeline.runtime.text import count, format_metric, format_value, trial_name
 from pipeline.search.attributes import (
+    CONTINUES,
     DUPLICATE_OF,
     FIGURES,
     IMPORTED_FROM,
@@ -42,7 +43,7 @@ from pipeline.search.study import Study
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 # Attributes of a trial that are columns of the table
-KEPT = (*FIGURES, OUTCOME, RUN_ID, IMPORTED_FROM)
+KEPT = (*FIGURES, OUTCOME, RUN_ID, IMPORTED_FROM, CONTINUES)
 # Rows of the table in the terminal
 SUMMARY_ROWS = 5
 COSTS: dict[str, Callable[[float], str]] = {

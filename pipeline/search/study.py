@@ -18,6 +18,7 @@ from pipeline.search.attributes import (
     ABANDONED,
     ARCHITECTURES,
     ATTEMPT,
+    CONTINUES,
     DRIVER,
     DUPLICATE_OF,
     EPOCHS,
@@ -25,6 +26,7 @@ from pipeline.search.attributes import (
     IMPORTED_FROM,
     INFEASIBLE,
     NODE_LOSSES,
+    ROOT,
     RUN_ID,
     SEARCHED_SECONDS,
     STARTED_FROM,
@@ -33,6 +35,7 @@ from pipeline.search.attributes import (
 from pipeline.search.coordination import AdvisoryLock, DriverRegistry, LockLease, lock_file
 from pipeline.search.distributions import suggest
 from pipeline.search.limits import architecture, constraints, known_costs, why_too_costly
+from pipeline.search.promotion import RungPruner, checkpoints_folder, continued_trials, root, rung_values
 from pipeline.search.pruners import build_pruner
 from pipeline.search.samplers import build_sampler
 from pipeline.search.space import SearchSpec, infeasibility
@@ -57,6 +60,8 @@ class TrialProposal:
     params: Mapping[str, Any]
     attempt: int  # counted from 1; more after a crash
     node_losses: int  # how many nodes were lost under this configuration
+    root: int  # number of the first trial that it continues, or its own
+    values: tuple[float, ...] = ()  # of the epochs that the trial which it continues has trained
 
 
 class Study:
@@ -175,12 +180,23 @@ class Study:
             after: count those with a greater number.
         """
         finished = {TrialState.COMPLETE, TrialState.PRUNED}
-        return sum(trial.state in finished and trial.number > after and not _is_free(trial) for trial in self.trials())
+        trials = self.trials()
+        continued = continued_trials(trials)
+        return sum(
+            trial.state in finished and trial.number > after and trial.number not in continued and not _is_free(trial)
+            for trial in trials
+        )
 
     def epochs_trained(self) -> int:
         """Return the number of epochs that all trials have trained so far, running and failed ones included."""
-        trials = [trial for trial in self.trials() if not _is_free(trial)]
-        return sum(int(trial.user_attrs.get(EPOCHS) or len(trial.intermediate_values)) for trial in trials)
+        trials = self.trials()
+        epochs = [int(trial.user_attrs.get(EPOCHS) or len(trial.intermediate_values)) for trial in trials]
+        taken_over = sum(
+            epochs[trial.user_attrs[CONTINUES]]
+            for trial in trials
+            if CONTINUES in trial.user_attrs and epochs[trial.number]
+        )
+        return sum(epochs[trial.number] for trial in trials if not _is_free(trial)) - taken_over
 
     def import_trials(self, older: Sequence[OlderStudy]) -> list[str]:
         """Add the trials of older studies that are not there yet, and return a line for each study."""
@@ -244,6 +260,8 @@ class Study:
         self.requeue_stale()
         if self.search.settings.max_latency_ms is not None:
             self._latencies = self.get_attr(ARCHITECTURES) or {}
+        if proposal := self._promote():
+            return proposal
         untried = self._untried()
         if untried == []:
             return None
@@ -262,6 +280,27 @@ class Study:
         self._enqueue(untried[self._random.integers(len(untried))])
         return self._draw()
 
+    def _promote(self) -> TrialProposal | None:
+        """Return the continuation of a stopped trial that is among the best of its rung by now, or None."""
+        pruner = self._study.pruner
+        old = pruner.promotable(self._study) if isinstance(pruner, RungPruner) else None
+        if old is None:
+            return None
+        # Behind those that wait, which `_draw` takes first
+        self._enqueue(old.params, continues=old.number, root=root(old))
+        return self._draw()
+
+    def checkpoints(self, proposal: TrialProposal) -> dict[str, Any]:
+        """Return where and when a trial saves checkpoints, as arguments of TrialJob; nothing where none goes on."""
+        pruner = self._study.pruner
+        if not isinstance(pruner, RungPruner):
+            return {}
+        return {
+            "checkpoints": checkpoints_folder(self.name) / str(proposal.root),
+            "rungs": tuple(pruner.rungs),
+            "resume_after": len(proposal.values),
+        }
+
     def n_feasible(self) -> int | None:
         """Return the number of configurations that fit the images, or None where the space is too large to list."""
         feasible = self._feasible_configurations()
@@ -279,8 +318,12 @@ class Study:
         # Optuna ranks no unfinished trial by two metrics
         if len(self.search.directions) > 1:
             return False
-        self._running[number].report(value, epoch)
-        return self._running[number].should_prune()
+        trial = self._running[number]
+        if epoch in self.trials()[number].intermediate_values:
+            # It was taken over from the trial that this one continues
+            return False
+        trial.report(value, epoch)
+        return trial.should_prune()
 
     def set_trial_attrs(self, number: int, attrs: Mapping[str, object]) -> None:
         """Set attributes of a running trial."""
@@ -402,7 +445,11 @@ class Study:
             if self.search.is_drawn(setting, params):
                 suggest(trial, setting, distribution)
                 params = self.search.snap(trial.params)
-        same = next((old for old in self.trials() if old.number < trial.number and self._duplicates(old, params)), None)
+        if CONTINUES in trial.user_attrs:
+            return self._continue(trial, params)
+        continued = continued_trials(self.trials())
+        older = (old for old in self.trials()[: trial.number] if old.number not in continued)
+        same = next((old for old in older if self._duplicates(old, params)), None)
         if same is not None:
             trial.set_user_attr(DUPLICATE_OF, same.number)
             self._tell_duplicate(trial, same)
@@ -417,7 +464,20 @@ class Study:
             self.on_skipped(trial.number, params, f"infeasible, not trained: {reason}")
             return None
         self._running[trial.number] = trial
-        return TrialProposal(trial.number, params, **_history(trial))
+        history = _history(trial)
+        return TrialProposal(trial.number, params, history[ATTEMPT], history[NODE_LOSSES], root=trial.number)
+
+    def _continue(self, trial: optuna.Trial, params: Mapping[str, Any]) -> TrialProposal:
+        """Let a trial go on with another one: it begins with the values and the rungs of that."""
+        old = self.trials()[trial.user_attrs[CONTINUES]]
+        values = [value for _, value in sorted(old.intermediate_values.items())]
+        for epoch, value in enumerate(values, start=1):
+            trial.report(value, epoch)
+        for key, value in rung_values(old).items():
+            self._storage.set_trial_system_attr(trial._trial_id, key, value)
+        self._running[trial.number] = trial
+        history = _history(trial)
+        return TrialProposal(trial.number, params, history[ATTEMPT], history[NODE_LOSSES], root(old), tuple(values))
 
     def _infeasibility(self, params: Mapping[str, object]) -> str | None:
         """Return why a configuration does not fit the images or the limits of the search, or None if it does."""
@@ -483,8 +543,9 @@ class Study:
         trial.set_constraint(TRAINABLE, float(violation))
         self._study.tell(trial, state=TrialState.PRUNED)
 
-    def _enqueue(self, params: Mapping[str, Any], *, attempt: int = 1, node_losses: int = 0) -> None:
-        self._study.enqueue_trial(dict(params), user_attrs={ATTEMPT: attempt, NODE_LOSSES: node_losses})
+    def _enqueue(self, params: Mapping[str, Any], **history: int) -> None:
+        """Queue a configuration, with attributes of the trial that tries it again or continues it."""
+        self._study.enqueue_trial(dict(params), user_attrs={ATTEMPT: 1, NODE_LOSSES: 0} | history)
 
     def _is_waiting(self) -> bool:
         """Return whether a configuration is queued."""
@@ -517,8 +578,9 @@ class Study:
 
 
 def _history(trial: optuna.Trial | FrozenTrial) -> dict[str, int]:
-    """Return a configuration's attempt and its node losses, as the arguments of `_enqueue` and TrialProposal."""
-    return {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1), NODE_LOSSES: trial.user_attrs.get(NODE_LOSSES, 0)}
+    """Return what another try of a trial's configuration has to know, as the arguments of `_enqueue`."""
+    known = {name: trial.user_attrs[name] for name in (CONTINUES, ROOT) if name in trial.user_attrs}
+    return {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1), NODE_LOSSES: trial.user_attrs.get(NODE_LOSSES, 0)} | known
 
 
 def _is_free(trial: FrozenTrial) -> bool:

@@ -64,6 +64,7 @@ class Tag:
     DRIVER: Final = "convmixer.driver"
     TRIAL_STATE: Final = "trial.state"  # a TrialOutcome, or RUNNING
     TRIAL_NUMBER: Final = "trial.number"
+    CONTINUES: Final = "trial.continues"  # the trial from whose checkpoint it goes on
     WINNER: Final = "winner"  # on the run of a search and on its winner's: id of the winner's run
     ENSEMBLE: Final = "ensemble"  # on its run: of which networks; on the search's: id of its run
     FINAL_RANK: Final = "final.rank"  # of a finalist among the trials, from 1

@@ -28,6 +28,11 @@ class TrialJob:
     metric: str = "val_accuracy"
     # whether to measure the latency after the training
     latency: bool = False
+    # folder for its checkpoints after the epochs of `rungs`
+    checkpoints: Path | None = None
+    rungs: tuple[int, ...] = ()
+    # epoch whose checkpoint it goes on from, if it is there
+    resume_after: int = 0
     # train only if a prediction takes no longer
     max_latency_ms: float | None = None
     # of its GPU; None: as much as its slot has

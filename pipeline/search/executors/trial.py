@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.config.data_checks import validate_against_data
@@ -141,8 +142,11 @@ def _evaluate(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
 
 def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     """Train a model, report each epoch to the driver and to the run, and end when the driver asks for it."""
+    import keras
+
+    from pipeline.search.executors.rung_checkpoints import epochs_of, find_checkpoint, save_at_rung
     from pipeline.training.benchmark import time_inference
-    from pipeline.training.callbacks import ProgressReporter
+    from pipeline.training.callbacks import CheckpointSaver, ProgressReporter
     from pipeline.training.checkpoint import write_weights
     from pipeline.training.description import REFIT
     from pipeline.training.fit import fit
@@ -188,8 +192,14 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     initial_weights = InitialWeights.load(config.weights_from) if config.weights_from else None
     if initial_weights:
         initial_weights.check(config, data.image_shape)
-    reporter = ProgressReporter(after_epoch, after_step=after_step)
-    fitted = fit(config, data, [reporter], initial_weights=initial_weights)
+    callbacks: list[keras.callbacks.Callback] = [ProgressReporter(after_epoch, after_step=after_step)]
+    if job.checkpoints:
+        callbacks.append(CheckpointSaver(partial(save_at_rung, job, config, data.fingerprint)))
+    start = find_checkpoint(job, config, data.fingerprint)
+    for epoch, epoch_metrics in enumerate(epochs_of(start) if start else (), start=1):
+        run.log_epoch(epoch, epoch_metrics)
+        keep_best(epoch, epoch_metrics)
+    fitted = fit(config, data, callbacks, start=start, initial_weights=initial_weights)
     if job.latency and "latency_ms" not in metrics:
         metrics["latency_ms"] = time_inference(config, data)
     if job.weights:

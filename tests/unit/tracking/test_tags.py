@@ -31,7 +31,7 @@ def test_run_outcome_has_a_status_of_mlflow(outcome, status):
 
 def test_trial_outcome_status_is_failed_only_for_failures():
     statuses = {outcome: outcome.status for outcome in TrialOutcome if not outcome.is_failure}
-    assert statuses == {"finished": "FINISHED", "pruned": "KILLED", "stopped": "KILLED"}
+    assert statuses == {"finished": "FINISHED", "pruned": "KILLED", "stopped": "KILLED", "infeasible": "KILLED"}
     assert {outcome.status for outcome in TrialOutcome if outcome.is_failure} == {"FAILED"}
 
 

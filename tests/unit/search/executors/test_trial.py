@@ -4,6 +4,7 @@ import socket
 import time
 
 import mlflow
+import numpy as np
 import pytest
 
 from pipeline.config.training import TrainingConfig
@@ -12,10 +13,11 @@ from pipeline.search.executors import trial
 from pipeline.search.executors.base import TrialJob
 from pipeline.search.executors.slots import Slot
 from pipeline.search.executors.trial import load_trial_data
-from pipeline.search.executors.worker_process import WorkerContext
+from pipeline.search.executors.worker_process import StopRequested, WorkerContext
 from pipeline.tracking.outbox.records import LogBatch, Point
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.tags import RunRef, Tag, TrialOutcome
+from pipeline.training.checkpoint import read_weights
 from tests.support.scripted import mlflow_store
 
 
@@ -63,15 +65,62 @@ def test_load_trial_data_with_the_fingerprint_of_the_driver_returns_the_data():
     assert load_trial_data(same).fingerprint == data.fingerprint
 
 
+def worker_context(stop_after=None):
+    """Return the context of a trial that the driver asks to end after an epoch."""
+    # A real one kills the process when its driver's end of the connection is closed
+    context = WorkerContext.__new__(WorkerContext)
+    context.slot, context.metrics, context._stop_reason = Slot("CPU", None, 1, None), {}, None
+    context.reported = []
+
+    def report(epoch, metrics):
+        context.reported.append(epoch)
+        if epoch == stop_after:
+            context._stop_reason = TrialOutcome.PRUNED
+
+    context.report = report
+    return context
+
+
+def test_promoted_trial_goes_on_as_if_it_had_never_been_stopped(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = {"dataset": "digits", "train_examples": 100, "batch_size": 50, "filters": 4, "depth": 1, "epochs": 3}
+    settings |= {"schedule": "one_cycle", "translation": 1, "ema_momentum": 0.5}
+    rung = {"checkpoints": tmp_path / "rungs", "rungs": (1,)}
+
+    def train(name, stop_after=None, **more):
+        run_id = client.create_run("1").info.run_id
+        config, weights = TrainingConfig.build(settings), tmp_path / f"{name}.weights.npz"
+        context = worker_context(stop_after)
+        job = TrialJob(1, config, RunRef(uri, run_id), "trial", weights, **more)
+        try:
+            trial.train_trial(job, context)
+        except StopRequested:
+            assert stop_after
+        curve = [point.value for point in client.get_metric_history(run_id, "val_accuracy")]
+        return context, curve, read_weights(weights) if weights.exists() else None
+
+    with mlflow_store(tmp_path) as uri:
+        client = mlflow.MlflowClient()
+        whole, curve, weights = train("whole")
+        stopped, begun, _ = train("stopped", stop_after=1, **rung)
+        promoted, continued, same = train("promoted", resume_after=1, **rung)
+        assert (stopped.reported, promoted.reported) == ([1], [2, 3])
+        assert begun == curve[:1] and continued == curve
+        assert promoted.metrics["best_val_accuracy"] == whole.metrics["best_val_accuracy"]
+        for one, other in zip(weights, same, strict=True):
+            np.testing.assert_array_equal(one, other)
+        # without the checkpoint it starts again, with the same result
+        again, curve_again, _ = train("again", resume_after=2, **rung)
+        assert again.reported == [1, 2, 3] and curve_again == curve
+
+
 def test_train_trial_beyond_the_latency_limit_is_infeasible_and_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     settings = {"dataset": "digits", "train_examples": 100, "batch_size": 50, "filters": 4, "depth": 1}
     with mlflow_store(tmp_path) as uri:
         run_id = mlflow.MlflowClient().create_run("1").info.run_id
         job = TrialJob(1, TrainingConfig.build(settings), RunRef(uri, run_id), "trial", max_latency_ms=1e-6)
-        # A real one kills the process when its driver's end of the connection is closed
-        context = WorkerContext.__new__(WorkerContext)
-        context.slot, context.metrics, context._stop_reason = Slot("CPU", None, 1, None), {}, None
+        context = worker_context()
         with pytest.raises(LimitExceeded, match="latency_ms must be at most max_latency_ms=1e-06, got ") as error:
             trial.train_trial(job, context)
         outcome, reason = context.classify_error(error.value)
