@@ -7,6 +7,7 @@ figures. Each evaluation on the test set of the training data is counted there, 
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.config.commands import EvaluateCommand, EvaluateConfig
 from pipeline.data.dataset import Dataset
@@ -21,7 +22,7 @@ from pipeline.runtime.tables import markdown_text
 from pipeline.runtime.text import count
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.lifecycle import start_run
-from pipeline.tracking.models import find_model, load_model, logged_classes, resolve_model_uri
+from pipeline.tracking.models import find_model, load_model, logged_metadata, resolve_model_uri
 from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.query import TrainingRun, get_training_run
@@ -50,12 +51,12 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
         uri = resolve_model_uri(client, command.model)
         logged_model = find_model(client, uri)
         training_run = get_training_run(client, str(logged_model.source_run_id))
-        classes = logged_classes(logged_model)
+        metadata = logged_metadata(logged_model)
     training = training_run.run.info
 
     with close_if_unused(_find_project_run(training.run_id)):
         # what can be refused without TensorFlow, before that is imported
-        dataset = _load_dataset(training_run, command.settings, classes)
+        dataset = _load_dataset(training_run, command.settings, metadata)
         model = load_model(client, uri)
         subset = build_subset(dataset, command.settings.split, classes=model.classes, image_shape=model.image_shape)
         console.print(
@@ -113,8 +114,8 @@ def _find_project_run(training_run_id: str) -> ProjectRun | None:
     return project_run
 
 
-def _load_dataset(training_run: TrainingRun, config: EvaluateConfig, classes: Sequence[str] | None) -> Dataset:
-    """Load the images to evaluate on, and check them against what was logged with the model.
+def _load_dataset(training_run: TrainingRun, config: EvaluateConfig, metadata: Mapping[str, Any]) -> Dataset:
+    """Load the images to evaluate on, other ones in the model's size, and check them against its metadata.
 
     Raises:
         UsageError: They cannot be read, have other classes, or are those that the model was trained on.
@@ -123,12 +124,12 @@ def _load_dataset(training_run: TrainingRun, config: EvaluateConfig, classes: Se
         training_run.config.data,
         seed=training_run.config.seed,
         dataset=config.dataset,
-        image_size=config.image_size,
+        image_size=metadata.get("image_size") if config.dataset else None,
     )
     has_validation = training_run.config.folds is None and not training_run.config.refit
     check_not_trained_on(dataset, config.split, fingerprint=training_run.fingerprint, has_validation=has_validation)
-    if classes is not None:
-        check_same_classes(dataset, classes)
+    if "classes" in metadata:
+        check_same_classes(dataset, metadata["classes"])
     return dataset
 
 

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -68,9 +68,6 @@ class EvaluateConfig(Config):
     )
     split: Literal["test", "validation", "all"] = Field(
         "test", description="which of the images; all: only for images that the model was not trained on"
-    )
-    image_size: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]] | None = Field(
-        None, description="resize every image to height,width pixels; none: as the run did"
     )
     corrupted_images: int | None = Field(
         None, ge=1, le=10**9, description="corrupt at most this many of the images, evenly spaced; none: all"

@@ -26,9 +26,7 @@ class Subset:
         return f"{self.dataset.name}, {split}"
 
 
-def reload_dataset(
-    config: DataConfig, *, seed: int, dataset: str | None, image_size: tuple[int, int] | None
-) -> Dataset:
+def reload_dataset(config: DataConfig, *, seed: int, dataset: str | None, image_size: Sequence[int] | None) -> Dataset:
     """Load the data set of a training run again, or another one with the run's settings.
 
     All training images are loaded, however many of them the run used: the other splits do not depend on that.
@@ -42,7 +40,7 @@ def reload_dataset(
     Raises:
         UsageError: The data cannot be read.
     """
-    overrides = {"dataset": dataset, "image_size": image_size}
+    overrides = {"dataset": dataset, "image_size": tuple(image_size) if image_size else None}
     given: dict[str, object] = {name: value for name, value in overrides.items() if value is not None}
     if dataset is not None:
         # of other images none have been trained on

@@ -59,7 +59,7 @@ def save_keras(
         ),
         input_example=example,
         pip_requirements=requirements(),
-        metadata={"classes": list(classes), "resize": resize},
+        metadata=_metadata(model, classes, resize),
     )
     _add_keras_flavor(folder, data="data")
 
@@ -88,9 +88,14 @@ def save_pyfunc(
             signature=SERVED_SIGNATURE,
             input_example={"image": [base64.b64encode(tf.io.encode_png(example).numpy()).decode()]},
             pip_requirements=requirements("pandas", "pillow"),
-            metadata={"classes": list(classes), "resize": resize},
+            metadata=_metadata(model, classes, resize),
         )
     _add_keras_flavor(folder, data="artifacts")
+
+
+def _metadata(model: keras.Model, classes: Sequence[str], resize: str) -> dict[str, object]:
+    """Return what is to be known of a model before it is loaded."""
+    return {"classes": list(classes), "resize": resize, "image_size": list(model.input_shape[1:3])}
 
 
 def _add_keras_flavor(folder: Path, *, data: str) -> None:

@@ -142,10 +142,14 @@ def latest_model_uri(client: TrackingClient) -> str:
     return str(model.model_uri)
 
 
-def logged_classes(model: mlflow.entities.LoggedModel) -> list[str] | None:
-    """Return the class names that were logged with a model, or None; its files need not have been checked."""
-    metadata = get_model_info(model.model_uri).metadata or {}
-    return metadata.get("classes")
+def logged_metadata(model: mlflow.entities.LoggedModel) -> dict[str, Any]:
+    """Return what was logged with a model, whose files need not have been checked.
+
+    Returns:
+        `classes`, their names; `image_size`, [height, width]; and `resize`, see `resize_to`. Empty for a model that
+        this program has not logged.
+    """
+    return get_model_info(model.model_uri).metadata or {}
 
 
 def _find_by_parts(client: TrackingClient, parts: dict[str, str]) -> mlflow.entities.LoggedModel | None:

@@ -189,6 +189,15 @@ def test_evaluate_that_was_killed_is_closed_by_the_next_evaluation(evaluated, ur
     assert (get_run(own_run.info.run_id).info.status, get_run(run_id).info.status) == ("FAILED", "FINISHED")
 
 
+def test_evaluate_of_images_of_another_size_resizes_them_as_training_did(run_id, tmp_path):
+    digits = load_dataset(DataConfig(dataset="digits"), seed=0).test
+    images, labels = digits.take(np.arange(len(digits)))
+    twice = np.kron(images[..., 0], np.ones((2, 2), np.uint8))
+    np.savez(tmp_path / "twice.npz", x_train=twice, y_train=labels, x_test=twice, y_test=labels)
+    assert run(["evaluate", run_id, "--dataset", str(tmp_path / "twice.npz"), *FEW_IMAGES]) == 0
+    assert len(read_table(run_id, "twice-test/predictions.csv")) == len(digits)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -203,13 +212,18 @@ def test_evaluate_that_was_killed_is_closed_by_the_next_evaluation(evaluated, ur
         (["models:/nobody@champion"], "model must be in this tracking store, got models:/nobody@champion"),
         (["RUN", "--dataset", "no/such"], "dataset must be digits, "),
         (["RUN", "--dataset", "OTHER"], "the classes of the images must be the model's 10"),
-        (["RUN", "--image_size", "16"], "images must have the shape that the model takes: 8x8x1, got 16x16x1"),
+        (
+            ["RUN", "--dataset", "RGB"],
+            "images must have the shape that the model takes: 8x8x1, got 8x8x3 of rgb",
+        ),
     ],
 )
 def test_evaluate_with_invalid_input_is_refused_in_one_line(run_id, tmp_path, capsys, arguments, message):
     images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2
     np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    words = {"RUN": run_id, "OTHER": str(tmp_path / "other.npz")}
+    pixels, ten = np.zeros((20, 12, 10, 3), np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "rgb.npz", x_train=pixels, y_train=ten, x_test=pixels, y_test=ten)
+    words = {"RUN": run_id, "OTHER": str(tmp_path / "other.npz"), "RGB": str(tmp_path / "rgb.npz")}
     before = get_run(run_id).data
     assert run(["evaluate", *(words.get(word, word) for word in arguments)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

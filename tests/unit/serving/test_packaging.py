@@ -28,7 +28,7 @@ def test_save_keras_writes_classes_signature_and_a_model_that_predicts_the_same(
     images = np.random.default_rng(0).uniform(0, 255, (4, *SHAPE)).astype(np.float32)
     save_keras(tmp_path / "model", registered_model.model, example=images[:1], classes=CLASSES, resize=RESIZE)
     about = Model.load(str(tmp_path / "model" / "MLmodel"))
-    assert about.metadata == {"classes": list(CLASSES), "resize": RESIZE}
+    assert about.metadata == {"classes": list(CLASSES), "resize": RESIZE, "image_size": list(SHAPE[:2])}
     assert about.signature.inputs.inputs[0].shape == (-1, *SHAPE)
     (archive,) = (tmp_path / "model").rglob("*.keras")
     loaded = keras.saving.load_model(archive, compile=False, safe_mode=True)

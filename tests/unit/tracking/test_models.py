@@ -10,8 +10,8 @@ from mlflow.tracking import fluent
 
 from pipeline.runtime.errors import UsageError
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.models import BATCH_SIZE, LoggedModel, find_model, latest_model_uri, load_model, logged_classes
-from tests.support.registered_model import CLASSES, SHAPE
+from pipeline.tracking.models import BATCH_SIZE, LoggedModel, find_model, latest_model_uri, load_model, logged_metadata
+from tests.support.registered_model import CLASSES, RESIZE, SHAPE
 
 URIS = ["models:/colours@champion", "models:/colours/1", "models:/colours/latest", "runs:/{run}/model", "models:/{id}"]
 
@@ -100,6 +100,6 @@ def test_latest_model_uri_names_the_model_of_the_present_experiment(registered_m
         latest_model_uri(client)
 
 
-def test_logged_classes_are_those_that_were_logged_with_the_model(registered_model):
+def test_logged_metadata_is_what_was_logged_with_the_model(registered_model):
     model = find_model(TrackingClient(), f"runs:/{registered_model.run_id}/model")
-    assert logged_classes(model) == list(CLASSES)
+    assert logged_metadata(model) == {"classes": list(CLASSES), "resize": RESIZE, "image_size": [8, 6]}

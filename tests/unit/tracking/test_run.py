@@ -195,7 +195,7 @@ def test_log_model_takes_raw_pixels_and_holds_no_pickle(store):
         run.log_results({"test_accuracy": 0.5})
     uri = run.model_uri
     logged = mlflow.models.get_model_info(uri)
-    assert logged.metadata == {"classes": ["cat", "dog", "owl"], "resize": "stretch"}
+    assert logged.metadata == {"classes": ["cat", "dog", "owl"], "resize": "stretch", "image_size": [8, 8]}
     assert logged.signature.inputs.inputs[0].shape == (-1, 8, 8, 1)
     assert logged.signature.outputs.inputs[0].shape == (-1, 3)
     files = [path.name for path in Path(mlflow.artifacts.download_artifacts(uri)).rglob("*")]
