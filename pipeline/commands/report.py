@@ -26,6 +26,7 @@ from pipeline.evaluation.report.groups import (
     choose_metric,
     format_settings,
     group_runs,
+    is_refit,
     metric_value,
     monitors,
     parse_settings,
@@ -158,7 +159,8 @@ def _group(
 ) -> tuple[ResultMetric, list[RunGroup], list[str]]:
     """Return the metric that ranks, the groups of runs on all data sets, and why other runs are left out."""
     metric = choose_metric(selection.rows) if ranked_by == "auto" else ranked_by
-    runs = [run for run in selection.rows if not isnan(metric_value(run, metric))]
+    # the refit of a search's winner has no validation accuracy of its own, and joins the winner's finals
+    runs = [run for run in selection.rows if not isnan(metric_value(run, metric)) or is_refit(run)]
     if not runs:
         raise UsageError(
             f"metric must be one that runs have, got {metric}, which none of {selection.title} has; try auto"
@@ -272,12 +274,18 @@ def _section(
         kernels=kernels[:2],
         strips=examples.strips,
         image_notes=examples.notes,
-        run_urls={run.id: run_url(run.experiment_id, run.id) for row in on_page_rows for run in row.group.runs},
+        run_urls={
+            run.id: run_url(run.experiment_id, run.id)
+            for row in on_page_rows
+            for run in (*row.group.runs, *row.group.refits)
+        },
     )
 
 
 def _fetch_curve(client: TrackingClient, run: RunRecord, metric: str) -> list[tuple[int, float]]:
-    """Return the (epoch, value) of a metric of validation of a run."""
+    """Return the (epoch, value) of a metric of validation of a run; an ensemble has no epochs."""
+    if run.role == Role.ENSEMBLE:
+        return []
     return sorted((point.step, point.value) for point in client.get_metric_history(run.id, metric))
 
 

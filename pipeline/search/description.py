@@ -196,9 +196,8 @@ def ensemble_verdict(study: Study, ensemble: dict[str, Any]) -> str:
     metric, values = study.search.monitor, ensemble["metrics"]
     mean, alone = (format_metric(metric, values[name]) for name in (metric, f"winner_{metric}"))
     is_better = ensemble["is_better"]
-    place = (
-        "takes the winner's place" if is_better and study.search.settings.ensemble == "replace" else "logged beside it"
-    )
+    is_replaced = is_better and study.search.settings.ensemble == "replace"
+    place = "takes the winner's place" if is_replaced else "logged beside the winner"
     return (
         f"{metric} {mean}, the winner's network alone {alone}: {'' if is_better else 'not '}better beyond noise "
         f"(p = {values['p_value']:.2g}), {place}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config.monitor import describe_test
-from pipeline.config.training import DataConfig, TrainingConfig
+from pipeline.config.training import TrainingConfig
 from pipeline.runtime.text import count, format_metric, trial_name
 from pipeline.search.attributes import ENSEMBLE, TESTED, WINNER
 from pipeline.search.description import (
@@ -185,7 +185,6 @@ class Handover:
         if known and self._is_compared(members):
             self._context.console.print(ensemble_line(self._study, known))
             return known
-        settings = self._study.search.config(members[0].params)
         names = [training_name(one.trial, {}, self._record.best_seed(one)).removeprefix("final ") for one in members]
         # one that was interrupted goes on in its run
         run_id = known["run_id"] if known and known["digest"] == self._ensemble_digest(members) else None
@@ -198,9 +197,6 @@ class Handover:
             if run is None:
                 return None
             run_id = run.run_id
-            # the settings that a later evaluation needs
-            shared = {**DataConfig.model_fields, "seed": None}
-            self._runs.log_child_params(run_id, {name: settings.text(name) for name in shared})
         ensemble: dict[str, Any] = {"digest": self._ensemble_digest(members), "run_id": run_id, "networks": names}
         self._study.set_attr(ENSEMBLE, ensemble | {"metrics": {}, "is_better": False})
         model = self._ensemble_model(members, run_id)

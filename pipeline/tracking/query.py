@@ -1,6 +1,6 @@
 """Read training runs back from MLflow: their settings, what a report needs of them, and the tables they have logged."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,8 @@ SETTINGS = frozenset(TrainingConfig.model_fields)
 METRICS = frozenset([*DIRECTIONS, *get_args(ResultMetric), "best_epoch", "parameters", "latency_ms"])
 # Roles of runs that train a model; a search, a resumption and a report train none themselves.
 TRAINING_ROLES = frozenset([Role.RUN, Role.TRIAL, Role.FINAL, Role.ENSEMBLE])
+# Of a run's id and a file's digest in the lineage of a run
+ORIGIN_DIGITS = 12
 # Downloads at once; each mostly waits for a server, where the artifacts are on one.
 DOWNLOAD_THREADS = 8
 
@@ -120,7 +122,19 @@ def to_run_record(run: Run) -> RunRecord:
         seconds=metrics.get("seconds", elapsed),
         test_set_accesses=access_count(tags, run_id=run.info.run_id, tested="test_accuracy" in metrics),
         is_winner=tags.get(Tag.WINNER) == run.info.run_id,
+        origin=_origin(tags, params),
     )
+
+
+def _origin(tags: Mapping[str, str], params: Mapping[str, str]) -> str:
+    """Return which model a training has started from, in words; the runs of a search have it as a setting alone."""
+    origin = tags.get(Tag.WEIGHTS_FROM) or params.get("weights_from", "none")
+    if origin == "none":
+        return ""
+    if run_id := tags.get(Tag.WEIGHTS_RUN):
+        return f"{origin} of run {run_id[:ORIGIN_DIGITS]}"
+    digest = tags.get(Tag.WEIGHTS_DIGEST, "")
+    return f"{origin}, SHA-256 {digest[:ORIGIN_DIGITS]}" if digest else origin
 
 
 def _state(run: Run) -> str:

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import nan
+from math import inf, isnan, nan
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -22,6 +22,7 @@ Settings = Mapping[str, str]  # by name, each value in the one spelling that `Tr
 NOT_COMPARED = CHANGE_NO_RESULT | {"seed"}
 # roles of a search's runs: a single training, and one of several of the same configuration
 TRIAL, FINAL = "trial", "final"
+ENSEMBLE = "ensemble"  # role of the finalists of a search as one model
 SEED_IN_NAME = re.compile(r"[ ,_-]*\bseed[ =_-]?\d+$")
 PLACE_IN_NAME = re.compile(r"^(?:final(?: \d+)?|winner) ")
 
@@ -48,6 +49,7 @@ class RunRecord(NamedTuple):
     seconds: float | None  # wall time; None while the run goes on
     test_set_accesses: int  # evaluations on the test set, by the training and by later commands
     is_winner: bool = False  # of a search
+    origin: str = ""  # the model that the training has started from, in words; empty if from random weights
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class RunGroup:
     data_name: str
     state: str  # finished, or the states of its runs
     superseded: tuple[RunRecord, ...] = ()  # older runs with the seed of a run in `runs`, and trials before finals
+    refits: tuple[RunRecord, ...] = ()  # of a search's winner, on training and validation images
     is_ranked_apart: bool = False  # single trials of a search that has finals: the best of many is a lucky one
 
     @property
@@ -75,11 +78,23 @@ class RunGroup:
     def kind(self) -> Kind:
         """Return what the runs are: a search's winner, another finalist, a trial, or trained by themselves."""
         roles = {run.role for run in self.runs}
-        if any(run.is_winner for run in (*self.runs, *self.superseded)):
+        if any(run.is_winner for run in (*self.runs, *self.superseded, *self.refits)):
             return "winner"
         if FINAL in roles:
             return "final"
         return "trial" if roles == {TRIAL} else "run"
+
+    @property
+    def traits(self) -> list[str]:
+        """Return what is special in the model, beside what its runs are for a search."""
+        is_refit = bool(self.refits) or self.settings.get("refit") == "true"
+        is_ensemble = any(run.role == ENSEMBLE for run in self.runs)
+        return ["refit"] * is_refit + ["ensemble"] * is_ensemble
+
+    @property
+    def origins(self) -> list[str]:
+        """Return the models that the runs have started from, each once."""
+        return list(dict.fromkeys(run.origin for run in self.runs if run.origin))
 
     @property
     def study(self) -> str:
@@ -90,7 +105,7 @@ class RunGroup:
     @property
     def test_set_accesses(self) -> int:
         """Return how often the models of all runs were evaluated on the test set."""
-        return sum(run.test_set_accesses for run in self.runs)
+        return sum(run.test_set_accesses for run in (*self.runs, *self.refits))
 
     def values(self, metric: ResultMetric) -> npt.NDArray[np.float64]:
         """Return the metric of each run, (k,); a run that has not finished counts with its value so far."""
@@ -101,7 +116,7 @@ class RunGroup:
 
         Superseded runs count too: a search times its trials, and the best of them are trained again with the same seed.
         """
-        return _mean(run.metrics.get(name) for run in (*self.runs, *self.superseded))
+        return _mean(run.metrics.get(name) for run in (*self.runs, *self.superseded, *self.refits))
 
     def mean_seconds(self) -> float:
         """Return the mean wall time of the runs in seconds; NaN if none has ended."""
@@ -115,7 +130,9 @@ def parse_settings(run: RunRecord) -> Settings:
     except UsageError:
         # Another version logged the run, with other bounds.
         return dict(run.params)
-    return format_settings(config)
+    settings = format_settings(config)
+    # an ensemble has those that all of its networks share
+    return {name: settings[name] for name in run.params if name in settings} if run.role == ENSEMBLE else settings
 
 
 def format_settings(config: TrainingConfig) -> Settings:
@@ -126,10 +143,11 @@ def format_settings(config: TrainingConfig) -> Settings:
 def metric_value(run: RunRecord, metric: ResultMetric) -> float:
     """Return the metric of a run, NaN if it has none.
 
-    For a run that goes on or ended early, the last value of validation stands in for that of the best epoch.
+    For a run that goes on or ended early, the last value of validation stands in for that of the best epoch; an
+    ensemble, which has no epochs, has one alone.
     """
     value = run.metrics.get(metric)
-    if value is None and metric.startswith("best_") and run.state != "finished":
+    if value is None and metric.startswith("best_") and (run.state != "finished" or run.role == ENSEMBLE):
         value = run.metrics.get(monitor_of(metric))
     return nan if value is None else value
 
@@ -164,6 +182,11 @@ def group_runs(runs: Iterable[RunRecord], settings: Mapping[str, Settings], metr
         metric: What the groups are ordered by.
     """
     runs = sorted(runs, key=lambda run: -run.start_time)
+    refitted = [run for run in runs if is_refit(run)]
+    finals = [run for run in runs if run not in refitted]
+    # of the configuration of these finals, whose group they join
+    refits = [run for run in refitted if any(_is_refit_of(run, final, settings) for final in finals)]
+    runs = [run for run in runs if run not in refits]
     with_finals = {run.study for run in runs if run.role == FINAL and run.state == "finished"}
     # group key -> seed -> runs, newest first; unfinished runs are never merged by seed
     groups: dict[tuple, dict[str, list[RunRecord]]] = {}
@@ -174,7 +197,7 @@ def group_runs(runs: Iterable[RunRecord], settings: Mapping[str, Settings], metr
         if run.fingerprint:
             # The same images may lie in another place.
             compared.pop("dataset", None)
-        key = (run.fingerprint or run.data, state, tuple(sorted(compared.items())))
+        key = (run.fingerprint or run.data, state, tuple(sorted(compared.items())), run.role == ENSEMBLE)
         seed = settings[run.id].get("seed", "") if state == "finished" else run.id
         is_apart = run.role == TRIAL and run.study in with_finals
         (trials if is_apart else groups).setdefault(key, {}).setdefault(seed, []).append(run)
@@ -183,6 +206,11 @@ def group_runs(runs: Iterable[RunRecord], settings: Mapping[str, Settings], metr
         for key, by_seed in groups.items()
     ]
     found += [replace(_group(key[0], by_seed, settings), is_ranked_apart=True) for key, by_seed in trials.items()]
+
+    found = [
+        replace(group, refits=tuple(refit for refit in refits if _is_refit_of(refit, group.runs[0], settings)))
+        for group in found
+    ]
 
     studies: dict[str, set[str]] = {}  # of the groups that are ranked, by data
     for group in found:
@@ -193,10 +221,28 @@ def group_runs(runs: Iterable[RunRecord], settings: Mapping[str, Settings], metr
         is_first = group.kind == "winner" and studies.get(group.data) == {group.study}
         return (
             *(group.is_ranked_apart, not group.finished, not is_first),
-            *(-sign(metric) * group.values(metric).mean(), group.kind != "winner", group.name),
+            # what has no such metric comes last: a refit has none of validation images
+            *(inf if isnan(value := group.values(metric).mean()) else -sign(metric) * value, group.kind != "winner"),
+            group.name,
         )
 
     return _tell_apart(sorted(found, key=order))
+
+
+def is_refit(run: RunRecord) -> bool:
+    """Return whether a run is that of a search's winner on training and validation images."""
+    return run.role == FINAL and run.params.get("refit") == "true"
+
+
+def _is_refit_of(refit: RunRecord, final: RunRecord, settings: Mapping[str, Settings]) -> bool:
+    """Return whether a final of a search is one of the configuration that a refit has trained on more images."""
+    if (refit.study, final.role, final.state) != (final.study, FINAL, "finished"):
+        return False
+    apart = NOT_COMPARED | {"refit", "folds"}
+    first, second = (
+        {name: value for name, value in settings[run.id].items() if name not in apart} for run in (refit, final)
+    )
+    return first == second
 
 
 def differing_settings(groups: Sequence[RunGroup]) -> pd.DataFrame:

@@ -194,7 +194,8 @@ class RowView(NamedTuple):
 
     rank: int
     name: str
-    badge: str  # what the runs are for a search; empty for a training by itself
+    badges: list[str]  # what the runs are for a search, and what is special in the model
+    origins: list[str]  # the models that they have started from
     color: str
     css_class: str
     runs_text: str
@@ -303,17 +304,21 @@ def _view_rows(section: Section, metric: ResultMetric, settings: Sequence[Sequen
             RowView(
                 rank=row.rank,
                 name=group.name,
-                badge="" if group.kind == "run" or group.is_ranked_apart else group.kind,
+                badges=[*([] if group.kind == "run" or group.is_ranked_apart else [group.kind]), *group.traits],
+                origins=group.origins,
                 color=row_color(position),
                 css_class="best" if row.verdict == "best" else unfinished,
                 runs_text=f"{count(len(group.runs), 'run')}, seed{'' if len(group.runs) == 1 else 's'}",
-                links=[RunLink(_seed_of(run), section.run_urls.get(run.id, "")) for run in shown],
+                links=[
+                    *(RunLink(_seed_of(run), section.run_urls.get(run.id, "")) for run in shown),
+                    *(RunLink("refit", section.run_urls.get(run.id, "")) for run in group.refits),
+                ],
                 more_runs=len(group.runs) - len(shown),
                 value="" if isnan(row.sample.mean) else format_metric(metric, row.sample.mean),
                 sd="" if isnan(row.sample.sd) else format_bare(metric, row.sample.sd),
-                gap=format_bare(metric, gap.mean) if gap else "",
+                gap="" if gap is None or isnan(gap.mean) else format_bare(metric, gap.mean),
                 interval=" to ".join(limits_of),
-                bar=_interval_bar(gap, scale) if gap else None,
+                bar=_interval_bar(gap, scale) if gap and not isnan(gap.mean) else None,
                 over=gap.over if gap else "",
                 verdict=row.verdict,
                 state=group.state,

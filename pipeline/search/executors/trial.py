@@ -132,6 +132,9 @@ def _evaluate(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     config, data, _ = _setup(job, context)
     assert job.weights
     if job.role == "ensemble":
+        # the settings that all networks share: of the others it has several
+        shared = [name for name in TrainingConfig.model_fields if len({one.text(name) for one in job.members}) == 1]
+        run.log_params({name: config.text(name) for name in {*shared, "seed"}})
         results = measure_ensemble(run, config, job.members, data, job.weights, metric=job.metric)
     elif job.members:
         results = evaluate_ensemble(run, config, job.members, data, job.weights)

@@ -106,7 +106,8 @@ def test_search_run_records_yields_the_newest_first(experiment, tracking):
 def test_is_training_of_a_final_run_that_only_holds_several_seeds_is_false(experiment):
     store, _ = experiment
     records = {role: get_record(make_run(store, role, tags={Tag.ROLE: role})) for role in Role}
-    assert {role for role, record in records.items() if is_training(record)} == {Role.RUN, Role.TRIAL, Role.FINAL}
+    trained = {Role.RUN, Role.TRIAL, Role.FINAL, Role.ENSEMBLE}
+    assert {role for role, record in records.items() if is_training(record)} == trained
     assert not is_training(records[Role.FINAL]._replace(params={"depth": "3"}))
 
 
@@ -166,3 +167,16 @@ def test_fetch_recalls_takes_a_class_named_nan_for_a_class(experiment, tracking)
     recalls = fetch_recalls(tracking, [get_record(run_id)])[run_id]
     assert list(recalls.index) == ["nan", "null", "=1"], "as they were called, not as CSV spells them"
     assert recalls["nan"] == 0.5 and np.isnan(recalls["null"])
+
+
+@pytest.mark.parametrize(
+    ("tags", "params", "origin"),
+    [
+        ({}, {"weights_from": "none"}, ""),
+        ({}, {"weights_from": "models:/m-1"}, "models:/m-1"),
+        ({Tag.WEIGHTS_FROM: "models:/m-1", Tag.WEIGHTS_RUN: "a" * 32}, {}, f"models:/m-1 of run {'a' * 12}"),
+        ({Tag.WEIGHTS_FROM: "/m.keras", Tag.WEIGHTS_DIGEST: "b" * 64}, {}, f"/m.keras, SHA-256 {'b' * 12}"),
+    ],
+)
+def test_to_run_record_names_the_model_that_the_weights_come_from(experiment, tags, params, origin):
+    assert get_record(make_run(experiment[0], "one", tags=tags, params=params)).origin == origin

@@ -208,3 +208,49 @@ def test_groups_by_loss_have_the_lowest_first():
 @pytest.mark.parametrize("name", ["winner t003 k3 seed 0", "final 2 t003 k3 seed 1", "final t003 k3"])
 def test_group_name_of_a_search_s_final_has_no_place(name):
     assert group(of_search(make_record("1", name), "final"))[0].name == "t003 k3"
+
+
+def measured(record, role, *, accuracy=None, winner=False, **metrics):
+    metrics = metrics if accuracy is None else {"best_val_accuracy": accuracy, **metrics}
+    return of_search(record, role, winner=winner, metrics=metrics)
+
+
+FINALS = [
+    measured(make_record("a0", "final t001 d2 seed 0", depth="2"), "final", accuracy=0.8),
+    measured(make_record("a1", "final t001 d2 seed 1", depth="2", seed="1"), "final", accuracy=0.7),
+    measured(make_record("b0", "final t000 d1 seed 0", depth="1"), "final", accuracy=0.6),
+]
+REFIT = measured(make_record("r", depth="2", seed="0", refit="true"), "final", winner=True, test_accuracy=0.9)
+
+
+def test_refit_of_a_search_s_winner_joins_its_finals_and_leaves_their_validation_accuracy():
+    best, other = group(*FINALS, REFIT._replace(test_set_accesses=1), metric="best_val_accuracy")
+    assert (best.kind, best.traits, run_ids([best])) == ("winner", ["refit"], [["a0", "a1"]])
+    assert best.values("best_val_accuracy").tolist() == [0.8, 0.7] and best.mean_metric("test_accuracy") == 0.9
+    assert best.test_set_accesses == 1 and (other.kind, other.traits) == ("final", [])
+
+
+def test_refit_without_its_finals_is_a_group_of_its_own():
+    (alone,) = group(REFIT)
+    assert (run_ids([alone]), alone.traits, alone.kind) == ([["r"]], ["refit"], "winner")
+
+
+def test_ensemble_is_ranked_by_its_validation_accuracy_and_has_the_settings_that_it_logged():
+    ensemble = measured(make_record("e", "ensemble of 2 finalists", seed="0"), "ensemble", val_accuracy=0.75)
+    best, second, _ = group(*FINALS, ensemble, metric="best_val_accuracy")
+    assert run_ids([best, second]) == [["e"], ["a0", "a1"]] or run_ids([second, best]) == [["e"], ["a0", "a1"]]
+    found = best if best.runs[0].id == "e" else second
+    assert found.traits == ["ensemble"] and found.settings == {"dataset": "digits"}
+    assert found.values("best_val_accuracy").tolist() == [0.75]
+
+
+def test_group_without_the_metric_comes_last():
+    refit = make_record("r", refit="true")._replace(metrics={"test_accuracy": 0.99})
+    validated = [make_record(str(seed), seed=str(seed))._replace(metrics={"best_val_accuracy": 0.5}) for seed in (0, 1)]
+    assert run_ids(group(refit, *validated, metric="best_val_accuracy")) == [["0", "1"], ["r"]]
+
+
+def test_origins_of_a_group_are_each_named_once():
+    runs = [make_record(str(seed), seed=str(seed))._replace(origin="models:/m-1 of run abc") for seed in (0, 1)]
+    (one,) = group(*runs)
+    assert one.origins == ["models:/m-1 of run abc"]

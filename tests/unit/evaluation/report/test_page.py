@@ -256,3 +256,31 @@ def test_answer_names_the_best_and_counts_the_verdicts_of_the_others(rows, other
 )
 def test_describe_test_set_accesses_counts_them(accesses, expected):
     assert describe_test_set_accesses(make_section(make_row(1, [0.5]), test_set_accesses=accesses)) == expected
+
+
+def test_render_page_marks_refits_and_ensembles_and_names_where_weights_come_from():
+    refit = make_row(1, [0.9, 0.8], settings={"refit": "true"})
+    runs = tuple(run._replace(origin=f"models:/m-1{HOSTILE}") for run in refit.group.runs)
+    ensemble = make_row(2, [0.7])
+    members = tuple(run._replace(role="ensemble") for run in ensemble.group.runs)
+    page = render(
+        make_section(
+            replace(refit, group=replace(refit.group, runs=runs)),
+            replace(ensemble, group=replace(ensemble.group, runs=members)),
+        )
+    )
+    assert page.count('<span class="badge">refit</span>') == 1
+    assert page.count('<span class="badge">ensemble</span>') == 1
+    assert page.count('<span class="small">weights from models:/m-1&lt;b&gt;') == 1
+
+
+def test_render_page_links_the_refit_beside_the_runs_that_it_joined():
+    row = make_row(1, [0.9])
+    refit = row.group.runs[0]._replace(id="r")
+    section = make_section(replace(row, group=replace(row.group, refits=(refit,))), run_urls={"r": "http://x/r"})
+    assert '<a href="http://x/r" rel="noreferrer">refit</a>' in render(section)
+
+
+def test_render_page_leaves_out_a_gap_that_is_not_known():
+    page = render(make_section(make_row(1, [0.9]), make_row(2, [float("nan")])))
+    assert "nan" not in page.split("<main>")[1].split("How to read")[0]
