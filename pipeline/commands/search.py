@@ -28,7 +28,7 @@ from pipeline.runtime.text import count, format_value
 from pipeline.runtime.urls import mask_password
 from pipeline.search.attributes import DEFINITION, ENSEMBLE, GPUS, TESTED, WINNER
 from pipeline.search.conditions import describe_condition
-from pipeline.search.description import describe_for_dashboard, describe_search
+from pipeline.search.description import describe_for_dashboard, describe_images, describe_search
 from pipeline.search.events import SearchEvents
 from pipeline.search.executors.base import Executor
 from pipeline.search.executors.local import LocalExecutor
@@ -100,6 +100,7 @@ def run_search(search: SearchSpec, data: Dataset, *, notifier: Notifier | None =
     coordinator: Coordinator = (
         SharedCoordinator(study) if search.settings.drivers == "shared" else ExclusiveCoordinator(study)
     )
+    validated = data.out_of_fold if data.folds else data.validation
     with closing(coordinator), count_interrupts() as interrupts, stop_with_parent(), Console() as console:
         runs = coordinator.open_run()
         notifier = notifier or Notifier()
@@ -114,7 +115,7 @@ def run_search(search: SearchSpec, data: Dataset, *, notifier: Notifier | None =
                     interrupts,
                     coordinator.heartbeat,
                     console,
-                    guessing=guessing(search.monitor, data.validation.labels[data.validation.rows]),
+                    guessing=guessing(search.monitor, validated.labels[validated.rows]),
                     data_fingerprint=data.fingerprint,
                     notify=SearchEvents(study, events) if notifier.has_receivers else None,
                 )
@@ -216,7 +217,7 @@ def _announce(context: SearchContext, coordinator: Coordinator, data: Dataset, u
         budget += f", {stale} were lost with their driver and are queued again"
     console.print(
         f"study    {study.name} in {mask_password(url)}",
-        f"data     {data.name}: {len(data.train):,} training and {len(data.validation):,} validation images",
+        f"data     {data.name}: {describe_images(data)}",
         f"space    {', '.join(search.space)}: {_describe_size(study)}",
         *(f"         {name} {describe_condition(name, search.conditions)}" for name in search.conditions),
         f"budget   {budget}",

@@ -248,6 +248,11 @@ class TrainingConfig(
     """
 
     @property
+    def total_epochs(self) -> int:
+        """Return the number of epochs of all networks together, of which there is one for each fold."""
+        return self.epochs * (self.folds or 1)
+
+    @property
     def data(self) -> DataConfig:
         """Return the settings of the images and their split."""
         return self.section(DataConfig)

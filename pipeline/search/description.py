@@ -11,7 +11,7 @@ from pipeline.search.attributes import ENSEMBLE, RUN_ID, TESTED, WINNER
 from pipeline.search.conditions import describe_condition
 from pipeline.search.executors.base import TrialResult
 from pipeline.search.importances import fanova_importances
-from pipeline.search.results import best_command, reproduce_command, settings_as_text
+from pipeline.search.results import best_command, describe_value, reproduce_command, settings_as_text
 from pipeline.search.study import Study
 from pipeline.tracking.experiment_page import link_to_run
 from pipeline.tracking.tags import TrialOutcome
@@ -44,7 +44,7 @@ def describe_search(study: Study, data: Dataset, *, experiment_id: str) -> str:
         link = link_to_run(experiment_id, ensemble["run_id"], f"of {len(ensemble['networks'])} finalists")
         rows["ensemble"] = f"{link}: {ensemble_verdict(study, ensemble)}"
     if ranked:
-        lucky = "a single training, which may be lucky"
+        lucky = f"{describe_value(study.search)}, which may be lucky"
         rows["best trial"] = (
             f"t{ranked[0].number:03d}: `{metric}` {format_metric(metric, ranked[0].values[0])}; {lucky}"
         )
@@ -54,9 +54,7 @@ def describe_search(study: Study, data: Dataset, *, experiment_id: str) -> str:
         " ".join(filter(None, [markdown_code(setting), describe_condition(setting, study.search.conditions)]))
         for setting in study.search.space
     )
-    rows["data"] = (
-        f"{markdown_cell(data.name)}: {len(data.train):,} training and {len(data.validation):,} validation images"
-    )
+    rows["data"] = f"{markdown_cell(data.name)}: {describe_images(data)}"
     if tested := study.get_attr(TESTED):
         rows["test set"] = f"evaluated for {count(len(tested), 'winner')}, one after the other"
         rows["test set"] = rows["test set"] if len(tested) > 1 else "evaluated once, for the winner"
@@ -64,6 +62,14 @@ def describe_search(study: Study, data: Dataset, *, experiment_id: str) -> str:
         rows["train it again"] = markdown_code(best_command(study))
         rows["figures"] = f"among the artifacts, in `plots/`: {FIGURES}"
     return "\n".join([markdown_facts(rows), *_finals(winner, experiment_id), *_best_trials(study, experiment_id)])
+
+
+def describe_images(data: Dataset) -> str:
+    """Return how many images trials are trained and validated on, in words."""
+    training, validation = len(data.train), len(data.validation)
+    if data.folds:
+        return f"{training + validation:,} images in {len(data.folds)} folds"
+    return f"{training:,} training and {validation:,} validation images"
 
 
 def describe_for_dashboard(study: Study) -> str:
@@ -77,7 +83,7 @@ def describe_for_dashboard(study: Study) -> str:
         lines += [f"{text}; {_test_results(winner)}."]
     if best:
         value = format_metric(metric, best.values[0])
-        lines += [f"The best trial, {best.number}, is a single training ({value}), and may be lucky."]
+        lines += [f"The best trial, {best.number}, is {describe_value(study.search)} ({value}), and may be lucky."]
     return "\n\n".join(lines)
 
 
@@ -92,7 +98,7 @@ def describe_status(study: Study, seconds: float) -> list[str]:
     ranked, metric = study.ranked(), study.search.settings.metric[0]
     if not ranked:
         return [f"so far   {ended}, none of them complete"]
-    lines = [f"so far   {ended}; the best of them, a single training each:"]
+    lines = [f"so far   {ended}; the best of them, {describe_value(study.search)} each:"]
     for trial in ranked[:STATUS_TRIALS]:
         params = study.search.snap(trial.params)
         lines.append(f"         {trial_name(trial.number, params)}  {metric} {format_metric(metric, trial.values[0])}")

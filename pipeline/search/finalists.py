@@ -243,7 +243,7 @@ class FinalistTraining:
             )
 
     def _epochs(self, finalist: Finalist) -> int:
-        return self._study.search.config(finalist.params).epochs
+        return self._study.search.config(finalist.params).total_epochs
 
 
 def _shared_settings(config: TrainingConfig) -> dict[str, str]:

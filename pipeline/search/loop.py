@@ -36,7 +36,8 @@ class _RunningTrial:
     run: RunRef
     name: str
     epochs: int
-    values: list[float] = field(default_factory=list)  # of the monitored metric, one an epoch
+    values: list[float] = field(default_factory=list)  # of the monitored metric, one an epoch or a fold
+    epoch: int = 0  # after which the last value was
     pruned: bool = False
 
 
@@ -100,6 +101,7 @@ class SearchLoop:
     def on_report(self, report: EpochReport) -> None:
         """Record the metrics of an epoch, and prune the trial if the study says so."""
         trial = self._running[report.number]
+        trial.epoch = report.epoch
         # A trial whose checkpoint is gone starts again at the first epoch
         trial.values[report.epoch - 1 :] = [report.metrics[self._monitor]]
         if not trial.pruned and self._study.report(report.number, report.epoch, trial.values[-1]):
@@ -198,7 +200,10 @@ class SearchLoop:
             return
         self._study.set_trial_attrs(proposal.number, {RUN_ID: run.run_id})
         config = self._search.config(proposal.params)
-        self._running[proposal.number] = _RunningTrial(proposal, run, name, config.epochs, [*proposal.values])
+        known = [*proposal.values]
+        self._running[proposal.number] = _RunningTrial(
+            proposal, run, name, config.total_epochs, known, epoch=len(known)
+        )
         self._slots = max(self._slots, len(self._running))
         latency = "latency_ms" in self._search.settings.metric
         job = TrialJob(
@@ -256,13 +261,15 @@ class SearchLoop:
     def _describe(self, trial: _RunningTrial, result: TrialResult) -> str:
         """Return the line that the terminal shows of a trial that has ended."""
         monitor = self._monitor
+        # after each fold there is a mean of those so far
+        values = trial.values[-1:] if self._search.base.folds else trial.values
         parts = [
             f"{trial.name:<24}"
             + (f"  continues {trial_name(trial.proposal.root, {})}" if trial.proposal.values else ""),
-            f"{monitor} {format_metric(monitor, max(trial.values, key=lambda value: sign(monitor) * value))}"
-            if trial.values
+            f"{monitor} {format_metric(monitor, max(values, key=lambda value: sign(monitor) * value))}"
+            if values
             else f"no {monitor}",
-            count(len(trial.values), "epoch"),
+            count(trial.epoch, "epoch"),
         ]
         if (seconds := result.metrics.get("seconds")) is not None:
             parts.append(f"{seconds:.1f} s")
@@ -280,7 +287,7 @@ class SearchLoop:
     def _show_progress(self) -> None:
         """Move the progress bar: finished trials, and the epochs of the running ones as fractions of a trial."""
         finished, trials = self._study.n_finished(), self._search.settings.trials
-        done = finished + sum(len(trial.values) / trial.epochs for trial in self._running.values())
+        done = finished + sum(trial.epoch / trial.epochs for trial in self._running.values())
         parts = [f"{finished} of {trials} trials", f"{len(self._running)} running", *self._time_left(done)]
         self._context.console.progress(done, trials, ", ".join(parts))
 

@@ -123,7 +123,8 @@ def figures(study: Study) -> Iterator[tuple[str, Figure]]:
         curves = {
             trial.number: [value for _, value in sorted(trial.intermediate_values.items())] for trial in study.trials()
         }
-        yield "plots/curves.png", intermediate_curves(curves, trials, **what)
+        unit = "fold" if search.base.folds else "epoch"
+        yield "plots/curves.png", intermediate_curves(curves, trials, unit=unit, **what)
 
 
 def summarize(study: Study) -> list[str]:
@@ -136,7 +137,7 @@ def summarize(study: Study) -> list[str]:
     if not ranked:
         return ["no trial has finished"]
     known = trials_dataframe(study).set_index("number").to_dict("index")
-    of_all = f"of {count(study.n_finished(), 'trial')}, a single training each"
+    of_all = f"of {count(study.n_finished(), 'trial')}, {describe_value(search)} each"
     if len(search.directions) > 1:
         front = pareto_trials(study)
         shown = [trial for trial in ranked if trial.number in front]
@@ -154,6 +155,11 @@ def summarize(study: Study) -> list[str]:
         shares = ", ".join(f"{name} {100 * share:.0f} %{of_its.get(name, '')}" for name, share in importances.items())
         lines += ["", f"mattered  {shares} (fANOVA of {len(ranked)} finished trials)"]
     return [*lines, "", f"again     {best_command(study)}"]
+
+
+def describe_value(search: SearchSpec) -> str:
+    """Return what the value of a trial is, in words."""
+    return f"the mean of {search.base.folds} folds" if search.base.folds else "a single training"
 
 
 def _finals_table(study: Study) -> list[str]:

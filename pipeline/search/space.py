@@ -44,6 +44,8 @@ BUDGETS_AND_PLACES = frozenset(
 CHECKED_AGAINST_DATA = ("patch_size", "kernel_size", "batch_size", "translation", "cutout")
 # The settings that decide how soon batch norm's averages are of use
 BATCH_NORM = ("batch_size", "batch_norm_momentum", "ema_momentum")
+# Those that compare trials wherever these have a value
+PRUNERS_OF_FOLDS = ("median", "percentile", "none")
 # Optuna lists a grid in memory
 MAX_GRID = 10_000
 # Characters of a file's name, which names a study and its run
@@ -81,8 +83,9 @@ class SearchSpec:
 
     @property
     def most_epochs(self) -> int:
-        """Return the number of epochs of the longest trial."""
-        return max(bounds(self.space["epochs"])) if "epochs" in self.space else self.base.epochs
+        """Return the number of epochs of the longest trial, over all of its folds."""
+        epochs: int = max(bounds(self.space["epochs"])) if "epochs" in self.space else self.base.epochs
+        return epochs * (self.base.folds or 1)
 
     def config(self, params: Mapping[str, object]) -> TrainingConfig:
         """Return the settings of the trial with these searched settings.
@@ -322,6 +325,11 @@ def _validate_handover(search: SearchSpec) -> None:
         raise UsageError("final_top must be at least 1 with refit, as the winner of the final is trained again: got 0")
     if ensemble != "none" and top < 2:
         raise UsageError(f"final_top must be at least 2 with ensemble={ensemble}, for as many networks: got {top}")
+    if ensemble != "none" and search.base.folds:
+        raise UsageError(
+            "ensemble must be none with folds, whose winner is the mean of its networks, and which leave no image that "
+            f"none of them was trained on: got {ensemble}"
+        )
     if search.refit and ensemble == "replace":
         raise UsageError("ensemble must be none or beside with refit, which takes the winner's place: got replace")
     if search.refit and "early_stopping_epochs" in search.space:
@@ -346,6 +354,11 @@ def _validate_method(search: SearchSpec) -> None:
             "final_top must be at least 1 with register_as, as the winner of the final is registered: got 0"
         )
     _validate_handover(search)
+    if search.base.folds and search.settings.pruner not in PRUNERS_OF_FOLDS:
+        raise UsageError(
+            f"pruner must be {', '.join(PRUNERS_OF_FOLDS[:-1])} or {PRUNERS_OF_FOLDS[-1]} with folds, as a trial has a "
+            f"value after each fold and none between: got {search.settings.pruner}"
+        )
     if search.base.filter_steps:
         raise UsageError(
             "filter_steps must be 0 in a search, whose trials draw no figures: "

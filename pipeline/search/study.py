@@ -190,7 +190,7 @@ class Study:
     def epochs_trained(self) -> int:
         """Return the number of epochs that all trials have trained so far, running and failed ones included."""
         trials = self.trials()
-        epochs = [int(trial.user_attrs.get(EPOCHS) or len(trial.intermediate_values)) for trial in trials]
+        epochs = [int(trial.user_attrs.get(EPOCHS) or max(trial.intermediate_values, default=0)) for trial in trials]
         taken_over = sum(
             epochs[trial.user_attrs[CONTINUES]]
             for trial in trials

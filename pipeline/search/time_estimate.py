@@ -81,7 +81,9 @@ def _estimate_from_step(context: SearchContext, data: Dataset, finals: int) -> s
     if not results:
         # The trials will fail for the same reason, and report it
         return None
-    seconds = mean(result.metrics["tracing_seconds"] for result in results) + trial_seconds(
+    tracing_seconds = mean(result.metrics["tracing_seconds"] for result in results)
+    # each fold's network is built and traced anew
+    seconds = (search.base.folds or 1) * tracing_seconds + trial_seconds(
         sample,
         measured=sample[0],
         step_seconds=mean(result.metrics["step_seconds"] for result in results),
@@ -136,4 +138,6 @@ def trial_seconds(
     """
     images = training_images + VALIDATION * validation_images
     seconds_per_cost = step_seconds / (measured.batch_size * relative_cost(measured, image_shape))
-    return seconds_per_cost * images * mean(config.epochs * relative_cost(config, image_shape) for config in configs)
+    return (
+        seconds_per_cost * images * mean(config.total_epochs * relative_cost(config, image_shape) for config in configs)
+    )

@@ -24,6 +24,7 @@ from pipeline.tracking.tags import Tag
 from pipeline.tracking.test_set_access import access_tags
 from pipeline.training.benchmark import time_prediction
 from pipeline.training.checkpoint import read_weights
+from pipeline.training.cross_validation import CrossValidation
 from pipeline.training.fit import TrainingResult, evaluation_batches
 
 # images in the figure of the most confident errors
@@ -280,17 +281,25 @@ def evaluate_winner(run: TrackedRun, config: TrainingConfig, dataset: Dataset, w
         run: The run of the winner's final training.
         config: Its settings, resolved.
         dataset: Its data.
-        weights: File in which the final training left the weights.
+        weights: File in which the final training left the weights, those of all folds one after another.
 
     Returns:
         The results that were logged.
     """
     keras.config.set_dtype_policy(config.precision)
     model = build_model(config, dataset.image_shape, len(dataset.classes))
-    model.set_weights(read_weights(weights))
+    if config.folds:
+        folds, of_all, length = CrossValidation(config, dataset), read_weights(weights), len(model.weights)
+        for start in range(0, len(of_all), length):
+            model.set_weights(of_all[start : start + length])
+            folds.add(model, {})
+        log_out_of_fold_predictions(run, dataset, folds.probabilities)
+        model = folds.model()
+    else:
+        model.set_weights(read_weights(weights))
     log_trained_model(run, model, config, dataset)
     results = evaluate_on_test_set(run, model, config, dataset)
-    if not config.refit:
+    if not config.folds and not config.refit:
         log_validation_predictions(run, model, config, dataset)
     if config.register_as:
         results["latency_ms"] = register_model(run, model, config, dataset, results)

@@ -96,6 +96,7 @@ def intermediate_curves(
     direction: Direction,
     subject: str = "",
     winner: Winner | None = None,
+    unit: str = "epoch",
 ) -> Figure:
     """Draw the metric of every trial over the epochs: the best thick, unfinished ones faint with a mark at their end.
 
@@ -108,13 +109,15 @@ def intermediate_curves(
         direction: Whether it is maximized or minimized.
         subject: Of which data, split and search, for the title.
         winner: The trial to mark instead of the best one.
+        unit: After what there is a value: each epoch, or each fold, of which it is then the mean so far.
     """
     states = dict(zip(trials["number"], trials["state"], strict=True))
     lines = {number: finite_or_nan(curves[number]) for number in sorted(curves) if number in states}
     lines = {number: values for number, values in lines.items() if np.isfinite(values).any()}
-    title = "Values over the epochs"
+    title = f"Values over the {unit}s"
     if not lines:
-        return text_figure("needs 1 trial that has completed an epoch, there are none", title=titled(title, subject))
+        text = f"needs 1 trial that has completed {'an' if unit == 'epoch' else 'a'} {unit}, there are none"
+        return text_figure(text, title=titled(title, subject))
     leader = find_leader(trials, metric=metric, direction=direction, winner=winner)
     figure = new_figure(8.6, 5.2, title, subject, trials, leader)
     axes = axes_at(figure, 0.95, 0.6, 7.35, 3.6)
@@ -131,7 +134,8 @@ def intermediate_curves(
         end = int(np.flatnonzero(np.isfinite(values))[-1])
         line: dict[str, Any] = STAR | {"linestyle": "-", "linewidth": 2.2, "markevery": [end], "clip_on": False}
         axes.plot(range(1, len(values) + 1), values, **line, zorder=4, label=leader.name)
-    axes.set(xlabel="epoch", xlim=(0.5, max(map(len, lines.values())) + 0.5))
+    xlabel = "epoch" if unit == "epoch" else f"{unit}s (mean of those so far)"
+    axes.set(xlabel=xlabel, xlim=(0.5, max(map(len, lines.values())) + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     value_axis(axes, np.concatenate(list(lines.values())), metric, direction, 3.6)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=6, frameon=False, borderaxespad=0, fontsize=9)

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,11 @@ from pipeline.tracking.tags import Tag, TrialOutcome, trial_outcome_tags
 
 # Here and in functions only: a driver, which names train_trial and holds no device, does not import TensorFlow.
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pipeline.runtime.device import Device
     from pipeline.tracking.run import TrackedRun
+    from pipeline.training.initial_weights import InitialWeights
 
 # Modules that the fork server imports for all trials. Optuna is among them as the module of the search command imports
 # it, which every process imports.
@@ -36,7 +40,8 @@ def train_trial(job: TrialJob, context: WorkerContext) -> None:
 
     - of a trial or final: epochs, best_epoch and, of that epoch, best_val_accuracy and the others that validation has;
       parameters, seconds, tracing_seconds (to build the model and take the first step, with everything that is traced
-      and compiled for it), and latency_ms if the job requests it;
+      and compiled for it), and latency_ms if the job requests it; with folds those of the best epoch are means over
+      these, beside their standard deviations;
     - of an ensemble: those of its evaluation on the validation images;
     - of a winner: those of its evaluation on the test set;
     - of a job that is only timed: step_seconds and tracing_seconds, or latency_ms.
@@ -185,7 +190,8 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
         context.raise_if_stopped()
 
     fit_start = time.perf_counter()
-    metrics["parameters"] = count_parameters(config.model, data.image_shape, len(data.classes))
+    parameters = count_parameters(config.model, data.image_shape, len(data.classes))
+    metrics["parameters"] = (config.folds or 1) * parameters
     if job.max_latency_ms is not None:
         metrics["latency_ms"] = time_inference(config, data)
         if metrics["latency_ms"] > job.max_latency_ms:
@@ -195,19 +201,64 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     initial_weights = InitialWeights.load(config.weights_from) if config.weights_from else None
     if initial_weights:
         initial_weights.check(config, data.image_shape)
-    callbacks: list[keras.callbacks.Callback] = [ProgressReporter(after_epoch, after_step=after_step)]
-    if job.checkpoints:
-        callbacks.append(CheckpointSaver(partial(save_at_rung, job, config, data.fingerprint)))
-    start = find_checkpoint(job, config, data.fingerprint)
-    for epoch, epoch_metrics in enumerate(epochs_of(start) if start else (), start=1):
-        run.log_epoch(epoch, epoch_metrics)
-        keep_best(epoch, epoch_metrics)
-    fitted = fit(config, data, callbacks, start=start, initial_weights=initial_weights)
+    if config.folds:
+        weights = _train_folds(config, data, context, run, initial_weights, after_step, began=trial_start)
+    else:
+        callbacks: list[keras.callbacks.Callback] = [ProgressReporter(after_epoch, after_step=after_step)]
+        if job.checkpoints:
+            callbacks.append(CheckpointSaver(partial(save_at_rung, job, config, data.fingerprint)))
+        start = find_checkpoint(job, config, data.fingerprint)
+        for epoch, epoch_metrics in enumerate(epochs_of(start) if start else (), start=1):
+            run.log_epoch(epoch, epoch_metrics)
+            keep_best(epoch, epoch_metrics)
+        fitted = fit(config, data, callbacks, start=start, initial_weights=initial_weights)
+        weights = fitted.model.get_weights()
+        if job.weights:
+            log_training(run, config, fitted)
     if job.latency and "latency_ms" not in metrics:
         metrics["latency_ms"] = time_inference(config, data)
     if job.weights:
-        log_training(run, config, fitted)
-        write_weights(job.weights, fitted.model.get_weights())
+        write_weights(job.weights, weights)
+
+
+def _train_folds(
+    config: TrainingConfig,
+    data: Dataset,
+    context: WorkerContext,
+    run: "TrackedRun",
+    initial_weights: "InitialWeights | None",
+    after_step: Callable[[], None],
+    *,
+    began: float,
+) -> "list[npt.NDArray]":
+    """Train the network of each fold, and report the mean of the folds so far after each of them.
+
+    Returns:
+        The weights of all networks, one after another.
+    """
+    from pipeline.training.callbacks import ProgressReporter
+    from pipeline.training.cross_validation import CrossValidation
+    from pipeline.training.fit import fit
+    from pipeline.training.folds import best_metrics
+
+    metrics, folds = context.metrics, CrossValidation(config, data)
+
+    def after_epoch(before: int, epoch: int, _: dict[str, float]) -> None:
+        renew_temporary_files()
+        metrics.update(epochs=before + epoch, seconds=time.perf_counter() - began)
+        context.raise_if_stopped()
+
+    for number in range(1, len(data.folds) + 1):
+        reporter = ProgressReporter(partial(after_epoch, int(metrics.get("epochs", 0))), after_step=after_step)
+        fitted = fit(config, data.fold(number), [reporter], initial_weights=initial_weights)
+        folds.add(fitted.model, best_metrics(fitted))
+        metrics.update(folds.metrics())
+        means = {name.removeprefix("best_"): value for name, value in folds.metrics().items()}
+        # at the same epoch in all trials, whenever a fold has stopped early
+        context.report(number * config.epochs, means)
+        run.log_epoch(number * config.epochs, {name: means[name] for name in DIRECTIONS})
+        context.raise_if_stopped()
+    return [weight for weights in folds.weights for weight in weights]
 
 
 def _limit_gpu_memory(mib: int) -> None:

@@ -16,7 +16,7 @@ from pipeline.search.executors.base import TrialResult
 from pipeline.tracking.tags import TrialOutcome
 from tests.support.scripted import DISCRETE, make_search, open_study
 
-DATA = SimpleNamespace(name="digits", train=range(1455), validation=range(162))
+DATA = SimpleNamespace(name="digits", train=range(1455), validation=range(162), folds=())
 STANDINGS = [
     {"trial": 5, "params": {"kernel_size": 5, "depth": 2}, "run_id": "f5", "seeds": 2, "mean": 0.9512, "sd": 0.0141},
     {"trial": 4, "params": {"kernel_size": 5, "depth": 1}, "run_id": "f4", "seeds": 1, "mean": 0.9, "sd": None},

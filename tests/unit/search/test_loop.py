@@ -152,6 +152,25 @@ def test_progress_counts_the_epochs_of_running_trials(drive):
     assert words[0].startswith("0 of 2 trials, 1 running") and words[-1].startswith("2 of 2 trials, 0 running")
 
 
+def test_trial_with_folds_has_the_mean_of_all_of_them_and_counts_their_epochs(drive):
+    def means(job):
+        reports = [epoch_report(job, 3, 0.75), epoch_report(job, 6, 0.5)]
+        figures = {"best_val_accuracy": 0.5, "best_val_loss": 1.0, "epochs": 5.0, "seconds": 4.0}
+        return [*reports, trial_result(job, **figures)]
+
+    flags = ["--trials", "1", "--epochs", "3", "--folds", "2", "--final_top", "0"]
+    drive(means, DISCRETE + "enqueue: [{kernel_size: 5, depth: 2}]", *flags)
+    assert "val_accuracy 50.00 %  6 epochs" in drive.console.lines[0], "not the best of the means on the way"
+    assert drive.study.trials()[0].intermediate_values == {3: 0.75, 6: 0.5}
+    done, _, _ = zip(*drive.console.positions, strict=True)
+    assert done[0] == 0.5
+
+
+def test_epochs_of_a_running_trial_with_folds_count_against_the_budget(drive):
+    drive(lambda job: [epoch_report(job, 3, 0.5), trial_result(job, TrialOutcome.OOM)], CONTINUOUS, "--trials", "1")
+    assert drive.study.epochs_trained() == 3
+
+
 def test_line_of_a_failed_trial_has_its_reason(drive):
     drive(
         in_turn(lambda job: [trial_result(job, TrialOutcome.RAISED, "ValueError: no")], well),

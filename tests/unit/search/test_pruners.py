@@ -45,6 +45,19 @@ def test_median_stops_a_worse_trial_after_half_of_the_epochs(epochs_of):
     assert epochs_of("median", [0.4, 0.5, 0.6, 0.3, 0.7], "--pruner_trials", "3") == [9, 9, 9, 4, 9]
 
 
+def test_median_of_folds_stops_a_worse_trial_after_half_of_them(tmp_path):
+    text = "recipe: smoke\nepochs: 9\nfolds: 4\nspace: {learning_rate: {low: 1e-4, high: 0.1, log: true}}\n"
+    study = open_study(tmp_path, make_search(tmp_path, text, "--pruner_trials", "1"))
+    ended = []
+    for value in (0.6, 0.3, 0.7):
+        number = study.ask().number
+        # after each fold there is the mean of those so far
+        ends = [epochs for epochs in (9, 18, 27, 36) if study.report(number, epochs, value)]
+        study.complete(number, [value])
+        ended.append(ends[:1])
+    assert ended == [[], [18], []]
+
+
 def test_percentile_keeps_only_the_best_so_many_percent(epochs_of):
     flags = ["--pruner_trials", "4", "--pruner_epochs", "2", "--pruner_percentile", "25"]
     assert epochs_of("percentile", [0.1, 0.2, 0.3, 0.4, 0.29, 0.35], *flags) == [9, 9, 9, 9, 2, 9]

@@ -40,6 +40,16 @@ def test_trial_seconds_are_its_steps_and_a_third_of_a_step_for_validation_images
     assert seconds == pytest.approx(3 * (10 + 1) * 2.0)
 
 
+def test_trial_seconds_of_folds_are_those_of_as_many_trainings():
+    config = TrainingConfig.build({"epochs": 3, "batch_size": 10})
+    images = {"image_shape": (32, 32, 3), "training_images": 100, "validation_images": 30}
+    one, five = (
+        trial_seconds([each], measured=config, step_seconds=2.0, **images)
+        for each in (config, config.model_copy(update={"folds": 5}))
+    )
+    assert five == pytest.approx(5 * one)
+
+
 def data(images):
     return SimpleNamespace(image_shape=(8, 8, 1), train=range(images), validation=range(0))
 

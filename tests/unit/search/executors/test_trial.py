@@ -2,6 +2,7 @@
 
 import socket
 import time
+from dataclasses import replace
 
 import mlflow
 import numpy as np
@@ -14,6 +15,8 @@ from pipeline.search.executors.base import TrialJob
 from pipeline.search.executors.slots import Slot
 from pipeline.search.executors.trial import load_trial_data
 from pipeline.search.executors.worker_process import StopRequested, WorkerContext
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.models import load_model
 from pipeline.tracking.outbox.records import LogBatch, Point
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.tags import RunRef, Tag, TrialOutcome
@@ -70,10 +73,11 @@ def worker_context(stop_after=None):
     # A real one kills the process when its driver's end of the connection is closed
     context = WorkerContext.__new__(WorkerContext)
     context.slot, context.metrics, context._stop_reason = Slot("CPU", None, 1, None), {}, None
-    context.reported = []
+    context.reported, context.means = [], []
 
     def report(epoch, metrics):
         context.reported.append(epoch)
+        context.means.append(metrics)
         if epoch == stop_after:
             context._stop_reason = TrialOutcome.PRUNED
 
@@ -112,6 +116,40 @@ def test_promoted_trial_goes_on_as_if_it_had_never_been_stopped(tmp_path, monkey
         # without the checkpoint it starts again, with the same result
         again, curve_again, _ = train("again", resume_after=2, **rung)
         assert again.reported == [1, 2, 3] and curve_again == curve
+
+
+def test_train_trial_with_folds_reports_and_ranks_by_the_mean_and_the_winner_is_the_mean_of_the_networks(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = {"dataset": "digits", "train_examples": 100, "folds": 2, "epochs": 2, "batch_size": 50, "filters": 4}
+    config = TrainingConfig.build(settings | {"depth": 1, "kernel_size": 3, "learning_rate": 0.05})
+    with mlflow_store(tmp_path) as uri:
+        client = mlflow.MlflowClient()
+        run_id = client.create_run("1").info.run_id
+        job = TrialJob(1, config, RunRef(uri, run_id), "final", weights=tmp_path / "weights.npz")
+        context = worker_context()
+        trial.train_trial(job, context)
+        metrics = context.metrics
+        assert context.reported == [2, 4] and metrics["epochs"] == 4
+        first, second = (report["val_accuracy"] for report in context.means)
+        assert metrics["best_val_accuracy"] == second
+        # of two values the deviation follows from their mean and the first one
+        assert metrics["best_val_accuracy_sd"] == pytest.approx(abs(first - second) * 2**0.5)
+        found = client.get_run(run_id).data.metrics
+        assert found["best_val_accuracy"] == second and found["best_val_accuracy_sd"] == metrics["best_val_accuracy_sd"]
+        assert [point.step for point in client.get_metric_history(run_id, "val_accuracy")] == [2, 4]
+        assert not [name for name in found if name.startswith("test_")]
+
+        winner = worker_context()
+        trial.train_trial(replace(job, role="winner"), winner)
+        model = load_model(TrackingClient(), f"runs:/{run_id}/model")
+        assert model.model.name == "ensemble_of_2" and model.model.count_params() == metrics["parameters"]
+        images, labels = load_trial_data(job).test.take(slice(None))
+        accuracy = (model.predict_proba(images).argmax(axis=1) == labels).mean()
+        assert winner.metrics["test_accuracy"] == pytest.approx(accuracy)
+        tables = {file.path for file in client.list_artifacts(run_id)}
+        assert {"validation_predictions.csv", "probably_mislabeled.csv"} <= tables
 
 
 def test_train_trial_beyond_the_latency_limit_is_infeasible_and_trains_nothing(tmp_path, monkeypatch):
