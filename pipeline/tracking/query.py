@@ -144,11 +144,14 @@ def _state(run: Run) -> str:
     return {"FINISHED": "finished", "FAILED": "failed"}.get(run.info.status, "running")
 
 
-def is_training(record: RunRecord) -> bool:
+def is_training(record: RunRecord, *, by_id: bool = False) -> bool:
     """Return whether a run trained a model.
 
-    Of a search's final runs those that only hold the trainings of several seeds did not: they have no seed.
+    Of a search's final runs those that only hold the trainings of several seeds did not: they have no seed. The run of
+    a fold is a part of another one, and counts only where it is named by its id.
     """
+    if by_id and record.role == Role.FOLD:
+        return True
     if record.role == Role.FINAL and "seed" not in record.params:
         return False
     return record.role in TRAINING_ROLES

@@ -46,8 +46,10 @@ def select_runs(client: TrackingClient, text: str) -> RunSelection:
     Raises:
         UsageError: It names nothing, a run that does not exist, or no run with an accuracy.
     """
-    match = _match(client, text)
-    trainings = inherit_data(client, [record for record in match.records if is_training(record)], match.records)
+    match, by_id = _match(client, text), bool(_split_ids(text))
+    trainings = inherit_data(
+        client, [record for record in match.records if is_training(record, by_id=by_id)], match.records
+    )
     rows = [record for record in trainings if has_accuracy(record)]
     without = [record for record in trainings if not has_accuracy(record)]
     left_out = list(match.left_out)
@@ -63,7 +65,7 @@ def select_runs(client: TrackingClient, text: str) -> RunSelection:
             f"a report needs runs with an accuracy, got none of {match.title}: "
             f"{'; '.join(reasons) or 'it has no runs'}; train first, or name others"
         )
-    return RunSelection(match.title, rows, left_out, by_id=bool(_split_ids(text)), subject=_subject(match.records))
+    return RunSelection(match.title, rows, left_out, by_id=by_id, subject=_subject(match.records))
 
 
 def _subject(records: Sequence[RunRecord]) -> str:

@@ -23,6 +23,7 @@ NOT_COMPARED = CHANGE_NO_RESULT | {"seed"}
 # roles of a search's runs: a single training, and one of several of the same configuration
 TRIAL, FINAL = "trial", "final"
 ENSEMBLE = "ensemble"  # role of the finalists of a search as one model
+FOLD = "fold"  # of one of the networks of a run with folds
 SEED_IN_NAME = re.compile(r"[ ,_-]*\bseed[ =_-]?\d+$")
 PLACE_IN_NAME = re.compile(r"^(?:final(?: \d+)?|winner) ")
 
@@ -197,7 +198,9 @@ def group_runs(runs: Iterable[RunRecord], settings: Mapping[str, Settings], metr
         if run.fingerprint:
             # The same images may lie in another place.
             compared.pop("dataset", None)
-        key = (run.fingerprint or run.data, state, tuple(sorted(compared.items())), run.role == ENSEMBLE)
+        # the folds of a run differ by the images that they are trained on
+        apart = run.id if run.role == FOLD else run.role == ENSEMBLE
+        key = (run.fingerprint or run.data, state, tuple(sorted(compared.items())), apart)
         seed = settings[run.id].get("seed", "") if state == "finished" else run.id
         is_apart = run.role == TRIAL and run.study in with_finals
         (trials if is_apart else groups).setdefault(key, {}).setdefault(seed, []).append(run)

@@ -53,6 +53,16 @@ def test_select_runs_by_id_takes_runs_of_any_experiment_once(experiment):
     assert [run.id for run in selection.rows] == [here, there] and selection.subject == ""
 
 
+def test_select_runs_leaves_out_folds_unless_they_are_named_by_id(experiment):
+    store, name = experiment
+    run = make_run(store, "folds=2", settings={"folds": 2})
+    below = {Tag.ROLE: Role.FOLD, Tag.PARENT_RUN_ID: run, Tag.DATA_FINGERPRINT: ""}
+    folds = [make_run(store, f"fold {number}", settings={"folds": 2}, tags=below) for number in (1, 2)]
+    assert ids(select_runs(TrackingClient(), name)) == {run}
+    selection = select_runs(TrackingClient(), ",".join(folds))
+    assert ids(selection) == set(folds) and {row.fingerprint for row in selection.rows} == {"d0"}
+
+
 def test_select_runs_by_filter_searches_the_present_experiment(experiment, monkeypatch):
     store, _ = experiment
     deep, shallow = make_run(store, "a", settings={"depth": 9}), make_run(store, "b", settings={"depth": 2})

@@ -50,6 +50,11 @@ def test_group_runs_ignores_the_seed_and_settings_that_change_no_result():
     assert run_ids(group(*runs)) == [["c", "b", "a"], ["d"]]
 
 
+def test_group_runs_keeps_the_folds_of_a_run_apart():
+    folds = [make_record(number, f"fold {number}", folds="2")._replace(role="fold") for number in "12"]
+    assert sorted(run_ids(group(*folds))) == [["1"], ["2"]]
+
+
 def test_group_runs_separates_data_by_fingerprint_and_not_by_path():
     runs = [
         make_record("1", fingerprint="d0"),
