@@ -285,3 +285,33 @@ def test_step_of_the_clock_in_mid_run_changes_nothing(uri, tmp_path):
         process.communicate(timeout=120)
     ended = mlflow.get_run(logged.info.run_id)
     assert (ended.info.status, ended.data.tags[Tag.OUTCOME]) == ("FINISHED", "finished")
+
+
+@pytest.mark.slow
+def test_killed_run_of_folds_is_resumed_as_the_latest_in_the_fold_in_which_it_was(uri):
+    command = [sys.executable, "-m", "pipeline", "train"]
+    settings = ["--train_examples", "none", "--batch_size", "8", "--epochs", "3", "--folds", "3"]
+    with started([*command, "smoke", *settings], uri) as process:
+        assert any(line.startswith("fold 2/3") for line in process.stdout), process.stderr.read()
+        for one in after_epoch(1, process):
+            one.kill()
+        process.wait(timeout=60)
+    killed = runs("run")[0]
+    assert {run.info.status for run in (killed, runs("fold")[0])} == {"RUNNING"}, "nobody was left to say otherwise"
+    with started([*command, "--resume", runs("fold")[0].info.run_id], uri) as process:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 2 and f"resume {killed.info.run_id}" in errors
+    with started([*command, "--resume", "latest"], uri) as process:
+        output, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, errors
+    assert f"run {killed.info.run_id} resumes after epoch 1 of 3 of fold 2 of 3" in output
+    assert "images, trained before" in output and output.count("epoch 1/3") == 1, "of the third fold alone"
+    logged = [*runs("run")[:1], *runs("fold")[:3]]
+    assert {run.info.status for run in logged} == {"FINISHED"}
+    assert logged[0].info.run_id == killed.info.run_id
+    folds = {run.data.tags[Tag.FOLD]: run for run in logged[1:]}
+    assert sorted(folds) == ["1", "2", "3"]
+    for fold in folds.values():
+        assert fold.data.tags[Tag.PARENT_RUN_ID] == killed.info.run_id
+        assert [step for step, _ in points(fold)["val_loss"]] == [1, 2, 3]
+        assert not checkpoint_files(checkpoint_folder(fold.info.run_id))
