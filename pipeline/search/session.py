@@ -73,7 +73,10 @@ class ExclusiveCoordinator(Coordinator):
 
     def open_run(self) -> StudyRun:
         self._run = open_study_run(
-            self._study.name, known=self._study.get_attr(RUN_ID), trials=self._study.n_finished()
+            self._study.name,
+            known=self._study.get_attr(RUN_ID),
+            trials=self._study.n_finished(),
+            measures_energy=_runs_here(self._study),
         )
         self._study.set_attr(RUN_ID, self._run.id)
         return self._run
@@ -112,7 +115,12 @@ class SharedCoordinator(Coordinator):
     def open_run(self) -> StudyRun:
         # Locked, so that two drivers that start at once open one run
         with self._study.locked():
-            self._run = join_study_run(self._study.name, known=self._study.get_attr(RUN_ID), driver=self._registry.id)
+            self._run = join_study_run(
+                self._study.name,
+                known=self._study.get_attr(RUN_ID),
+                driver=self._registry.id,
+                measures_energy=_runs_here(self._study),
+            )
             self._study.set_attr(RUN_ID, self._run.study_run.id)
         return self._run.study_run
 
@@ -154,6 +162,11 @@ class SharedCoordinator(Coordinator):
 
     def _is_alone(self) -> bool:
         return self._registry.live_drivers() == {self._registry.id}
+
+
+def _runs_here(study: Study) -> bool:
+    """Return whether the trials of a study run on the driver's machine alone."""
+    return study.search.settings.cluster in {None, "local"}
 
 
 @dataclass(frozen=True)

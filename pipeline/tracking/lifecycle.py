@@ -13,6 +13,7 @@ from pipeline.runtime.process import ProcessIdentity
 from pipeline.runtime.signals import handle_signals
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.energy import log_energy
 from pipeline.tracking.experiment_page import prepare_experiment_page
 from pipeline.tracking.outbox.delivery import send_pending
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, Outbox
@@ -71,7 +72,7 @@ def start_run(
         resume_name: Name of the run that `mlflow run` opened, if that is not `resume`: it is put below `resume` and
             ends with it.
         tags: What a person may want to know of the run; they come first on its page.
-        system_metrics: Log what the machine does.
+        system_metrics: Log what the machine does, and the energy that it takes.
 
     Yields:
         The run. Its `notices` are lines for the terminal: on records of other runs that were pending on this machine,
@@ -133,6 +134,8 @@ def start_run(
             run.end(*outcome_of_error(stopped))
             run.outbox.flush(at_most=STOP_SECONDS)
 
+        if system_metrics:
+            stack.enter_context(log_energy(run, is_resumed=resume is not None))
         stack.enter_context(heartbeat_run(client, run_id, superseded=on_superseded))
         shutdown.on_deadline = on_deadline
         yield run

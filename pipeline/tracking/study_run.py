@@ -10,6 +10,7 @@ from pipeline.runtime.errors import NotFound, Stopped, Unavailable, UsageError
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
+from pipeline.tracking.energy import log_energy
 from pipeline.tracking.errors import is_unavailable
 from pipeline.tracking.experiment_page import prepare_experiment_page
 from pipeline.tracking.lifecycle import STOP_SECONDS
@@ -49,6 +50,8 @@ class StudyRun:
         driver_run: TrackedRun,
         project_run_id: str | None = None,
         child_tags: Mapping[str, str] | None = None,
+        is_resumed: bool = False,
+        measures_energy: bool = True,
     ) -> None:
         """Log to an open run; see `open_study_run` and `join_study_run`.
 
@@ -58,6 +61,8 @@ class StudyRun:
             driver_run: The run that this process claims: the study's, or one of its own.
             project_run_id: The run below the study's that `mlflow run` opened, and ends.
             child_tags: Tags of all runs that it opens.
+            is_resumed: Whether another process has worked on the driver's run before.
+            measures_energy: Whether the trials run on this machine, whose energy is then logged.
         """
         self.run = run
         self.tracking_uri: str = mlflow.get_tracking_uri()
@@ -65,6 +70,7 @@ class StudyRun:
         self._driver_run = driver_run
         self._own_run_ids = {run.id, driver_run.id, project_run_id}
         self._child_tags = dict(child_tags or {})
+        self._is_resumed, self._measures_energy = is_resumed, measures_energy
         self._client = TrackingClient()
         self._outbox = run.outbox
         self._life = ExitStack()
@@ -91,6 +97,8 @@ class StudyRun:
             self._driver_run.is_claimed = True
             lines = [*send_pending(), *close_stale_runs(self._client, self.run.experiment_id)]
             prepare_experiment_page(self._client, self.run.experiment_id, unfold=self.id)
+        if self._measures_energy:
+            self._life.enter_context(log_energy(self._driver_run, is_resumed=self._is_resumed))
         # a second driver does not supersede this one: the study's lease keeps it out
         self._life.enter_context(heartbeat_run(self._client, self._driver_run.id))
         return lines
@@ -205,7 +213,7 @@ class StudyRun:
         self._driver_run.end(RunOutcome.STOPPED, reason)
 
     def stop_heartbeat(self) -> None:
-        """Stop the heartbeat and the system metrics."""
+        """Stop the heartbeat, the system metrics and the measurement of energy."""
         self._life.close()
 
     def close_outbox(self) -> str | None:
@@ -259,7 +267,7 @@ class SharedStudyRun:
         return self.study_run.close_outbox()
 
 
-def open_study_run(study: str, *, known: str | None, trials: int) -> StudyRun:
+def open_study_run(study: str, *, known: str | None, trials: int, measures_energy: bool = True) -> StudyRun:
     """Open the run of a study that has one driver.
 
     Where the study has a run already, the one that `mlflow run` opened is put below it: `mlflow run` fails if its run
@@ -269,6 +277,7 @@ def open_study_run(study: str, *, known: str | None, trials: int) -> StudyRun:
         study: Name of the study.
         known: Id of the run that the study has had so far.
         trials: How many it has finished, for the name of such a child.
+        measures_energy: Whether its trials run on this machine.
 
     Raises:
         UsageError: The tracking store does not answer.
@@ -285,10 +294,17 @@ def open_study_run(study: str, *, known: str | None, trials: int) -> StudyRun:
         if given and given != run.id:
             set_parent(client, given, parent=run.id, name=f"resumed after {trials} trials", role=Role.RESUME)
             client.set_tags(given, {Tag.STUDY: study})
-    return StudyRun(study, run, driver_run=run, project_run_id=given)
+    return StudyRun(
+        study,
+        run,
+        driver_run=run,
+        project_run_id=given,
+        is_resumed=known is not None,
+        measures_energy=measures_energy,
+    )
 
 
-def join_study_run(study: str, *, known: str | None, driver: str) -> SharedStudyRun:
+def join_study_run(study: str, *, known: str | None, driver: str, measures_energy: bool = True) -> SharedStudyRun:
     """Open the run of a study that has several drivers, unless it is open, and a run of this driver's below it.
 
     The run that `mlflow run` opened becomes the driver's.
@@ -297,6 +313,7 @@ def join_study_run(study: str, *, known: str | None, driver: str) -> SharedStudy
         study: Name of the study.
         known: Id of the run that the study has had so far.
         driver: Id of this driver among the study's.
+        measures_energy: Whether its trials run on this machine.
 
     Raises:
         UsageError: The tracking store does not answer.
@@ -321,7 +338,9 @@ def join_study_run(study: str, *, known: str | None, driver: str) -> SharedStudy
     outbox = Outbox(own.info.run_id)
     driver_run = TrackedRun(own.info.run_id, outbox, own)
     run = TrackedRun(entity.info.run_id, outbox, entity)
-    study_run = StudyRun(study, run, driver_run=driver_run, child_tags={Tag.DRIVER: driver})
+    study_run = StudyRun(
+        study, run, driver_run=driver_run, child_tags={Tag.DRIVER: driver}, measures_energy=measures_energy
+    )
     return SharedStudyRun(study_run, driver_run)
 
 

@@ -39,6 +39,9 @@ class Tag:
     PROCESS_NAMESPACE: Final = process.PROCESS_NAMESPACE
     PROCESS_STARTED: Final = process.PROCESS_STARTED
 
+    # runs whose energy is measured
+    ENERGY_OF: Final = "convmixer.energy_of"  # the parts of the machine that count theirs
+
     # trainings
     DATA: Final = "data"
     REFIT: Final = "refit"  # that validation images were trained on too, in words

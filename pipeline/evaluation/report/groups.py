@@ -335,5 +335,5 @@ def _seed(settings: Settings) -> int:
 
 
 def _mean(values: Iterable[float | None]) -> float:
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and not isnan(value)]
     return float(np.mean(known)) if known else nan

@@ -79,9 +79,11 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], metric: ResultMetric) -> p
     """
     differing = differing_settings([row.group for row in rows])
     run_ids = pd.Series([" ".join(run.id for run in row.group.runs) for row in rows], name="run_ids")
-    return pd.concat(
-        [pd.DataFrame([_columns(row, metric) for row in rows]), differing.add_prefix("settings."), run_ids], axis=1
-    )
+    figures = pd.DataFrame([_columns(row, metric) for row in rows])
+    if figures["energy_kwh"].isna().all():
+        # few machines count it
+        del figures["energy_kwh"]
+    return pd.concat([figures, differing.add_prefix("settings."), run_ids], axis=1)
 
 
 def to_markdown(board: pd.DataFrame) -> str:
@@ -131,6 +133,7 @@ def _columns(row: LeaderboardRow, metric: ResultMetric) -> dict[str, object]:
         "verdict": row.verdict,
         "parameters": group.mean_metric("parameters"),
         "seconds": group.mean_seconds(),
+        "energy_kwh": group.mean_metric("energy_kwh"),
         "latency_ms": group.mean_metric("latency_ms"),
         "test_set_accesses": group.test_set_accesses,
     }

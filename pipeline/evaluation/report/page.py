@@ -344,6 +344,7 @@ def _further_columns(rows: Sequence[LeaderboardRow], metric: ResultMetric) -> di
     } | {
         "parameters": [_number(group.mean_metric("parameters"), "{:,.0f}") for group in groups],
         "minutes": [_number(group.mean_seconds() / 60, "{:,.1f}") for group in groups],
+        "energy, kWh": [_number(group.mean_metric("energy_kwh"), "{:,.3g}") for group in groups],
         "latency, ms": [_number(group.mean_metric("latency_ms"), "{:,.2f}") for group in groups],
         "test set evaluations": [f"{group.test_set_accesses:,}" if group.test_set_accesses else "" for group in groups],
     }

@@ -90,6 +90,13 @@ def test_rank_groups_gives_unfinished_runs_a_rank_and_their_state_as_verdict():
     assert (second.rank, second.verdict, second.gap) == (8, "running", None)
 
 
+def test_leaderboard_table_has_a_column_of_energy_only_where_it_is_known():
+    rows = [make_row(1, [0.9, 0.8], energy_kwh=0.25), make_row(2, [0.7]), make_row(3, [0.6], energy_kwh=np.nan)]
+    energy = leaderboard_table(rows, "test_accuracy")["energy_kwh"]
+    assert energy[0] == 0.25 and energy[1:].isna().all()
+    assert "energy_kwh" not in leaderboard_table(rows[1:], "test_accuracy")
+
+
 def test_to_markdown_keeps_a_name_with_a_bar_or_a_line_break_in_its_cell():
     rows = [make_row(1, [0.9], name="a | b\nc", settings={"depth": "2"}), make_row(2, [0.8], settings={"depth": "3"})]
     head, rule, first, _ = to_markdown(leaderboard_table(rows, "test_accuracy")).splitlines()

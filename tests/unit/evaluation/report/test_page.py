@@ -190,6 +190,9 @@ def test_render_page_shows_only_the_costs_and_the_sections_that_have_values():
     assert '<th scope="col">parameters</th>' in page and '<td data-label="parameters">2,000</td>' in page
     for heading in HEADINGS:
         assert page.count(f">{heading}") == 2, heading
+    assert '<th scope="col">energy, kWh</th>' not in page
+    page = render(make_section(make_row(1, [0.9], energy_kwh=0.01234)))
+    assert '<td data-label="energy, kWh">0.0123</td>' in page
 
 
 def test_render_page_class_table_keeps_the_classes_that_differ_most():
