@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from pipeline.config.monitor import OF_CLASSES
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import printable
@@ -82,9 +83,11 @@ def unequal_classes(config: TrainingConfig, images: Mapping[str, int]) -> str | 
     rarest, commonest = min(images, key=images.__getitem__), max(images, key=images.__getitem__)
     if config.class_weights != "none" or config.sampling != "uniform" or 10 * images[rarest] >= images[commonest]:
         return None
+    # accuracy hardly changes if a rare class is passed over
+    judged = "" if config.monitor in OF_CLASSES else f", and monitor={OF_CLASSES[0]}"
     return (
         f"rare classes may be passed over: {printable(rarest)} has {images[rarest]:,} training images and "
-        f"{printable(commonest)} {images[commonest]:,}; try class_weights=balanced or sampling=balanced"
+        f"{printable(commonest)} {images[commonest]:,}; try class_weights=balanced or sampling=balanced{judged}"
     )
 
 

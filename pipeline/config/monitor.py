@@ -13,6 +13,8 @@ DIRECTIONS: Final[Mapping[str, Direction]] = {
     "val_balanced_accuracy": "maximize",
     "val_macro_f1": "maximize",
 }
+# they count each class alike, however many images it has
+OF_CLASSES: Final[tuple[Monitor, ...]] = ("val_balanced_accuracy", "val_macro_f1")
 # of a whole run: on the test images, and on the validation images at its best epoch
 ResultMetric: TypeAlias = Literal[
     "test_accuracy",

@@ -2,6 +2,7 @@
 
 import time
 
+from pipeline.config.monitor import describe_test
 from pipeline.notifications.events import Kind
 from pipeline.runtime.text import format_metric, trial_name
 from pipeline.search.attributes import BUDGET_SAID, WINNER
@@ -78,8 +79,8 @@ class SearchEvents:
         if winner:
             metrics = {name: value for name, value in winner.items() if isinstance(value, float)}
             name = trial_name(winner["trial"], winner["params"])
-            accuracy = format_metric("accuracy", winner["test_accuracy"])
-            self._events.send("finished", f"finished: winner {name}, test accuracy {accuracy}", metrics=metrics)
+            tested = describe_test(self._study.search.monitor, winner)
+            self._events.send("finished", f"finished: winner {name}, {tested}", metrics=metrics)
         else:
             self._events.send("finished", f"finished: {self._describe_best() or 'no trial has finished'}")
 

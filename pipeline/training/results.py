@@ -116,7 +116,7 @@ def register_model(
         model: The trained model.
         config: The run's settings.
         dataset: The run's data.
-        results: Metrics, of which `VERSION_METRICS` become tags of the version.
+        results: Metrics, of which `VERSION_METRICS` and what the run monitors become tags of the version.
 
     Returns:
         The latency of one prediction in milliseconds, which becomes a tag too.
@@ -126,7 +126,8 @@ def register_model(
     latency_ms = time_prediction(stock_model)
     tags = {Tag.DATA: dataset.name, Tag.DATA_FINGERPRINT: dataset.fingerprint}
     values = {**results, "latency_ms": latency_ms}
-    tags |= {name: f"{values[name]:.6g}" for name in VERSION_METRICS if name in values}
+    names = dict.fromkeys((config.monitor.replace("val_", "test_"), *VERSION_METRICS))
+    tags |= {name: f"{values[name]:.6g}" for name in names if name in values}
     save = partial(save_pyfunc, model=stock_model, classes=dataset.classes, resize=config.resize)
     run.register_model(
         config.register_as, partial(save, example=_example(dataset)[0]), classes=dataset.classes, tags=tags

@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-from pipeline.config.monitor import Monitor, metric_words
+from pipeline.config.monitor import OF_CLASSES, Monitor, metric_words
 from pipeline.evaluation.figures.image_grid import class_and_probability, image_grid
 from pipeline.evaluation.figures.style import (
     BLUE,
@@ -32,7 +32,6 @@ from pipeline.evaluation.figures.value_scale import value_scale
 from pipeline.runtime.text import count, percent
 
 FILTERS_OVER_EPOCHS = 10  # rows: as many as can be distinguished at a glance
-CLASS_METRICS = ("val_balanced_accuracy", "val_macro_f1")
 TRAINING = VERMILLION
 VALIDATION = BLUE
 
@@ -63,7 +62,7 @@ def curves(
         raise ValueError(f"best_epoch must be an epoch of the history, 1 to {epochs}, got {best_epoch}")
     best = {name: values[best_epoch - 1] for name, values in columns.items()}
     if has_validation:
-        first = f"{metric_words(monitor)} {percent(best[monitor])}, " if monitor in CLASS_METRICS else ""
+        first = f"{metric_words(monitor)} {percent(best[monitor])}, " if monitor in OF_CLASSES else ""
         note = (
             f"best epoch {best_epoch} of {epochs}: {first}validation accuracy {percent(best['val_accuracy'])}, "
             f"validation loss {best['val_loss']:.3g}"
@@ -80,15 +79,9 @@ def curves(
     figure.subplots_adjust(left=0.13, right=0.97, bottom=0.08, top=0.88, hspace=0.08)
     loss, accuracy, learning_rate = figure.subplots(3, 1, sharex=True, height_ratios=(4, 4, 1))
     _draw_metric(loss, "loss", columns)
-    _draw_metric(accuracy, "accuracy", columns)
+    _draw_metric(accuracy, "accuracy", columns, monitor if monitor in OF_CLASSES else None)
     _draw_learning_rate(learning_rate, columns["learning_rate"])
-    is_class_metric = has_validation and monitor in CLASS_METRICS
-    if is_class_metric:
-        values, label = columns[monitor], metric_words(monitor)
-        accuracy.plot(range(1, epochs + 1), values, color=VALIDATION, linestyle="--", label=label)
-        # the others are named above the loss
-        accuracy.legend(handles=accuracy.lines[-1:], loc="lower right", frameon=False)
-    marked = (loss, "val_loss"), (accuracy, monitor if is_class_metric else "val_accuracy")
+    marked = (loss, "val_loss"), (accuracy, monitor if monitor in OF_CLASSES else "val_accuracy")
     for panel, name in marked if has_validation else ():
         panel.plot(best_epoch, best[name], "o", ms=10, color=VALIDATION, markerfacecolor="none", clip_on=False)
     for panel in (loss, accuracy, learning_rate):
@@ -299,8 +292,11 @@ def mistakes(
     )
 
 
-def _draw_metric(panel: Axes, name: str, columns: Mapping[str, NDArray]) -> None:
-    """Draw the training and validation line of one metric; few epochs get dots, as a single epoch has no line."""
+def _draw_metric(panel: Axes, name: str, columns: Mapping[str, NDArray], further: Monitor | None = None) -> None:
+    """Draw the training and validation line of one metric; few epochs get dots, as a single epoch has no line.
+
+    A further metric of validation is dashed, and named in the panel.
+    """
     epochs = range(1, len(columns[name]) + 1)
     dots = "o" if len(epochs) <= 30 else ""
     lines = {name: (TRAINING, "training"), f"val_{name}": (VALIDATION, "validation")}
@@ -308,6 +304,13 @@ def _draw_metric(panel: Axes, name: str, columns: Mapping[str, NDArray]) -> None
     for column in shown:
         color, label = lines[column]
         panel.plot(epochs, columns[column], color=color, marker=dots, markersize=4, label=label)
+    if further is not None and further in columns:
+        panel.plot(
+            epochs, columns[further], "--", color=VALIDATION, marker=dots, markersize=4, label=metric_words(further)
+        )
+        # the others are named above the loss
+        panel.legend(handles=panel.lines[-1:], loc="lower right", frameon=False)
+        shown.append(further)
     values = np.concatenate([columns[column] for column in shown])
     scale = value_scale(values, is_accuracy=name == "accuracy", falls=name == "loss")
     scale.apply(panel, values)

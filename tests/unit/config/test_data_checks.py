@@ -64,7 +64,7 @@ def test_unequal_classes_warns_below_a_tenth_unless_a_setting_makes_up_for_it():
     images = {"cat": 1000, "dog": 400, "lynx": 99}
     assert unequal_classes(TrainingConfig(), images) == (
         "rare classes may be passed over: lynx has 99 training images and cat 1,000; try class_weights=balanced or "
-        "sampling=balanced"
+        "sampling=balanced, and monitor=val_balanced_accuracy"
     )
     assert unequal_classes(TrainingConfig(), images | {"lynx": 100}) is None
     assert unequal_classes(TrainingConfig(class_weights="effective"), images) is None

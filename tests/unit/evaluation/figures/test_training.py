@@ -64,6 +64,16 @@ def test_curves_mark_the_best_epoch_in_every_panel_counted_from_1() -> None:
     assert f"best epoch 7 of 10: validation accuracy {100 * history(10)['val_accuracy'][6]:.1f} %" in title(figure)
 
 
+def test_curves_draw_a_monitored_metric_of_classes_beside_the_accuracies_and_mark_its_best_epoch() -> None:
+    values = [0.0, 0.3, 0.2]
+    figure = training.curves(history(3) | {"val_macro_f1": values}, best_epoch=2, monitor="val_macro_f1")
+    _, accuracy, _ = figure.axes
+    (line,) = [line for line in accuracy.lines if line.get_label() == "validation macro F1"]
+    assert np.asarray(line.get_ydata()).tolist() == values and accuracy.get_ylim()[0] <= 0
+    assert [[2, 0.3]] in [np.asarray(ring.get_xydata()).tolist() for ring in accuracy.lines]
+    assert "best epoch 2 of 3: validation macro F1 30.0 %, validation accuracy" in title(figure)
+
+
 def test_curves_draw_the_columns_of_each_panel() -> None:
     columns = history(5)
     shown = {
