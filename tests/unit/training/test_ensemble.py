@@ -62,7 +62,7 @@ def test_measure_ensemble_compares_it_with_the_first_network_on_validation_alone
     assert results["p_value"] == pytest.approx(compare("val_accuracy", together, alone, labels))
     assert results["parameters"] == sum(network.count_params() for network in networks)
     assert run.results == results and len(run.models) == 1
-    assert list(run.tables) == ["validation_predictions.csv"] and not run.tags
+    assert list(run.tables) == ["validation_predictions.csv", "validation_per_class.csv"] and not run.tags
 
 
 @pytest.mark.parametrize("register_as", [None, "numbers"])
