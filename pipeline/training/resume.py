@@ -245,9 +245,10 @@ def _read_usable_checkpoint(path: Path, run_id: str) -> tuple[Checkpoint, Traini
         if checkpoint.run_id != run_id:
             raise CorruptCheckpoint(f"{path} belongs to another run, {shown(checkpoint.run_id)}")
         config = _read_settings(path, checkpoint)
-        needed = "loss" if config.refit else config.monitor
-        if needed not in checkpoint.state.history:
-            raise CorruptCheckpoint(f"{path} is not a checkpoint: it lacks {needed}")
+        # with refit there are no metrics of validation
+        for needed in ("loss", *(() if config.refit else (config.monitor,))):
+            if needed not in checkpoint.state.history:
+                raise CorruptCheckpoint(f"{path} is not a checkpoint: it lacks {needed}")
         return checkpoint, config
     except CorruptCheckpoint:
         # else it would count as the newest one of the resumed run
