@@ -43,7 +43,7 @@ def train(command: TrainCommand, console: Console, notifier: Notifier | None = N
         check_cache_writable()
         check_single_host(os.environ)
         initial_weights = None
-        if config.weights_from and not resume_point:
+        if config.weights_from and (not resume_point or resume_point.has_folds_to_begin):
             # refused before anything slow is imported
             weights_file(config.weights_from)
             with slow_imports():

@@ -35,7 +35,9 @@ class CrossValidation:
         fold = self._dataset.fold(len(self.weights) + 1)
         positions = np.searchsorted(self._dataset.out_of_fold.rows, fold.validation.rows)
         batches = evaluation_batches(self._config, fold, fold.validation)
-        self.probabilities[positions] = model.predict(batches, verbose=0)
+        # not `predict`, which traces a graph for each network, of which TensorFlow warns
+        predicted = [model(images, training=False).numpy() for images, _ in batches]
+        self.probabilities[positions] = np.concatenate(predicted)
         self.weights.append(model.get_weights())
         self.best.append(best)
 

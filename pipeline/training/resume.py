@@ -70,6 +70,11 @@ class ResumePoint:
         checkpoints = self.folds.values() if self.folds else [self.checkpoint]
         return sum(sum(one.state.history["epoch_seconds"]) for one in checkpoints)
 
+    @property
+    def has_folds_to_begin(self) -> bool:
+        """Return whether folds begin anew, from the initial weights."""
+        return len(self.folds) < (self.config.folds or 0)
+
     def __str__(self) -> str:
         epoch, epochs = self.checkpoint.state.epoch, self.config.epochs
         return f"run {self.run_id} resumes after epoch {epoch} of {epochs}{self._of_fold()}"

@@ -1,6 +1,7 @@
 """Cross-validation: a run with a child for each fold, its model, and going on after an interruption."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,6 +160,8 @@ def test_interrupted_cross_validation_leaves_no_run_open_and_says_where_it_goes_
     assert {number: child.info.status for number, child in before.children.items()} == {1: "FINISHED", 2: "KILLED"}
     assert before.children[2].data.tags[Tag.OUTCOME_REASON] == before.run.data.tags[Tag.OUTCOME_REASON]
     assert resumed.resume_point.name == f"resumed at epoch 2 of fold 2 of {FOLDS}"
+    assert not resumed.resume_point.has_folds_to_begin
+    assert replace(resumed.resume_point, folds={}).has_folds_to_begin, "which need the initial weights again"
     assert str(resumed.resume_point).endswith(f"resumes after epoch 1 of {EPOCHS} of fold 2 of {FOLDS}")
 
 
