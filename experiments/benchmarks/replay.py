@@ -24,9 +24,9 @@ class RecordedCurves:
         self.epochs = max(map(len, self.curves.values()))
         self.best_accuracy = max(map(max, self.curves.values()))
 
-    def key(self, params: Mapping[str, Any]) -> tuple[int, ...]:
+    def key(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the key of a configuration in `curves`."""
-        return tuple(int(params[name]) for name in self.settings)
+        return tuple(params[name] for name in self.settings)
 
 
 class SearchLog:
@@ -69,8 +69,10 @@ class ReplayExecutor(Executor):
         return 0 if self._job else 1
 
     def start(self, job: TrialJob, *, minutes: float | None) -> None:
-        self._job, self._pruned, self._reported = job, False, []
-        self._remaining = list(self._recorded.curves[self._key(job)])
+        self._job, self._pruned = job, False
+        curve = list(self._recorded.curves[self._key(job)])
+        # A promoted trial goes on from its checkpoint
+        self._reported, self._remaining = curve[: job.resume_after], curve[job.resume_after :]
 
     def events(self, timeout: float) -> list[EpochReport | TrialResult]:
         assert self._job
@@ -93,7 +95,7 @@ class ReplayExecutor(Executor):
         """Return whether the budget of epochs has been used."""
         return self._log.epochs >= self._max_epochs
 
-    def _key(self, job: TrialJob) -> tuple[int, ...]:
+    def _key(self, job: TrialJob) -> tuple[Any, ...]:
         return self._recorded.key(dict(job.config))
 
     def _finish(self, job: TrialJob) -> TrialResult:

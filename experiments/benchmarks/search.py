@@ -10,6 +10,8 @@ trials.
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from replay import NullStudyRun, RecordedCurves, ReplayExecutor, SearchLog
 from pipeline.runtime.console import Console
 from pipeline.search.distributions import values
 from pipeline.search.loop import SearchLoop
+from pipeline.search.samplers import PACKAGES
 from pipeline.search.session import SearchContext
 from pipeline.search.space import parse_search
 from pipeline.search.study import Study
@@ -89,9 +92,11 @@ class SilentConsole(Console):
     def progress(self, done: float, total: float, text: str) -> None: ...
 
 
-def search_loop(recorded: RecordedCurves, log: SearchLog, seed: int, max_epochs: int) -> None:
-    """Search with this project's loop and study, in the default settings of a search."""
-    flags = {"sampler": "tpe", "pruner": "median", "trials": 100_000, "final_top": 0, "seed": seed}
+def search_loop(
+    recorded: RecordedCurves, log: SearchLog, seed: int, max_epochs: int, *, sampler: str, pruner: str
+) -> None:
+    """Search with this project's loop and study."""
+    flags = {"sampler": sampler, "pruner": pruner, "trials": 100_000, "final_top": 0, "seed": seed}
     arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     search = parse_search(["small-grid", *arguments])
     study = Study(search, url=None, name="replay", image_shape=(32, 32, 3), training_images=2500, classes=10)
@@ -112,7 +117,15 @@ STRATEGIES: dict[str, Strategy] = {
     "random, no pruning": random_search,
     "one epoch each, then the best": one_epoch_each,
     "Optuna's Keras example": optuna_defaults,
-    "this project": search_loop,
+    **{
+        f"this project: {sampler}, {pruner}": partial(search_loop, sampler=sampler, pruner=pruner)
+        for sampler, pruner in [
+            *(("tpe", pruner) for pruner in ("median", "percentile", "asha", "hyperband", "patience", "none")),
+            *((sampler, "median") for sampler in ("random", "qmc", "gp", "cmaes")),
+            ("random", "asha"),
+        ]
+        if sampler not in PACKAGES or find_spec(PACKAGES[sampler])
+    },
 }
 
 
