@@ -1,4 +1,4 @@
-"""An MLflow server that tests start, stop and kill, and a proxy before it that fails as networks do."""
+"""Servers that tests start, stop and kill: MLflow's, a proxy before it that fails as networks do, and a model's."""
 
 import os
 import shutil
@@ -149,3 +149,32 @@ class Proxy:
     def close(self):
         self._http.shutdown()
         self._http.server_close()
+
+
+@contextmanager
+def serve_model(model, env, folder):
+    """Run `mlflow models serve` in a folder, and yield the URL that it answers at."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
+    process = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        env=env,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(600):
+            assert process.poll() is None, "the server has ended"
+            with suppress(requests.RequestException):
+                if requests.get(f"http://127.0.0.1:{port}/ping", timeout=5).ok:
+                    break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.terminate()
+        psutil.wait_procs(family, timeout=10)
+        process.wait()

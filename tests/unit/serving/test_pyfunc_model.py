@@ -3,13 +3,8 @@
 import base64
 import io
 import json
-import subprocess
-import sys
-import time
-from contextlib import suppress
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,8 +13,8 @@ from PIL import Image
 
 from pipeline.data.decode import read_image, resize_to
 from pipeline.serving.pyfunc_model import MAX_IMAGES
-from tests.support.ports import free_port
 from tests.support.registered_model import CLASSES, NAME, RESIZE, SHAPE
+from tests.support.servers import serve_model
 from tests.support.stores import environment
 
 HEIGHT, WIDTH, CHANNELS = SHAPE
@@ -36,30 +31,9 @@ COLOURS = np.random.default_rng(0).integers(0, 256, (3, *SHAPE)).astype(float)
 @pytest.fixture(scope="module")
 def address(registered_once, tmp_path_factory):
     """The URL of a server of the champion, started by the command of the README in another folder."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@champion"]
-    process = subprocess.Popen(
-        [*command, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)],
-        env=environment(registered_once.uri, "registering") | VARIABLES,
-        cwd=tmp_path_factory.mktemp("elsewhere"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(600):
-            assert process.poll() is None, "the server has ended"
-            with suppress(requests.RequestException):
-                if requests.get(f"http://127.0.0.1:{port}/ping", timeout=5).ok:
-                    break
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/invocations"
-    finally:
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-        for one in family:
-            with suppress(psutil.NoSuchProcess):
-                one.terminate()
-        psutil.wait_procs(family, timeout=10)
-        process.wait()
+    env = environment(registered_once.uri, "registering") | VARIABLES
+    with serve_model(f"models:/{NAME}@champion", env, tmp_path_factory.mktemp("elsewhere")) as url:
+        yield url
 
 
 def ask(address, body):
