@@ -100,7 +100,7 @@ def test_served_model_classifies_photographs_of_any_size_as_predict_does(followe
         entry_point="predict",
         model="models:/flowers@champion",
         images=folder / "flowers",
-        output=predictions,
+        folder=predictions,
     )
     assert result.succeeded, result.stderr
     (table,) = predictions.rglob("*.csv")
