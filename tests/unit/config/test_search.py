@@ -65,7 +65,7 @@ def test_parse_search_command_returns_the_file_and_the_flags_alone(search):
         ("recipe: smoke\n", "space must have a line for each setting that is searched, got None"),
         ("space: {depth: [1]}\n", "recipe must name the recipe that the search starts from, got None"),
         (FILE + "trails: 9\n", "unknown setting 'trails'; did you mean trials?"),
-        (FILE + "pruner: best\n", "pruner must be median or none, got 'best'"),
+        (FILE + "pruner: best\n", "pruner must be median, percentile, asha, hyperband, patience or none, got 'best'"),
         (FILE.replace("smoke", "smok"), "recipe must be one of "),
     ],
 )
