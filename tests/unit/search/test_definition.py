@@ -38,8 +38,11 @@ def test_enqueued_values_have_the_type_of_their_settings_and_may_leave_some_to_b
         (SMALL + "trails: 1", "unknown setting 'trails'; did you mean trials?"),
         (SMALL + "epochs: 0", "epochs must be a whole number from 1 to 100000, got '0'"),
         (SMALL + "trials: 0", "trials must be a whole number from 1 to 100000, got '0'"),
-        (SMALL + "pruner: medain", "pruner must be median or none, got 'medain'"),
-        (SMALL + "sampler: cma", "sampler must be tpe, random or grid, got 'cma'"),
+        (
+            SMALL + "pruner: medain",
+            "pruner must be median, percentile, asha, hyperband, patience or none, got 'medain'",
+        ),
+        (SMALL + "sampler: cma", "sampler must be tpe, random, grid, qmc, nsga2, gp or cmaes, got 'cma'"),
         (SMALL + "metric: test_accuracy", "metric must be up to 2 of val_accuracy, val_loss, val_balanced_accuracy, "),
         (SMALL + "depth: 3", "depth must stand in the space or beside it, got both"),
         (SMALL + "storage: postgresql://me:secret@host/db", "storage must hold no password"),

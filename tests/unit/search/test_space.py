@@ -139,8 +139,10 @@ def test_bad_flag_is_refused_in_one_line(search, flags, message):
 
 def test_misspelt_search_is_refused_with_the_list_and_the_nearest_name():
     assert usage_error(resolve, "smokee").endswith("or the path of a .yaml file, got 'smokee'; did you mean smoke?")
-    assert usage_error(resolve).startswith("name the search first: kernel-patch-depth, ")
-    assert usage_error(resolve, "--trials", "3").startswith("name the search first: kernel-patch-depth, ")
+    assert usage_error(resolve).startswith("name the search first: conditional-grid, kernel-patch-depth, ")
+    assert usage_error(resolve, "--trials", "3").startswith(
+        "name the search first: conditional-grid, kernel-patch-depth, "
+    )
 
 
 def test_two_metrics_set_no_pruner_unless_one_is_given(search):
@@ -280,6 +282,8 @@ def test_fingerprint_is_the_same_in_another_process_and_for_another_order_in_the
 
 def test_every_setting_of_a_search_is_a_budget_or_place_or_changes_the_fingerprint():
     question = {"metric", "sampler", "pruner", "pruner_trials", "pruner_epochs"}
+    question |= {"pruner_percentile", "pruner_factor", "pruner_patience"}
+    question |= {"max_parameters", "max_latency_ms", "max_memory_mb"}
     assert set(SearchConfig.model_fields) == BUDGETS_AND_PLACES | question
 
 
