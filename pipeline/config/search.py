@@ -31,19 +31,25 @@ class SearchConfig(Config, title="search"):
         None, ge=1, le=100_000, description="start no trial after this many in a row that were no better than the best"
     )
     target: float | None = Field(
-        None, description="start no trial once one has reached this value of the first metric, 0.9 for 90 %"
+        None,
+        ge=-1e9,
+        le=1e9,
+        description="start no trial once one has reached this value of the first metric, 0.9 for 90 %",
     )
     final_only: bool = Field(False, description="start no trial: make the final of those that the study has, now")
     trial_minutes: float | None = Field(None, gt=0, le=100_000, description="stop a trial after this many minutes")
 
     max_parameters: int | None = Field(
-        None, ge=1, description="train no configuration with more parameters, batch norm's averages included"
+        None, ge=1, le=10**12, description="train no configuration with more parameters, batch norm's averages included"
     )
     max_latency_ms: float | None = Field(
-        None, gt=0, description="train no configuration that takes longer for one image, measured before its training"
+        None,
+        gt=0,
+        le=10**6,
+        description="train no configuration that takes longer for one image, measured before its training",
     )
     max_memory_mb: int | None = Field(
-        None, ge=256, description="give each trial this much memory of its GPU, and no more; on a GPU only"
+        None, ge=256, le=10**7, description="give each trial this much memory of its GPU, and no more; on a GPU only"
     )
 
     metric: tuple[Literal[Monitor, "parameters", "epoch_seconds", "latency_ms"], ...] = Field(

@@ -7,6 +7,7 @@
       OutOfMemory                                  1
       SearchFailed                                 1
       ClusterLost                                  1
+      LimitExceeded                                1
       CorruptCheckpoint                            1
       WorkerDied                                   1
       TrackingError                                1

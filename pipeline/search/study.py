@@ -167,6 +167,10 @@ class Study:
         """Return all trials by number; they must not be changed."""
         return self._study.get_trials(deepcopy=False)
 
+    def _trial(self, number: int) -> FrozenTrial:
+        """Return a trial by its number; another process may have started ones that are not known here yet."""
+        return next(trial for trial in self.trials() if trial.number == number)
+
     def n_running(self) -> int:
         """Return the number of running trials, those of other drivers included."""
         if not self.shared:
@@ -190,9 +194,10 @@ class Study:
     def epochs_trained(self) -> int:
         """Return the number of epochs that all trials have trained so far, running and failed ones included."""
         trials = self.trials()
-        epochs = [int(trial.user_attrs.get(EPOCHS) or max(trial.intermediate_values, default=0)) for trial in trials]
+        epochs = {trial.number: int(trial.user_attrs.get(EPOCHS) or len(trial.intermediate_values)) for trial in trials}
+        # Those of the trials that others go on with count once
         taken_over = sum(
-            epochs[trial.user_attrs[CONTINUES]]
+            epochs.get(trial.user_attrs[CONTINUES], 0)
             for trial in trials
             if CONTINUES in trial.user_attrs and epochs[trial.number]
         )
@@ -319,7 +324,7 @@ class Study:
         if len(self.search.directions) > 1:
             return False
         trial = self._running[number]
-        if epoch in self.trials()[number].intermediate_values:
+        if epoch in self._trial(number).intermediate_values:
             # It was taken over from the trial that this one continues
             return False
         trial.report(value, epoch)
@@ -448,7 +453,7 @@ class Study:
         if CONTINUES in trial.user_attrs:
             return self._continue(trial, params)
         continued = continued_trials(self.trials())
-        older = (old for old in self.trials()[: trial.number] if old.number not in continued)
+        older = (old for old in self.trials() if old.number < trial.number and old.number not in continued)
         same = next((old for old in older if self._duplicates(old, params)), None)
         if same is not None:
             trial.set_user_attr(DUPLICATE_OF, same.number)
@@ -469,7 +474,7 @@ class Study:
 
     def _continue(self, trial: optuna.Trial, params: Mapping[str, Any]) -> TrialProposal:
         """Let a trial go on with another one: it begins with the values and the rungs of that."""
-        old = self.trials()[trial.user_attrs[CONTINUES]]
+        old = self._trial(trial.user_attrs[CONTINUES])
         values = [value for _, value in sorted(old.intermediate_values.items())]
         for epoch, value in enumerate(values, start=1):
             trial.report(value, epoch)

@@ -20,6 +20,7 @@ from pipeline.commands import main
 from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.cpu import has_bfloat16
+from pipeline.runtime.text import format_metric
 from pipeline.tracking.tags import Tag
 from tests.support.mlflow_project import environment_of, have_ended, mlflow_run, process_tree, run_to_end
 from tests.support.paths import ROOT
@@ -134,7 +135,7 @@ def test_tags_and_datasets_state_the_origin_of_the_result(finished):
     contexts = {dataset.tags[0].value: dataset.dataset for dataset in logged.inputs.dataset_inputs}
     assert set(contexts) == {"train", "validation", "test"}
     assert len({dataset.digest for dataset in contexts.values()}) == 3
-    assert f"{logged.data.metrics['test_accuracy']:.2%}" in logged.data.tags[Tag.DESCRIPTION]
+    assert format_metric("accuracy", logged.data.metrics["test_accuracy"]) in logged.data.tags[Tag.DESCRIPTION]
 
 
 def test_output_states_results_and_next_steps(finished):
@@ -142,7 +143,7 @@ def test_output_states_results_and_next_steps(finished):
     lines = completed.stdout.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["data", "model", "device"]
     assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["1/2", "2/2"]
-    assert f"test accuracy {logged.data.metrics['test_accuracy']:.2%}" in completed.stdout
+    assert f"test accuracy {format_metric('accuracy', logged.data.metrics['test_accuracy'])}" in completed.stdout
     assert logged.info.run_id in completed.stdout
     assert "mlflow ui --backend-store-uri sqlite:///" in completed.stdout
     warnings = [line for line in completed.stderr.splitlines() if " INFO mlflow." not in line]

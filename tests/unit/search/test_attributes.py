@@ -1,7 +1,7 @@
 """Names of the attributes of a study and its trials."""
 
 from pipeline.search import attributes
-from pipeline.search.attributes import DRIVER_PREFIX, FIGURES
+from pipeline.search.attributes import DRIVER_PREFIX, EPOCHS, FIGURES
 from pipeline.search.finalists import FinalistTraining
 from pipeline.search.latencies import measure_latencies
 from pipeline.search.loop import SearchLoop
@@ -20,7 +20,7 @@ NAMES = [value for name, value in vars(attributes).items() if name.isupper() and
 
 
 def test_attribute_names_are_distinct_except_run_id_that_study_and_trial_share():
-    names = [name for name in NAMES if name != DRIVER_PREFIX] + list(FIGURES)
+    names = [name for name in NAMES if name != DRIVER_PREFIX] + [name for name in FIGURES if name != EPOCHS]
     assert len(set(names)) == len(names)
     assert not [name for name in names if name.startswith(DRIVER_PREFIX)], "it would be taken for a driver"
 

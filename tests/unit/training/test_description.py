@@ -88,7 +88,7 @@ def test_run_description_is_a_table_that_foreign_text_cannot_break():
 
 def test_describe_splits_without_validation_says_where_its_images_are():
     assert describe_splits(DIGITS) == "1,149 training, 288 validation and 360 test images"
-    joined = SimpleNamespace(train=range(1437), validation=range(0), test=range(360))
+    joined = SimpleNamespace(train=range(1437), validation=range(0), test=range(360), folds=())
     assert describe_splits(joined) == "1,437 training images, those for validation among them, and 360 test images"
 
 

@@ -20,7 +20,6 @@ from pipeline.tracking.fold_runs import find_fold_runs
 from pipeline.tracking.models import load_model
 from pipeline.tracking.tags import Role, Tag
 from pipeline.tracking.test_set_access import access_count
-from pipeline.training import folds as folds_module
 from pipeline.training.checkpoint_manager import checkpoint_folder
 from pipeline.training.resume import find_resume_point
 from pipeline.training.run import run_training
@@ -206,7 +205,7 @@ def test_diverged_fold_is_named_and_ends_with_its_run(client, trained, digits, m
     def diverge(*arguments, **options):
         raise Diverged("loss became nan at epoch 1, step 1")
 
-    monkeypatch.setattr(folds_module, "fit", diverge)
+    monkeypatch.setattr("pipeline.training.folds.fit", diverge)
     with pytest.raises(Diverged, match=r"^fold 1 of 2: loss became nan at epoch 1, step 1$"):
         train(digits)
     (run,) = client.search_runs([trained.run.info.experiment_id], "tags.role = 'run'", max_results=1)
