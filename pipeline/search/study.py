@@ -194,7 +194,10 @@ class Study:
     def epochs_trained(self) -> int:
         """Return the number of epochs that all trials have trained so far, running and failed ones included."""
         trials = self.trials()
-        epochs = {trial.number: int(trial.user_attrs.get(EPOCHS) or len(trial.intermediate_values)) for trial in trials}
+        epochs = {
+            trial.number: int(trial.user_attrs.get(EPOCHS) or max(trial.intermediate_values, default=0))
+            for trial in trials
+        }
         # Those of the trials that others go on with count once
         taken_over = sum(
             epochs.get(trial.user_attrs[CONTINUES], 0)

@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-from pipeline.notifications import notifier as notifier_module
 from pipeline.notifications.events import Subject, make_event
 from pipeline.notifications.notifier import Notifier, deliver_pending
 from pipeline.notifications.queue import EventQueue
@@ -37,7 +36,7 @@ def receiver(port):
 
 
 def test_send_does_not_wait_for_a_receiver_that_hangs(hook, monkeypatch):
-    monkeypatch.setattr(notifier_module, "END_SECONDS", 0.3)
+    monkeypatch.setattr("pipeline.notifications.notifier.END_SECONDS", 0.3)
     release = threading.Event()
 
     class Hanging(Webhook):

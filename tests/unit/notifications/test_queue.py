@@ -10,8 +10,7 @@ import time
 
 import pytest
 
-from pipeline.notifications import queue as queue_module
-from pipeline.notifications.queue import EventQueue, queues
+from pipeline.notifications.queue import LOCK, MAX_AGE_SECONDS, EventQueue, queues
 from pipeline.notifications.receivers import FOLDER, Away, Refused
 from pipeline.runtime.files import cache_folder, try_lock
 from tests.support.paths import ROOT
@@ -71,7 +70,7 @@ def test_drain_sets_aside_what_the_receiver_refuses(queue):
 
 def test_drain_leaves_events_to_the_process_that_delivers_them(queue):
     put(queue, 1)
-    with try_lock(queue.folder / queue_module.LOCK), pytest.raises(BlockingIOError):
+    with try_lock(queue.folder / LOCK), pytest.raises(BlockingIOError):
         queue.drain(lambda one: pytest.fail("delivered twice"))
 
 
@@ -85,10 +84,10 @@ def test_drain_removes_a_damaged_file(queue, content):
 
 
 def test_put_keeps_the_newest_events_of_the_last_days(queue, monkeypatch):
-    monkeypatch.setattr(queue_module, "MAX_EVENTS", 3)
+    monkeypatch.setattr("pipeline.notifications.queue.MAX_EVENTS", 3)
     put(queue, *range(5))
     assert [json.loads(path.read_bytes()) for path in queue.pending()] == [event(2), event(3), event(4)]
-    week_ago = time.time() - queue_module.MAX_AGE_SECONDS - 60
+    week_ago = time.time() - MAX_AGE_SECONDS - 60
     os.utime(queue.pending()[0], (week_ago, week_ago))
     got = []
     queue.drain(got.append)
