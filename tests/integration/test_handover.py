@@ -31,7 +31,8 @@ def handed_over(tmp_path_factory):
     folder = tmp_path_factory.mktemp("search")
     (folder / "mini.yaml").write_text(SEARCH)
     with tracking_store(folder, EXPERIMENT):
-        assert main.run(["search", str(folder / "mini.yaml"), "--storage", f"sqlite:///{folder}/optuna.db"]) == 0
+        flags = ["--storage", f"sqlite:///{folder}/optuna.db", "--experiment", EXPERIMENT]
+        assert main.run(["search", str(folder / "mini.yaml"), *flags]) == 0
         runs = mlflow.search_runs(experiment_names=[EXPERIMENT], output_format="list")
         (search,) = (run for run in runs if run.data.tags[Tag.ROLE] == Role.SEARCH)
         (ensemble,) = (run for run in runs if run.data.tags[Tag.ROLE] == Role.ENSEMBLE)
