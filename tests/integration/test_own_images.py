@@ -23,7 +23,8 @@ EXPERIMENT = "flowers"
 COLOURS = {"daisy": (230, 230, 230), "rose": (200, 40, 60), "tulip": (240, 200, 40)}
 # Photographs have many sizes, and a test has seconds
 SMALL = {"image_size": 16, "epochs": 3, "head_epochs": 1, "batch_size": 8, "trial_minutes": 5}
-SEARCH = {"trials": 3, "final_top": 2, "final_seeds": 1, "filters": 8, "patch_size": 4, "workers": 1}
+SEARCH = {"trials": 2, "final_top": 2, "final_seeds": 1, "filters": 8, "workers": 1, "epochs": 8}
+SEARCH |= {"batch_norm_momentum": 0.5, "validation_fraction": 0.3, "learning_rate": 0.02}
 
 
 def photograph(colour, seed):
@@ -58,8 +59,8 @@ def commands(page):
 def followed(tmp_path_factory):
     """Runs every command of the page, after a model `cifar` was registered; yields its runs, images and store."""
     folder = tmp_path_factory.mktemp("images")
-    write_photographs(folder / "flowers", each=12, seed=0)
-    write_photographs(folder / "others", each=12, seed=1)
+    write_photographs(folder / "flowers", each=24, seed=0)
+    write_photographs(folder / "others", each=24, seed=1)
     with tracking_store(folder, EXPERIMENT) as uri, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPTUNA_STORAGE", f"sqlite:///{folder}/optuna.db")
         network = {"filters": 8, "depth": 2, "kernel_size": 3, "patch_size": 4}
