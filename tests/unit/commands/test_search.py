@@ -138,13 +138,19 @@ def train_and_leave_weights(job):
     return successful_trial(job, round(10 * job.config.learning_rate, 3))
 
 
-def test_extended_search_shows_the_other_winner_everywhere(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def executors(tmp_path, monkeypatch):
+    """The scripted executors of the searches that a test runs, in order."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     executors = []
     monkeypatch.setattr(
         "pipeline.commands.search.build_executor",
         lambda search, data: executors.append(ScriptedExecutor(train_and_leave_weights)) or executors[-1],
     )
+    return executors
+
+
+def test_extended_search_shows_the_other_winner_everywhere(tmp_path, executors, capsys):
     text = CONTINUOUS + "final_top: 1\nfinal_seeds: 2\nenqueue: [{learning_rate: 0.05}, {learning_rate: 0.09}]\n"
     url = f"sqlite:///{tmp_path}/study.db"
 
@@ -187,13 +193,7 @@ def test_extended_search_shows_the_other_winner_everywhere(tmp_path, monkeypatch
         assert "winner    t001 lr0.09: val_accuracy 90.00 ± 0.00 % (mean of 2 seeds); test accuracy 60.00 %" in out
 
 
-def test_final_only_makes_the_final_of_a_stopped_search(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    executors = []
-    monkeypatch.setattr(
-        "pipeline.commands.search.build_executor",
-        lambda search, data: executors.append(ScriptedExecutor(train_and_leave_weights)) or executors[-1],
-    )
+def test_final_only_makes_the_final_of_a_stopped_search(tmp_path, executors, capsys):
     text = CONTINUOUS + "final_seeds: 1\nfinal_top: 1\nenqueue: [{learning_rate: 0.05}, {learning_rate: 0.03}]\n"
 
     def run(*flags):
