@@ -58,7 +58,7 @@ def register_model(folder: Path) -> None:
     """Register a network of the recipe's shape, with its artifacts below a folder."""
     # imported here, after the environment has been set
     from pipeline.model.conv_mixer import conv_mixer
-    from pipeline.serving.packaging import save_pyfunc
+    from pipeline.serving.packaging import COMPARED_IMAGES, save_pyfunc
     from pipeline.tracking.lifecycle import start_run
     from pipeline.tracking.tags import Role
 
@@ -68,7 +68,8 @@ def register_model(folder: Path) -> None:
     shape = {name: getattr(config, name) for name in ("filters", "depth", "kernel_size", "patch_size")}
     model = conv_mixer(IMAGE_SHAPE, CLASSES, **shape)
     classes = [str(label) for label in range(CLASSES)]
-    save = partial(save_pyfunc, model=model, example=np.zeros(IMAGE_SHAPE, np.uint8), classes=classes, resize="stretch")
+    images = np.random.default_rng(0).integers(0, 256, (COMPARED_IMAGES, *IMAGE_SHAPE), np.uint8)
+    save = partial(save_pyfunc, model=model, images=images, classes=classes, resize="stretch")
     with start_run(role=Role.RUN) as run:
         run.register_model(MODEL_NAME, save, classes=classes, tags={})
 

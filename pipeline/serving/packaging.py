@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import keras
 import mlflow.pyfunc
@@ -20,10 +21,15 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import AnyType, Map
 
 import pipeline.data.decode
+from pipeline.runtime.text import one_line
+from pipeline.serving.export.comparison import compare, in_batches, predict_on_cpu
 
 PYFUNC_FILE = Path(__file__).parent / "pyfunc_model.py"
 # What loading a model needs
 REQUIRED_PACKAGES = ("mlflow", "tensorflow", "keras", "numpy")
+# Images that a served ONNX model is compared with Keras on, and by how much a probability may differ
+COMPARED_IMAGES = 32
+ONNX_TOLERANCE = 1e-4
 SERVED_SIGNATURE = ModelSignature(
     # An array or a file, for which MLflow has no common type. Not required, because the message of pyfunc_model.py for
     # a missing column is clearer than MLflow's.
@@ -65,32 +71,75 @@ def save_keras(
 
 
 def save_pyfunc(
-    folder: Path, model: keras.Model, *, example: npt.NDArray[np.uint8], classes: Sequence[str], resize: str
+    folder: Path, model: keras.Model, *, images: npt.NDArray[np.uint8], classes: Sequence[str], resize: str
 ) -> None:
     """Write a Keras model of stock layers together with the code that serves it: a Python file and a Keras archive.
+
+    Where onnxruntime is installed, the same network is added as an ONNX model if it answers the same on the images.
 
     Args:
         folder: An empty folder.
         model: Raw pixels (b, h, w, c), 0 to 255 -> probabilities (b, classes).
-        example: An image (h, w, c).
+        images: Images (n, h, w, c) that the two forms are compared on; the first is the model's example.
         classes: Names in the order of the probabilities.
         resize: How images of another size are to be resized, see `resize_to`.
     """
+    metadata = _metadata(model, classes, resize)
     with TemporaryDirectory() as temporary:
-        archive = Path(temporary) / "model.keras"
+        archive, onnx_file = (Path(temporary) / name for name in ("model.keras", "model.onnx"))
         model.save(archive)
+        proof = _write_proven_onnx(onnx_file, model, images, metadata)
+        files = {"model": archive} | ({"onnx": onnx_file} if proof["proven"] else {})
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(PYFUNC_FILE),
             code_paths=[str(pipeline.data.decode.__file__)],
-            artifacts={"model": str(archive)},
+            artifacts={name: str(file) for name, file in files.items()},
             model_config={"classes": list(classes), "resize": resize},
             signature=SERVED_SIGNATURE,
-            input_example={"image": [base64.b64encode(tf.io.encode_png(example).numpy()).decode()]},
-            pip_requirements=requirements("pandas", "pillow"),
-            metadata=_metadata(model, classes, resize),
+            input_example={"image": [base64.b64encode(tf.io.encode_png(images[0]).numpy()).decode()]},
+            pip_requirements=requirements("pandas", "pillow", *(["onnxruntime"] if "onnx" in files else [])),
+            metadata=metadata | {"onnx": proof},
         )
     _add_keras_flavor(folder, data="artifacts")
+
+
+def import_onnx() -> ModuleType | None:
+    """Return the module that writes ONNX models, or None where one of its libraries is not installed.
+
+    It takes part of a second, so who will save a model calls this before the training, not first after it.
+    """
+    try:
+        from pipeline.serving.export import onnx_model
+    except ImportError:
+        return None
+    return onnx_model
+
+
+def _write_proven_onnx(
+    file: Path, model: keras.Model, images: npt.NDArray, metadata: dict[str, object]
+) -> dict[str, object]:
+    """Write a model as ONNX and compare it with Keras on some of the images; whatever fails, Keras serves the model.
+
+    Returns:
+        For the model's metadata: whether the two are `proven` to be equal, with their largest difference of a
+        probability and on how many images; or why the ONNX model cannot be used.
+    """
+    onnx_model = import_onnx()
+    if onnx_model is None:
+        return {"proven": False, "reason": "onnx and onnxruntime are not installed"}
+    try:
+        onnx_model.write_onnx(model, file, metadata=metadata)
+        some = images[:COMPARED_IMAGES]
+        found = compare(predict_on_cpu(model, some), in_batches(onnx_model.load_onnx(file), some))
+    except Exception as error:  # noqa: BLE001 - the end of a training must not depend on libraries that it can do without
+        return {"proven": False, "reason": one_line(error, most=300)}
+    return {
+        "proven": found.is_within(ONNX_TOLERANCE),
+        "max_difference": found.max_difference,
+        "tolerance": ONNX_TOLERANCE,
+        "images": found.images,
+    }
 
 
 def _metadata(model: keras.Model, classes: Sequence[str], resize: str) -> dict[str, object]:

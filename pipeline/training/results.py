@@ -18,7 +18,7 @@ from pipeline.evaluation.mislabeled import find_label_errors, label_errors_table
 from pipeline.model.conv_mixer import build_model, build_stock_model, depthwise_kernels, patch_kernels
 from pipeline.model.ensemble import ensemble_members
 from pipeline.runtime.text import count, percent
-from pipeline.serving.packaging import save_keras, save_pyfunc
+from pipeline.serving.packaging import COMPARED_IMAGES, save_keras, save_pyfunc
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Tag
 from pipeline.tracking.test_set_access import access_tags
@@ -91,15 +91,15 @@ def middle_block(config: TrainingConfig) -> int:
 def log_trained_model(run: TrackedRun, model: keras.Model, config: TrainingConfig, dataset: Dataset) -> None:
     """Log the model in the form in which it is served."""
     stock_model = serving_model(model, config, dataset)
-    example = _example(dataset).astype(np.float32)
+    example = _examples(dataset, 1).astype(np.float32)
     save = partial(save_keras, model=stock_model, classes=dataset.classes, resize=config.resize)
     run.log_model(partial(save, example=example))
 
 
-def _example(dataset: Dataset) -> npt.NDArray[np.uint8]:
-    """Return an image (1, height, width, channels) to log with a model: one for validation, if there are any."""
+def _examples(dataset: Dataset, most: int) -> npt.NDArray[np.uint8]:
+    """Return the first images (n, height, width, channels) for validation, or for training if there are none."""
     split = dataset.validation if len(dataset.validation) else dataset.train
-    return split.take(np.arange(1))[0]
+    return split.take(np.arange(min(most, len(split))))[0]
 
 
 def register_model(
@@ -130,7 +130,10 @@ def register_model(
     tags |= {name: f"{values[name]:.6g}" for name in names if name in values}
     save = partial(save_pyfunc, model=stock_model, classes=dataset.classes, resize=config.resize)
     run.register_model(
-        config.register_as, partial(save, example=_example(dataset)[0]), classes=dataset.classes, tags=tags
+        config.register_as,
+        partial(save, images=_examples(dataset, COMPARED_IMAGES)),
+        classes=dataset.classes,
+        tags=tags,
     )
     return latency_ms
 

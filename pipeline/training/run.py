@@ -30,6 +30,7 @@ from pipeline.runtime.files import renew_temporary_files
 from pipeline.runtime.out_of_memory import describe_oom, is_oom_error
 from pipeline.runtime.shell import mlflow_command, project_command
 from pipeline.runtime.text import count, format_metric
+from pipeline.serving.packaging import import_onnx
 from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.models import MODEL
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS
@@ -106,6 +107,9 @@ def run_training(
     """
     began = time.perf_counter()
     changes = resume_point.changes if resume_point else changes_to_recipe(config, recipe_config or config)
+    if config.register_as:
+        # what is imported at the end of a run is imported before its first epoch
+        import_onnx()
     device = select_device(config.devices)
     config = resolve_auto(config, dataset, device)
     start = resume_point.checkpoint.state if resume_point and not config.folds else None

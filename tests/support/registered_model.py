@@ -44,7 +44,7 @@ def register_model(folder):
             serve = partial(save_pyfunc, model=model, classes=CLASSES, resize=RESIZE)
             run.register_model(
                 NAME,
-                partial(serve, example=np.zeros(SHAPE, np.uint8)),
+                partial(serve, images=np.zeros((1, *SHAPE), np.uint8)),
                 classes=CLASSES,
                 tags={"test_accuracy": "0.9"},
             )

@@ -10,14 +10,17 @@ import mlflow
 import mlflow.keras
 import mlflow.tensorflow
 import numpy as np
+import onnxruntime
 import pytest
 from mlflow.artifacts import download_artifacts
 from mlflow.models import Model
 
-from pipeline.serving.packaging import requirements, save_keras
+import pipeline.serving.export
+from pipeline.serving.export.onnx_model import load_onnx
+from pipeline.serving.packaging import COMPARED_IMAGES, requirements, save_keras, save_pyfunc
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import find_model
-from tests.support.registered_model import CLASSES, NAME, RESIZE, SHAPE
+from tests.support.registered_model import CLASSES, NAME, RESIZE, SHAPE, build_model
 
 
 def folder_of(registered_model, name):
@@ -85,4 +88,55 @@ def test_save_pyfunc_code_imports_nothing_but_its_requirements(registered_model)
         imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     foreign = {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names)
-    assert {{"PIL": "pillow"}.get(name, name) for name in foreign} == required
+    assert {{"PIL": "pillow"}.get(name, name) for name in foreign} | {"onnxruntime"} == required
+
+
+def save_and_read(folder, images):
+    """Save the model of three colours as it is served, and return its folder and what is known of it."""
+    save_pyfunc(folder, build_model(), images=images, classes=CLASSES, resize=RESIZE)
+    return folder / "artifacts" / "model.onnx", Model.load(str(folder / "MLmodel"))
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (COMPARED_IMAGES + 3, *SHAPE), np.uint8)
+
+
+def test_save_pyfunc_adds_an_onnx_model_that_is_proven_equal(tmp_path):
+    file, about = save_and_read(tmp_path / "model", IMAGES)
+    proof = about.metadata["onnx"]
+    assert proof["proven"] and proof["images"] == COMPARED_IMAGES and proof["max_difference"] < 1e-6
+    assert about.flavors["python_function"]["artifacts"]["onnx"]["path"] == "artifacts/model.onnx"
+    np.testing.assert_allclose(load_onnx(file)(IMAGES), build_model().predict_on_batch(IMAGES), atol=1e-6)
+    requirements = (tmp_path / "model" / "requirements.txt").read_text()
+    assert f"onnxruntime=={onnxruntime.__version__}" in requirements and "\nonnx==" not in requirements
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_save_pyfunc_without_the_extra_saves_keras_alone(tmp_path, monkeypatch, missing):
+    monkeypatch.delitem(sys.modules, "pipeline.serving.export.onnx_model", raising=False)
+    # how Python marks a module that cannot be imported
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delattr(pipeline.serving.export, "onnx_model", raising=False)
+    file, about = save_and_read(tmp_path / "model", IMAGES)
+    assert about.metadata["onnx"] == {"proven": False, "reason": "onnx and onnxruntime are not installed"}
+    assert not file.exists() and (file.parent / "model.keras").exists()
+    assert "onnx" not in (tmp_path / "model" / "requirements.txt").read_text()
+
+
+def test_save_pyfunc_of_a_network_that_differs_saves_keras_alone(tmp_path, monkeypatch):
+    def shifted(file):
+        return lambda images: load_onnx(file)(images) + np.float32(2e-4)
+
+    monkeypatch.setattr("pipeline.serving.export.onnx_model.load_onnx", shifted)
+    file, about = save_and_read(tmp_path / "model", IMAGES)
+    assert not about.metadata["onnx"]["proven"]
+    assert about.metadata["onnx"]["max_difference"] == pytest.approx(2e-4, rel=0.01)
+    assert not file.exists()
+
+
+def test_save_pyfunc_of_an_unknown_layer_saves_keras_alone(tmp_path):
+    layers = keras.layers
+    parts = [layers.MaxPooling2D(name="strange"), layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")]
+    model = keras.Sequential([keras.Input(SHAPE), *parts])
+    save_pyfunc(tmp_path / "model", model, images=IMAGES, classes=CLASSES, resize=RESIZE)
+    proof = Model.load(str(tmp_path / "model" / "MLmodel")).metadata["onnx"]
+    assert proof == {"proven": False, "reason": "the layer strange is a MaxPooling2D"}

@@ -189,7 +189,7 @@ def test_register_model_registers_the_served_form_with_its_results_as_tags(digit
     latency = register_model(run, trained, config, digits, {"test_accuracy": 0.9876543, "other": 1.0})
     ((name, save, classes, tags),) = run.registered
     assert (name, save.func, classes) == ("numbers", save_pyfunc, digits.classes)
-    assert save.keywords["example"].shape == (8, 8, 1) and save.keywords["classes"] == digits.classes
+    assert save.keywords["images"].shape == (32, 8, 8, 1) and save.keywords["classes"] == digits.classes
     assert save.keywords["resize"] == "crop"
     np.testing.assert_array_equal(save.keywords["model"].get_weights()[0], trained.get_weights()[0])
     assert tags == {
