@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     set_environment(os.environ)
     device = select_device("one")
-    common = {"test_time_flip": False, "dataset": options.dataset}
+    common = {"test_time_views": "one", "dataset": options.dataset}
 
     def train(variant: str, seed: int) -> pd.DataFrame:
         return proxy.train_on_proxy("fast", common | VARIANTS[variant] | {"seed": seed}, device)

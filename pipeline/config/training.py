@@ -66,7 +66,11 @@ class AugmentationConfig(Config, title="augmentation"):
         le=100,
         description="random resized crop: the part's width to height is from 1/crop_ratio to crop_ratio",
     )
-    flip: bool = Field(False, description="mirror half of the training images left to right")
+    flip: bool | Literal["alternating"] = Field(
+        False,
+        description="mirror training images left to right: half of them, at random; alternating: half of them in the "
+        "first epoch, then each image in every other epoch",
+    )
     vertical_flip: bool = Field(False, description="mirror half of the training images top to bottom")
     translation: int = Field(
         0, ge=0, le=1024, description="shift training images by up to this many pixels each way, edges reflected"
@@ -168,6 +172,13 @@ class FitConfig(Config, title="training"):
 
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=1, le=1_000_000, description="training images a step")
+    progressive_resize: str | None = Field(
+        None,
+        pattern=r"^[1-9]\d{0,3}:0?\.\d{1,6}(,[1-9]\d{0,3}:0?\.\d{1,6}){0,7}$",
+        title="side:share with commas between, such as 16:0.3,24:0.3",
+        description="train on smaller images first: the shorter side in pixels, and for which share of the epochs; "
+        "the remaining epochs train on images of full size",
+    )
     class_weights: Literal["none", "balanced", "effective"] = Field(
         "none",
         description="weigh the loss of each image by its class: none; balanced, by the reciprocal of the class's "
@@ -192,9 +203,10 @@ class FitConfig(Config, title="training"):
     early_stopping_epochs: int | None = Field(
         None, ge=1, le=100_000, description="stop after this many epochs in which the monitor's metric got no better"
     )
-    test_time_flip: bool = Field(
-        False,
-        description="evaluate the test images a second time, averaged with their mirror images: test_accuracy_flip",
+    test_time_views: Literal["one", "mirrored", "shifted"] = Field(
+        "one",
+        description="evaluate the test images also by the mean over views of each, as test_accuracy_views: mirrored, "
+        "itself and its mirror image; shifted, these two and both moved by a pixel up left and down right",
     )
     seed: int = Field(
         0, ge=0, le=SEEDS - 1, description="of the split, the initial weights, the order and the augmentation"

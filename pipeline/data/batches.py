@@ -39,6 +39,8 @@ def training_batches(
     class_weights: npt.NDArray[np.float32] | None = None,
     balanced_labels: npt.NDArray[np.int64] | None = None,
     initial_epoch: int = 0,
+    alternating_flip: bool = False,
+    size: tuple[int, int] | None = None,
     batch_multiple: int = 1,
 ) -> tf.data.Dataset:
     """Return the shuffled and augmented batches of all epochs, one epoch after another.
@@ -54,6 +56,9 @@ def training_batches(
             image whose label is soft is the mean of those of its classes.
         balanced_labels: Label (n,) of each image, to take as many images of each class; None takes each image once.
         initial_epoch: Number of epochs to leave out at the start.
+        alternating_flip: Mirror half of the images in the first epoch, and then each image in every other epoch, so
+            that two successive epochs show both of its sides (Jordan 2024, arXiv 2404.00498, section 3.6).
+        size: (height, width) to which the augmented images are resized; None leaves them as they are.
         batch_multiple: The size of each batch is a multiple of this. Each epoch leaves out the images of its last,
             smaller batch that exceed a multiple.
 
@@ -72,9 +77,17 @@ def training_batches(
             return random.permutation(_balanced_positions(balanced_labels, random))[:used]
         return random.permutation(len(images))[:used]
 
+    # The order of epoch e is drawn with [seed, e].
+    mirrored_first = np.random.Generator(np.random.PCG64([seed, 0, 1])).integers(0, 2, len(images))
+
     def gather(step: np.int64) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         epoch, position = divmod(int(step), steps_per_epoch)
-        return images.take(order(epoch)[position * batch_size : (position + 1) * batch_size])
+        positions = order(epoch)[position * batch_size : (position + 1) * batch_size]
+        pixels, labels = images.take(positions)
+        if alternating_flip:
+            mirrored = (mirrored_first[positions] + epoch) % 2 == 1
+            pixels = np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+        return pixels, labels
 
     # AutoGraph would look for an `if` on a tensor, of which there is none, and take up to 12 s for it.
     @tf.autograph.experimental.do_not_convert
@@ -82,6 +95,8 @@ def training_batches(
         pixels, labels = _call_gather(gather, step, image_shape)
         soft_labels = tf.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
         augmented, mixed_labels = augment(pixels, soft_labels, tf.stack([tf.cast(seed, tf.int64), step]))
+        if size is not None and size != image_shape[:2]:
+            augmented = resize(augmented, size)
         if class_weights is None:
             return augmented, mixed_labels
         return augmented, mixed_labels, tf.linalg.matvec(mixed_labels, class_weights)
@@ -93,6 +108,11 @@ def training_batches(
     # Batches have threads of their own, because TensorFlow's are busy with the training step.
     options.threading.private_threadpool_size = parallel_calls
     return steps.map(batch, num_parallel_calls=parallel_calls).prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Return images (b, h, w, c) in another size, each pixel the mean of the area that it covers."""
+    return tf.cast(tf.round(tf.image.resize(images, size, method="area")), images.dtype)
 
 
 def _balanced_positions(labels: npt.NDArray[np.int64], random: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -18,7 +18,7 @@ from pipeline.model.initializers import build_depthwise_initializer
 HEAD = "probabilities"  # the last layer
 
 
-def build_model(config: TrainingConfig, image_shape: Sequence[int], classes: int) -> keras.Model:
+def build_model(config: TrainingConfig, image_shape: Sequence[int | None], classes: int) -> keras.Model:
     """Return the ConvMixer to train, under Keras' global dtype policy and TensorFlow's current strategy."""
     return conv_mixer(
         image_shape,
@@ -58,7 +58,7 @@ def build_stock_model(config: ModelConfig, image_shape: Sequence[int], classes: 
 
 
 def conv_mixer(
-    image_shape: Sequence[int],
+    image_shape: Sequence[int | None],
     classes: int,
     *,
     filters: int,
@@ -80,7 +80,8 @@ def conv_mixer(
     kernel_size k and patch_size p.
 
     Args:
-        image_shape: (height, width, channels) in pixels; patch_size divides height and width.
+        image_shape: (height, width, channels) in pixels; patch_size divides height and width. None for both builds a
+            network that takes images of any size.
         activation: gelu, in its exact form, or relu.
         depthwise_init: See `build_depthwise_initializer`; `seed` is its seed.
         fast_layers: Compute with `pipeline.model.cpu_layers`; get_weights and set_weights are the same either way. They

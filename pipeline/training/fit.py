@@ -8,6 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from pipeline.config.image_sizes import size_stages
 from pipeline.config.training import TrainingConfig
 from pipeline.data import batches
 from pipeline.data.augmentation.registry import build_augmentation
@@ -85,7 +86,7 @@ def fit(
     progress = TrainingProgress(start, monitor=config.monitor)
     early_stopping = EarlyStopping(config.early_stopping_epochs)
     with strategy.scope():
-        model = build_model(config, dataset.image_shape, len(dataset.classes))
+        model = build_model(config, input_shape(config, dataset), len(dataset.classes))
         if initial_weights and not start:
             initial_weights.copy_to(model, dataset.classes)
         own = [
@@ -114,19 +115,34 @@ def fit(
             compile_model(model, config, stage.learning_rate(config, steps))
             if start and start.epoch >= stage.first_epoch:
                 restore_variables(model, start, with_optimizer=start.epoch > stage.first_epoch)
-            remaining_batches = training_batches(config, dataset, initial_epoch=progress.epoch)
-        model.fit(
-            remaining_batches,
-            validation_data=validation,
-            initial_epoch=progress.epoch,
-            epochs=stage.last_epoch,
-            steps_per_epoch=steps,
-            callbacks=ordered,
-            shuffle=False,  # the batches are shuffled already
-            verbose=1 if progress_bar else 0,
-        )
+        for last_epoch, size in size_stages(config, dataset.image_shape):
+            last_epoch = min(last_epoch, stage.last_epoch)
+            if progress.epoch >= last_epoch or early_stopping.is_out_of_patience():
+                continue
+            with strategy.scope():
+                remaining_batches = training_batches(config, dataset, initial_epoch=progress.epoch, size=size)
+            # a step is traced for one size of images
+            model.make_train_function(force=True)
+            model.fit(
+                remaining_batches,
+                validation_data=validation,
+                initial_epoch=progress.epoch,
+                epochs=last_epoch,
+                steps_per_epoch=steps,
+                callbacks=ordered,
+                shuffle=False,  # the batches are shuffled already
+                verbose=1 if progress_bar else 0,
+            )
+    if config.progressive_resize:
+        model = build_model(config, dataset.image_shape, len(dataset.classes))
     model.set_weights(progress.best_weights)
     return TrainingResult(model, progress.history, progress.best_epoch)
+
+
+def input_shape(config: TrainingConfig, dataset: Dataset) -> tuple[int | None, int | None, int]:
+    """Return the shape (height, width, channels) of the images to train on; None for a side that changes."""
+    height, width, channels = dataset.image_shape
+    return (None, None, channels) if config.progressive_resize else (height, width, channels)
 
 
 class TrainingStage(NamedTuple):
@@ -184,10 +200,13 @@ def learning_rate_share(config: TrainingConfig, path: str) -> float:
     return config.layer_decay ** (config.depth + 1 - position(path, config.depth))
 
 
-def training_batches(config: TrainingConfig, dataset: Dataset, *, initial_epoch: int = 0) -> tf.data.Dataset:
+def training_batches(
+    config: TrainingConfig, dataset: Dataset, *, initial_epoch: int = 0, size: tuple[int, int] | None = None
+) -> tf.data.Dataset:
     """Return the augmented, shuffled training batches of all epochs from `initial_epoch`, which counts from 0, on.
 
-    Batch sizes suit TensorFlow's current distribution strategy.
+    Batch sizes suit TensorFlow's current distribution strategy. The images get the `size` (height, width), or keep
+    their own.
     """
     labels = dataset.train.labels[dataset.train.rows]
     return batches.training_batches(
@@ -202,6 +221,8 @@ def training_batches(config: TrainingConfig, dataset: Dataset, *, initial_epoch:
         class_weights=batches.class_weights(config.class_weights, labels, len(dataset.classes)),
         balanced_labels=labels if config.sampling == "balanced" else None,
         initial_epoch=initial_epoch,
+        alternating_flip=config.flip == "alternating",
+        size=size,
         batch_multiple=_batch_multiple(config, tf.distribute.get_strategy().num_replicas_in_sync),
     )
 

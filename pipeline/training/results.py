@@ -8,9 +8,11 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import tensorflow as tf
 
 from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset, Split
+from pipeline.data.views import VIEWS, View
 from pipeline.evaluation import metrics
 from pipeline.evaluation.figures import training
 from pipeline.evaluation.figures.image_grid import mislabeled_images
@@ -156,8 +158,8 @@ def evaluate_on_test_set(
     """Predict the test images once, count that as an access to the test set, and log what is right and wrong.
 
     Returns:
-        test_loss, test_accuracy, test_balanced_accuracy and test_macro_f1; with `test_time_flip` also
-        test_accuracy_flip, for which the probabilities of each image and its mirror image are averaged.
+        test_loss, test_accuracy, test_balanced_accuracy and test_macro_f1; with `test_time_views` also
+        test_accuracy_views, for which the probabilities of each image's views are averaged.
     """
     run.set_tags(access_tags({}, by=run.id, run_id=run.id, tested=False))
     batches = evaluation_batches(config, dataset, dataset.test)
@@ -171,11 +173,15 @@ def evaluate_on_test_set(
         "test_balanced_accuracy": float(metrics.balanced_accuracy(counts)),
         "test_macro_f1": float(metrics.macro_f1(counts)),
     }
-    if config.test_time_flip:
-        mirrored = batches.map(lambda images, targets: (images[:, :, ::-1], targets))
-        averaged = (probabilities + model.predict(mirrored, verbose=0)) / 2
-        results["test_accuracy_flip"] = metrics.accuracy(averaged, labels)
+    if views := VIEWS[config.test_time_views]:
+        others = [model.predict(_viewed(batches, view), verbose=0) for view in views]
+        averaged = np.mean([probabilities, *others], axis=0)
+        results["test_accuracy_views"] = metrics.accuracy(averaged, labels)
     return results
+
+
+def _viewed(batches: tf.data.Dataset, view: View) -> tf.data.Dataset:
+    return batches.map(lambda images, targets: (view(images), targets))
 
 
 def log_validation_predictions(run: TrackedRun, model: keras.Model, config: TrainingConfig, dataset: Dataset) -> None:

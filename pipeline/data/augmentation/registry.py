@@ -33,7 +33,8 @@ IMAGE_AUGMENTATIONS = {
         ),
     ),
     "flip": ImageAugmentation(
-        is_on=lambda config: config.flip,
+        # alternating flips depend on the image, see `training_batches`
+        is_on=lambda config: config.flip is True,
         apply=lambda images, seed, config: random_flip(images, seed),
     ),
     "vertical_flip": ImageAugmentation(

@@ -68,6 +68,39 @@ def test_training_batches_have_another_order_in_each_epoch_of_each_seed():
     assert len(orders) == 9, "not even seed 0, epoch 1 and seed 1, epoch 0 have the same"
 
 
+def columns_of_epochs(**changes):
+    """Return for each of three epochs whether each of ten images of two pixels, (n, 255), was mirrored."""
+
+    class Wide(Numbered):
+        def take(self, positions):
+            pixels, labels = super().take(positions)
+            return np.concatenate([pixels, np.full_like(pixels, 255)], axis=2), labels
+
+    result = training_batches(
+        Wide(),
+        image_shape=(1, 2, 1),
+        classes=2,
+        batch_size=4,
+        epochs=3,
+        seed=0,
+        augment=build_augmentation(),
+        label_smoothing=0.0,
+        **changes,
+    )
+    pixels = np.concatenate([images for images, _ in result])[:, 0, :, 0]
+    mirrored = pixels[:, 0] == 255
+    number = np.where(mirrored, pixels[:, 1], pixels[:, 0])
+    return [epoch[np.argsort(order)] for epoch, order in zip(np.split(mirrored, 3), np.split(number, 3), strict=True)]
+
+
+def test_training_batches_with_alternating_flips_show_both_sides_in_two_successive_epochs():
+    first, second, third = columns_of_epochs(alternating_flip=True)
+    assert 0 < first.sum() < len(first)
+    np.testing.assert_array_equal(second, ~first)
+    np.testing.assert_array_equal(third, first)
+    assert not np.any(columns_of_epochs())
+
+
 def test_training_batches_of_more_epochs_begin_with_the_same_batches():
     assert positions(batches(epochs=3))[:6] == positions(batches(epochs=2))
 

@@ -287,6 +287,28 @@ def test_fit_resumed_from_a_state_equals_an_uninterrupted_training(train, change
         np.testing.assert_array_equal(variable, same)
 
 
+@pytest.mark.parametrize("fast_layers", [False, True])
+def test_fit_on_growing_images_resumed_within_and_between_sizes_equals_an_uninterrupted_training(
+    train, digits, fast_layers
+):
+    settings = {"epochs": 4, "progressive_resize": "4:0.5,6:0.25", "schedule": "one_cycle", "fast_layers": fast_layers}
+    states = []
+    uninterrupted, _ = train(states=states, **settings)
+    assert uninterrupted.model.input_shape == (None, *digits.image_shape)
+    for state in (states[0], states[1]):
+        resumed, _ = train(start=state, **settings)
+        assert history_without_timings(resumed) == history_without_timings(uninterrupted)
+        for weight, same in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, same)
+
+
+def test_training_batches_of_a_size_are_the_means_of_the_pixels_of_the_others(digits):
+    plain = TINY.model_copy(update={"translation": 0})
+    (small, *_), (large, *_) = (next(iter(training_batches(plain, digits, size=size))) for size in ((4, 4), None))
+    means = np.reshape(large, (-1, 4, 2, 4, 2, 1)).mean(axis=(2, 4))
+    np.testing.assert_allclose(small, means, atol=0.5)
+
+
 def test_fit_resumed_after_the_best_epoch_returns_its_weights(train, train_once):
     uninterrupted, _, states = train_once(**OVERSHOOTING)
     assert uninterrupted.best_epoch < 6, "the case shows nothing if the last epoch is the best"

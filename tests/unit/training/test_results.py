@@ -66,16 +66,30 @@ def model():
     return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), dense])
 
 
-def test_evaluate_on_test_set_with_flip_adds_the_accuracy_of_averaged_probabilities(digits, model):
-    plain, both = (
-        evaluate_on_test_set(RecordingRun(), model, TrainingConfig.build({"test_time_flip": flip}), digits)
-        for flip in (False, True)
+def moved(images, pixels):
+    """Move images (b, h, w, c) down and right by a pixel, or up and left, with edges reflected."""
+    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
+    return padded[:, 1 - pixels :, 1 - pixels :][:, :8, :8]
+
+
+@pytest.mark.parametrize(
+    ("name", "views"),
+    [
+        ("mirrored", lambda images: [images, images[:, :, ::-1]]),
+        ("shifted", lambda images: [moved(side, by) for side in (images, images[:, :, ::-1]) for by in (0, -1, 1)]),
+    ],
+)
+def test_evaluate_on_test_set_with_views_adds_the_accuracy_of_averaged_probabilities(digits, model, name, views):
+    plain, averaged = (
+        evaluate_on_test_set(RecordingRun(), model, TrainingConfig.build({"test_time_views": each}), digits)
+        for each in ("one", name)
     )
     images, labels = digits.test.take(np.arange(len(digits.test)))
-    one, other = (model.predict(each, verbose=0) for each in (images, images[:, :, ::-1]))
-    assert both.pop("test_accuracy_flip") == pytest.approx(np.mean((one + other).argmax(axis=1) == labels))
-    assert both == plain
-    assert not np.array_equal(one.argmax(axis=1), (one + other).argmax(axis=1)), "the case shows nothing"
+    probabilities = np.mean([model.predict(view, verbose=0) for view in views(images)], axis=0)
+    assert averaged.pop("test_accuracy_views") == pytest.approx(np.mean(probabilities.argmax(axis=1) == labels))
+    assert averaged == plain
+    one = model.predict(images, verbose=0)
+    assert not np.array_equal(one.argmax(axis=1), probabilities.argmax(axis=1)), "the case shows nothing"
 
 
 def test_evaluate_on_test_set_counts_the_access_before_it_predicts(digits):
