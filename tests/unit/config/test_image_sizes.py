@@ -46,5 +46,7 @@ def test_check_image_sizes_of_a_longer_side_that_patches_do_not_divide_is_refuse
 
 @pytest.mark.parametrize("text", ["16", "16:1.0", "16:0", "0:0.5", "16:0.5;24:0.2", "a:0.5", "16:0.5,"])
 def test_text_of_another_form_is_refused_with_the_form(text):
-    with pytest.raises(UsageError, match=r"progressive_resize must be side:share with commas between, such as 16:0.3,24:0.3 or none"):
+    with pytest.raises(
+        UsageError, match=r"progressive_resize must be side:share with commas between, such as 16:0.3,24:0.3 or none"
+    ):
         config(text)
