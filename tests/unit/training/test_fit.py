@@ -287,19 +287,15 @@ def test_fit_resumed_from_a_state_equals_an_uninterrupted_training(train, change
         np.testing.assert_array_equal(variable, same)
 
 
-@pytest.mark.parametrize("fast_layers", [False, True])
-def test_fit_on_growing_images_resumed_within_and_between_sizes_equals_an_uninterrupted_training(
-    train, digits, fast_layers
-):
-    settings = {"epochs": 4, "progressive_resize": "4:0.5,6:0.25", "schedule": "one_cycle", "fast_layers": fast_layers}
+def test_fit_on_growing_images_resumed_at_the_smaller_size_equals_an_uninterrupted_training(train, digits):
+    settings = {"epochs": 3, "progressive_resize": "4:0.6", "schedule": "one_cycle", "fast_layers": True}
     states = []
     uninterrupted, _ = train(states=states, **settings)
     assert uninterrupted.model.input_shape == (None, *digits.image_shape)
-    for state in (states[0], states[1]):
-        resumed, _ = train(start=state, **settings)
-        assert history_without_timings(resumed) == history_without_timings(uninterrupted)
-        for weight, same in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
-            np.testing.assert_array_equal(weight, same)
+    resumed, _ = train(start=states[0], **settings)
+    assert history_without_timings(resumed) == history_without_timings(uninterrupted)
+    for weight, same in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
 
 
 def test_training_batches_of_a_size_are_the_means_of_the_pixels_of_the_others(digits):
