@@ -20,8 +20,8 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
     Raises:
         UsageError: a training without validation images goes by them, there are fewer blocks or epochs than are to be
             frozen, kernels of folds are to be drawn, the patches do not tile the image, the outer weights of a kernel
-            never meet a patch, the sizes of `progressive_resize` do not suit them, the batch is larger than the
-            training data, or the translation or the cutout is as large as the image.
+            never meet a patch, the sizes of `progressive_resize` do not suit them, the batch or those of one
+            update are larger than the training data, or the translation or the cutout is as large as the image.
     """
     check_refit(config)
     for part, whole in (("freeze_blocks", "depth"), ("head_epochs", "epochs")):
@@ -52,6 +52,12 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
         raise UsageError(
             f"batch_size must not exceed the training images: {training_images} here, "
             f"got batch_size={config.batch_size}; try {min(128, training_images)}"
+        )
+    if config.batch_size * config.gradient_accumulation > training_images:
+        raise UsageError(
+            f"gradient_accumulation must leave an epoch at least one update: {training_images} training images in "
+            f"batches of {config.batch_size}, got gradient_accumulation={config.gradient_accumulation}; "
+            f"try {training_images // config.batch_size} or less"
         )
     for name, try_part in (("translation", 8), ("cutout", 2)):
         pixels = getattr(config, name)

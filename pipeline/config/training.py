@@ -172,6 +172,13 @@ class FitConfig(Config, title="training"):
 
     epochs: int = Field(10, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=1, le=1_000_000, description="training images a step")
+    gradient_accumulation: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="change the weights once in this many steps, by the mean of their gradients: like a batch of so "
+        "many times the images, in the memory of one; batch norm still sees the single batches",
+    )
     progressive_resize: str | None = Field(
         None,
         pattern=r"^[1-9]\d{0,3}:0?\.\d{1,6}(,[1-9]\d{0,3}:0?\.\d{1,6}){0,7}$",

@@ -184,6 +184,7 @@ def compile_model(model: keras.Model, config: TrainingConfig, learning_rate: Lea
             config.optimization,
             learning_rate,
             ema_momentum=config.ema_momentum,
+            gradient_accumulation=config.gradient_accumulation,
             share_of=partial(learning_rate_share, config) if config.layer_decay < 1 else None,
         ),
         loss=keras.losses.CategoricalCrossentropy(),

@@ -15,14 +15,16 @@ def build_optimizer(
     learning_rate: keras.optimizers.schedules.LearningRateSchedule,
     *,
     ema_momentum: float | None = None,
+    gradient_accumulation: int = 1,
     share_of: Callable[[str], float] | None = None,
 ) -> keras.optimizers.Optimizer:
     """Build the optimizer that the settings name; see `OPTIMIZERS`.
 
     Args:
         config: `clip_norm` applies to the gradients of all variables together, those of all devices added up.
-        learning_rate: Learning rate as a function of the step.
+        learning_rate: Learning rate as a function of the step; of the steps of one update, that of the last one counts.
         ema_momentum: Share of a moving average of the weights that each step keeps; None keeps no average.
+        gradient_accumulation: Number of steps whose gradients make one update.
         share_of: The share of the learning rate that a variable is trained with, by its path; None trains all alike.
     """
     optimizer = OPTIMIZERS[config.optimizer](
@@ -32,6 +34,8 @@ def build_optimizer(
         global_clipnorm=config.clip_norm,
         use_ema=ema_momentum is not None,
         ema_momentum=ema_momentum or 0.0,
+        # Keras takes no 1
+        gradient_accumulation_steps=gradient_accumulation if gradient_accumulation > 1 else None,
     )
     optimizer.share_of = share_of
     if not config.decay_norm_and_bias:

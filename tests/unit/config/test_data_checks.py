@@ -23,6 +23,11 @@ def fits(image_shape=(32, 32, 3), training_images=1000, **values):
             "kernel_size must be at most 2 x grid - 1: 32x32 pixels in patches of 8 make a grid of 4",
         ),
         (
+            {"batch_size": 100, "gradient_accumulation": 11},
+            "gradient_accumulation must leave an epoch at least one update: 1000 training images in batches of 100, "
+            "got gradient_accumulation=11; try 10 or less",
+        ),
+        (
             {"batch_size": 1001},
             "batch_size must not exceed the training images: 1000 here, got batch_size=1001; try 128",
         ),

@@ -269,8 +269,9 @@ def test_fit_with_mixed_precision_has_float32_weights(train, precision):
         {"ema_momentum": 0.8, "optimizer": "muon"},
         {"depth": 2, "head_epochs": 2, "freeze_blocks": 1, "layer_decay": 0.5},
         {"head_epochs": 3},
-    ],  # with a loss scale, with averages, resumed between the stages and within the first
-    ids=["float32", "float16", "averaged muon", "after the head", "within the head"],
+        {"gradient_accumulation": 3},
+    ],  # with a loss scale, with averages, resumed between the stages, within the first, and between two updates
+    ids=["float32", "float16", "averaged muon", "after the head", "within the head", "between updates"],
 )
 def test_fit_resumed_from_a_state_equals_an_uninterrupted_training(train, changes):
     settings = {"epochs": 4, "schedule": "one_cycle", "clip_norm": 1.0} | changes

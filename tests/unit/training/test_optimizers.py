@@ -79,6 +79,29 @@ def test_clip_norm_scales_down_all_gradients_together():
     assert length == pytest.approx(RATE * np.sqrt(1 - 0.999) * 1e-3, rel=1e-2)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_accumulated_gradients_make_one_update_by_their_mean(kind):
+    def train(accumulation, gradients):
+        variables = initial_weights()
+        config = OptimizationConfig.build({"optimizer": kind, "weight_decay": 0.1, "clip_norm": 0.5})
+        schedule = LearningRateSchedule("constant", peak=RATE, steps=1, warmup_fraction=0)
+        optimizer = build_optimizer(config, schedule, gradient_accumulation=accumulation)
+        weights = []
+        for gradient in gradients:
+            optimizer.apply(
+                [np.full(each.shape, gradient, np.float32) for each in variables.values()], list(variables.values())
+            )
+            weights.append([np.array(each) for each in variables.values()])
+        return weights
+
+    one, two = train(1, [2.0, -1.0])
+    first, second, third, fourth = train(2, [1.0, 3.0, 0.0, -2.0])
+    before = [np.array(each) for each in initial_weights().values()]
+    for expected, got in ((before, first), (one, second), (one, third), (two, fourth)):
+        for weight, same in zip(expected, got, strict=True):
+            np.testing.assert_allclose(weight, same, rtol=1e-6, atol=1e-7)
+
+
 def test_registry_has_a_builder_for_each_optimizer_of_the_config():
     assert set(OPTIMIZERS) == set(get_args(OptimizationConfig.model_fields["optimizer"].annotation))
 
