@@ -2,12 +2,11 @@
 
 Usage: python experiments/benchmarks/search.py    (`make bench-search`)
 
-The curves are those of every configuration of experiments/searches/small-grid.yaml; nothing is trained. A strategy has
-found an accuracy once a training that reached it has run to its end. It pays in epochs, including those of pruned
-trials.
+The curves are those of every configuration of experiments/searches/small-grid.yaml, and of conditional-grid.yaml whose
+settings have conditions; nothing is trained. A strategy has found an accuracy once a training that reached it has run
+to its end. It pays in epochs, including those of pruned trials.
 """
 
-import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,20 +19,16 @@ import pandas as pd
 from replay import NullStudyRun, RecordedCurves, ReplayExecutor, SearchLog
 
 from pipeline.runtime.console import Console
-from pipeline.search.distributions import values
+from pipeline.search.distributions import suggest
 from pipeline.search.loop import SearchLoop
-from pipeline.search.samplers import PACKAGES
+from pipeline.search.samplers import NO_CONDITIONS, PACKAGES
 from pipeline.search.session import SearchContext
-from pipeline.search.space import parse_search
+from pipeline.search.space import SearchSpec, parse_search
 from pipeline.search.study import Study
 
-CURVES = Path(__file__).parent / "kernel-patch-depth.csv"
-SETTINGS = ["kernel_size", "patch_size", "depth"]
-SPACE = {
-    "kernel_size": optuna.distributions.IntDistribution(3, 7, step=2),
-    "patch_size": optuna.distributions.CategoricalDistribution([1, 2, 4]),
-    "depth": optuna.distributions.IntDistribution(4, 12, step=2),
-}
+FOLDER = Path(__file__).parent
+# Searches by the file of their curves
+RECORDED = {"kernel-patch-depth.csv": "small-grid", "conditional-grid.csv": "conditional-grid"}
 SEEDS = 20
 # half a point below the best accuracy
 TOLERANCE = 0.005
@@ -46,7 +41,7 @@ MAX_GRIDS = 2
 def random_search(recorded: RecordedCurves, log: SearchLog, seed: int, max_epochs: int) -> None:
     """Draw configurations at random, with replacement, and train each to its end."""
     rng, keys = np.random.default_rng(seed), list(recorded.curves)
-    while log.epochs < max_epochs:
+    while not log.is_done(max_epochs):
         curve = recorded.curves[keys[rng.integers(len(keys))]]
         log.epochs += len(curve)
         log.add_finished(max(curve))
@@ -70,8 +65,11 @@ def optuna_defaults(recorded: RecordedCurves, log: SearchLog, seed: int, max_epo
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed), pruner=optuna.pruners.MedianPruner()
     )
-    while log.epochs < max_epochs:
-        trial = study.ask(SPACE)
+    while not log.is_done(max_epochs):
+        trial = study.ask()
+        for setting, distribution in recorded.search.space.items():
+            if recorded.search.is_drawn(setting, trial.params):
+                suggest(trial, setting, distribution)
         curve = recorded.curves[recorded.key(trial.params)]
         for epoch, accuracy in enumerate(curve):
             log.epochs += 1
@@ -98,8 +96,9 @@ def search_loop(
     """Search with this project's loop and study."""
     flags = {"sampler": sampler, "pruner": pruner, "trials": 100_000, "final_top": 0, "seed": seed}
     arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    search = parse_search(["small-grid", *arguments])
-    study = Study(search, url=None, name="replay", image_shape=(32, 32, 3), training_images=2500, classes=10)
+    search = parse_search([recorded.search.name, *arguments])
+    images = search.base.train_examples
+    study = Study(search, url=None, name="replay", image_shape=(32, 32, 3), training_images=images, classes=10)
     executor = ReplayExecutor(recorded, log, max_epochs=max_epochs)
     context = SearchContext(
         study,
@@ -113,33 +112,44 @@ def search_loop(
 
 
 Strategy = Callable[[RecordedCurves, SearchLog, int, int], None]
-STRATEGIES: dict[str, Strategy] = {
-    "random, no pruning": random_search,
-    "one epoch each, then the best": one_epoch_each,
-    "Optuna's Keras example": optuna_defaults,
-    **{
-        f"this project: {sampler}, {pruner}": partial(search_loop, sampler=sampler, pruner=pruner)
-        for sampler, pruner in [
-            *(("tpe", pruner) for pruner in ("median", "percentile", "asha", "hyperband", "patience", "none")),
-            *((sampler, "median") for sampler in ("random", "qmc", "gp", "cmaes")),
-            ("random", "asha"),
-        ]
-        if sampler not in PACKAGES or find_spec(PACKAGES[sampler])
-    },
-}
+# the first is the default
+METHODS = [
+    *(("tpe", pruner) for pruner in ("asha", "hyperband", "median", "percentile", "patience", "none")),
+    *((sampler, "asha") for sampler in ("random", "qmc", "gp", "cmaes")),
+    ("random", "median"),
+]
+DEFAULT = "this project: tpe, asha"
+
+
+def strategies(search: SearchSpec) -> dict[str, Strategy]:
+    """Return the ways to search a space, by name: those that allow its conditions and whose package is installed."""
+    methods = [
+        (sampler, pruner)
+        for sampler, pruner in METHODS
+        if not (search.conditions and sampler in NO_CONDITIONS)
+        and (sampler not in PACKAGES or find_spec(PACKAGES[sampler]))
+    ]
+    return {
+        "random, no pruning": random_search,
+        "one epoch each, then the best": one_epoch_each,
+        "Optuna's Keras example": optuna_defaults,
+        **{
+            f"this project: {sampler}, {pruner}": partial(search_loop, sampler=sampler, pruner=pruner)
+            for sampler, pruner in methods
+        },
+    }
 
 
 def compare(recorded: RecordedCurves) -> pd.DataFrame:
     """Return a row per strategy: epochs until it comes near the best, and the best accuracy within each budget."""
     max_epochs = MAX_GRIDS * recorded.epochs * len(recorded.curves)
-    configurations = math.prod(len(values(distribution) or ()) for distribution in SPACE.values())
-    assert len(recorded.curves) == configurations, "a curve is missing"
     rows = []
-    for name, run in STRATEGIES.items():
-        logs = [SearchLog() for _ in range(SEEDS)]
+    for name, run in strategies(recorded.search).items():
+        goal = recorded.best_accuracy - TOLERANCE
+        logs = [SearchLog(goal, least=max(BUDGETS) * recorded.epochs) for _ in range(SEEDS)]
         for seed, log in enumerate(logs):
             run(recorded, log, seed, max_epochs)
-        epochs = np.array([log.epochs_until(recorded.best_accuracy - TOLERANCE) for log in logs])
+        epochs = np.array([log.epochs_until(goal) for log in logs])
         row = {"strategy": name, "epochs": f"{np.median(epochs):.0f}", "quartiles": _quartiles(epochs)}
         row["found by"] = f"{np.isfinite(epochs).sum()} of {SEEDS}"
         for budget in BUDGETS:
@@ -155,15 +165,17 @@ def _quartiles(epochs: np.ndarray) -> str:
 
 
 def main() -> None:
-    """Print the comparison."""
+    """Print a comparison for each set of curves."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    recorded = RecordedCurves(pd.read_csv(CURVES), SETTINGS)
-    near = sum(max(curve) >= recorded.best_accuracy - TOLERANCE for curve in recorded.curves.values())
-    sys.stdout.write(
-        f"{len(recorded.curves)} configurations of {recorded.epochs} epochs; the best reaches "
-        f"{recorded.best_accuracy:.2%}, {near} come within {100 * TOLERANCE:g} points of it; {SEEDS} seeds\n\n"
-        f"{compare(recorded).to_string(index=False)}\n"
-    )
+    for file, search in RECORDED.items():
+        recorded = RecordedCurves(parse_search([search]), FOLDER / file)
+        near = sum(max(curve) >= recorded.best_accuracy - TOLERANCE for curve in recorded.curves.values())
+        sys.stdout.write(
+            f"{search}: {len(recorded.curves)} configurations of {recorded.epochs} epochs; the best reaches "
+            f"{recorded.best_accuracy:.2%}, {near} come within {100 * TOLERANCE:g} points of it; {SEEDS} seeds\n\n"
+            f"{compare(recorded).to_string(index=False)}\n\n"
+        )
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

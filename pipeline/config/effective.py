@@ -12,6 +12,8 @@ IDLE: Mapping[str, Callable[[TrainingConfig], bool]] = {
     "warmup_fraction": lambda config: config.schedule == "constant",
     # no more epochs without a better one than there are epochs
     "early_stopping_epochs": lambda config: (config.early_stopping_epochs or config.epochs) >= config.epochs,
+    # without validation images the last epoch is the one that counts
+    "monitor": lambda config: config.refit,
     # all kernels but the last layer's are the model's
     "depthwise_init": lambda config: config.weights_from is not None,
 }

@@ -69,10 +69,10 @@ class SearchConfig(Config, title="search"):
         "need a package that is not installed by default",
     )
     pruner: Literal["median", "percentile", "asha", "hyperband", "patience", "none"] = Field(
-        "median",
-        description="stop a trial that is worse than the median of the others at the same epoch, or not among the best "
-        "pruner_percentile of them; asha and hyperband: not among the best of a rung; patience: that has stopped "
-        "improving; none: never",
+        "asha",
+        description="stop a trial: asha and hyperband: that is not among the best of a rung; median: worse than the "
+        "median of the others at the same epoch; percentile: not among the best pruner_percentile of them; patience: "
+        "that has stopped improving; none: never; not given: median with folds, none with two metrics",
     )
     pruner_trials: int = Field(
         5, ge=1, le=100_000, description="median, percentile: finished trials before the first may be pruned"
@@ -82,13 +82,13 @@ class SearchConfig(Config, title="search"):
         ge=0,
         le=100_000,
         description="epochs of each trial before it may be pruned, and of the first rung; none: half of all epochs, of "
-        "a rung a 27th with the default pruner_factor",
+        "a rung an eighth with the default pruner_factor",
     )
     pruner_percentile: float = Field(
         25.0, gt=0, lt=100, description="percentile: keep a trial that is among the best so many percent"
     )
     pruner_factor: int = Field(
-        3, ge=2, le=100, description="asha, hyperband: each rung has so many times the epochs, for one trial in so many"
+        2, ge=2, le=100, description="asha, hyperband: each rung has so many times the epochs, for one trial in so many"
     )
     pruner_patience: int | None = Field(
         None, ge=1, le=100_000, description="patience: epochs without a better one; none: a quarter of all epochs"

@@ -20,7 +20,7 @@ FINISHER = "finisher"  # the driver that trains the finalists, where several sha
 # Of a trial
 DUPLICATE_OF = "duplicate_of"  # number of the earlier trial with the same configuration
 CONTINUES = "continues"  # number of the trial that it goes on with, from its checkpoint
-ROOT = "root"  # number of the first trial of those that continue each other
+ROOT = "root"  # number of the first trial of those that continue each other, or try its configuration again
 IMPORTED_FROM = "imported_from"  # study and number of a trial that was not trained by this search
 INFEASIBLE = "infeasible"  # why the configuration does not fit the images or the limits
 ATTEMPT = "attempt"  # counted from 1; more after a crash
@@ -29,7 +29,8 @@ DRIVER = "driver"  # id of the driver that trains it, where several share the st
 ABANDONED = "abandoned"  # whether that driver will not try the configuration again
 OUTCOME = "outcome"
 EPOCHS = "epochs"  # of its training
-FIGURES = ("parameters", "seconds", EPOCHS, "latency_ms")
+RESUMED_AFTER = "resumed_after"  # how many of them it has taken over from a checkpoint
+FIGURES = ("parameters", "seconds", EPOCHS, RESUMED_AFTER, "latency_ms")
 
 # The constraint of a trial: 0 where its configuration can be trained here, 1 where it cannot
 TRAINABLE = "trainable"

@@ -253,7 +253,7 @@ def _result(result: TrialResult, *, epochs: int, metric: str) -> str:
         case TrialOutcome.FINISHED:
             return f"{reached}, at the best of {count(done, 'epoch')}"
         case TrialOutcome.PRUNED:
-            why = f"pruned after epoch {done} of {epochs}, as it was behind the median of the other trials"
+            why = f"pruned after epoch {done} of {epochs}, as it was behind other trials"
         case TrialOutcome.STOPPED:
             why = f"stopped after epoch {done} of {epochs}; its configuration is trained again when the search goes on"
         case _:

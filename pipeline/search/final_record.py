@@ -11,7 +11,7 @@ from pipeline.config.effective import effective
 from pipeline.config.monitor import DIRECTIONS
 from pipeline.config.training import SEEDS
 from pipeline.runtime.code_version import training_code_digest
-from pipeline.search.attributes import FINAL
+from pipeline.search.attributes import FINAL, WINNER
 from pipeline.search.study import Study
 
 
@@ -107,6 +107,11 @@ class FinalRecord:
         best = [self.find(self._search.snap(trial.params)) for trial in self._study.ranked()[: settings.final_top]]
         known = sum(len(finalist.known(self.seeds)) for finalist in best if finalist)
         return min(settings.final_top, settings.trials) * len(self.seeds) - known
+
+    def needs_refit(self) -> bool:
+        """Return whether a winner is still to be trained once more, on training and validation images."""
+        winner = self._study.get_attr(WINNER) or {}
+        return self._search.refit and winner.get("model") != "refit"
 
     def winning(self, compared: Collection[Finalist]) -> Finalist:
         """Return the finalist with the best mean."""

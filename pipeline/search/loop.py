@@ -9,12 +9,12 @@ from typing import Any
 from pipeline.config.monitor import DIRECTIONS, sign
 from pipeline.runtime.errors import SearchFailed
 from pipeline.runtime.text import count, format_duration, format_metric, short_settings, trial_name
-from pipeline.search.attributes import FIGURES, OUTCOME, RUN_ID
+from pipeline.search.attributes import FIGURES, OUTCOME, RESUMED_AFTER, RUN_ID
 from pipeline.search.budget import share_spent, why_spent
 from pipeline.search.description import describe_status, describe_training
 from pipeline.search.executors.base import MAX_NODE_LOSSES, EpochReport, TrialJob, TrialResult, should_retry
+from pipeline.search.proposals import TrialProposal
 from pipeline.search.session import SearchContext
-from pipeline.search.study import TrialProposal
 from pipeline.search.time_estimate import final_record, final_seconds
 from pipeline.tracking.tags import Role, RunRef, Tag, TrialOutcome
 
@@ -104,7 +104,9 @@ class SearchLoop:
         trial.epoch = report.epoch
         # A trial whose checkpoint is gone starts again at the first epoch
         trial.values[report.epoch - 1 :] = [report.metrics[self._monitor]]
-        if not trial.pruned and self._study.report(report.number, report.epoch, trial.values[-1]):
+        may_end = not trial.pruned and self._study.report(report.number, report.epoch, trial.values[-1])
+        # after its last epoch it is complete
+        if may_end and report.epoch < trial.epochs:
             trial.pruned = True
             self._context.executor.prune(report.number)
 
@@ -183,7 +185,7 @@ class SearchLoop:
         if reason := why_spent(self._study, seconds=self.searched_seconds()):
             return reason
         if self._exhausted:
-            if self._study.is_enumerable():
+            if self._study.space.is_enumerable():
                 return "every configuration that fits the images has been tried"
             return "no further configuration that fits the images was found"
         return None
@@ -240,7 +242,8 @@ class SearchLoop:
 
     def _values(self, result: TrialResult) -> list[float]:
         """Return a value for each metric of the study: one of the best epoch, or a cost."""
-        known = {**result.metrics, "epoch_seconds": result.metrics["seconds"] / result.metrics["epochs"]}
+        trained = result.metrics["epochs"] - result.metrics.get(RESUMED_AFTER, 0)
+        known = {**result.metrics, "epoch_seconds": result.metrics["seconds"] / trained}
         return [known[f"best_{name}" if name in DIRECTIONS else name] for name in self._search.settings.metric]
 
     def _check_failures(self, trial: _RunningTrial, result: TrialResult) -> None:
@@ -301,7 +304,7 @@ class SearchLoop:
             return []
         share = share_spent(self._study, seconds=self.searched_seconds(), finished=done)
         seconds = self.searched_seconds() / share * (1 - share)
-        seconds += final_seconds(self._study, self._record.n_missing(), slots=self._slots)
+        seconds += final_seconds(self._study, self._record, slots=self._slots)
         return [f"about {format_duration(seconds)} left"] if seconds >= 1 else []
 
 

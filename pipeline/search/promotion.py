@@ -36,7 +36,7 @@ class RungPruner(BasePruner):
 
     def __init__(self, *, first: int, factor: int, epochs: int, brackets: bool) -> None:
         self.factor = factor
-        rungs = max(1, math.ceil(math.log(epochs / first, factor) - 1e-9))
+        rungs = max(0, math.ceil(math.log(epochs / first, factor) - 1e-9))
         self.rungs = [first * factor**rung for rung in range(rungs)]
         self._brackets = [
             SuccessiveHalvingPruner(min_resource=first, reduction_factor=factor, min_early_stopping_rate=rate)
@@ -73,10 +73,16 @@ class RungPruner(BasePruner):
         return None
 
     def _peers(self, study: optuna.Study, bracket: int) -> list[FrozenTrial]:
-        """Return the trials of a bracket, without those that others continue."""
+        """Return the trials of a bracket, without those that others continue or try again."""
         trials = study.get_trials(deepcopy=False)
-        continued = continued_trials(trials)
-        return [trial for trial in trials if trial.number not in continued and self._bracket(study, trial) == bracket]
+        left_out = continued_trials(trials)
+        return [
+            trial
+            for trial in trials
+            if trial.state != TrialState.FAIL
+            and trial.number not in left_out
+            and self._bracket(study, trial) == bracket
+        ]
 
     def _bracket(self, study: optuna.Study, trial: FrozenTrial) -> int:
         """Return the bracket of a trial, which is that of the one that it continues."""
@@ -105,8 +111,8 @@ def checkpoints_folder(study: str) -> Path:
     return cache_folder("rungs", blake2b(study.encode(), digest_size=16).hexdigest())
 
 
-def root(trial: FrozenTrial) -> int:
-    """Return the number of the first trial of those that continue each other."""
+def root(trial: optuna.Trial | FrozenTrial) -> int:
+    """Return the number of the first trial of those that continue each other, or try its configuration again."""
     first = trial.user_attrs.get(ROOT)
     return trial.number if first is None else int(first)
 

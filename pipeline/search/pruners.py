@@ -10,7 +10,8 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, PatientPruner, P
 from pipeline.config.search import SearchConfig
 from pipeline.search.promotion import RungPruner
 
-# Rungs of successive halving below the last epoch, unless pruner_epochs gives the first
+# Rungs of successive halving below the last epoch, unless pruner_epochs gives the first; chosen on recorded trainings
+# (experiments/README.md)
 RUNGS = 3
 
 

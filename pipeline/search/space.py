@@ -121,6 +121,14 @@ class SearchSpec:
         """Return whether a setting is drawn beside the values of those before it in the space."""
         return is_drawn(setting, params, self.conditions)
 
+    def drawn(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return of the settings of a run those that a trial of this search would draw to train alike."""
+        params: dict[str, Any] = {}
+        for setting in self.space:
+            if self.is_drawn(setting, params):
+                params[setting] = settings[setting]
+        return params
+
     def configurations(self) -> Iterator[dict[str, Any]]:
         """Yield every configuration of a space without continuous ranges."""
         return combinations({setting: values(one) or () for setting, one in self.space.items()}, self.conditions)
@@ -187,8 +195,8 @@ def build_search(command: SearchCommand) -> SearchSpec:
     for source in flags.start_from or ():
         if "://" in source:
             validate_storage_url(source, os.environ, setting="start_from")
-    if len(flags.metric) > 1 and "pruner" not in flags.model_fields_set:
-        flags = flags.model_copy(update={"pruner": "none"})
+    if "pruner" not in flags.model_fields_set and (len(flags.metric) > 1 or flags.folds):
+        flags = flags.model_copy(update={"pruner": "none" if len(flags.metric) > 1 else "median"})
     search = SearchSpec(
         name=printable(file.path.stem)[:MAX_NAME],
         recipe=file.recipe,

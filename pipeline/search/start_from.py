@@ -96,12 +96,10 @@ def _as_drawn(search: SearchSpec, config: TrainingConfig) -> dict[str, Any]:
     Raises:
         UsageError: it cannot; the message is a part of a sentence.
     """
-    params: dict[str, Any] = {}
-    for setting, distribution in search.space.items():
-        if search.is_drawn(setting, params):
-            params[setting] = getattr(config, setting)
-            if not contains(distribution, params[setting]):
-                raise UsageError(f"{setting}={config.text(setting)} is not in the space")
+    params = search.drawn(dict(config))
+    for setting, value in params.items():
+        if not contains(search.space[setting], value):
+            raise UsageError(f"{setting}={config.text(setting)} is not in the space")
     mine, other = effective(search.config(params)), effective(config)
     for setting in TrainingConfig.model_fields:
         # the images are the same, wherever they lie

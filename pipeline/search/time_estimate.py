@@ -35,15 +35,15 @@ def estimate_duration(context: SearchContext, data: Dataset) -> str | None:
     """
     study = context.study
     settings, finished = study.search.settings, study.n_finished()
-    finals = final_record(context).n_missing()
+    record = final_record(context)
     if not finished:
-        return None if settings.final_only else _estimate_from_step(context, data, finals)
+        return None if settings.final_only else _estimate_from_step(context, data, record)
     trials = 0 if settings.final_only else max(0, settings.trials - finished)
     left = trials * study.searched_seconds() / finished
-    left += final_seconds(study, finals, slots=max(1, context.executor.free()))
+    left += final_seconds(study, record, slots=max(1, context.executor.free()))
     if left <= 0:
         return None
-    return f"about {format_duration(left)} left, as the trials so far went: {_budget(trials, finals)}"
+    return f"about {format_duration(left)} left, as the trials so far went: {_budget(trials, record)}"
 
 
 def final_record(context: SearchContext) -> FinalRecord:
@@ -52,19 +52,25 @@ def final_record(context: SearchContext) -> FinalRecord:
     return FinalRecord(study, metric=study.search.monitor, data_fingerprint=context.data_fingerprint)
 
 
-def final_seconds(study: Study, finals: int, *, slots: int) -> float:
+def final_seconds(study: Study, record: FinalRecord, *, slots: int) -> float:
     """Return about how long the trainings of a final take, from the duration of the trials beside each other.
 
     Args:
         study: The study.
-        finals: Number of the trainings.
+        record: Of its finals.
         slots: How many run at a time.
     """
     durations = [trial.duration.total_seconds() for trial in study.ranked() if trial.duration]
-    return ceil(finals / slots) * mean(durations) if durations else 0.0
+    return _final_rounds(record, slots, folds=study.search.base.folds) * mean(durations) if durations else 0.0
 
 
-def _estimate_from_step(context: SearchContext, data: Dataset, finals: int) -> str | None:
+def _final_rounds(record: FinalRecord, slots: int, *, folds: int | None) -> float:
+    """Return how many trials one after another take as long as the missing trainings of a final."""
+    # a refit comes after all others, and is one network
+    return ceil(record.n_missing() / slots) + record.needs_refit() / (folds or 1)
+
+
+def _estimate_from_step(context: SearchContext, data: Dataset, record: FinalRecord) -> str | None:
     """Time a training step of one configuration, and return the estimate for the whole search.
 
     The step is timed in all slots at once, as trainings beside each other are slower than one alone.
@@ -91,17 +97,19 @@ def _estimate_from_step(context: SearchContext, data: Dataset, finals: int) -> s
         training_images=len(data.train),
         validation_images=len(data.validation),
     )
-    total = format_duration((ceil(trials / slots) + ceil(finals / slots)) * seconds)
+    rounds = ceil(trials / slots) + _final_rounds(record, slots, folds=search.base.folds)
+    total = format_duration(rounds * seconds)
     limit = f", the trials at most {search.settings.hours:g} h" if search.settings.hours else ""
-    each = f"{_budget(trials, finals)} of {format_duration(seconds)} each"
+    each = f"{_budget(trials, record)} of {format_duration(seconds)} each"
     beside = f", {slots} at a time" if slots > 1 else ""
     return f"very roughly {total}{limit}: {each}{beside}, less what pruning saves"
 
 
-def _budget(trials: int, finals: int) -> str:
-    """Return what is to be trained: `6 trials and 9 finals`."""
-    parts = [count(trials, "trial")] if trials else []
-    return " and ".join([*parts, *([count(finals, "final")] if finals else [])])
+def _budget(trials: int, record: FinalRecord) -> str:
+    """Return what is to be trained: `6 trials, 9 finals and 1 refit`."""
+    numbers = {"trial": trials, "final": record.n_missing(), "refit": int(record.needs_refit())}
+    parts = [count(number, what) for what, number in numbers.items() if number]
+    return " and ".join([part for part in (", ".join(parts[:-1]), *parts[-1:]) if part])
 
 
 def relative_cost(config: TrainingConfig, image_shape: Sequence[int]) -> float:

@@ -2,18 +2,22 @@
 
 import importlib
 import sys
+from functools import cache
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.tracking.tags import Role, Tag
 from tests.support.paths import ROOT
+from tests.support.scripted import make_search, mlflow_store
 
 
 @pytest.fixture(scope="module")
 def benchmark_module():
     """Return a function that imports a benchmark by name: it is a script in a folder that is no package."""
-    names = ("proxy", "search", "replay")
+    names = ("proxy", "search", "replay", "record")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "experiments" / "benchmarks"))
         for name in names:
@@ -56,33 +60,62 @@ def test_ablation_resumed_trains_only_what_is_not_in_its_file(proxy, tmp_path, c
 
 @pytest.fixture(scope="module")
 def recorded(search):
-    return search.RecordedCurves(pd.read_csv(search.CURVES), search.SETTINGS)
+    """Return a function that reads the curves of a search, by its name."""
+    files = {name: search.FOLDER / file for file, name in search.RECORDED.items()}
+    return cache(lambda name: search.RecordedCurves(search.parse_search([name]), files[name]))
 
 
-def test_recorded_curves_cover_the_whole_grid(search, recorded):
-    configurations = np.prod([len(list(search.values(distribution))) for distribution in search.SPACE.values()])
-    assert len(recorded.curves) == configurations == 45
-    assert {len(curve) for curve in recorded.curves.values()} == {recorded.epochs} == {8}
+@pytest.mark.parametrize(("name", "configurations", "epochs"), [("small-grid", 45, 8), ("conditional-grid", 216, 9)])
+def test_recorded_curves_cover_the_whole_grid(recorded, name, configurations, epochs):
+    known = recorded(name)
+    assert len(known.curves) == configurations == known.search.n_configurations()
+    assert {len(curve) for curve in known.curves.values()} == {known.epochs} == {epochs}
 
 
 def test_search_log_credits_a_training_only_when_its_epochs_are_spent(search, recorded):
-    for name, run in search.STRATEGIES.items():
-        log = search.SearchLog()
-        run(recorded, log, 0, 60)
-        spent = [epochs for epochs, _ in log.finished]
-        assert spent == sorted(spent), name
-        assert log.epochs >= max(spent) and spent[0] >= recorded.epochs, name
-        assert log.best_after(spent[0] - 1) == 0
-        assert log.epochs_until(log.best_after(log.epochs)) in spent
+    for name in search.RECORDED.values():
+        known = recorded(name)
+        for strategy, run in search.strategies(known.search).items():
+            log = search.SearchLog()
+            # `one epoch each` trains all configurations first
+            run(known, log, 0, len(known.curves) + 30)
+            spent = [epochs for epochs, _ in log.finished]
+            assert spent == sorted(spent), strategy
+            assert log.epochs >= max(spent) and spent[0] >= known.epochs, strategy
+            assert log.best_after(spent[0] - 1) == 0
+            assert log.epochs_until(log.best_after(log.epochs)) in spent
+
+
+def test_recorded_trials_have_text_and_empty_cells_and_are_found_again(search, benchmark_module, tmp_path):
+    folder, file = tmp_path / "store", tmp_path / "mine.csv"
+    space = "{optimizer: [adamw, muon], adam_epsilon: {values: [1e-8, 1e-7], when: {optimizer: adamw}}}"
+    mine = make_search(tmp_path, f"recipe: smoke\nspace: {space}\n")
+    folder.mkdir()
+    with mlflow_store(folder):
+        for number, params in enumerate(mine.configurations()):
+            tags = {Tag.STUDY: "mine", Tag.ROLE: str(Role.TRIAL)}
+            with mlflow.start_run(tags=tags):
+                config = mine.config(params)
+                mlflow.log_params({name: config.text(name) for name in mine.space})
+                mlflow.log_metric("parameters", 100 + number)
+                for epoch in (1, 2):
+                    mlflow.log_metrics({"val_accuracy": number / 10 + epoch / 100, "epoch_seconds": 1.0}, step=epoch)
+        benchmark_module("record").learning_curves(mine, "mine").to_csv(file, index=False)
+    assert file.read_text().splitlines()[1:4:2] == ["adamw,1e-08,100,1,0.01,1.0", "adamw,1e-07,101,1,0.11,1.0"]
+    known = search.RecordedCurves(mine, file)
+    assert known.curves == {("adamw", 1e-8): [0.01, 0.02], ("adamw", 1e-7): [0.11, 0.12], ("muon", None): [0.21, 0.22]}
+    assert known.parameters == {("adamw", 1e-8): 100, ("adamw", 1e-7): 101, ("muon", None): 102}
 
 
 @pytest.mark.slow
-def test_search_loop_needs_half_of_randoms_epochs_and_fewer_than_optunas_defaults(search, recorded):
-    epochs = {}
-    for name, run in search.STRATEGIES.items():
-        logs = [search.SearchLog() for _ in range(search.SEEDS)]
+@pytest.mark.parametrize("name", ["small-grid", "conditional-grid"])
+def test_default_needs_a_quarter_of_randoms_epochs_and_fewer_than_optunas_defaults(search, recorded, name):
+    known, epochs = recorded(name), {}
+    for strategy in ("random, no pruning", "Optuna's Keras example", search.DEFAULT):
+        goal = known.best_accuracy - search.TOLERANCE
+        logs = [search.SearchLog(goal) for _ in range(search.SEEDS)]
         for seed, log in enumerate(logs):
-            run(recorded, log, seed, 2 * recorded.epochs * len(recorded.curves))
-        epochs[name] = np.median([log.epochs_until(recorded.best_accuracy - search.TOLERANCE) for log in logs])
-    assert epochs["this project"] <= epochs["random, no pruning"] / 2
-    assert epochs["this project"] < epochs["Optuna's Keras example"]
+            search.strategies(known.search)[strategy](known, log, seed, 2 * known.epochs * len(known.curves))
+        epochs[strategy] = np.median([log.epochs_until(goal) for log in logs])
+    assert epochs[search.DEFAULT] <= epochs["random, no pruning"] / 4
+    assert epochs[search.DEFAULT] < epochs["Optuna's Keras example"]

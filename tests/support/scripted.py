@@ -36,11 +36,24 @@ def open_study(folder, search, *, name="mine", image_shape=(8, 8, 1)):
     if not file.exists():
         shutil.copy(_empty_storage(), file)
     study = Study(search, url=f"sqlite:///{file}", name=name, image_shape=image_shape, training_images=180, classes=10)
-    engine = study._study._storage.backend.engine
+    engine = study.optuna_study._storage.backend.engine
     # No power cut is tested
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
     engine.dispose()
     return study
+
+
+def finish(study, times=1, value=0.5):
+    """Ask and complete so many trials, and return the proposals."""
+    proposals = [study.ask() for _ in range(times)]
+    for one in proposals:
+        study.complete(one.number, [value])
+    return proposals
+
+
+def states(study):
+    """Return the names of the states of all trials."""
+    return [trial.state.name for trial in study.trials()]
 
 
 @cache

@@ -31,8 +31,8 @@ class TrialJob:
     # folder for its checkpoints after the epochs of `rungs`
     checkpoints: Path | None = None
     rungs: tuple[int, ...] = ()
-    # epoch whose checkpoint it goes on from, if it is there
-    resume_after: int = 0
+    # whether it goes on from the last of them that is there
+    resume: bool = False
     # train only if a prediction takes no longer
     max_latency_ms: float | None = None
     # of its GPU; None: as much as its slot has

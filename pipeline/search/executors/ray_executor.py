@@ -17,7 +17,8 @@ from pipeline.search.executors.base import EpochReport, Executor, TrialJob, Tria
 from pipeline.search.executors.ray_cluster import connect
 from pipeline.search.executors.ray_resources import ClusterResources
 from pipeline.search.executors.ray_results import failed_result, result_from_ray_error, summary_line
-from pipeline.search.executors.ray_worker import KILL, MessageQueue, TaskResult, TaskSpec, run_task
+from pipeline.search.executors.ray_worker import KILL, MessageQueue, TaskCheckpoint, TaskResult, TaskSpec, run_task
+from pipeline.search.executors.rung_checkpoints import newest_file, store_file
 from pipeline.search.executors.trial import PRELOADED_MODULES, train_on_node
 from pipeline.search.executors.worker_process import TrialFunction
 from pipeline.tracking.outbox.delivery import import_records
@@ -267,6 +268,7 @@ class RayExecutor(Executor):
             trials_per_gpu=self._trials_per_gpu,
             environment={name: os.environ[name] for name in CREDENTIALS if name in os.environ},
             weights=job.weights.read_bytes() if job.role in ("ensemble", "winner") and job.weights else None,
+            checkpoint=newest_file(job.checkpoints) if job.resume else None,
             trial_function=self._trial_function,
             preloaded=self._preloaded,
         )
@@ -298,7 +300,7 @@ class RayExecutor(Executor):
         return [*reports, *results]
 
     def _drain_queue(self) -> list[EpochReport]:
-        """Return the epoch reports in the queue, and note which tasks have started."""
+        """Return the epoch reports in the queue, store the checkpoints, and note which tasks have started."""
         reports = []
         for message in self._ray.get(self._queue.drain.remote()):
             if message.number not in self._tasks:
@@ -306,6 +308,9 @@ class RayExecutor(Executor):
                 continue
             if isinstance(message, EpochReport):
                 reports.append(message)
+            elif isinstance(message, TaskCheckpoint):
+                if folder := self._tasks[message.number].job.checkpoints:
+                    store_file(folder, message.file)
             else:
                 self._tasks[message.number].started = True
         return reports

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pipeline.runtime.files import private_folder
 from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult
 from pipeline.search.executors.local import LocalExecutor
+from pipeline.search.executors.rung_checkpoints import CheckpointFile, newest_file, store_file
 from pipeline.search.executors.slots import Slot, find_gpus, make_slots
 from pipeline.search.executors.worker_process import TrialFunction
 from pipeline.tracking.outbox.delivery import export_records
@@ -37,6 +38,7 @@ class TaskSpec:
     trials_per_gpu: int
     environment: Mapping[str, str]  # the tracking server's credentials
     weights: bytes | None  # with which a winner or an ensemble is evaluated
+    checkpoint: CheckpointFile | None  # from which a trial goes on
     trial_function: TrialFunction
     preloaded: Sequence[str]
 
@@ -49,12 +51,23 @@ class TaskStarted:
 
 
 @dataclass(frozen=True)
+class TaskCheckpoint:
+    """Message of a task whose trial has saved a checkpoint."""
+
+    number: int
+    file: CheckpointFile
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """What a node returns of a trial."""
 
     result: TrialResult
     weights: bytes | None  # of a final
     records: bytes | None  # archive of the records that the tracking server has not taken
+
+
+Message: TypeAlias = EpochReport | TaskStarted | TaskCheckpoint
 
 
 def run_task(spec: TaskSpec, queue: Any) -> TaskResult:
@@ -66,7 +79,7 @@ def run_task(spec: TaskSpec, queue: Any) -> TaskResult:
     """
     queue.send.remote(TaskStarted(spec.job.number))
     os.environ.update(spec.environment)
-    with _local_weights(spec) as job:
+    with _local_files(spec) as job:
         result = _run_trial(replace(spec, job=job), queue)
         has_weights = job.role == "final" and job.weights and job.weights.exists()
         weights = job.weights.read_bytes() if job.weights and has_weights else None
@@ -82,10 +95,16 @@ def _run_trial(spec: TaskSpec, queue: Any) -> TrialResult:
     executor.use_slots([_assigned_slot(spec, ray.get_gpu_ids())])
     executor.start(spec.job, minutes=spec.minutes)
     sent: list[Any] = []
+    kept = spec.checkpoint.name if spec.checkpoint else ""
     request = queue.receive.remote(number)
     try:
         while True:
-            for event in executor.events(POLL_SECONDS):
+            events = executor.events(POLL_SECONDS)
+            # kept by the driver: the trial may go on elsewhere, or lose this node
+            if newest := newest_file(spec.job.checkpoints, known=kept):
+                kept = newest.name
+                sent.append(queue.send.remote(TaskCheckpoint(number, newest)))
+            for event in events:
                 if isinstance(event, TrialResult):
                     # the driver must have the reports before the result
                     ray.get([*sent, queue.close.remote(number)])
@@ -127,16 +146,20 @@ def _assigned_slot(spec: TaskSpec, gpus: Sequence[object]) -> Slot:
 
 
 @contextmanager
-def _local_weights(spec: TaskSpec) -> Iterator[TrialJob]:
-    """Yield the job with a weights file on this node in place of the driver's."""
-    if spec.job.weights is None:
-        yield spec.job
+def _local_files(spec: TaskSpec) -> Iterator[TrialJob]:
+    """Yield the job with files for weights and checkpoints on this node in place of the driver's."""
+    job = spec.job
+    if job.weights is None and job.checkpoints is None:
+        yield job
         return
-    with tempfile.TemporaryDirectory(dir=private_folder("finals")) as folder:
-        file = Path(folder) / spec.job.weights.name
-        if spec.weights is not None:
-            file.write_bytes(spec.weights)
-        yield replace(spec.job, weights=file)
+    with tempfile.TemporaryDirectory(dir=private_folder("trials")) as folder:
+        weights = job.weights and Path(folder) / job.weights.name
+        if weights and spec.weights is not None:
+            weights.write_bytes(spec.weights)
+        checkpoints = job.checkpoints and Path(folder) / "rungs"
+        if checkpoints and spec.checkpoint is not None:
+            store_file(checkpoints, spec.checkpoint)
+        yield replace(job, weights=weights, checkpoints=checkpoints)
 
 
 class MessageQueue:
@@ -146,11 +169,11 @@ class MessageQueue:
     """
 
     def __init__(self) -> None:
-        self._messages: list[EpochReport | TaskStarted] = []
+        self._messages: list[Message] = []
         self._not_empty = asyncio.Event()
         self._requests: dict[int, asyncio.Queue[str]] = {}
 
-    async def send(self, message: EpochReport | TaskStarted) -> None:
+    async def send(self, message: Message) -> None:
         """Add a message for the driver."""
         self._messages.append(message)
         self._not_empty.set()
@@ -159,7 +182,7 @@ class MessageQueue:
         """Wait until there is a message for the driver."""
         await self._not_empty.wait()
 
-    async def drain(self) -> list[EpochReport | TaskStarted]:
+    async def drain(self) -> list[Message]:
         """Remove and return all messages for the driver."""
         messages, self._messages = self._messages, []
         self._not_empty.clear()

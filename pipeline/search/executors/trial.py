@@ -209,8 +209,12 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
             callbacks.append(CheckpointSaver(partial(save_at_rung, job, config, data.fingerprint)))
         start = find_checkpoint(job, config, data.fingerprint)
         for epoch, epoch_metrics in enumerate(epochs_of(start) if start else (), start=1):
+            # the driver does not know those between the last rung that it has seen and a kill
+            context.report(epoch, epoch_metrics)
             run.log_epoch(epoch, epoch_metrics)
             keep_best(epoch, epoch_metrics)
+        if start:
+            metrics["resumed_after"] = start.epoch
         fitted = fit(config, data, callbacks, start=start, initial_weights=initial_weights)
         weights = fitted.model.get_weights()
         if job.weights:

@@ -16,6 +16,7 @@ from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
         ("warmup_fraction", 0.2, {"schedule": "constant"}, {"schedule": "cosine"}),
         ("early_stopping_epochs", 10, {"epochs": 10}, {"epochs": 11}),
         ("depthwise_init", "covariance", {"weights_from": "models:/a@champion"}, {}),
+        ("monitor", "val_loss", {"refit": True}, {}),
         ("checkpoint_minutes", 3, {}, None),
     ],
 )

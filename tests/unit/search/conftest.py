@@ -3,7 +3,9 @@
 import pytest
 
 from pipeline.search.finalists import FinalistTraining
+from pipeline.search.trial_states import enqueue
 from tests.support.scripted import (
+    CONTINUOUS,
     SMALL,
     RecordingConsole,
     RecordingRuns,
@@ -19,6 +21,16 @@ from tests.support.scripted import (
 def search(tmp_path):
     """Return a function that builds a search from a file's text and flags."""
     return lambda text=SMALL, *flags, name="mine": make_search(tmp_path, text, *flags, name=name)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Return a function that opens the study of the test, again and again as drivers would."""
+
+    def open_it(text=CONTINUOUS, *flags, **images):
+        return open_study(tmp_path, make_search(tmp_path, text, *flags), **images)
+
+    return open_it
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +64,7 @@ def final(tmp_path, monkeypatch, request):
         run.study = open_study(tmp_path, make_search(tmp_path, text, *flags), name=name)
         waiting = list(depths)[len(run.study.trials()) :]
         for depth in waiting:
-            run.study._enqueue({"depth": depth})
+            enqueue(run.study.optuna_study, {"depth": depth})
         while (waiting or not depths) and (proposal := run.study.ask()) is not None:
             del waiting[:1]
             accuracy = max(module.ACCURACY.get(proposal.params["depth"], [0.1]))

@@ -135,8 +135,7 @@ def ended(outcome, reason="", **metrics):
         ),
         (
             ended(TrialOutcome.PRUNED, "by the driver", best_val_accuracy=0.25, epochs=1.0),
-            "pruned after epoch 1 of 3, as it was behind the median of the other trials; `val_accuracy` 25.00 % until "
-            "then",
+            "pruned after epoch 1 of 3, as it was behind other trials; `val_accuracy` 25.00 % until then",
         ),
         (ended(TrialOutcome.OOM, "needs 3 GiB | has 2"), r"**oom** after epoch 0 of 3: needs 3 GiB \| has 2"),
         (

@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipeline.search.attributes import CONTINUES
+from pipeline.search.attributes import CONTINUES, EPOCHS, RESUMED_AFTER
 from pipeline.search.promotion import continued_trials, root
 from tests.support.scripted import make_search, open_study
 
-TEXT = "recipe: smoke\nepochs: 9\npruner: asha\nspace: {learning_rate: {low: 1e-4, high: 0.1, log: true}}\n"
+TEXT = "recipe: smoke\nepochs: 9\npruner: asha\npruner_factor: 3\nspace: {learning_rate: {low: 1e-4, high: 0.1, log: true}}\n"
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_checkpoints_of_trials_that_continue_each_other_have_one_folder(study):
     for value in (0.9, 0.8, 0.1, 0.2, 0.3, 0.4):
         train(mine, value)
     told = mine.checkpoints(mine.ask())
-    assert (told["rungs"], told["resume_after"], told["checkpoints"].name) == ((1, 3), 1, "1")
+    assert (told["rungs"], told["resume"], told["checkpoints"].name) == ((1, 3), True, "1")
     assert study(TEXT, "--pruner", "median").checkpoints(mine.ask()) == {}
 
 
@@ -109,3 +109,39 @@ def test_hyperband_promotes_within_the_bracket_of_the_first_trial(study):
     for trial in promoted:
         first = trials[root(trial)]
         assert pruner._bracket(mine.optuna_study, trial) == pruner._bracket(mine.optuna_study, first)
+
+
+def test_trial_that_is_tried_again_goes_on_from_the_checkpoints_of_the_first_try(study):
+    mine = study()
+    first = mine.ask()
+    assert not mine.checkpoints(first)["resume"]
+    for epoch in (1, 2, 3, 4):
+        assert not mine.report(first.number, epoch, 0.5)
+    mine.requeue(first.number, node_lost=True)
+    again = mine.ask()
+    told = mine.checkpoints(again)
+    assert (again.root, told["resume"], told["checkpoints"].name) == (0, True, "0")
+    # which were reported before, and are compared again, but not with themselves
+    assert not any(mine.report(again.number, epoch, 0.5) for epoch in (1, 2, 3))
+    after = study()
+    (stale,) = after.requeue_stale()
+    assert stale.number == again.number and after.ask().root == 0
+
+
+def test_epochs_from_a_checkpoint_count_once(study):
+    mine = study()
+    first = mine.ask()
+    for epoch in (1, 2, 3, 4):
+        mine.report(first.number, epoch, 0.5)
+    mine.requeue(first.number)
+    again = mine.ask()
+    mine.set_trial_attrs(again.number, {EPOCHS: 9.0, RESUMED_AFTER: 3.0})
+    mine.complete(again.number, [0.5])
+    assert mine.epochs_trained() == 4 + 6 and mine.n_finished() == 1
+
+
+def test_training_of_one_epoch_has_no_rung(study):
+    mine = study(TEXT.replace("epochs: 9", "epochs: 1"))
+    assert [train(mine, value, most=1)[1] for value in (0.9, 0.1)] == [1, 1]
+    assert [trial.state.name for trial in mine.trials()] == ["COMPLETE"] * 2
+    assert mine.optuna_study.pruner.rungs == []

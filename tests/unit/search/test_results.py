@@ -11,6 +11,7 @@ from pipeline.config.recipe import parse_training
 from pipeline.runtime.shell import project_command
 from pipeline.search.attributes import WINNER
 from pipeline.search.results import figures, leaderboard, reproduce_command, summarize, trials_dataframe
+from pipeline.search.trial_states import enqueue
 from tests.support.figures import title
 from tests.support.scripted import CONTINUOUS, DISCRETE, make_search, open_study
 
@@ -38,7 +39,7 @@ def add_every_kind(study):
     pruned = study.ask()
     study.report(pruned.number, 1, 0.7)
     study.prune(pruned.number)
-    study._enqueue(first.params)
+    enqueue(study.optuna_study, first.params)
     study.ask()  # passes over the duplicate, and is running from here on
     return study
 

@@ -145,8 +145,10 @@ def test_misspelt_search_is_refused_with_the_list_and_the_nearest_name():
     )
 
 
-def test_two_metrics_set_no_pruner_unless_one_is_given(search):
-    assert search().settings.pruner == "median"
+def test_two_metrics_and_folds_set_another_pruner_unless_one_is_given(search):
+    assert search().settings.pruner == "asha"
+    assert search(SMALL, "--folds", "5").settings.pruner == "median"
+    assert search(SMALL, "--folds", "5", "--pruner", "none").settings.pruner == "none"
     assert search(SMALL, "--metric", "val_accuracy,epoch_seconds").settings.pruner == "none"
 
 

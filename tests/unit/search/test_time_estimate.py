@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.config.training import TrainingConfig
-from pipeline.search.time_estimate import estimate_duration, final_seconds, relative_cost, trial_seconds
+from pipeline.search.attributes import WINNER
+from pipeline.search.time_estimate import estimate_duration, final_record, final_seconds, relative_cost, trial_seconds
 from pipeline.tracking.tags import TrialOutcome
 from tests.support.scripted import (
     CONTINUOUS,
@@ -127,8 +128,32 @@ def test_estimate_of_a_resumed_search_comes_from_its_trials(context):
 
 def test_final_takes_rounds_of_the_mean_duration_of_the_finished_trials(context, monkeypatch):
     mine = context(lambda job: [])
-    assert final_seconds(mine.study, 9, slots=2) == 0.0, "nothing is known yet"
+    assert final_seconds(mine.study, final_record(mine), slots=2) == 0.0, "nothing is known yet"
     for minutes in (1, 3):
         mine.study.complete(mine.study.ask().number, [0.5])
         mine.study.trials()[-1].datetime_complete += timedelta(minutes=minutes)
-    assert final_seconds(mine.study, 9, slots=2) == pytest.approx(5 * 120, abs=2)
+    assert final_seconds(mine.study, final_record(mine), slots=2) == pytest.approx(5 * 120, abs=2)
+
+
+def test_estimate_counts_a_refit_until_it_is_done(context):
+    answer = lambda job: [trial_result(job, step_seconds=60.0, tracing_seconds=60.0)]  # noqa: E731
+    mine = context(answer, "--trials", "30", "--refit", "true", slots=2)
+    # 15 rounds of trials, 5 of finals, and one training more
+    assert estimate_duration(mine, data(200)) == (
+        "very roughly 3 h 09 min: 30 trials, 9 finals and 1 refit of 9 min each, 2 at a time, less what pruning saves"
+    )
+    mine.study.complete(mine.study.ask().number, [0.5])
+    mine.study.trials()[-1].datetime_complete += timedelta(minutes=2)
+    seconds = final_seconds(mine.study, final_record(mine), slots=2)
+    assert seconds == pytest.approx(6 * 120, abs=2)
+    mine.study.set_attr(WINNER, {"model": "refit"})
+    assert final_seconds(mine.study, final_record(mine), slots=2) == pytest.approx(5 * 120, abs=2)
+
+
+def test_refit_after_folds_is_estimated_as_one_network(context):
+    mine = context(
+        lambda job: [], "--refit", "true", "--folds", "4", "--pruner", "none", "--validation_fraction", "0.1"
+    )
+    mine.study.complete(mine.study.ask().number, [0.5])
+    mine.study.trials()[-1].datetime_complete += timedelta(minutes=2)
+    assert final_seconds(mine.study, final_record(mine), slots=9) == pytest.approx(1.25 * 120, abs=2)

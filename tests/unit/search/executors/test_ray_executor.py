@@ -15,7 +15,8 @@ from pipeline.runtime.errors import ClusterLost, UsageError
 from pipeline.search.executors import ray_executor
 from pipeline.search.executors.base import EpochReport, TrialJob
 from pipeline.search.executors.ray_executor import RayExecutor
-from pipeline.search.executors.ray_worker import TaskResult, TaskStarted
+from pipeline.search.executors.ray_worker import TaskCheckpoint, TaskResult, TaskStarted
+from pipeline.search.executors.rung_checkpoints import CheckpointFile
 from pipeline.tracking.outbox.delivery import export_records
 from pipeline.tracking.outbox.records import LogBatch
 from pipeline.tracking.outbox.spool import Spool
@@ -110,6 +111,19 @@ def test_weights_go_to_the_node_of_a_winner_and_come_back_from_that_of_a_final(c
     for role in ("winner", "final"):
         executor.start(replace(JOB, role=role, weights=weights), minutes=None)
     assert [spec.weights for spec in ray.specs] == [None, b"trained", None]
+
+
+def test_checkpoints_of_a_node_are_kept_and_go_to_the_next_one(connected, tmp_path):
+    executor, ray = connected(make_node(cpus=16))
+    job = replace(JOB, checkpoints=tmp_path / "7", rungs=(1,))
+    executor.start(job, minutes=None)
+    file = CheckpointFile("epoch-000001.checkpoint", b"saved")
+    executor._queue.send.remote(TaskCheckpoint(7, file))
+    assert executor.events(0) == []
+    ray.tasks[0].set_exception(ray.exceptions.NodeDiedError("gone"))
+    assert [event.outcome for event in executor.events(0)] == [TrialOutcome.LOST]
+    executor.start(replace(job, number=8, resume=True), minutes=None)
+    assert [spec.checkpoint for spec in ray.specs] == [None, file]
 
 
 def test_trials_bounds_the_slots_without_gpus_only(connected, uncached_nodes):

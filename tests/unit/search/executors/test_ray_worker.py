@@ -11,7 +11,8 @@ import pytest
 from pipeline.search.executors import ray_worker
 from pipeline.search.executors.base import TrialJob
 from pipeline.search.executors.local import LocalExecutor
-from pipeline.search.executors.ray_worker import KILL, MessageQueue, TaskSpec, TaskStarted
+from pipeline.search.executors.ray_worker import KILL, MessageQueue, TaskCheckpoint, TaskSpec, TaskStarted
+from pipeline.search.executors.rung_checkpoints import CheckpointFile
 from pipeline.search.executors.slots import CONTEXT_MIB, Gpu
 from pipeline.tracking.outbox.delivery import import_records
 from pipeline.tracking.outbox.records import LogBatch
@@ -66,7 +67,14 @@ def spec(tmp_path):
 
     def make_spec(**changes):
         job = TrialJob(7, TINY, RunRef("", ""), "winner", weights=tmp_path / "driver" / "1.weights.npz")
-        options = {"minutes": None, "cpus": 2, "trials_per_gpu": 1, "environment": {}, "weights": b"weights"}
+        options = {
+            "minutes": None,
+            "cpus": 2,
+            "trials_per_gpu": 1,
+            "environment": {},
+            "weights": b"weights",
+            "checkpoint": None,
+        }
         return TaskSpec(job, **(options | {"trial_function": misbehaving.do_nothing, "preloaded": ()} | changes))
 
     return make_spec
@@ -74,7 +82,7 @@ def spec(tmp_path):
 
 def test_local_weights_are_a_file_of_the_node_while_the_task_runs(spec, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with ray_worker._local_weights(spec()) as job:
+    with ray_worker._local_files(spec()) as job:
         assert job.weights.read_bytes() == b"weights"
         assert job.weights.name == "1.weights.npz"
     assert not job.weights.exists()
@@ -128,6 +136,15 @@ def test_run_task_sends_its_start_and_its_reports_and_returns_weights_of_a_final
 def test_run_task_of_a_winner_gives_its_weights_to_the_trial_and_returns_none(spec, run_task):
     returned, _ = run_task(spec(trial_function=misbehaving.read_weights))
     assert (returned.result.metrics, returned.weights) == ({"bytes": len(b"weights")}, None)
+
+
+def test_run_task_gives_the_checkpoint_to_the_trial_and_sends_those_that_it_saves(spec, run_task, tmp_path):
+    made = spec(trial_function=misbehaving.save_checkpoint, checkpoint=CheckpointFile("epoch-000001.checkpoint", b"1"))
+    _, queue = run_task(replace(made, job=replace(made.job, checkpoints=tmp_path / "driver" / "7")))
+    assert queue._messages[1:] == [
+        TaskCheckpoint(7, CheckpointFile("epoch-000002.checkpoint", b"1 and more")),
+    ]
+    assert not (tmp_path / "driver").exists()
 
 
 def test_run_task_has_the_credentials_of_the_driver_and_forwards_reports(spec, run_task, monkeypatch):
