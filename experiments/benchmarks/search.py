@@ -2,9 +2,9 @@
 
 Usage: python experiments/benchmarks/search.py    (`make bench-search`)
 
-The curves are those of every configuration of experiments/searches/small-grid.yaml, and of conditional-grid.yaml whose
-settings have conditions; nothing is trained. A strategy has found an accuracy once a training that reached it has run
-to its end. It pays in epochs, including those of pruned trials.
+The curves are those of every configuration of a search in experiments/searches/; nothing is trained. A strategy has
+found an accuracy once a training that reached it has run to its end. It pays in epochs, including those of pruned
+trials.
 """
 
 import sys
@@ -28,7 +28,7 @@ from pipeline.search.study import Study
 
 FOLDER = Path(__file__).parent
 # Searches by the file of their curves
-RECORDED = {"kernel-patch-depth.csv": "small-grid", "conditional-grid.csv": "conditional-grid"}
+RECORDED = {"kernel-patch-depth.csv": "small-grid"}
 SEEDS = 20
 # half a point below the best accuracy
 TOLERANCE = 0.005

@@ -82,13 +82,13 @@ class SearchConfig(Config, title="search"):
         ge=0,
         le=100_000,
         description="epochs of each trial before it may be pruned, and of the first rung; none: half of all epochs, of "
-        "a rung an eighth with the default pruner_factor",
+        "a rung a quarter",
     )
     pruner_percentile: float = Field(
         25.0, gt=0, lt=100, description="percentile: keep a trial that is among the best so many percent"
     )
     pruner_factor: int = Field(
-        2, ge=2, le=100, description="asha, hyperband: each rung has so many times the epochs, for one trial in so many"
+        3, ge=2, le=100, description="asha, hyperband: each rung has so many times the epochs, for one trial in so many"
     )
     pruner_patience: int | None = Field(
         None, ge=1, le=100_000, description="patience: epochs without a better one; none: a quarter of all epochs"

@@ -10,9 +10,9 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, PatientPruner, P
 from pipeline.config.search import SearchConfig
 from pipeline.search.promotion import RungPruner
 
-# Rungs of successive halving below the last epoch, unless pruner_epochs gives the first; chosen on recorded trainings
-# (experiments/README.md)
-RUNGS = 3
+# Part of the epochs after which successive halving compares trials first, unless pruner_epochs says so: after fewer,
+# accuracies say little about how trials end (experiments/README.md)
+FIRST_RUNG = 1 / 4
 
 
 def build_pruner(settings: SearchConfig, *, epochs: int) -> BasePruner:
@@ -29,7 +29,7 @@ def build_pruner(settings: SearchConfig, *, epochs: int) -> BasePruner:
 
 def first_rung(settings: SearchConfig, epochs: int) -> int:
     """Return after how many epochs successive halving compares trials first."""
-    return settings.pruner_epochs or math.ceil(epochs / settings.pruner_factor**RUNGS)
+    return settings.pruner_epochs or math.ceil(FIRST_RUNG * epochs)
 
 
 def _warmup(settings: SearchConfig, epochs: int) -> int:

@@ -36,9 +36,9 @@ def build_sampler(settings: SearchConfig, *, seed: int, conditional: bool) -> Ba
         seed: of the sampler, another one for each driver and start, so that none repeats the draws of another.
         conditional: whether a setting of the space has a condition.
     """
-    # of group and QMCSampler, whose interface may change; Optuna's version is fixed
+    # of group, with_margin and QMCSampler, whose interfaces may change; Optuna's version is fixed
     warnings.filterwarnings(
-        "ignore", category=optuna.exceptions.ExperimentalWarning, message="Argument ``group``|QMCSampler"
+        "ignore", category=optuna.exceptions.ExperimentalWarning, message="Argument ``(group|with_margin)``|QMCSampler"
     )
     # at each draw, since trials have the constraint that their configuration can be trained
     warnings.filterwarnings("ignore", message="Constraints have been set, but CmaEsSampler")

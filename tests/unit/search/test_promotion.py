@@ -6,7 +6,12 @@ from pipeline.search.attributes import CONTINUES, EPOCHS, RESUMED_AFTER
 from pipeline.search.promotion import continued_trials, root
 from tests.support.scripted import make_search, open_study
 
-TEXT = "recipe: smoke\nepochs: 9\npruner: asha\npruner_factor: 3\nspace: {learning_rate: {low: 1e-4, high: 0.1, log: true}}\n"
+TEXT = """recipe: smoke
+epochs: 9
+pruner: asha
+pruner_epochs: 1
+space: {learning_rate: {low: 1e-4, high: 0.1, log: true}}
+"""
 
 
 @pytest.fixture

@@ -65,14 +65,14 @@ def test_percentile_keeps_only_the_best_so_many_percent(epochs_of):
 
 def test_asha_keeps_the_best_third_at_each_rung(epochs_of):
     # the last one is among the best two of six, but not the best of three
-    flags = ["--pruner_factor", "3"]
+    flags = ["--pruner_epochs", "1"]
     assert epochs_of("asha", [0.5, 0.4, 0.3, 0.6, 0.1, 0.55], *flags) == [9, 1, 1, 9, 1, 3]
-    assert [first_rung(SearchConfig.build({}), epochs) for epochs in (1, 8, 9, 100)] == [1, 1, 2, 13]
+    assert [first_rung(SearchConfig.build({}), epochs) for epochs in (1, 8, 9, 100)] == [1, 2, 3, 25]
     assert first_rung(SearchConfig.build({"pruner_epochs": 2}), 100) == 2
 
 
 def test_hyperband_spreads_trials_over_brackets_with_different_first_rungs(epochs_of):
-    ends = epochs_of("hyperband", [1 - number / 100 for number in range(30)], "--pruner_factor", "3")
+    ends = epochs_of("hyperband", [1 - number / 100 for number in range(30)], "--pruner_epochs", "1")
     assert {1, 3, 9} <= set(ends)
 
 
