@@ -54,7 +54,7 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
         metadata = logged_metadata(logged_model)
     training = training_run.run.info
 
-    with close_if_unused(_find_project_run(training.run_id)):
+    with close_if_unused(ProjectRun.find_below(training.run_id)):
         # what can be refused without TensorFlow, before that is imported
         dataset = _load_dataset(training_run, command.settings, metadata)
         model = load_model(client, uri)
@@ -100,18 +100,6 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
         console.print(pending)
     console.print(f"run      {training.run_id}: {folder} among its metrics and artifacts")
     return result
-
-
-def _find_project_run(training_run_id: str) -> ProjectRun | None:
-    """Return the run that `mlflow run` opened for the evaluation, if it did.
-
-    `mlflow run --run-id` may name the run that trained the model; that does not become the evaluation's.
-    """
-    project_run = ProjectRun.find()
-    if project_run and project_run.id == training_run_id:
-        project_run.claim()
-        return None
-    return project_run
 
 
 def _load_dataset(training_run: TrainingRun, config: EvaluateConfig, metadata: Mapping[str, Any]) -> Dataset:

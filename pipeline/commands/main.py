@@ -232,6 +232,25 @@ def _predict(arguments: Sequence[str], console: Console) -> None:
         run_prediction(command, files, console)
 
 
+def _export(arguments: Sequence[str], console: Console) -> None:
+    from pipeline.config.commands import parse_export
+
+    command = parse_export(arguments)
+    read_keras_config(os.environ)
+    check_local_store()
+    from pipeline.data.dataset import check_dataset_exists
+    from pipeline.notifications.notifier import deliver_pending
+    from pipeline.runtime.files import check_cache_writable, temporary_files
+
+    if command.settings.dataset is not None:
+        check_dataset_exists(command.settings.dataset)
+    check_cache_writable()
+    with handle_signals(), stop_with_parent(), deliver_pending(os.environ), temporary_files("exports"):
+        with slow_imports():
+            from pipeline.commands.export import run_export
+        run_export(command, console)
+
+
 def _doctor(arguments: Sequence[str], console: Console) -> int:
     from pipeline.config.commands import parse_doctor
 
@@ -247,5 +266,6 @@ COMMANDS = {
     "report": Command("compare finished runs on one HTML page", _report),
     "evaluate": Command("measure calibration and robustness of a logged model", _evaluate),
     "predict": Command("classify image files with a logged model", _predict),
+    "export": Command("write a logged model as ONNX, LiteRT or SavedModel", _export),
     "doctor": Command("check the installation, the tracking store and the device", _doctor),
 }

@@ -1,8 +1,10 @@
-"""The command lines of evaluate, predict, report and doctor: their settings, and how a model is named."""
+"""The command lines of evaluate, predict, export, report and doctor: their settings, and how a model is named."""
 
 import os
 import re
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -157,6 +159,85 @@ def parse_predict(arguments: Sequence[str]) -> PredictCommand:
     if not os.path.exists(images):
         raise UsageError(f"images must be an existing file or folder, got {one_line(images, most=400)}")
     return PredictCommand(model, images, Path(settings.folder).expanduser())
+
+
+EXPORT = """\
+Write a logged model in formats that run without Keras.
+
+Each file is loaded by its own runtime and compared with the Keras model on
+validation images, or on other images of the same classes (--dataset). It is
+kept, among the artifacts of the run that trained the model, if no
+probability differs by more than the tolerance. The exit code is 1 if a
+format is refused.
+
+examples:
+  convmixer export latest
+  convmixer export models:/digits@champion --formats onnx,litert,litert_int8,saved_model
+"""
+ExportFormat = Literal["onnx", "litert", "litert_int8", "saved_model"]
+# By format: how much a probability may differ from Keras' by default, and the modules that the format needs
+TOLERANCES: dict[ExportFormat, float] = {"onnx": 1e-4, "litert": 1e-4, "litert_int8": 0.1, "saved_model": 1e-4}
+EXPORT_MODULES: dict[ExportFormat, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime"),
+    "litert": ("ai_edge_litert",),
+    "litert_int8": ("ai_edge_litert",),
+    "saved_model": (),
+}
+
+
+class ExportConfig(Config):
+    """The settings of an export."""
+
+    formats: tuple[ExportFormat, ...] = Field(("onnx",), min_length=1, description="what to write")
+    dataset: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="name or path of other images of the same classes to compare on; none: the run's for validation",
+    )
+    images: int = Field(1000, ge=1, le=10**6, description="compare on at most this many images, evenly spaced")
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="largest difference of a probability that is kept; none: 0.0001, and 0.1 for litert_int8",
+    )
+    representative_images: int = Field(
+        200, ge=1, le=10**5, description="images, of those for training, whose activations scale those of litert_int8"
+    )
+
+
+class ExportCommand(NamedTuple):
+    """The parsed command line of `export`."""
+
+    model: str  # a model's URI, a run's id, or `latest`
+    settings: ExportConfig
+
+
+def parse_export(arguments: Sequence[str]) -> ExportCommand:
+    """Return which model to export, and to which formats.
+
+    Raises:
+        UsageError: no model is named, a setting is unknown or breaks its rule, or a format needs a package that is not
+            installed.
+    """
+    model, given = parse_with_positional(
+        arguments,
+        command="export",
+        description=EXPORT,
+        settings=ExportConfig.build({}),
+        positional=("model", MODEL_RULE),
+    )
+    check_model(model)
+    settings = ExportConfig.build(given)
+    modules = dict.fromkeys(module for name in settings.formats for module in EXPORT_MODULES[name])
+    if missing := [module.replace("_", "-") for module in modules if find_spec(module) is None]:
+        raise UsageError(
+            f"formats={settings.text('formats')} needs {' and '.join(missing)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not installed; try: {sys.executable} -m pip install "
+            "-c requirements.lock -e '.[export]'"
+        )
+    return ExportCommand(model, settings)
 
 
 REPORT = """\

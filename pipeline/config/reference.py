@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.config.base import Config
-from pipeline.config.commands import DoctorConfig, EvaluateConfig, PredictConfig, ReportConfig
+from pipeline.config.commands import DoctorConfig, EvaluateConfig, ExportConfig, PredictConfig, ReportConfig
 from pipeline.config.search import SearchConfig
 from pipeline.config.training import TrainingConfig
 
@@ -21,6 +21,7 @@ COMMANDS: tuple[tuple[str, str, type[Config]], ...] = (
     ("report", "of a report", ReportConfig),
     ("evaluate", "of an evaluation", EvaluateConfig),
     ("predict", "of a prediction", PredictConfig),
+    ("export", "of an export", ExportConfig),
     ("doctor", "of the doctor", DoctorConfig),
 )
 

@@ -78,7 +78,7 @@ def evaluate_robustness(
     everything = np.arange(len(split))
     probabilities = _predict_at(predict, split, everything)
     reliability = metrics.reliability_table(probabilities, labels, bins=BINS)
-    chosen = everything if corrupted_images is None else _evenly_spaced(len(split), corrupted_images)
+    chosen = everything if corrupted_images is None else evenly_spaced(len(split), corrupted_images)
     rows = [("none", 0, metrics.accuracy(probabilities[chosen], labels[chosen]))]
     for row in _corrupted_accuracies(predict, split, labels, chosen):
         rows.append(row)
@@ -149,7 +149,7 @@ def _predict_at(
     )
 
 
-def _evenly_spaced(number: int, most: int) -> npt.NDArray[np.int64]:
+def evenly_spaced(number: int, most: int) -> npt.NDArray[np.int64]:
     """Return at most `most` of the positions below `number`, as far apart as possible: folders are sorted by class."""
     size = min(number, most)
     return np.arange(size) * number // size

@@ -4,6 +4,7 @@
       UsageError (also a ValueError)               2
       NothingToDo                                  0
       Diverged                                     1
+      NotEqual                                     1
       OutOfMemory                                  1
       SearchFailed                                 1
       ClusterLost                                  1
@@ -49,6 +50,10 @@ class NothingToDo(PipelineError):
 
 class Diverged(PipelineError):
     """The loss of a training became NaN or infinite; its message says at which step."""
+
+
+class NotEqual(PipelineError):
+    """An exported model does not answer as the model that it was made of."""
 
 
 class OutOfMemory(PipelineError):

@@ -68,3 +68,10 @@ def captured_stderr(file: int) -> Iterator[None]:
         os.dup2(interrupt.stderr_descriptor, STDERR)
         os.close(interrupt.stderr_descriptor)
         interrupt.stderr_descriptor = before
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Context manager: drop what is written to file descriptor 2, such as what a library's C++ says of itself."""
+    with open(os.devnull, "wb") as null, captured_stderr(null.fileno()):
+        yield

@@ -33,6 +33,18 @@ class ProjectRun:
         run_id = environ.get(PROJECT_RUN_ID_ENV)
         return cls(run_id) if run_id else None
 
+    @classmethod
+    def find_below(cls, run_id: str) -> Self | None:
+        """Return the run that `mlflow run` opened for work below another run, if it did.
+
+        `mlflow run --run-id` may name that other run, which does not become the run of the work.
+        """
+        project_run = cls.find()
+        if project_run and project_run.id == run_id:
+            project_run.claim()
+            return None
+        return project_run
+
     def claim(self) -> str:
         """Take the run for this process's work and return its id.
 

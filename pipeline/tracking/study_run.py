@@ -28,7 +28,7 @@ from pipeline.tracking.tags import RUNNING, Role, RunOutcome, RunRef, Tag, Trial
 MAX_STOP_SECONDS = 8.0  # in which a driver that was asked to stop sends what is pending
 # Running, and not opened by a command that works below a search beside its driver
 IS_DRIVERS = "status = 'RUNNING'" + "".join(
-    f" and tags.{Tag.ROLE} != '{role}'" for role in (Role.REPORT, Role.EVALUATE, Role.PREDICT)
+    f" and tags.{Tag.ROLE} != '{role}'" for role in (Role.REPORT, Role.EVALUATE, Role.PREDICT, Role.EXPORT)
 )
 DRIVER_GONE = "the search's driver was gone"
 

@@ -81,6 +81,8 @@ class Tag:
     REPORT_RUNS: Final = "report.runs"
     EVALUATION_MODEL: Final = "evaluation.model"
     EVALUATION_IMAGES: Final = "evaluation.images"
+    EXPORT_MODEL: Final = "export.model"
+    EXPORT_FORMATS: Final = "export.formats"
     PREDICT_MODEL: Final = "predict.model"
     PREDICT_IMAGES: Final = "predict.images"
     PREDICT_MODEL_ID: Final = "convmixer.predict.model_id"
@@ -112,6 +114,7 @@ class Role(StrEnum):
     REPORT = "report"
     EVALUATE = "evaluate"
     PREDICT = "predict"
+    EXPORT = "export"
     DOCTOR = "doctor"
 
 

@@ -39,7 +39,7 @@ def time_training_step(config: TrainingConfig, dataset: Dataset) -> dict[str, fl
     batches = itertools.chain.from_iterable(itertools.repeat(training_batches(config, dataset)))
     model.train_on_batch(*next(batches))
     tracing_seconds = time.perf_counter() - began
-    step_seconds = _median_seconds(lambda: model.train_on_batch(*next(batches)))
+    step_seconds = median_seconds(lambda: model.train_on_batch(*next(batches)))
     return {"step_seconds": step_seconds, "tracing_seconds": tracing_seconds}
 
 
@@ -60,10 +60,10 @@ def time_prediction(model: keras.Model) -> float:
     image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])), tf.float32)
     # the first call traces
     predict(image)
-    return 1000 * _median_seconds(lambda: predict(image).numpy())
+    return 1000 * median_seconds(lambda: predict(image).numpy())
 
 
-def _median_seconds(call: Callable[[], object]) -> float:
+def median_seconds(call: Callable[[], object]) -> float:
     """Return the median time of a call, repeated for `SECONDS`."""
     # the first call after tracing may still be slow
     call()

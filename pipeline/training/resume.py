@@ -38,6 +38,7 @@ REMEDIES: Mapping[str, str] = {
     Role.REPORT: "it is a report; the same command makes another one",
     Role.EVALUATE: "it is an evaluation; the same command makes another one",
     Role.PREDICT: "it is a prediction; the same command makes another one",
+    Role.EXPORT: "it is an export; the same command makes another one",
 }
 
 

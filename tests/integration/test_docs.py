@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.arguments import NOTIFY_FLAGS, take_experiment
-from pipeline.config.commands import DoctorConfig, EvaluateConfig, PredictConfig, ReportConfig
+from pipeline.config.commands import DoctorConfig, EvaluateConfig, ExportConfig, PredictConfig, ReportConfig
 from pipeline.config.recipe import parse_training
 from pipeline.config.search import SearchConfig
 from pipeline.config.training import TrainingConfig
@@ -32,10 +32,18 @@ CONFIGS = {
     "report": ReportConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "export": ExportConfig,
     "doctor": DoctorConfig,
 }
 # The positional argument of each command, as MLproject declares it.
-POSITIONAL = {"train": "recipe", "search": "search", "report": "runs", "evaluate": "model", "predict": "model"}
+POSITIONAL = {
+    "train": "recipe",
+    "search": "search",
+    "report": "runs",
+    "evaluate": "model",
+    "predict": "model",
+    "export": "model",
+}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 
 

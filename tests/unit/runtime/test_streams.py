@@ -89,3 +89,10 @@ def test_captured_stderr_comes_back_when_it_is_nested(tmp_path, capfd):
     os.write(2, b"terminal")
     assert [(tmp_path / name).read_text() for name in ("outer", "inner")] == ["outer", "inner"]
     assert capfd.readouterr().err == "terminal"
+
+
+def test_quiet_stderr_drops_what_is_written_to_the_descriptor(capfd):
+    with streams.quiet_stderr():
+        os.write(2, b"noise\n")
+    os.write(2, b"kept\n")
+    assert capfd.readouterr().err == "kept\n"

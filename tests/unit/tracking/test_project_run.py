@@ -99,6 +99,12 @@ def test_claim_hides_the_project_run_from_child_processes(monkeypatch):
     assert project_run.is_claimed() and ProjectRun.find() is None and "MLFLOW_RUN_ID" not in os.environ
 
 
+def test_find_below_claims_a_project_run_that_is_the_other_run_itself(monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "1234")
+    assert ProjectRun.find_below("5678") == ProjectRun("1234") == ProjectRun.find()
+    assert ProjectRun.find_below("1234") is None and ProjectRun.find() is None
+
+
 def test_project_run_module_imports_no_mlflow():
     code = "import sys, pipeline.tracking.project_run as one; one.fail_project_run(''); print('mlflow' in sys.modules)"
     environ = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}

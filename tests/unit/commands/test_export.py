@@ -1,0 +1,132 @@
+"""The command `export`: what it keeps and logs to the model's run, and what it refuses."""
+
+import json
+import subprocess
+import sys
+import time
+
+import mlflow
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+
+from pipeline.commands import export
+from pipeline.commands.main import run
+from pipeline.serving.export import formats
+from pipeline.tracking.tags import Tag
+from pipeline.training import benchmark
+from tests.support.paths import ROOT
+from tests.support.stores import tracking_store
+
+ALL = "onnx,litert,litert_int8,saved_model"
+FILES = {"exports.csv", "exports.json", "model.json", "model.onnx", "model.tflite", "model_int8.tflite", "saved_model"}
+
+
+@pytest.fixture(scope="module")
+def run_id(tmp_path_factory):
+    """The id of a smoke run in a tracking store of its own."""
+    with tracking_store(tmp_path_factory.mktemp("tracking"), "exported"):
+        mlflow.set_experiment("exported")
+        assert run(["train", "smoke"]) == 0
+        yield newest_run("run").info.run_id
+
+
+@pytest.fixture(autouse=True)
+def short_timing(monkeypatch):
+    monkeypatch.setattr(benchmark, "SECONDS", 0.0)
+
+
+def newest_run(role):
+    (found, *_) = mlflow.search_runs(
+        experiment_names=["exported"], filter_string=f"tags.role = '{role}'", output_format="list"
+    )
+    return found
+
+
+def logged_files(run_id):
+    files = mlflow.MlflowClient().list_artifacts(run_id, "exports")
+    return {file.path.removeprefix("exports/") for file in files}
+
+
+def test_export_logs_each_format_with_its_comparison_to_the_models_run(run_id, capsys):
+    assert run(["export", run_id, "--formats", ALL, "--images", "20"]) == 0
+    assert logged_files(run_id) == FILES
+    uri = f"runs:/{run_id}/exports"
+    table = pd.read_csv(mlflow.artifacts.download_artifacts(f"{uri}/exports.csv")).set_index("format")
+    assert table.index.tolist() == ["keras", *ALL.split(",")]
+    assert table["kept"].all() and (table["max_difference"] <= table["tolerance"].fillna(0)).all()
+    assert (table["images"] == 20).all() and (table[["latency_1_ms", "latency_16_ms"]] > 0).all().all()
+    assert (table["bytes"].drop("keras") > 1000).all()
+    assert table.loc["onnx", "accuracy"] == table.loc["keras", "accuracy"]
+    output = capsys.readouterr().out
+    assert all(name in output for name in table.index) and f"run      {run_id}: exports among its artifacts" in output
+
+    session = onnxruntime.InferenceSession(mlflow.artifacts.download_artifacts(f"{uri}/model.onnx"))
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == [str(digit) for digit in range(10)] and about["resize"] == "stretch"
+    own = newest_run("export")
+    assert (own.info.status, own.data.tags["mlflow.parentRunId"]) == ("FINISHED", run_id)
+    assert own.data.tags[Tag.EXPORT_FORMATS] == ALL
+    assert mlflow.MlflowClient().get_run(run_id).info.status == "FINISHED"
+
+
+def test_export_refuses_what_differs_and_keeps_the_rest(run_id, capsys, monkeypatch):
+    saved_model = formats.FORMATS["saved_model"]
+
+    def load(file):
+        predict = saved_model.load(file)
+        return lambda images: predict(images) + np.float32(0.01)
+
+    wrong = formats.Format("wrong_model", saved_model.write, load)
+    monkeypatch.setitem(formats.FORMATS, "saved_model", wrong)
+    assert run(["export", run_id, "--formats", "saved_model,onnx", "--images", "5"]) == 1
+    message = "error: saved_model refused: a probability differs by 0.01, more than the tolerance of 0.0001"
+    assert message in capsys.readouterr().err
+    assert "wrong_model" not in logged_files(run_id) and "model.onnx" in logged_files(run_id)
+    assert newest_run("export").info.status == "FAILED"
+
+
+def test_export_of_a_format_that_cannot_be_written_says_why(run_id, capsys, monkeypatch):
+    def write(source, file):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setitem(formats.FORMATS, "onnx", formats.Format("model.onnx", write, formats.FORMATS["onnx"].load))
+    assert run(["export", run_id, "--images", "5"]) == 1
+    assert "error: onnx refused: no such operator" in capsys.readouterr().err
+
+
+def test_export_with_a_tolerance_of_zero_refuses_quantization(run_id, capsys):
+    assert run(["export", run_id, "--formats", "litert_int8", "--images", "5", "--tolerance", "0"]) == 1
+    assert "litert_int8 refused: a probability differs by" in capsys.readouterr().err
+
+
+def test_export_of_other_images_compares_on_all_of_them(run_id, capsys):
+    assert run(["export", run_id, "--dataset", "digits", "--images", "5"]) == 0
+    assert "images   digits, all images: 5 images" in capsys.readouterr().out
+
+
+def test_export_without_the_extra_says_what_to_install_at_once():
+    code = (
+        "import sys\n"
+        "from importlib.util import find_spec\n"
+        "import importlib.util\n"
+        "importlib.util.find_spec = lambda name: None if 'onnx' in name else find_spec(name)\n"
+        "from pipeline.commands.main import run\n"
+        "code = run(['export', 'latest'])\n"
+        "assert not {'mlflow', 'tensorflow', 'pandas'} & {*sys.modules}\n"
+        "sys.exit(code)"
+    )
+    began = time.process_time()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and time.process_time() - began < 2
+    assert done.stderr == (
+        "error: formats=onnx needs onnx and onnxruntime, which are not installed; "
+        f"try: {sys.executable} -m pip install -c requirements.lock -e '.[export]'\n"
+    )
+
+
+def test_lines_of_the_table_have_the_width_of_its_header():
+    row = export.Export("litert_int8", "x", True, 0.1234, 0.1, 0.99, 0.9, 2.5e6, 1.25, 100.5, 1000)
+    assert len(export._line(row)) <= len(export.HEADER) <= 110
+    assert export._line(export.Export("onnx", "x", False)).split() == ["onnx", "no"]
