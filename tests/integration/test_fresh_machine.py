@@ -1,25 +1,16 @@
 """The two commands of the README on a Debian that has nothing but python3-venv, git and make, as its ordinary user."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support.debian import CERTIFICATES, SUITES, isolated, make_debian, needs_debootstrap, network_settings
 from tests.support.paths import ROOT
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("debootstrap") is None, reason="debootstrap is not installed"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a Debian"),
-]
+pytestmark = [pytest.mark.slow, *needs_debootstrap]
 
-CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
-# How this machine reaches the package index
-NETWORK = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL", "UV_DEFAULT_INDEX")
-# debootstrap's messages
-UNREACHABLE = ("Failed getting release file", "Couldn't download")
 # Ends with its processes and its mounts; the arguments are the root and a command
 IN_ROOT = """
 mount -t proc proc "$1/proc"
@@ -30,18 +21,13 @@ exec chroot --userspec=user:user "$root" "$@"
 """
 
 
-@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+@pytest.fixture(scope="module", params=SUITES)
 def debian(request, tmp_path_factory):
     """Return the root of a new Debian with a user, in whose home is a clone of this project."""
     root = tmp_path_factory.mktemp(request.param) / "root"
-    packages = "--include=ca-certificates,python3-venv,git,make"
-    made = isolated("debootstrap", "--variant=minbase", packages, request.param, root)
-    if made.returncode != 0 and any(words in made.stdout + made.stderr for words in UNREACHABLE):
-        pytest.skip("Debian's packages cannot be reached")
-    assert made.returncode == 0, made.stdout[-2000:]
-    for file in ("etc/resolv.conf", CERTIFICATES):
-        if Path("/", file).exists():
-            shutil.copy(Path("/", file), root / file)
+    make_debian(request.param, root, "ca-certificates", "python3-venv", "git", "make")
+    if Path("/", CERTIFICATES).exists():
+        shutil.copy(Path("/", CERTIFICATES), root / CERTIFICATES)
     subprocess.run(["chroot", root, "useradd", "--create-home", "user"], check=True)
     subprocess.run(["git", "clone", "--quiet", ROOT, root / "home/user/my project"], check=True)
     subprocess.run(["chroot", root, "chown", "-R", "user:user", "/home/user"], check=True)
@@ -49,16 +35,13 @@ def debian(request, tmp_path_factory):
     shutil.rmtree(root)
 
 
-def isolated(*command):
-    """Run a command in namespaces of its own, so that neither its mounts nor its processes survive it."""
-    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-    return subprocess.run([*unshare, *command], capture_output=True, text=True, check=False)
-
-
 def as_user(root, *command, **variables):
     """Run a command in the project's folder on the machine, with nothing of this one's environment."""
-    settings = {name: os.environ[name] for name in os.environ if name.lower() in NETWORK or name in NETWORK}
-    settings |= {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/home/user", "PIP_CERT": f"/{CERTIFICATES}"}
+    settings = network_settings() | {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/home/user",
+        "PIP_CERT": f"/{CERTIFICATES}",
+    }
     assignments = [f"{name}={value}" for name, value in (settings | variables).items()]
     env = ["env", "-i", "-C", "/home/user/my project", *assignments]
     return isolated("sh", "-euc", IN_ROOT, "sh", root, *env, *command)
