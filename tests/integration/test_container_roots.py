@@ -80,7 +80,7 @@ def tracking(context, debian, tmp_path_factory):
         yield image
 
 
-def wait_until(is_true, process, log, seconds=300):
+def wait_until(is_true, process, log, seconds=600):
     until = time.monotonic() + seconds
     while not is_true():
         assert process.poll() is None and time.monotonic() < until, Path(log).read_text()[-3000:]

@@ -85,11 +85,11 @@ class Image:
     def run(self, *command, mounts=None, **variables):
         """Run a command behind the entry point, to its end, and return it completed."""
         argv = self.argv([*self.entrypoint, *command], mounts or {}, variables)
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=600)
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=1200)
 
     def is_healthy(self, **variables):
         """Whether the image's health check passes, which sees what a container sees."""
-        return subprocess.run(self.argv(self.health, {}, variables), capture_output=True, timeout=60).returncode == 0
+        return subprocess.run(self.argv(self.health, {}, variables), capture_output=True, timeout=120).returncode == 0
 
     @contextmanager
     def running(self, log, *command, mounts=None, **variables):
