@@ -1,8 +1,9 @@
 """Write a trained network into a folder as MLflow logs it, and as it is registered and served; neither is a pickle."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -25,6 +26,11 @@ from pipeline.runtime.text import one_line
 from pipeline.serving.export.comparison import compare, in_batches, predict_on_cpu
 
 PYFUNC_FILE = Path(__file__).parent / "pyfunc_model.py"
+# What it imports; each is copied into a served model too.
+CODE_FILES = [
+    Path(pipeline.data.decode.__file__),
+    *map(Path(__file__).with_name, ("inference.py", "micro_batching.py", "scoring_app.py", "serving_metrics.py")),
+]
 # What loading a model needs
 REQUIRED_PACKAGES = ("mlflow", "tensorflow", "keras", "numpy")
 # Images that a served ONNX model is compared with Keras on, and by how much a probability may differ
@@ -93,15 +99,21 @@ def save_pyfunc(
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(PYFUNC_FILE),
-            code_paths=[str(pipeline.data.decode.__file__)],
+            code_paths=list(map(str, CODE_FILES)),
             artifacts={name: str(file) for name, file in files.items()},
             model_config={"classes": list(classes), "resize": resize},
             signature=SERVED_SIGNATURE,
             input_example={"image": [base64.b64encode(tf.io.encode_png(images[0]).numpy()).decode()]},
-            pip_requirements=requirements("pandas", "pillow", *(["onnxruntime"] if "onnx" in files else [])),
+            pip_requirements=requirements("pandas", "pillow", *_optional_requirements(files)),
             metadata=metadata | {"onnx": proof},
         )
     _add_keras_flavor(folder, data="artifacts")
+
+
+def _optional_requirements(files: Mapping[str, Path]) -> list[str]:
+    """Return the packages that a server can do without: what runs its ONNX model, and what counts for Prometheus."""
+    metrics = ["prometheus-client"] if find_spec("prometheus_client") else []
+    return (["onnxruntime"] if "onnx" in files else []) + metrics
 
 
 def import_onnx() -> ModuleType | None:

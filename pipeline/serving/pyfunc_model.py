@@ -1,7 +1,7 @@
 """What `mlflow models serve` runs of a registered model: images in, class names and probabilities out.
 
-MLflow copies this file into the model, beside decode.py and the Keras archive. So it may import those and the model's
-requirements, and nothing else of this project. It answers from many threads at once.
+MLflow copies this file into the model, beside the files that packaging.py names and the network. So it may import those
+and the model's requirements, and nothing else of this project. It answers from many threads at once.
 """
 
 import base64
@@ -23,36 +23,39 @@ COLUMN = "image"
 MAX_IMAGES = 256  # in a request
 MAX_PIXELS = 256_000_000  # of all files in a request, before they are resized
 NUMBERS = (int, float, np.integer, np.floating)
-BATCH_SIZE = 32  # images predicted at once, which bounds the memory that a request takes
+BATCH_SIZE = 32  # images predicted at once, of one request or several, which bounds the memory that they take
+WINDOW_VARIABLE = "CONVMIXER_SERVING_WINDOW_MS"
+# How long a batch waits for requests that are being decoded, in milliseconds
+DEFAULT_WINDOW, MAX_WINDOW = 2.0, 1_000.0
 
 
 class Classifier(PythonModel):
     """Classifies images that are given as arrays or as files."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the network and trace it, so that the first request does not wait for that."""
-        # The server's environment may name another backend, or flags on which TensorFlow aborts.
-        os.environ["KERAS_BACKEND"] = "tensorflow"
-        for name in ("TF_USE_LEGACY_KERAS", "TF_XLA_FLAGS", "XLA_FLAGS"):
-            os.environ.pop(name, None)
-        import keras
-        import tensorflow as tf
-
-        if keras.config.backend() != "tensorflow":
-            raise _error(
-                f"the model needs Keras on TensorFlow, got {keras.config.backend()}, with which this process has "
-                "imported it: start Python with KERAS_BACKEND=tensorflow"
-            )
-        # MLflow has put the folder of decode.py on sys.path by now
+        """Load the network, and put requests of several threads into its batches; see docs/serving.md."""
+        # MLflow has put the folder of these files on sys.path by now
         self._decode = importlib.import_module("decode")
+        network = importlib.import_module("inference").load_network(context.artifacts)
+        metrics = importlib.import_module("serving_metrics").ServingMetrics()
         _accept_json_only()
-        model = keras.saving.load_model(context.artifacts["model"], compile=False, safe_mode=True)
         self._classes: list[str] = context.model_config["classes"]
         self._resize: str = context.model_config["resize"]
-        self._shape: tuple[int, int, int] = tuple(model.input_shape[1:])
-        pixels = tf.TensorSpec((None, *self._shape), tf.float32)
-        self._predict = tf.function(lambda images: model(images, training=False), input_signature=[pixels])
-        self._predict(np.zeros((1, *self._shape), np.float32))
+        self._shape: tuple[int, int, int] = network.shape
+        self._batcher = importlib.import_module("micro_batching").MicroBatcher(
+            network.predict,
+            max_images=BATCH_SIZE,
+            window_seconds=_window_ms() / 1_000,
+            runners=network.runners,
+            on_batch=metrics.count_batch,
+        )
+        # what a probe of the server's readiness expects of an image
+        self._probe = np.linspace(0, 255, np.prod(self._shape), dtype=np.float32).reshape(1, *self._shape)
+        self._probe_answer = network.predict(self._probe)
+        service = importlib.import_module("scoring_app").Service(
+            self.classify, self._check_network, runtime=network.runtime, metrics=metrics
+        )
+        service.install()
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -65,10 +68,14 @@ class Classifier(PythonModel):
         Raises:
             MlflowException: An image cannot be classified; MLflow's server answers with status 400.
         """
-        images = _unwrap_inputs(model_input[COLUMN].tolist()) if COLUMN in model_input else []
+        return self.classify(_unwrap_inputs(model_input[COLUMN].tolist()) if COLUMN in model_input else [])
+
+    def classify(self, images: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return the answers for the images of one request; see `predict`."""
         if not 1 <= len(images) <= MAX_IMAGES:
             raise _error(
-                f"a request must hold 1 to {MAX_IMAGES} images, in a column named {COLUMN}, got {len(images):,}"
+                f"a request must hold 1 to {MAX_IMAGES} images, in a column named {COLUMN}, got {len(images):,}",
+                kind="count",
             )
         with ExitStack() as opened:
             # Whatever is too large is refused before the first image is decoded.
@@ -77,11 +84,19 @@ class Classifier(PythonModel):
             highest: list[int] = []
             answers: list[dict[str, Any]] = []
             for start in range(0, len(sources), BATCH_SIZE):
-                batch = enumerate(sources[start : start + BATCH_SIZE], start + 1)
-                answers += self._classify([self._to_pixels(number, source, highest) for number, source in batch])
+                with self._batcher.announce():
+                    batch = enumerate(sources[start : start + BATCH_SIZE], start + 1)
+                    pixels = np.stack([self._to_pixels(number, source, highest) for number, source in batch])
+                answers += self._name(self._batcher.predict(pixels))
         if problem := self._decode.describe_12_bits(max(highest, default=None)):
-            raise _error(str(problem))
+            raise _error(str(problem), kind="file")
         return answers
+
+    def _check_network(self) -> None:
+        """Raise an error if the network, which other requests use too, no longer answers as it did at the start."""
+        answer = self._batcher.predict(self._probe)
+        if not np.allclose(answer, self._probe_answer, atol=1e-4):
+            raise RuntimeError("the network answers an image otherwise than at the start")
 
     def _open(self, number: int, image: Any, opened: ExitStack) -> Any:
         """Return a file as an image that is not decoded yet, and an array as its pixels (h, w, c) float32.
@@ -99,7 +114,9 @@ class Classifier(PythonModel):
             # a data URL begins with data:image/png;base64,
             file = base64.b64decode(image.partition("base64,")[2] or image, validate=True)
         except ValueError as error:
-            raise _error(f"image {number} must be {self._image_rule()}: its text is no base64: {error}") from None
+            raise _error(
+                f"image {number} must be {self._image_rule()}: its text is no base64: {error}", kind="file"
+            ) from None
         try:
             return opened.enter_context(self._decode.open_image(io.BytesIO(file)))
         except Exception as error:  # noqa: BLE001 - a damaged file makes decoders raise anything
@@ -111,7 +128,8 @@ class Classifier(PythonModel):
         if pixels > MAX_PIXELS:
             raise _error(
                 f"the files of a request must have at most {MAX_PIXELS:,} pixels together, got {pixels:,}; "
-                "send them in several requests, or smaller"
+                "send them in several requests, or smaller",
+                kind="pixels",
             )
 
     def _to_pixels(self, number: int, source: Any, highest: list[int]) -> np.ndarray:
@@ -134,9 +152,9 @@ class Classifier(PythonModel):
         """Return the pixels (h, w, c) float32 of a decoded image, resized as the training images were."""
         return np.asarray(self._decode.resize_to(image, self._shape, self._resize), np.float32)
 
-    def _classify(self, images: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
-        """Yield the answers for one batch."""
-        for probabilities in self._predict(np.stack(images)).numpy():
+    def _name(self, rows: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Yield the answers for the probabilities (n, classes) of images."""
+        for probabilities in rows:
             best = int(probabilities.argmax())
             yield {
                 "class": self._classes[best],
@@ -153,17 +171,17 @@ class Classifier(PythonModel):
             kinds = set(map(type, cells.ravel().tolist()))
             pixels = cells.astype(np.float32)
         except (TypeError, ValueError, OverflowError):
-            raise _error(f"{rule}, got rows of unequal length or values that are no numbers") from None
+            raise _error(f"{rule}, got rows of unequal length or values that are no numbers", kind="array") from None
         if pixels.ndim != 3 or pixels.shape[2] not in self._decode.MODES or 0 in pixels.shape:
-            raise _error(f"{rule}, got the shape {', '.join(map(str, pixels.shape))}")
+            raise _error(f"{rule}, got the shape {', '.join(map(str, pixels.shape))}", kind="array")
         if strange := sorted(kind.__name__ for kind in kinds if kind is bool or not issubclass(kind, NUMBERS)):
-            raise _error(f"{rule}, got values of the type {strange[0]}")
+            raise _error(f"{rule}, got values of the type {strange[0]}", kind="array")
         # NaN fails both comparisons
         if not ((pixels >= 0) & (pixels <= 255)).all():
-            raise _error(f"{rule}, got {pixels.min():g} to {pixels.max():g}")
+            raise _error(f"{rule}, got {pixels.min():g} to {pixels.max():g}", kind="array")
         # A black image may be meant; no image has 1 of 255 as its brightest pixel.
         if 0 < pixels.max() <= 1:
-            raise _error(f"{rule}, got nothing above {pixels.max():g}; multiply fractions by 255")
+            raise _error(f"{rule}, got nothing above {pixels.max():g}; multiply fractions by 255", kind="array")
         if pixels.shape == self._shape:
             return pixels
         # as whole numbers, which a file would hold
@@ -171,7 +189,7 @@ class Classifier(PythonModel):
 
     def _unreadable(self, number: int, error: Exception) -> MlflowException:
         reason = self._decode.describe_error(error)
-        return _error(f"image {number} must be {self._image_rule()}: its file cannot be read: {reason}")
+        return _error(f"image {number} must be {self._image_rule()}: its file cannot be read: {reason}", kind="file")
 
     def _image_rule(self) -> str:
         return f"an array of its pixels, 0 to 255, or a {self._decode.FORMAT_NAMES} file as base64 text"
@@ -197,9 +215,23 @@ def _unwrap_inputs(cells: list[Any]) -> list[Any]:
     return cells
 
 
-def _error(message: str) -> MlflowException:
-    """Return the error that MLflow's server answers with status 400, on one line."""
-    return MlflowException.invalid_parameter_value(" ".join(message.split()))
+def _window_ms() -> float:
+    """Return the window of micro-batches in milliseconds."""
+    text = os.environ.get(WINDOW_VARIABLE) or f"{DEFAULT_WINDOW:g}"
+    try:
+        window = float(text)
+    except ValueError:
+        window = -1.0
+    if not 0 <= window <= MAX_WINDOW:
+        raise _error(f"{WINDOW_VARIABLE} must be 0 to {MAX_WINDOW:,g} milliseconds, got {text}; try {DEFAULT_WINDOW:g}")
+    return window
+
+
+def _error(message: str, *, kind: str = "image") -> MlflowException:
+    """Return the error that MLflow's server answers with status 400, on one line; metrics count it by its kind."""
+    error = MlflowException.invalid_parameter_value(" ".join(message.split()))
+    error.kind = kind
+    return error
 
 
 set_model(Classifier())
