@@ -137,10 +137,14 @@ def test_handle_of_a_refused_image_answers_mlflows_error_and_counts_its_kind():
 
     service, counted = build(refuse)
     status, body = ask(service, BODY)
-    assert status == 400 and json.loads(body).items() >= {
-        "error_code": "INVALID_PARAMETER_VALUE",
-        "message": "Failed to predict data '  image\n0  text'. \nError: image 1 is strange",
-    }.items()
+    assert (
+        status == 400
+        and json.loads(body).items()
+        >= {
+            "error_code": "INVALID_PARAMETER_VALUE",
+            "message": "Failed to predict data '  image\n0  text'. \nError: image 1 is strange",
+        }.items()
+    )
     assert counted == [(400, "file")]
 
 
