@@ -75,7 +75,7 @@ bench-around: $(READY)  ## measure start-up, input pipeline, validation and trac
 bench-search: $(READY)  ## compare search strategies on recorded curves (two minutes)
 	@$(BIN)/python experiments/benchmarks/search.py
 
-bench-serving: $(READY)  ## measure start, memory, latency and throughput of a served model (two minutes)
+bench-serving: $(READY)  ## measure start, memory, latency and throughput of a served model, and of a plain one (five minutes)
 	@$(BIN)/python experiments/benchmarks/serving.py
 
 soak: $(READY)  ## kill processes at random for five minutes, then check every promise; SOAK_MINUTES=30 SOAK_SEED=1 make soak

@@ -1,12 +1,18 @@
-"""Measure a served model's start, memory, latency and throughput: `make bench-serving`, about two minutes.
+"""Compare a served model with plain serving: `make bench-serving`, about five minutes.
 
 A network of the recipe's shape with random weights is registered in a temporary store and served on 127.0.0.1 by
-`mlflow models serve`. Each client sends one PNG image per request over a connection of its own, and the next request
-when it has the answer. Clients and server share the cores.
+`mlflow models serve`, twice: as it is, and by Keras with MLflow's own handling of requests, one by one. The two are
+measured in turn, so that other work on the machine meets both. Each client sends one PNG image per request over a
+connection of its own, and the next request when it has the answer. Clients and server share the cores.
+
+Then 32 clients send 10,000 good and bad requests, mixed, and every answer is compared with the one that the same
+request had alone.
 """
 
 import base64
+import itertools
 import json
+import math
 import os
 import socket
 import statistics
@@ -16,10 +22,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from functools import partial
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -30,28 +37,41 @@ from pipeline.runtime.environment import set_environment
 
 RECIPE, IMAGE_SHAPE, CLASSES = "baseline", (32, 32, 3), 10
 CLIENTS = (1, 8, 32)
-# for each number of clients
-MAX_REQUESTS, MAX_SECONDS = 2_000, 20.0
+PLAIN = {"CONVMIXER_SERVING_RUNTIME": "keras", "CONVMIXER_SERVING_WINDOW_MS": "0", "CONVMIXER_SERVING_DIRECT": "0"}
+SERVERS: dict[str, dict[str, str]] = {"plain": PLAIN, "served": {}}
+# Each number of clients is measured in so many rounds, for so long in each.
+ROUNDS, ROUND_SECONDS = 3, 6.0
+MIXED_REQUESTS, MIXED_CLIENTS = 10_000, 32
 # The first requests are slower.
 WARM_UP_REQUESTS, WARM_UP_SECONDS = 20, 1.0
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 MODEL_NAME = "served"
+
+
+class Load(NamedTuple):
+    """What clients saw of a server."""
+
+    latencies: list[float]  # seconds
+    seconds: float  # that the measurement took
 
 
 def main() -> None:
     """Print the tables."""
     set_environment(os.environ)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         os.environ |= {"XDG_CACHE_HOME": f"{folder}/cache", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         with redirect_stdout(sys.stderr):
             register_model(Path(folder))
-        with running_server(Path(folder)) as (port, seconds, process):
-            print("| start, s | memory after the start, MiB | after the load |\n|---|---|---|")
-            idle = memory_mib(process)
-            rows = list(measure_load(port))
-            print(f"| {seconds:.1f} | {idle:.0f} | {memory_mib(process):.0f} |\n")
-            print("| clients | requests | p50, ms | p99, ms | images/s |\n|---|---|---|---|---|")
-            print("\n".join(rows))
+        print("| server | start, s | memory after the start, MiB |\n|---|---|---|")
+        ports = {}
+        for name, variables in SERVERS.items():
+            ports[name], seconds, process = running.enter_context(running_server(Path(folder), name, variables))
+            print(f"| {name} | {seconds:.1f} | {memory_mib(process):.0f} |")
+        print("\n| clients | server | requests | p50, ms | p99, ms | images/s | ratio |\n|---|---|---|---|---|---|---|")
+        loads = measure_in_turn(ports)
+        for clients in CLIENTS:
+            print("\n".join(table_rows({name: loads[name, clients] for name in SERVERS}, clients)))
+        print(f"\n{describe_mixed(ports['served'])}")
 
 
 def register_model(folder: Path) -> None:
@@ -75,8 +95,9 @@ def register_model(folder: Path) -> None:
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[tuple[int, float, psutil.Process]]:
+def running_server(folder: Path, name: str, variables: dict[str, str]) -> Iterator[tuple[int, float, psutil.Process]]:
     """Serve the registered model, and yield the port, the seconds until the server answered, and its process."""
+    log_file = folder / f"{name}.log"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -84,14 +105,14 @@ def running_server(folder: Path) -> Iterator[tuple[int, float, psutil.Process]]:
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     started = time.perf_counter()
-    with open(folder / "server.log", "wb") as log:
+    with open(log_file, "wb") as log:
         process = psutil.Popen(
-            command, cwd=folder, env=os.environ | {"PATH": path}, stdout=log, stderr=subprocess.STDOUT
+            command, cwd=folder, env=os.environ | {"PATH": path} | variables, stdout=log, stderr=subprocess.STDOUT
         )
     try:
         while not is_ready(port):
             if process.poll() is not None or time.perf_counter() - started > START_SECONDS:
-                raise SystemExit((folder / "server.log").read_text())
+                raise SystemExit(log_file.read_text())
             time.sleep(0.05)
         yield port, time.perf_counter() - started, process
     finally:
@@ -117,28 +138,127 @@ def memory_mib(process: psutil.Process) -> float:
     return sum(each.memory_full_info().uss for each in processes) / 2**20
 
 
-def measure_load(port: int) -> Iterator[str]:
-    """Yield a Markdown row for each number of clients."""
+def measure_in_turn(ports: dict[str, int]) -> dict[tuple[str, int], Load]:
+    """Return the load of each server and number of clients, measured in several rounds."""
+    body = split(encoded_png(np.random.default_rng(0), IMAGE_SHAPE))
+    for port in ports.values():
+        send_requests(port, body, until=time.perf_counter() + WARM_UP_SECONDS, max_requests=WARM_UP_REQUESTS)
+    loads = {(name, clients): Load([], 0.0) for name in ports for clients in CLIENTS}
+    for _, clients, name in itertools.product(range(ROUNDS), CLIENTS, ports):
+        before, now = loads[name, clients], measure_load(ports[name], body, clients)
+        loads[name, clients] = Load(before.latencies + now.latencies, before.seconds + now.seconds)
+    return loads
+
+
+def measure_load(port: int, body: str, clients: int) -> Load:
+    """Return the load of one round."""
+    started = time.perf_counter()
+    send = partial(send_requests, port, body, until=started + ROUND_SECONDS)
+    with ThreadPoolExecutor(clients) as pool:
+        futures = [pool.submit(send) for _ in range(clients)]
+        latencies = [seconds for future in futures for seconds in future.result()]
+    return Load(latencies, time.perf_counter() - started)
+
+
+def table_rows(loads: dict[str, Load], clients: int) -> Iterator[str]:
+    """Yield a Markdown row for each server; the ratio is that of images/s to the first server's."""
+    first: float | None = None
+    for name, (latencies, seconds) in loads.items():
+        rate = len(latencies) / seconds
+        first = first or rate
+        p50, p99 = 1000 * statistics.median(latencies), 1000 * statistics.quantiles(latencies, n=100)[98]
+        yield f"| {clients} | {name} | {len(latencies):,} | {p50:.1f} | {p99:.1f} | {rate:.0f} | {rate / first:.2f} |"
+
+
+def describe_mixed(port: int) -> str:
+    """Return what became of good and bad requests that many clients sent."""
+    bodies = mixed_bodies()
+    alone = [post(HTTPConnection("127.0.0.1", port, timeout=60), body) for body in bodies]
+    refused = sum(status != 200 for status, _ in alone)
+    order = np.random.default_rng(1).integers(0, len(bodies), MIXED_REQUESTS)
+    parts = np.array_split(order, MIXED_CLIENTS)
+    started = time.perf_counter()
+    with ThreadPoolExecutor(MIXED_CLIENTS) as pool:
+        results = [result for part in pool.map(partial(compare_answers, port, bodies, alone), parts) for result in part]
+    seconds = time.perf_counter() - started
+    return (
+        f"{MIXED_REQUESTS:,} mixed requests of {MIXED_CLIENTS} clients, of {len(bodies)} kinds, {refused} of them bad, "
+        f"in {seconds:.0f} s: {results.count('same'):,} answered as alone, to the last digit, "
+        f"{results.count('close')} within 1e-6, {results.count('wrong')} otherwise, {results.count('lost')} lost"
+    )
+
+
+def compare_answers(port: int, bodies: list[str], alone: list[tuple[int, str]], numbers: np.ndarray) -> list[str]:
+    """Send requests one after the other; say of each whether its answer is the same as alone, close, wrong or lost."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    results = []
+    for number in numbers:
+        try:
+            status, content = post(connection, bodies[number])
+        except (OSError, HTTPException):
+            results.append("lost")
+            connection.close()
+            continue
+        if (status, content) == alone[number]:
+            results.append("same")
+        else:
+            is_close = status == alone[number][0] == 200 and are_close(content, alone[number][1])
+            results.append("close" if is_close else "wrong")
+    connection.close()
+    return results
+
+
+def are_close(content: str, other: str) -> bool:
+    """Return whether two answers name the same classes, with probabilities within 1e-6."""
+    rows, others = json.loads(content)["predictions"], json.loads(other)["predictions"]
+    return len(rows) == len(others) and all(
+        row["class"] == expected["class"]
+        and np.allclose(list(row["probabilities"].values()), list(expected["probabilities"].values()), atol=1e-6)
+        for row, expected in zip(rows, others, strict=True)
+    )
+
+
+def mixed_bodies() -> list[str]:
+    """Return good requests, with one image and several, files and arrays, and some that are refused."""
+    rng = np.random.default_rng(2)
+    files = [encoded_png(rng, (side, side + 3, 3)) for side in (17, 32, 40, 64, 100)]
+    array = rng.integers(0, 256, IMAGE_SHAPE).tolist()
+    good = [split(file) for file in (*files, *(encoded_png(rng, IMAGE_SHAPE) for _ in range(5)))]
+    good += [split(*files), split(array, files[0]), json.dumps({"inputs": {"image": files[:2]}})]
+    good += [json.dumps({"dataframe_records": [{"image": file} for file in files[2:]]})]
+    cut = base64.b64encode(base64.b64decode(files[0])[:100]).decode()
+    bad = [
+        split("hello!"),
+        split(cut),
+        split(files[1], cut),
+        split([[1, 2]]),
+        split(np.full(IMAGE_SHAPE, 256).tolist()),
+    ]
+    bad += [split(None), split(*files * 60), '{"inputs": ', "[]", json.dumps({"inputs": {"image": []}})]
+    return good + bad
+
+
+def encoded_png(rng: np.random.Generator, shape: tuple[int, ...]) -> str:
+    """Return random pixels as a PNG file in base64."""
     import tensorflow as tf
 
-    pixels = np.random.default_rng(0).integers(0, 256, IMAGE_SHAPE).astype(np.uint8)
-    png = base64.b64encode(tf.io.encode_png(pixels).numpy()).decode()
-    body = json.dumps({"dataframe_split": {"columns": ["image"], "data": [[png]]}})
-    send_requests(port, body, until=time.perf_counter() + WARM_UP_SECONDS, max_requests=WARM_UP_REQUESTS)
-    for clients in CLIENTS:
-        started = time.perf_counter()
-        until, max_requests = started + MAX_SECONDS, MAX_REQUESTS // clients
-        with ThreadPoolExecutor(clients) as pool:
-            futures = [
-                pool.submit(send_requests, port, body, until=until, max_requests=max_requests) for _ in range(clients)
-            ]
-            latencies = [seconds for future in futures for seconds in future.result()]
-        throughput = len(latencies) / (time.perf_counter() - started)
-        p50, p99 = 1000 * statistics.median(latencies), 1000 * statistics.quantiles(latencies, n=100)[98]
-        yield f"| {clients} | {len(latencies):,} | {p50:.1f} | {p99:.1f} | {throughput:.0f} |"
+    pixels = rng.integers(0, 256, shape).astype(np.uint8)
+    return base64.b64encode(tf.io.encode_png(pixels).numpy()).decode()
 
 
-def send_requests(port: int, body: str, *, until: float, max_requests: int) -> list[float]:
+def split(*images: object) -> str:
+    """Return the body of a request with these images."""
+    return json.dumps({"dataframe_split": {"columns": ["image"], "data": [[image] for image in images]}})
+
+
+def post(connection: HTTPConnection, body: str) -> tuple[int, str]:
+    """Send a request, and return status and text of the answer."""
+    connection.request("POST", "/invocations", body, {"content-type": "application/json"})
+    response = connection.getresponse()
+    return response.status, response.read().decode()
+
+
+def send_requests(port: int, body: str, *, until: float, max_requests: float = math.inf) -> list[float]:
     """Send requests one after the other and return the latency of each in seconds.
 
     Args:
@@ -151,11 +271,9 @@ def send_requests(port: int, body: str, *, until: float, max_requests: int) -> l
     latencies: list[float] = []
     while len(latencies) < max_requests and time.perf_counter() < until:
         started = time.perf_counter()
-        connection.request("POST", "/invocations", body, {"content-type": "application/json"})
-        response = connection.getresponse()
-        content = response.read()
-        if response.status != 200:
-            raise SystemExit(content.decode())
+        status, content = post(connection, body)
+        if status != 200:
+            raise SystemExit(content)
         latencies.append(time.perf_counter() - started)
     connection.close()
     return latencies

@@ -45,7 +45,7 @@ class Classifier(PythonModel):
         self._batcher = importlib.import_module("micro_batching").MicroBatcher(
             network.predict,
             max_images=BATCH_SIZE,
-            window_seconds=_window_ms() / 1_000,
+            window_seconds=read_window() / 1_000,
             runners=network.runners,
             on_batch=metrics.count_batch,
         )
@@ -215,7 +215,7 @@ def _unwrap_inputs(cells: list[Any]) -> list[Any]:
     return cells
 
 
-def _window_ms() -> float:
+def read_window() -> float:
     """Return the window of micro-batches in milliseconds."""
     text = os.environ.get(WINDOW_VARIABLE) or f"{DEFAULT_WINDOW:g}"
     try:

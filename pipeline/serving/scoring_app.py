@@ -17,10 +17,14 @@ import fastapi
 from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
+from mlflow.types import ColSpec, Schema
+from mlflow.types.schema import AnyType
 
 DIRECT_VARIABLE = "CONVMIXER_SERVING_DIRECT"
 SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"
 JSON = "application/json"
+# What the signature of packaging.py says of requests
+SCHEMA = Schema([ColSpec(AnyType(), "image", required=False)])  # type: ignore[no-untyped-call]
 # How long a probe of the readiness waits for an answer
 READY_SECONDS = 5.0
 
@@ -140,7 +144,7 @@ class Service:
 
 def _refusal(error: MlflowException, body: bytes) -> Answer:
     """Return what MLflow answers for an error in its model, which begins with the request as MLflow shows it."""
-    data = scoring_server._parse_json_data(body, None, None).data  # type: ignore[no-untyped-call]
+    data = scoring_server._parse_json_data(body, None, SCHEMA).data  # type: ignore[no-untyped-call]
     error.message = f"Failed to predict data '{data}'. \nError: {error.message}"
     return error.get_http_status_code(), JSON, error.serialize_as_json().encode()  # type: ignore[no-untyped-call]
 

@@ -19,6 +19,8 @@ from tests.support.ports import free_port
 from tests.support.stores import empty_database
 
 READY_SECONDS = 120
+# A model's server imports TensorFlow, or much else.
+SERVE_SECONDS = 300
 
 
 class Server:
@@ -164,8 +166,10 @@ def serve_model(model, env, folder):
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(600):
+        until = time.monotonic() + SERVE_SECONDS
+        while True:
             assert process.poll() is None, "the server has ended"
+            assert time.monotonic() < until, "the server does not answer"
             with suppress(requests.RequestException):
                 if requests.get(f"http://127.0.0.1:{port}/ping", timeout=5).ok:
                     break

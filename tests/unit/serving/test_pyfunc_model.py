@@ -3,16 +3,18 @@
 import base64
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import requests
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from pipeline.data.decode import read_image, resize_to
-from pipeline.serving.pyfunc_model import MAX_IMAGES
+from pipeline.serving.pyfunc_model import MAX_IMAGES, read_window
 from tests.support.registered_model import CLASSES, NAME, RESIZE, SHAPE
 from tests.support.servers import serve_model
 from tests.support.stores import environment
@@ -34,6 +36,19 @@ def address(registered_once, tmp_path_factory):
     env = environment(registered_once.uri, "registering") | VARIABLES
     with serve_model(f"models:/{NAME}@champion", env, tmp_path_factory.mktemp("elsewhere")) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def plain_address(registered_once, tmp_path_factory):
+    """The URL of a server of the same model that answers each request by itself, by Keras and MLflow's own handler."""
+    plain = {"CONVMIXER_SERVING_RUNTIME": "keras", "CONVMIXER_SERVING_WINDOW_MS": "0", "CONVMIXER_SERVING_DIRECT": "0"}
+    env = environment(registered_once.uri, "registering") | VARIABLES | plain
+    with serve_model(f"models:/{NAME}@champion", env, tmp_path_factory.mktemp("plain")) as url:
+        yield url
+
+
+def get(address, path):
+    return requests.get(address.replace("/invocations", path), timeout=60)
 
 
 def ask(address, body):
@@ -78,8 +93,11 @@ BODIES = [
 
 
 @pytest.mark.parametrize("body", BODIES, ids=["split", "records", "inputs by name", "inputs", "instances"])
-def test_predict_of_arrays_equals_the_network_in_each_request_format_of_mlflow(address, registered_once, body):
-    np.testing.assert_allclose(probabilities(ask(address, body)), expected(registered_once, COLOURS), atol=1e-6)
+def test_predict_of_arrays_equals_the_network_in_each_request_format_of_mlflow(
+    address, plain_address, registered_once, body
+):
+    for url in (address, plain_address):
+        np.testing.assert_allclose(probabilities(ask(url, body)), expected(registered_once, COLOURS), atol=1e-6)
 
 
 FILES = [encoded(plain("red")), encoded(plain("lime"), "JPEG"), encoded(plain("blue"), "WEBP")]
@@ -96,8 +114,12 @@ OTHER_FILES = [encoded(plain("red"), "TIFF"), encoded(plain("lime"), "GIF"), enc
     ],
     ids=["split", "other formats", "records", "inputs by name"],
 )
-def test_predict_of_files_returns_class_names(address, body):
-    assert [row["class"] for row in ask(address, body).json()["predictions"]] == list(CLASSES)
+def test_predict_of_files_returns_class_names(address, plain_address, body):
+    answers = [ask(url, body) for url in (address, plain_address)]
+    for answer in answers:
+        assert [row["class"] for row in answer.json()["predictions"]] == list(CLASSES)
+    np.testing.assert_allclose(*map(probabilities, answers), atol=1e-6)
+    assert answers[0].headers["content-type"] == answers[1].headers["content-type"]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
@@ -196,8 +218,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("body", "message"), REFUSED)
-def test_predict_of_an_invalid_request_is_refused_in_one_line_and_the_server_goes_on(address, body, message):
+def test_predict_of_an_invalid_request_is_refused_in_one_line_and_the_server_goes_on(
+    address, plain_address, body, message
+):
     answer = ask(address, body)
+    # MLflow's own handler says the same
+    assert answer.text == ask(plain_address, body).text
     assert answer.status_code == 400
     assert "Traceback" not in answer.text and "stack_trace" not in answer.json()
     last = answer.json()["message"].rpartition("\nError: ")[2]
@@ -231,3 +257,77 @@ def test_body_that_is_not_json_is_refused_before_it_is_parsed(address, kind, bod
     answer = requests.post(address, data=body, headers={"content-type": kind}, timeout=60)
     assert answer.status_code == 400
     assert answer.json()["message"] == "a request must be JSON, with the content type application/json"
+
+
+def test_ready_says_what_runs_the_network(address, plain_address):
+    for url, runtime in ((address, "ONNX Runtime"), (plain_address, "Keras")):
+        answer = get(url, "/ready")
+        assert answer.status_code == 200
+        assert answer.json()["ready"] is True and answer.json()["runtime"].startswith(runtime)
+        # MLflow's own are there as well
+        assert get(url, "/ping").status_code == get(url, "/version").status_code == 200
+
+
+def counts(address):
+    answer = get(address, "/metrics")
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain")
+    return {
+        name: float(value)
+        for name, value in (line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
+    }
+
+
+def test_metrics_count_requests_errors_by_kind_latencies_and_batches(address):
+    before = counts(address)
+    bodies = [split(FILES[0], FILES[1]), split("hello!"), split(np.zeros((8, 6)).tolist()), "no JSON", split()]
+    for body in bodies:
+        ask(address, body)
+    requests.post(address, data=b"x", headers={"content-type": "text/xml"}, timeout=60)
+    after = counts(address)
+    grown = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
+    prefix = "convmixer_serving_"
+    assert {name: grown[name] for name in grown if name.startswith((f"{prefix}requests_total", f"{prefix}errors"))} == {
+        f'{prefix}requests_total{{status="200"}}': 1,
+        f'{prefix}requests_total{{status="400"}}': 4,
+        f'{prefix}requests_total{{status="415"}}': 1,
+        f'{prefix}errors_total{{kind="file"}}': 1,
+        f'{prefix}errors_total{{kind="array"}}': 1,
+        f'{prefix}errors_total{{kind="request"}}': 2,
+        f'{prefix}errors_total{{kind="content_type"}}': 1,
+    }
+    assert grown[f"{prefix}request_seconds_count"] == 6
+    assert (grown[f"{prefix}batch_images_count"], grown[f"{prefix}batch_images_sum"]) == (1, 2)
+
+
+def test_requests_of_many_clients_are_answered_as_those_of_one(address):
+    """Bit by bit, and those that are refused among them do not disturb the others."""
+    noise = np.random.default_rng(3).integers(0, 256, (40, *SHAPE), np.uint8)
+    files = [encoded(Image.fromarray(image)) for image in noise]
+    bodies = [split(*files[start : start + 1 + start % 3]) for start in range(30)]
+    bodies += [body for body, _ in REFUSED[5:25]]
+    alone = [ask(address, body) for body in bodies]
+    before = counts(address)
+    order = np.random.default_rng(4).permutation(np.repeat(np.arange(len(bodies)), 6))
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda number: ask(address, bodies[number]), order))
+    for number, answer in zip(order, answers, strict=True):
+        assert (answer.status_code, answer.text) == (alone[number].status_code, alone[number].text)
+    after = counts(address)
+    batches, images = (
+        after[name] - before[name]
+        for name in ("convmixer_serving_batch_images_count", "convmixer_serving_batch_images_sum")
+    )
+    assert 0 < batches < images
+
+
+@pytest.mark.parametrize(("text", "milliseconds"), [("", 2.0), ("0", 0.0), ("0.5", 0.5), ("1000", 1000.0)])
+def test_read_window_returns_milliseconds(monkeypatch, text, milliseconds):
+    monkeypatch.setenv("CONVMIXER_SERVING_WINDOW_MS", text)
+    assert read_window() == milliseconds
+
+
+@pytest.mark.parametrize("text", ["-1", "1001", "nan", "two"])
+def test_read_window_refuses_anything_else(monkeypatch, text):
+    monkeypatch.setenv("CONVMIXER_SERVING_WINDOW_MS", text)
+    with pytest.raises(MlflowException, match=f"must be 0 to 1,000 milliseconds, got {text}; try 2"):
+        read_window()
