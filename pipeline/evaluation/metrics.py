@@ -236,3 +236,19 @@ def most_confident_errors(probabilities: Probabilities, labels: Labels, *, most:
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
     return ConfidentErrors(worst, labels[worst], predicted[worst], confidence[worst])
+
+
+def most_confident_successes(probabilities: Probabilities, labels: Labels, *, most: int) -> npt.NDArray[np.int64]:
+    """Return the positions of at most `most` right predictions: the most confident of each class, then the second ones.
+
+    By confidence alone they might all be of one class.
+    """
+    confidence = probabilities.max(axis=1)
+    right = np.flatnonzero(probabilities.argmax(axis=1) == labels)
+    right = right[np.argsort(-confidence[right], kind="stable")]
+    seen: Counter[int] = Counter()
+    rounds = []
+    for label in labels[right].tolist():
+        rounds.append(seen[label])
+        seen[label] += 1
+    return right[np.argsort(rounds, kind="stable")][:most].astype(np.int64)

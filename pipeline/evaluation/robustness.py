@@ -54,6 +54,7 @@ class EvaluationResult:
     predictions: pd.DataFrame  # see `metrics.predictions_table`
     confusion: npt.NDArray[np.int64]  # (classes, classes)
     examples: Images  # (corruptions, 1 + strengths, h, w, c): one image, clean and under each corruption
+    probabilities: npt.NDArray[np.float32]  # (n, classes) of the clean images
 
 
 def evaluate_robustness(
@@ -76,7 +77,7 @@ def evaluate_robustness(
         report: Called with a line after each corruption.
     """
     everything = np.arange(len(split))
-    probabilities = _predict_at(predict, split, everything)
+    probabilities = predict_split(predict, split)
     reliability = metrics.reliability_table(probabilities, labels, bins=BINS)
     chosen = everything if corrupted_images is None else evenly_spaced(len(split), corrupted_images)
     rows = [("none", 0, metrics.accuracy(probabilities[chosen], labels[chosen]))]
@@ -104,7 +105,13 @@ def evaluate_robustness(
         ),
         confusion=metrics.confusion_matrix(probabilities, labels),
         examples=_corrupted_examples(split),
+        probabilities=probabilities,
     )
+
+
+def predict_split(predict: Predict, split: ImageSource) -> npt.NDArray[np.float32]:
+    """Return the probabilities (n, classes) of all images of a split."""
+    return _predict_at(predict, split, np.arange(len(split)))
 
 
 def _corrupted_accuracies(

@@ -46,6 +46,14 @@ def mcnemar_exact(first_only: int, second_only: int) -> float:
     return min(1.0, 2 * float(bdtr(min(first_only, second_only), first_only + second_only, 0.5)))
 
 
+def wilson_interval(shares: npt.NDArray, numbers: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
+    """Return the ends of the 95 % intervals of shares of so many images (Wilson 1927)."""
+    z2 = 1.96**2
+    middle = (shares + z2 / (2 * numbers)) / (1 + z2 / numbers)
+    half = np.sqrt(z2 * (shares * (1 - shares) / numbers + z2 / (4 * numbers**2))) / (1 + z2 / numbers)
+    return middle - half, middle + half
+
+
 @dataclass(frozen=True)
 class Sample:
     """A metric of a configuration's runs and, if known, their outcomes on one test set that all of them share."""

@@ -22,6 +22,7 @@ from pipeline.evaluation.figures.style import (
     titled,
 )
 from pipeline.evaluation.figures.value_scale import accuracy_label
+from pipeline.evaluation.significance import wilson_interval
 from pipeline.runtime.text import count, percent
 
 CONFIDENCE, ACCURACY = VERMILLION, BLUE
@@ -185,14 +186,6 @@ def _draw_histogram(panel: Axes, bins: pd.DataFrame, means: Mapping[str, tuple[f
     panel.set_ylim(0, 1.5 * top)
     panel.set_yticks([tick for tick in MaxNLocator(3).tick_values(0, top) if tick <= top])
     panel.legend(loc="upper left", ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
-
-
-def wilson_interval(shares: NDArray, numbers: NDArray) -> tuple[NDArray, NDArray]:
-    """Return the ends of the 95 % intervals of shares of so many images (Wilson 1927)."""
-    z2 = 1.96**2
-    middle = (shares + z2 / (2 * numbers)) / (1 + z2 / numbers)
-    half = np.sqrt(z2 * (shares * (1 - shares) / numbers + z2 / (4 * numbers**2))) / (1 + z2 / numbers)
-    return middle - half, middle + half
 
 
 def _widths(bins: pd.DataFrame) -> pd.Series:

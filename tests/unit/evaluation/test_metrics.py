@@ -174,3 +174,12 @@ def test_predictions_view_takes_the_same_images_of_every_model(monkeypatch):
 def test_is_correct_compares_label_and_prediction():
     table = make_predictions_table(range(5))
     assert metrics.is_correct(table).tolist() == [True, False, True, False, True]
+
+
+def test_most_confident_successes_take_turns_between_the_classes():
+    right = [(0, 0.99), (0, 0.98), (0, 0.97), (1, 0.6), (1, 0.7)]
+    probabilities = np.array([[p, 1 - p] if label == 0 else [1 - p, p] for label, p in right] + [[0.999, 0.001]])
+    labels = np.array([label for label, _ in right] + [1])
+    assert metrics.most_confident_successes(probabilities, labels, most=3).tolist() == [0, 4, 1]
+    assert metrics.most_confident_successes(probabilities, labels, most=9).tolist() == [0, 4, 1, 3, 2]
+    assert metrics.most_confident_successes(probabilities[5:], labels[5:], most=3).tolist() == []

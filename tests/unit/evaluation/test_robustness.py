@@ -51,6 +51,7 @@ def test_evaluate_robustness_measures_clean_images_and_every_corruption_at_every
     assert result.metrics["mean_corruption_accuracy"] == pytest.approx(np.mean([row[2] for row in corrupted]))
     assert corrupted[2][2] == pytest.approx(zeros), "noise leaves no image as it was"
     assert len(lines) == len(corrupted) and "gaussian_noise    strength 3: accuracy " in lines[2]
+    assert result.probabilities.shape == (len(split), 10)
     assert result.examples.shape == (len(CORRUPTIONS), 4, 8, 8, 1)
     assert result.reliability["images"].sum() == len(result.predictions) == result.confusion.trace() == len(split)
 

@@ -10,6 +10,7 @@ from pipeline.evaluation.significance import (
     difference,
     mcnemar_exact,
     pooled_variance,
+    wilson_interval,
 )
 
 
@@ -100,3 +101,10 @@ def test_mcnemar_exact_is_the_binomial_test_of_a_fair_coin(first, second):
 @pytest.mark.parametrize("each", [0, 1, 50])
 def test_mcnemar_exact_of_equal_counts_is_1(each):
     assert mcnemar_exact(each, each) == 1
+
+
+def test_wilson_interval_is_that_of_the_literature():
+    # Newcombe 1998, table I: 81 of 263 and 0 of 20
+    low, high = wilson_interval(np.array([81 / 263, 0.0]), np.array([263, 20]))
+    np.testing.assert_allclose(low, [0.2553, 0.0], atol=1e-4)
+    np.testing.assert_allclose(high, [0.3662, 0.1611], atol=1e-4)

@@ -9,7 +9,6 @@ from pipeline.evaluation.figures.robustness import (
     accuracy_by_strength,
     corrupted_examples,
     reliability_diagram,
-    wilson_interval,
 )
 from pipeline.evaluation.metrics import expected_calibration_error, reliability_table
 from tests.support.figures import margins, title
@@ -92,13 +91,6 @@ def test_reliability_diagram_shows_that_a_bin_of_one_image_says_little():
     assert one == (1, 1, 1, 1) != many
     assert "hollow: fewer than 5 images" in title(figure)
     assert [text.get_text() for text in lower.texts if text.get_text()] == ["1", "100"]
-
-
-def test_wilson_interval_is_that_of_the_literature():
-    # Newcombe 1998, table I: 81 of 263 and 0 of 20
-    low, high = wilson_interval(np.array([81 / 263, 0.0]), np.array([263, 20]))
-    np.testing.assert_allclose(low, [0.2553, 0.0], atol=1e-4)
-    np.testing.assert_allclose(high, [0.3662, 0.1611], atol=1e-4)
 
 
 @pytest.mark.parametrize(("clean", "lowest"), [(0.998, 0.9), (0.8, 0)])
