@@ -409,6 +409,11 @@ class TrackingClient:
         with mlflow_errors():
             self.mlflow.set_model_version_tag(name, version, tag, value)
 
+    def describe_model_version(self, name: str, version: str, description: str) -> None:
+        """Set the description of a version of a registered model, in Markdown."""
+        with mlflow_errors():
+            self.mlflow.update_model_version(name, version, description)
+
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Give an alias of a registered model to a version, which takes it from the one before."""
         with mlflow_errors():

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # Names of a run's logged models
 MODEL = "model"  # the network in MLflow's TensorFlow flavour
 SERVED = "served"  # the same as it is registered: it answers with class names
+CALIBRATED = "calibrated"  # the served one with calibrated probabilities
 
 ARCHIVE_SUFFIX = ".keras"
 # Images predicted at once; more are no faster.

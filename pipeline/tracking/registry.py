@@ -7,13 +7,15 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pandas as pd
+from mlflow.entities import LoggedModel
 
+from pipeline.config.commands import parse_model_uri
 from pipeline.config.monitor import metric_words, sign
 from pipeline.evaluation import bootstrap
 from pipeline.evaluation.significance import mcnemar_exact
 from pipeline.runtime.text import format_metric
 from pipeline.tracking.client import ModelVersion, NotFound, Run, TrackingClient
-from pipeline.tracking.models import SERVED
+from pipeline.tracking.models import CALIBRATED, SERVED
 from pipeline.tracking.query import PREDICTIONS_FILE, read_predictions
 from pipeline.tracking.tags import Tag
 
@@ -64,6 +66,57 @@ def register_version(client: TrackingClient, run_id: str, *, name: str, tags: Ma
             Tag.REGISTERED_REASON: decision.reason,
         },
     )
+
+
+def find_version(client: TrackingClient, uri: str, registered: str | None) -> ModelVersion | None:
+    """Return the version of a registered model that a model's URI names, or else the one that its run has registered.
+
+    Args:
+        client: The registry's.
+        uri: Of a model.
+        registered: URI of the version that the run has registered; None if it has none.
+    """
+    for candidate in filter(None, (uri, registered)):
+        parts = parse_model_uri(candidate)
+        if "alias" in parts:
+            return client.get_model_version_by_alias(parts["name"], parts["alias"])
+        if "version" in parts:
+            return client.get_model_version(parts["name"], parts["version"])
+    return None
+
+
+def register_calibrated(client: TrackingClient, run_id: str, *, name: str, version: str, temperature: str) -> None:
+    """Make the calibrated model of a run a version of a registered model, once, with the aliases of another version.
+
+    It predicts the same classes as that one, so that nothing has to be compared. Called again, it finds the version.
+
+    Args:
+        client: The registry's.
+        run_id: The run, which gets a tag that names the version.
+        name: Of the registered model.
+        version: The version of the same run whose model is calibrated.
+        temperature: It, and what it was fitted on, in words.
+
+    Raises:
+        FileNotFoundError: The run has no calibrated model.
+    """
+    model = client.find_logged_model(client.get_run(run_id), CALIBRATED)
+    if model is None:
+        raise FileNotFoundError(errno.ENOENT, f"run {run_id} has no calibrated model to register")
+    base = client.get_model_version(name, version)
+    found = _find_version_of(client, name, model)
+    if found is None:
+        tags = {
+            **base.tags,
+            Tag.VERSION_RUN: run_id,
+            Tag.TEMPERATURE: temperature,
+            Tag.CALIBRATED_FROM: f"version {version}",
+            Tag.REASON: f"version {version} with calibrated probabilities",
+        }
+        found = client.create_model_version(name, model, run_id, tags=tags)
+    for alias in base.aliases:
+        client.set_alias(name, alias, found.version)
+    client.log_batch(run_id, tags={Tag.REGISTERED_CALIBRATED: f"models:/{name}/{found.version}"})
 
 
 def describe(tags: Mapping[str, str]) -> str | None:
@@ -148,10 +201,15 @@ def _find_or_create_version(client: TrackingClient, run: Run, name: str, tags: M
     if model is None:
         raise FileNotFoundError(errno.ENOENT, f"run {run_id} has no model to register")
     client.create_registered_model(name)
-    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    if versions:
-        return versions[0]
+    if found := _find_version_of(client, name, model):
+        return found
     return client.create_model_version(name, model, run_id, tags={Tag.VERSION_RUN: run_id, **tags})
+
+
+def _find_version_of(client: TrackingClient, name: str, model: LoggedModel) -> ModelVersion | None:
+    """Return the version of a registered model that a logged model has become; a run may have logged several."""
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{model.source_run_id}'")
+    return next((version for version in versions if version.source == f"models:/{model.model_id}"), None)
 
 
 def _find_champion(client: TrackingClient, name: str) -> ModelVersion | None:

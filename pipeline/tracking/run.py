@@ -25,7 +25,8 @@ from pipeline.runtime.urls import mask_password
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
 from pipeline.tracking.images import image_name, save_image
-from pipeline.tracking.models import MODEL, SERVED
+from pipeline.tracking.model_card import CLASS_SIZES
+from pipeline.tracking.models import CALIBRATED, MODEL, SERVED
 from pipeline.tracking.outbox import spool
 from pipeline.tracking.outbox.delivery import describe_error
 from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS, PAUSES, Outbox
@@ -40,7 +41,9 @@ from pipeline.tracking.outbox.records import (
     LogModel,
     LogTable,
     Point,
+    RegisterCalibrated,
     RegisterVersion,
+    WriteModelCard,
 )
 from pipeline.tracking.ownership import (
     is_generated_name,
@@ -145,7 +148,16 @@ class TrackedRun:
         new = {name: value for name, value in params.items() if name not in logged}
         self.outbox.put(LogBatch(self.id, params=_cut(new, PARAM_CHARACTERS)))
 
-    def log_dataset(self, *, name: str, source: str, digest: str, context: str, shape: Sequence[int]) -> None:
+    def log_dataset(
+        self,
+        *,
+        name: str,
+        source: str,
+        digest: str,
+        context: str,
+        shape: Sequence[int],
+        class_sizes: Mapping[str, int],
+    ) -> None:
         """Log a data set as an input of the run.
 
         Args:
@@ -154,13 +166,16 @@ class TrackedRun:
             digest: Of the content, at most 36 characters.
             context: train, validation or test.
             shape: Of one image, (height, width, channels).
+            class_sizes: Number of images by class.
         """
         # MLflow knows two names for a local path and warns of that
         with warnings.catch_warnings(action="ignore"):
             origin = resolve_dataset_source(source) if os.path.isabs(source) else CodeDatasetSource({"source": source})
         images = TensorSpec(np.dtype(np.uint8), (-1, *shape), "image")
         dataset = MetaDataset(origin, name=name, digest=digest, schema=Schema([images]))  # type: ignore[abstract]
-        self.outbox.put(LogDataset(self.id, dataset._to_mlflow_entity().to_dictionary(), context))
+        profile = json.dumps({"images": sum(class_sizes.values()), CLASS_SIZES: dict(class_sizes)})
+        entity = dataset._to_mlflow_entity().to_dictionary() | {"profile": profile}
+        self.outbox.put(LogDataset(self.id, entity, context))
 
     def log_input_model(self, model_id: str) -> None:
         """Log a model that another run has trained as an input of this one."""
@@ -277,6 +292,18 @@ class TrackedRun:
         digest = hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()
         self._registration = RegisterVersion(self.id, name, {**tags, Tag.CLASSES_DIGEST: digest})
 
+    def log_calibrated_model(self, save: FileWriter, *, temperature: str, version: tuple[str, str] | None) -> None:
+        """Log the served model with calibrated probabilities, unless the run has one, and register it.
+
+        Args:
+            save: Writes the model into a folder.
+            temperature: It, and what it was fitted on, in words.
+            version: Name and number of the registered version that it calibrates; None registers nothing.
+        """
+        self.outbox.put(LogModel(self.id, CALIBRATED, tags={Tag.TEMPERATURE: temperature}, write=save))
+        if version:
+            self.outbox.put(RegisterCalibrated(self.id, *version, temperature))
+
     def check_artifacts_writable(self) -> None:
         """Wait until the first file that was logged is stored: what it shows is better known before the training.
 
@@ -359,8 +386,16 @@ class TrackedRun:
         process = this_process().tags() if self.is_claimed else None
         for run_id in filter(None, (self.fold_run_id, self.id, self.project_run_id)):
             self.outbox.put(end_record(run_id, outcome, reason, process=process))
-        if self._registration and outcome is RunOutcome.FINISHED:
+        if outcome is not RunOutcome.FINISHED:
+            return
+        if self._registration:
             self.outbox.put(self._registration)
+        if self._has_model:
+            self.write_model_card()
+
+    def write_model_card(self) -> None:
+        """Write the card of the run's model from what has been logged, and into the registry if it is registered."""
+        self.outbox.put(WriteModelCard(self.id))
 
 
 def metric_points(metrics: Mapping[str, float], step: int) -> tuple[Point, ...]:

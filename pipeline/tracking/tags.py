@@ -76,6 +76,7 @@ class Tag:
     REGISTERED: Final = "registered"  # the version's URI
     REGISTERED_ALIAS: Final = "registered.alias"
     REGISTERED_REASON: Final = "registered.reason"
+    REGISTERED_CALIBRATED: Final = "registered.calibrated"  # URI of the version with calibrated probabilities
 
     # runs of the other commands
     REPORT_RUNS: Final = "report.runs"
@@ -98,6 +99,10 @@ class Tag:
     FILE_DIGESTS: Final = "convmixer.sha256"  # SHA-256 of each file, as JSON
     CLASSES_DIGEST: Final = "convmixer.classes.sha256"  # of the names of the classes, in order
     VERSION_RUN: Final = "convmixer.run"  # id of the run that a version comes from
+    TEMPERATURE: Final = (
+        "temperature"  # by which the logits of a calibrated model are divided, and its images, in words
+    )
+    CALIBRATED_FROM: Final = "calibrated_from"  # on a version: the one whose model it calibrates
 
 
 class Role(StrEnum):

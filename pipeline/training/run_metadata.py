@@ -67,6 +67,7 @@ def log_datasets(run: TrackedRun, dataset: Dataset, splits: Mapping[str, Split])
             digest=split.digest,
             context=context,
             shape=dataset.image_shape,
+            class_sizes=dict(zip(dataset.classes, split.class_sizes(len(dataset.classes)), strict=True)),
         )
 
 

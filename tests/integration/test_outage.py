@@ -28,7 +28,7 @@ from tests.support.stores import environment
 EPOCHS = 8
 CURVES = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"}
 ARTIFACTS = [
-    *("config.yaml", "history.csv", "images", "per_class.csv", "per_class.json", "plots"),
+    *("config.yaml", "history.csv", "images", "model_card.md", "per_class.csv", "per_class.json", "plots"),
     *("test_predictions.csv", "test_predictions.json", "validation_predictions.csv", "validation_predictions.json"),
     "validation_per_class.csv",
 ]

@@ -229,6 +229,8 @@ def test_model_version_page_shows_signature_alias_and_tags(window, address):
     window.open(f"{address.rpartition('/experiments')[0]}/models/best/versions/1")
     text = window.shows("Version 1", "champion", Tag.DATA_FINGERPRINT, "test_accuracy", "latency_ms", "Schema")
     assert "there was no champion" in text
+    # the description
+    assert all(words in text for words in ("Model card", "Results of each class", "How to load it"))
     window.click("[role=cell]", containing="Inputs (1)")
     window.shows("image (optional)", "any")
 

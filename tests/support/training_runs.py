@@ -43,6 +43,9 @@ class FakeSplit(list):
     def __init__(self):
         super().__init__([None])
 
+    def class_sizes(self, classes):
+        return [1] * classes
+
 
 def small_dataset(source="digits"):
     split = FakeSplit()
@@ -52,6 +55,7 @@ def small_dataset(source="digits"):
         fingerprint="f00d",
         duplicates=0,
         image_shape=(8, 8, 1),
+        classes=("0",),
         folds=(),
         train=split,
         validation=split,

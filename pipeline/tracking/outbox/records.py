@@ -29,8 +29,9 @@ from pipeline.runtime.files import sha256_files
 from pipeline.runtime.text import join_names, shown
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
 from pipeline.tracking.errors import mlflow_errors
+from pipeline.tracking.model_card import write_model_card
 from pipeline.tracking.models import MODEL
-from pipeline.tracking.registry import register_version
+from pipeline.tracking.registry import register_calibrated, register_version
 from pipeline.tracking.tags import Tag
 
 FileWriter = Callable[[Path], None]  # writes files into a folder
@@ -242,6 +243,7 @@ class LogModel(FileRecord):
     """Log a model, which has MLflow's file MLmodel among its files."""
 
     name: str
+    tags: Mapping[str, str] = field(default_factory=dict)  # of the logged model
 
     def _send(self, client: TrackingClient) -> None:
         """Do what MLflow's `log_model` does, in steps that can be repeated."""
@@ -258,7 +260,8 @@ class LogModel(FileRecord):
             about.model_id = about.model_uuid = model.model_id
             about.save(str(folder / "MLmodel.part"))
             os.replace(folder / "MLmodel.part", folder / "MLmodel")
-            client.mlflow.set_logged_model_tags(model.model_id, {Tag.FILE_DIGESTS: json.dumps(sha256_files(folder))})
+            digests = json.dumps(sha256_files(folder))
+            client.mlflow.set_logged_model_tags(model.model_id, {**self.tags, Tag.FILE_DIGESTS: digests})
             client.mlflow.log_model_artifacts(model.model_id, str(folder))
             client.mlflow.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         outputs = run.outputs.model_outputs if run.outputs else []
@@ -297,6 +300,26 @@ class RegisterVersion(Record):
 
 
 @dataclass(frozen=True)
+class RegisterCalibrated(Record):
+    """Make the calibrated model of a run a version in the registry, beside the one whose model it calibrates."""
+
+    name: str  # of the registered model
+    version: str  # the one that it calibrates
+    temperature: str
+
+    def _send(self, client: TrackingClient) -> None:
+        register_calibrated(client, self.run_id, name=self.name, version=self.version, temperature=self.temperature)
+
+
+@dataclass(frozen=True)
+class WriteModelCard(Record):
+    """Write the card of a run's model from what has been logged so far."""
+
+    def _send(self, client: TrackingClient) -> None:
+        write_model_card(client, self.run_id)
+
+
+@dataclass(frozen=True)
 class ForwardSpool(Record):
     """Send the records of this run that another process has left in its own spool."""
 
@@ -311,7 +334,7 @@ KINDS: dict[str, type[Record]] = {
     kind.__name__: kind
     for kind in (
         *(LogBatch, LogDataset, LogInputModel, LogFiles, LogTable, LogModel),
-        *(EndRun, RegisterVersion, ForwardSpool),
+        *(EndRun, RegisterVersion, RegisterCalibrated, WriteModelCard, ForwardSpool),
     )
 }
 

@@ -8,9 +8,15 @@ import pandas as pd
 import pytest
 
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.models import SERVED
+from pipeline.tracking.models import CALIBRATED, SERVED
 from pipeline.tracking.query import PREDICTIONS_FILE
-from pipeline.tracking.registry import compare_predictions, describe, register_version
+from pipeline.tracking.registry import (
+    compare_predictions,
+    describe,
+    find_version,
+    register_calibrated,
+    register_version,
+)
 from pipeline.tracking.tags import Tag
 from tests.support.stores import tracking_store
 
@@ -175,3 +181,60 @@ def test_register_version_without_a_served_model_is_refused_permanently():
 
 def test_describe_of_a_run_without_a_version_is_none():
     assert describe({"role": "run"}) is None
+
+
+def log_calibrated(run_id):
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("registering").experiment_id
+    model = client.create_logged_model(experiment, name=CALIBRATED, source_run_id=run_id)
+    client.finalize_logged_model(model.model_id, "READY")
+    return model.model_id
+
+
+def test_register_calibrated_makes_a_version_that_takes_over_the_aliases_and_says_what_it_is_from():
+    run_id, name, tags = register("calibrated", predictions(FIRST_HALF))
+    model_id = log_calibrated(run_id)
+    client = TrackingClient()
+    for _ in range(2):  # the second time finds the version
+        register_calibrated(client, run_id, name=name, version="1", temperature="1.4, fitted on 9 images")
+    assert aliases(name) == {"champion": 2}
+    assert len(mlflow.MlflowClient().search_model_versions(f"name = '{name}'")) == 2
+    version = client.get_model_version(name, "2")
+    assert version.source == f"models:/{model_id}" and version.run_id == run_id
+    expected = {Tag.TEMPERATURE: "1.4, fitted on 9 images", Tag.CALIBRATED_FROM: "version 1", "test_accuracy": "0.5"}
+    assert expected.items() <= version.tags.items()
+    assert version.tags["reason"] == "version 1 with calibrated probabilities"
+    assert run_tags(run_id)[Tag.REGISTERED_CALIBRATED] == f"models:/{name}/2"
+    # what was registered first is still found as that, when its registration is repeated
+    register_version(client, run_id, name=name, tags=tags)
+    assert run_tags(run_id)[Tag.REGISTERED] == f"models:/{name}/1"
+    assert len(mlflow.MlflowClient().search_model_versions(f"name = '{name}'")) == 2
+
+
+def test_register_calibrated_of_a_version_without_an_alias_gets_none():
+    run_id, name, _ = register("no-alias", predictions(FIRST_HALF))
+    register(name, predictions(np.ones(IMAGES, bool)))
+    log_calibrated(run_id)
+    register_calibrated(TrackingClient(), run_id, name=name, version="1", temperature="1.4")
+    assert aliases(name) == {"champion": 2}
+
+
+def test_register_calibrated_without_a_calibrated_model_is_refused_permanently():
+    run_id, name, _ = register("not-calibrated", predictions(FIRST_HALF))
+    with pytest.raises(FileNotFoundError, match="has no calibrated model"):
+        register_calibrated(TrackingClient(), run_id, name=name, version="1", temperature="1.4")
+
+
+def test_find_version_takes_the_version_that_is_named_before_that_of_the_run():
+    register("found", predictions(FIRST_HALF))
+    register("found", predictions(FIRST_HALF))
+    client, of_run = TrackingClient(), "models:/found/2"
+    for uri, number in (
+        ("models:/found/1", "1"),
+        ("models:/found@champion", "1"),
+        (f"runs:/{'0' * 32}/model", "2"),
+        (f"models:/m-{'0' * 32}", "2"),
+    ):
+        version = find_version(client, uri, of_run)
+        assert version is not None and str(version.version) == number
+    assert find_version(client, f"runs:/{'0' * 32}/model", None) is None

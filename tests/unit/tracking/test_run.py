@@ -173,7 +173,9 @@ def test_log_table_twice_leaves_one_table_that_mlflow_finds_with_its_rows_once(s
 def test_log_dataset_logs_digest_source_and_shape(store, source, kind):
     digest = f"0123456789{kind}"  # MLflow keeps one data set for each name and digest
     with start_run(role=Role.RUN) as run:
-        run.log_dataset(name="digits train", source=source, digest=digest, context="train", shape=(8, 8, 1))
+        run.log_dataset(
+            name="digits train", source=source, digest=digest, context="train", shape=(8, 8, 1), class_sizes={"a": 3}
+        )
     (given,) = found(run.id).inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest, given.dataset.source_type) == (
         "digits train",
@@ -182,6 +184,7 @@ def test_log_dataset_logs_digest_source_and_shape(store, source, kind):
     )
     assert source in given.dataset.source
     assert "[-1, 8, 8, 1]" in given.dataset.schema
+    assert json.loads(given.dataset.profile) == {"images": 3, "class_sizes": {"a": 3, "b": 0}}
     assert [tag.value for tag in given.tags] == ["train"]
 
 

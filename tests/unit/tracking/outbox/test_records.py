@@ -150,11 +150,13 @@ def test_log_model_sets_the_digests_of_its_files_before_it_uploads_them(run_id, 
     client, digests = TrackingClient(), []
 
     def upload(model_id, _):
-        digests.append(client.get_logged_model(model_id).tags.get(Tag.FILE_DIGESTS))
+        tags = client.get_logged_model(model_id).tags
+        digests.append(tags.get(Tag.FILE_DIGESTS))
+        assert tags["temperature"] == "1.4"
         raise ConnectionError("away")
 
     monkeypatch.setattr(client.mlflow, "log_model_artifacts", upload)
-    record = LogModel(run_id, "model").with_files(folder)
+    record = LogModel(run_id, "model", tags={"temperature": "1.4"}).with_files(folder)
     with pytest.raises(ConnectionError):
         record.send(client)
     (uploaded,) = digests

@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.tracking.outbox.records import EndRun, LogBatch, LogDataset, LogFiles, LogModel, Point, RegisterVersion
+from pipeline.tracking.outbox.records import (
+    EndRun,
+    LogBatch,
+    LogDataset,
+    LogFiles,
+    LogModel,
+    Point,
+    RegisterCalibrated,
+    RegisterVersion,
+    WriteModelCard,
+)
 from pipeline.tracking.outbox.spool import (
     ABOUT,
     Spool,
@@ -34,6 +44,8 @@ def cache(monkeypatch, tmp_path):
         LogDataset(RUN, {"name": "digits", "digest": "d0"}, "train"),
         EndRun(RUN, "FINISHED", 1000, {Tag.OUTCOME: "finished"}, {Tag.PROCESS: "1"}, True),
         RegisterVersion(RUN, "digits", {"data": "digits"}),
+        RegisterCalibrated(RUN, "digits", "1", "1.4, fitted on 9 validation images"),
+        WriteModelCard(RUN),
     ],
     ids=lambda record: type(record).__name__,
 )

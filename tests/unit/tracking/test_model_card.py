@@ -1,0 +1,117 @@
+"""The card of a run's model: what is read back from MLflow, and where the card is written."""
+
+import json
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from pipeline.evaluation.model_card import DataSplit
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.model_card import CARD_FILE, read_facts, write_model_card
+from pipeline.tracking.tags import Tag
+from tests.support.registered_model import CLASSES, NAME, RESIZE, register_model
+from tests.support.runs import Store, make_run
+from tests.support.stores import tracking_store
+
+CORRECT = np.arange(90) % 10 > 0
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    registered = register_model(tmp_path_factory.mktemp("registered"))
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(registered.uri)
+    yield registered
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with tracking_store(tmp_path_factory.mktemp("tracking"), "cards"):
+        client = mlflow.MlflowClient()
+        yield Store(client, client.get_experiment_by_name("cards").experiment_id)
+
+
+def card_of(run_id):
+    return mlflow.artifacts.load_text(f"runs:/{run_id}/{CARD_FILE}")
+
+
+def facts_of(run_id):
+    client = TrackingClient()
+    return read_facts(client, client.get_run(run_id))
+
+
+def log_split(run_id, context, profile):
+    schema = json.dumps(
+        {"mlflow_colspec": [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, 8, 6, 3]}}]}
+    )
+    source = json.dumps({"tags": {"source": "scikit-learn load_digits"}})
+    dataset = Dataset(f"digits {context}", f"digest-{context}-{run_id[:6]}", "code", source, schema, profile)
+    given = DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+    mlflow.MlflowClient().log_inputs(run_id, datasets=[given])
+
+
+def test_run_that_registers_ends_with_a_card_as_artifact_and_as_description_of_the_version(registered):
+    card = card_of(registered.run_id)
+    version = mlflow.MlflowClient().get_model_version(NAME, "1")
+    assert version.description == card
+    for known in (f"models:/{NAME}/1", "champion", "there was no champion", RESIZE, ", ".join(CLASSES)):
+        assert known in card
+    assert "| **recipe** | not known |" in card and "| **test** | not tested |" in card
+
+
+def test_read_facts_of_a_training_are_those_that_it_has_logged(store):
+    tags = {Tag.RECIPE_CHANGES: json.dumps({"depth": ["4", "8"]}), Tag.GIT_COMMIT: "c0ffee", Tag.GIT_DIRTY: "true"}
+    tags |= {Tag.WEIGHTS_FROM: "models:/m-1", Tag.WEIGHTS_RUN: "b1", Tag.DEVICE: "CPU", Tag.PRECISION: "float32"}
+    metrics = {"evaluation/digits-test/ece": 0.02, "evaluation/digits-test/nll": 0.3}
+    run_id = make_run(
+        store, "first", correct=CORRECT, settings={"depth": 4}, params={"recipe": "digits"}, tags=tags, metrics=metrics
+    )
+    log_split(run_id, "test", json.dumps({"images": 7, "class_sizes": {"cat": 3, "dog": 4}}))
+    log_split(run_id, "train", None)
+    facts = facts_of(run_id)
+    assert facts.params["recipe"] == "digits" and facts.unusual["depth"] == "4" and "filters" not in facts.unusual
+    assert facts.changes == {"depth": ("4", "8")}
+    assert facts.lineage["weights_from"] == "models:/m-1, of run b1"
+    assert facts.code["commit"] == "c0ffee, with changes that were not committed"
+    assert facts.code["trained on"] == "CPU, float32" and facts.code["libraries"] == "not known"
+    train, test = facts.splits
+    assert (train.context, train.class_sizes) == ("train", {})
+    assert test == DataSplit("test", f"digest-test-{run_id[:6]}", {"cat": 3, "dog": 4})
+    assert (facts.image_shape, facts.data_source) == ((8, 6, 3), "scikit-learn load_digits")
+    assert facts.evaluations == {"digits-test": {"ece": 0.02, "nll": 0.3}}
+    assert facts.accesses == 1 and not facts.is_registered and facts.model_uri == f"runs:/{run_id}/model"
+
+
+def test_read_facts_of_a_run_below_a_search_takes_the_data_of_the_search(store):
+    search = make_run(store, "search", tags={Tag.DATA: "pets", Tag.DATA_FINGERPRINT: "f1", Tag.GIT_COMMIT: "5ea4c4"})
+    log_split(search, "train", json.dumps({"images": 3, "class_sizes": {"cat": 3}}))
+    run_id = make_run(store, "winner", tags={Tag.PARENT_RUN_ID: search, Tag.STUDY: "pets"})
+    for tag in (Tag.DATA, Tag.DATA_FINGERPRINT):
+        store.client.delete_tag(run_id, tag)
+    facts = facts_of(run_id)
+    assert (facts.data_name, facts.data_fingerprint) == ("pets", "f1")
+    assert [split.class_sizes for split in facts.splits] == [{"cat": 3}]
+    assert facts.lineage["search"] == "study pets" and facts.code["commit"] == "5ea4c4"
+
+
+def test_read_facts_of_damaged_records_takes_them_for_unknown(store):
+    run_id = make_run(store, "damaged", tags={Tag.RECIPE_CHANGES: "[1"})
+    log_split(run_id, "train", "{")
+    facts = facts_of(run_id)
+    assert facts.changes == {} and facts.splits[0].class_sizes == {} and not facts.per_class
+
+
+def test_write_model_card_of_a_run_without_a_version_writes_the_artifact_alone(store):
+    run_id = make_run(store, "alone", correct=CORRECT)
+    write_model_card(TrackingClient(), run_id)
+    assert card_of(run_id).startswith("# Model card: alone\n")
+
+
+def test_write_model_card_of_a_run_whose_version_was_deleted_writes_the_artifact(store):
+    run_id = make_run(store, "orphan", tags={Tag.REGISTERED: "models:/nobody/7"})
+    write_model_card(TrackingClient(), run_id)
+    assert f"runs:/{run_id}/model" in card_of(run_id)
