@@ -1,4 +1,4 @@
-"""The command `evaluate`: measure calibration and robustness of a logged model.
+"""The command `evaluate`: measure calibration and robustness of a logged model, and show what it looks at.
 
 The images are those of its own data set or of any other with the same classes. The results are logged to the MLflow run
 that trained the model, below evaluation/<dataset>-<split>; evaluating the same images again replaces the tables and
@@ -6,23 +6,28 @@ figures. Each evaluation on the test set of the training data is counted there, 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from pipeline.commands.evaluate_calibration import (
+    describe_calibrated,
+    fit_on_validation,
+    log_calibrated_model,
+    validation_data,
+)
+from pipeline.commands.evaluate_results import EvaluationPlace, class_lines, log_evaluation, summarize
 from pipeline.config.commands import EvaluateCommand, EvaluateConfig
 from pipeline.data.dataset import Dataset
 from pipeline.data.subset import Subset, build_subset, check_not_trained_on, check_same_classes, reload_dataset
-from pipeline.evaluation.corruptions import CORRUPTIONS, STRENGTHS
-from pipeline.evaluation.figures.robustness import accuracy_by_strength, corrupted_examples, reliability_diagram
-from pipeline.evaluation.figures.training import confusion_matrix
-from pipeline.evaluation.metrics import per_class_table, per_class_view, predictions_view
-from pipeline.evaluation.robustness import EvaluationResult, evaluate_robustness
+from pipeline.evaluation.calibration import measure_scaled
+from pipeline.evaluation.robustness import BINS, EvaluationResult, evaluate_robustness
 from pipeline.runtime.console import Console
+from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import markdown_text
 from pipeline.runtime.text import count
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.lifecycle import start_run
-from pipeline.tracking.models import find_model, load_model, logged_metadata, resolve_model_uri
+from pipeline.tracking.models import CALIBRATED, find_model, load_model, logged_metadata, resolve_model_uri
 from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.query import TrainingRun, get_training_run
@@ -57,7 +62,14 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
     with close_if_unused(ProjectRun.find_below(training.run_id)):
         # what can be refused without TensorFlow, before that is imported
         dataset = _load_dataset(training_run, command.settings, metadata)
+        validation = validation_data(training_run, dataset, command.settings)
+        is_calibrated = logged_model.name == CALIBRATED
+        if command.settings.calibrate:
+            _check_can_calibrate(validation, is_calibrated=is_calibrated, model=uri)
         model = load_model(client, uri)
+        temperature = validation if isinstance(validation, str) else fit_on_validation(model, validation)
+        if command.settings.calibrate:
+            _check_can_calibrate(temperature, is_calibrated=is_calibrated, model=uri)
         subset = build_subset(dataset, command.settings.split, classes=model.classes, image_shape=model.image_shape)
         console.print(
             f"model    {model.model_id} of run {training.run_id} ({training.run_name})",
@@ -76,7 +88,7 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
             run.set_tags({Tag.DATA_FINGERPRINT: dataset.fingerprint})
             for notice in run.notices:
                 console.print(notice)
-            folder = _artifact_folder(subset, training_run)
+            folder = _artifact_folder(subset, training_run) + (f"-{CALIBRATED}" if is_calibrated else "")
             # before the images are predicted: whoever stops the process afterwards may have seen the results
             accesses = _record_evaluation(client, run.id, training_run, subset, folder)
             step = _next_step(client, training.run_id, folder)
@@ -88,16 +100,27 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
                 corrupted_images=command.settings.corrupted_images,
                 report=console.print,
             )
+            scaled = None
+            if isinstance(temperature, str):
+                console.print(f"no temperature was fitted: {temperature}")
+            else:
+                scaled = measure_scaled(result.probabilities, subset.labels, temperature.value, bins=BINS)
             logged_to = TrackedRun(training.run_id, run.outbox)
-            _log_result(logged_to, result, subset, model.classes, name=training.run_name, folder=folder, step=step)
-            summary = _summarize(result, subset)
+            place = EvaluationPlace(folder, step, training.run_name, of_model=not is_calibrated)
+            log_evaluation(logged_to, result, scaled, subset, model, place)
+            summary = summarize(result, scaled, subset)
             run.set_description(markdown_text(summary))
+            if command.settings.calibrate and not isinstance(temperature, str):
+                log_calibrated_model(logged_to, client, uri, training_run, model, temperature, console)
+            logged_to.write_model_card()
 
-    console.print("", summary)
+    console.print("", *class_lines(result, model.classes), "", summary)
     if accesses:
         console.print(f"test set evaluated {accesses} times so far, training included")
     if pending := run.outbox.pending():
         console.print(pending)
+    elif command.settings.calibrate and (line := describe_calibrated(client, training.run_id)):
+        console.print(line)
     console.print(f"run      {training.run_id}: {folder} among its metrics and artifacts")
     return result
 
@@ -119,6 +142,16 @@ def _load_dataset(training_run: TrainingRun, config: EvaluateConfig, metadata: M
     if "classes" in metadata:
         check_same_classes(dataset, metadata["classes"])
     return dataset
+
+
+def _check_can_calibrate(found: object, *, is_calibrated: bool, model: str) -> None:
+    """Raise UsageError if the model has a temperature, or `found` is the reason why none can be fitted."""
+    if is_calibrated:
+        raise UsageError(f"calibrate must be false for a model that is calibrated already, got true for {model}")
+    if isinstance(found, str):
+        raise UsageError(
+            f"calibrate must be false for a model to which no temperature can be fitted, got true: {found}"
+        )
 
 
 def artifact_dir(dataset: str, split_name: str) -> str:
@@ -175,45 +208,3 @@ def _next_step(client: TrackingClient, run_id: str, folder: str) -> int:
     """Return the step of a new evaluation's metrics: one more than the last evaluation of the same images has."""
     points = client.get_metric_history(run_id, f"{folder}/accuracy")
     return 1 + max((point.step for point in points), default=0)
-
-
-def _log_result(
-    run: TrackedRun,
-    result: EvaluationResult,
-    subset: Subset,
-    classes: Sequence[str],
-    *,
-    name: str,
-    folder: str,
-    step: int,
-) -> None:
-    """Log the metrics, tables and figures of an evaluation to the run that trained the model."""
-    images = f"{subset}, run {name}"
-    corrupted = result.corruptions[result.corruptions["strength"] > 0]
-    clean_accuracy = result.corruptions["accuracy"].iloc[0]
-    per_class = per_class_table(result.confusion, classes=classes)
-    figures = {
-        "calibration.png": reliability_diagram(result.reliability, error=result.metrics["ece"], subject=images),
-        "corruptions.png": accuracy_by_strength(corrupted, clean=clean_accuracy, subject=images),
-        "corrupted_examples.png": corrupted_examples(
-            result.examples, corruptions=list(CORRUPTIONS), strengths=STRENGTHS, subject=images
-        ),
-        "confusion_matrix.png": confusion_matrix(result.confusion, classes=classes, subject=images),
-    }
-    run.log_table(f"{folder}/calibration.csv", result.reliability)
-    run.log_table(f"{folder}/corruptions.csv", result.corruptions)
-    run.log_table(f"{folder}/per_class.csv", per_class, view=per_class_view(per_class))
-    run.log_table(f"{folder}/predictions.csv", result.predictions, view=predictions_view(result.predictions))
-    for file, figure in figures.items():
-        run.log_figure(f"{folder}/{file}", figure, key=f"{folder}/{file.removesuffix('.png')}")
-    run.log_model_metrics({f"{folder}/{name}": value for name, value in result.metrics.items()}, step=step)
-
-
-def _summarize(result: EvaluationResult, subset: Subset) -> str:
-    metrics = result.metrics
-    return (
-        f"{subset}: accuracy {metrics['accuracy']:.2%} of {count(len(subset.split), 'image')}, expected calibration "
-        f"error {metrics['ece']:.2%} (mean confidence {metrics['mean_confidence']:.2%}), negative log likelihood "
-        f"{metrics['nll']:.4f}, Brier score {metrics['brier_score']:.4f}; mean accuracy under corruptions "
-        f"{metrics['mean_corruption_accuracy']:.2%}"
-    )

@@ -105,6 +105,7 @@ def run_export(command: ExportCommand, console: Console) -> list[Export]:
             logged_to.log_text(METADATA, json.dumps(metadata, indent=2))
             exports = _export_all(model, metadata, dataset, subset, settings, logged_to, console)
             logged_to.log_table(TABLE, _table(exports), view=_table(exports))
+            logged_to.write_model_card()
             if refused := [export for export in exports if not export.kept]:
                 raise NotEqual("; ".join(f"{export.format} refused: {export.reason}" for export in refused))
 

@@ -47,7 +47,8 @@ def parse_model_uri(uri: str) -> dict[str, str]:
 
 
 EVALUATE = """\
-Measure the accuracy, calibration and robustness of a logged model.
+Measure the accuracy, calibration and robustness of a logged model, and
+show what it looks at.
 
 MODEL is evaluated on the test images of the data set that it was trained on,
 or on other images of the same classes (--dataset). The results go to a run
@@ -56,6 +57,7 @@ of their own in MLflow, below the training run.
 examples:
   convmixer evaluate latest
   convmixer evaluate models:/digits@champion --dataset ~/scans --split all
+  convmixer evaluate models:/digits@champion --calibrate true
 """
 
 
@@ -73,6 +75,11 @@ class EvaluateConfig(Config):
     )
     corrupted_images: int | None = Field(
         None, ge=1, le=10**9, description="corrupt at most this many of the images, evenly spaced; none: all"
+    )
+    calibrate: bool = Field(
+        False,
+        description="log the model with calibrated probabilities too, by the temperature that fits the run's "
+        "validation images best; if the model is registered, as a new version, which takes over its aliases",
     )
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.evaluation import metrics
 
 # What no useful temperature is beyond: the best one of predictions that are all right is 0
-LOWEST, HIGHEST = 0.1, 10.0
+LOWEST, HIGHEST = 0.1, 100.0
 # of a probability: that of a class may be 0 in single precision
 LEAST = float(np.finfo(np.float32).tiny)
 

@@ -33,6 +33,7 @@ DESCRIPTION_CHARACTERS = 5000
 EVALUATIONS = "evaluation/"  # before the names of an evaluation's metrics
 CLASS_SIZES = "class_sizes"  # in the profile of a data set: number of images by class
 EXPORTS = "exports"  # a folder among the artifacts
+ABOUT_EXPORTS = (".csv", ".json")  # in it, besides the models
 
 
 def write_model_card(client: TrackingClient, run_id: str) -> None:
@@ -93,7 +94,7 @@ def read_facts(client: TrackingClient, run: Run) -> CardFacts:
         interval=_interval(client, run, params),
         evaluations=_evaluations(metrics),
         accesses=access_count(tags, run_id=run.info.run_id, tested="test_accuracy" in metrics),
-        exports=client.list_artifacts(run.info.run_id, EXPORTS),
+        exports=[path for path in client.list_artifacts(run.info.run_id, EXPORTS) if not path.endswith(ABOUT_EXPORTS)],
     )
 
 

@@ -17,16 +17,22 @@ from pipeline.commands.main import run
 from pipeline.config.training import DataConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.data.subset import build_subset
+from pipeline.evaluation.calibration import scale_probabilities
 from pipeline.evaluation.corruptions import CORRUPTIONS
+from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.models import load_model
 from pipeline.tracking.tags import Tag
 from tests.support.mlflow_project import run_project
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
 FEW_IMAGES = ["--corrupted_images", "20"]
-FIGURES = ("calibration", "corruptions", "corrupted_examples", "confusion_matrix")
+FIGURES = (
+    *("calibration", "calibration_scaled", "corruptions", "corrupted_examples", "confusion_matrix"),
+    *("class_activation_mistakes", "class_activation_successes"),
+)
 FILES = {
-    *("calibration.csv", "corruptions.csv", "per_class.csv", "per_class.json"),
+    *("calibration.csv", "calibration_scaled.csv", "corruptions.csv", "per_class.csv", "per_class.json"),
     *("predictions.csv", "predictions.json"),
     *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")),
 }
@@ -42,8 +48,8 @@ def uri(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_id(uri):
-    """The id of a smoke run."""
-    assert run(["train", "smoke"]) == 0
+    """The id of a smoke run, whose model is registered."""
+    assert run(["train", "smoke", "--register_as", "evaluated"]) == 0
     return newest_run("run").info.run_id
 
 
@@ -95,6 +101,26 @@ def test_evaluate_logs_to_the_training_run_and_keeps_its_status(evaluated, run_i
     assert logged_files(run_id, "digits-test") == FILES
     assert (after.info.status, after.info.end_time) == ("FINISHED", before.info.end_time)
     assert f"run      {run_id}: {METRICS} among its metrics and artifacts" in output
+
+
+def test_evaluate_prints_a_line_for_each_class_and_the_calibration_before_and_after(evaluated, run_id):
+    output, _, after = evaluated
+    lines = output.splitlines()
+    table = read_table(run_id, "digits-test/per_class.csv")
+    start = lines.index("class  precision   recall       F1   images")
+    assert [line.split()[0] for line in lines[start + 1 : start + 11]] == list("0123456789")
+    assert [int(line.split()[-1]) for line in lines[start + 1 : start + 11]] == table["images"].tolist()
+    temperature = after.data.metrics[f"{METRICS}/temperature"]
+    scaled = f"expected calibration error {after.data.metrics[f'{METRICS}/scaled_ece']:.2%}"
+    assert f"with temperature {temperature:.3f}: {scaled}, negative log likelihood " in output
+
+
+def test_evaluate_renews_the_card_of_the_run_and_of_its_version(evaluated, run_id):
+    card = mlflow.artifacts.load_text(f"runs:/{run_id}/model_card.md")
+    assert "| digits-test | " in card and "Not measured yet" not in card
+    assert "number of images not known" not in card and "| 0 | " in card.partition("## Images of each class")[2]
+    version = mlflow.MlflowClient().get_model_version("evaluated", "1")
+    assert "| digits-test | " in version.description
 
 
 def test_evaluate_logs_its_metrics_to_the_model_too(evaluated, run_id):
@@ -172,6 +198,43 @@ def test_evaluate_that_fails_counts_its_access_and_leaves_the_training_run_finis
     own_run = newest_run("evaluate")
     assert (own_run.info.status, own_run.data.tags[Tag.OUTCOME_REASON]) == ("FAILED", "RuntimeError: out of paper")
     assert (get_run(run_id).info.status, count_accesses(run_id)) == ("FINISHED", before + 1)
+
+
+def test_evaluate_calibrate_registers_a_version_that_predicts_the_same_classes_with_scaled_probabilities(
+    evaluated, run_id, capsys
+):
+    arguments = ["--split", "validation", *FEW_IMAGES]
+    for _ in range(2):  # the second time logs nothing new
+        assert run(["evaluate", run_id, *arguments, "--calibrate", "true"]) == 0
+    metrics = get_run(run_id).data.metrics
+    place = "evaluation/digits-validation"
+    assert metrics[f"{place}/scaled_nll"] <= metrics[f"{place}/nll"], "it is fitted on these images"
+    client = mlflow.MlflowClient()
+    assert {alias: str(number) for alias, number in client.get_registered_model("evaluated").aliases.items()} == {
+        "champion": "2"
+    }
+    version = client.get_model_version("evaluated", "2")
+    temperature = metrics[f"{place}/temperature"]
+    assert version.tags[Tag.TEMPERATURE] == f"{temperature:.6g}, fitted on 162 validation images"
+    assert version.tags[Tag.CALIBRATED_FROM] == "version 1" and "calibrated from" in version.description
+
+    tracking, digits = TrackingClient(), load_dataset(DataConfig(dataset="digits"), seed=0).validation
+    images, _ = digits.take(np.arange(len(digits)))
+    before, after = (load_model(tracking, f"models:/evaluated/{number}").predict_proba(images) for number in (1, 2))
+    np.testing.assert_array_equal(before.argmax(axis=1), after.argmax(axis=1))
+    np.testing.assert_allclose(after, scale_probabilities(before, temperature), atol=1e-4)
+    served = mlflow.pyfunc.load_model("models:/evaluated@champion").predict(
+        pd.DataFrame({"image": [images[0].tolist()]})
+    )
+    assert served[0]["probability"] == pytest.approx(after[0].max(), abs=1e-5)
+
+    capsys.readouterr()
+    assert run(["evaluate", "models:/evaluated@champion", *arguments, "--calibrate", "true"]) == 2
+    assert capsys.readouterr().err.startswith("error: calibrate must be false for a model that is calibrated already")
+    assert run(["evaluate", "models:/evaluated@champion", *arguments]) == 0
+    metrics = get_run(run_id).data.metrics
+    assert metrics[f"{place}-calibrated/temperature"] == pytest.approx(1, abs=0.01)
+    assert metrics[f"{place}-calibrated/nll"] == pytest.approx(metrics[f"{place}/scaled_nll"], rel=1e-3)
 
 
 @pytest.mark.slow
