@@ -17,17 +17,16 @@ from replay import RecordedCurves
 from search import FOLDER, RECORDED, TOLERANCE, parse_search
 
 SEEDS = 200
-# Rungs as parts of all epochs, of which the first is rounded up, or as epochs from 1 on; one configuration in so many
-# goes on
+# Rungs as parts of all epochs, rounded down, or from epoch 1 on; and for one configuration in how many
 RUNGS: dict[str, tuple[Sequence[float], int]] = {
     "none": ((), 2),
-    "1/8, 1/4, 1/2, factor 2": ((1 / 8, 1 / 4, 1 / 2), 2),
-    "1/4, 1/2, factor 2": ((1 / 4, 1 / 2), 2),
-    "1/4, 3/4, factor 3": ((1 / 4, 3 / 4), 3),
-    "1/4, factor 4": ((1 / 4,), 4),
     "1/2, factor 3": ((1 / 2,), 3),
+    "1/2, factor 4": ((1 / 2,), 4),
+    "1/2, factor 2": ((1 / 2,), 2),
+    "1/4, 3/4, factor 3": ((1 / 4, 3 / 4), 3),
+    "1/4, 1/2, factor 2": ((1 / 4, 1 / 2), 2),
+    "1/8, 1/4, 1/2, factor 2": ((1 / 8, 1 / 4, 1 / 2), 2),
     "1 and 3 epochs, factor 3": ((1, 3), 3),
-    "1 and 4 epochs, factor 4": ((1, 4), 4),
 }
 Curve = Sequence[float]
 
@@ -104,8 +103,7 @@ def compare(recorded: RecordedCurves) -> pd.DataFrame:
     orders = [[curves[number] for number in order] for order in numbers]
     kinds: dict[str, Callable[[Sequence[Curve]], float]] = {"median after half": lambda order: half_median(order, goal)}
     for name, (parts, factor) in RUNGS.items():
-        first = math.ceil(min(parts) * epochs) if parts and min(parts) < 1 else 1
-        rungs = [rung for part in parts if (rung := round(part / min(parts)) * first) < epochs]
+        rungs = [max(1, int(part * epochs)) if part < 1 else int(part) for part in parts]
         kinds[name] = lambda order, rungs=rungs, factor=factor: halving(order, rungs, factor, goal)
     rows = []
     for name, find in kinds.items():

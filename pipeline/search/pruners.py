@@ -1,6 +1,5 @@
 """Pruners: which trials are stopped before their last epoch. A new one is an entry here, and a value of `pruner`."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 
@@ -9,10 +8,6 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, PatientPruner, P
 
 from pipeline.config.search import SearchConfig
 from pipeline.search.promotion import RungPruner
-
-# Part of the epochs after which successive halving compares trials first, unless pruner_epochs says so: after fewer,
-# accuracies say little about how trials end (experiments/README.md)
-FIRST_RUNG = 1 / 4
 
 
 def build_pruner(settings: SearchConfig, *, epochs: int) -> BasePruner:
@@ -27,11 +22,6 @@ def build_pruner(settings: SearchConfig, *, epochs: int) -> BasePruner:
     return PRUNERS[settings.pruner](settings, epochs)
 
 
-def first_rung(settings: SearchConfig, epochs: int) -> int:
-    """Return after how many epochs successive halving compares trials first."""
-    return settings.pruner_epochs or math.ceil(FIRST_RUNG * epochs)
-
-
 def _warmup(settings: SearchConfig, epochs: int) -> int:
     """Return the epochs that a trial is given before it is compared with others."""
     # While the learning rate is high, accuracies say little about how trials end (experiments/README.md)
@@ -39,7 +29,7 @@ def _warmup(settings: SearchConfig, epochs: int) -> int:
 
 
 def _rungs(settings: SearchConfig, epochs: int, *, brackets: bool) -> RungPruner:
-    first = first_rung(settings, epochs)
+    first = max(1, _warmup(settings, epochs))
     return RungPruner(first=first, factor=settings.pruner_factor, epochs=epochs, brackets=brackets)
 
 

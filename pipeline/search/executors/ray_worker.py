@@ -152,7 +152,7 @@ def _local_files(spec: TaskSpec) -> Iterator[TrialJob]:
     if job.weights is None and job.checkpoints is None:
         yield job
         return
-    with tempfile.TemporaryDirectory(dir=private_folder("trials")) as folder:
+    with tempfile.TemporaryDirectory(dir=private_folder("tasks")) as folder:
         weights = job.weights and Path(folder) / job.weights.name
         if weights and spec.weights is not None:
             weights.write_bytes(spec.weights)

@@ -256,6 +256,13 @@ def test_pruned_trial_is_stopped_once_and_recorded_as_pruned(drive):
     assert list(drive.runs.closed.values())[2] is TrialOutcome.PRUNED
 
 
+def test_trial_is_not_pruned_after_its_last_epoch(drive):
+    answer = in_turn(well, lambda job: successful_trial(job, 0.1, 0.1))
+    flags = ["--trials", "2", "--epochs", "2", "--pruner", "median", "--pruner_trials", "1", "--pruner_epochs", "2"]
+    drive(answer, CONTINUOUS, *flags)
+    assert states(drive.study) == ["COMPLETE"] * 2
+
+
 def test_trial_that_finishes_before_it_is_pruned_is_complete(drive, monkeypatch):
     pruned = []
     monkeypatch.setattr(ScriptedExecutor, "prune", lambda self, number: pruned.append(number))
@@ -266,7 +273,7 @@ def test_trial_that_finishes_before_it_is_pruned_is_complete(drive, monkeypatch)
 
 
 def _pruning(trials):
-    return ["--trials", trials, "--pruner_trials", "2", "--pruner_epochs", "2"]
+    return ["--trials", trials, "--epochs", "3", "--pruner", "median", "--pruner_trials", "2", "--pruner_epochs", "2"]
 
 
 @pytest.mark.parametrize(

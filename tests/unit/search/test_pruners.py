@@ -1,11 +1,12 @@
 """Pruners: after which epochs each stops which trials."""
 
 import typing
+from functools import partial
 
 import pytest
 
 from pipeline.config.search import SearchConfig
-from pipeline.search.pruners import PRUNERS, first_rung
+from pipeline.search.pruners import PRUNERS, build_pruner
 from tests.support.scripted import make_search, open_study
 
 TEXT = "recipe: smoke\nepochs: 9\nspace: {learning_rate: {low: 1e-4, high: 0.1, log: true}}\n"
@@ -67,8 +68,9 @@ def test_asha_keeps_the_best_third_at_each_rung(epochs_of):
     # the last one is among the best two of six, but not the best of three
     flags = ["--pruner_epochs", "1"]
     assert epochs_of("asha", [0.5, 0.4, 0.3, 0.6, 0.1, 0.55], *flags) == [9, 1, 1, 9, 1, 3]
-    assert [first_rung(SearchConfig.build({}), epochs) for epochs in (1, 8, 9, 100)] == [1, 2, 3, 25]
-    assert first_rung(SearchConfig.build({"pruner_epochs": 2}), 100) == 2
+    build = partial(build_pruner, SearchConfig.build({}))
+    assert [build(epochs=epochs).rungs for epochs in (1, 2, 9, 100)] == [[], [1], [4], [50]]
+    assert build_pruner(SearchConfig.build({"pruner_epochs": 2}), epochs=20).rungs == [2, 6, 18]
 
 
 def test_hyperband_spreads_trials_over_brackets_with_different_first_rungs(epochs_of):
