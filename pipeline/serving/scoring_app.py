@@ -87,7 +87,8 @@ class Service:
             case ("GET", "/ready"):
                 await _send(send, await self._readiness())
             case ("GET", "/metrics"):
-                await _send(send, await asyncio.to_thread(self._metrics.text))
+                # without a thread, which would have to be free
+                await _send(send, self._metrics.text())
             case _:
                 await mlflow(scope, receive, send)
 
