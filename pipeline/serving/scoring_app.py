@@ -106,17 +106,18 @@ class Service:
 
     async def _score(self, scope: Any, receive: Any, send: Any, mlflow: Callable[..., Any]) -> None:
         """Answer a request to classify images, and count it."""
-        body = await _read(receive)
-        if body is None:
-            return
-        started = time.perf_counter()
-        answer, kind = None, ""
-        if self._is_direct and _is_json(scope["headers"]):
-            try:
-                answer, kind = await asyncio.wait_for(asyncio.to_thread(self._answer, body), self._timeout)
-            except TimeoutError:
-                # as MLflow's server
-                answer = 504, JSON, b"Request processing time exceeded limit"
+        answer, kind, body, started = None, "", b"", time.perf_counter()
+        try:
+            async with asyncio.timeout(self._timeout):
+                received = await _read(receive)
+                if received is None:
+                    return
+                body, started = received, time.perf_counter()
+                if self._is_direct and _is_json(scope["headers"]):
+                    answer, kind = await asyncio.to_thread(self._answer, body)
+        except TimeoutError:
+            # as MLflow's server
+            answer = 504, JSON, b"Request processing time exceeded limit"
         if answer is None:
             status = await _pass_on(scope, body, receive, send, mlflow)
         else:

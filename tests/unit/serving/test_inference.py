@@ -32,10 +32,10 @@ def artifacts(model, tmp_path_factory):
 
 @pytest.fixture
 def logged(caplog):
-    """Return what was logged; MLflow's logger passes nothing on."""
+    """What is logged; MLflow's logger passes nothing on."""
     LOGGER.addHandler(caplog.handler)
     caplog.set_level(logging.INFO, LOGGER.name)
-    yield caplog.messages
+    yield caplog
     LOGGER.removeHandler(caplog.handler)
 
 
@@ -47,7 +47,7 @@ def test_load_network_with_onnx_answers_each_image_to_the_bit_whatever_its_batch
     for size in (2, 3, 8, 32, 33):
         batches = [network.predict(IMAGES[start : start + size]) for start in range(0, len(IMAGES), size)]
         np.testing.assert_array_equal(np.concatenate(batches), alone)
-    assert logged[0].startswith("The network runs on ONNX Runtime") and "proven equal" in logged[0]
+    assert logged.messages[0].startswith("The network runs on ONNX Runtime") and "proven equal" in logged.messages[0]
 
 
 def test_load_network_with_keras_when_told_answers_the_same(artifacts, model, monkeypatch, logged):
@@ -56,16 +56,19 @@ def test_load_network_with_keras_when_told_answers_the_same(artifacts, model, mo
     assert network.shape == SHAPE
     for size in (1, 8, 33):
         np.testing.assert_allclose(network.predict(IMAGES[:size]), model.predict_on_batch(IMAGES)[:size], atol=1e-6)
-    assert logged == [f"The network runs on Keras {keras.__version__} (CONVMIXER_SERVING_RUNTIME=keras)"]
+    assert logged.messages == [f"The network runs on Keras {keras.__version__} (CONVMIXER_SERVING_RUNTIME=keras)"]
 
 
 def test_load_network_without_onnx_or_its_runtime_uses_keras_and_says_why(artifacts, monkeypatch, logged):
     load_network({"model": artifacts["model"]})
-    assert logged[-1].startswith("The network runs on Keras") and "saved without ONNX" in logged[-1]
+    assert logged.messages[-1].startswith("The network runs on Keras") and "saved without ONNX" in logged.messages[-1]
     # how Python marks a module that cannot be imported
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     load_network(artifacts)
-    assert logged[-1].startswith("The network runs on Keras") and "onnxruntime is not installed" in logged[-1]
+    assert (
+        logged.messages[-1].startswith("The network runs on Keras")
+        and "onnxruntime is not installed" in logged.messages[-1]
+    )
 
 
 def test_load_network_refuses_a_runtime_that_cannot_be_had(artifacts, monkeypatch):

@@ -163,6 +163,22 @@ def test_handle_of_a_request_that_takes_too_long_answers_504_as_mlflow_does():
     assert counted == [(504, "timeout")]
 
 
+def test_handle_of_a_body_that_does_not_arrive_in_time_answers_504():
+    service, counted = build()
+    service._timeout = 0.05
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(30)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": []}
+    asyncio.run(service.handle(scope, receive, send, mlflow))
+    assert sent[0]["status"] == 504 and counted == [(504, "timeout")]
+
+
 def test_handle_of_a_client_that_leaves_answers_nothing():
     service, counted = build()
     sent = []
