@@ -24,7 +24,7 @@ from pipeline.runtime.console import Console
 from pipeline.runtime.errors import NotEqual
 from pipeline.runtime.text import count, one_line
 from pipeline.serving.export.comparison import Predict, compare, in_batches, predict_on_cpu
-from pipeline.serving.export.formats import FORMATS, Source
+from pipeline.serving.export.formats import FORMATS, Source, Writer
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.models import LoggedModel, find_model, load_model, resolve_model_uri
@@ -45,6 +45,7 @@ class Export:
     """What came of one format; numbers are missing if it could not be written or loaded."""
 
     format: str
+    numbers: str  # float32, or how they are quantized
     file: str  # its path among the artifacts
     kept: bool
     max_difference: float = np.nan  # of a probability
@@ -158,6 +159,7 @@ def _export_all(
     source = Source(model.model, metadata, _representative(dataset, subset.split, settings.representative_images))
     keras = Export(
         "keras",
+        "float32",
         file="",
         kept=True,
         max_difference=0.0,
@@ -173,8 +175,11 @@ def _export_all(
         for name in settings.formats:
             tolerance = TOLERANCES[name] if settings.tolerance is None else settings.tolerance
             file = Path(temporary) / FORMATS[name].path
-            export = _export(name, source, file, images, tolerance)
-            console.print(_line(export))
+            for way, write in FORMATS[name].writers.items():
+                export = _export(name, way, write, source, file, images, tolerance)
+                console.print(_line(export))
+                if export.kept:
+                    break
             if export.kept:
                 _log(run, file)
             exports.append(export)
@@ -182,20 +187,23 @@ def _export_all(
     return [keras, *exports]
 
 
-def _export(name: ExportFormat, source: Source, file: Path, images: _Images, tolerance: float) -> Export:
-    """Write one format, load it by its own runtime, and compare it."""
+def _export(
+    name: ExportFormat, way: str, write: Writer, source: Source, file: Path, images: _Images, tolerance: float
+) -> Export:
+    """Write one format in one way, load it by its own runtime, and compare it."""
     artifact = f"{ARTIFACT_FOLDER}/{file.name}"
     try:
-        FORMATS[name].write(source, file)
+        write(source, file)
         predict = FORMATS[name].load(file)
         probabilities = in_batches(predict, images.pixels)
         found = compare(images.keras, probabilities)
     except Exception as error:  # noqa: BLE001 - each library raises its own; the other formats may do
-        return Export(name, artifact, kept=False, tolerance=tolerance, reason=one_line(error, most=300))
+        return Export(name, way, artifact, kept=False, tolerance=tolerance, reason=one_line(error, most=300))
     kept = found.is_within(tolerance)
     reason = f"a probability differs by {found.max_difference:.2g}, more than the tolerance of {tolerance:g}"
     return Export(
         name,
+        way,
         artifact,
         kept=kept,
         max_difference=found.max_difference,
@@ -250,11 +258,11 @@ HEADER = (
 def _line(export: Export) -> str:
     """Return the line of the terminal's table for one format."""
     if np.isnan(export.max_difference) and not export.images:
-        return f"{export.format:<12}{'':>73}  no"
+        return f"{export.format:<12}{'':>73}  no, {export.numbers}"
     tolerance = "" if np.isnan(export.tolerance) else f"{export.tolerance:g}"
     megabytes = "" if np.isnan(export.bytes) else f"{export.bytes / 1e6:.2f}"
     return (
         f"{export.format:<12}{export.max_difference:>11.1e}{tolerance:>11}{export.equal_classes:>12.2%}"
         f"{export.accuracy:>10.2%}{megabytes:>8}{export.latency_1_ms:>7.1f} ms{export.latency_16_ms:>8.1f} ms  "
-        f"{'yes' if export.kept else 'no'}"
+        f"{'yes' if export.kept else 'no'}, {export.numbers}"
     )

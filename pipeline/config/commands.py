@@ -183,7 +183,7 @@ examples:
 """
 ExportFormat = Literal["onnx", "litert", "litert_int8", "saved_model"]
 # By format: how much a probability may differ from Keras' by default, and the modules that the format needs
-TOLERANCES: dict[ExportFormat, float] = {"onnx": 1e-4, "litert": 1e-4, "litert_int8": 0.1, "saved_model": 1e-4}
+TOLERANCES: dict[ExportFormat, float] = {"onnx": 1e-4, "litert": 1e-4, "litert_int8": 0.05, "saved_model": 1e-4}
 EXPORT_MODULES: dict[ExportFormat, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime"),
     "litert": ("ai_edge_litert",),
@@ -207,7 +207,7 @@ class ExportConfig(Config):
         None,
         ge=0,
         le=1,
-        description="largest difference of a probability that is kept; none: 0.0001, and 0.1 for litert_int8",
+        description="largest difference of a probability that is kept; none: 0.0001, and 0.05 for litert_int8",
     )
     representative_images: int = Field(
         200, ge=1, le=10**5, description="images, of those for training, whose activations scale those of litert_int8"

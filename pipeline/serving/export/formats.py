@@ -22,12 +22,15 @@ class Source:
     representative: npt.NDArray  # images (n, h, w, c) by which activations are quantized
 
 
+Writer = Callable[[Source, Path], None]
+
+
 @dataclass(frozen=True)
 class Format:
     """One format: the name of its file or folder, and the functions that write and load it."""
 
     path: str
-    write: Callable[[Source, Path], None]
+    writers: dict[str, Writer]  # by a name of the way; each is for models that the ones before it do not suit
     load: Callable[[Path], Predict]
 
 
@@ -48,8 +51,12 @@ def _write_litert(source: Source, file: Path) -> None:
     write_litert(source.model, file, metadata=source.metadata)
 
 
-def _write_litert_int8(source: Source, file: Path) -> None:
-    write_litert(source.model, file, metadata=source.metadata, representative=source.representative)
+def _write_full_integer(source: Source, file: Path) -> None:
+    write_litert(source.model, file, metadata=source.metadata, quantize=True, representative=source.representative)
+
+
+def _write_dynamic_range(source: Source, file: Path) -> None:
+    write_litert(source.model, file, metadata=source.metadata, quantize=True)
 
 
 def _write_saved_model(source: Source, folder: Path) -> None:
@@ -57,8 +64,10 @@ def _write_saved_model(source: Source, folder: Path) -> None:
 
 
 FORMATS: dict[ExportFormat, Format] = {
-    "onnx": Format("model.onnx", _write_onnx, _load_onnx),
-    "litert": Format("model.tflite", _write_litert, load_litert),
-    "litert_int8": Format("model_int8.tflite", _write_litert_int8, load_litert),
-    "saved_model": Format("saved_model", _write_saved_model, load_saved_model),
+    "onnx": Format("model.onnx", {"float32": _write_onnx}, _load_onnx),
+    "litert": Format("model.tflite", {"float32": _write_litert}, load_litert),
+    "litert_int8": Format(
+        "model_int8.tflite", {"full integer": _write_full_integer, "dynamic range": _write_dynamic_range}, load_litert
+    ),
+    "saved_model": Format("saved_model", {"float32": _write_saved_model}, load_saved_model),
 }

@@ -54,7 +54,12 @@ def load_saved_model(folder: Path) -> Predict:
 
 
 def write_litert(
-    model: keras.Model, file: Path, *, metadata: dict[str, Any], representative: npt.NDArray | None = None
+    model: keras.Model,
+    file: Path,
+    *,
+    metadata: dict[str, Any],
+    quantize: bool = False,
+    representative: npt.NDArray | None = None,
 ) -> None:
     """Write a LiteRT model (.tflite), at whose end a ZIP archive holds its classes and metadata.
 
@@ -64,11 +69,13 @@ def write_litert(
         model: Raw pixels (b, h, w, c), 0 to 255 -> probabilities (b, classes).
         file: What to write.
         metadata: What else is to be known of the model, such as the names of its classes.
-        representative: Images (n, h, w, c) by which all weights and activations are quantized to 8 bits; input and
-            output stay float32. None quantizes nothing.
+        quantize: Round weights to 8 bits; input and output stay float32.
+        representative: Images (n, h, w, c) by which activations are rounded to 8 bits too. None leaves them float32.
     """
     module = _with_signature(model, frozen=True)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.predict.get_concrete_function()], module)
+    if quantize:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if representative is not None:
         images = representative.astype(np.float32)
 
@@ -76,7 +83,6 @@ def write_litert(
             for image in images:
                 yield {INPUT: image[None]}
 
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = batches
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     with quiet_stderr(), warnings.catch_warnings():

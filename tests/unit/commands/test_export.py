@@ -78,7 +78,7 @@ def test_export_refuses_what_differs_and_keeps_the_rest(run_id, capsys, monkeypa
         predict = saved_model.load(file)
         return lambda images: predict(images) + np.float32(0.01)
 
-    wrong = formats.Format("wrong_model", saved_model.write, load)
+    wrong = formats.Format("wrong_model", saved_model.writers, load)
     monkeypatch.setitem(formats.FORMATS, "saved_model", wrong)
     assert run(["export", run_id, "--formats", "saved_model,onnx", "--images", "5"]) == 1
     message = "error: saved_model refused: a probability differs by 0.01, more than the tolerance of 0.0001"
@@ -91,7 +91,9 @@ def test_export_of_a_format_that_cannot_be_written_says_why(run_id, capsys, monk
     def write(source, file):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setitem(formats.FORMATS, "onnx", formats.Format("model.onnx", write, formats.FORMATS["onnx"].load))
+    monkeypatch.setitem(
+        formats.FORMATS, "onnx", formats.Format("model.onnx", {"float32": write}, formats.FORMATS["onnx"].load)
+    )
     assert run(["export", run_id, "--images", "5"]) == 1
     assert "error: onnx refused: no such operator" in capsys.readouterr().err
 
@@ -99,6 +101,20 @@ def test_export_of_a_format_that_cannot_be_written_says_why(run_id, capsys, monk
 def test_export_with_a_tolerance_of_zero_refuses_quantization(run_id, capsys):
     assert run(["export", run_id, "--formats", "litert_int8", "--images", "5", "--tolerance", "0"]) == 1
     assert "litert_int8 refused: a probability differs by" in capsys.readouterr().err
+
+
+def test_export_quantizes_weights_alone_where_integers_differ_too_much(run_id, capsys, monkeypatch):
+    int8 = formats.FORMATS["litert_int8"]
+    # what a bad scale of the activations makes of any image
+    black = {"full integer": lambda source, file: int8.writers["full integer"](without_contrast(source), file)}
+    monkeypatch.setitem(formats.FORMATS, "litert_int8", formats.Format(int8.path, int8.writers | black, int8.load))
+    assert run(["export", run_id, "--formats", "litert_int8", "--images", "5", "--tolerance", "1e-4"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("litert_int8")]
+    assert [line.split("  ")[-1] for line in lines] == ["no, full integer", "yes, dynamic range"]
+
+
+def without_contrast(source):
+    return formats.Source(source.model, source.metadata, np.zeros_like(source.representative))
 
 
 def test_export_of_other_images_compares_on_all_of_them(run_id, capsys):
@@ -127,6 +143,6 @@ def test_export_without_the_extra_says_what_to_install_at_once():
 
 
 def test_lines_of_the_table_have_the_width_of_its_header():
-    row = export.Export("litert_int8", "x", True, 0.1234, 0.1, 0.99, 0.9, 2.5e6, 1.25, 100.5, 1000)
-    assert len(export._line(row)) <= len(export.HEADER) <= 110
-    assert export._line(export.Export("onnx", "x", False)).split() == ["onnx", "no"]
+    row = export.Export("litert_int8", "dynamic range", "x", True, 0.1234, 0.1, 0.99, 0.9, 2.5e6, 1.25, 100.5, 1000)
+    assert export._line(row).index("yes") == export.HEADER.index("kept") and len(export._line(row)) <= 120
+    assert export._line(export.Export("onnx", "float32", "x", False)).split() == ["onnx", "no,", "float32"]

@@ -41,9 +41,10 @@ def test_litert_model_answers_as_keras_for_any_number_of_images_and_holds_its_cl
     assert capfd.readouterr().err == ""
 
 
-def test_quantized_litert_model_takes_and_returns_floats_and_answers_nearly_as_keras(model, tmp_path):
+@pytest.mark.parametrize("representative", [IMAGES, None], ids=["full integer", "dynamic range"])
+def test_quantized_litert_model_takes_and_returns_floats_and_answers_nearly_as_keras(model, tmp_path, representative):
     file = tmp_path / "model.tflite"
-    write_litert(model, file, metadata=METADATA, representative=IMAGES)
+    write_litert(model, file, metadata=METADATA, quantize=True, representative=representative)
     got = load_litert(file)(IMAGES)
     difference = compare(predict_on_cpu(model, IMAGES), got).max_difference
     assert got.dtype == np.float32 and 0 < difference < 0.1
