@@ -107,8 +107,11 @@ def run_export(command: ExportCommand, console: Console) -> list[Export]:
             exports = _export_all(model, metadata, dataset, subset, settings, logged_to, console)
             logged_to.log_table(TABLE, _table(exports), view=_table(exports))
             logged_to.write_model_card()
-            if refused := [export for export in exports if not export.kept]:
-                raise NotEqual("; ".join(f"{export.format} refused: {export.reason}" for export in refused))
+            kept = {export.format for export in exports if export.kept}
+            # of a format that was tried in several ways, the reason of the last
+            refused = {export.format: export.reason for export in exports if export.format not in kept}
+            if refused:
+                raise NotEqual("; ".join(f"{name} refused: {reason}" for name, reason in refused.items()))
 
     if pending := run.outbox.pending():
         console.print(pending)
@@ -176,13 +179,11 @@ def _export_all(
             tolerance = TOLERANCES[name] if settings.tolerance is None else settings.tolerance
             file = Path(temporary) / FORMATS[name].path
             for way, write in FORMATS[name].writers.items():
-                export = _export(name, way, write, source, file, images, tolerance)
-                console.print(_line(export))
-                if export.kept:
+                exports.append(_export(name, way, write, source, file, images, tolerance))
+                console.print(_line(exports[-1]))
+                if exports[-1].kept:
+                    _log(run, file)
                     break
-            if export.kept:
-                _log(run, file)
-            exports.append(export)
     console.print("")
     return [keras, *exports]
 
