@@ -1,13 +1,18 @@
-"""The command lines of evaluate, predict, report and doctor, and the names of models."""
+"""The command lines of evaluate, predict, export, report and doctor, and the names of models."""
+
+from importlib.util import find_spec
 
 import pytest
 
+from pipeline.config import commands
 from pipeline.config.commands import (
     DoctorConfig,
     EvaluateConfig,
+    ExportConfig,
     ReportConfig,
     parse_doctor,
     parse_evaluate,
+    parse_export,
     parse_model_uri,
     parse_predict,
     parse_report,
@@ -48,6 +53,40 @@ def test_parse_predict_takes_what_evaluate_takes(model, tmp_path):
     assert parse_predict([model, "--images", str(tmp_path)]).model == model
     with pytest.raises(UsageError, match="^model must be .* got newest$"):
         parse_predict(["newest", "--images", str(tmp_path)])
+
+
+def test_parse_export_takes_formats_with_commas():
+    assert parse_export(["latest"]) == ("latest", ExportConfig.build({}))
+    assert parse_export([ID, "--formats", "saved_model,onnx"]).settings.formats == ("saved_model", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["newest"], "^model must be .* got newest$"),
+        (["latest", "--formats", "onnxx"], "^formats must be .*; did you mean onnx"),
+        (["latest", "--formats", ""], "^formats must be "),
+        (["latest", "--tolerance", "-1"], "^tolerance must be a number from 0 to 1 or none"),
+        (["latest", "--images", "0"], "^images must be a whole number from 1 "),
+    ],
+)
+def test_parse_export_refuses_what_breaks_a_rule(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        parse_export(arguments)
+
+
+@pytest.mark.parametrize(
+    ("formats", "absent", "message"),
+    [
+        ("onnx", {"onnx", "onnxruntime"}, "^formats=onnx needs onnx and onnxruntime, which are not installed; try: "),
+        ("saved_model,litert", {"ai_edge_litert"}, "^formats=.* needs ai-edge-litert, which is not installed; try: "),
+    ],
+)
+def test_parse_export_without_the_extra_says_what_to_install(monkeypatch, formats, absent, message):
+    monkeypatch.setattr(commands, "find_spec", lambda name: None if name in absent else find_spec(name))
+    with pytest.raises(UsageError, match=message + r".* -c requirements\.lock -e '\.\[export\]'$"):
+        parse_export(["latest", "--formats", formats])
+    assert parse_export(["latest", "--formats", "saved_model"]).settings.formats == ("saved_model",)
 
 
 def test_parse_evaluate_refuses_another_model_and_a_missing_one():
