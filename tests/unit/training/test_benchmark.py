@@ -57,7 +57,7 @@ def test_median_seconds_ignores_the_first_call_and_one_slow_call(monkeypatch):
         calls.append(1)
         clock[0] += {1: 100.0, 3: 9.0}.get(len(calls), 0.5)
 
-    assert benchmark._median_seconds(call) == 0.5
+    assert benchmark.median_seconds(call) == 0.5
     assert len(calls) == 1 + benchmark.MIN_REPETITIONS
 
 
@@ -70,12 +70,12 @@ def test_median_seconds_repeats_for_two_seconds_from_3_to_200_times(monkeypatch,
         made.append(1)
         clock[0] += seconds
 
-    assert benchmark._median_seconds(call) == pytest.approx(seconds)
+    assert benchmark.median_seconds(call) == pytest.approx(seconds)
     assert len(made) == 1 + calls
 
 
 def test_times_are_of_the_whole_and_of_a_step(digits, monkeypatch):
-    monkeypatch.setattr(benchmark, "_median_seconds", lambda call: 0.25)
+    monkeypatch.setattr(benchmark, "median_seconds", lambda call: 0.25)
     assert benchmark.time_inference(TINY, digits) == 250
     seconds = benchmark.time_training_step(TINY, digits)
     assert seconds["step_seconds"] == 0.25 and 0.05 < seconds["tracing_seconds"] < 300
