@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-from mlflow.entities import LoggedModel
+from mlflow.models import get_model_info
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.config.training import TrainingConfig
@@ -22,7 +22,7 @@ from pipeline.evaluation.model_card import UNKNOWN, CardFacts, ClassResult, Data
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import read_csv_cell
 from pipeline.tracking.client import ModelVersion, NotFound, Run, TrackingClient
-from pipeline.tracking.models import MODEL, SERVED, logged_metadata
+from pipeline.tracking.models import MODEL
 from pipeline.tracking.query import PREDICTIONS_FILE, RECALLS_FILE, get_training_run, read_predictions
 from pipeline.tracking.tags import Tag
 from pipeline.tracking.test_set_access import access_count
@@ -67,10 +67,9 @@ def read_facts(client: TrackingClient, run: Run) -> CardFacts:
     """Return what was logged of a run's model."""
     tags, metrics = run.data.tags, run.data.metrics
     params, unusual = _settings(client, run)
-    model = _find_model(client, run)
-    metadata = logged_metadata(model) if model else {}
+    metadata, shape = _about_model(client, run)
     above = _run_with_data(client, run)
-    splits, source, shape = _data(above)
+    splits, source = _data(above)
     return CardFacts(
         run_id=run.info.run_id,
         run_name=run.info.run_name or "",
@@ -128,8 +127,14 @@ def _settings(client: TrackingClient, run: Run) -> tuple[dict[str, str], dict[st
     return recipe | params, {name: text for name, text in params.items() if text != defaults.text(name)}
 
 
-def _find_model(client: TrackingClient, run: Run) -> LoggedModel | None:
-    return client.find_logged_model(run, MODEL) or client.find_logged_model(run, SERVED)
+def _about_model(client: TrackingClient, run: Run) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Return what was logged with a run's model, and (height, width, channels) of its input; empty if it has none."""
+    model = client.find_logged_model(run, MODEL)
+    if model is None:
+        return {}, ()
+    about = get_model_info(model.model_uri)
+    first = about.signature.inputs.inputs[0] if about.signature else None
+    return about.metadata or {}, tuple(getattr(first, "shape", ())[1:])
 
 
 def _run_with_data(client: TrackingClient, run: Run) -> Run:
@@ -144,20 +149,18 @@ def _run_with_data(client: TrackingClient, run: Run) -> Run:
     return found
 
 
-def _data(run: Run) -> tuple[list[DataSplit], str, tuple[int, ...]]:
-    """Return the splits that a run has logged as its inputs, where they are from, and (height, width, channels)."""
+def _data(run: Run) -> tuple[list[DataSplit], str]:
+    """Return the splits that a run has logged as its inputs, and where they are from."""
     splits: list[DataSplit] = []
-    source, shape = "", ()
+    source = ""
     for one in run.inputs.dataset_inputs if run.inputs else ():
         context = next((tag.value for tag in one.tags if tag.key == MLFLOW_DATASET_CONTEXT), "")
         sizes = _parse(one.dataset.profile).get(CLASS_SIZES) or {}
         splits.append(DataSplit(context, one.dataset.digest, sizes))
         origin = _parse(one.dataset.source)
         source = str(origin.get("uri") or (origin.get("tags") or {}).get("source", ""))
-        columns = _parse(one.dataset.schema).get("mlflow_colspec") or [{}]
-        shape = tuple((columns[0].get("tensor-spec") or {}).get("shape", ())[1:])
     order = ["train", "validation", "test"]
-    return sorted(splits, key=lambda split: order.index(split.context) if split.context in order else 3), source, shape
+    return sorted(splits, key=lambda split: order.index(split.context) if split.context in order else 3), source
 
 
 def _changes(tags: Mapping[str, str]) -> dict[str, tuple[str, str]]:

@@ -45,11 +45,8 @@ def facts_of(run_id):
 
 
 def log_split(run_id, context, profile):
-    schema = json.dumps(
-        {"mlflow_colspec": [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, 8, 6, 3]}}]}
-    )
     source = json.dumps({"tags": {"source": "scikit-learn load_digits"}})
-    dataset = Dataset(f"digits {context}", f"digest-{context}-{run_id[:6]}", "code", source, schema, profile)
+    dataset = Dataset(f"digits {context}", f"digest-{context}-{run_id[:6]}", "code", source, profile=profile)
     given = DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
     mlflow.MlflowClient().log_inputs(run_id, datasets=[given])
 
@@ -58,7 +55,7 @@ def test_run_that_registers_ends_with_a_card_as_artifact_and_as_description_of_t
     card = card_of(registered.run_id)
     version = mlflow.MlflowClient().get_model_version(NAME, "1")
     assert version.description == card
-    for known in (f"models:/{NAME}/1", "champion", "there was no champion", RESIZE, ", ".join(CLASSES)):
+    for known in (f"models:/{NAME}/1", "champion: there was no champion", "8×6×3", RESIZE, ", ".join(CLASSES)):
         assert known in card
     assert "| **recipe** | not known |" in card and "| **test** | not tested |" in card
 
@@ -81,7 +78,7 @@ def test_read_facts_of_a_training_are_those_that_it_has_logged(store):
     train, test = facts.splits
     assert (train.context, train.class_sizes) == ("train", {})
     assert test == DataSplit("test", f"digest-test-{run_id[:6]}", {"cat": 3, "dog": 4})
-    assert (facts.image_shape, facts.data_source) == ((8, 6, 3), "scikit-learn load_digits")
+    assert facts.data_source == "scikit-learn load_digits"
     assert facts.evaluations == {"digits-test": {"ece": 0.02, "nll": 0.3}}
     assert facts.accesses == 1 and not facts.is_registered and facts.model_uri == f"runs:/{run_id}/model"
 
