@@ -104,14 +104,14 @@ class Image:
 
 
 def terminate(process):
-    """Send SIGTERM to the first process of a container, and end the container after twenty seconds."""
+    """Send SIGTERM to the first process of a container, and after a minute SIGKILL."""
     if process.poll() is not None:
         return
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for child in children:
         os.kill(int(child), 15)
     try:
-        process.wait(20)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
