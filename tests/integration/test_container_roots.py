@@ -98,12 +98,16 @@ def test_training_image_trains_as_its_user_on_a_read_only_file_system(training):
     assert (work / "mlflow.db").stat().st_uid == 10001
 
 
-def test_project_with_docker_env_trains_in_the_training_image(training, context, tmp_path):
+def test_project_with_docker_env_trains_in_the_training_image(training, context):
     """MLflow copies the project to /mlflow/projects/code of a new image, and starts an entry point's command there."""
     code = training.root / "mlflow/projects/code"
     shutil.copytree(context, code)
-    command = "cd /mlflow/projects/code && python -m pipeline train digits --epochs 1"
-    done = training.run("sh", "-c", command, MLFLOW_TRACKING_URI="sqlite:////work/project.db")
+    # Without a server artifacts would be in the folder, which is read-only
+    command = """cd /mlflow/projects/code
+        mlflow experiments create --experiment-name project --artifact-location /work/artifacts
+        python -m pipeline train digits --epochs 1"""
+    variables = {"MLFLOW_TRACKING_URI": "sqlite:////work/project.db", "MLFLOW_EXPERIMENT_NAME": "project"}
+    done = training.run("sh", "-euc", command, **variables)
     remove(training.root / "mlflow")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "\ntest accuracy " in done.stdout
