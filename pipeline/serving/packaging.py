@@ -29,7 +29,7 @@ PYFUNC_FILE = Path(__file__).parent / "pyfunc_model.py"
 # What it imports; each is copied into a served model too.
 CODE_FILES = [
     Path(pipeline.data.decode.__file__),
-    *map(Path(__file__).with_name, ("inference.py", "micro_batching.py", "scoring_app.py", "serving_metrics.py")),
+    *map(Path(__file__).with_name, ("served_network.py", "micro_batching.py", "scoring_app.py", "serving_metrics.py")),
 ]
 # What loading a model needs
 REQUIRED_PACKAGES = ("mlflow", "tensorflow", "keras", "numpy")

@@ -36,7 +36,7 @@ class Classifier(PythonModel):
         """Load the network, and put requests of several threads into its batches; see docs/serving.md."""
         # MLflow has put the folder of these files on sys.path by now
         self._decode = importlib.import_module("decode")
-        network = importlib.import_module("inference").load_network(context.artifacts)
+        network = importlib.import_module("served_network").load_network(context.artifacts)
         metrics = importlib.import_module("serving_metrics").ServingMetrics()
         _accept_json_only()
         self._classes: list[str] = context.model_config["classes"]

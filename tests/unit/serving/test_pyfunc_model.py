@@ -286,7 +286,9 @@ def test_metrics_count_requests_errors_by_kind_latencies_and_batches(address):
     after = counts(address)
     grown = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
     prefix = "convmixer_serving_"
-    assert {name: grown[name] for name in grown if name.startswith((f"{prefix}requests_total", f"{prefix}errors"))} == {
+    assert {
+        name: grown[name] for name in grown if name.startswith((f"{prefix}requests_total", f"{prefix}errors_total"))
+    } == {
         f'{prefix}requests_total{{status="200"}}': 1,
         f'{prefix}requests_total{{status="400"}}': 4,
         f'{prefix}requests_total{{status="415"}}': 1,

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.model.conv_mixer import conv_mixer
 from pipeline.serving.export.onnx_model import write_onnx
-from pipeline.serving.inference import LOGGER, available_cores, load_network
+from pipeline.serving.served_network import LOGGER, available_cores, load_network
 
 SHAPE = (16, 12, 3)
 IMAGES = np.random.default_rng(0).uniform(0, 255, (33, *SHAPE)).astype(np.float32)
