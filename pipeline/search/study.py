@@ -1,5 +1,6 @@
 """An Optuna study: its trials, what became of them, and how much of the budget is left."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -30,7 +31,7 @@ from pipeline.search.attributes import (
 from pipeline.search.coordination import AdvisoryLock, DriverRegistry, LockLease, lock_file
 from pipeline.search.feasible_space import FeasibleSpace
 from pipeline.search.limits import architecture, constraints
-from pipeline.search.promotion import RungPruner, checkpoints_folder, continued_trials
+from pipeline.search.promotion import RungPruner, checkpoints_folder, continued_trials, root
 from pipeline.search.proposals import OnSkipped, Proposals, TrialProposal
 from pipeline.search.pruners import build_pruner
 from pipeline.search.space import SearchSpec
@@ -296,8 +297,10 @@ class Study:
         tell_pruned(self.optuna_study, trial, violation=True)
 
     def complete(self, number: int, values: Sequence[float]) -> None:
-        """End a trial as complete, with a value for each metric."""
-        tell_complete(self.optuna_study, self._running.pop(number), values)
+        """End a trial as complete, with a value for each metric, and remove its checkpoints."""
+        trial = self._running.pop(number)
+        tell_complete(self.optuna_study, trial, values)
+        shutil.rmtree(checkpoints_folder(self.name) / str(root(trial)), ignore_errors=True)
 
     def prune(self, number: int, *, violation: bool = False) -> None:
         """End a trial as pruned.

@@ -4,15 +4,13 @@ import asyncio
 import atexit
 import os
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from pipeline.runtime.files import private_folder
+from pipeline.runtime.files import temporary_directory
 from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult
 from pipeline.search.executors.local import LocalExecutor
 from pipeline.search.executors.rung_checkpoints import CheckpointFile, newest_file, store_file
@@ -152,11 +150,11 @@ def _local_files(spec: TaskSpec) -> Iterator[TrialJob]:
     if job.weights is None and job.checkpoints is None:
         yield job
         return
-    with tempfile.TemporaryDirectory(dir=private_folder("tasks")) as folder:
-        weights = job.weights and Path(folder) / job.weights.name
+    with temporary_directory("tasks") as folder:
+        weights = job.weights and folder / job.weights.name
         if weights and spec.weights is not None:
             weights.write_bytes(spec.weights)
-        checkpoints = job.checkpoints and Path(folder) / "rungs"
+        checkpoints = job.checkpoints and folder / "rungs"
         if checkpoints and spec.checkpoint is not None:
             store_file(checkpoints, spec.checkpoint)
         yield replace(job, weights=weights, checkpoints=checkpoints)

@@ -150,3 +150,18 @@ def test_training_of_one_epoch_has_no_rung(study):
     assert [train(mine, value, most=1)[1] for value in (0.9, 0.1)] == [1, 1]
     assert [trial.state.name for trial in mine.trials()] == ["COMPLETE"] * 2
     assert mine.optuna_study.pruner.rungs == []
+
+
+def test_checkpoints_are_kept_until_the_trial_is_complete(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    mine = study()
+    folders = []
+    for value in (0.9, 0.8):
+        proposal = mine.ask()
+        folders.append(mine.checkpoints(proposal)["checkpoints"])
+        folders[-1].mkdir(parents=True)
+        if mine.report(proposal.number, 1, value):
+            mine.prune(proposal.number)
+        else:
+            mine.complete(proposal.number, [value])
+    assert [folder.exists() for folder in folders] == [False, True]
