@@ -170,11 +170,16 @@ def test_log_table_twice_leaves_one_table_that_mlflow_finds_with_its_rows_once(s
 
 
 @pytest.mark.parametrize(("source", "kind"), [("/some/folder", "local"), ("scikit-learn load_digits", "code")])
-def test_log_dataset_logs_digest_source_and_shape(store, source, kind):
+def test_log_dataset_logs_digest_source_shape_and_class_sizes(store, source, kind):
     digest = f"0123456789{kind}"  # MLflow keeps one data set for each name and digest
     with start_run(role=Role.RUN) as run:
         run.log_dataset(
-            name="digits train", source=source, digest=digest, context="train", shape=(8, 8, 1), class_sizes={"a": 3}
+            name="digits train",
+            source=source,
+            digest=digest,
+            context="train",
+            shape=(8, 8, 1),
+            class_sizes={"a": 3, "b": 0},
         )
     (given,) = found(run.id).inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest, given.dataset.source_type) == (

@@ -23,7 +23,7 @@ def test_log_run_metadata_names_the_run_after_its_recipe_or_else_its_data(recipe
     assert run.params.keys() == {"recipe", *TrainingConfig.model_fields}
     assert run.params["recipe"] == recipe and run.params["filters"] == "8"
     datasets = [named for method, _, named in run.calls if method == "log_dataset"]
-    same = {"source": "digits", "digest": "f00d", "shape": (8, 8, 1)}
+    same = {"source": "digits", "digest": "f00d", "shape": (8, 8, 1), "class_sizes": {"0": 1}}
     parts = ("train", "validation", "test")
     assert datasets == [same | {"name": f"digits {part}", "context": part} for part in parts]
     ((tags,),) = (arguments for method, arguments, _ in run.calls if method == "set_tags")
