@@ -229,6 +229,23 @@ def test_run_training_resumed_adds_the_seconds_before_and_counts_one_access_to_t
     assert logged.tags[Tag.TEST_SET_ACCESSES] == "1" and access_count(logged.tags, run_id=run_id, tested=False) == 1
 
 
+@pytest.mark.parametrize("register_as", [None, "settled"])
+def test_run_training_imports_onnx_before_anything_else_where_it_registers(monkeypatch, register_as):
+    steps = []
+
+    def refuse(devices):
+        steps.append("device")
+        raise UsageError("no device")
+
+    monkeypatch.setattr("pipeline.training.run.import_onnx", lambda: steps.append("onnx"))
+    monkeypatch.setattr("pipeline.training.run.select_device", refuse)
+    config = TrainingConfig.build({"dataset": "digits", "register_as": register_as})
+    dataset = load_dataset(config.data, seed=0)
+    with pytest.raises(UsageError, match="no device"):
+        run_training("digits", config, dataset, console=Console())
+    assert steps == (["onnx", "device"] if register_as else ["device"])
+
+
 def test_run_training_with_refit_says_so_and_makes_up_no_validation(client, experiment, capsys):
     settings = {"dataset": "digits", "filters": 4, "depth": 1, "kernel_size": 3, "epochs": 1, "precision": "float32"}
     settings |= {"train_examples": 100, "jit_compile": False, "fast_layers": False, "batch_norm_momentum": 0.1}
