@@ -176,6 +176,11 @@ def changed_files(folder: Path, kept: Mapping[str, str]) -> list[str]:
     return [name for name, digest in kept.items() if here.get(name) != digest]
 
 
+def list_files(path: Path) -> list[Path]:
+    """Return all files in a folder and below it, in their order; or the file itself."""
+    return sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 digest of a file, in hexadecimal."""
     with open(path, "rb") as file:

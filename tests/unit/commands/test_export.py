@@ -11,7 +11,6 @@ import onnxruntime
 import pandas as pd
 import pytest
 
-from pipeline.commands import export
 from pipeline.commands.main import run
 from pipeline.serving.export import formats
 from pipeline.tracking.tags import Tag
@@ -140,9 +139,3 @@ def test_export_without_the_extra_says_what_to_install_at_once():
         "error: formats=onnx needs onnx and onnxruntime, which are not installed; "
         f"try: {sys.executable} -m pip install -c requirements.lock -e '.[export]'\n"
     )
-
-
-def test_lines_of_the_table_have_the_width_of_its_header():
-    row = export.Export("litert_int8", "dynamic range", "x", True, 0.1234, 0.1, 0.99, 0.9, 2.5e6, 1.25, 100.5, 1000)
-    assert export._line(row).index("yes") == export.HEADER.index("kept") and len(export._line(row)) <= 120
-    assert export._line(export.Export("onnx", "float32", "x", False)).split() == ["onnx", "no,", "float32"]
