@@ -140,7 +140,7 @@ def test_infeasible_and_duplicate_trials_have_a_line_each_that_says_so(drive):
 
 
 def test_time_left_includes_the_final(drive, monkeypatch):
-    monkeypatch.setattr(loop, "final_seconds", lambda study, finals, *, slots: 60.0 * finals / slots)
+    monkeypatch.setattr(loop, "final_seconds", lambda study, record, *, slots: 60.0 * record.n_missing() / slots)
     drive(well, CONTINUOUS, "--trials", "2", "--final_top", "1", "--final_seeds", "3", slots=2)
     assert drive.console.lines[-1].endswith("[2 of 2, about 2 min left]")
 
