@@ -67,10 +67,10 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
         if command.settings.calibrate:
             _check_can_calibrate(validation, is_calibrated=is_calibrated, model=uri)
         model = load_model(client, uri)
+        subset = build_subset(dataset, command.settings.split, classes=model.classes, image_shape=model.image_shape)
         temperature = validation if isinstance(validation, str) else fit_on_validation(model, validation)
         if command.settings.calibrate:
             _check_can_calibrate(temperature, is_calibrated=is_calibrated, model=uri)
-        subset = build_subset(dataset, command.settings.split, classes=model.classes, image_shape=model.image_shape)
         console.print(
             f"model    {model.model_id} of run {training.run_id} ({training.run_name})",
             f"images   {subset}: {count(len(subset.split), 'image')}, {len(model.classes)} classes",
