@@ -171,6 +171,7 @@ def evaluation_batches(
     def gather(step: np.int64) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         return images.take(batch_positions[int(step)])
 
+    @tf.autograph.experimental.do_not_convert
     def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels, labels = _call_gather(gather, step, image_shape)
         return pixels, tf.one_hot(labels, classes)

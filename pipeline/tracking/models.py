@@ -63,7 +63,7 @@ class LoggedModel:
         import tensorflow as tf  # not above: it takes seconds, and the registry imports this module without need of it
 
         pixels = tf.TensorSpec((None, *self.image_shape), tf.float32)
-        return tf.function(lambda images: self.model(images, training=False), input_signature=[pixels])
+        return tf.function(lambda images: self.model(images, training=False), input_signature=[pixels], autograph=False)
 
 
 def load_model(client: TrackingClient, uri: str) -> LoggedModel:

@@ -56,7 +56,7 @@ def time_inference(config: TrainingConfig, dataset: Dataset) -> float:
 
 def time_prediction(model: keras.Model) -> float:
     """Return the median time in milliseconds from one image to its probabilities."""
-    predict = tf.function(lambda images: model(images, training=False))
+    predict = tf.function(lambda images: model(images, training=False), autograph=False)
     image = tf.constant(np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])), tf.float32)
     # the first call traces
     predict(image)

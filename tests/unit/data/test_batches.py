@@ -196,6 +196,11 @@ def test_evaluation_batches_hold_each_image_once_in_order_with_one_hot_labels():
     np.testing.assert_array_equal(result[0][1], [[1, 0], [0, 1], [1, 0], [0, 1]])
 
 
+def test_batches_are_traced_without_autograph(converted):
+    assert len(batches()) and len(evaluation_batches(Numbered(), image_shape=(1, 1, 1), classes=2, batch_size=4))
+    assert converted == []
+
+
 def test_evaluation_batches_with_another_image_shape_raise():
     result = evaluation_batches(Numbered(), image_shape=(2, 1, 1), classes=2, batch_size=4)
     with pytest.raises(tf.errors.InvalidArgumentError):

@@ -159,6 +159,24 @@ def test_gelu_batch_norm_in_float16_is_close_to_float32():
     np.testing.assert_allclose(gradient, tape.gradient(total, x), atol=5e-2)
 
 
+def test_fast_layers_are_traced_without_autograph(converted):
+    convolution, norm = (
+        cpu_layers.DepthwiseConv2DWithSkip(3, name="c"),
+        cpu_layers.GeluBatchNorm(momentum=0.9, name="n"),
+    )
+
+    # Of a size that no other test traces
+    @tf.function(autograph=False)
+    def gradient(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            y = norm(*convolution(images), training=True)
+        return tape.gradient(y, images)
+
+    assert np.isfinite(gradient(random(3, 7, 5, 6))).all()
+    assert converted == []
+
+
 def test_symbolic_outputs_have_the_shapes_and_types_of_the_computed_ones(policy):
     images = random(2, 8, 6, 3)
     patches = cpu_layers.PatchConv2D(5, 2, name="patches")
