@@ -227,8 +227,8 @@ def test_fit_starts_from_the_kernels_of_the_initializer(train):
     np.testing.assert_allclose(depthwise_kernels(result.model, 1), initializer((3, 3, 8, 1)), atol=1e-6)
 
 
-def test_fit_with_ema_changes_validation_and_weights_but_not_training(train, digits):
-    (raw, _), (averaged, _) = train(), train(ema_momentum=0.8)
+def test_fit_with_ema_changes_validation_and_weights_but_not_training(train, train_once, digits):
+    (raw, _, _), (averaged, _) = train_once(), train(ema_momentum=0.8)
     for name in ("loss", "accuracy"):
         assert raw.history[name] == averaged.history[name]
     assert raw.history["val_loss"] != averaged.history["val_loss"]
@@ -388,8 +388,8 @@ def test_layer_decay_shortens_the_steps_of_earlier_layers(train, digits):
         np.testing.assert_allclose(decayed[path] - before[path], share * (whole[path] - before[path]), atol=2e-6)
 
 
-def test_fit_with_initial_weights_starts_from_them(train, digits):
-    source, _ = train(epochs=1)
+def test_fit_with_initial_weights_starts_from_them(train_once, digits):
+    source, _, _ = train_once()
     layers = {layer.name: layer.get_weights() for layer in source.model.layers if layer.weights}
     initial = InitialWeights("models:/m-1", layers, {}, classes=digits.classes)
     result = fit(
@@ -444,15 +444,22 @@ def unequal(tmp_path_factory):
     return load_dataset(DataConfig(dataset=str(path)), seed=0)
 
 
+def rare_class_recall(unequal, **changes):
+    settings = {"epochs": 4, "batch_size": 8, "learning_rate": 0.01} | changes
+    result = fit(TINY.model_copy(update=settings), unequal)
+    batches = evaluation_batches(TINY, unequal, unequal.test)
+    predicted = result.model.predict(batches, verbose=0).argmax(axis=1)
+    labels = unequal.test.labels[unequal.test.rows]
+    return (predicted[labels == 1] == 1).mean()
+
+
+@pytest.fixture(scope="module")
+def recall_of_equal_images(unequal):
+    return rare_class_recall(unequal)
+
+
 @pytest.mark.parametrize(
     "settings", [{"class_weights": "balanced"}, {"sampling": "balanced"}], ids=["weights", "sampling"]
 )
-def test_rare_class_is_recognized_more_often_where_its_images_count_more(train, unequal, settings):
-    def recall(**changes):
-        result, _ = train(dataset=unequal, epochs=4, batch_size=8, learning_rate=0.01, **changes)
-        batches = evaluation_batches(TINY, unequal, unequal.test)
-        predicted = result.model.predict(batches, verbose=0).argmax(axis=1)
-        labels = unequal.test.labels[unequal.test.rows]
-        return (predicted[labels == 1] == 1).mean()
-
-    assert recall(**settings) > recall() + 0.1
+def test_rare_class_is_recognized_more_often_where_its_images_count_more(unequal, recall_of_equal_images, settings):
+    assert rare_class_recall(unequal, **settings) > recall_of_equal_images + 0.1
