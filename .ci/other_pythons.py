@@ -1,7 +1,8 @@
 """Run the demo and some quick tests on the other supported Pythons of this machine, each in an environment of its own.
 
-Of each minor version the oldest patch level is taken, because that is the one that may lack something. The Python that
-runs this script, on which `make test` runs the whole suite, is left out.
+They are tested side by side, each in one process. Of each minor version the oldest patch level is taken, because that
+is the one that may lack something. The Python that runs this script, on which `make test` runs the whole suite, is left
+out.
 """
 
 import json
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 PROJECT = Path(__file__).resolve().parents[1]
 UV = Path(sys.executable).with_name("uv")
@@ -37,22 +40,32 @@ TESTS = """
 
 
 def main() -> None:
-    """Test each interpreter in turn; end with exit code 1 at the first failure."""
-    found = {minor: oldest_patch_level(minor) for minor in MINORS}
-    for minor, interpreter in found.items():
+    """Install the environments in turn, then test all at once; end with exit code 1 if a test failed."""
+    environments = []
+    for minor in MINORS:
+        interpreter = oldest_patch_level(minor)
         if interpreter is None:
             here = " but this one" if platform.python_version().startswith(f"{minor}.") else ""
             print(f"skipped  Python {minor}: this machine has none{here}", flush=True)
             continue
         version, path = interpreter
         print(f"testing  Python {version} in {path}", flush=True)
-        started = time.monotonic()
-        environment = make_environment(version, path)
-        installed = time.monotonic()
-        if not (run_demo(environment) and run_tests(environment)):
-            sys.exit(f"failed   Python {version}; its environment is {environment}")
-        seconds = [installed - started, time.monotonic() - installed]
-        print(f"passed   Python {version}: installed in {seconds[0]:.0f} s, tested in {seconds[1]:.0f} s", flush=True)
+        # not side by side: each installation of the project writes to its folder
+        environments.append(make_environment(version, path))
+    with ThreadPoolExecutor(len(MINORS)) as pool:
+        passed = list(pool.map(test, environments))
+    sys.exit(0 if all(passed) else 1)
+
+
+def test(environment: Path) -> bool:
+    """Run the demo and the tests in an environment, print their output at the end, and return whether they passed."""
+    started = time.monotonic()
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        passed = run_demo(environment, output) and run_tests(environment, output)
+        output.seek(0)
+        print(f"{output.read()}{'passed' if passed else 'failed'}   {environment}", end="")
+    print(f" in {time.monotonic() - started:.0f} s", flush=True)
+    return passed
 
 
 def oldest_patch_level(minor: str) -> tuple[str, str] | None:
@@ -82,16 +95,16 @@ def make_environment(version: str, path: str) -> Path:
     sources = [PROJECT / "pyproject.toml", PROJECT / "requirements.lock"]
     if not ready.exists() or ready.stat().st_mtime < max(source.stat().st_mtime for source in sources):
         # uv needs no ensurepip, which Debian has in a package of its own
-        run([UV, "--quiet", "venv", "--clear", "--python", path, environment])
+        subprocess.run([UV, "--quiet", "venv", "--clear", "--python", path, environment], cwd=PROJECT, check=True)
         python = environment / "bin" / "python"
         install = ["pip", "install", "--python", python, "-c", "requirements.lock", "-e", ".[dev]"]
-        run([UV, "--quiet", "--system-certs", *install])
+        subprocess.run([UV, "--quiet", "--system-certs", *install], cwd=PROJECT, check=True)
         ready.touch()
     return environment
 
 
-def run_demo(environment: Path) -> bool:
-    """Run `make demo`'s command in the environment, with a tracking store that is removed; return whether it passed."""
+def run_demo(environment: Path, output: IO[str]) -> bool:
+    """Run the command of `make demo` for fewer epochs, with a tracking store that is removed; return if it passed."""
     with tempfile.TemporaryDirectory() as folder:
         variables = {
             "PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}",
@@ -99,20 +112,20 @@ def run_demo(environment: Path) -> bool:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         command = [environment / "bin" / "python", "-m", "mlflow", "run", PROJECT, "--env-manager", "local"]
-        return run([*command, "-P", "recipe=digits"], cwd=folder, env=os.environ | variables, check=False)
+        command += ["-P", "recipe=digits", "-P", "epochs=3"]
+        return run(command, cwd=folder, env=os.environ | variables, output=output)
 
 
-def run_tests(environment: Path) -> bool:
-    """Run the tests in the environment, two files at a time; return whether they passed."""
-    workers = ["--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--max-worker-restart", "0"]
-    return run([environment / "bin" / "python", "-m", "pytest", "-q", *workers, *TESTS], check=False)
+def run_tests(environment: Path, output: IO[str]) -> bool:
+    """Run the tests in the environment and return whether they passed."""
+    # the interpreters share the folder of the project, and their caches would overwrite each other
+    command = [environment / "bin" / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    return run(command, cwd=PROJECT, env=dict(os.environ), output=output)
 
 
-def run(
-    command: list[str | Path], *, cwd: str | Path = PROJECT, env: dict[str, str] | None = None, check: bool = True
-) -> bool:
-    """Run a command and return whether it succeeded."""
-    return subprocess.run(command, cwd=cwd, env=env, check=check).returncode == 0
+def run(command: list[str | Path], *, cwd: str | Path, env: dict[str, str], output: IO[str]) -> bool:
+    """Run a command, with its output to a file, and return whether it succeeded."""
+    return subprocess.run(command, cwd=cwd, env=env, stdout=output, stderr=output, check=False).returncode == 0
 
 
 if __name__ == "__main__":
