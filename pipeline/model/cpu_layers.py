@@ -4,7 +4,7 @@ A convolution here leaves its bias to the normalization after it, which adds it 
 batch norm and the residual. XLA compiles such chains of elementwise operations; convolutions and matrix products are
 TensorFlow's. Nothing here is saved or registered: a model to keep is built of Keras' layers.
 
-AutoGraph is off: there is no `if` on a tensor, and looking for one took 2.0 of the 5.6 s of processor time of the first
+AutoGraph is off: there is no `if` on a tensor, and looking for one took 1.4 of the 5.6 s of processor time of the first
 training of a process with the recipe `smoke`.
 """
 

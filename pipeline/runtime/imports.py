@@ -17,12 +17,13 @@ def slow_imports() -> Iterator[None]:
 
     TensorFlow's C++ writes start-up lines whatever TF_CPP_MIN_LOG_LEVEL is; what was written is shown only if an
     exception is raised. A signal's exception could be caught by the library that is being imported. The million objects
-    that TensorFlow and MLflow create stay: looking for garbage among them took 1.5 of 11.2 s of processor time.
+    that TensorFlow and MLflow create stay: looking for garbage among them took 1.5 of 11.2 s of processor time. Keras
+    does not find scikit-learn, which it would import, with SciPy, for wrappers that nothing here uses: a sixth of it.
     """
     # imported here, as `--help` has to be fast
     import tempfile
 
-    with _deferred_signals(), _no_garbage_collection(), tempfile.TemporaryFile() as captured:
+    with _deferred_signals(), _no_garbage_collection(), _hidden("sklearn"), tempfile.TemporaryFile() as captured:
         try:
             with captured_stderr(captured.fileno()):
                 yield
@@ -42,6 +43,21 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Context manager: a package that has not been imported yet appears as not installed until the block ends."""
+    if package in sys.modules:
+        yield
+        return
+    # which makes importing it raise ModuleNotFoundError
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if sys.modules[package] is None:
+            del sys.modules[package]
 
 
 @contextmanager

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from pipeline.tracking.run import TrackedRun
     from pipeline.training.initial_weights import InitialWeights
 
-# Modules that the fork server imports for all trials. Optuna is among them as the module of the search command imports
-# it, which every process imports.
-PRELOADED_MODULES = ("pipeline.training.run", "mlflow.store.tracking.sqlalchemy_store", "optuna")
+# Modules that the fork server imports for all trials.
+PRELOADED_MODULES = ("pipeline.search.executors.preload",)
 
 
 def train_trial(job: TrialJob, context: WorkerContext) -> None:

@@ -1,6 +1,7 @@
 """Slow imports: what their C code writes to standard error, and signals meanwhile."""
 
 import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -58,9 +59,26 @@ def import_nothing():
         pass
 
 
-def test_training_imports_at_its_start_what_it_needs_at_its_end():
+def test_slow_imports_hides_scikit_learn_unless_it_is_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "sklearn", raising=False)
+    with slow_imports(), pytest.raises(ModuleNotFoundError):
+        importlib.import_module("sklearn")
+    assert "sklearn" not in sys.modules
+    monkeypatch.setitem(sys.modules, "sklearn", signal)
+    with slow_imports():
+        assert importlib.import_module("sklearn") is signal
+    assert sys.modules["sklearn"] is signal
+
+
+def test_training_imports_at_its_start_what_it_needs_at_its_end_and_no_scikit_learn():
     """A broken installation ends a run before its first epoch, not after the last."""
     late = ["matplotlib.backends.backend_agg", "mlflow.tensorflow", "mlflow.pyfunc.model", "tensorflow.keras"]
-    code = "import sys, pipeline.training.run; print(*(name for name in sys.argv[1:] if name not in sys.modules))"
+    code = """
+import sys
+from pipeline.runtime.imports import slow_imports
+with slow_imports():
+    import pipeline.training.run
+print(*(name for name in sys.argv[1:] if name not in sys.modules), "sklearn" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code, *late], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    assert done.stdout == "\n"
+    assert done.stdout == "False\n"
