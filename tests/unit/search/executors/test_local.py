@@ -1,6 +1,7 @@
 """Trials in real processes on this machine that train, crash, hang or outlive their driver."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from pipeline.search.executors.slots import Gpu, make_slots
 from pipeline.tracking.tags import Tag, TrialOutcome
 from tests.support import misbehaving
 from tests.support.paths import ROOT
+from tests.support.stores import empty_database
 from tests.support.trial_driver import TINY, TrialDriver
 
 TWO_GPUS = make_slots([Gpu("GPU-one", 24_000), Gpu("1", 24_000)], trials_per_gpu=1, workers=1, cores=2)
@@ -48,6 +50,7 @@ def driver(local_executor):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_database(), folder / "mlflow.db")
     uri = f"sqlite:///{folder}/mlflow.db"
     client = mlflow.MlflowClient(uri)
     experiment = client.create_experiment("trials", artifact_location=str(folder / "artifacts"))
