@@ -256,8 +256,7 @@ def test_ray_image_is_a_head_as_kuberay_starts_it(context, debian, tmp_path_fact
         token = {"RAY_AUTH_TOKEN": "t0ken-of-the-tests-0123456789abcdef"}
         with image.running(tmp_path / "log.txt", *command, **token) as head:
             wait_until(lambda: image.is_healthy(**token), head, tmp_path / "log.txt")
-            ready = image.run("bash", "-c", READY, **token)
-            assert ready.returncode == 0, ready.stdout + ready.stderr
+            wait_until(lambda: image.run("bash", "-c", READY, **token).returncode == 0, head, tmp_path / "log.txt")
             done = image.run("python", "-c", DRIVER, **token)
             assert done.returncode == 0, done.stderr[-3000:] + (tmp_path / "log.txt").read_text()[-2000:]
             assert done.stdout.split()[-1] == "3.0"

@@ -26,6 +26,8 @@ def make_debian(suite, root, *packages):
     if made.returncode != 0 and any(words in made.stdout + made.stderr for words in UNREACHABLE):
         pytest.skip("Debian's packages cannot be reached")
     assert made.returncode == 0, made.stdout[-2000:]
+    # as Docker and Kubernetes write it into containers
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     if Path("/etc/resolv.conf").exists():
         shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
 
