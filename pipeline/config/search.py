@@ -81,7 +81,8 @@ class SearchConfig(Config, title="search"):
         None,
         ge=0,
         le=100_000,
-        description="epochs of each trial before it may be pruned, and of the first rung; none: half of all epochs",
+        description="epochs of each trial before it may be pruned, and of the first rung; none: half of all epochs, of "
+        "hyperband's first rung one in pruner_factor squared",
     )
     pruner_percentile: float = Field(
         25.0, gt=0, lt=100, description="percentile: keep a trial that is among the best so many percent"

@@ -30,6 +30,9 @@ def _warmup(settings: SearchConfig, epochs: int) -> int:
 
 def _rungs(settings: SearchConfig, epochs: int, *, brackets: bool) -> RungPruner:
     first = max(1, _warmup(settings, epochs))
+    if brackets and settings.pruner_epochs is None:
+        # trials are shared out among three first rungs: this one, the next, and the last epoch
+        first = max(1, epochs // settings.pruner_factor**2)
     return RungPruner(first=first, factor=settings.pruner_factor, epochs=epochs, brackets=brackets)
 
 

@@ -74,8 +74,10 @@ def test_asha_keeps_the_best_third_at_each_rung(epochs_of):
 
 
 def test_hyperband_spreads_trials_over_brackets_with_different_first_rungs(epochs_of):
-    ends = epochs_of("hyperband", [1 - number / 100 for number in range(30)], "--pruner_epochs", "1")
+    ends = epochs_of("hyperband", [1 - number / 100 for number in range(30)])
     assert {1, 3, 9} <= set(ends)
+    build = partial(build_pruner, SearchConfig.build({"pruner": "hyperband"}))
+    assert [build(epochs=epochs).rungs for epochs in (1, 2, 9, 100)] == [[], [1], [1, 3], [11, 33, 99]]
 
 
 def test_patience_stops_a_trial_that_has_stopped_improving(epochs_of):
