@@ -40,6 +40,6 @@ USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=6 \
-  CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"MLFLOW_PORT\"]}/ping', timeout=4)"]
+  CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"MLFLOW_PORT\"]}/ready', timeout=4)"]
 ENTRYPOINT ["/usr/bin/tini", "--"]
 CMD ["python", "-m", "mlflow", "models", "serve", "--model-uri", "/opt/ml/model", "--env-manager", "local"]
