@@ -28,7 +28,7 @@ from pipeline.search.study import Study
 
 FOLDER = Path(__file__).parent
 # Searches by the file of their curves
-RECORDED = {"kernel-patch-depth.csv": "small-grid"}
+RECORDED = {"kernel-patch-depth.csv": "small-grid", "conditional-grid.csv": "conditional-grid"}
 SEEDS = 20
 # half a point below the best accuracy
 TOLERANCE = 0.005

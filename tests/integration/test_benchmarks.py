@@ -65,7 +65,7 @@ def recorded(search):
     return cache(lambda name: search.RecordedCurves(search.parse_search([name]), files[name]))
 
 
-@pytest.mark.parametrize(("name", "configurations", "epochs"), [("small-grid", 45, 8)])
+@pytest.mark.parametrize(("name", "configurations", "epochs"), [("small-grid", 45, 8), ("conditional-grid", 216, 9)])
 def test_recorded_curves_cover_the_whole_grid(recorded, name, configurations, epochs):
     known = recorded(name)
     assert len(known.curves) == configurations == known.search.n_configurations()
@@ -108,7 +108,7 @@ def test_recorded_trials_have_text_and_empty_cells_and_are_found_again(search, b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["small-grid"])
+@pytest.mark.parametrize("name", ["small-grid", "conditional-grid"])
 def test_default_needs_a_third_of_randoms_epochs_and_fewer_than_optunas_defaults(search, recorded, name):
     known, epochs = recorded(name), {}
     for strategy in ("random, no pruning", "Optuna's Keras example", search.DEFAULT):

@@ -107,7 +107,8 @@ def test_artifacts_are_complete_and_agree_with_the_metrics(finished):
     images = {path for path in paths if path.startswith("images/")}
     compared = ("per_class", "test_predictions", "validation_predictions")
     tables = {f"{name}.{kind}" for name in compared for kind in ("csv", "json")}
-    assert paths - images == {"config.yaml", "history.csv", "validation_per_class.csv"} | tables | plots
+    files = {"config.yaml", "history.csv", "model_card.md", "validation_per_class.csv"}
+    assert paths - images == files | tables | plots
     listed = json.loads(logged.data.tags[Tag.LOGGED_ARTIFACTS])
     assert {table["path"] for table in listed} == {f"{name}.json" for name in compared} and len(listed) == 3
     keys = {path.removeprefix("images/").split("+step+")[0] for path in images}

@@ -69,7 +69,7 @@ def test_search_that_loses_its_cluster_fails_in_one_line_and_leaves_no_run_open(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: LosingExecutor())
     url = f"sqlite:///{tmp_path}/study.db"
-    search = make_search(tmp_path, CONTINUOUS, "--trials", "5", "--storage", url)
+    search = make_search(tmp_path, CONTINUOUS, "--trials", "5", "--storage", url, "--pruner", "none")
     with mlflow_store(tmp_path):
         assert run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
         runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")

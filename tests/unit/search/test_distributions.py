@@ -63,7 +63,7 @@ def test_values_and_description_of_a_distribution(distribution, known, words):
         ("depth: [1, 0]", "depth must be a whole number from 1 to 256, got '0'"),
         ("depth: [1, [2]]", "depth must be a whole number from 1 to 256, got ['2']"),
         ("depth: [1, 2, '1']", "depth must have each value once, got '1' twice"),
-        ("flip: [maybe]", "flip must be true or false, got 'maybe'"),
+        ("flip: [maybe]", "flip must be true, false or alternating, got 'maybe'"),
         ("schedule: [cosine, cosin]", "schedule must be constant, one_cycle or cosine, got 'cosin'"),
         ("depth: {low: 4}", "depth: a range must have a low and a high, got {'low': '4'}"),
         (
