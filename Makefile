@@ -72,7 +72,7 @@ bench: $(READY)  ## compare the training step with the Keras example's and PyTor
 bench-around: $(READY)  ## measure start-up, input pipeline, validation and tracking of a run
 	@$(BIN)/python experiments/benchmarks/around.py
 
-bench-search: $(READY)  ## compare search strategies on recorded curves (two minutes)
+bench-search: $(READY)  ## compare search strategies on recorded curves (about an hour)
 	@$(BIN)/python experiments/benchmarks/search.py
 
 bench-serving: $(READY)  ## measure start, memory, latency and throughput of a served model, and of a plain one (five minutes)
