@@ -139,9 +139,9 @@ def test_bad_flag_is_refused_in_one_line(search, flags, message):
 
 def test_misspelt_search_is_refused_with_the_list_and_the_nearest_name():
     assert usage_error(resolve, "smokee").endswith("or the path of a .yaml file, got 'smokee'; did you mean smoke?")
-    assert usage_error(resolve).startswith("name the search first: conditional-grid, kernel-patch-depth, ")
+    assert usage_error(resolve).startswith("name the search first: conditional, conditional-grid, kernel-patch-depth, ")
     assert usage_error(resolve, "--trials", "3").startswith(
-        "name the search first: conditional-grid, kernel-patch-depth, "
+        "name the search first: conditional, conditional-grid, kernel-patch-depth, "
     )
 
 
