@@ -241,7 +241,7 @@ def test_second_driver_is_refused_and_one_ctrl_c_stops_running_trials(uri, stora
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name the search first: conditional-grid"),
+        ([], "name the search first: conditional, conditional-grid"),
         (["smok"], "search must be one of"),
         (["smoke", "--trails", "3"], "unknown setting 'trails'; did you mean trials?"),
         (["smoke", "--learning_rate", "0.1"], "learning_rate must not be given, as it is searched"),
