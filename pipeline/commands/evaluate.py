@@ -7,7 +7,6 @@ figures. Each evaluation on the test set of the training data is counted there, 
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from pipeline.commands.evaluate_calibration import (
     describe_calibrated,
@@ -16,9 +15,9 @@ from pipeline.commands.evaluate_calibration import (
     validation_data,
 )
 from pipeline.commands.evaluate_results import EvaluationPlace, class_lines, log_evaluation, summarize
-from pipeline.config.commands import EvaluateCommand, EvaluateConfig
-from pipeline.data.dataset import Dataset
-from pipeline.data.subset import Subset, build_subset, check_not_trained_on, check_same_classes, reload_dataset
+from pipeline.commands.unseen_images import load_unseen_images
+from pipeline.config.commands import EvaluateCommand
+from pipeline.data.subset import Subset, build_subset
 from pipeline.evaluation.calibration import measure_scaled
 from pipeline.evaluation.robustness import BINS, EvaluationResult, evaluate_robustness
 from pipeline.runtime.console import Console
@@ -61,7 +60,13 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
 
     with close_if_unused(ProjectRun.find_below(training.run_id)):
         # what can be refused without TensorFlow, before that is imported
-        dataset = _load_dataset(training_run, command.settings, metadata)
+        dataset = load_unseen_images(
+            training_run,
+            metadata,
+            dataset=command.settings.dataset,
+            split_name=command.settings.split,
+            remedy="split=test, or a dataset of other images",
+        )
         validation = validation_data(training_run, dataset, command.settings)
         is_calibrated = logged_model.name == CALIBRATED
         if command.settings.calibrate:
@@ -123,25 +128,6 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
         console.print(line)
     console.print(f"run      {training.run_id}: {folder} among its metrics and artifacts")
     return result
-
-
-def _load_dataset(training_run: TrainingRun, config: EvaluateConfig, metadata: Mapping[str, Any]) -> Dataset:
-    """Load the images to evaluate on, other ones in the model's size, and check them against its metadata.
-
-    Raises:
-        UsageError: They cannot be read, have other classes, or are those that the model was trained on.
-    """
-    dataset = reload_dataset(
-        training_run.config.data,
-        seed=training_run.config.seed,
-        dataset=config.dataset,
-        image_size=metadata.get("image_size") if config.dataset else None,
-    )
-    has_validation = training_run.config.folds is None and not training_run.config.refit
-    check_not_trained_on(dataset, config.split, fingerprint=training_run.fingerprint, has_validation=has_validation)
-    if "classes" in metadata:
-        check_same_classes(dataset, metadata["classes"])
-    return dataset
 
 
 def _check_can_calibrate(found: object, *, is_calibrated: bool, model: str) -> None:

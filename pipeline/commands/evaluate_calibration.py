@@ -41,7 +41,7 @@ def validation_data(training_run: TrainingRun, dataset: Dataset, config: Evaluat
         dataset: The images to evaluate.
         config: Settings of the evaluation.
     """
-    if training_run.config.folds is not None or training_run.config.refit:
+    if not training_run.has_validation:
         return "the model was trained on the validation images too"
     if config.dataset is not None:
         try:

@@ -5,16 +5,16 @@ comparison are logged to the MLflow run that trained the model, below exports/; 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pipeline.config.commands import ExportCommand, ExportConfig
-from pipeline.data.dataset import Dataset
-from pipeline.data.subset import build_subset, check_not_trained_on, check_same_classes, reload_dataset
+from pipeline.commands.unseen_images import load_unseen_images
+from pipeline.config.commands import ExportCommand
+from pipeline.data.subset import build_subset
 from pipeline.runtime.console import Console
 from pipeline.runtime.errors import NotEqual
 from pipeline.runtime.files import list_files
@@ -25,7 +25,7 @@ from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.models import find_model, load_model, logged_metadata, resolve_model_uri
 from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
-from pipeline.tracking.query import TrainingRun, get_training_run
+from pipeline.tracking.query import get_training_run
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Role, Tag
 
@@ -56,11 +56,18 @@ def run_export(command: ExportCommand, console: Console) -> "list[Export]":
     training, settings = training_run.run.info, command.settings
 
     with close_if_unused(ProjectRun.find_below(training.run_id)):
-        dataset = _load_dataset(training_run, settings, metadata)
+        # the accuracy of the formats on images of the training would mislead
+        split = "all" if settings.dataset else "validation"
+        dataset = load_unseen_images(
+            training_run,
+            metadata,
+            dataset=settings.dataset,
+            split_name=split,
+            remedy="a dataset of other images",
+        )
         with slow_imports():
             from pipeline.commands.export_formats import describe_model, export_all
         model = load_model(client, uri)
-        split = "all" if settings.dataset else "validation"
         subset = build_subset(dataset, split, classes=model.classes, image_shape=model.image_shape)
         console.print(
             f"model    {model.model_id} of run {training.run_id} ({training.run_name})",
@@ -90,27 +97,6 @@ def run_export(command: ExportCommand, console: Console) -> "list[Export]":
         console.print(pending)
     console.print(f"run      {training.run_id}: {ARTIFACT_FOLDER} among its artifacts")
     return exports
-
-
-def _load_dataset(training_run: TrainingRun, settings: ExportConfig, metadata: Mapping[str, Any]) -> Dataset:
-    """Load the images to compare on, other ones in the model's size.
-
-    Raises:
-        UsageError: They cannot be read, have other classes, or are those that the model was trained on.
-    """
-    config = training_run.config
-    dataset = reload_dataset(
-        config.data,
-        seed=config.seed,
-        dataset=settings.dataset,
-        image_size=metadata.get("image_size") if settings.dataset else None,
-    )
-    if settings.dataset is None:
-        has_validation = config.folds is None and not config.refit
-        check_not_trained_on(dataset, "validation", fingerprint=training_run.fingerprint, has_validation=has_validation)
-    if "classes" in metadata:
-        check_same_classes(dataset, metadata["classes"])
-    return dataset
 
 
 def _table(exports: "Sequence[Export]") -> pd.DataFrame:

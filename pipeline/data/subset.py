@@ -90,27 +90,25 @@ def check_same_classes(dataset: Dataset, classes: Sequence[str]) -> None:
         )
 
 
-def check_not_trained_on(dataset: Dataset, split_name: str, *, fingerprint: str, has_validation: bool) -> None:
+def check_not_trained_on(
+    dataset: Dataset, split_name: str, *, fingerprint: str, has_validation: bool, remedy: str
+) -> None:
     """Raise UsageError if the images include those that the model was trained on.
 
     Args:
-        dataset: Those to evaluate on.
+        dataset: Those to measure the model on.
         split_name: test, validation or all.
         fingerprint: Fingerprint of the data set of the training run.
         has_validation: Whether validation images were held out of the training.
+        remedy: What to try instead.
     """
-    if dataset.fingerprint != fingerprint:
+    if dataset.fingerprint != fingerprint or split_name == "test" or (split_name == "validation" and has_validation):
         return
-    if split_name == "validation" and not has_validation:
-        raise UsageError(
-            f"split must be test for a model that was trained on the validation images too, got validation of "
-            f"{dataset.name}; try another dataset"
-        )
-    if split_name == "all":
-        raise UsageError(
-            f"split must be test or validation of the data that the model was trained on, got all of {dataset.name}; "
-            "try another dataset"
-        )
+    images = "all images" if split_name == "all" else "the validation images"
+    raise UsageError(
+        f"images must be others than those that the model was trained on, got {images} of {dataset.name}, its training "
+        f"data; try {remedy}"
+    )
 
 
 def _check_same_shape(dataset: Dataset, image_shape: tuple[int, int, int]) -> None:

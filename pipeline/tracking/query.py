@@ -44,6 +44,11 @@ class TrainingRun(NamedTuple):
     config: TrainingConfig
     fingerprint: str  # of its data; empty where it is not recorded
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether validation images were held out of the training."""
+        return self.config.folds is None and not self.config.refit
+
 
 def get_training_run(client: TrackingClient, run_id: str) -> TrainingRun:
     """Return a run with the settings and the data that it trained with.

@@ -15,6 +15,7 @@ from pipeline.commands.main import run
 from pipeline.serving.export import formats
 from pipeline.tracking.tags import Tag
 from pipeline.training import benchmark
+from tests.support.mlflow_project import run_project
 from tests.support.paths import ROOT
 from tests.support.stores import tracking_store
 
@@ -23,12 +24,17 @@ FILES = {"exports.csv", "exports.json", "model.json", "model.onnx", "model.tflit
 
 
 @pytest.fixture(scope="module")
-def run_id(tmp_path_factory):
-    """The id of a smoke run in a tracking store of its own."""
-    with tracking_store(tmp_path_factory.mktemp("tracking"), "exported"):
+def uri(tmp_path_factory):
+    with tracking_store(tmp_path_factory.mktemp("tracking"), "exported") as uri:
         mlflow.set_experiment("exported")
-        assert run(["train", "smoke"]) == 0
-        yield newest_run("run").info.run_id
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def run_id(uri):
+    """The id of a smoke run in a tracking store of its own."""
+    assert run(["train", "smoke"]) == 0
+    return newest_run("run").info.run_id
 
 
 @pytest.fixture(autouse=True)
@@ -48,20 +54,21 @@ def logged_files(run_id):
     return {file.path.removeprefix("exports/") for file in files}
 
 
-def test_export_logs_each_format_with_its_comparison_to_the_models_run(run_id, capsys):
-    assert run(["export", run_id, "--formats", ALL, "--images", "20"]) == 0
+def test_export_logs_each_format_with_its_comparison_to_the_models_run(uri, run_id):
+    result = run_project(uri, "exported", entry_point="export", model="latest", formats=ALL, images=20)
+    assert result.succeeded, result.stderr
     assert logged_files(run_id) == FILES
-    uri = f"runs:/{run_id}/exports"
-    table = pd.read_csv(mlflow.artifacts.download_artifacts(f"{uri}/exports.csv")).set_index("format")
+    exports = f"runs:/{run_id}/exports"
+    table = pd.read_csv(mlflow.artifacts.download_artifacts(f"{exports}/exports.csv")).set_index("format")
     assert table.index.tolist() == ["keras", *ALL.split(",")]
     assert table["kept"].all() and (table["max_difference"] <= table["tolerance"].fillna(0)).all()
     assert (table["images"] == 20).all() and (table[["latency_1_ms", "latency_16_ms"]] > 0).all().all()
     assert (table["bytes"].drop("keras") > 1000).all()
     assert table.loc["onnx", "accuracy"] == table.loc["keras", "accuracy"]
-    output = capsys.readouterr().out
-    assert all(name in output for name in table.index) and f"run      {run_id}: exports among its artifacts" in output
+    assert all(name in result.stdout for name in table.index)
+    assert f"run      {run_id}: exports among its artifacts" in result.stdout
 
-    session = onnxruntime.InferenceSession(mlflow.artifacts.download_artifacts(f"{uri}/model.onnx"))
+    session = onnxruntime.InferenceSession(mlflow.artifacts.download_artifacts(f"{exports}/model.onnx"))
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["classes"]) == [str(digit) for digit in range(10)] and about["resize"] == "stretch"
     own = newest_run("export")
@@ -116,9 +123,21 @@ def without_contrast(source):
     return formats.Source(source.model, source.metadata, np.zeros_like(source.representative))
 
 
-def test_export_of_other_images_compares_on_all_of_them(run_id, capsys):
-    assert run(["export", run_id, "--dataset", "digits", "--images", "5"]) == 0
-    assert "images   digits, all images: 5 images" in capsys.readouterr().out
+def test_export_of_other_images_compares_on_all_of_them(run_id, capsys, tmp_path):
+    images, labels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "others.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    assert run(["export", run_id, "--dataset", str(tmp_path / "others.npz")]) == 0
+    assert "images   others, all images: 40 images" in capsys.readouterr().out
+
+
+def test_export_refuses_to_compare_on_images_of_the_training(run_id, capsys):
+    before = mlflow.search_runs(experiment_names=["exported"], output_format="list")
+    assert run(["export", run_id, "--dataset", "digits"]) == 2
+    assert capsys.readouterr().err == (
+        "error: images must be others than those that the model was trained on, got all images of digits, its training "
+        "data; try a dataset of other images\n"
+    )
+    assert len(mlflow.search_runs(experiment_names=["exported"], output_format="list")) == len(before)
 
 
 def test_export_without_the_extra_says_what_to_install_at_once():

@@ -1,0 +1,57 @@
+"""Images for a trained model: in its size, of its classes, and none that it was trained on."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pipeline.commands.unseen_images import load_unseen_images
+from pipeline.config.training import DataConfig, TrainingConfig
+from pipeline.data.dataset import load_dataset
+from pipeline.runtime.errors import UsageError
+from pipeline.tracking.query import TrainingRun
+
+DIGITS = [str(digit) for digit in range(10)]
+
+
+@pytest.fixture(scope="module")
+def fingerprint():
+    return load_dataset(DataConfig(dataset="digits"), seed=0).fingerprint
+
+
+def load(fingerprint, *, dataset=None, split="validation", metadata=None, **settings):
+    run = TrainingRun(SimpleNamespace(), TrainingConfig.build({"dataset": "digits", **settings}), fingerprint)
+    metadata = metadata or {"classes": DIGITS, "image_size": [8, 8]}
+    return load_unseen_images(run, metadata, dataset=dataset, split_name=split, remedy="others")
+
+
+@pytest.fixture
+def others(tmp_path):
+    """The path of images in another size."""
+    images, labels = np.zeros((20, 12, 10, 1), np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "others.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return str(tmp_path / "others.npz")
+
+
+def test_other_images_get_the_size_of_the_model_and_the_runs_own_keep_theirs(fingerprint, others):
+    metadata = {"classes": DIGITS, "image_size": [6, 6]}
+    assert load(fingerprint, dataset=others, split="all", metadata=metadata).image_shape == (6, 6, 1)
+    assert load(fingerprint, metadata=metadata).image_shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize("settings", [{"refit": True}, {"folds": 3}])
+def test_validation_images_that_the_model_was_trained_on_are_refused(fingerprint, others, settings):
+    with pytest.raises(UsageError, match="got the validation images of digits, its training data; try others"):
+        load(fingerprint, **settings)
+    assert load(fingerprint, split="test", **settings).name == "digits"
+    assert load(fingerprint, dataset=others, split="all", **settings).name == "others"
+
+
+def test_the_training_data_named_as_other_images_are_refused(fingerprint):
+    with pytest.raises(UsageError, match="got all images of digits, its training data"):
+        load(fingerprint, dataset="digits", split="all")
+
+
+def test_images_of_other_classes_than_the_models_are_refused(fingerprint):
+    with pytest.raises(UsageError, match="must be the model's 2, in any order: digits has 2, 3"):
+        load(fingerprint, metadata={"classes": ["0", "1"]})
