@@ -19,8 +19,8 @@ from pipeline.search.space import SearchSpec
 from pipeline.search.trial_states import enqueue, history, tell_duplicate, tell_pruned
 from pipeline.search.tried import TriedConfigurations
 
-# Draws in a row that repeat an earlier configuration, before an untried one is taken at random. On recorded curves 30 find
-# the best no sooner, and leave several times as many duplicates in the study, which slow each later draw.
+# Draws in a row that repeat an earlier configuration, before an untried one is taken at random. On recorded curves 30
+# find the best no sooner, and leave several times as many duplicates in the study, which slow each later draw.
 MAX_REDRAWS = 3
 
 # Told the number and the settings of a trial for which nothing is trained, and why
