@@ -34,6 +34,7 @@ import psutil
 from pipeline.config.recipe import read_recipe
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.environment import set_environment
+from pipeline.runtime.imports import slow_imports
 
 RECIPE, IMAGE_SHAPE, CLASSES = "baseline", (32, 32, 3), 10
 CLIENTS = (1, 8, 32)
@@ -77,11 +78,13 @@ def main() -> None:
 def register_model(folder: Path) -> None:
     """Register a network of the recipe's shape, with its artifacts below a folder."""
     # imported here, after the environment has been set
-    from pipeline.model.conv_mixer import conv_mixer
-    from pipeline.serving.packaging import COMPARED_IMAGES, save_pyfunc
-    from pipeline.tracking.lifecycle import start_run
-    from pipeline.tracking.tags import Role
+    with slow_imports():
+        from pipeline.model.conv_mixer import conv_mixer
+        from pipeline.serving.packaging import COMPARED_IMAGES, import_onnx, save_pyfunc
+        from pipeline.tracking.lifecycle import start_run
+        from pipeline.tracking.tags import Role
 
+        import_onnx()
     # MLflow stores artifacts below the working directory.
     os.chdir(folder)
     config = TrainingConfig.build(read_recipe(RECIPE))
