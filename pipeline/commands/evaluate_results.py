@@ -105,8 +105,8 @@ def explanations(result: EvaluationResult, subset: Subset, model: LoggedModel, *
             _explain(model, subset, probabilities, successes, seconds),
             title=titled("Class activation maps of successes", subject),
             notes=[
-                f"of {of - wrong:,} right predictions the most confident of each class: maps of that class and of the "
-                "second most probable one"
+                f"{len(successes)} of {of - wrong:,} right predictions, the most confident ones of different classes "
+                "first: maps of that class and of the second most probable one"
             ],
             none=f"no successes in {count(of, 'image')}",
         ),

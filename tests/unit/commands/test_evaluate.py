@@ -103,6 +103,14 @@ def test_evaluate_logs_to_the_training_run_and_keeps_its_status(evaluated, run_i
     assert f"run      {run_id}: {METRICS} among its metrics and artifacts" in output
 
 
+def test_evaluate_says_how_many_of_the_right_predictions_have_maps(evaluated, run_id):
+    table = read_table(run_id, "digits-test/predictions.csv")
+    right = (table["label"] == table["predicted"]).sum()
+    folder = f"runs:/{run_id}/evaluation/digits-test"
+    svg = Path(mlflow.artifacts.download_artifacts(f"{folder}/class_activation_successes.svg")).read_text()
+    assert f"8 of {right} right predictions, " in svg, "there are more classes than that"
+
+
 def test_evaluate_prints_a_line_for_each_class_and_the_calibration_before_and_after(evaluated, run_id):
     output, _, after = evaluated
     lines = output.splitlines()
