@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, NoReturn
 
 from pipeline.runtime.console import Console, configure_logging, print_exception
@@ -201,19 +202,31 @@ def _evaluate(arguments: Sequence[str], console: Console) -> None:
     from pipeline.config.commands import parse_evaluate
 
     command = parse_evaluate(arguments)
+    with _ready_to_measure(command.settings.dataset, temporary="evaluations"):
+        with slow_imports():
+            from pipeline.commands.evaluate import run_evaluation
+        run_evaluation(command, console)
+
+
+@contextmanager
+def _ready_to_measure(dataset: str | None, *, temporary: str) -> Iterator[None]:
+    """Context manager: check what measuring a logged model needs, and handle signals meanwhile.
+
+    Args:
+        dataset: Name or path of images other than the model's own.
+        temporary: Name of the folder of the command's temporary files.
+    """
     read_keras_config(os.environ)
     check_local_store()
     from pipeline.data.dataset import check_dataset_exists
     from pipeline.notifications.notifier import deliver_pending
     from pipeline.runtime.files import check_cache_writable, temporary_files
 
-    if command.settings.dataset is not None:
-        check_dataset_exists(command.settings.dataset)
+    if dataset is not None:
+        check_dataset_exists(dataset)
     check_cache_writable()
-    with handle_signals(), stop_with_parent(), deliver_pending(os.environ), temporary_files("evaluations"):
-        with slow_imports():
-            from pipeline.commands.evaluate import run_evaluation
-        run_evaluation(command, console)
+    with handle_signals(), stop_with_parent(), deliver_pending(os.environ), temporary_files(temporary):
+        yield
 
 
 def _predict(arguments: Sequence[str], console: Console) -> None:
@@ -236,16 +249,7 @@ def _export(arguments: Sequence[str], console: Console) -> None:
     from pipeline.config.commands import parse_export
 
     command = parse_export(arguments)
-    read_keras_config(os.environ)
-    check_local_store()
-    from pipeline.data.dataset import check_dataset_exists
-    from pipeline.notifications.notifier import deliver_pending
-    from pipeline.runtime.files import check_cache_writable, temporary_files
-
-    if command.settings.dataset is not None:
-        check_dataset_exists(command.settings.dataset)
-    check_cache_writable()
-    with handle_signals(), stop_with_parent(), deliver_pending(os.environ), temporary_files("exports"):
+    with _ready_to_measure(command.settings.dataset, temporary="exports"):
         with slow_imports():
             from pipeline.commands.export import run_export
         run_export(command, console)

@@ -17,8 +17,8 @@ import requests
 import yaml
 
 from tests.conftest import CALLERS_CACHE
-from tests.support.debian import SUITES, isolated, make_debian, needs_debootstrap
-from tests.support.image_roots import build, remove
+from tests.support.debian import SUITES, isolated, make_debian, needs_debootstrap, remove
+from tests.support.image_roots import build
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.postgres import PASSWORD, USER, running_postgres

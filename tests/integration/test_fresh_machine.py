@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.debian import CERTIFICATES, SUITES, isolated, make_debian, needs_debootstrap, network_settings
+from tests.support.debian import (
+    CERTIFICATES,
+    SUITES,
+    isolated,
+    make_debian,
+    needs_debootstrap,
+    network_settings,
+    remove,
+)
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.slow, *needs_debootstrap]
@@ -32,7 +40,7 @@ def debian(request, tmp_path_factory):
     subprocess.run(["git", "clone", "--quiet", ROOT, root / "home/user/my project"], check=True)
     subprocess.run(["chroot", root, "chown", "-R", "user:user", "/home/user"], check=True)
     yield root
-    shutil.rmtree(root)
+    remove(root)
 
 
 def as_user(root, *command, **variables):

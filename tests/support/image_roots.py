@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from tests.support.debian import CERTIFICATES, isolated, network_settings, unshared
+from tests.support.debian import CERTIFICATES, isolated, network_settings, remove, unshared
 from tests.support.dockerfile import assignments, expand, read_dockerfile, read_ignored
 
 # Where this machine's certificates are while an image is built. They are no part of it.
@@ -144,11 +144,6 @@ def build(dockerfile, context, base, folder, cache, **arguments):
     for name in earlier:
         remove(images[name].root)
     return images[last]
-
-
-def remove(folder):
-    """Remove a root; an environment has 60,000 files, for which shutil.rmtree takes minutes on a busy machine."""
-    subprocess.run(["rm", "-rf", folder], check=True)
 
 
 def _apply(instruction, image, images, context, cache, given, arguments):

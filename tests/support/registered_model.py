@@ -4,6 +4,7 @@ from functools import partial
 from typing import NamedTuple
 
 import keras
+import mlflow
 import numpy as np
 
 from pipeline.serving.packaging import save_keras, save_pyfunc
@@ -38,7 +39,9 @@ def register_model(folder):
     """Log a finished run in a tracking store of its own; its model is version 1 and the champion."""
     model = build_model()
     with tracking_store(folder, "registering") as uri:
-        with start_run(role=Role.RUN) as run:
+        # the default one has its artifacts in the folder of this process
+        experiment = mlflow.get_experiment_by_name("registering")
+        with start_run(role=Role.RUN, experiment_id=experiment.experiment_id) as run:
             save = partial(save_keras, model=model, classes=CLASSES, resize=RESIZE)
             run.log_model(partial(save, example=np.zeros((1, *SHAPE), np.float32)))
             serve = partial(save_pyfunc, model=model, classes=CLASSES, resize=RESIZE)
