@@ -254,7 +254,9 @@ def test_ray_image_is_a_head_as_kuberay_starts_it(context, debian, tmp_path_fact
         start = "ulimit -n 65536; ray start --head --block --dashboard-host=0.0.0.0 --num-cpus=2 --memory=2000000000"
         command = ["/bin/bash", "-lc", "--", start]
         token = {"RAY_AUTH_TOKEN": "t0ken-of-the-tests-0123456789abcdef"}
-        with image.running(tmp_path / "log.txt", *command, **token) as head:
+        # by default 15, so that what else this machine does would hold up the imports of a task for minutes
+        niceness = {"RAY_worker_niceness": "0"}
+        with image.running(tmp_path / "log.txt", *command, **token, **niceness) as head:
             wait_until(lambda: image.is_healthy(**token), head, tmp_path / "log.txt")
             wait_until(lambda: image.run("bash", "-c", READY, **token).returncode == 0, head, tmp_path / "log.txt")
             done = image.run("python", "-c", DRIVER, **token)
