@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 
 import psutil
 
+from pipeline.runtime.compilation_cache import describe_compilation_cache
 from pipeline.runtime.environment import describe_overridden
 from pipeline.runtime.errors import NotFound, TrackingError, UsageError
 from pipeline.runtime.files import cache_folder, check_cache_writable
@@ -148,7 +149,7 @@ def check_cache() -> Iterator[CheckResult]:
     yield CheckResult(
         "ok",
         f"cache {cache_folder()}: {len(datasets)} decoded data sets ({_gigabytes(datasets):.1f} GB), checkpoints of "
-        f"{len(checkpoints)} unfinished runs ({_gigabytes(checkpoints):.1f} GB)",
+        f"{len(checkpoints)} unfinished runs ({_gigabytes(checkpoints):.1f} GB), {describe_compilation_cache()}",
     )
 
 

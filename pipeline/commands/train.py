@@ -11,6 +11,7 @@ from pipeline.config.recipe import TrainCommand
 from pipeline.config.weights_from import weights_file
 from pipeline.data.dataset import load_dataset
 from pipeline.notifications.notifier import Notifier
+from pipeline.runtime.compilation_cache import use_compilation_cache
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import check_single_host
 from pipeline.runtime.files import check_cache_writable, temporary_files
@@ -38,6 +39,8 @@ def train(command: TrainCommand, console: Console, notifier: Notifier | None = N
         NothingToDo: The run to resume has finished.
         UsageError: The settings, the data, the device or the tracking store cannot be used.
     """
+    # before anything imports TensorFlow
+    use_compilation_cache(os.environ)
     with _open_resume_point(command) as resume_point:
         config = resume_point.config if resume_point else command.config
         check_cache_writable()

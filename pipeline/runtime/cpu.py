@@ -43,6 +43,12 @@ def has_bfloat16() -> bool:
     return not BFLOAT16_FLAGS.isdisjoint(_cpuinfo("flags").split())
 
 
+def instructions() -> str:
+    """Return the flags of the processor's instructions as the system lists them; empty if it does not."""
+    # ARM's name for them is the second
+    return _cpuinfo("flags") or _cpuinfo("Features")
+
+
 def run_operations_serially() -> None:
     """Make TensorFlow run operations one after the other, each on all cores, unless TF_NUM_INTEROP_THREADS is set.
 

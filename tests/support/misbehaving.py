@@ -1,5 +1,6 @@
 """Trial functions that crash, hang, exit or report, for the tests of executors; imports nothing slow."""
 
+import json
 import os
 import resource
 import signal
@@ -101,6 +102,10 @@ def step_forever(job, context):
     while True:
         time.sleep(0.01)
         context.raise_if_stopped()
+
+
+def print_xla_flags(job, context):
+    print(json.dumps(os.environ["TF_XLA_FLAGS"]))
 
 
 def three_epochs(job, context):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.runtime import out_of_memory
+from pipeline.runtime.compilation_cache import limit_compilation_cache, use_compilation_cache
 from pipeline.runtime.environment import environment_changes
 from pipeline.runtime.files import temporary_directory
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
@@ -174,9 +175,11 @@ class LocalExecutor(Executor):
         self._failed_starts: list[EpochReport | TrialResult] = []
         self._known_oom_kills = out_of_memory.oom_kill_count()
         self._resources = ExitStack()
+        self._compilation: dict[str, str] = {}  # what makes trials keep what is compiled for them
 
     def __enter__(self) -> Self:
         self._folder = self._resources.enter_context(temporary_directory("trials"))
+        self._compiled = use_compilation_cache(self._compilation)
         self._start_fork_server()
         return self
 
@@ -266,7 +269,7 @@ class LocalExecutor(Executor):
 
     def _start_fork_server(self) -> None:
         # a node of a cluster has an environment of its own
-        changes = environment_changes(os.environ) | ENVIRONMENT
+        changes = environment_changes(os.environ) | ENVIRONMENT | self._compilation
         forkserver.start(self._preloaded, changes, log=self._folder / FORK_SERVER_LOG)
 
     def _wait(self, seconds: float) -> list[EpochReport | TrialResult]:
@@ -298,6 +301,8 @@ class LocalExecutor(Executor):
         shutil.rmtree(worker.folder, ignore_errors=True)
         worker.process.close()
         del self._workers[worker.job.number]
+        if self._compiled:
+            limit_compilation_cache(self._compiled)
         self._free_slots.append(worker.slot)
         return worker.trial_result(result, tail)
 

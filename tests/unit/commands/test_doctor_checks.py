@@ -70,7 +70,9 @@ def test_check_cache_counts_what_it_holds(monkeypatch, tmp_path):
     disk, content = doctor_checks.check_cache()
     assert str(tmp_path) in disk.text and disk.state in {"ok", "warning", "error"}
     assert content.state == "ok"
-    assert content.text.endswith("1 decoded data sets (0.1 GB), checkpoints of 1 unfinished runs (0.0 GB)")
+    assert content.text.endswith(
+        "1 decoded data sets (0.1 GB), checkpoints of 1 unfinished runs (0.0 GB), 0 compiled functions (0.0 MB)"
+    )
 
 
 def test_check_cache_that_cannot_be_written_is_an_error(monkeypatch):

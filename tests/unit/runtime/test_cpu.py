@@ -62,3 +62,11 @@ def test_processor_without_cpuinfo_has_a_name_and_no_bfloat16(tmp_path, monkeypa
     monkeypatch.setattr(cpu, "CPUINFO", str(tmp_path / "not there"))
     assert cpu.processor_name()
     assert not cpu.has_bfloat16()
+
+
+def test_instructions_are_those_of_the_system(tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(cpu, "CPUINFO", str(file))
+    for text, expected in (("flags\t: fpu avx\n", "fpu avx"), ("Features\t: fp asimd\n", "fp asimd"), ("", "")):
+        file.write_text(text)
+        assert cpu.instructions() == expected

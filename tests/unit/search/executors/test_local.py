@@ -1,5 +1,6 @@
 """Trials in real processes on this machine that train, crash, hang or outlive their driver."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from pipeline.runtime import out_of_memory
 from pipeline.runtime.cpu import has_bfloat16
+from pipeline.runtime.files import cache_folder
 from pipeline.search.executors import local
 from pipeline.search.executors.base import EpochReport, TrialResult
 from pipeline.search.executors.local import LocalExecutor
@@ -75,6 +77,11 @@ def wait_until(condition, seconds=10):
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return value
+
+
+def test_trials_keep_what_is_compiled_for_them_in_the_cache(driver):
+    folder = json.loads(driver.run("print_xla_flags").output_tail)
+    assert f'="{cache_folder("compiled")}/' in folder
 
 
 def test_trained_trial_logs_settings_metrics_and_outcome_to_its_run(driver, store):
