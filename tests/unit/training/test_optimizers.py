@@ -5,10 +5,12 @@ from typing import get_args
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from pipeline.config.training import OptimizationConfig
 from pipeline.model.conv_mixer import conv_mixer
-from pipeline.training.optimizers import OPTIMIZERS, build_optimizer
+from pipeline.training.optimizers import OPTIMIZERS, ShortTraceMixin, build_optimizer
 from pipeline.training.schedules import LearningRateSchedule
 
 RATE, FILTERS = 0.01, 24
@@ -115,3 +117,34 @@ def test_share_of_the_learning_rate_scales_step_and_decay_of_its_variables(kind)
     shared = first_step(kind, weight_decay=0.1, share_of=share_of)
     for path, step in whole.items():
         np.testing.assert_allclose(shared[path], share_of(path) * step, rtol=1e-2, atol=1e-7, err_msg=path)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_steps_are_those_of_keras_with_fewer_operations(kind, monkeypatch):
+    short, short_count = trained(kind)
+    monkeypatch.setattr(ShortTraceMixin, "_apply_adam", lambda *arguments: False)
+    monkeypatch.setattr(ShortTraceMixin, "_backend_apply_gradients", BaseOptimizer._backend_apply_gradients)
+    keras_own, keras_count = trained(kind)
+    for path, weight in short.items():
+        np.testing.assert_allclose(weight, keras_own[path], rtol=1e-4, atol=1e-6)
+    assert short_count < 0.7 * keras_count
+
+
+def trained(kind):
+    """Return the weights after five steps of a schedule, and the number of operations of a step."""
+    variables = initial_weights()
+    random = np.random.default_rng(0)
+    schedule = LearningRateSchedule("one_cycle", peak=RATE, steps=5, warmup_fraction=0.4)
+    config = OptimizationConfig.build({"optimizer": kind, "weight_decay": 0.1, "clip_norm": 1.0})
+    optimizer = build_optimizer(config, schedule)
+    optimizer.build(list(variables.values()))
+
+    @tf.function(autograph=False)
+    def step(gradients):
+        optimizer.apply(gradients, list(variables.values()))
+
+    for _ in range(5):
+        gradients = [tf.constant(random.standard_normal(weight.shape), tf.float32) for weight in variables.values()]
+        step(gradients)
+    operations = step.get_concrete_function(gradients).graph.get_operations()
+    return {path: np.array(weight) for path, weight in variables.items()}, len(operations)
