@@ -33,7 +33,10 @@ def test_slow_imports_shows_it_if_an_exception_is_raised(capfd):
 def test_slow_imports_collects_no_garbage_until_they_are_done():
     with slow_imports():
         assert not gc.isenabled()
+        before, imported = gc.get_freeze_count(), [[]]
     assert gc.isenabled()
+    assert gc.get_freeze_count() > before, "later collections pass over what was imported"
+    assert not any(known is imported for known in gc.get_objects())
 
 
 def test_slow_imports_lets_a_signal_wait_until_they_are_done(capfd):
