@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-pythons check docs bench bench-around bench-search bench-serving soak mutants kills audit ui lock clean
+.PHONY: help demo test test-long test-pythons check docs bench bench-around bench-gpu bench-search bench-serving soak mutants kills audit ui lock clean
 
 # An activated environment, or packages installed elsewhere, must not have any influence. MLFLOW_* variables may.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
@@ -71,6 +71,9 @@ bench: $(READY)  ## compare the training step with the Keras example's and PyTor
 
 bench-around: $(READY)  ## measure start-up, input pipeline, validation and tracking of a run
 	@$(BIN)/python experiments/benchmarks/around.py
+
+bench-gpu: $(READY)  ## measure steps, searches and failures on a GPU, within eight minutes; tiny without one
+	@$(BIN)/python experiments/benchmarks/gpu.py
 
 bench-search: $(READY)  ## compare search strategies on recorded curves (about an hour)
 	@$(BIN)/python experiments/benchmarks/search.py

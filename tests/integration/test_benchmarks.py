@@ -1,9 +1,16 @@
-"""Benchmarks: the ablation study resumes where it was interrupted; searches count epochs right and need few of them."""
+"""Benchmarks: the ablation study resumes where it was interrupted; searches count epochs right and need few of them.
+
+That of a GPU keeps what it has measured, within its time, whatever fails; here it runs without a GPU.
+"""
 
 import importlib
+import json
 import math
+import subprocess
 import sys
+import time
 from functools import cache
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -14,11 +21,13 @@ from pipeline.tracking.tags import Role, Tag
 from tests.support.paths import ROOT
 from tests.support.scripted import make_search, mlflow_store
 
+GPU_MODULES = ("gpu", "gpu_process", "gpu_service", "gpu_trace")
+
 
 @pytest.fixture(scope="module")
 def benchmark_module():
     """Return a function that imports a benchmark by name: it is a script in a folder that is no package."""
-    names = ("proxy", "search", "replay", "record", "time_to_accuracy", "step")
+    names = ("proxy", "search", "replay", "record", "time_to_accuracy", "step", *GPU_MODULES)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "experiments" / "benchmarks"))
         for name in names:
@@ -136,3 +145,79 @@ def test_default_needs_a_share_of_randoms_epochs_and_fewer_than_optunas_defaults
         epochs[strategy] = np.median([log.epochs_until(goal) for log in logs])
     assert epochs[search.DEFAULT] <= share * epochs["random, no pruning"]
     assert epochs[search.DEFAULT] < epochs["Optuna's Keras example"]
+
+
+@pytest.fixture(scope="module")
+def gpu(benchmark_module):
+    return benchmark_module("gpu")
+
+
+def test_gpu_parts_that_failed_go_on_where_they_were_and_others_are_left_out(gpu, tmp_path, capsys):
+    calls = []
+
+    def fails_once(session):
+        calls.append(("first", session.measured))
+        yield {"what": "one", "ms": 1}
+        if not session.measured:
+            raise ValueError("broken")
+
+    def ends_well(session):
+        calls.append(("second", session.measured))
+        yield {"what": "two", "ms": 2}
+
+    parts = {"first": gpu.Part(60, fails_once, by_row=True), "second": gpu.Part(60, ends_well)}
+    options = ["--small", "--folder", str(tmp_path)]
+    gpu.main(options, parts)
+    assert "first: failed: ValueError: broken" in capsys.readouterr().out
+    gpu.main(options, parts)
+    table = capsys.readouterr().out
+    assert calls == [("first", frozenset()), ("second", frozenset()), ("first", frozenset({"one"}))]
+    assert "| second | two | ms 2 |" in table and "failed" not in table
+    gpu.main([*options, "--again", "second"], parts)
+    assert calls[3:] == [("second", frozenset())]
+
+
+def test_gpu_parts_are_not_begun_without_time_and_stopped_at_their_limit(gpu, tmp_path, capsys):
+    endless = 'print(\'{"what": "line"}\', flush=True); import time; time.sleep(600)'
+    parts = {"endless": gpu.Part(0.3, lambda session: session.worker("-c", endless))}
+    gpu.main(["--small", "--folder", str(tmp_path), "--minutes", "0"], parts)
+    assert "endless: not begun: no time left" in capsys.readouterr().out
+    began = time.monotonic()
+    gpu.main(["--small", "--folder", str(tmp_path)], parts)
+    assert time.monotonic() - began < 30
+    results = json.loads((tmp_path / "gpu.json").read_text())["parts"]["endless"]
+    assert results["rows"] == [{"what": "line"}] and results["state"].startswith("stopped after")
+
+
+def test_gpu_trace_counts_each_operation_without_those_within_it(benchmark_module):
+    def line(name, *events):
+        fields = ("metadata_id", "offset_ps", "duration_ps")
+        return SimpleNamespace(name=name, events=[SimpleNamespace(**dict(zip(fields, e, strict=True))) for e in events])
+
+    names = {1: "fusion_7", 2: "fusion_12", 3: "cudnn::convolve", 4: "step"}
+    metadata = {number: SimpleNamespace(name=name) for number, name in names.items()}
+    streams = line("Stream #1", (1, 0, 2 * 10**9), (2, 4 * 10**9, 4 * 10**9), (3, 5 * 10**9, 10**9))
+    planes = [
+        SimpleNamespace(name="/host:CPU", lines=[line("python", (4, 0, 10**12))], event_metadata=metadata),
+        SimpleNamespace(name="/device:GPU:0", lines=[streams, line("Steps", (4, 0, 10**12))], event_metadata=metadata),
+    ]
+    top_operations = benchmark_module("gpu_trace").top_operations
+    expected = [("fusion", 5.0, 5 / 6), ("cudnn::convolve", 1.0, 1 / 6)]
+    assert top_operations(SimpleNamespace(planes=planes), 5) == expected
+    assert top_operations(SimpleNamespace(planes=planes[:1]), 5) == [("step", 1000.0, 1.0)]
+
+
+@pytest.mark.slow
+def test_gpu_benchmark_runs_small_without_a_gpu(gpu, tmp_path):
+    script = ROOT / "experiments" / "benchmarks" / "gpu.py"
+    command = [sys.executable, str(script), "--small", "--folder", str(tmp_path), "--minutes", "60"]
+    completed = subprocess.run(command, check=True, capture_output=True, text=True)
+    results = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert {name: part["state"] for name, part in results.items()} == dict.fromkeys(gpu.PARTS, "done"), completed
+    rows = {name: part["rows"] for name, part in results.items()}
+    assert {row["what"] for row in rows["baseline"]} == set(gpu.STEP_VARIANTS) - {"with XLA"}
+    assert all("error" not in row and row["step_ms"] > 0 for row in rows["baseline"] + rows["fast"])
+    assert any("Conv" in row["operation"] for row in rows["profile"])
+    assert rows["search-4"][0]["finished"] == rows["search-4"][0]["trials"] == 2
+    assert rows["killed"][0]["states"] == "finished, crashed"
+    assert rows["resume"][1]["equal"]
