@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from inspect import get_annotations
 from types import UnionType
-from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -106,6 +106,8 @@ class Config(BaseModel):
 def metavar(field: FieldInfo) -> str:
     """Return the kind of a setting's value, as a help line shows it: `INT`, `NAME,...`."""
     kind = next(kind for kind in _kinds(field.annotation) if kind is not type(None))
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
     if get_origin(kind) is tuple:
         return "NAME,..." if _any_length(kind) else "H,W"
     return "NAME" if get_origin(kind) is Literal else {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT"}[kind]
@@ -145,6 +147,10 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
 
 def _choices(kind: Any, field: FieldInfo) -> list[str]:
     """Return phrases that say what a value of this kind may be."""
+    if get_origin(kind) is Annotated:
+        # a member of a union with bounds of its own
+        own = FieldInfo.from_annotation(kind)
+        return _choices(own.annotation, own)
     if get_origin(kind) is tuple and _any_length(kind) and get_args(kind)[0] is str:
         return ["one or more with commas between, each once"]
     if get_origin(kind) is tuple and _any_length(kind):

@@ -235,6 +235,11 @@ class RuntimeConfig(Config, title="runtime"):
     fast_layers: bool | Literal["auto"] = Field(
         "auto", description="train with layers that are faster than Keras' own; auto: on a CPU, not on a GPU"
     )
+    steps_per_execution: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
+        "auto",
+        description="make so many training steps at a time before Python looks at the loss, the time limit and what "
+        "stops a run; fewer at the end of an epoch, if it has no multiple of them; auto: 16 on a GPU, 1 on a CPU",
+    )
     checkpoint_minutes: float | None = Field(
         10,
         ge=0,

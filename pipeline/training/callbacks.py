@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from pipeline.runtime.text import printable
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.class_accuracy import class_counts
 from pipeline.training.progress import TrainingProgress
+from pipeline.training.train_function import StepGroups
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +41,23 @@ class TrainingCallback(keras.callbacks.Callback):
 
 
 class TerminateOnNonFinite(TrainingCallback):
-    """Raise `Diverged` at the first loss that is NaN or infinite."""
+    """Raise `Diverged` at the first loss that is NaN or infinite.
+
+    The loss is the mean of the epoch so far, which stays NaN or infinite once it is.
+
+    Args:
+        groups: The steps between which Keras calls back, for the message.
+    """
+
+    def __init__(self, groups: StepGroups) -> None:
+        super().__init__()
+        self.groups = groups
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if not math.isfinite(logs["loss"]):
-            epoch = self.progress.epoch + 1
-            raise Diverged(f"loss became {float(logs['loss'])} at epoch {epoch}, step {batch + 1}; {REMEDY}")
+            epoch, first, last = self.progress.epoch + 1, self.groups.first_step(batch), self.groups.last_step(batch)
+            steps = f"step {first}" if first == last else f"between steps {first} and {last}"
+            raise Diverged(f"loss became {float(logs['loss'])} at epoch {epoch}, {steps}; {REMEDY}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         # absent without validation images
@@ -139,18 +152,18 @@ class EMAWeights(TrainingCallback):
 
     Args:
         batches: Some of the training batches, images first, from which batch norm's statistics are computed anew.
-        steps: Number of training steps in an epoch.
+        groups: Number of groups of training steps in an epoch, see `StepGroups`.
     """
 
-    def __init__(self, batches: Iterable[tuple[tf.Tensor, ...]], *, steps: int) -> None:
+    def __init__(self, batches: Iterable[tuple[tf.Tensor, ...]], *, groups: int) -> None:
         super().__init__()
         self.batches = batches
-        self.steps = steps
+        self.groups = groups
         self._raw: Sequence[npt.NDArray] | None = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         # not when validation begins, as there may be none
-        if batch + 1 < self.steps:
+        if batch + 1 < self.groups:
             return
         self._raw = self.model.get_weights()
         for weight, average in zip(self.model.trainable_variables, moving_averages(self.model.optimizer), strict=True):
@@ -264,11 +277,11 @@ class CheckpointSaver(TrainingCallback):
 
 
 class ProgressReporter(TrainingCallback):
-    """Call functions after each training step and each epoch; training ends with what they raise.
+    """Call functions after each group of training steps and each epoch; training ends with what they raise.
 
     Args:
         report_epoch: Takes the epoch, counted from 1, and its metrics.
-        after_step: Takes nothing.
+        after_step: Takes nothing; called after each step, or each group of `steps_per_execution` of them.
     """
 
     def __init__(
@@ -288,6 +301,25 @@ class ProgressReporter(TrainingCallback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if self.report_epoch:
             self.report_epoch(epoch + 1, self.progress.last_metrics())
+
+
+class ProgressBar(keras.callbacks.ProgbarLogger):
+    """Keras' progress bar, which counts steps although Keras calls back once in each group of them.
+
+    Args:
+        groups: The steps between which Keras calls back.
+    """
+
+    def __init__(self, groups: StepGroups) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        super().set_params(params)
+        self.target = self.groups.steps
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        super().on_train_batch_end(self.groups.last_step(batch) - 1, logs)
 
 
 # Order of the callbacks at each event, whatever the order in which they were passed.

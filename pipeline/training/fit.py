@@ -19,6 +19,7 @@ from pipeline.training.callbacks import (
     EarlyStopping,
     EMAWeights,
     EpochMetrics,
+    ProgressBar,
     TerminateOnNonFinite,
     TrainingCallback,
     order_callbacks,
@@ -29,6 +30,7 @@ from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.optimizers import build_optimizer
 from pipeline.training.progress import TrainingProgress, restore_variables
 from pipeline.training.schedules import LearningRateSchedule
+from pipeline.training.train_function import StepGroups, make_train_function
 
 # Images in an evaluation batch: at most 500, as larger batches are no faster, and at most 4 times the training batch,
 # which fits into memory because no gradients are kept.
@@ -83,6 +85,7 @@ def fit(
     keras.config.set_dtype_policy(config.precision)
     strategy = strategy or tf.distribute.get_strategy()
     steps = steps_per_epoch(config, len(dataset.train), devices=strategy.num_replicas_in_sync)
+    groups = StepGroups(steps, size=1 if config.steps_per_execution == "auto" else config.steps_per_execution)
     progress = TrainingProgress(start, monitor=config.monitor)
     early_stopping = EarlyStopping(config.early_stopping_epochs)
     with strategy.scope():
@@ -90,7 +93,7 @@ def fit(
         if initial_weights and not start:
             initial_weights.copy_to(model, dataset.classes)
         own = [
-            TerminateOnNonFinite(),
+            TerminateOnNonFinite(groups),
             EpochMetrics(
                 images=len(dataset.train),
                 classes=dataset.classes,
@@ -100,7 +103,9 @@ def fit(
             early_stopping,
         ]
         if config.ema_momentum is not None:
-            own.append(EMAWeights(training_batches(config, dataset).take(BATCH_NORM_BATCHES), steps=steps))
+            own.append(EMAWeights(training_batches(config, dataset).take(BATCH_NORM_BATCHES), groups=groups.count))
+        if progress_bar:
+            own.append(ProgressBar(groups))
     ordered = order_callbacks([*own, *callbacks])
     for callback in ordered:
         if isinstance(callback, TrainingCallback):
@@ -122,13 +127,13 @@ def fit(
             with strategy.scope():
                 remaining_batches = training_batches(config, dataset, initial_epoch=progress.epoch, size=size)
             # a step is traced for one size of images
-            model.make_train_function(force=True)
+            model.train_function = make_train_function(model, groups)
             model.fit(
                 remaining_batches,
                 validation_data=validation,
                 initial_epoch=progress.epoch,
                 epochs=last_epoch,
-                steps_per_epoch=steps,
+                steps_per_epoch=groups.count,
                 callbacks=ordered,
                 shuffle=False,  # the batches are shuffled already
                 verbose=1 if progress_bar else 0,

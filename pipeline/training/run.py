@@ -23,6 +23,7 @@ from pipeline.runtime.device import (
     jit_compile_for,
     precision_for,
     select_device,
+    steps_per_execution_for,
     unused_gpu,
 )
 from pipeline.runtime.errors import Diverged, OutOfMemory, UsageError
@@ -256,6 +257,8 @@ def resolve_auto(config: TrainingConfig, dataset: Dataset, device: Device) -> Tr
         changes["jit_compile"] = jit_compile_for(device)
     if config.fast_layers == "auto":
         changes["fast_layers"] = config.activation == "gelu" and fast_layers_for(device)
+    if config.steps_per_execution == "auto":
+        changes["steps_per_execution"] = steps_per_execution_for(device)
     if os.path.isabs(dataset.source):
         changes["dataset"] = dataset.source
     return config.model_copy(update=changes)

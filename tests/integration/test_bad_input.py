@@ -75,6 +75,9 @@ def numbers(model):
         for kind in get_args(field.annotation) or (field.annotation,):
             if kind in (int, float):
                 yield name, kind, field.metadata
+            elif get_origin(kind) is Annotated:
+                side, *metadata = get_args(kind)
+                yield name, side, [bound for each in metadata for bound in each.metadata]
             elif get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Annotated:
                 side, *metadata = get_args(get_args(kind)[0])
                 yield name, side, [bound for each in metadata for bound in each.metadata]

@@ -58,7 +58,7 @@ print(json.dumps([compare(changes) for changes in json.loads(sys.argv[1])]))
 """
 CHANGES = {
     "plain": {},
-    "clipped": {"clip_norm": 0.1},
+    "clipped, in groups of steps": {"clip_norm": 0.1, "steps_per_execution": 2},
     "clipped, Muon, averaged": {"clip_norm": 0.1, "optimizer": "muon", "ema_momentum": 0.8},
 }
 

@@ -15,6 +15,7 @@ from pipeline.runtime.device import (
     fast_layers_for,
     jit_compile_for,
     precision_for,
+    steps_per_execution_for,
     unused_gpu,
 )
 from pipeline.runtime.errors import UsageError
@@ -46,6 +47,11 @@ def test_precision_for_a_cpu_follows_its_instructions(able, precision, monkeypat
 def test_fast_layers_for_a_cpu_only():
     assert fast_layers_for(CPU)
     assert not fast_layers_for(Device("GPU", "some", (8, 0)))
+
+
+def test_steps_per_execution_for_a_gpu_are_many_and_for_a_cpu_one():
+    assert steps_per_execution_for(Device("GPU", "some", (8, 0))) == 16
+    assert steps_per_execution_for(CPU) == 1
 
 
 def test_jit_compile_for_a_gpu_and_not_for_a_cpu():

@@ -13,6 +13,7 @@ from pipeline.training.callbacks import (
     EarlyStopping,
     EMAWeights,
     KernelSnapshots,
+    ProgressBar,
     ProgressReporter,
     TerminateOnNonFinite,
     TrainingCallback,
@@ -22,6 +23,7 @@ from pipeline.training.callbacks import (
     snapshot_epochs,
 )
 from pipeline.training.progress import TrainingProgress
+from pipeline.training.train_function import StepGroups
 
 MOMENTUM = 0.7
 RANDOM = np.random.default_rng(0)
@@ -63,7 +65,7 @@ def trained_model(request):
     if request.param:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer, loss="mse")
-    callbacks = [recorder, EMAWeights(BATCHES, steps=3)]
+    callbacks = [recorder, EMAWeights(BATCHES, groups=3)]
     model.fit(IMAGES, LABELS, batch_size=8, epochs=3, validation_data=(IMAGES, LABELS), callbacks=callbacks, verbose=0)
     return model, recorder
 
@@ -193,11 +195,31 @@ def with_progress(callback, *accuracies):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_terminate_on_non_finite_loss_raises_diverged_with_epoch_and_step(value):
-    callback = with_progress(TerminateOnNonFinite(), 0.5, 0.6)
+    callback = with_progress(TerminateOnNonFinite(StepGroups(8)), 0.5, 0.6)
     with pytest.raises(Diverged, match=rf"^loss became {value} at epoch 3, step 5; try a lower learning_rate"):
         callback.on_train_batch_end(4, {"loss": value})
     with pytest.raises(Diverged, match=rf"^val_loss became {value} after epoch 3; try a lower learning_rate"):
         callback.on_epoch_end(2, {"val_loss": value})
+
+
+@pytest.mark.parametrize(("group", "steps"), [(0, "between steps 1 and 3"), (2, "between steps 7 and 8")])
+def test_terminate_on_non_finite_loss_of_a_group_of_steps_names_its_first_and_last(group, steps):
+    callback = with_progress(TerminateOnNonFinite(StepGroups(8, size=3)))
+    with pytest.raises(Diverged, match=f"^loss became nan at epoch 1, {steps}; try"):
+        callback.on_train_batch_end(group, {"loss": float("nan")})
+
+
+def test_progress_bar_counts_the_steps_of_groups(capsys):
+    bar = ProgressBar(StepGroups(8, size=3))
+    bar.set_params({"verbose": 1, "epochs": 1, "steps": 3})
+    bar.on_epoch_begin(0)
+    seen = []
+    for group in range(3):
+        bar.on_train_batch_end(group, {"loss": 0.5})
+        seen.append(bar.seen)
+    bar.on_epoch_end(0, {"loss": 0.5})
+    assert seen == [3, 6, 8]
+    assert "8/8" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

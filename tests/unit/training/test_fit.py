@@ -270,8 +270,9 @@ def test_fit_with_mixed_precision_has_float32_weights(train, precision):
         {"depth": 2, "head_epochs": 2, "freeze_blocks": 1, "layer_decay": 0.5},
         {"head_epochs": 3},
         {"gradient_accumulation": 3},
+        {"steps_per_execution": 3},
     ],  # with a loss scale, with averages, resumed between the stages, within the first, and between two updates
-    ids=["float32", "float16", "averaged muon", "after the head", "within the head", "between updates"],
+    ids=["float32", "float16", "averaged muon", "after the head", "within the head", "between updates", "groups"],
 )
 def test_fit_resumed_from_a_state_equals_an_uninterrupted_training(train, changes):
     settings = {"epochs": 4, "schedule": "one_cycle", "clip_norm": 1.0} | changes
@@ -286,6 +287,22 @@ def test_fit_resumed_from_a_state_equals_an_uninterrupted_training(train, change
         np.testing.assert_array_equal(weight, same)
     for variable, same in zip(uninterrupted.model.optimizer.variables, resumed.model.optimizer.variables, strict=True):
         np.testing.assert_array_equal(variable, same)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fast_layers": True, "precision": "mixed_bfloat16", "class_weights": "balanced", "clip_norm": 1.0},
+        {"ema_momentum": 0.8, "gradient_accumulation": 3, "progressive_resize": "4:0.5", "optimizer": "muon"},
+    ],
+    ids=["fast", "averaged and accumulated on growing images"],
+)
+def test_fit_with_groups_of_steps_has_the_weights_of_single_steps(train, changes):
+    single, _ = train(steps_per_execution=1, **changes)
+    grouped, _ = train(steps_per_execution=3, **changes)  # of 4 steps
+    assert history_without_timings(grouped) == history_without_timings(single)
+    for weight, same in zip(grouped.model.get_weights(), single.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
 
 
 def test_fit_on_growing_images_resumed_at_the_smaller_size_equals_an_uninterrupted_training(train, digits):

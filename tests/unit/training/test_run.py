@@ -63,12 +63,13 @@ class FakeManager:
 def test_resolve_auto_leaves_no_auto_and_an_absolute_path(tmp_path):
     config = TrainingConfig.build({"dataset": os.path.relpath(tmp_path)})
     resolved = resolve_auto(config, small_dataset(str(tmp_path)), CPU)
-    assert "auto" not in {resolved.precision, resolved.jit_compile, resolved.fast_layers}
+    assert "auto" not in {resolved.text(name) for name in TrainingConfig.model_fields}
     assert resolved.dataset == str(tmp_path)
 
 
 def test_resolve_auto_with_explicit_settings_keeps_them():
-    config = TrainingConfig.build({"precision": "float32", "jit_compile": True, "fast_layers": False})
+    settings = {"precision": "float32", "jit_compile": True, "fast_layers": False, "steps_per_execution": 2}
+    config = TrainingConfig.build(settings)
     assert resolve_auto(config, small_dataset(), CPU) == config
 
 
