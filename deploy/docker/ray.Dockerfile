@@ -28,7 +28,10 @@ RUN apt-get update \
 # Before KubeRay 1.4 the shell is a login shell, which sets its own PATH.
  && ln -s /opt/venv/bin/ray /usr/local/bin/ray
 COPY --from=build /opt/venv /opt/venv
-ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+# The head forks a server for each client of ray://, which gRPC's handlers of forks may crash
+# (https://github.com/ray-project/ray/issues/63202).
+ENV GRPC_ENABLE_FORK_SUPPORT=0 \
+    PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/home/convmixer \

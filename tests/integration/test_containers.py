@@ -5,13 +5,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tests.support.dockerfile import Ignored, expand, read_dockerfile, read_ignored, read_instructions
+from tests.support.dockerfile import Ignored, assignments, expand, read_dockerfile, read_ignored, read_instructions
 from tests.support.paths import ROOT
 
 DOCKER = ROOT / "deploy" / "docker"
@@ -155,6 +156,14 @@ def test_cuda_images_install_the_wheels_that_conda_yaml_names(name, extra):
     assert "CUDA=" in texts
     (step,) = [text for text in texts if "uv pip" in text]
     assert step.endswith(f"-r pyproject.toml --extra {extra} ${{CUDA:+--extra gpu}}")
+
+
+def test_servers_that_a_head_of_ray_forks_for_its_clients_do_not_crash():
+    env = read_dockerfile(DOCKER / "ray.Dockerfile").stages[-1].last("ENV").text
+    grpc = {name: value for name, value in assignments(env).items() if name.startswith("GRPC_")}
+    command = [sys.executable, ROOT / "tests/support/grpc_forks.py", "60"]
+    done = subprocess.run(command, env=os.environ | grpc, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["0"] * 60
 
 
 # compose.yaml

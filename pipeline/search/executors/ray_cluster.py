@@ -23,8 +23,9 @@ NETWORK_ENV = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # The path of a socket has at most 107 characters, and Ray appends to its folder:
 SOCKET_PATH = 107
 SOCKET = "/session_2026-11-29_15-11-01_103786_4194304/sockets/plasma_store"
-# What Ray says when a process of its own was not up in time on a busy machine: the server that it starts for each
-# client of ray://, and a new node, for which it waits 30 s (https://github.com/ray-project/ray/issues/62883)
+# What Ray says when a process of its own is not up: the server that it forks for each client of ray://, which gRPC may
+# crash (https://github.com/ray-project/ray/issues/63202), and on a busy machine a new node, for which it waits 30 s
+# (https://github.com/ray-project/ray/issues/62883)
 TRANSIENT = (
     "Starting Ray client server failed",
     "Proxy failed to Connect to backend",
