@@ -110,6 +110,10 @@ def test_runs_table_shows_settings_and_results_as_columns(window, address):
 
 def test_chart_view_overlays_the_curves_of_runs(window, address, runs):
     window.open(f"{address}/runs?compareRunsMode=CHART")
+    window.shows("Model metrics")
+    # it stands below the recalls of the classes, and its charts are drawn once they are seen
+    section = "[...document.querySelectorAll('*')].findLast(e => e.innerText?.trim() === 'Model metrics')"
+    window.run(f"{section}.scrollIntoView()")
     window.shows("val_accuracy", *(f"{run.info.run_name} (accuracy)" for run in runs.values()))
     lines = "return [...document.querySelectorAll('.js-plotly-plot')].map(e => e.querySelectorAll('.js-line').length)"
     wait_until(lambda: max(window.run(lines), default=0) >= 2, seconds=60, message=lambda: str(window.run(lines)))
