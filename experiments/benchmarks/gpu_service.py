@@ -26,10 +26,8 @@ SMALL_TRIAL = TRIAL | {"filters": 8, "depth": 1, "kernel_size": 3, "train_exampl
 TRIALS = {False: 12, True: 2}  # by whether it is small
 # Each activation of it takes 64 GB in bfloat16.
 TOO_LARGE = {"filters": 4096, "patch_size": 1, "batch_size": 8192}
-# that a trial has taken of the device, when it is killed
-TRAINING_MIB = 300
-# Without a GPU, from its start.
-TRAINING_SECONDS = 2.0
+# of the trial that is killed, which must still train when its first epoch has been recorded
+KILLED_EPOCHS = {False: 40, True: 6}
 
 
 def run_doctor(session: Session) -> Iterator[dict[str, Any]]:
@@ -73,9 +71,9 @@ def kill_trial(session: Session) -> Iterator[dict[str, Any]]:
     """Kill the process of a trial while it trains; the search trains it again."""
     name = f"killed-{int(time.time())}"
     with MemoryWatch() as memory:
-        file = write_search(session, name, {"trials": 1, "epochs": 6})
+        file = write_search(session, name, {"trials": 1, "epochs": KILLED_EPOCHS[session.is_small]})
         with session.running(command("search", file, "--study", name)) as process:
-            victim = wait_for_trial(session, process.pid, memory.before)
+            victim = wait_for_trial(session, name, process.pid)
             victim.send_signal(signal.SIGKILL)
             assert process.stdout
             process.stdout.read()
@@ -141,25 +139,20 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pipeline", *arguments]
 
 
-def wait_for_trial(session: Session, driver: int, before_mib: int) -> psutil.Process:
-    """Return the process of a trial of this driver, once it trains.
+def wait_for_trial(session: Session, study: str, driver: int) -> psutil.Process:
+    """Return the process of a study's only trial, once it has ended an epoch.
 
     Raises:
-        OutOfTime: There was none until the deadline.
+        OutOfTime: It had not until the deadline.
     """
     while time.monotonic() < session.deadline:
-        # a trial leads a process group, as the driver does; the server that forks it does not
-        trials = [
-            child for child in psutil.Process(driver).children(recursive=True) if os.getpgid(child.pid) == child.pid
-        ]
-        used = used_mib()
-        for trial in trials:
-            trains = (
-                used > before_mib + TRAINING_MIB if used is not None else sum(trial.cpu_times()[:2]) > TRAINING_SECONDS
-            )
-            if trains:
-                return trial
-        time.sleep(0.1)
+        # what is only timed before the first trial has a process too, but no run
+        if any("val_loss" in trial for trial in read_trials(session, study)):
+            # a trial leads a process group; the server that forks it does not
+            for child in psutil.Process(driver).children(recursive=True):
+                if os.getpgid(child.pid) == child.pid:
+                    return child
+        time.sleep(0.2)
     raise OutOfTime
 
 
