@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def kill_trial(session: Session) -> Iterator[dict[str, Any]]:
     with MemoryWatch() as memory:
         file = write_search(session, name, {"trials": 1, "epochs": KILLED_EPOCHS[session.is_small]})
         with session.running(command("search", file, "--study", name)) as process:
-            victim = wait_for_trial(session, name, process.pid)
+            victim = wait_for_trial(session, name, process)
             victim.send_signal(signal.SIGKILL)
             assert process.stdout
             process.stdout.read()
@@ -139,20 +140,22 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pipeline", *arguments]
 
 
-def wait_for_trial(session: Session, study: str, driver: int) -> psutil.Process:
+def wait_for_trial(session: Session, study: str, driver: subprocess.Popen[str]) -> psutil.Process:
     """Return the process of a study's only trial, once it has ended an epoch.
 
     Raises:
+        CommandFailed: The driver has ended.
         OutOfTime: It had not until the deadline.
     """
-    while time.monotonic() < session.deadline:
+    while time.monotonic() < session.deadline and driver.poll() is None:
         # what is only timed before the first trial has a process too, but no run
         if any("val_loss" in trial for trial in read_trials(session, study)):
             # a trial leads a process group; the server that forks it does not
-            for child in psutil.Process(driver).children(recursive=True):
+            for child in psutil.Process(driver.pid).children(recursive=True):
                 if os.getpgid(child.pid) == child.pid:
                     return child
         time.sleep(0.2)
+    session.check(driver, driver.poll() or 1, "the search ended before its trial")
     raise OutOfTime
 
 
