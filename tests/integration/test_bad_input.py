@@ -402,7 +402,7 @@ def test_unusable_image_is_named_in_one_line_and_leaves_no_cache(tmp_path, cache
     assert main.run(["train", "smoke", "--dataset", str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert is_one_line(line) and message in line and "odd one's.jpg" in line
-    assert [file for file in files_below(cache) if not file.endswith(".lock")] == []
+    assert [file for file in files_below(cache / "convmixer" / "data") if not file.endswith(".lock")] == []
 
 
 def test_folder_named_like_an_image_belongs_to_its_class(tmp_path):
