@@ -46,8 +46,8 @@ def main(task: str, recipe: str, variants: list[tuple[str, dict[str, Any]]]) -> 
 
 def measure_fit(config: TrainingConfig, dataset: Dataset, device: Device) -> list[dict[str, float]]:
     """Train with `fit`; the first epoch has tracing and compilation in it, the median of the others is an epoch."""
+    from pipeline.training.auto_settings import resolve_auto
     from pipeline.training.fit import fit
-    from pipeline.training.run import resolve_auto
 
     resolved = resolve_auto(config, dataset, device)
     history = fit(resolved, dataset).history
@@ -70,8 +70,8 @@ def profile_fit(config: TrainingConfig, dataset: Dataset, device: Device) -> lis
     import keras
     import tensorflow as tf
 
+    from pipeline.training.auto_settings import resolve_auto
     from pipeline.training.fit import fit
-    from pipeline.training.run import resolve_auto
 
     with tempfile.TemporaryDirectory() as folder:
 

@@ -46,8 +46,8 @@ def train_on_proxy(recipe: str, changes: Mapping[str, object], device: Device) -
     # imported here, after the caller has set the environment
     import keras
 
+    from pipeline.training.auto_settings import resolve_auto
     from pipeline.training.fit import fit
-    from pipeline.training.run import resolve_auto
 
     config = TrainingConfig.build(read_recipe(recipe) | PROXY | dict(changes))
     dataset = load_dataset(config.data, seed=config.seed)

@@ -240,6 +240,12 @@ class RuntimeConfig(Config, title="runtime"):
         description="make so many training steps at a time before Python looks at the loss, the time limit and what "
         "stops a run; fewer at the end of an epoch, if it has no multiple of them; auto: 16 on a GPU, 1 on a CPU",
     )
+    data_on: Literal["auto", "host", "device"] = Field(
+        "auto",
+        description="where training batches are made: by the host's processor, or in the compiled step, from a copy of "
+        "all training images in the device's memory; auto: on one GPU with jit_compile and without progressive_resize, "
+        "if the images take less than a quarter of its free memory, else by the host",
+    )
     checkpoint_minutes: float | None = Field(
         10,
         ge=0,

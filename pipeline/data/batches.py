@@ -3,13 +3,13 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from pipeline.data.augmentation.registry import Augment
+from pipeline.data.augmentation.registry import Augment, augment_as_drawn, draw_numbers
 from pipeline.runtime.cpu import available_cores
 
 # b in the effective number of images: more than about a thousand of a class add little
@@ -26,27 +26,36 @@ class ImageSource(Protocol):
         ...
 
 
-def training_batches(
-    images: ImageSource,
-    *,
-    image_shape: tuple[int, int, int],
-    classes: int,
-    batch_size: int,
-    epochs: int,
-    seed: int,
-    augment: Augment,
-    label_smoothing: float,
-    class_weights: npt.NDArray[np.float32] | None = None,
-    balanced_labels: npt.NDArray[np.int64] | None = None,
-    initial_epoch: int = 0,
-    alternating_flip: bool = False,
-    size: tuple[int, int] | None = None,
-    batch_multiple: int = 1,
-) -> tf.data.Dataset:
-    """Return the shuffled and augmented batches of all epochs, one epoch after another.
+class BatchPlan(NamedTuple):
+    """What is decided on the host of a training batch that is made on a device."""
+
+    positions: tf.Tensor  # (b,) int64, of the images
+    mirrored: tf.Tensor  # (b,) bool, by an alternating flip
+    drawn: tuple[tf.Tensor, ...]  # the random numbers of the augmentation, see `draw_numbers`
+
+
+class DeviceImages(NamedTuple):
+    """All training images in the memory of a device."""
+
+    images: tf.Tensor  # (n, h, w, c) uint8
+    labels: tf.Tensor  # (n,) int64
+
+    @classmethod
+    def copy_of(cls, images: ImageSource) -> Self:
+        """Copy images to the first GPU that TensorFlow uses, or on a machine without one to a tensor of the host."""
+        with tf.device("GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"):
+            return cls(*(tf.constant(part) for part in images.take(np.arange(len(images)))))
+
+
+class TrainingBatches:
+    """The shuffled and augmented batches of all epochs, one epoch after another.
 
     A batch is a function of seed, epoch and position in the epoch alone, so that training can resume at any epoch with
-    the batches that it would have had: the order is a new permutation each epoch, and each step has its own seed.
+    the batches that it would have had: the order is a new permutation each epoch, and each step has its own seed. It is
+    the same whether the host makes it, as a part of the data set, or the device, as a part of the training step.
+
+    A batch consists of images (b, h, w, c) uint8 and labels (b, classes) float32, with `class_weights` also weights
+    (b,) float32; there are `count_steps` of them an epoch.
 
     Args:
         augment: Function from images, labels and a seed (2,) to augmented images and labels.
@@ -61,53 +70,121 @@ def training_batches(
         size: (height, width) to which the augmented images are resized; None leaves them as they are.
         batch_multiple: The size of each batch is a multiple of this. Each epoch leaves out the images of its last,
             smaller batch that exceed a multiple.
-
-    Returns:
-        A data set of images (b, h, w, c) uint8 and labels (b, classes) float32, with `class_weights` also weights (b,)
-        float32, with `count_steps` batches an epoch.
     """
-    used = _images_per_epoch(len(images), batch_size, batch_multiple)
-    steps_per_epoch = count_steps(len(images), batch_size=batch_size, batch_multiple=batch_multiple)
 
-    # Two epochs, because the end of one is read while the next begins.
-    @functools.lru_cache(maxsize=2)
-    def order(epoch: int) -> npt.NDArray[np.int64]:
-        random = np.random.Generator(np.random.PCG64([seed, epoch]))
-        if balanced_labels is not None:
-            return random.permutation(_balanced_positions(balanced_labels, random))[:used]
-        return random.permutation(len(images))[:used]
-
-    # The order of epoch e is drawn with [seed, e].
-    mirrored_first = np.random.Generator(np.random.PCG64([seed, 0, 1])).integers(0, 2, len(images))
-
-    def gather(step: np.int64) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        epoch, position = divmod(int(step), steps_per_epoch)
-        positions = order(epoch)[position * batch_size : (position + 1) * batch_size]
-        pixels, labels = images.take(positions)
+    def __init__(
+        self,
+        images: ImageSource,
+        *,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        augment: Augment,
+        label_smoothing: float,
+        class_weights: npt.NDArray[np.float32] | None = None,
+        balanced_labels: npt.NDArray[np.int64] | None = None,
+        initial_epoch: int = 0,
+        alternating_flip: bool = False,
+        size: tuple[int, int] | None = None,
+        batch_multiple: int = 1,
+    ) -> None:
+        self.images = images
+        self.image_shape = image_shape
+        self.classes = classes
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augment = augment
+        self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+        self.balanced_labels = balanced_labels
+        self.size = size
+        self._used = _images_per_epoch(len(images), batch_size, batch_multiple)
+        self._steps_per_epoch = count_steps(len(images), batch_size=batch_size, batch_multiple=batch_multiple)
+        self._steps = range(initial_epoch * self._steps_per_epoch, epochs * self._steps_per_epoch)
+        self._mirrored_first: npt.NDArray[np.int64] | None = None
         if alternating_flip:
-            mirrored = (mirrored_first[positions] + epoch) % 2 == 1
-            pixels = np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
-        return pixels, labels
+            # The order of epoch e is drawn with [seed, e].
+            self._mirrored_first = np.random.Generator(np.random.PCG64([seed, 0, 1])).integers(0, 2, len(images))
+        # Two epochs, because the end of one is read while the next begins.
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
 
-    # AutoGraph would look for an `if` on a tensor, of which there is none, and take up to 12 s for it.
-    @tf.autograph.experimental.do_not_convert
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        pixels, labels = _call_gather(gather, step, image_shape)
-        soft_labels = tf.one_hot(labels, classes) * (1 - label_smoothing) + label_smoothing / classes
-        augmented, mixed_labels = augment(pixels, soft_labels, tf.stack([tf.cast(seed, tf.int64), step]))
-        if size is not None and size != image_shape[:2]:
-            augmented = resize(augmented, size)
-        if class_weights is None:
-            return augmented, mixed_labels
-        return augmented, mixed_labels, tf.linalg.matvec(mixed_labels, class_weights)
+    def on_host(self) -> tf.data.Dataset:
+        """Return the batches, which the host makes."""
 
-    steps = tf.data.Dataset.range(initial_epoch * steps_per_epoch, epochs * steps_per_epoch)
-    # Machines with GPUs, which need batches fast, have many cores; on a CPU the training step needs the cores more.
-    parallel_calls = max(2, available_cores() // 2)
-    options = tf.data.Options()
-    # Batches have threads of their own, because TensorFlow's are busy with the training step.
-    options.threading.private_threadpool_size = parallel_calls
-    return steps.map(batch, num_parallel_calls=parallel_calls).prefetch(tf.data.AUTOTUNE).with_options(options)
+        def gather(step: np.int64) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+            positions, mirrored = self._place(step)
+            pixels, labels = self.images.take(positions)
+            if self._mirrored_first is not None:
+                pixels = np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+            return pixels, labels
+
+        def batch(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            pixels, labels = _call_gather(gather, step, self.image_shape)
+            return self._finish(*self.augment(pixels, self._soft_labels(labels), self._step_seed(step)))
+
+        return self._map_steps(batch)
+
+    def plans(self) -> tf.data.Dataset:
+        """Return the plans of the batches, from which `on_device` makes them."""
+
+        def plan(step: tf.Tensor) -> BatchPlan:
+            positions, mirrored = tf.numpy_function(self._place, [step], [tf.int64, tf.bool], stateful=False)
+            positions, mirrored = (tf.ensure_shape(part, (None,)) for part in (positions, mirrored))
+            count, seed = tf.size(positions), self._step_seed(step)
+            drawn = draw_numbers(self.augment, count, seed, image_shape=self.image_shape, classes=self.classes)
+            return BatchPlan(positions, mirrored, drawn)
+
+        return self._map_steps(plan)
+
+    def on_device(self, source: DeviceImages, plan: BatchPlan) -> tuple[tf.Tensor, ...]:
+        """Return the batch of a plan, as a part of a graph that a device executes."""
+        pixels, labels = (tf.gather(part, plan.positions) for part in source)
+        if self._mirrored_first is not None:
+            pixels = tf.where(plan.mirrored[:, None, None, None], tf.reverse(pixels, [2]), pixels)
+        return self._finish(*augment_as_drawn(self.augment, pixels, self._soft_labels(labels), plan.drawn))
+
+    def _draw_order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the positions of an epoch's images in their order."""
+        random = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        if self.balanced_labels is not None:
+            return random.permutation(_balanced_positions(self.balanced_labels, random))[: self._used]
+        return random.permutation(len(self.images))[: self._used]
+
+    def _place(self, step: np.int64) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Return the positions of a batch's images, and whether an alternating flip mirrors them."""
+        epoch, place = divmod(int(step), self._steps_per_epoch)
+        positions = self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        if self._mirrored_first is None:
+            return positions, np.zeros(len(positions), bool)
+        return positions, (self._mirrored_first[positions] + epoch) % 2 == 1
+
+    def _step_seed(self, step: tf.Tensor) -> tf.Tensor:
+        return tf.stack([tf.cast(self.seed, tf.int64), step])
+
+    def _soft_labels(self, labels: tf.Tensor) -> tf.Tensor:
+        return tf.one_hot(labels, self.classes) * (1 - self.label_smoothing) + self.label_smoothing / self.classes
+
+    def _finish(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Return the batch of augmented images and labels: resized, and with weights where classes have them."""
+        if self.size is not None and self.size != self.image_shape[:2]:
+            images = resize(images, self.size)
+        if self.class_weights is None:
+            return images, labels
+        return images, labels, tf.linalg.matvec(labels, self.class_weights)
+
+    def _map_steps(self, function: Callable[[tf.Tensor], Any]) -> tf.data.Dataset:
+        """Return a data set of what a function returns for each step."""
+        # Machines with GPUs, which need batches fast, have many cores; on a CPU the training step needs the cores more.
+        parallel_calls = max(2, available_cores() // 2)
+        options = tf.data.Options()
+        # Batches have threads of their own, because TensorFlow's are busy with the training step.
+        options.threading.private_threadpool_size = parallel_calls
+        # AutoGraph would look for an `if` on a tensor, of which there is none, and take up to 12 s for it.
+        plain = tf.autograph.experimental.do_not_convert(function)
+        steps = tf.data.Dataset.range(self._steps.start, self._steps.stop)
+        return steps.map(plain, num_parallel_calls=parallel_calls).prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:

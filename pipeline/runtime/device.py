@@ -118,6 +118,46 @@ def steps_per_execution_for(device: Device) -> int:
     return 16 if device.kind == "GPU" else 1
 
 
+def free_memory() -> int:
+    """Return how many bytes are free on the GPU that this process trains on and on the host, whichever are fewer.
+
+    They are 0 where NVIDIA's driver does not answer. Of a GPU that trials share, it is at most a trial's part.
+    """
+    import tensorflow as tf
+
+    name = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0
+    try:
+        find = pynvml.nvmlDeviceGetHandleByIndex if name.isdigit() else pynvml.nvmlDeviceGetHandleByUUID
+        free = int(pynvml.nvmlDeviceGetMemoryInfo(find(int(name) if name.isdigit() else name)).free)
+    except pynvml.NVMLError:
+        return 0
+    finally:
+        pynvml.nvmlShutdown()
+    parts = [part for gpu in tf.config.get_visible_devices("GPU") for part in _parts_of(gpu)]
+    return min(free, psutil.virtual_memory().available, *parts)
+
+
+def _parts_of(gpu: "tf.config.PhysicalDevice") -> list[int]:
+    """Return the bytes of each part that TensorFlow may use of a GPU; none where it may use all of it."""
+    import tensorflow as tf
+
+    parts = tf.config.get_logical_device_configuration(gpu) or ()
+    return [part.memory_limit << 20 for part in parts if part.memory_limit is not None]
+
+
+def data_on_for(device: Device, *, image_bytes: int, free_bytes: int, compiled: bool) -> str:
+    """Return what `data_on=auto` stands for: the device if it is one GPU with room for all training images.
+
+    Without XLA TensorFlow has no GPU kernels for some of the operations on bytes, and computes integers on the host.
+    """
+    fits = 4 * image_bytes < free_bytes
+    return "device" if device.kind == "GPU" and device.count == 1 and compiled and fits else "host"
+
+
 def unused_gpu(device: Device) -> str | None:
     """Return a warning and its remedy if the machine has an NVIDIA GPU that TensorFlow does not use, else None.
 

@@ -111,6 +111,8 @@ def fit(
         if isinstance(callback, TrainingCallback):
             callback.progress = progress
     validation = evaluation_batches(config, dataset, dataset.validation) if len(dataset.validation) else None
+    copy = batches.DeviceImages.copy_of(dataset.train) if config.data_on == "device" else None
+    on_xla = copy is not None and config.jit_compile is True
     for stage in training_stages(config):
         # A resumed training may have been interrupted after its last epoch.
         if progress.epoch >= stage.last_epoch or early_stopping.is_out_of_patience():
@@ -125,11 +127,14 @@ def fit(
             if progress.epoch >= last_epoch or early_stopping.is_out_of_patience():
                 continue
             with strategy.scope():
-                remaining_batches = training_batches(config, dataset, initial_epoch=progress.epoch, size=size)
+                remaining = make_training_batches(
+                    config, dataset, initial_epoch=progress.epoch, size=size, for_xla=on_xla
+                )
+            make_batch = partial(remaining.on_device, copy) if copy else None
             # a step is traced for one size of images
-            model.train_function = make_train_function(model, groups)
+            model.train_function = make_train_function(model, groups, make_batch)
             model.fit(
-                remaining_batches,
+                remaining.plans() if copy else remaining.on_host(),
                 validation_data=validation,
                 initial_epoch=progress.epoch,
                 epochs=last_epoch,
@@ -138,6 +143,8 @@ def fit(
                 shuffle=False,  # the batches are shuffled already
                 verbose=1 if progress_bar else 0,
             )
+    # which holds the images on the device
+    model.train_function = None
     if config.progressive_resize:
         model = build_model(config, dataset.image_shape, len(dataset.classes))
     model.set_weights(progress.best_weights)
@@ -209,20 +216,32 @@ def learning_rate_share(config: TrainingConfig, path: str) -> float:
 def training_batches(
     config: TrainingConfig, dataset: Dataset, *, initial_epoch: int = 0, size: tuple[int, int] | None = None
 ) -> tf.data.Dataset:
-    """Return the augmented, shuffled training batches of all epochs from `initial_epoch`, which counts from 0, on.
+    """Return the batches of `make_training_batches`, which the host makes."""
+    return make_training_batches(config, dataset, initial_epoch=initial_epoch, size=size).on_host()
 
-    Batch sizes suit TensorFlow's current distribution strategy. The images get the `size` (height, width), or keep
-    their own.
+
+def make_training_batches(
+    config: TrainingConfig,
+    dataset: Dataset,
+    *,
+    initial_epoch: int = 0,
+    size: tuple[int, int] | None = None,
+    for_xla: bool = False,
+) -> batches.TrainingBatches:
+    """Return the training batches of all epochs from `initial_epoch`, which counts from 0, on.
+
+    Their sizes suit TensorFlow's current distribution strategy. The images get the `size` (height, width), or keep
+    their own. `for_xla`: XLA is to compile what makes them, see `build_augmentation`.
     """
     labels = dataset.train.labels[dataset.train.rows]
-    return batches.training_batches(
+    return batches.TrainingBatches(
         dataset.train,
         image_shape=dataset.image_shape,
         classes=len(dataset.classes),
         batch_size=config.batch_size,
         epochs=config.epochs,
         seed=config.seed,
-        augment=build_augmentation(config.augmentation),
+        augment=build_augmentation(config.augmentation, for_xla=for_xla),
         label_smoothing=config.label_smoothing,
         class_weights=batches.class_weights(config.class_weights, labels, len(dataset.classes)),
         balanced_labels=labels if config.sampling == "balanced" else None,

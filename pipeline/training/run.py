@@ -1,6 +1,5 @@
 """One training run from its settings to its results: train, evaluate on the test set, log everything to MLflow."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,16 +16,8 @@ from pipeline.data.dataset import Dataset
 from pipeline.model.size import count_parameters
 from pipeline.notifications.notifier import Notifier
 from pipeline.runtime.console import Console
-from pipeline.runtime.device import (
-    Device,
-    fast_layers_for,
-    jit_compile_for,
-    precision_for,
-    select_device,
-    steps_per_execution_for,
-    unused_gpu,
-)
-from pipeline.runtime.errors import Diverged, OutOfMemory, UsageError
+from pipeline.runtime.device import Device, select_device, unused_gpu
+from pipeline.runtime.errors import Diverged, OutOfMemory
 from pipeline.runtime.files import renew_temporary_files
 from pipeline.runtime.out_of_memory import describe_oom, is_oom_error
 from pipeline.runtime.shell import mlflow_command, project_command
@@ -38,6 +29,7 @@ from pipeline.tracking.outbox.outbox import PATIENCE_SECONDS
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.run_events import send_events
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
+from pipeline.training.auto_settings import resolve_auto
 from pipeline.training.callbacks import CheckpointSaver, KernelSnapshots, ProgressReporter
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder, remove_finished
@@ -236,34 +228,6 @@ def train_network(
     return result
 
 
-def resolve_auto(config: TrainingConfig, dataset: Dataset, device: Device) -> TrainingConfig:
-    """Return the settings with every `auto` resolved and the data set's path absolute, as they are logged.
-
-    Raises:
-        UsageError: The devices cannot train with these settings.
-    """
-    if device.count > 1 and config.fast_layers is True:
-        raise UsageError("fast_layers must be false or auto with devices=all, as they see one device's share: got true")
-    if config.activation != "gelu" and config.fast_layers is True:
-        raise UsageError(f"fast_layers must be false or auto with activation={config.activation}, got true")
-    if config.batch_size % device.count:
-        raise UsageError(
-            f"batch_size must be a multiple of the {device.count} devices that share it: got {config.batch_size}"
-        )
-    changes: dict[str, object] = {}
-    if config.precision == "auto":
-        changes["precision"] = precision_for(device)
-    if config.jit_compile == "auto":
-        changes["jit_compile"] = jit_compile_for(device)
-    if config.fast_layers == "auto":
-        changes["fast_layers"] = config.activation == "gelu" and fast_layers_for(device)
-    if config.steps_per_execution == "auto":
-        changes["steps_per_execution"] = steps_per_execution_for(device)
-    if os.path.isabs(dataset.source):
-        changes["dataset"] = dataset.source
-    return config.model_copy(update=changes)
-
-
 @contextmanager
 def checkpoint_on_exit(run: TrackedRun, manager: Checkpoints, console: Console) -> Iterator[Checkpoints]:
     """Leave what resuming needs if the block raises: the newest checkpoint, and a line that says how to resume.
@@ -303,7 +267,7 @@ def explain_out_of_memory(run: TrackedRun, config: TrainingConfig, dataset: Data
 def less_memory(config: TrainingConfig, image_shape: tuple[int, ...]) -> str:
     """Return which settings take less memory than these, and how much: activations take most of it."""
     height, width, _ = image_shape
-    cures = []
+    cures = ["data_on=host"] if config.data_on == "device" else []
     if config.batch_size > 1:
         cures.append(f"batch_size={config.batch_size // 2}, which takes about half of it")
     patch_size = 2 * config.patch_size
@@ -334,6 +298,8 @@ def announce(config: TrainingConfig, dataset: Dataset, device: Device, console: 
         traits.append("fast layers")
     if config.jit_compile:
         traits.append("compiled with XLA")
+    if config.data_on == "device":
+        traits.append("training images on the device")
     console.print(f"device   {', '.join(traits)}")
     steps = steps_per_epoch(config, len(dataset.train), devices=device.count)
     images = dict(zip(dataset.classes, dataset.train.class_sizes(len(dataset.classes)), strict=True))

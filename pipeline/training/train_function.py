@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -37,32 +38,41 @@ class StepGroups:
             yield self.last_step(group) - self.first_step(group) + 1
 
 
-def make_train_function(model: keras.Model, groups: StepGroups) -> Callable[[tf.data.Iterator], Logs]:
+def make_train_function(
+    model: keras.Model, groups: StepGroups, make_batch: Callable[[Any], tuple[tf.Tensor, ...]] | None = None
+) -> Callable[[tf.data.Iterator], Logs]:
     """Return what `keras.Model.fit` is to call for each group of steps, as the model's `train_function`.
 
     It makes as many training steps of the compiled model as the group has, one after another in a graph, and returns
     the metrics so far. To Keras each group is one step. Keras' own `steps_per_execution` (3.15) runs on into the
     batches of the next epoch where it does not divide the steps of one.
+
+    Args:
+        model: Compiled.
+        groups: The epoch's steps.
+        make_batch: Makes the batch of a step from an element of the data set, as a part of the compiled step; None
+            takes the element as the batch.
     """
     strategy = model.distribute_strategy
     sizes = itertools.cycle(groups.sizes())
 
     @tf.function(autograph=False, reduce_retracing=True, jit_compile=model.jit_compile)
-    def step(batch: tuple[tf.Tensor, ...]) -> None:
+    def step(element: Any) -> None:
+        batch = make_batch(element) if make_batch else element
         strategy.run(model.train_step, args=(batch,))
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def execute(batches: tf.data.Iterator, steps: tf.Tensor) -> None:
+    def execute(elements: tf.data.Iterator, steps: tf.Tensor) -> None:
         def one_more(done: tf.Tensor) -> tuple[tf.Tensor]:
-            step(batches.get_next())
+            step(elements.get_next())
             return (done + 1,)
 
         # one step at a time: each one reads the weights that the one before it has written
         tf.while_loop(lambda done: done < steps, one_more, (tf.constant(0),), parallel_iterations=1)
 
-    def train(batches: tf.data.Iterator) -> Logs:
+    def train(elements: tf.data.Iterator) -> Logs:
         # a tensor, as each other Python number would be traced anew
-        execute(batches, tf.constant(next(sizes)))
+        execute(elements, tf.constant(next(sizes)))
         return model.get_metrics_result()
 
     return train

@@ -76,7 +76,8 @@ def equalize(images: tf.Tensor) -> tf.Tensor:
 
     def spread(x: tf.Tensor) -> tf.Tensor:
         flat = tf.reshape(tf.transpose(tf.cast(x, tf.int32), [0, 3, 1, 2]), [-1, x.shape[1] * x.shape[2]])  # (n c, h w)
-        counts = tf.math.bincount(flat, minlength=256, maxlength=256, axis=-1)  # (n c, 256)
+        # not tf.math.bincount, which computes the 256 from the data for XLA to fail on
+        counts = tf.raw_ops.DenseBincount(input=flat, size=256, weights=tf.constant([], tf.int32))  # (n c, 256)
         last = tf.gather(counts, tf.reduce_max(flat, axis=1), batch_dims=1)
         step = ((flat.shape[1] - last) // 255)[:, None]
         table = (tf.cumsum(counts, axis=1, exclusive=True) + step // 2) // tf.maximum(step, 1)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from pipeline.data.augmentation.random_ops import scale_to_int
+from pipeline.data.augmentation.random_ops import scale_to_int, uniforms
 
 # Parts drawn for each image, of which the first one that fits into it is taken, as in torchvision and timm.
 TRIES = 10
@@ -23,20 +23,18 @@ class Boxes(NamedTuple):
 def random_resized_crop(images: tf.Tensor, seed: tf.Tensor, *, scale: float, ratio: float) -> tf.Tensor:
     """Cut a random rectangle out of each image (b, h, w, c) and resize it to (h, w), see `random_boxes`."""
     height, width = images.shape[1], images.shape[2]
-    boxes = random_boxes(tf.shape(images)[0], seed, height=height, width=width, scale=scale, ratio=ratio)
+    boxes = random_boxes(images, seed, height=height, width=width, scale=scale, ratio=ratio)
     return crop_and_resize(images, boxes)
 
 
-def random_boxes(count: tf.Tensor, seed: tf.Tensor, *, height: int, width: int, scale: float, ratio: float) -> Boxes:
-    """Draw a rectangle in each of `count` images as torchvision's and timm's random resized crop does.
+def random_boxes(images: tf.Tensor, seed: tf.Tensor, *, height: int, width: int, scale: float, ratio: float) -> Boxes:
+    """Draw a rectangle in each image (b, ...) as torchvision's and timm's random resized crop does.
 
     The share of the area is uniform in [scale, 1], the logarithm of width to height uniform in
     [-log(ratio), log(ratio)], the position uniform. If none of TRIES rectangles fits into the image, it is the largest
     one in its center with such a ratio.
     """
-    area, shape, down, across = (
-        tf.random.stateless_uniform([count, TRIES], tf.random.fold_in(seed, number)) for number in range(4)
-    )
+    area, shape, down, across = (uniforms(images, tf.random.fold_in(seed, number), TRIES) for number in range(4))
     area = (scale + (1 - scale) * area) * (height * width)  # pixels
     shape = tf.exp((2 * shape - 1) * math.log(ratio))
     heights = tf.cast(tf.round(tf.sqrt(area / shape)), tf.int32)

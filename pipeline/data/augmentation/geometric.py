@@ -14,12 +14,18 @@ from pipeline.data.augmentation.random_ops import randint, select
 Matrix = npt.NDArray[np.float32]  # (3, 3), on (x, y, 1) with (0, 0, 1) the image's upper left corner
 
 
-def affine_transform(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """Transform each image (b, h, w, c) by its matrix (b, 3, 3), with the nearest pixel, and 0 from outside."""
+def affine_transform(images: tf.Tensor, matrices: tf.Tensor, *, for_xla: bool = False) -> tf.Tensor:
+    """Transform each image (b, h, w, c) by its matrix (b, 3, 3), with the nearest pixel, and 0 from outside.
+
+    Args:
+        for_xla: Use operations that XLA can compile, which are slower without it; the result is the same.
+    """
     a, b, x = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 0, 2]
     c, d, y = matrices[:, 1, 0], matrices[:, 1, 1], matrices[:, 1, 2]
     # The op's origin is the center of the first pixel.
     x, y = x + (a + b - 1) / 2, y + (c + d - 1) / 2
+    if for_xla:
+        return _gather_nearest(images, a, b, x, c, d, y)
     zero = tf.zeros_like(a)
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
@@ -29,6 +35,31 @@ def affine_transform(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
         interpolation="NEAREST",
         fill_mode="CONSTANT",
     )
+
+
+def _gather_nearest(images: tf.Tensor, *coefficients: tf.Tensor) -> tf.Tensor:
+    """Return what ImageProjectiveTransformV3 does, by its formula: the pixel of each image nearest to each position.
+
+    Args:
+        images: (b, h, w, c).
+        coefficients: Six (b,): a position (x, y) comes from (a x + b y + c, d x + e y + f).
+    """
+    height, width = images.shape[1], images.shape[2]
+    a, b, c, d, e, f = (coefficient[:, None, None] for coefficient in coefficients)
+    x, y = tf.range(width, dtype=tf.float32)[None, None], tf.range(height, dtype=tf.float32)[None, :, None]
+    # a difference, because TensorFlow optimizes the sum of three terms to one in another order, which rounds otherwise
+    column, row = (_round_half_away(p * x - q * -y + r) for p, q, r in ((a, b, c), (d, e, f)))  # (b, h, w)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    pixel = tf.where(inside, row * width + column, 0)
+    flat = tf.reshape(images, [-1, height * width, images.shape[3]])
+    return tf.where(inside[..., None], tf.gather(flat, pixel, axis=1, batch_dims=1), tf.zeros([], images.dtype))
+
+
+def _round_half_away(positions: tf.Tensor) -> tf.Tensor:
+    """Round to the nearest integer, int32, and a half away from zero as C++ does; tf.round takes the even one."""
+    whole = tf.floor(tf.abs(positions))
+    magnitude = whole + tf.cast(tf.abs(positions) - whole >= 0.5, positions.dtype)
+    return tf.cast(tf.sign(positions) * magnitude, tf.int32)
 
 
 def identity() -> Matrix:

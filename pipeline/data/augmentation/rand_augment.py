@@ -13,7 +13,9 @@ MAX_MAGNITUDE = 30
 Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def rand_augment(images: tf.Tensor, seed: tf.Tensor, *, layers: int, magnitude: int) -> tf.Tensor:
+def rand_augment(
+    images: tf.Tensor, seed: tf.Tensor, *, layers: int, magnitude: int, for_xla: bool = False
+) -> tf.Tensor:
     """Apply `layers` operations to each image, drawn for it alone from 14; the sign of each is random.
 
     Colour operations come first, in the order drawn. The geometric ones are composed into one transformation, which
@@ -21,21 +23,23 @@ def rand_augment(images: tf.Tensor, seed: tf.Tensor, *, layers: int, magnitude: 
 
     Args:
         magnitude: 0 to 30, the same for all operations.
+        for_xla: Use operations that XLA can compile, which are slower without it; the result is the same.
     """
     height, width = images.shape[1], images.shape[2]
     strength = magnitude / MAX_MAGNITUDE
     geometric_matrices, color_operations = _geometric_matrices(strength, height, width), _color_operations(strength)
     n_geometric = len(geometric_matrices[0])
+    apply_color_operations = _select_color_operations if for_xla else _apply_color_operations
     transform = tf.eye(3, batch_shape=[tf.shape(images)[0]])
     for layer in range(layers):
         layer_seed = tf.random.fold_in(seed, layer)
         # (b,), the geometric ones first
         operation = randint(images, tf.random.fold_in(layer_seed, 0), n_geometric + len(color_operations))
         sign = randint(images, tf.random.fold_in(layer_seed, 1), 2)
-        images = _apply_color_operations(images, tf.maximum(operation - n_geometric, -1), sign, color_operations)
+        images = apply_color_operations(images, tf.maximum(operation - n_geometric, -1), sign, color_operations)
         matrix = tf.where(operation < n_geometric, operation, 0)
         transform = tf.matmul(transform, tf.gather_nd(geometric_matrices, tf.stack([sign, matrix], axis=1)))
-    return geometric.affine_transform(images, transform)
+    return geometric.affine_transform(images, transform, for_xla=for_xla)
 
 
 def _geometric_matrices(strength: float, height: int, width: int) -> np.ndarray:
@@ -88,3 +92,14 @@ def _apply_color_operations(
         for operation, part, part_signs in zip(operations, parts[1:], signs[1:], strict=True)
     ]
     return tf.ensure_shape(tf.dynamic_stitch(positions, [parts[0], *changed]), images.shape)
+
+
+def _select_color_operations(
+    images: tf.Tensor, number: tf.Tensor, sign: tf.Tensor, operations: Sequence[Operation]
+) -> tf.Tensor:
+    """Do as `_apply_color_operations`, but compute each operation for all images: XLA needs shapes that are known."""
+    signs = tf.where(sign == 0, 1.0, -1.0)
+    changed = images
+    for position, operation in enumerate(operations):
+        changed = tf.where((number == position)[:, None, None, None], operation(images, signs), changed)
+    return changed

@@ -1,6 +1,54 @@
-"""Random numbers for each image of a batch, functions of a seed (2,) alone, and operations that use them."""
+"""Random numbers for each image of a batch, functions of a seed (2,) alone, and operations that use them.
+
+XLA draws other numbers from a seed than TensorFlow does (2.21). What it compiles takes numbers that were drawn before.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import tensorflow as tf
+
+Draw = Callable[[tf.Tensor], tf.Tensor]  # number of images -> random numbers
+
+# what is called in place of each draw within `record_draws` and `replay_draws`
+_source: ContextVar[Callable[[Draw], tf.Tensor] | None] = ContextVar("_source", default=None)
+
+
+@contextmanager
+def record_draws(count: tf.Tensor) -> Iterator[list[tf.Tensor]]:
+    """Yield a list to which all random numbers are appended that are drawn within the block.
+
+    Args:
+        count: Number of images in the batch, so that drawing in a graph does not depend on images.
+    """
+    drawn: list[tf.Tensor] = []
+
+    def draw_and_record(draw: Draw) -> tf.Tensor:
+        drawn.append(draw(count))
+        return drawn[-1]
+
+    token = _source.set(draw_and_record)
+    try:
+        yield drawn
+    finally:
+        _source.reset(token)
+
+
+@contextmanager
+def replay_draws(drawn: Sequence[tf.Tensor]) -> Iterator[None]:
+    """Draw no random numbers within the block, but take these, which the same calls have drawn in this order."""
+    numbers = iter(drawn)
+    token = _source.set(lambda _: next(numbers))
+    try:
+        yield
+    finally:
+        _source.reset(token)
+
+
+def _draw(images: tf.Tensor, draw: Draw) -> tf.Tensor:
+    source = _source.get()
+    return source(draw) if source else draw(tf.shape(images)[0])
 
 
 def box_mask(images: tf.Tensor, *, top: tf.Tensor, left: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
@@ -18,12 +66,17 @@ def box_mask(images: tf.Tensor, *, top: tf.Tensor, left: tf.Tensor, height: tf.T
 
 def randint(images: tf.Tensor, seed: tf.Tensor, bound: int) -> tf.Tensor:
     """Draw an integer from 0 to bound - 1 for each image, (b,) int32."""
-    return tf.random.stateless_uniform([tf.shape(images)[0]], seed, 0, bound, dtype=tf.int32)
+    return _draw(images, lambda count: tf.random.stateless_uniform([count], seed, 0, bound, dtype=tf.int32))
 
 
 def uniform(images: tf.Tensor, seed: tf.Tensor, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
     """Draw a number from [low, high) for each image, (b,) float32."""
-    return tf.random.stateless_uniform([tf.shape(images)[0]], seed, low, high)
+    return _draw(images, lambda count: tf.random.stateless_uniform([count], seed, low, high))
+
+
+def uniforms(images: tf.Tensor, seed: tf.Tensor, tries: int) -> tf.Tensor:
+    """Draw `tries` numbers from [0, 1) for each image, (b, tries) float32."""
+    return _draw(images, lambda count: tf.random.stateless_uniform([count, tries], seed))
 
 
 def scale_to_int(uniform: tf.Tensor, maximum: tf.Tensor) -> tf.Tensor:
@@ -39,7 +92,11 @@ def select(condition: tf.Tensor, images: tf.Tensor, others: tf.Tensor) -> tf.Ten
 
 def beta(images: tf.Tensor, seed: tf.Tensor, alpha: float) -> tf.Tensor:
     """Draw a number from Beta(alpha, alpha) for each image, (b,) float32."""
-    gammas = tf.random.stateless_gamma([2, tf.shape(images)[0]], seed, alpha, dtype=tf.float64)
-    # With a tiny alpha both underflow to 0: the result is 1.
-    share = tf.where(gammas[0] == gammas[1], tf.ones_like(gammas[0]), gammas[0] / (gammas[0] + gammas[1]))
-    return tf.cast(share, tf.float32)
+
+    def draw(count: tf.Tensor) -> tf.Tensor:
+        gammas = tf.random.stateless_gamma([2, count], seed, alpha, dtype=tf.float64)
+        # With a tiny alpha both underflow to 0: the result is 1.
+        share = tf.where(gammas[0] == gammas[1], tf.ones_like(gammas[0]), gammas[0] / (gammas[0] + gammas[1]))
+        return tf.cast(share, tf.float32)
+
+    return _draw(images, draw)

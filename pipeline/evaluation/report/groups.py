@@ -19,7 +19,8 @@ from pipeline.runtime.errors import UsageError
 Kind = Literal["winner", "final", "trial", "run"]
 Settings = Mapping[str, str]  # by name, each value in the one spelling that `TrainingConfig.text` gives
 
-NOT_COMPARED = CHANGE_NO_RESULT | {"seed"}
+# the last two decide how fast a run is, and `auto` stands for other values of them on another device
+NOT_COMPARED = CHANGE_NO_RESULT | {"seed", "steps_per_execution", "data_on"}
 # roles of a search's runs: a single training, and one of several of the same configuration
 TRIAL, FINAL = "trial", "final"
 ENSEMBLE = "ensemble"  # role of the finalists of a search as one model

@@ -103,7 +103,7 @@ def load_trial_data(job: TrialJob) -> Dataset:
 def _setup(job: TrialJob, context: WorkerContext) -> "tuple[TrainingConfig, Dataset, Device]":
     """Return the resolved settings, the data and the device of a trial."""
     from pipeline.runtime.device import select_device, unused_gpu
-    from pipeline.training.run import resolve_auto
+    from pipeline.training.auto_settings import resolve_auto
 
     config, data = job.config, load_trial_data(job)
     validate_against_data(config, image_shape=data.image_shape, training_images=len(data.train))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.data.batches import class_weights, evaluation_batches, training_batches
+from pipeline.data.batches import DeviceImages, TrainingBatches, class_weights, evaluation_batches
 from tests.support.augmentations import ALL, build_augmentation, noise
 from tests.support.paths import ROOT
 
@@ -27,7 +27,7 @@ class Numbered:
 def batches(
     *, seed=0, epochs=2, label_smoothing=0.0, augment=build_augmentation(), initial_epoch=0, batch_multiple=1, **classes
 ):
-    result = training_batches(
+    result = TrainingBatches(
         Numbered(),
         image_shape=(1, 1, 1),
         classes=2,
@@ -39,7 +39,7 @@ def batches(
         initial_epoch=initial_epoch,
         batch_multiple=batch_multiple,
         **classes,
-    )
+    ).on_host()
     return [tuple(part.numpy() for part in batch) for batch in result]
 
 
@@ -76,7 +76,7 @@ def columns_of_epochs(**changes):
             pixels, labels = super().take(positions)
             return np.concatenate([pixels, np.full_like(pixels, 255)], axis=2), labels
 
-    result = training_batches(
+    result = TrainingBatches(
         Wide(),
         image_shape=(1, 2, 1),
         classes=2,
@@ -86,7 +86,7 @@ def columns_of_epochs(**changes):
         augment=build_augmentation(),
         label_smoothing=0.0,
         **changes,
-    )
+    ).on_host()
     pixels = np.concatenate([images for images, _ in result])[:, 0, :, 0]
     mirrored = pixels[:, 0] == 255
     number = np.where(mirrored, pixels[:, 1], pixels[:, 0])
@@ -220,7 +220,7 @@ class Noise:
 
 
 def augmented_batches():
-    return training_batches(
+    return TrainingBatches(
         Noise(),
         image_shape=(8, 8, 3),
         classes=5,
@@ -229,7 +229,7 @@ def augmented_batches():
         seed=3,
         augment=build_augmentation(**ALL),
         label_smoothing=0.1,
-    )
+    ).on_host()
 
 
 def test_augmented_batches_are_bitwise_reproducible_from_any_step():
@@ -259,8 +259,32 @@ def digest():
     return sha256(b"".join(part.numpy().tobytes() for batch in augmented_batches() for part in batch)).hexdigest()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"augment": build_augmentation(**ALL), "class_weights": np.array([1, 2, 3, 4, 5], np.float32)},
+        {"augment": build_augmentation(flip=False), "alternating_flip": True, "size": (4, 4)},
+        {"augment": build_augmentation(translation=2), "balanced_labels": np.arange(50) // 12, "initial_epoch": 1},
+    ],
+    ids=["all augmentations, class weights", "alternating flip, another size", "balanced, from the second epoch"],
+)
+def test_batches_made_on_the_device_are_those_of_the_host(settings):
+    result = TrainingBatches(
+        Noise(), image_shape=(8, 8, 3), classes=5, batch_size=16, epochs=2, seed=3, label_smoothing=0.1, **settings
+    )
+    copy = DeviceImages.copy_of(Noise())
+    make = tf.function(result.on_device, autograph=False, reduce_retracing=True)
+    made = [make(copy, plan) for plan in result.plans()]
+    expected = list(result.on_host())
+    assert len(made) == len(expected) > 3
+    for batch, same in zip(made, expected, strict=True):
+        for part, same_part in zip(batch, same, strict=True):
+            assert part.dtype == same_part.dtype
+            np.testing.assert_array_equal(part, same_part)
+
+
 def test_mixup_changes_the_labels_of_training_batches():
-    result = training_batches(
+    result = TrainingBatches(
         Noise(),
         image_shape=(8, 8, 3),
         classes=5,
@@ -269,7 +293,7 @@ def test_mixup_changes_the_labels_of_training_batches():
         seed=3,
         augment=build_augmentation(mixup_alpha=5.0),
         label_smoothing=0.0,
-    )
+    ).on_host()
     labels = np.concatenate([labels for _, labels in result])
     assert (labels.max(axis=1) < 0.9).mean() > 0.5
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import psutil
 import pynvml
@@ -12,7 +13,9 @@ from pipeline.runtime import cpu, device
 from pipeline.runtime.device import (
     Device,
     check_single_host,
+    data_on_for,
     fast_layers_for,
+    free_memory,
     jit_compile_for,
     precision_for,
     steps_per_execution_for,
@@ -52,6 +55,20 @@ def test_fast_layers_for_a_cpu_only():
 def test_steps_per_execution_for_a_gpu_are_many_and_for_a_cpu_one():
     assert steps_per_execution_for(Device("GPU", "some", (8, 0))) == 16
     assert steps_per_execution_for(CPU) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "free_bytes", "compiled", "place"),
+    [
+        (Device("GPU", "some", (8, 0)), 401, True, "device"),
+        (Device("GPU", "some", (8, 0)), 400, True, "host"),
+        (Device("GPU", "some", (8, 0)), 401, False, "host"),
+        (Device("GPU", "some", (8, 0), count=2), 401, True, "host"),
+        (CPU, 401, True, "host"),
+    ],
+)
+def test_data_on_for_one_gpu_whose_memory_has_four_times_the_images(device, free_bytes, compiled, place):
+    assert data_on_for(device, image_bytes=100, free_bytes=free_bytes, compiled=compiled) == place
 
 
 def test_jit_compile_for_a_gpu_and_not_for_a_cpu():
@@ -137,6 +154,24 @@ def test_unused_gpu_names_a_gpu_that_does_not_answer(monkeypatch):
     assert "this machine has NVIDIA H200, GPU 1 (which does not answer: " in unused_gpu(CPU)
 
 
+@pytest.mark.parametrize(("visible", "asked"), [(None, 0), ("2,3", 2), ("GPU-1a", "GPU-1a")])
+def test_free_memory_is_that_of_the_first_visible_gpu_up_to_its_part(monkeypatch, visible, asked):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda name: name)
+    free = {asked: SimpleNamespace(free=3 << 20)}
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", free.__getitem__)
+    assert free_memory() == 3 << 20
+    part = tf.config.LogicalDeviceConfiguration(memory_limit=2)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["a GPU"])
+    monkeypatch.setattr(tf.config, "get_logical_device_configuration", lambda gpu: [part])
+    assert free_memory() == 2 << 20
+
+
 def test_unused_gpu_ignores_a_gpu_hidden_on_purpose_or_in_use(monkeypatch):
     monkeypatch.setattr(device, "_nvidia_gpus", lambda: ["NVIDIA H200"])
     for hidden in ("", "-1"):
@@ -154,6 +189,7 @@ def test_unused_gpu_without_nvidias_driver_is_none(monkeypatch):
 
     monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
     assert unused_gpu(CPU) is None
+    assert free_memory() == 0
 
 
 @pytest.mark.parametrize("cluster", [{"worker": ["a:1", "b:1"]}, {"chief": ["a:1"], "worker": ["b:1"]}])

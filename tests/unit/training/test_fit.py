@@ -305,6 +305,19 @@ def test_fit_with_groups_of_steps_has_the_weights_of_single_steps(train, changes
         np.testing.assert_array_equal(weight, same)
 
 
+def test_fit_with_data_on_the_device_has_the_weights_of_batches_made_by_the_host(train):
+    settings = {"flip": "alternating", "randaugment_layers": 1, "mixup_alpha": 0.4, "sampling": "balanced"}
+    settings |= {"progressive_resize": "4:0.5", "class_weights": "effective", "ema_momentum": 0.8}
+    by_host, _ = train(data_on="host", **settings)
+    states = []
+    on_device, _ = train(data_on="device", steps_per_execution=3, states=states, **settings)
+    resumed, _ = train(data_on="device", start=states[0], **settings)
+    assert history_without_timings(by_host) == history_without_timings(on_device) == history_without_timings(resumed)
+    for weight, *same in zip(*(result.model.get_weights() for result in (by_host, on_device, resumed)), strict=True):
+        np.testing.assert_array_equal(weight, same[0])
+        np.testing.assert_array_equal(weight, same[1])
+
+
 def test_fit_on_growing_images_resumed_at_the_smaller_size_equals_an_uninterrupted_training(train, digits):
     settings = {"epochs": 3, "progressive_resize": "4:0.6", "schedule": "one_cycle", "fast_layers": True}
     states = []

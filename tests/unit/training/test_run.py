@@ -1,7 +1,6 @@
 """Steps of a training run around the training itself."""
 
 import errno
-import os
 from types import SimpleNamespace
 
 import mlflow.keras
@@ -30,7 +29,6 @@ from pipeline.training.run import (
     checkpoint_on_exit,
     explain_out_of_memory,
     report_epoch,
-    resolve_auto,
     run_training,
     summarize,
 )
@@ -58,32 +56,6 @@ class FakeManager:
 
     def upload_final(self):
         self.calls.append("upload_final")
-
-
-def test_resolve_auto_leaves_no_auto_and_an_absolute_path(tmp_path):
-    config = TrainingConfig.build({"dataset": os.path.relpath(tmp_path)})
-    resolved = resolve_auto(config, small_dataset(str(tmp_path)), CPU)
-    assert "auto" not in {resolved.text(name) for name in TrainingConfig.model_fields}
-    assert resolved.dataset == str(tmp_path)
-
-
-def test_resolve_auto_with_explicit_settings_keeps_them():
-    settings = {"precision": "float32", "jit_compile": True, "fast_layers": False, "steps_per_execution": 2}
-    config = TrainingConfig.build(settings)
-    assert resolve_auto(config, small_dataset(), CPU) == config
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"fast_layers": True}, "fast_layers must be false or auto with devices=all"),
-        ({"batch_size": 127}, "batch_size must be a multiple of the 2 devices that share it: got 127"),
-    ],
-)
-def test_resolve_auto_with_settings_that_devices_cannot_share_raises_usage_error(settings, message):
-    two = Device("GPU", "any", capability=(9, 0), count=2)
-    with pytest.raises(UsageError, match=message):
-        resolve_auto(TrainingConfig.build(settings), small_dataset(), two)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Flips, translations, and affine transformations against Pillow's."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 from pipeline.data.augmentation import geometric
-from pipeline.data.augmentation.geometric import random_flip, random_translation, random_vertical_flip
+from pipeline.data.augmentation.geometric import affine_transform, random_flip, random_translation, random_vertical_flip
 from tests.support.augmentations import SEED, noise
 
 IMAGES = noise(2, 9, 13, 3)
@@ -67,3 +69,18 @@ def test_random_translation_shifts_both_ways_with_reflected_edges():
         found.update(shifts)
     assert {down for down, _ in found} == {across for _, across in found} == set(range(5))
     assert len(found) > 15  # down and across are drawn apart
+
+
+def test_affine_transform_for_xla_takes_the_pixels_of_the_other():
+    random = np.random.default_rng(0)
+    images = tf.constant(noise(300, 16, 12, 3))
+    # quarters lead halfway between pixels
+    quarters = random.integers(-8, 9, (150, 3, 3)) / 4
+    matrices = tf.constant(np.concatenate([quarters, random.normal(size=(150, 3, 3))]).astype(np.float32))
+    # in a graph, as TensorFlow optimizes it
+    plain, for_xla = (
+        tf.function(partial(affine_transform, for_xla=for_xla), autograph=False)(images, matrices)
+        for for_xla in (False, True)
+    )
+    np.testing.assert_array_equal(for_xla, plain)
+    assert 0 < np.mean(np.asarray(plain) == 0) < 0.9

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.data.augmentation.random_ops import beta, box_mask, randint, select, uniform
+from pipeline.data.augmentation.random_ops import (
+    beta,
+    box_mask,
+    randint,
+    record_draws,
+    replay_draws,
+    select,
+    uniform,
+)
 from tests.support.augmentations import SEED, noise
 
 IMAGES = tf.zeros((6000, 1, 1, 1), tf.uint8)
@@ -48,3 +56,13 @@ def test_select_takes_whole_images_by_condition():
     images, others = noise(3, 2, 2, 3), noise(3, 2, 2, 3, seed=1)
     selected = select(tf.constant([True, False, True]), tf.constant(images), tf.constant(others)).numpy()
     np.testing.assert_array_equal(selected, np.stack([images[0], others[1], images[2]]))
+
+
+def test_recorded_draws_are_replayed_in_their_order_and_not_drawn():
+    with record_draws(tf.constant(len(IMAGES))) as drawn:
+        expected = [randint(IMAGES, SEED, 9), uniform(IMAGES, SEED), beta(IMAGES, SEED, 1.0)]
+    with replay_draws(drawn):
+        again = [randint(IMAGES, SEED + 1, 9), uniform(IMAGES, SEED + 1), beta(IMAGES, SEED + 1, 1.0)]
+    for numbers, same in zip(again, expected, strict=True):
+        np.testing.assert_array_equal(numbers, same)
+    assert not np.array_equal(uniform(IMAGES, SEED + 1), expected[1]), "outside the block they are drawn again"

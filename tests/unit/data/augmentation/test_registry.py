@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import kernels
 
 from pipeline.data.augmentation.geometric import random_flip, random_translation
 from pipeline.data.augmentation.mixing import mixup_or_cutmix
+from pipeline.data.augmentation.registry import augment_as_drawn, draw_numbers
 from tests.support.augmentations import ALL, SEED, build_augmentation, noise, smooth
 
 IMAGES = noise(64, 6, 5, 3)
@@ -64,3 +66,59 @@ def test_augmentation_with_everything_off_changes_nothing():
     images, labels = apply(build_augmentation())
     np.testing.assert_array_equal(images, IMAGES)
     np.testing.assert_array_equal(labels, LABELS)
+
+
+def as_drawn(images, labels, *, jit_compile=None):
+    """Return a function of images and drawn numbers that applies all augmentations as XLA can compile them."""
+    augment = build_augmentation(for_xla=True, **ALL)
+    function = tf.function(
+        lambda images, drawn: augment_as_drawn(augment, images, labels, drawn),
+        autograph=False,
+        jit_compile=jit_compile,
+    )
+    shapes = {"image_shape": images.shape[1:], "classes": labels.shape[1]}
+    drawn = draw_numbers(build_augmentation(**ALL), len(images), SEED, **shapes)
+    return function, (images, drawn)
+
+
+def test_augmentation_for_xla_by_numbers_that_were_drawn_equals_the_other():
+    images, labels = tf.constant(IMAGES), tf.constant(LABELS)
+    function, arguments = as_drawn(images, labels)
+    for part, same in zip(function(*arguments), build_augmentation(**ALL)(images, labels, SEED), strict=True):
+        np.testing.assert_array_equal(part, same)
+
+
+def test_numbers_are_drawn_in_a_graph_without_any_image():
+    augment = build_augmentation(**ALL)
+    # of which one batch would take 120 TB
+    shapes = {"image_shape": (20_000, 20_000, 3), "classes": 10}
+    drawn = tf.function(lambda: draw_numbers(augment, tf.constant(100_000), SEED, **shapes), autograph=False)()
+    assert {len(numbers) for numbers in drawn} == {100_000}
+
+
+def test_augmentation_for_xla_has_only_operations_that_xla_compiles_for_a_gpu():
+    # XLA registers its kernels when it first compiles
+    tf.function(lambda x: x + 1, jit_compile=True)(1)
+    function, arguments = as_drawn(tf.constant(IMAGES), tf.constant(LABELS))
+    graph = function.get_concrete_function(*arguments).graph.as_graph_def()
+    nodes = [*graph.node, *(node for called in graph.library.function for node in called.node_def)]
+    devices = {
+        name: {kernel.device_type for kernel in kernels.get_registered_kernels_for_op(name).kernel}
+        for name in {node.op for node in nodes}
+    }
+    assert {name for name, found in devices.items() if "XLA_GPU_JIT" not in found} <= {"PartitionedCall"}
+    # it has no kernel for the one that other devices transform images with
+    assert "ImageProjectiveTransformV3" not in devices
+
+
+@pytest.mark.slow
+def test_augmentation_compiled_by_xla_differs_in_few_pixels():
+    images, labels = tf.constant(smooth(64, 32, 32, 3)), tf.constant(LABELS)
+    function, arguments = as_drawn(images, labels, jit_compile=True)
+    (compiled, compiled_labels), (plain, plain_labels) = (
+        function(*arguments),
+        build_augmentation(**ALL)(images, labels, SEED),
+    )
+    # RandAugment may take the other of two pixels that are equally near
+    assert np.mean(np.asarray(compiled) != np.asarray(plain)) < 0.002
+    np.testing.assert_allclose(compiled_labels, plain_labels, atol=1e-6)
