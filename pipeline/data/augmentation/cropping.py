@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.data.augmentation.random_ops import scale_to_int, uniforms
@@ -60,25 +61,27 @@ def crop_and_resize(images: tf.Tensor, boxes: Boxes) -> tf.Tensor:
 
     The filter has nothing to antialias, as no rectangle is larger than its image.
     """
-    height, width = images.shape[1], images.shape[2]
-    rows = _interpolate(images, _source_positions(boxes.top, boxes.height, height), axis=1)
-    resized = _interpolate(rows, _source_positions(boxes.left, boxes.width, width), axis=2)
+    rows = _interpolate(images, boxes.top, boxes.height, axis=1)
+    resized = _interpolate(rows, boxes.left, boxes.width, axis=2)
     return tf.cast(tf.round(resized), images.dtype)
 
 
-def _source_positions(start: tf.Tensor, length: tf.Tensor, pixels: int) -> tf.Tensor:
-    """Return where each of `pixels` pixels lies in a range of `length` pixels from `start` on, (b, pixels) float32."""
-    start, length = (tf.cast(part, tf.float32)[:, None] for part in (start, length))
-    centers = start + (tf.range(pixels, dtype=tf.float32) + 0.5) * (length / pixels) - 0.5
+def _interpolate(images: tf.Tensor, start: tf.Tensor, length: tf.Tensor, *, axis: int) -> tf.Tensor:
+    """Enlarge a range of an axis, `length` pixels from `start` on, (b,) each, to all of it, as float32.
+
+    Positions are integers, in parts of an old pixel. As floats they would depend on whether TensorFlow optimizes the
+    graph, where it multiplies by the rounded reciprocal of the axis' length instead of dividing by it.
+    """
+    pixels = images.shape[axis]
+    parts = 2 * pixels  # in an old pixel
+    start, length = start[:, None], length[:, None]
+    centers = (2 * tf.range(pixels) + 1) * length - pixels  # (b, pixels), from the first old pixel's center on
     # Beyond the centers of its outer pixels the range goes on as it ends.
-    return tf.clip_by_value(centers, start, start + length - 1)
-
-
-def _interpolate(images: tf.Tensor, positions: tf.Tensor, *, axis: int) -> tf.Tensor:
-    """Return the values between the pixels of an axis at positions (b, n) along it, as float32."""
-    before = tf.floor(positions)
-    share = tf.expand_dims(tf.expand_dims(positions - before, -1), 3 - axis)  # (b, n, 1, 1) or (b, 1, n, 1)
-    low = tf.cast(before, tf.int32)
-    high = tf.minimum(low + 1, images.shape[axis] - 1)
-    first, second = (tf.cast(tf.gather(images, pixels, axis=axis, batch_dims=1), tf.float32) for pixels in (low, high))
+    centers = tf.clip_by_value(centers, 0, parts * (length - 1))
+    low = start + centers // parts
+    high = tf.minimum(low + 1, pixels - 1)
+    shares = tf.constant(np.arange(parts) / parts, tf.float32)
+    share = tf.gather(shares, centers % parts)
+    share = tf.expand_dims(tf.expand_dims(share, -1), 3 - axis)  # (b, pixels, 1, 1) or (b, 1, pixels, 1)
+    first, second = (tf.cast(tf.gather(images, each, axis=axis, batch_dims=1), tf.float32) for each in (low, high))
     return first + share * (second - first)

@@ -114,3 +114,11 @@ def test_random_resized_crop_traces_for_a_batch_of_any_size():
     )
     images = noise(5, 9, 13, 3)
     np.testing.assert_array_equal(traced(images[:2]), traced(images)[:2])
+
+
+def test_random_resized_crop_in_an_optimized_graph_is_that_of_an_eager_call():
+    """With sides that no power of two divides, so that their reciprocals are rounded."""
+    images = tf.constant(noise(64, 6, 5, 3))
+    optimized = tf.function(random_resized_crop, autograph=False)
+    settings = {"scale": 0.2, "ratio": 4 / 3}
+    np.testing.assert_array_equal(optimized(images, SEED, **settings), random_resized_crop(images, SEED, **settings))
