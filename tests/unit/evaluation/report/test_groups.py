@@ -45,10 +45,10 @@ def test_group_runs_ignores_the_seed_and_settings_that_change_no_result():
         make_record("b", seed="2"),
         make_record("a", seed="10"),
         make_record("c", checkpoint_minutes="3"),
-        make_record("d", steps_per_execution="16", data_on="device"),
+        make_record("d", seed="3", steps_per_execution="16", data_on="device"),
         make_record("e", depth="3"),
     ]
-    assert run_ids(group(*runs)) == [["c", "d", "b", "a"], ["e"]]
+    assert run_ids(group(*runs)) == [["c", "b", "d", "a"], ["e"]]
 
 
 def test_group_runs_keeps_the_folds_of_a_run_apart():
