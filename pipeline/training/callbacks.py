@@ -173,6 +173,11 @@ class EMAWeights(TrainingCallback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if self._raw is not None:
             self.model.set_weights(self._raw)
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        # Keras leaves the averages in the model, from which the next `fit` would train on
+        if self._raw is not None:
+            self.model.set_weights(self._raw)
             self._raw = None
 
 

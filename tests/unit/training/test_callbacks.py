@@ -97,6 +97,12 @@ def test_ema_weights_after_an_epoch_restores_the_raw_weights_to_the_last_bit(tra
             np.testing.assert_array_equal(actual, raw)
 
 
+def test_ema_weights_after_a_training_leaves_the_raw_weights_for_the_next_one(trained_model):
+    model, recorder = trained_model
+    for actual, raw in zip(model.get_weights(), recorder.steps[-1], strict=True):
+        np.testing.assert_array_equal(actual, raw)
+
+
 def test_moving_averages_are_among_the_variables_of_the_optimizer(trained_model):
     model, _ = trained_model
     saved = {id(variable) for variable in model.optimizer.variables}
