@@ -36,7 +36,7 @@ IMAGE_AUGMENTATIONS = {
         ),
     ),
     "flip": ImageAugmentation(
-        # alternating flips depend on the image, see `training_batches`
+        # alternating flips depend on the image, see `TrainingBatches`
         is_on=lambda config: config.flip is True,
         apply=lambda images, seed, config: random_flip(images, seed),
     ),
