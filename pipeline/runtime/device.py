@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,20 @@ def steps_per_execution_for(device: Device) -> int:
     return 16 if device.kind == "GPU" else 1
 
 
+@contextmanager
+def open_nvml() -> Iterator[bool]:
+    """Keep NVIDIA's management library open; yield whether there is one."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def free_memory() -> int:
     """Return how many bytes are free on the GPU that this process trains on and on the host, whichever are fewer.
 
@@ -126,17 +141,14 @@ def free_memory() -> int:
     import tensorflow as tf
 
     name = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return 0
-    try:
+    with open_nvml() as available:
+        if not available:
+            return 0
         find = pynvml.nvmlDeviceGetHandleByIndex if name.isdigit() else pynvml.nvmlDeviceGetHandleByUUID
-        free = int(pynvml.nvmlDeviceGetMemoryInfo(find(int(name) if name.isdigit() else name)).free)
-    except pynvml.NVMLError:
-        return 0
-    finally:
-        pynvml.nvmlShutdown()
+        try:
+            free = int(pynvml.nvmlDeviceGetMemoryInfo(find(int(name) if name.isdigit() else name)).free)
+        except pynvml.NVMLError:
+            return 0
     parts = [part for gpu in tf.config.get_visible_devices("GPU") for part in _parts_of(gpu)]
     return min(free, psutil.virtual_memory().available, *parts)
 
@@ -190,14 +202,8 @@ def _usable_part() -> str:
 
 def _nvidia_gpus() -> list[str]:
     """Return the names of the GPUs that NVIDIA's driver knows; none if there is no driver."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        return [_nvidia_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    finally:
-        pynvml.nvmlShutdown()
+    with open_nvml() as available:
+        return [_nvidia_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())] if available else []
 
 
 def _nvidia_gpu(index: int) -> str:

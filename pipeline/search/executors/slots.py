@@ -1,11 +1,11 @@
 """Slots in which one trial at a time is trained: GPUs or shares of them, else shares of the CPU's cores."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pynvml
 
+from pipeline.runtime.device import open_nvml
 from pipeline.runtime.errors import UsageError
 
 # CUDA ignores these names and every name after them
@@ -86,7 +86,7 @@ def find_gpus(visible: str | None) -> list[Gpu]:
     Args:
         visible: CUDA_VISIBLE_DEVICES, whose names are kept as given; None if it is not set: all GPUs, by UUID.
     """
-    with _nvml() as available:
+    with open_nvml() as available:
         if not available:
             return []
         gpus = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
@@ -104,20 +104,6 @@ def _visible_names(visible: str, count: int) -> list[str]:
             break
         names.append(name)
     return names
-
-
-@contextmanager
-def _nvml() -> Iterator[bool]:
-    """Keep NVIDIA's management library open; yield whether there is one."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def _split_mig(gpu: object) -> list[object]:
