@@ -36,9 +36,15 @@ def folder(tmp_path, monkeypatch):
     return use_compilation_cache({})
 
 
+def start_compiling():
+    return subprocess.Popen([sys.executable, "-c", COMPILE], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
 def compile_function():
-    command = [sys.executable, "-c", COMPILE]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    with start_compiling() as process:
+        output = process.communicate()[0]
+    assert process.returncode == 0
+    return output
 
 
 def write_entry(folder, name, *, parts=(1, 2, 3), size=100):
@@ -48,8 +54,11 @@ def write_entry(folder, name, *, parts=(1, 2, 3), size=100):
 
 
 @pytest.mark.slow
-def test_entries_are_reused_and_damaged_ones_compiled_again(folder):
-    first = compile_function()
+def test_entry_that_two_processes_write_at_once_is_reused_and_compiled_again_once_damaged(folder):
+    with start_compiling() as one, start_compiling() as other:
+        first = one.communicate()[0]
+        assert other.communicate()[0] == first
+    assert one.returncode == other.returncode == 0
     [entry] = folder.glob("*.pb")
     written = entry.stat()
     assert compile_function() == first
