@@ -1,7 +1,6 @@
 """Searches that cost nothing: an executor that answers from a script, and recorders in place of MLflow and terminal."""
 
 import shutil
-import tempfile
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from pipeline.search.session import SearchContext
 from pipeline.search.space import parse_search
 from pipeline.search.study import Study
 from pipeline.tracking.tags import RunRef, TrialOutcome
-from tests.support.stores import tracking_store
+from tests.support.stores import made_once, tracking_store
 
 # Spaces with any number of configurations, with six, and with two
 CONTINUOUS = "recipe: smoke\nspace: {learning_rate: {low: 0.0001, high: 0.1, log: true}}\n"
@@ -58,10 +57,8 @@ def states(study):
 
 @cache
 def _empty_storage():
-    """Return a file with Optuna's tables, which take a second to create."""
-    file = Path(tempfile.mkdtemp()) / "empty.db"
-    optuna.storages.RDBStorage(f"sqlite:///{file}").engine.dispose()
-    return file
+    """Return a file with Optuna's tables."""
+    return made_once("optuna.db", lambda url: optuna.storages.RDBStorage(url).engine.dispose())
 
 
 @contextmanager

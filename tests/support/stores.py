@@ -26,12 +26,24 @@ def environment(uri, experiment):
     }
 
 
+def made_once(name, make):
+    """Return a file of this process, or of all that have the same folder in EMPTY_DATABASES; make it if it is missing.
+
+    Making the tables of a database takes seconds, copying it does not.
+    """
+    folder = Path(os.environ.get("EMPTY_DATABASES") or tempfile.mkdtemp())
+    file = folder / name
+    if not file.exists():
+        unfinished = folder / f"{name}.{os.getpid()}"
+        make(f"sqlite:///{unfinished}")
+        unfinished.rename(file)
+    return file
+
+
 @cache
 def empty_database():
-    """Return the file of a tracking store without runs; making its tables takes seconds, copying it does not."""
-    file = Path(tempfile.mkdtemp()) / "empty.db"
-    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
+    """Return the file of a tracking store without runs."""
+    return made_once("mlflow.db", lambda uri: mlflow.MlflowClient(uri).search_experiments())
 
 
 @contextmanager

@@ -94,6 +94,33 @@ def test_search_runs_restores_the_thresholds_of_the_garbage_collector(tracking, 
     assert gc.get_threshold() == usual
 
 
+def test_unique_run_name_numbers_a_name_that_is_taken(tracking, experiment_id):
+    assert tracking.unique_run_name(experiment_id, "it's 5_%") == "it's 5_%"
+    tracking.create_run(experiment_id, name="it is 5 x")
+    tracking.create_run(experiment_id, name="it's 5_%")
+    assert tracking.unique_run_name(experiment_id, "it's 5_%") == "it's 5_% #2"
+    for number in (2, 4):
+        tracking.create_run(experiment_id, name=f"it's 5_% #{number}")
+    assert tracking.unique_run_name(experiment_id, "it's 5_%") == "it's 5_% #3"
+    assert tracking.unique_run_name(experiment_id, "it") == "it"
+
+
+def test_temporary_experiment_tag_is_deleted_again(tracking, experiment_id):
+    with pytest.raises(KeyError), tracking.temporary_experiment_tag(experiment_id, "doctor", "1"):
+        assert tracking.get_experiment(experiment_id).tags["doctor"] == "1"
+        raise KeyError
+    assert "doctor" not in tracking.get_experiment(experiment_id).tags
+
+
+def test_try_artifact_store_leaves_nothing_and_raises_where_it_cannot_write(tracking, tmp_path):
+    (tmp_path / "store").mkdir()
+    tracking.try_artifact_store((tmp_path / "store").as_uri(), "a.txt", "a")
+    assert list((tmp_path / "store").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        tracking.try_artifact_store((tmp_path / "file").as_uri(), "a.txt", "a")
+
+
 def test_log_batch_logs_metrics_params_and_tags_in_one_call(tracking, experiment_id):
     run_id = tracking.create_run(experiment_id).info.run_id
     tracking.log_batch(run_id, metrics=[Metric("loss", 0.5, 1, 3)], params={"depth": "8"}, tags={Tag.ROLE: Role.RUN})
@@ -167,7 +194,11 @@ def test_model_versions_are_numbered_and_found_by_number_latest_and_alias(tracki
         tracking.create_model_version("colours", model, run.info.run_id, tags={"by": "hand"})
     tracking.set_model_version_tag("colours", "1", "reason", "first")
     tracking.set_alias("colours", "champion", "1")
-    assert tracking.get_model_version_by_alias("colours", "champion").tags == {"by": "hand", "reason": "first"}
+    champion = tracking.get_model_version_by_alias("colours", "champion")
+    assert champion.tags == {"by": "hand", "reason": "first"}
+    assert (champion.run_id, champion.status) == (run.info.run_id, "READY")
+    tracking.describe_model_version("colours", "1", "# first")
+    assert tracking.get_model_version("colours", "1").description == "# first"
     assert int(tracking.get_model_version("colours", "latest").version) == 2
     assert int(tracking.get_model_version("colours", "1").version) == 1
     assert [int(each.version) for each in tracking.search_model_versions("name = 'colours'")] == [2, 1]

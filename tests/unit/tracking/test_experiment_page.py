@@ -44,6 +44,26 @@ def test_prepare_experiment_page_has_a_card_for_each_image_of_a_training(experim
     assert len({card["uuid"] for card in cards}) == len(cards)
 
 
+def test_prepare_experiment_page_shows_each_card_in_a_section_of_the_view(experiment):
+    prepare_experiment_page(*experiment)
+    page = view(*experiment)
+    cards, sections = page["compareRunCharts"], page["compareRunSections"]
+    assert {card["metricSectionId"] for card in cards} == {section["uuid"] for section in sections}
+    assert [section["name"] for section in sections] == ["Figures", "Model metrics"]
+    assert all(section["display"] is True for section in sections)
+    assert page["isAccordionReordered"] is True
+    assert not any(shown["deleted"] or shown["isGenerated"] for shown in cards + sections)
+    images = [card for card in cards if card["type"] == "IMAGE"]
+    # there is no image of block or epoch 0
+    assert {card["imageKeys"][0] for card in images if card["step"] == 1} == {
+        "depthwise_kernels_by_block",
+        "depthwise_kernels_by_epoch",
+    }
+    assert all(card["showRunParams"] is False for card in images)
+    curves = {card["metricKey"] for card in cards if card["type"] == "LINE"}
+    assert curves == {"val_accuracy", "accuracy", "val_loss", "loss", "learning_rate"}
+
+
 def test_prepare_experiment_page_unfolds_each_search_once(experiment):
     for run_id in ("a", "b", "a"):
         prepare_experiment_page(*experiment, unfold=run_id)

@@ -6,11 +6,12 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.evaluation.model_card import DataSplit
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.model_card import CARD_FILE, read_facts, write_model_card
+from pipeline.tracking.model_card import CARD_FILE, add_version, read_facts, write_model_card
 from pipeline.tracking.tags import Tag
 from tests.support.registered_model import CLASSES, NAME, RESIZE, register_model
 from tests.support.runs import Store, make_run
@@ -112,3 +113,64 @@ def test_write_model_card_of_a_run_whose_version_was_deleted_writes_the_artifact
     run_id = make_run(store, "orphan", tags={Tag.REGISTERED: "models:/nobody/7"})
     write_model_card(TrackingClient(), run_id)
     assert f"runs:/{run_id}/model" in card_of(run_id)
+
+
+def test_add_version_has_what_the_registry_says_of_it(store):
+    facts = facts_of(make_run(store, "versions"))
+    run_tags = {Tag.REGISTERED_ALIAS: "champion", Tag.REGISTERED_CALIBRATED: "models:/pets/2"}
+
+    def registry_of(aliases=(), **tags):
+        version = ModelVersion("pets", "1", 0, aliases=list(aliases))
+        version._tags = tags
+        return add_version(facts, version, run_tags)
+
+    first = registry_of(["champion", "best"], **{Tag.REASON: "better"})
+    assert (first.model_uri, first.is_registered, first.temperature) == ("models:/pets/1", True, "")
+    assert first.registry == {
+        "version": "1 of pets",
+        "aliases": "champion, best, when this was written",
+        "registered as": "champion: better",
+        "calibrated as": "models:/pets/2",
+    }
+    calibrated = registry_of(**{Tag.CALIBRATED_FROM: "version 1", Tag.TEMPERATURE: "1.4", Tag.REASON: "x"})
+    assert calibrated.temperature == "1.4"
+    assert calibrated.registry == {
+        "version": "1 of pets",
+        "aliases": "none, when this was written",
+        "calibrated from": "version 1",
+    }
+
+
+def test_read_facts_says_what_the_weights_come_from(store):
+    tags = {Tag.ENSEMBLE: "3 networks", Tag.REFIT: "on all", Tag.STUDY: "s1", Tag.WEIGHTS_DIGEST: "d1"}
+    tags |= {Tag.WEIGHTS_FROM: "a.keras"}
+    facts = facts_of(make_run(store, "lineage", settings={"folds": 2}, tags=tags))
+    assert facts.lineage == {
+        "weights_from": "a.keras, SHA-256 d1",
+        "ensemble": "the mean of 3 networks",
+        "folds": "the mean of the networks of 2 folds",
+        "refit": "on all",
+        "search": "study s1",
+    }
+    versions = {Tag.TENSORFLOW: "2.20", Tag.KERAS: "3.15", Tag.GIT_COMMIT: "c0ffee", Tag.GIT_DIRTY: "false"}
+    facts = facts_of(make_run(store, "versions", tags=versions))
+    assert facts.code == {"commit": "c0ffee", "libraries": "TensorFlow 2.20, Keras 3.15", "trained on": "not known"}
+    assert facts.lineage == {"weights_from": "random initial weights"}
+
+
+def test_read_facts_has_an_interval_of_another_metric_than_accuracy_alone(store):
+    def interval(monitor, **more):
+        return facts_of(make_run(store, monitor, correct=CORRECT, settings={"monitor": monitor}, **more)).interval
+
+    assert interval("val_accuracy") is None
+    assert interval("val_macro_f1") is None, "it was not measured"
+    name, (low, high) = interval("val_macro_f1", metrics={"test_macro_f1": 0.9})
+    assert name == "test_macro_f1" and 0.7 < low < 0.9 < high < 1
+    assert interval("val_loss", metrics={"test_loss": 0.5}) is None, "its probabilities were not logged"
+
+
+def test_read_facts_sorts_the_splits(store):
+    run_id = make_run(store, "splits")
+    for context in ("other", "test", "validation", "train"):
+        log_split(run_id, context, None)
+    assert [split.context for split in facts_of(run_id).splits] == ["train", "validation", "test", "other"]

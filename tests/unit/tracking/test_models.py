@@ -1,16 +1,28 @@
 """Logged models that are found by their URIs, checked and loaded."""
 
+import json
 from pathlib import Path
 
 import keras
 import mlflow
 import numpy as np
 import pytest
+from mlflow.models import Model
 from mlflow.tracking import fluent
 
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.files import sha256_files
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.models import BATCH_SIZE, LoggedModel, find_model, latest_model_uri, load_model, logged_metadata
+from pipeline.tracking.models import (
+    BATCH_SIZE,
+    LoggedModel,
+    find_model,
+    latest_model_uri,
+    load_model,
+    logged_metadata,
+    resolve_model_uri,
+)
+from pipeline.tracking.tags import Tag
 from tests.support.registered_model import CLASSES, RESIZE, SHAPE
 
 URIS = ["models:/colours@champion", "models:/colours/1", "models:/colours/latest", "runs:/{run}/model", "models:/{id}"]
@@ -19,9 +31,11 @@ URIS = ["models:/colours@champion", "models:/colours/1", "models:/colours/latest
 @pytest.mark.parametrize("uri", URIS)
 def test_load_model_from_each_form_of_uri_returns_the_same_network(registered_model, uri):
     client, run_id = TrackingClient(), registered_model.run_id
-    model_id = find_model(client, f"runs:/{run_id}/model").model_id
-    model = load_model(client, uri.format(run=run_id, id=model_id))
-    assert (model.classes, model.image_shape, model.run_id) == (CLASSES, SHAPE, run_id)
+    uri = uri.format(run=run_id, id=find_model(client, f"runs:/{run_id}/model").model_id)
+    model = load_model(client, uri)
+    assert (model.classes, model.image_shape, model.resize) == (CLASSES, SHAPE, RESIZE)
+    assert (model.run_id, model.model_id) == (run_id, find_model(client, uri).model_id)
+    assert not model.model.compiled, "what it was trained with is not needed, and need not be importable"
     images = np.random.default_rng(0).uniform(0, 255, (4, *SHAPE))
     np.testing.assert_array_equal(model.model.predict_on_batch(images), registered_model.model.predict_on_batch(images))
 
@@ -62,6 +76,21 @@ def test_load_model_without_digests_is_refused(registered_model):
         load_model(TrackingClient(), f"models:/{model.model_id}")
 
 
+@pytest.mark.parametrize("archives", [(), ("a.keras", "b.keras")])
+def test_load_model_without_exactly_one_archive_is_refused(registered_model, tmp_path, archives):
+    client = mlflow.MlflowClient()
+    model = client.create_logged_model(client.get_run(registered_model.run_id).info.experiment_id, name="odd")
+    Model().save(str(tmp_path / "MLmodel"))
+    for name in archives:
+        (tmp_path / name).write_text("")
+    client.set_logged_model_tags(model.model_id, {Tag.FILE_DIGESTS: json.dumps(sha256_files(tmp_path))})
+    client.log_model_artifacts(model.model_id, str(tmp_path))
+    client.finalize_logged_model(model.model_id, "READY")
+    uri = f"models:/{model.model_id}"
+    with pytest.raises(UsageError, match=f"^model must hold one Keras archive, got {uri} with {len(archives)}$"):
+        load_model(TrackingClient(), uri)
+
+
 def test_load_model_that_is_not_complete_is_refused(registered_model):
     experiment = mlflow.MlflowClient().get_run(registered_model.run_id).info.experiment_id
     model = mlflow.MlflowClient().create_logged_model(experiment, name="begun")
@@ -94,6 +123,9 @@ def test_latest_model_uri_names_the_model_of_the_present_experiment(registered_m
     run = client.get_run(registered_model.run_id)
     monkeypatch.setattr(fluent, "_active_experiment_id", run.info.experiment_id)
     assert latest_model_uri(client) == client.find_logged_model(run, "model").model_uri
+    assert resolve_model_uri(client, "latest") == latest_model_uri(client)
+    assert resolve_model_uri(client, run.info.run_id) == f"runs:/{run.info.run_id}/model"
+    assert resolve_model_uri(client, "models:/colours@champion") == "models:/colours@champion"
     empty = mlflow.MlflowClient().create_experiment("without models")
     monkeypatch.setattr(fluent, "_active_experiment_id", empty)
     with pytest.raises(UsageError, match="model=latest must find a logged model: experiment without models has none"):

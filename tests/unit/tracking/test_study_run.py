@@ -9,11 +9,11 @@ import mlflow
 import pandas as pd
 import pytest
 
-from pipeline.runtime.errors import Stopped, UsageError
+from pipeline.runtime.errors import Stopped, Unavailable, UsageError
 from pipeline.search.executors.base import TrialResult
 from pipeline.tracking import study_run
 from pipeline.tracking.outbox import records
-from pipeline.tracking.study_run import open_study_run
+from pipeline.tracking.study_run import join_study_run, open_study_run
 from pipeline.tracking.tags import Role, RunOutcome, Tag, TrialOutcome
 
 OPENED = []  # by the test that runs
@@ -336,3 +336,87 @@ def test_open_study_run_refuses_a_project_run_in_which_something_else_has_begun(
     with pytest.raises(UsageError, match="^MLFLOW_RUN_ID must name a run in which nothing has begun"):
         opens(given=given)
     assert opens(known=given, given=given).id == given, "the study's own run may be named"
+
+
+def test_join_study_run_gives_each_driver_a_run_below_the_study_s(store, request):
+    name = request.node.name
+    first = join_study_run(name, known=None, driver="1a")
+    study_id = first.study_run.id
+    second = join_study_run(name, known=study_id, driver="2b")
+    assert second.study_run.id == study_id
+    (own, other), tags = (
+        (one._driver_run.id for one in (first, second)),
+        mlflow.get_run(second._driver_run.id).data.tags,
+    )
+    expected = {Tag.PARENT_RUN_ID: study_id, Tag.ROLE: "driver", Tag.STUDY: name, Tag.DRIVER: "2b"}
+    assert {**tags, **expected} == tags and mlflow.get_run(other).info.run_name == "driver 2b"
+    trials = [one.study_run.start_child("t000", role=Role.TRIAL, tags={}).run_id for one in (first, second)]
+    assert [mlflow.get_run(run_id).data.tags[Tag.DRIVER] for run_id in trials] == ["1a", "2b"]
+
+    second.close_driver("1a")  # as if it were dead
+    assert second.leave(RunOutcome.FINISHED, "") is None
+    assert [mlflow.get_run(run_id).info.status for run_id in trials] == ["FAILED", "RUNNING"]
+    assert mlflow.get_run(trials[0]).data.tags[Tag.TRIAL_STATE] == TrialOutcome.LOST
+    assert [mlflow.get_run(run_id).info.status for run_id in (study_id, other)] == ["RUNNING", "FINISHED"]
+    assert first.close(RunOutcome.STOPPED, "by a signal") is None
+    assert [mlflow.get_run(run_id).info.status for run_id in (study_id, own, other)] == ["KILLED", "KILLED", "FINISHED"]
+    assert mlflow.get_run(study_id).data.tags[Tag.OUTCOME_REASON] == "by a signal"
+
+
+def test_join_study_run_takes_the_project_run_and_opens_an_ended_study_again(store, monkeypatch, request):
+    study_id = opened_by_mlflow()
+    mlflow.MlflowClient().set_terminated(study_id)
+    given = opened_by_mlflow()
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    shared = join_study_run(request.node.name, known=study_id, driver="1a")
+    assert (shared.study_run.id, shared._driver_run.id) == (study_id, given)
+    assert mlflow.get_run(study_id).info.status == "RUNNING"
+    assert mlflow.get_run(given).data.tags[Tag.PARENT_RUN_ID] == study_id
+    shared.close(RunOutcome.FINISHED, "")
+
+
+def test_claim_marks_the_run_as_the_search_s_and_names_its_study(opens, request):
+    runs = opens()
+    runs.claim()
+    tags = found(runs.id).data.tags
+    assert (tags[Tag.ROLE], tags[Tag.STUDY]) == ("search", request.node.name)
+    assert Tag.PROCESS in tags and Tag.HEARTBEAT in tags
+    shared = join_study_run(request.node.name, known=runs.id, driver="1a")
+    shared.study_run.claim()
+    assert mlflow.get_run(shared._driver_run.id).data.tags[Tag.ROLE] == "driver"
+    assert found(runs.id).data.tags[Tag.ROLE] == "search"
+    shared.leave(RunOutcome.FINISHED, "")
+
+
+def test_start_child_without_a_server_raises_unavailable(opens, monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError("refused")
+
+    runs = opens()
+    monkeypatch.setattr(runs._client.mlflow, "create_run", refuse)
+    with pytest.raises(Unavailable, match="refused"):
+        runs.start_child("t000", role=Role.TRIAL, tags={})
+
+
+def test_long_parameters_and_reasons_of_a_child_are_cut(opens):
+    runs = opens()
+    child = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
+    runs.log_child_params(child, {"space": "x" * 10_000})
+    close(runs, child, how(TrialOutcome.RAISED, "y" * 10_000, tail="password=https://me:secret@host"))
+    data = found(child).data
+    assert (len(data.params["space"]), len(data.tags[Tag.OUTCOME_REASON])) == (6000, 5000)
+    assert "secret" not in mlflow.artifacts.load_text(f"runs:/{child}/output.txt")
+    runs.end_lost(child, "gone")
+    assert found(child).data.tags[Tag.OUTCOME_REASON] == "gone"
+
+
+def test_describe_registration_says_what_became_of_it(opens):
+    runs = opens()
+    child = runs.start_child("final 1", role=Role.FINAL, tags={}).run_id
+    assert runs.describe_registration(child).startswith("not registered: ")
+    tags = {Tag.REGISTERED: "models:/a/1", Tag.REGISTERED_ALIAS: "champion", Tag.REGISTERED_REASON: "first"}
+    runs.present_child(child, description="", tags=tags)
+    found(child)
+    assert runs.describe_registration(child) == "models:/a/1 is the champion: first"
+    assert runs.describe_registration("0" * 32).startswith("not registered: ")
+    runs.end_child(child, TrialOutcome.FINISHED)

@@ -1,16 +1,30 @@
-"""Tests of moving records between machines."""
+"""Tests of moving records to a tracking store and between machines; those with a server are the outbox's."""
 
 import io
 import stat
 import zipfile
 from contextlib import suppress
 
+import mlflow
 import pytest
 
+from pipeline.runtime.errors import NotFound, Rejected, Unavailable
+from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.outbox import delivery
-from pipeline.tracking.outbox.delivery import export_records, import_records
-from pipeline.tracking.outbox.records import LogBatch, LogFiles
+from pipeline.tracking.outbox.delivery import (
+    describe_all_set_aside,
+    describe_error,
+    describe_pending,
+    export_records,
+    forward_spool,
+    import_records,
+    send_pending,
+    take_back_set_aside,
+    tracking_address,
+)
+from pipeline.tracking.outbox.records import LogBatch, LogFiles, Record
 from pipeline.tracking.outbox.spool import Spool, write_text
+from tests.support.stores import tracking_store
 
 
 @pytest.fixture
@@ -82,3 +96,168 @@ def test_export_records_leaves_a_locked_spool(machine, monkeypatch):
         assert mine and export_records("r1") is None
     assert len(Spool("r1").pending()) == 2
     assert export_records("r1") is not None
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with tracking_store(tmp_path_factory.mktemp("store"), "mine") as uri:
+        yield uri
+
+
+@pytest.fixture
+def spools(store, machine):
+    """Return a function that leaves records of a new run for the store, and returns their spool."""
+
+    def leave_tags(*tags, destination=None):
+        run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("mine").experiment_id)
+        spool = Spool(run.info.run_id, destination=tracking_address() if destination is None else destination)
+        for value in tags:
+            spool.put(LogBatch(run.info.run_id, tags={value: "yes"}))
+        return spool
+
+    return leave_tags
+
+
+def run_tags(spool):
+    return mlflow.get_run(spool.folder.name).data.tags
+
+
+def refuse(monkeypatch, error, tag=""):
+    """Let MLflow fail with an error on each call, or on those with a tag."""
+    send = Record.send
+
+    def fail(record, client):
+        if tag in record.tags or not tag:
+            raise error
+        send(record, client)
+
+    monkeypatch.setattr(Record, "send", fail)
+
+
+def test_send_pending_says_what_was_sent_of_each_run(spools):
+    one, two = spools("a"), spools("a", "b")
+    assert sorted(send_pending(), key=len) == [
+        f"sent     1 record of run {one.folder.name} that were pending on this machine",
+        f"sent     2 records of run {two.folder.name} that were pending on this machine",
+    ]
+    assert run_tags(two)["b"] == "yes"
+    assert send_pending() == [] and not one.folder.exists()
+
+
+def test_send_pending_of_named_runs_leaves_the_others(spools):
+    one, two = spools("a"), spools("a")
+    (line,) = send_pending([two.folder.name])
+    assert two.folder.name in line and "a" in run_tags(two)
+    assert "a" not in run_tags(one)
+
+
+def test_send_pending_after_an_outage_keeps_the_rest_and_says_why(spools, monkeypatch):
+    spool = spools(*"abc")
+    monkeypatch.setattr(delivery, "MAX_RECORDS", 1)
+    with monkeypatch.context() as patch:
+        refuse(patch, ConnectionError("refused"), "b")
+        assert send_pending() == [
+            f"pending  1 sent, 2 records of run {spool.folder.name} in {spool.folder}: ConnectionError: refused"
+        ]
+    assert {"a", "b", "c"} & run_tags(spool).keys() == {"a"}
+    send_pending()
+    assert {"a", "b", "c"} <= run_tags(spool).keys()
+
+
+def test_send_pending_sets_aside_the_refused_record_alone_and_sends_it_when_asked(spools, monkeypatch):
+    spool = spools(*"abc")
+    with monkeypatch.context() as patch:
+        refuse(patch, ValueError("odd"), "b")
+        sent, aside = send_pending()
+    assert sent.startswith("sent     2 records of run ")
+    folder = spool.set_aside_folder
+    assert aside.startswith(
+        f"aside    1 record of run {folder.name} cannot be sent (ValueError: odd), and is kept in {folder}: delete that"
+    )
+    assert aside.endswith("--resend true` sends what it holds")
+    assert describe_all_set_aside() == [aside]
+    assert {"a", "b", "c"} & run_tags(spool).keys() == {"a", "c"}
+    take_back_set_aside()
+    assert describe_all_set_aside() == []
+    (line,) = send_pending()
+    assert line.startswith("sent     1 record of run ") and "b" in run_tags(spool)
+
+
+def test_describe_all_set_aside_of_several_records_names_the_first_reason(spools, monkeypatch):
+    spool = spools(*"abc")
+    with monkeypatch.context() as patch:
+        refuse(patch, ValueError("odd"))
+        send_pending()
+    name = spool.folder.name
+    (line,) = describe_all_set_aside()
+    assert f"3 records of run {name} cannot be sent (ValueError: odd and 2 more), and are kept in " in line
+    next(spool.set_aside_folder.glob("*1.txt")).unlink()
+    assert "(for an unknown reason and 2 more)" in describe_all_set_aside()[0]
+
+
+def test_send_pending_to_another_store_names_it(spools):
+    spool = spools("a", destination="http://elsewhere")
+    line = (
+        f"pending  1 record of run {spool.folder.name} in {spool.folder}: they are for http://elsewhere: "
+        "name it in MLFLOW_TRACKING_URI, or delete the folder"
+    )
+    assert send_pending() == [line]
+    spools("a", destination="http://elsewhere")
+    (both,) = send_pending()
+    assert both.startswith("pending  records of 2 runs for other tracking servers: `")
+    assert len(send_pending(each=True)) == 2 and line in send_pending(each=True)
+
+
+def test_take_back_set_aside_leaves_the_records_of_a_live_process(spools, monkeypatch):
+    spool = spools("a")
+    with monkeypatch.context() as patch:
+        refuse(patch, ValueError("odd"))
+        send_pending()
+    with spool.lock():
+        take_back_set_aside()
+        assert len(describe_all_set_aside()) == 1
+
+
+def test_forward_spool_sends_what_another_process_has_left_unless_it_lives(spools, monkeypatch):
+    spool, client = spools("a"), TrackingClient()
+    name = spool.folder.name
+    with spool.lock():
+        forward_spool(client, name)
+    assert "a" not in run_tags(spool)
+    with monkeypatch.context() as patch:
+        refuse(patch, ConnectionError("refused"))
+        with pytest.raises(Unavailable, match="ConnectionError: refused"):
+            forward_spool(client, name)
+    forward_spool(client, name)
+    assert "a" in run_tags(spool)
+
+
+def test_describe_error_is_one_line_without_a_password_that_names_the_cause():
+    error = OSError("https://me:secret@host\nis away" + "!" * 1000)
+    text = describe_error(error)
+    assert text.startswith("OSError: https://") and "secret" not in text and "\n" not in text and len(text) == 200
+    rejected = Rejected("no")
+    assert describe_error(rejected) == "Rejected: no"
+    rejected.__cause__ = KeyError("why")
+    assert describe_error(rejected) == "KeyError: no"
+    assert describe_error(NotFound("x")) == "NotFound: x"
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:///{here}/mlflow.db"),
+        ("sqlite:////a/mlflow.db", "sqlite:////a/mlflow.db"),
+        ("https://me:secret@host", "https://me:***@host"),
+    ],
+)
+def test_tracking_address_is_absolute_and_without_a_password(monkeypatch, tmp_path, uri, address):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    assert tracking_address() == address.format(here=tmp_path)
+
+
+def test_describe_pending_says_how_many_why_and_what_to_do():
+    line = describe_pending("r1", 2, "away")
+    assert line.startswith("pending  2 records of run r1: the tracking server did not accept them (away); `")
+    assert line.endswith("` sends them when the server is back") and "doctor" in line

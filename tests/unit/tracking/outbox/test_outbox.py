@@ -9,7 +9,7 @@ import mlflow
 import psutil
 import pytest
 
-from pipeline.runtime.errors import Rejected
+from pipeline.runtime.errors import NotFound, Rejected
 from pipeline.runtime.process import this_process
 from pipeline.runtime.shell import project_command
 from pipeline.tracking.outbox import delivery, outbox, spool
@@ -191,6 +191,13 @@ def test_outbox_raises_a_rejection_once_and_sends_the_rest(proxy, box, run_id):
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
+def test_outbox_raises_the_error_of_a_record_of_an_unknown_run_as_it_is(proxy, box):
+    box.put(LogBatch("f" * 32, tags={"a": "b"}))
+    assert box.flush() == 0
+    with pytest.raises(NotFound, match="f" * 32):
+        box.raise_rejection()
+
+
 def test_record_that_raises_anything_else_is_set_aside_and_the_rest_is_sent(proxy, box, run_id, monkeypatch):
     def fail(self, client):
         raise AttributeError("of a library")
@@ -264,6 +271,17 @@ def test_send_pending_of_a_damaged_record_sets_it_aside_and_sends_all_others(pro
     assert delivery.send_pending() == []
     delivery.take_back_set_aside()
     assert delivery.send_pending()[0].startswith("aside   "), "it is tried again where that is asked for"
+
+
+def test_outbox_of_a_run_whose_earlier_process_left_a_damaged_record_warns_and_sends_the_rest(proxy, run_id, caplog):
+    folder = leave(run_id, LogBatch(run_id))
+    (folder / "000002.json").write_text("{")
+    box = Outbox(run_id)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == outbox.__name__]
+    assert warning.startswith("aside    1 record of run ") and str(spool.set_aside_folders()[0]) in warning
+    assert box.flush() == 0
+    box.close()
+    assert mlflow.get_run(run_id).data.tags["left"] == "yes"
 
 
 def test_send_pending_of_a_deleted_run_sends_its_records_once_it_is_restored(proxy, run_id):

@@ -12,7 +12,21 @@ from mlflow.models import Model
 from pipeline.runtime.errors import TrackingError
 from pipeline.runtime.files import sha256_files
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.outbox.records import EndRun, LogBatch, LogFiles, LogModel, Point, coalesce, from_json
+from pipeline.tracking.models import MODEL
+from pipeline.tracking.outbox import records
+from pipeline.tracking.outbox.records import (
+    MAX_RECORDS,
+    EndRun,
+    LogBatch,
+    LogDataset,
+    LogFiles,
+    LogInputModel,
+    LogModel,
+    LogTable,
+    Point,
+    coalesce,
+    from_json,
+)
 from pipeline.tracking.tags import Tag
 from tests.support.scripted import mlflow_store
 
@@ -46,13 +60,13 @@ def overtaken(*params):
 
 
 def batch(run_id, **params):
-    return LogBatch(run_id, params=params, metrics=[Point("loss", 0.5, 1, 1)])
+    return LogBatch(run_id, params=params, metrics=[Point("loss", 0.5, 1, 1)], tags={"device": "cpu"})
 
 
 def test_log_batch_with_params_that_another_process_logs_meanwhile_sends_the_rest(run_id):
     batch(run_id, trials="5", hours="none").send(overtaken(("trials", "5")))
     run = mlflow.get_run(run_id)
-    assert run.data.params == {"trials": "5", "hours": "none"}
+    assert run.data.params == {"trials": "5", "hours": "none"} and run.data.tags["device"] == "cpu"
     assert len(mlflow.MlflowClient().get_metric_history(run_id, "loss")) == 1
 
 
@@ -161,3 +175,153 @@ def test_log_model_sets_the_digests_of_its_files_before_it_uploads_them(run_id, 
         record.send(client)
     (uploaded,) = digests
     assert json.loads(uploaded) == sha256_files(folder)
+
+
+def test_log_model_again_after_a_lost_answer_completes_the_same_model(run_id, tmp_path, monkeypatch):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    Model().save(str(folder / "MLmodel"))
+    client = TrackingClient()
+    record = LogModel(run_id, "model").with_files(folder)
+    finalize = client.mlflow.finalize_logged_model
+
+    def lose_answer(*arguments):
+        finalize(*arguments)
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(client.mlflow, "finalize_logged_model", lose_answer)
+    with pytest.raises(ConnectionError):
+        record.send(client)
+    monkeypatch.undo()
+    monkeypatch.setattr(client.mlflow, "log_model_artifacts", None)  # nothing is uploaded twice
+    record.send(client)
+    record.send(client)
+    run = client.get_run(run_id)
+    model = client.find_logged_model(run, "model")
+    assert (model.name, model.source_run_id, model.status) == ("model", run_id, "READY")
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    about = Model.load(model.artifact_location)
+    assert (about.run_id, about.model_id, about.artifact_path) == (run_id, model.model_id, model.artifact_location)
+    assert about.model_uuid == model.model_id
+
+
+def test_log_batch_of_a_model_logs_its_metrics_to_the_model_too(run_id):
+    client = TrackingClient()
+    experiment_id = client.get_run(run_id).info.experiment_id
+    model, other = (
+        client.mlflow.create_logged_model(experiment_id, name=name, source_run_id=run_id) for name in (MODEL, "served")
+    )
+    for of_model, name in ((True, "test_accuracy"), (False, "loss")):
+        LogBatch(run_id, metrics=[Point(name, 0.5, 7, 3)], of_model=of_model).send(client)
+    (metric,) = client.get_logged_model(model.model_id).metrics
+    assert (metric.key, metric.value, metric.timestamp, metric.step) == ("test_accuracy", 0.5, 7, 3)
+    assert (metric.model_id, metric.run_id) == (model.model_id, run_id)
+    assert not client.get_logged_model(other.model_id).metrics
+    assert client.get_run(run_id).data.metrics == {"test_accuracy": 0.5, "loss": 0.5}
+
+
+@pytest.mark.parametrize(("once", "kept"), [(True, [0.5, 0.7]), (False, [0.5, 0.6, 0.7])])
+def test_log_batch_as_retried_leaves_out_the_points_that_have_arrived(run_id, once, kept):
+    client = TrackingClient()
+    LogBatch(run_id, metrics=[Point("loss", 0.5, 1, 1), Point("loss", 0.5, 1, 2)]).send(client)
+    retried = (Point("loss", 0.5, 1, 1), Point("loss", 0.6, 2, 1), Point("loss", 0.7, 2, 3))
+    LogBatch(run_id, metrics=retried, one_point_a_step=once).as_retried().send(client)
+    assert sorted(point.value for point in client.get_metric_history(run_id, "loss")) == sorted([0.5, *kept])
+
+
+def test_log_table_names_each_table_once_for_the_evaluation_view(run_id, tmp_path, monkeypatch):
+    client = TrackingClient()
+    for name in ("a.json", "b.json", "a.json"):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+        LogTable(run_id).with_files(folder).send(client)
+
+    def listed():
+        return json.loads(client.get_run(run_id).data.tags[Tag.LOGGED_ARTIFACTS])
+
+    assert listed() == [{"path": "a.json", "type": "table"}, {"path": "b.json", "type": "table"}]
+    assert sorted(client.list_artifacts(run_id)) == ["a.json", "b.json"]
+    monkeypatch.setattr(records, "TAG_CHARACTERS", len(json.dumps(listed())))
+    (tmp_path / "a.json" / "c.json").write_text("{}")
+    LogTable(run_id).with_files(tmp_path / "a.json").send(client)
+    assert len(listed()) == 2, "one more would be cut"
+    assert "c.json" in client.list_artifacts(run_id)
+
+
+@pytest.mark.parametrize("value", ["{", "5", "null"])
+def test_log_table_replaces_a_list_that_cannot_be_read(run_id, tmp_path, value):
+    client = TrackingClient()
+    client.set_tags(run_id, {Tag.LOGGED_ARTIFACTS: value})
+    (tmp_path / "a.json").write_text("{}")
+    LogTable(run_id, files=("a.json",), folder=tmp_path).send(client)
+    tags = client.get_run(run_id).data.tags
+    assert json.loads(tags[Tag.LOGGED_ARTIFACTS]) == [{"path": "a.json", "type": "table"}]
+
+
+def test_log_dataset_and_log_input_model_are_inputs_of_the_run(run_id):
+    client = TrackingClient()
+    model = client.mlflow.create_logged_model(client.get_run(run_id).info.experiment_id, name="model")
+    LogDataset(run_id, {"name": "digits", "digest": "d0", "source_type": "local", "source": "{}"}, "train").send(client)
+    LogInputModel(run_id, model.model_id).send(client)
+    inputs = client.get_run(run_id).inputs
+    (data,) = inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("digits", "d0")
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "train")]
+    assert [one.model_id for one in inputs.model_inputs] == [model.model_id]
+
+
+@pytest.mark.parametrize(
+    ("status", "more", "ended"),
+    [
+        ("RUNNING", {}, "FINISHED"),
+        ("RUNNING", {"keep_status": True}, "FINISHED"),
+        ("RUNNING", {"process": {Tag.PROCESS: "1"}}, "FINISHED"),
+        ("RUNNING", {"process": {Tag.PROCESS: "2"}}, "RUNNING"),
+        # of a process that has not claimed the run
+        ("RUNNING", {"process": {Tag.HOST: "a"}}, "FINISHED"),
+        ("KILLED", {"keep_status": True}, "KILLED"),
+        ("KILLED", {}, "FINISHED"),
+    ],
+)
+def test_end_run_ends_the_run_unless_another_process_has_it_or_its_status_is_kept(run_id, status, more, ended):
+    client = TrackingClient()
+    client.set_tags(run_id, {Tag.PROCESS: "1"})
+    client.set_run_status(run_id, status)
+    EndRun(run_id, "FINISHED", 123_000, {Tag.OUTCOME: "finished"}, **more).send(client)
+    run = client.get_run(run_id)
+    assert run.info.status == ended
+    assert (run.info.end_time == 123_000) == (ended == "FINISHED")
+    assert (Tag.OUTCOME in run.data.tags) == (ended != "RUNNING")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        LogBatch("a", (Point("loss", 0.5, 1, 2),), {"depth": "3"}, {"device": "cpu"}, True, True),
+        LogTable("a", files=("b.json",)),
+        LogModel("a", "model", {"temperature": "1.4"}, files=("MLmodel",)),
+        EndRun("a", "FINISHED", 1, {"b": "c"}, {"process": "1"}, True),
+    ],
+    ids=repr,
+)
+def test_from_json_returns_the_record_that_was_kept(record):
+    kept = json.loads(json.dumps(record.to_json()))
+    assert from_json(kept) == record
+    assert not kept.keys() & {"retried", "write", "folder"}
+
+
+def test_coalesce_joins_at_most_two_hundred():
+    assert coalesce([LogBatch("a", tags={str(number): ""}) for number in range(MAX_RECORDS + 1)])[1] == 200
+
+
+def test_with_files_takes_all_files_of_a_folder_in_order(tmp_path):
+    for name in ("b.txt", "a/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    record = LogFiles("a", write=lambda folder: None).with_files(tmp_path)
+    assert record == LogFiles("a", files=("a/c.txt", "b.txt"), folder=tmp_path) and record.write is None
+    assert record.complete_folder() == tmp_path
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="its files are gone: empty"):
+        LogFiles("a").with_files(tmp_path / "empty").complete_folder()
