@@ -76,7 +76,7 @@ def time_parts() -> dict[str, float]:
 
     from pipeline.model.conv_mixer import build_model
     from pipeline.runtime.device import fast_layers_for, select_device
-    from pipeline.training.fit import compile_model, evaluation_batches, training_batches
+    from pipeline.training.fit import compile_model, evaluation_batches, make_training_batches
     from pipeline.training.schedules import LearningRateSchedule
 
     rng = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def time_parts() -> dict[str, float]:
     keras.utils.set_random_seed(0)
     model = build_model(config, dataset.image_shape, len(dataset.classes))
     compile_model(model, config, LearningRateSchedule("constant", peak=1e-3, steps=1, warmup_fraction=0))
-    batches = iter(training_batches(config.model_copy(update={"epochs": 1000}), dataset))
+    batches = iter(make_training_batches(config.model_copy(update={"epochs": 1000}), dataset).on_host())
     images, labels = next(batches)
     validation_images = next(iter(evaluation_batches(config, dataset, dataset.validation)))[0]
     infer = tf.function(lambda batch: model(batch, training=False))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from pipeline.config.image_sizes import check_image_sizes
+from pipeline.config.image_stages import check_image_stages
 from pipeline.config.monitor import OF_CLASSES
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import UsageError
@@ -19,9 +19,10 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
 
     Raises:
         UsageError: a training without validation images goes by them, there are fewer blocks or epochs than are to be
-            frozen, kernels of folds are to be drawn, the patches do not tile the image, the outer weights of a kernel
-            never meet a patch, the sizes of `progressive_resize` do not suit them, the batch or those of one
-            update are larger than the training data, or the translation or the cutout is as large as the image.
+            frozen, or fewer epochs than clean ones, kernels of folds are to be drawn, the patches do not tile the
+            image, the outer weights of a kernel never meet a patch, the sizes of `progressive_resize` do not suit
+            them, the batch or those of one update are larger than the training data, or the translation or the cutout
+            is as large as the image.
     """
     check_refit(config)
     for part, whole in (("freeze_blocks", "depth"), ("head_epochs", "epochs")):
@@ -39,7 +40,7 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
     if height % patch or width % patch:
         fitting = ", ".join(str(p) for p in range(1, min(height, width) + 1) if height % p == 0 == width % p)
         raise UsageError(f"patch_size must divide the image side: {size}, got patch_size={patch}; try one of {fitting}")
-    check_image_sizes(config, image_shape)
+    check_image_stages(config, image_shape)
     grid = min(height, width) // patch
     # with 'same' padding a weight farther than grid - 1 from the centre only ever meets zeros
     largest = 2 * grid - 1

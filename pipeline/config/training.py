@@ -97,6 +97,13 @@ class AugmentationConfig(Config, title="augmentation"):
     mix_probability: float = Field(
         1.0, gt=0, le=1, description="share of training images that mixup or cutmix changes, where one is on"
     )
+    clean_epochs: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="train this many last epochs on crops, flips and translations alone, without the other "
+        "augmentations",
+    )
 
 
 class ModelConfig(Config, title="model"):

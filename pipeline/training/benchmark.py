@@ -13,7 +13,7 @@ from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import Dataset
 from pipeline.model.conv_mixer import build_model, build_stock_model
 from pipeline.model.ensemble import build_ensemble
-from pipeline.training.fit import compile_model, training_batches
+from pipeline.training.fit import compile_model, make_training_batches
 from pipeline.training.schedules import LearningRateSchedule
 
 # duration of a measurement, after tracing and compiling
@@ -36,7 +36,7 @@ def time_training_step(config: TrainingConfig, dataset: Dataset) -> dict[str, fl
     model = build_model(config, dataset.image_shape, len(dataset.classes))
     learning_rate = LearningRateSchedule("constant", peak=config.learning_rate, steps=1, warmup_fraction=0)
     compile_model(model, config, learning_rate)
-    batches = itertools.chain.from_iterable(itertools.repeat(training_batches(config, dataset)))
+    batches = itertools.chain.from_iterable(itertools.repeat(make_training_batches(config, dataset).on_host()))
     model.train_on_batch(*next(batches))
     tracing_seconds = time.perf_counter() - began
     step_seconds = median_seconds(lambda: model.train_on_batch(*next(batches)))

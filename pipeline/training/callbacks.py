@@ -151,15 +151,20 @@ class EMAWeights(TrainingCallback):
     rounding, and leaves batch norm with the statistics of activations that the averaged weights do not produce.
 
     Args:
-        batches: Some of the training batches, images first, from which batch norm's statistics are computed anew.
+        batches: Returns some training batches like those of an epoch, counted from 0: images first. Batch norm's
+            statistics are computed anew from them.
         groups: Number of groups of training steps in an epoch, see `StepGroups`.
     """
 
-    def __init__(self, batches: Iterable[tuple[tf.Tensor, ...]], *, groups: int) -> None:
+    def __init__(self, batches: Callable[[int], Iterable[tuple[tf.Tensor, ...]]], *, groups: int) -> None:
         super().__init__()
         self.batches = batches
         self.groups = groups
+        self._epoch = 0
         self._raw: Sequence[npt.NDArray] | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         # not when validation begins, as there may be none
@@ -168,7 +173,7 @@ class EMAWeights(TrainingCallback):
         self._raw = self.model.get_weights()
         for weight, average in zip(self.model.trainable_variables, moving_averages(self.model.optimizer), strict=True):
             weight.assign(average)
-        renew_batch_norm(self.model, self.batches)
+        renew_batch_norm(self.model, self.batches(self._epoch))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if self._raw is not None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from pipeline.config.image_sizes import size_stages
+from pipeline.config.image_stages import image_stages, is_clean
 from pipeline.config.training import TrainingConfig
 from pipeline.data import batches
 from pipeline.data.augmentation.registry import build_augmentation
@@ -103,7 +103,8 @@ def fit(
             early_stopping,
         ]
         if config.ema_momentum is not None:
-            own.append(EMAWeights(training_batches(config, dataset).take(BATCH_NORM_BATCHES), groups=groups.count))
+            first = {clean: first_batches(config, dataset, clean=clean) for clean in {False, config.clean_epochs > 0}}
+            own.append(EMAWeights(lambda epoch: first[is_clean(config, epoch)], groups=groups.count))
         if progress_bar:
             own.append(ProgressBar(groups))
     ordered = order_callbacks([*own, *callbacks])
@@ -122,13 +123,13 @@ def fit(
             compile_model(model, config, stage.learning_rate(config, steps))
             if start and start.epoch >= stage.first_epoch:
                 restore_variables(model, start, with_optimizer=start.epoch > stage.first_epoch)
-        for last_epoch, size in size_stages(config, dataset.image_shape):
+        for last_epoch, size, clean in image_stages(config, dataset.image_shape):
             last_epoch = min(last_epoch, stage.last_epoch)
             if progress.epoch >= last_epoch or early_stopping.is_out_of_patience():
                 continue
             with strategy.scope():
                 remaining = make_training_batches(
-                    config, dataset, initial_epoch=progress.epoch, size=size, for_xla=on_xla
+                    config, dataset, initial_epoch=progress.epoch, size=size, clean=clean, for_xla=on_xla
                 )
             make_batch = partial(remaining.on_device, copy) if copy else None
             # a step is traced for one size of images
@@ -213,11 +214,9 @@ def learning_rate_share(config: TrainingConfig, path: str) -> float:
     return config.layer_decay ** (config.depth + 1 - position(path, config.depth))
 
 
-def training_batches(
-    config: TrainingConfig, dataset: Dataset, *, initial_epoch: int = 0, size: tuple[int, int] | None = None
-) -> tf.data.Dataset:
-    """Return the batches of `make_training_batches`, which the host makes."""
-    return make_training_batches(config, dataset, initial_epoch=initial_epoch, size=size).on_host()
+def first_batches(config: TrainingConfig, dataset: Dataset, *, clean: bool) -> tf.data.Dataset:
+    """Return the first training batches, as `EMAWeights` needs them."""
+    return make_training_batches(config, dataset, clean=clean).on_host().take(BATCH_NORM_BATCHES)
 
 
 def make_training_batches(
@@ -226,12 +225,13 @@ def make_training_batches(
     *,
     initial_epoch: int = 0,
     size: tuple[int, int] | None = None,
+    clean: bool = False,
     for_xla: bool = False,
 ) -> batches.TrainingBatches:
     """Return the training batches of all epochs from `initial_epoch`, which counts from 0, on.
 
     Their sizes suit TensorFlow's current distribution strategy. The images get the `size` (height, width), or keep
-    their own. `for_xla`: XLA is to compile what makes them, see `build_augmentation`.
+    their own. `clean` and `for_xla` (XLA is to compile what makes them): see `build_augmentation`.
     """
     labels = dataset.train.labels[dataset.train.rows]
     return batches.TrainingBatches(
@@ -241,7 +241,7 @@ def make_training_batches(
         batch_size=config.batch_size,
         epochs=config.epochs,
         seed=config.seed,
-        augment=build_augmentation(config.augmentation, for_xla=for_xla),
+        augment=build_augmentation(config.augmentation, clean=clean, for_xla=for_xla),
         label_smoothing=config.label_smoothing,
         class_weights=batches.class_weights(config.class_weights, labels, len(dataset.classes)),
         balanced_labels=labels if config.sampling == "balanced" else None,

@@ -21,9 +21,10 @@ ALL = {
 SEED = tf.constant([1, 2], tf.int64)
 
 
-def build_augmentation(*, for_xla=False, **settings):
+def build_augmentation(*, clean=False, for_xla=False, **settings):
     """Build the augmentation of these settings, with a RandAugment magnitude that shows."""
-    return registry.build_augmentation(AugmentationConfig(randaugment_magnitude=12, **settings), for_xla=for_xla)
+    config = AugmentationConfig(randaugment_magnitude=12, **settings)
+    return registry.build_augmentation(config, clean=clean, for_xla=for_xla)
 
 
 def noise(*shape, seed=0):

@@ -24,6 +24,8 @@ class ImageAugmentation(NamedTuple):
     apply: Callable[[tf.Tensor, tf.Tensor, AugmentationConfig], tf.Tensor]  # images, seed (2,), settings -> images
     # the same in operations that XLA can compile, where `apply` has others
     apply_with_xla: Callable[[tf.Tensor, tf.Tensor, AugmentationConfig], tf.Tensor] | None = None
+    # whether `clean_epochs` have it: it leaves what is seen as it is
+    is_clean: bool = False
 
 
 # In the order of application. The position of an augmentation among those that are on is folded into its seed: a new
@@ -34,19 +36,23 @@ IMAGE_AUGMENTATIONS = {
         apply=lambda images, seed, config: random_resized_crop(
             images, seed, scale=config.crop_scale, ratio=config.crop_ratio
         ),
+        is_clean=True,
     ),
     "flip": ImageAugmentation(
         # alternating flips depend on the image, see `TrainingBatches`
         is_on=lambda config: config.flip is True,
         apply=lambda images, seed, config: random_flip(images, seed),
+        is_clean=True,
     ),
     "vertical_flip": ImageAugmentation(
         is_on=lambda config: config.vertical_flip,
         apply=lambda images, seed, config: random_vertical_flip(images, seed),
+        is_clean=True,
     ),
     "translation": ImageAugmentation(
         is_on=lambda config: config.translation > 0,
         apply=lambda images, seed, config: random_translation(images, seed, max_pixels=config.translation),
+        is_clean=True,
     ),
     "randaugment": ImageAugmentation(
         is_on=lambda config: config.randaugment_layers > 0,
@@ -72,7 +78,7 @@ IMAGE_AUGMENTATIONS = {
 }
 
 
-def build_augmentation(config: AugmentationConfig, *, for_xla: bool = False) -> Augment:
+def build_augmentation(config: AugmentationConfig, *, clean: bool = False, for_xla: bool = False) -> Augment:
     """Return the augmentations that are on as one function of images, labels and a seed.
 
     It takes and returns images (b, h, w, c) uint8 of 1, 3 or 4 channels and labels (b, classes) float32; the seed is
@@ -80,10 +86,13 @@ def build_augmentation(config: AugmentationConfig, *, for_xla: bool = False) -> 
 
     Args:
         config: Which are on, and how strong they are.
+        clean: Leave out those that `clean_epochs` do not have.
         for_xla: Use operations that XLA can compile, which are slower without it; the result is the same.
     """
-    augmentations = [each for each in IMAGE_AUGMENTATIONS.values() if each.is_on(config)]
-    mixes = config.mixup_alpha > 0 or config.cutmix_alpha > 0
+    augmentations = [
+        each for each in IMAGE_AUGMENTATIONS.values() if each.is_on(config) and (each.is_clean or not clean)
+    ]
+    mixes = not clean and (config.mixup_alpha > 0 or config.cutmix_alpha > 0)
 
     def augment(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         for number, augmentation in enumerate(augmentations):

@@ -21,8 +21,8 @@ from pipeline.training.fit import (
     evaluation_batches,
     fit,
     learning_rate_share,
+    make_training_batches,
     steps_per_epoch,
-    training_batches,
 )
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.schedules import LearningRateSchedule
@@ -170,7 +170,7 @@ def test_fit_reports_each_epoch_once_with_the_learning_rate_of_its_last_step(tra
 def test_training_batches_with_xla_have_one_size(digits, jit_compile, sizes):
     config = TINY.model_copy(update={"batch_size": 60, "jit_compile": jit_compile})
     steps = steps_per_epoch(config, len(digits.train), devices=1)
-    assert [len(images) for images, _ in training_batches(config, digits).take(steps)] == sizes
+    assert [len(images) for images, _ in make_training_batches(config, digits).on_host().take(steps)] == sizes
 
 
 @pytest.mark.parametrize(("batch_size", "at_once"), [(2, 8), (200, 485)])  # 485: three equal parts
@@ -200,7 +200,7 @@ def test_weight_decay_of_batch_norm_and_biases_follows_the_setting(digits, decay
         config = TINY.model_copy(update={"weight_decay": weight_decay, "decay_norm_and_bias": decay_norm_and_bias})
         model = build_model(config, digits.image_shape, len(digits.classes))
         compile_model(model, config, LearningRateSchedule("constant", peak=0.1, steps=1, warmup_fraction=0))
-        model.fit(training_batches(config, digits).take(1), shuffle=False, verbose=0)
+        model.fit(make_training_batches(config, digits).on_host().take(1), shuffle=False, verbose=0)
         after.append({weight.path: weight.numpy() for weight in model.trainable_weights})
     plain, decayed = after
     changed = {path for path in plain if not np.allclose(plain[path], decayed[path], atol=1e-6)}
@@ -329,9 +329,20 @@ def test_fit_on_growing_images_resumed_at_the_smaller_size_equals_an_uninterrupt
         np.testing.assert_array_equal(weight, same)
 
 
+def test_clean_epochs_train_as_without_the_augmentations_that_they_leave_out(train):
+    settings, states = {"epochs": 2, "ema_momentum": 0.5}, []
+    with_clean_epoch, _ = train(cutout=4, mixup_alpha=1.0, clean_epochs=1, states=states, **settings)
+    assert with_clean_epoch.best_epoch == 2
+    without, _ = train(start=states[0], **settings)
+    assert history_without_timings(with_clean_epoch) == history_without_timings(without)
+    for weight, same in zip(with_clean_epoch.model.get_weights(), without.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
 def test_training_batches_of_a_size_are_the_means_of_the_pixels_of_the_others(digits):
     plain = TINY.model_copy(update={"translation": 0})
-    (small, *_), (large, *_) = (next(iter(training_batches(plain, digits, size=size))) for size in ((4, 4), None))
+    batches = [make_training_batches(plain, digits, size=size).on_host() for size in ((4, 4), None)]
+    (small, *_), (large, *_) = (next(iter(each)) for each in batches)
     means = np.reshape(large, (-1, 4, 2, 4, 2, 1)).mean(axis=(2, 4))
     np.testing.assert_allclose(small, means, atol=0.5)
 

@@ -68,6 +68,15 @@ def test_augmentation_with_everything_off_changes_nothing():
     np.testing.assert_array_equal(labels, LABELS)
 
 
+def test_augmentation_of_clean_epochs_has_crops_flips_and_translations_alone():
+    moving = {name: ALL[name] for name in ("crop_scale", "flip", "vertical_flip", "translation")}
+    images, labels = apply(build_augmentation(clean=True, **ALL))
+    expected_images, expected_labels = apply(build_augmentation(**moving))
+    np.testing.assert_array_equal(images, expected_images)
+    np.testing.assert_array_equal(labels, expected_labels)
+    assert not np.array_equal(images, IMAGES)
+
+
 def as_drawn(images, labels, *, jit_compile=None):
     """Return a function of images and drawn numbers that applies all augmentations as XLA can compile them."""
     augment = build_augmentation(for_xla=True, **ALL)
