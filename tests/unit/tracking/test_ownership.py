@@ -6,6 +6,7 @@ import mlflow
 import pytest
 
 from pipeline.runtime.code_version import CodeVersion
+from pipeline.runtime.errors import Deleted, NothingToDo, Rejected, Stopped, Unavailable, UsageError
 from pipeline.runtime.process import this_process
 from pipeline.tracking import ownership
 from pipeline.tracking.client import TrackingClient
@@ -113,3 +114,96 @@ def test_begin_run_of_a_new_run_leaves_out_the_commit_of_another_repository(clie
     experiment = mlflow.get_experiment_by_name("mine").experiment_id
     tags = ownership.begin_run(TrackingClient(), experiment_id=experiment).data.tags
     assert "mlflow.source.git.commit" not in tags and tags["mlflow.user"] == "me"
+
+
+@pytest.mark.parametrize(
+    ("generated", "reason", "name", "shown"),
+    [
+        (True, "depth must be at least 1, got 0", "", "refused: depth"),
+        (True, "there is no GPU " + "!" * 100, "", "refused: there is no GPU !"),
+        (True, "depth must be at least 1, got 0", "not begun", "not begun"),
+        (False, "depth must be at least 1, got 0", "not begun", "baseline"),
+    ],
+)
+def test_refuse_run_ends_a_run_with_the_reason_in_its_description_and_name(
+    client, run_id, generated, reason, name, shown
+):
+    if not generated:
+        client.set_tag(run_id, Tag.RUN_NAME, "baseline")
+    ownership.refuse_run(TrackingClient(), run_id, reason, name=name, end_time=12.5)
+    run = found(run_id)
+    assert (run.info.status, run.info.end_time, run.data.tags[Tag.OUTCOME]) == ("FAILED", 12_500, "failed")
+    assert run.data.tags[Tag.OUTCOME_REASON] == reason
+    assert run.data.tags[Tag.DESCRIPTION].replace("\\", "") == reason
+    assert run.info.run_name.startswith(shown) and len(run.info.run_name) < 60
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (Stopped(15), (RunOutcome.STOPPED, "by SIGTERM")),
+        (ValueError("no\nsuch"), (RunOutcome.FAILED, "ValueError: no\nsuch")),
+        (KeyboardInterrupt(), (RunOutcome.FAILED, "KeyboardInterrupt: ")),
+    ],
+)
+def test_outcome_of_error_tells_a_stop_from_a_failure(error, outcome):
+    assert ownership.outcome_of_error(error) == outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (UsageError("as it is"), UsageError, "^as it is$"),
+        (NothingToDo("done"), NothingToDo, "^done$"),
+        (Deleted("restore it"), UsageError, "^restore it$"),
+        (Rejected("no"), UsageError, "^the tracking store must accept the run: no$"),
+        (Unavailable("away"), UsageError, "^the tracking store must be there and writable: .*Unavailable: away$"),
+        (OSError("full"), UsageError, "^the tracking store must be there and writable: .*OSError: full$"),
+    ],
+)
+def test_require_server_refuses_in_place_of_what_the_store_raises(store, monkeypatch, error, kind, message):
+    with pytest.raises(kind, match=message), ownership.require_server():
+        raise error
+    # what is wrong then is most likely the path
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    if isinstance(error, Rejected | Unavailable):
+        message = "must be absolute, .* got sqlite:///mlflow.db; try sqlite:////"
+    with pytest.raises(kind, match=message), ownership.require_server():
+        raise error
+
+
+def test_check_unchanged_refuses_a_run_that_another_process_has_claimed_or_that_beats(client, run_id, monkeypatch):
+    tracking = TrackingClient()
+    ownership.claim_run(tracking, run_id)
+    seen = found(run_id)
+    monkeypatch.setattr(ownership, "CLAIM_SECONDS", 0.0)
+    ownership.check_unchanged(tracking, seen)
+    ownership.confirm_claim(tracking, seen, claim_seconds=0.0)
+    client.set_tag(run_id, Tag.HEARTBEAT, "later")
+    with pytest.raises(UsageError, match=f"another one has resumed run {run_id} .* at this moment; wait for it, or"):
+        ownership.check_unchanged(tracking, seen)
+    ownership.confirm_claim(tracking, seen, claim_seconds=0.0)
+    client.set_tag(run_id, Tag.PROCESS, "1")
+    with pytest.raises(UsageError, match=f"another one has resumed run {run_id} "):
+        ownership.confirm_claim(tracking, seen, claim_seconds=0.0)
+
+
+def test_forget_claim_removes_the_tags_of_a_claim_alone(client, run_id):
+    client.set_tag(run_id, Tag.STUDY, "mine")
+    ownership.claim_run(TrackingClient(), run_id, {Tag.ROLE: Role.RUN})
+    ownership.forget_claim(TrackingClient(), found(run_id))
+    tags = found(run_id).data.tags
+    assert not {*this_process().tags(), Tag.HEARTBEAT} & tags.keys()
+    assert (tags[Tag.ROLE], tags[Tag.STUDY]) == ("run", "mine")
+
+
+def test_lock_run_is_held_by_one_process_at_a_time(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with ownership.lock_run("a") as first, ownership.lock_run("a") as second, ownership.lock_run("b") as other:
+        assert (first, second, other) == (True, False, True)
+    with ownership.lock_run("a") as again:
+        assert again
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with ownership.lock_run("a") as first, ownership.lock_run("a") as second:
+        assert (first, second) == (True, True), "a cache that takes no locks stops nobody"

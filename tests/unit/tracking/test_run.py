@@ -1,5 +1,6 @@
 """Tests of what a run logs to a real MLflow store."""
 
+import hashlib
 import json
 import sqlite3
 import time
@@ -12,7 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
 import pipeline.tracking.lifecycle
 import pipeline.tracking.run
@@ -22,10 +25,11 @@ from pipeline.serving.packaging import save_keras
 from pipeline.tracking import ownership
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.lifecycle import start_run
+from pipeline.tracking.models import CALIBRATED
 from pipeline.tracking.outbox import records
 from pipeline.tracking.outbox.outbox import Outbox
 from pipeline.tracking.run import TrackedRun
-from pipeline.tracking.tags import Role, Tag
+from pipeline.tracking.tags import Role, RunOutcome, Tag
 
 
 @pytest.fixture(autouse=True)
@@ -343,6 +347,110 @@ def test_wait_until_logged_waits_once_for_a_server_that_does_not_answer(store, m
         began = time.monotonic()
         run.wait_until_logged(60)
         assert time.monotonic() - began < 30
+
+
+@pytest.fixture
+def tracked(store):
+    """Return an open run and MLflow's client, without a heartbeat."""
+    client = mlflow.MlflowClient()
+    run_id = client.create_run(mlflow.get_experiment_by_name("mine").experiment_id).info.run_id
+    run = TrackedRun(run_id, Outbox(run_id), client.get_run(run_id))
+    yield run, client
+    run.outbox.close()
+    client.set_terminated(run_id)
+
+
+def test_log_params_leaves_those_that_mlflow_run_has_logged_as_they_were_typed(opened_by_mlflow):
+    with start_run(role=Role.RUN) as run:
+        run.log_params({"learning_rate": "0.001", "depth": "3", "comment": "x" * 10_000})
+    assert run.id == opened_by_mlflow
+    assert found(run.id).data.params == {"learning_rate": "1e-3", "depth": "3", "comment": "x" * 6000}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "is_its_model"),
+    [("model", "READY", True), ("model", "FAILED", False), ("served", "READY", False)],
+)
+def test_load_logged_state_finds_a_complete_model_of_the_network(tracked, name, status, is_its_model):
+    run, client = tracked
+    model = client.create_logged_model(run.experiment_id, name=name, source_run_id=run.id)
+    client.finalize_logged_model(model.model_id, status)
+    client.log_outputs(run.id, [LoggedModelOutput(model.model_id, step=0)])
+    run.load_logged_state()
+    assert run.model_uri == (model.model_uri if is_its_model else None)
+    run.log_results({"test_accuracy": 0.5})
+    run.outbox.flush()
+    assert bool(client.get_logged_model(model.model_id).metrics) == is_its_model
+
+
+def test_input_model_file_and_description_are_logged_to_the_run(tracked, tmp_path):
+    run, client = tracked
+    model = client.create_logged_model(run.experiment_id, name="model")
+    (tmp_path / "a.txt").write_text("a")
+    run.log_input_model(model.model_id)
+    run.log_file("some/b.txt", tmp_path / "a.txt")
+    run.set_description("# Flowers")
+    assert run.outbox.flush() == 0
+    assert [given.model_id for given in found(run.id).inputs.model_inputs] == [model.model_id]
+    assert mlflow.artifacts.load_text(f"runs:/{run.id}/some/b.txt") == "a"
+    assert found(run.id).data.tags[Tag.DESCRIPTION] == "# Flowers"
+
+
+def test_system_metrics_of_an_interrupted_run_may_come_again(tracked):
+    run, client = tracked
+    client.log_metric(run.id, "system/cpu", 0.5, step=3)
+    client.log_metric(run.id, "loss", 0.5, step=3)
+    run.load_logged_state()
+    assert run.log_epoch(3, {"loss": 0.25, "system/cpu": 0.25}) == {"loss"}
+
+
+def test_end_ends_the_runs_below_too_with_the_reason_without_a_password(tracked):
+    run, client = tracked
+    run.fold_run_id, run.project_run_id, other = (client.create_run(run.experiment_id).info.run_id for _ in range(3))
+    run.end(RunOutcome.STOPPED, "https://me:secret@host " + "x" * 10_000)
+    assert run.outbox.flush() == 0
+    for run_id in (run.id, run.fold_run_id, run.project_run_id):
+        tags = found(run_id).data.tags
+        assert (found(run_id).info.status, tags[Tag.OUTCOME]) == ("KILLED", "stopped")
+        assert "secret" not in tags[Tag.OUTCOME_REASON] and len(tags[Tag.OUTCOME_REASON]) == 5000
+    assert found(other).info.status == "RUNNING"
+    client.set_terminated(other)
+
+
+def test_end_of_a_run_that_another_process_has_claimed_leaves_it_open(tracked):
+    run, client = tracked
+    run.is_claimed = True
+    client.set_tag(run.id, Tag.PROCESS, "1")
+    run.end(RunOutcome.FINISHED, "")
+    run.is_superseded, run.is_claimed = True, False
+    run.end(RunOutcome.FINISHED, "")
+    assert run.outbox.flush() == 0
+    assert found(run.id).info.status == "RUNNING"
+
+
+def test_served_and_calibrated_models_are_registered_once_the_run_has_finished(tracked):
+    run, client = tracked
+    assert run.describe_registration() is None
+    save = Model().save
+
+    def write(folder):
+        save(str(folder / "MLmodel"))
+
+    run.log_model(write)
+    run.register_model("pets", write, classes=["cat", "dog"], tags={"test_accuracy": "0.5"})
+    assert run.outbox.flush() == 0 and not client.search_registered_models("name = 'pets'")
+    run.end(RunOutcome.FINISHED, "")
+    run.log_calibrated_model(write, temperature="1.4", version=("pets", "1"))
+    run.wait_until_logged(60)
+    first, second = (client.get_model_version("pets", number) for number in "12")
+    digest = hashlib.sha256(b'["cat", "dog"]').hexdigest()
+    assert (first.tags["test_accuracy"], first.tags[Tag.CLASSES_DIGEST]) == ("0.5", digest)
+    assert second.tags[Tag.TEMPERATURE] == "1.4"
+    model = TrackingClient().find_logged_model(found(run.id), CALIBRATED)
+    assert second.source == f"models:/{model.model_id}" and model.tags[Tag.TEMPERATURE] == "1.4"
+    assert run.describe_registration() == "models:/pets/1 is the champion: there was no champion"
+    assert run.model_uri == "models:/pets/1"
+    assert "pets" in mlflow.artifacts.load_text(f"runs:/{run.id}/model_card.md")
 
 
 def test_all_runs_of_this_file_have_ended(store):
