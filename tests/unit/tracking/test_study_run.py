@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import mlflow
 import pandas as pd
@@ -386,6 +386,28 @@ def test_claim_marks_the_run_as_the_search_s_and_names_its_study(opens, request)
     assert mlflow.get_run(shared._driver_run.id).data.tags[Tag.ROLE] == "driver"
     assert found(runs.id).data.tags[Tag.ROLE] == "search"
     shared.leave(RunOutcome.FINISHED, "")
+
+
+def test_claim_measures_the_energy_of_trials_on_this_machine_on_from_an_earlier_driver(opens, monkeypatch, request):
+    measured = []
+
+    @contextmanager
+    def record(run, *, is_resumed):
+        measured.append((run.id, is_resumed))
+        yield
+
+    monkeypatch.setattr(study_run, "log_energy", record)
+    first = opens()
+    first.claim()
+    finish(first)
+    opens(known=first.id).claim()
+    assert measured == [(first.id, False), (first.id, True)]
+    OPENED.append(open_study_run(request.node.name, known=first.id, trials=0, measures_energy=False))
+    OPENED[-1].claim()
+    shared = join_study_run(request.node.name, known=first.id, driver="1a", measures_energy=False)
+    shared.study_run.claim()
+    shared.leave(RunOutcome.FINISHED, "")
+    assert len(measured) == 2
 
 
 def test_start_child_without_a_server_raises_unavailable(opens, monkeypatch):
