@@ -351,7 +351,8 @@ def test_join_study_run_gives_each_driver_a_run_below_the_study_s(store, request
     expected = {Tag.PARENT_RUN_ID: study_id, Tag.ROLE: "driver", Tag.STUDY: name, Tag.DRIVER: "2b"}
     assert {**tags, **expected} == tags and mlflow.get_run(other).info.run_name == "driver 2b"
     trials = [one.study_run.start_child("t000", role=Role.TRIAL, tags={}).run_id for one in (first, second)]
-    assert [mlflow.get_run(run_id).data.tags[Tag.DRIVER] for run_id in trials] == ["1a", "2b"]
+    found_tags = [mlflow.get_run(run_id).data.tags for run_id in trials]
+    assert [(tags[Tag.DRIVER], tags[Tag.STUDY]) for tags in found_tags] == [("1a", name), ("2b", name)]
 
     second.close_driver("1a")  # as if it were dead
     assert second.leave(RunOutcome.FINISHED, "") is None
