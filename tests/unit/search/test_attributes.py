@@ -1,5 +1,7 @@
 """Names of the attributes of a study and its trials."""
 
+import re
+
 from pipeline.search import attributes
 from pipeline.search.attributes import DRIVER_PREFIX, FIGURES
 from pipeline.search.finalists import FinalistTraining
@@ -16,7 +18,11 @@ from tests.support.scripted import (
     trial_result,
 )
 
-NAMES = [value for name, value in vars(attributes).items() if name.isupper() and isinstance(value, str)]
+NAMES = [value for name, value in vars(attributes).items() if name.isupper() and name != "FIGURES"]
+
+
+def test_attribute_names_are_lower_case():
+    assert [name for name in [*NAMES, *FIGURES] if not re.fullmatch("[a-z]+(_[a-z]+)*", name.removesuffix(" "))] == []
 
 
 def test_attribute_names_are_distinct_except_run_id_that_study_and_trial_share():
