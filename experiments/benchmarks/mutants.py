@@ -140,11 +140,13 @@ class Laboratory:
 
     def _measure(self, module: Path) -> float:
         """Return how many seconds the tests of a module take without a fault."""
-        started = time.monotonic()
-        if self._run(tests_of(module), None) != SURVIVED:
-            raise SystemExit(f"{module}: tests must pass without a fault, and fail:\n{self._output.read_text()}")
-        self._seconds[module] = time.monotonic() - started
-        return self._seconds[module]
+        # Other load may make a test fail that has a deadline
+        for _ in range(2):
+            started = time.monotonic()
+            if self._run(tests_of(module), None) == SURVIVED:
+                self._seconds[module] = time.monotonic() - started
+                return self._seconds[module]
+        raise SystemExit(f"{module}: tests must pass without a fault, and fail:\n{self._output.read_text()}")
 
     def _test(self, mutant: Mutant, seconds: float) -> str:
         file = self.folder / mutant.module

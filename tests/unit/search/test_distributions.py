@@ -6,7 +6,16 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pipeline.config.training import TrainingConfig
-from pipeline.search.distributions import bounds, contains, describe, parse_distribution, sample, snap_to_step, values
+from pipeline.search.distributions import (
+    bounds,
+    contains,
+    describe,
+    parse_distribution,
+    sample,
+    snap_to_step,
+    suggest,
+    values,
+)
 from tests.support.errors import usage_error
 
 
@@ -37,6 +46,23 @@ def test_parse_distribution_makes_lists_categorical_and_gives_ranges_the_setting
         drawn = study.ask({setting: distribution}).params[setting]
         assert contains(distribution, drawn)
         assert getattr(TrainingConfig.build({setting: drawn}), setting) == drawn
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        CategoricalDistribution([True, None, 3]),
+        IntDistribution(4, 8, step=2),
+        IntDistribution(4, 512, log=True),
+        FloatDistribution(0, 0.3, step=0.1),
+        FloatDistribution(1e-4, 1e-1, log=True),
+    ],
+)
+def test_suggest_lets_a_trial_draw_from_the_distribution(distribution):
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    suggest(trial, "setting", distribution)
+    assert trial.distributions == {"setting": distribution}
+    assert contains(distribution, trial.params["setting"])
 
 
 @pytest.mark.parametrize(
