@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.data.npz import read_npz
+from pipeline.data.cache import image_digest
+from pipeline.data.decode import from_pixels, resize_to
+from pipeline.data.npz import read_npz, stack_splits
 from pipeline.runtime.errors import UsageError
 
 X, Y = np.arange(8 * 6 * 5, dtype=np.uint8).reshape(8, 6, 5), np.arange(8) % 2
@@ -45,12 +47,22 @@ def test_read_npz_takes_validation_split_and_class_names_if_given(tmp_path):
         ({"x_val": X}, "has no y_val"),
         ({"x_train": X[0]}, "images (n, h, w) or (n, h, w, c) with c of 1, 3 or 4 in x_train"),
         ({"x_train": np.zeros((8, 6, 5, 2), np.uint8)}, "has the shape (8, 6, 5, 2)"),
-        ({"x_train": X[:0], "y_train": Y[:0]}, "has the shape (0, 6, 5)"),
+        ({"x_train": X[:0], "y_train": Y[:0]}, "has the shape (0, 6, 5); add images"),
+        ({"x_val": X[:0], "y_val": Y[:0]}, "has the shape (0, 6, 5); add images, or leave x_val and y_val out"),
+        ({"x_train": np.zeros((8, 6, 5, 7), np.uint8)}, "leave all but 1, 3 or 4 of the 7 channels out"),
+        (
+            {"x_train": np.zeros((8, 6, 5, 2, 2), np.uint8)},
+            "(8, 6, 5, 2, 2); give the array such a shape",
+        ),
+        ({"x_train": X * 1j}, "has the type complex128; save x_train.astype('uint8')"),
         ({"x_train": X / 255}, "pixels from 0 to 255, whole numbers, in x_train"),
         ({"x_train": X / 255}, "save as uint8: (x_train * 255).round().astype('uint8')"),
         ({"x_train": X / 2}, "has float64 from 0 to 119.5; scale and round them"),
+        ({"x_train": X / 100 - 1}, "has float64 from -1 to 1.39; scale and round them"),
+        ({"x_train": X / 200 - 1.1}, "has float64 from -1.1 to 0.095; scale and round them"),
         ({"x_train": X.astype(int) - 1}, "has int64 from -1 to 238; scale and round"),
-        ({"x_train": np.where(X > 7, np.nan, X)}, "has float64 from nan"),
+        ({"x_train": X.astype(int) + 17}, "has int64 from 17 to 256; scale and save as uint8: x_train // 257"),
+        ({"x_train": np.where(X > 7, np.nan, X)}, "has float64 from nan or infinity: 232 such values; replace them"),
         ({"x_train": np.where(X > 7, 1.0, 0.0)}, "has nothing above 1 in float64; multiply by 255"),
         ({"x_train": X > 7}, "has the type bool; save x_train.astype('uint8') * 255"),
         ({"y_train": Y[:5]}, "has 8 images in x_train and 5 labels in y_train"),
@@ -59,10 +71,13 @@ def test_read_npz_takes_validation_split_and_class_names_if_given(tmp_path):
         ({"y_train": np.eye(2)[Y]}, "for one-hot rows save y_train.argmax(axis=1)"),
         ({"y_train": Y * 2}, "has none of 1; number the classes without gaps"),
         ({"y_train": Y - 1}, "has labels from -1 to 0"),
-        ({"y_test": Y[:2] + 1}, "in y_test: "),
+        ({"y_test": Y[:2] + 1}, "has labels from 1 to 2, and the highest in y_train is 1; number the classes from 0"),
+        ({"y_train": np.zeros((8, 2, 2), int)}, "for other numbers y_train.astype('int64')"),
         ({"y_test": Y[:2] * 0}, "has none of 1; number the classes without gaps, each in every split"),
-        ({"y_train": Y * 0, "y_test": Y[:2] * 0}, "at least two classes"),
+        ({"y_train": Y * 0, "y_test": Y[:2] * 0}, "at least two classes: "),
+        ({"y_train": Y * 0, "y_test": Y[:2] * 0}, "has one: 0; add images of another class"),
         ({"class_names": np.array(["cat", "cat"])}, "2 different strings in class_names"),
+        ({"class_names": np.array([["cat"], ["dog"]])}, "has 2, cat, dog, for the labels from 0 to 1; name each"),
         ({"class_names": np.array(["cat"])}, "has 1, cat, for the labels from 0 to 1; name each class"),
         ({"class_names": np.array(["cat", "cat "])}, "are both cat; rename one"),
         ({"class_names": np.array(["cat", "dog"], object)}, "cannot be read: class_names holds Python objects"),
@@ -109,3 +124,27 @@ def test_read_npz_of_an_archive_with_a_flipped_bit_raises(tmp_path):
     (tmp_path / "data.npz").write_bytes(content)
     with pytest.raises(UsageError, match="CRC"):
         read_npz(tmp_path / "data.npz")
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_stack_splits_joins_training_validation_and_test_images(channels):
+    def part(first, count):
+        return np.stack([np.full((6, 5, *channels), number, np.uint8) for number in range(first, first + count)])
+
+    parts = {"test": (part(20, 2), Y[:2]), "validation": (part(10, 3), Y[:3]), "train": (part(0, 4), Y[:4])}
+    stacked = stack_splits(parts, ("a", "b"), None, lambda shape: np.zeros(shape, np.uint8), resize="stretch")
+    assert stacked.images.shape == (9, 6, 5, *(channels or (1,))) and stacked.sizes == (4, 3, 2)
+    assert stacked.images[:, -1, -1, -1].tolist() == [0, 1, 2, 3, 10, 11, 12, 20, 21]
+    assert stacked.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 0, 1] and stacked.labels.dtype == np.int64
+    assert stacked.digests.tolist() == [image_digest(image) for image in stacked.images]
+    assert stacked.classes == ("a", "b") and stacked.files.tolist() == [b""] * 9
+    del parts["validation"]
+    assert stack_splits(parts, ("a", "b"), None, np.zeros, resize="stretch").sizes == (4, 0, 2)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_stack_splits_resizes_each_image_as_it_is_told(resize):
+    parts = {"train": (X, Y)}
+    stacked = stack_splits(parts, ("a", "b"), (4, 4), lambda shape: np.zeros(shape, np.uint8), resize=resize)
+    expected = [resize_to(from_pixels(image[..., None]), (4, 4, 1), resize) for image in X]
+    assert stacked.images.shape == (8, 4, 4, 1) and (stacked.images == expected).all()
