@@ -47,8 +47,14 @@ TINY = TrainingConfig.build(
 
 # Of a training whose best epoch is not the last
 OVERSHOOTING = {"epochs": 6, "learning_rate": 1.0}
-# Of a training that stops early
-NOT_LEARNING = {"learning_rate": 1e-9, "epochs": 20, "early_stopping_epochs": 3}
+# Of a training that stops early, with the weights that it began with
+NOT_LEARNING = {"learning_rate": 1e-9, "epochs": 20, "early_stopping_epochs": 3, "depthwise_init": "covariance"}
+# Of trainings that are resumed
+FOUR_EPOCHS = {"epochs": 4, "schedule": "one_cycle", "clip_norm": 1.0}
+FLOAT16 = FOUR_EPOCHS | {"precision": "mixed_float16"}
+HEAD_FIRST = FOUR_EPOCHS | {"depth": 2, "head_epochs": 2, "freeze_blocks": 1, "layer_decay": 0.5}
+HEAD_FIRST |= {"ema_momentum": 0.5, "monitor": "val_loss"}
+BFLOAT16 = {"fast_layers": True, "precision": "mixed_bfloat16", "class_weights": "balanced", "clip_norm": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,9 @@ def train_once(digits):
     def run(**changes):
         reported, states = [], []
         callbacks = [ProgressReporter(lambda *epoch: reported.append(epoch)), CheckpointSaver(states.append)]
-        return fit(TINY.model_copy(update=changes), digits, callbacks), reported, states
+        result = fit(TINY.model_copy(update=changes), digits, callbacks)
+        keras.config.set_dtype_policy("float32")
+        return result, reported, states
 
     return run
 
@@ -106,22 +114,28 @@ def history_without_timings(result):
     return {name: values for name, values in result.history.items() if "second" not in name}
 
 
-@pytest.mark.parametrize("fast_layers", [False, True])
-def test_fit_with_the_same_seed_repeats_history_and_weights(train, fast_layers):
-    (one, _), (again, _), (other, _) = (train(seed=seed, fast_layers=fast_layers) for seed in (3, 3, 4))
-    assert history_without_timings(one) == history_without_timings(again) != history_without_timings(other)
-    for weight, same in zip(one.model.get_weights(), again.model.get_weights(), strict=True):
+def assert_equal_weights(one, other):
+    for weight, same in zip(one.model.get_weights(), other.model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
 
 
-def test_settings_without_effect_change_no_weight(train, train_once):
-    idle = {"randaugment_magnitude": 3, "crop_ratio": 2.0, "mix_probability": 0.5}
-    idle |= {"warmup_fraction": 0.3, "early_stopping_epochs": 100}
-    result, _ = train(**idle)
-    expected, _, _ = train_once()
+IDLE = {"randaugment_magnitude": 3, "crop_ratio": 2.0, "mix_probability": 0.5}
+IDLE |= {"warmup_fraction": 0.3, "early_stopping_epochs": 100}
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle"), [({}, IDLE), ({"fast_layers": True}, {})], ids=["other settings without effect", "fast"]
+)
+def test_fit_with_the_same_seed_and_effective_settings_repeats_history_and_weights(train, train_once, settings, idle):
+    (one, _, _), (again, _) = train_once(**settings), train(**settings, **idle)
     assert effective(TINY.model_copy(update=idle)) == effective(TINY)
-    for weights, same in zip(result.model.get_weights(), expected.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(weights, same)
+    assert history_without_timings(one) == history_without_timings(again)
+    assert_equal_weights(one, again)
+
+
+def test_fit_with_another_seed_has_another_history(train, train_once):
+    (one, _, _), (other, _) = train_once(), train(seed=4)
+    assert history_without_timings(one) != history_without_timings(other)
 
 
 def test_fit_returns_the_weights_of_the_best_validation_accuracy(train_once, digits):
@@ -146,9 +160,9 @@ def test_fit_on_unequal_classes_returns_the_weights_of_the_best_monitored_metric
     assert np.mean(recalls) == pytest.approx(max(balanced))
 
 
-def test_fit_reports_each_epoch_once_with_the_learning_rate_of_its_last_step(train):
-    result, reported = train(schedule="cosine", warmup_fraction=0.25)
-    assert [epoch for epoch, _ in reported] == [1, 2]
+def test_fit_reports_each_epoch_once_with_the_learning_rate_of_its_last_step(train_once):
+    result, reported, _ = train_once(**FOUR_EPOCHS)
+    assert [epoch for epoch, _ in reported] == [1, 2, 3, 4]
     assert set(reported[0][1]) == {
         "loss",
         "accuracy",
@@ -161,8 +175,8 @@ def test_fit_reports_each_epoch_once_with_the_learning_rate_of_its_last_step(tra
         "epoch_seconds",
         "images_per_second",
     }
-    rate = LearningRateSchedule("cosine", peak=0.02, steps=8, warmup_fraction=0.25)
-    assert result.history["learning_rate"] == pytest.approx([float(rate(3)), float(rate(7))])
+    rate = LearningRateSchedule("one_cycle", peak=0.02, steps=16, warmup_fraction=TINY.warmup_fraction)
+    assert result.history["learning_rate"] == pytest.approx([float(rate(step)) for step in (3, 7, 11, 15)])
     assert result.history["epoch_seconds"][1] > 200 / result.history["images_per_second"][1] > 0
 
 
@@ -192,17 +206,25 @@ def test_early_stopping_stops_after_its_patience(train_once):
     assert len(reported) == result.best_epoch + 3
 
 
+def weights_after_a_step(digits, **changes):
+    """Return the trained weights of a new model by path, before and after a step of its compiled optimizer."""
+    config = TINY.model_copy(update=changes)
+    keras.utils.set_random_seed(config.seed)
+    model = build_model(config, digits.image_shape, len(digits.classes))
+    compile_model(model, config, LearningRateSchedule("constant", peak=0.1, steps=1, warmup_fraction=0))
+    random = np.random.default_rng(0)
+    before = {weight.path: np.array(weight) for weight in model.trainable_weights}
+    gradients = [random.standard_normal(weight.shape).astype(np.float32) for weight in model.trainable_weights]
+    model.optimizer.apply(gradients)
+    return before, {weight.path: np.array(weight) for weight in model.trainable_weights}
+
+
 @pytest.mark.parametrize("decay_norm_and_bias", [False, True])
 def test_weight_decay_of_batch_norm_and_biases_follows_the_setting(digits, decay_norm_and_bias):
-    after = []
-    for weight_decay in (0.0, 0.5):
-        keras.utils.set_random_seed(0)
-        config = TINY.model_copy(update={"weight_decay": weight_decay, "decay_norm_and_bias": decay_norm_and_bias})
-        model = build_model(config, digits.image_shape, len(digits.classes))
-        compile_model(model, config, LearningRateSchedule("constant", peak=0.1, steps=1, warmup_fraction=0))
-        model.fit(make_training_batches(config, digits).on_host().take(1), shuffle=False, verbose=0)
-        after.append({weight.path: weight.numpy() for weight in model.trainable_weights})
-    plain, decayed = after
+    (_, plain), (_, decayed) = (
+        weights_after_a_step(digits, weight_decay=weight_decay, decay_norm_and_bias=decay_norm_and_bias)
+        for weight_decay in (0.0, 0.5)
+    )
     changed = {path for path in plain if not np.allclose(plain[path], decayed[path], atol=1e-6)}
     kernels = {path for path in plain if path.endswith("kernel")}
     gammas = {path for path in plain if path.endswith("gamma")}
@@ -221,14 +243,14 @@ def test_clip_norm_limits_the_gradients_of_all_variables_together(digits):
     assert np.asarray(second)[0] / np.asarray(first)[0] == pytest.approx(4 / 3)
 
 
-def test_fit_starts_from_the_kernels_of_the_initializer(train):
-    result, _ = train(epochs=1, depthwise_init="covariance", learning_rate=1e-9)
+def test_fit_starts_from_the_kernels_of_the_initializer(train_once):
+    result, _, _ = train_once(**NOT_LEARNING)
     initializer = SpatialCovariance(block=1, depth=1, seed=TINY.seed)
     np.testing.assert_allclose(depthwise_kernels(result.model, 1), initializer((3, 3, 8, 1)), atol=1e-6)
 
 
-def test_fit_with_ema_changes_validation_and_weights_but_not_training(train, train_once, digits):
-    (raw, _, _), (averaged, _) = train_once(), train(ema_momentum=0.8)
+def test_fit_with_ema_changes_validation_and_weights_but_not_training(train_once, digits):
+    (raw, _, _), (averaged, _, _) = train_once(), train_once(ema_momentum=0.8)
     for name in ("loss", "accuracy"):
         assert raw.history[name] == averaged.history[name]
     assert raw.history["val_loss"] != averaged.history["val_loss"]
@@ -236,13 +258,14 @@ def test_fit_with_ema_changes_validation_and_weights_but_not_training(train, tra
     assert kept["loss"] == pytest.approx(averaged.history["val_loss"][averaged.best_epoch - 1])
 
 
-def test_validation_images_have_no_part_in_averaged_weights(train, digits):
+def test_validation_images_have_no_part_in_averaged_weights(train, train_once, digits):
     validation = digits.validation
-    white = replace(validation, images=np.full_like(validation.images, 255))
-    settings = {"ema_momentum": 0.8, "epochs": 1}
-    (one, _), (other, _) = train(**settings), train(dataset=replace(digits, validation=white), **settings)
-    assert one.history["val_loss"] != other.history["val_loss"]
-    for weight, same in zip(one.model.get_weights(), other.model.get_weights(), strict=True):
+    white = replace(digits, validation=replace(validation, images=np.full_like(validation.images, 255)))
+    (one, _, [first, _]), states = train_once(ema_momentum=0.8), []
+    other, _ = train(dataset=white, ema_momentum=0.8, states=states)
+    assert one.history["val_loss"][0] != other.history["val_loss"][0]
+    # averaged; the first epoch is the best one so far, whatever the images
+    for weight, same in zip(first.best_weights, states[0].best_weights, strict=True):
         np.testing.assert_array_equal(weight, same)
 
 
@@ -253,80 +276,58 @@ def test_compile_model_passes_adam_epsilon_to_the_optimizer(digits):
     assert model.optimizer.epsilon == 0.01
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_fit_with_mixed_precision_has_float32_weights(train, precision):
-    result, _ = train(precision=precision, epochs=1)
+@pytest.mark.parametrize(("settings", "is_scaled"), [(BFLOAT16, False), (FLOAT16, True)], ids=["bfloat16", "float16"])
+def test_fit_with_mixed_precision_has_float32_weights(train_once, settings, is_scaled):
+    result, _, _ = train_once(**settings)
     assert {weight.dtype.name for weight in map(np.asarray, result.model.get_weights())} == {"float32"}
     assert np.isfinite(result.history["val_loss"][0])
-    assert isinstance(result.model.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")
+    assert isinstance(result.model.optimizer, keras.optimizers.LossScaleOptimizer) == is_scaled
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("settings", "after", "group"),
     [
-        {},
-        {"precision": "mixed_float16"},
-        {"ema_momentum": 0.8, "optimizer": "muon"},
-        {"depth": 2, "head_epochs": 2, "freeze_blocks": 1, "layer_decay": 0.5},
-        {"head_epochs": 3},
-        {"gradient_accumulation": 3},
-        {"steps_per_execution": 3},
-    ],  # with a loss scale, with averages, resumed between the stages, within the first, and between two updates
-    ids=["float32", "float16", "averaged muon", "after the head", "within the head", "between updates", "groups"],
+        (FOUR_EPOCHS, 2, 1),
+        (FLOAT16, 2, 3),
+        (FOUR_EPOCHS | {"ema_momentum": 0.8, "optimizer": "muon", "gradient_accumulation": 3}, 2, 3),
+        (HEAD_FIRST, 1, 1),
+        (HEAD_FIRST, 2, 1),
+    ],
+    ids=["plain", "loss scale", "averaged muon between updates", "within the head", "after the head"],
 )
-def test_fit_resumed_from_a_state_equals_an_uninterrupted_training(train, changes):
-    settings = {"epochs": 4, "schedule": "one_cycle", "clip_norm": 1.0} | changes
-    states = []
-    uninterrupted, _ = train(states=states, **settings)
-    resumed, reported = train(start=states[1], **settings)
-    assert [epoch for epoch, _ in reported] == [3, 4]
+def test_fit_resumed_from_a_state_equals_an_uninterrupted_training(train, train_once, settings, after, group):
+    """Whatever the number of steps of a group was before."""
+    uninterrupted, _, states = train_once(**settings)
+    resumed, reported = train(start=states[after - 1], steps_per_execution=group, **settings)
+    assert [epoch for epoch, _ in reported] == [1, 2, 3, 4][after:]
     assert history_without_timings(resumed) == history_without_timings(uninterrupted)
-    assert resumed.history["epoch_seconds"][:2] == uninterrupted.history["epoch_seconds"][:2]
+    assert resumed.history["epoch_seconds"][:after] == uninterrupted.history["epoch_seconds"][:after]
     assert resumed.best_epoch == uninterrupted.best_epoch
-    for weight, same in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, same)
+    assert_equal_weights(uninterrupted, resumed)
     for variable, same in zip(uninterrupted.model.optimizer.variables, resumed.model.optimizer.variables, strict=True):
         np.testing.assert_array_equal(variable, same)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"fast_layers": True, "precision": "mixed_bfloat16", "class_weights": "balanced", "clip_norm": 1.0},
-        {"ema_momentum": 0.8, "gradient_accumulation": 3, "progressive_resize": "4:0.5", "optimizer": "muon"},
-    ],
-    ids=["fast", "averaged and accumulated on growing images"],
-)
-def test_fit_with_groups_of_steps_has_the_weights_of_single_steps(train, changes):
-    single, _ = train(steps_per_execution=1, **changes)
-    grouped, _ = train(steps_per_execution=3, **changes)  # of 4 steps
+def test_fit_with_groups_of_steps_has_the_weights_of_single_steps(train, train_once):
+    single, _, _ = train_once(**BFLOAT16)
+    grouped, _ = train(steps_per_execution=3, **BFLOAT16)  # of 4 steps
     assert history_without_timings(grouped) == history_without_timings(single)
-    for weight, same in zip(grouped.model.get_weights(), single.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, same)
+    assert_equal_weights(grouped, single)
 
 
-def test_fit_with_data_on_the_device_has_the_weights_of_batches_made_by_the_host(train):
+def test_fit_on_growing_images_has_the_same_weights_with_data_on_the_device_in_groups_and_resumed(train, digits):
     settings = {"flip": "alternating", "randaugment_layers": 1, "mixup_alpha": 0.4, "sampling": "balanced"}
-    settings |= {"progressive_resize": "4:0.5", "class_weights": "effective", "ema_momentum": 0.8}
+    settings |= {"epochs": 3, "progressive_resize": "4:0.6", "schedule": "one_cycle", "fast_layers": True}
+    settings |= {"class_weights": "effective", "ema_momentum": 0.8}
     by_host, _ = train(data_on="host", **settings)
+    assert by_host.model.input_shape == (None, *digits.image_shape)
     states = []
     on_device, _ = train(data_on="device", steps_per_execution=3, states=states, **settings)
+    # after an epoch of two on the smaller images
     resumed, _ = train(data_on="device", start=states[0], **settings)
     assert history_without_timings(by_host) == history_without_timings(on_device) == history_without_timings(resumed)
-    for weight, *same in zip(*(result.model.get_weights() for result in (by_host, on_device, resumed)), strict=True):
-        np.testing.assert_array_equal(weight, same[0])
-        np.testing.assert_array_equal(weight, same[1])
-
-
-def test_fit_on_growing_images_resumed_at_the_smaller_size_equals_an_uninterrupted_training(train, digits):
-    settings = {"epochs": 3, "progressive_resize": "4:0.6", "schedule": "one_cycle", "fast_layers": True}
-    states = []
-    uninterrupted, _ = train(states=states, **settings)
-    assert uninterrupted.model.input_shape == (None, *digits.image_shape)
-    resumed, _ = train(start=states[0], **settings)
-    assert history_without_timings(resumed) == history_without_timings(uninterrupted)
-    for weight, same in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, same)
+    assert_equal_weights(by_host, on_device)
+    assert_equal_weights(by_host, resumed)
 
 
 def test_clean_epochs_train_as_without_the_augmentations_that_they_leave_out(train):
@@ -335,8 +336,7 @@ def test_clean_epochs_train_as_without_the_augmentations_that_they_leave_out(tra
     assert with_clean_epoch.best_epoch == 2
     without, _ = train(start=states[0], **settings)
     assert history_without_timings(with_clean_epoch) == history_without_timings(without)
-    for weight, same in zip(with_clean_epoch.model.get_weights(), without.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, same)
+    assert_equal_weights(with_clean_epoch, without)
 
 
 def test_training_batches_of_a_size_are_the_means_of_the_pixels_of_the_others(digits):
@@ -352,8 +352,7 @@ def test_fit_resumed_after_the_best_epoch_returns_its_weights(train, train_once)
     assert uninterrupted.best_epoch < 6, "the case shows nothing if the last epoch is the best"
     resumed, _ = train(start=states[uninterrupted.best_epoch], **OVERSHOOTING)
     assert resumed.best_epoch == uninterrupted.best_epoch
-    for weight, same in zip(uninterrupted.model.get_weights(), resumed.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(weight, same)
+    assert_equal_weights(uninterrupted, resumed)
 
 
 def test_early_stopping_of_a_resumed_training_counts_the_epochs_before(train, train_once):
@@ -371,17 +370,15 @@ def test_fit_from_a_state_of_another_model_raises_usage_error(train, train_once)
         train(start=states[0], filters=4)
 
 
-def changed_layers(model, before):
-    """Return the names of the layers whose weights or statistics differ from those before."""
-    return {
-        layer.name
-        for layer in model.layers
-        if any((np.array(weight) != before[weight.path]).any() for weight in layer.weights)
-    }
+def changed_layers(before, after):
+    """Return the names of the layers of which a weight or a statistic has another value by path."""
+    return {path.rpartition("/")[0] for path, value in after.items() if (value != before[path]).any()}
 
 
-def weights_by_path(model):
-    return {weight.path: np.array(weight) for weight in model.weights}
+def weights_by_path(model, values=None):
+    """Return a model's weights by path, or other values of them in their order."""
+    values = map(np.array, model.weights) if values is None else values
+    return {weight.path: value for weight, value in zip(model.weights, values, strict=False)}
 
 
 BLOCK = {"block1_depthwise", "block1_depthwise_norm", "block1_pointwise", "block1_pointwise_norm"}
@@ -389,26 +386,29 @@ BLOCK_2 = {name.replace("block1", "block2") for name in BLOCK}
 STEM = {"patch_embedding", "patch_embedding_norm"}
 
 
-@pytest.mark.parametrize("fast_layers", [False, True])
-@pytest.mark.parametrize(
-    ("settings", "changed"),
-    [
-        ({}, STEM | BLOCK | BLOCK_2 | {HEAD}),
-        ({"freeze_blocks": 1, "ema_momentum": 0.5}, BLOCK_2 | {HEAD}),
-        ({"head_epochs": 1}, {HEAD}),
-    ],
-    ids=["all", "second block", "head"],
-)
-def test_frozen_layers_keep_weights_and_statistics(train, digits, fast_layers, settings, changed):
-    config = TINY.model_copy(update={"depth": 2})
-    keras.utils.set_random_seed(config.seed)
-    before = weights_by_path(build_model(config, digits.image_shape, 10))
-    result, _ = train(depth=2, epochs=1, fast_layers=fast_layers, **settings)
-    assert changed_layers(result.model, before) == changed
+def initial_weights(digits, depth):
+    keras.utils.set_random_seed(TINY.seed)
+    return weights_by_path(build_model(TINY.model_copy(update={"depth": depth}), digits.image_shape, 10))
 
 
-def test_head_epochs_come_first_and_the_schedule_begins_anew_after_them(train):
-    result, _ = train(epochs=4, head_epochs=2, schedule="cosine", warmup_fraction=0.0)
+@pytest.mark.parametrize("fast_layers", [{}, {"fast_layers": True}], ids=["stock", "fast"])
+def test_fit_changes_weights_and_statistics_of_all_layers(train_once, digits, fast_layers):
+    result, _, _ = train_once(**fast_layers)
+    assert changed_layers(initial_weights(digits, 1), weights_by_path(result.model)) == STEM | BLOCK | {HEAD}
+
+
+@pytest.mark.parametrize("fast_layers", [{}, {"fast_layers": True}], ids=["stock", "fast"])
+def test_frozen_layers_keep_weights_and_statistics(train_once, digits, fast_layers):
+    result, _, states = train_once(**HEAD_FIRST, **fast_layers)
+    before, after_head = initial_weights(digits, 2), weights_by_path(result.model, states[1].variables)
+    assert changed_layers(before, after_head) == {HEAD}
+    assert changed_layers(before, weights_by_path(result.model, states[1].best_weights)) == {HEAD}
+    assert result.best_epoch > 2, "the case shows nothing if the head alone is better"
+    assert changed_layers(after_head, weights_by_path(result.model)) == BLOCK_2 | {HEAD}
+
+
+def test_head_epochs_come_first_and_the_schedule_begins_anew_after_them(train_once):
+    result, _, _ = train_once(**HEAD_FIRST)
     rates = result.history["learning_rate"]
     assert rates[:2] == rates[2:] and rates[0] > rates[1]
 
@@ -419,12 +419,10 @@ def test_learning_rate_share_falls_from_the_last_layer_to_the_patch_embedding():
     assert [learning_rate_share(config, path) for path in paths] == [1, 0.5, 0.25, 0.125]
 
 
-def test_layer_decay_shortens_the_steps_of_earlier_layers(train, digits):
-    keras.utils.set_random_seed(TINY.seed)
-    before = weights_by_path(build_model(TINY, digits.image_shape, 10))
-    # One step, of which AdamW makes each weight's about as long as the learning rate
-    settings = {"epochs": 1, "batch_size": 200, "schedule": "constant", "weight_decay": 0.0}
-    whole, decayed = (weights_by_path(train(layer_decay=decay, **settings)[0].model) for decay in (1.0, 0.1))
+def test_layer_decay_shortens_the_steps_of_earlier_layers(digits):
+    (before, whole), (_, decayed) = (
+        weights_after_a_step(digits, layer_decay=decay, weight_decay=0.0) for decay in (1.0, 0.1)
+    )
     for path, share in (("block1_pointwise/kernel", 0.1), ("patch_embedding/kernel", 0.01), (f"{HEAD}/kernel", 1.0)):
         np.testing.assert_allclose(decayed[path] - before[path], share * (whole[path] - before[path]), atol=2e-6)
 
@@ -445,27 +443,39 @@ def joined():
     return load_dataset(DataConfig(dataset="digits", train_examples=200, refit=True), seed=0)
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema_momentum": 0.5}], ids=str)
-def test_refit_ends_with_the_weights_of_the_last_epoch_and_resumes_to_the_last_bit(train, joined, changes):
-    """The learning rate is such that an earlier epoch would be chosen."""
-    changes = OVERSHOOTING | {"epochs": 3, "refit": True, "dataset": joined, **changes}
-    states = []
-    whole, reported = train(states=states, **changes)
+@pytest.fixture(scope="module")
+def refit(joined):
+    """Return the settings of a refit with a momentum of averages or None, its result, and its reports and states.
+
+    The learning rate is such that an earlier epoch would be chosen.
+    """
+
+    @functools.cache
+    def run(ema_momentum):
+        changes = OVERSHOOTING | {"epochs": 3, "refit": True, "ema_momentum": ema_momentum}
+        reported, states = [], []
+        callbacks = [ProgressReporter(lambda *epoch: reported.append(epoch)), CheckpointSaver(states.append)]
+        return changes, fit(TINY.model_copy(update=changes), joined, callbacks), reported, states
+
+    return run
+
+
+@pytest.mark.parametrize("ema_momentum", [None, 0.5])
+def test_refit_ends_with_the_weights_of_the_last_epoch_and_resumes_to_the_last_bit(train, refit, joined, ema_momentum):
+    changes, whole, reported, states = refit(ema_momentum)
     assert whole.best_epoch == 3 and len(reported) == 3
     assert not [name for name in whole.history if name.startswith("val_")]
     assert all(epoch["images_per_second"] > 0 for _, epoch in reported)
     for weight, same in zip(whole.model.get_weights(), states[-1].best_weights, strict=True):
         np.testing.assert_array_equal(weight, same)
     for start in (states[0], states[-1]):
-        resumed, _ = train(start=start, **changes)
-        for weight, same in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
-            np.testing.assert_array_equal(weight, same)
+        resumed, _ = train(start=start, dataset=joined, **changes)
+        assert_equal_weights(whole, resumed)
         assert history_without_timings(resumed) == history_without_timings(whole)
 
 
-def test_refit_with_ema_returns_the_averages(train, joined):
-    changes = {"refit": True, "dataset": joined, "epochs": 1}
-    raw, averaged = (train(ema_momentum=momentum, **changes)[0] for momentum in (None, 0.9))
+def test_refit_with_ema_returns_the_averages(refit):
+    (_, raw, *_), (_, averaged, *_) = refit(None), refit(0.5)
     assert raw.history["loss"] == averaged.history["loss"]
     assert not np.array_equal(raw.model.get_weights()[0], averaged.model.get_weights()[0])
 

@@ -16,14 +16,15 @@ from pipeline.training.schedules import LearningRateSchedule
 RATE, FILTERS = 0.01, 24
 
 
-def initial_weights(*, biases=0.0):
+def initial_weights(*, biases=0.0, depth=2):
     """Return the trainable weights of a small network by path, the same each time.
 
     Args:
         biases: what is added to those that begin at 0.
+        depth: of the network.
     """
     keras.utils.set_random_seed(0)
-    model = conv_mixer((8, 8, 1), 3, filters=FILTERS, depth=2, kernel_size=3, patch_size=2)
+    model = conv_mixer((8, 8, 1), 3, filters=FILTERS, depth=depth, kernel_size=3, patch_size=2)
     for weight in model.trainable_weights:
         if weight.path.endswith(("bias", "beta")):
             weight.assign(weight + biases)
@@ -132,7 +133,7 @@ def test_steps_are_those_of_keras_with_fewer_operations(kind, monkeypatch):
 
 def trained(kind):
     """Return the weights after five steps of a schedule, and the number of operations of a step."""
-    variables = initial_weights()
+    variables = initial_weights(depth=1)
     random = np.random.default_rng(0)
     schedule = LearningRateSchedule("one_cycle", peak=RATE, steps=5, warmup_fraction=0.4)
     config = OptimizationConfig.build({"optimizer": kind, "weight_decay": 0.1, "clip_norm": 1.0})
