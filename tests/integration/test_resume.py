@@ -110,10 +110,10 @@ def pretend_seconds(run_id):
 
 @pytest.fixture(scope="module")
 def resumed(killed, uri):
-    """Resume with `resume=latest` and MLproject's recipe, baseline; return the killed run then, and the output."""
+    """Resume with `resume=latest` and MLproject's recipe, baseline; return the run that was killed, and the result."""
     result = run_project(uri, EXPERIMENT, resume="latest", epochs=3, checkpoint_minutes=5)
     assert result.succeeded, result.stderr
-    return mlflow.get_run(killed), result.stdout
+    return mlflow.get_run(killed), result
 
 
 def points(run):
@@ -160,7 +160,7 @@ def test_resumed_figure_of_filters_includes_epochs_before_the_kill(uninterrupted
 
 
 def test_resumed_run_is_the_same_and_parent_of_the_project_run(resumed):
-    run, output = resumed
+    run, result = resumed
     assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("FINISHED", "finished")
     assert run.data.params["recipe"] == "smoke"
     assert run.info.run_name == "smoke train_examples=none translation=1 schedule=one_cycle clip_norm=1 +3 more #2"
@@ -168,8 +168,9 @@ def test_resumed_run_is_the_same_and_parent_of_the_project_run(resumed):
     assert child.info.run_name == "resumed at epoch 2"
     assert child.data.tags[Tag.PARENT_RUN_ID] == run.info.run_id
     assert child.info.status == "FINISHED"
-    assert f"resume   run {run.info.run_id} resumes after epoch 1 of 3" in output
-    assert "epoch 1/3" not in output and "epoch 2/3" in output
+    assert (child.info.run_id, child.info.status) == (result.run.run_id, result.run.get_status())
+    assert f"resume   run {run.info.run_id} resumes after epoch 1 of 3" in result.stdout
+    assert "epoch 1/3" not in result.stdout and "epoch 2/3" in result.stdout
 
 
 def test_resumed_run_that_finishes_leaves_no_checkpoint(resumed):

@@ -12,8 +12,9 @@ import mlflow
 import psutil
 import pytest
 
+from pipeline.commands import main
 from tests.support.image_files import image_folder
-from tests.support.mlflow_project import process_tree
+from tests.support.mlflow_project import environment_of, process_tree
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.stores import empty_database, environment
@@ -158,14 +159,15 @@ def test_class_and_folder_names_of_any_kind_work_in_a_whole_run(trained):
 
 
 @pytest.mark.parametrize("uri", ["http://{}@127.0.0.1:1", "https://me@127.0.0.1:1/?token={}", "me:{}@127.0.0.1:1"])
-def test_refusal_of_a_store_that_does_not_answer_holds_no_secret_of_its_uri(tmp_path, uri):
-    variables = environment(uri.format(SECRET), "secrets") | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    command = [sys.executable, "-m", "pipeline", "report", "Default"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=variables | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert places_of_secrets(tmp_path, done.stdout + done.stderr) == []
+def test_refusal_of_a_store_that_does_not_answer_holds_no_secret_of_its_uri(tmp_path, monkeypatch, capfd, uri):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with environment_of(uri.format(SECRET), "secrets"):
+        assert main.run(["report", "Default"]) == 2
+    out, err = capfd.readouterr()
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert places_of_secrets(tmp_path, out + err) == []
 
 
 def test_cache_folders_are_accessible_to_their_user_only(trained):

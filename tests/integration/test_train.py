@@ -22,7 +22,8 @@ from pipeline.data.dataset import load_dataset
 from pipeline.runtime.cpu import has_bfloat16
 from pipeline.runtime.text import format_metric
 from pipeline.tracking.tags import Tag
-from tests.support.mlflow_project import environment_of, have_ended, mlflow_run, process_tree, run_to_end
+from pipeline.training.progress import TrainingProgress
+from tests.support.mlflow_project import environment_of, have_ended, mlflow_run, process_tree, run_project, run_to_end
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
@@ -41,10 +42,30 @@ def latest_run():
 
 
 @pytest.fixture(scope="module")
-def finished(uri, tmp_path_factory):
-    """Return the process and the MLflow run of a named `mlflow run` from another folder."""
+def repository(tmp_path_factory):
+    """Return a Git repository that holds the project as it is."""
+    folder = tmp_path_factory.mktemp("repository")
+    listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0")
+    for file in filter(None, files):
+        if (ROOT / file).is_file():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes((ROOT / file).read_bytes())
+    for arguments in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"],
+    ):
+        subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(repository, uri, tmp_path_factory):
+    """Return the process and the MLflow run of a named `mlflow run` of a Git URI from another folder."""
     settings = {"recipe": "smoke", "learning_rate": "1e-3", "flip": "false", "clip_norm": "none", "image_size": "12,8"}
-    command = mlflow_run("--run-name", "my own", "--experiment-name", EXPERIMENT, **settings, register_as="smoke")
+    options = ["--run-name", "my own", "--experiment-name", EXPERIMENT]
+    command = mlflow_run(*options, project=f"file://{repository}", **settings, register_as="smoke")
     completed = run_to_end(command, uri, EXPERIMENT, cwd=tmp_path_factory.mktemp("elsewhere"))
     assert completed.returncode == 0, completed.stderr
     return completed, latest_run()
@@ -137,6 +158,13 @@ def test_tags_and_datasets_state_the_origin_of_the_result(finished):
     assert set(contexts) == {"train", "validation", "test"}
     assert len({dataset.digest for dataset in contexts.values()}) == 3
     assert format_metric("accuracy", logged.data.metrics["test_accuracy"]) in logged.data.tags[Tag.DESCRIPTION]
+
+
+def test_git_uri_runs_the_commit_it_names(finished, repository):
+    _, logged = finished
+    head = ["git", "-C", str(repository), "rev-parse", "HEAD"]
+    commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+    assert (logged.data.tags[Tag.GIT_COMMIT], logged.data.tags[Tag.GIT_DIRTY]) == (commit, "false")
 
 
 def test_output_states_results_and_next_steps(finished):
@@ -232,93 +260,49 @@ def test_diverged_training_is_a_failed_run_with_one_error_line(uri, capsys):
 
 @pytest.fixture
 def training(uri):
-    """Return a function that starts a long run and returns its process after an epoch; nothing outlives the test."""
-    started = []
-
-    def start(command):
-        process = subprocess.Popen(
-            command,
-            env=environment(uri, EXPERIMENT),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        assert any(line.startswith("epoch") for line in process.stdout), process.stderr.read()
-        return process
-
-    yield start
-    for process in started:
-        with process:
+    """Start a long `mlflow run` and return its process after an epoch; nothing outlives the test."""
+    with subprocess.Popen(
+        mlflow_run("--experiment-name", EXPERIMENT, recipe="smoke", epochs=1000),
+        env=environment(uri, EXPERIMENT),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert any(line.startswith("epoch") for line in process.stdout), process.stderr.read()
+            yield process
+        finally:
             for one in process_tree(process) if process.poll() is None else []:
                 one.kill()
 
 
 def test_ctrl_c_stops_mlflow_run_and_training_and_is_logged(training):
-    process = training(mlflow_run("--experiment-name", EXPERIMENT, recipe="smoke", epochs=1000))
-    processes = process_tree(process)
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    processes = process_tree(training)
+    os.killpg(training.pid, signal.SIGINT)
+    training.communicate(timeout=60)
     assert have_ended(processes, seconds=30)
+    logged = latest_run()
+    assert (logged.info.run_name, logged.data.params["epochs"]) == ("smoke epochs=1000", "1000")
     # MLflow may write FAILED over KILLED
-    assert latest_run().info.status in {"KILLED", "FAILED"}
-    assert latest_run().data.tags[Tag.OUTCOME] == "stopped"
-    assert latest_run().data.tags[Tag.OUTCOME_REASON] == "by SIGINT"
+    assert logged.info.status in {"KILLED", "FAILED"}
+    assert logged.data.tags[Tag.OUTCOME] == "stopped"
+    assert logged.data.tags[Tag.OUTCOME_REASON] == "by SIGINT"
 
 
-def test_sigterm_to_the_training_process_ends_the_run_as_killed(training):
-    process = training([sys.executable, "-m", "pipeline", "train", "smoke", "--epochs", "1000"])
-    process.terminate()
-    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+def test_sigterm_to_the_training_process_ends_the_run_as_killed(uri, monkeypatch):
+    add_epoch = TrainingProgress.add_epoch
+
+    def add_epoch_and_terminate(self, metrics):
+        add_epoch(self, metrics)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingProgress, "add_epoch", add_epoch_and_terminate)
+    with environment_of(uri, EXPERIMENT):
+        assert main.run(["train", "smoke", "--epochs", "1000"]) == 128 + signal.SIGTERM
     assert latest_run().info.status == "KILLED"
     assert latest_run().data.tags[Tag.OUTCOME_REASON] == "by SIGTERM"
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    """Return a Git repository that holds the project as it is."""
-    folder = tmp_path_factory.mktemp("repository")
-    listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    files = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0")
-    for file in filter(None, files):
-        if (ROOT / file).is_file():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_bytes((ROOT / file).read_bytes())
-    for arguments in (
-        ["init", "-q"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"],
-    ):
-        subprocess.run(["git", "-C", str(folder), *arguments], check=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run_from_python(repository, uri):
-    """Return what `mlflow.projects.run` of the repository's URI returns."""
-    with environment_of(uri, EXPERIMENT):
-        return mlflow.projects.run(
-            f"file://{repository}",
-            parameters={"recipe": "smoke", "epochs": 1},
-            env_manager="local",
-            experiment_name=EXPERIMENT,
-        )
-
-
-def test_projects_run_from_python_equals_the_command(run_from_python):
-    logged = mlflow.get_run(run_from_python.run_id)
-    assert run_from_python.get_status() == logged.info.status == "FINISHED"
-    assert logged.info.run_name == "smoke epochs=1"
-    assert logged.data.params["epochs"] == "1"
-
-
-def test_git_uri_runs_the_commit_it_names(run_from_python, repository):
-    head = ["git", "-C", str(repository), "rev-parse", "HEAD"]
-    commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
-    tags = mlflow.get_run(run_from_python.run_id).data.tags
-    assert (tags[Tag.GIT_COMMIT], tags[Tag.GIT_DIRTY]) == (commit, "false")
 
 
 @pytest.mark.parametrize(
@@ -365,10 +349,9 @@ def test_help_does_not_import_tensorflow(capsys):
 
 def test_refused_setting_under_mlflow_run_leaves_no_open_run(uri):
     before = time.time()
-    command = mlflow_run("--experiment-name", EXPERIMENT, recipe="smoke", depht=3)
-    completed = run_to_end(command, uri, EXPERIMENT)
-    assert completed.returncode == 1
-    assert "error: unknown setting 'depht'; did you mean depth?" in completed.stderr
+    result = run_project(uri, EXPERIMENT, recipe="smoke", depht=3)
+    assert not result.succeeded
+    assert "error: unknown setting 'depht'; did you mean depth?" in result.stderr
     assert latest_run().info.start_time / 1000 > before
     assert latest_run().info.status == "FAILED"
     assert latest_run().data.tags[Tag.OUTCOME] == "failed"

@@ -8,6 +8,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from pipeline.commands import main
+from tests.support.mlflow_project import environment_of
 from tests.support.paths import ROOT
 from tests.support.stores import environment, tracking_store
 
@@ -28,16 +30,33 @@ KERAS_JSON = {"backend": "jax", "floatx": "float64", "epsilon": 0.5, "image_data
 MATPLOTLIBRC = "text.usetex: True\nfont.size: 40\nsavefig.bbox: tight\nsavefig.dpi: 20\n"
 
 
-def train(folder, uri, redirection, **variables):
-    """Train in a process whose output is redirected by bash; return its exit code and the MLflow run."""
+def in_experiment(folder):
+    """Make an experiment of a name of its own: in one the second run would have another name, which figures show."""
     folder.mkdir(exist_ok=True)
-    # In one experiment the second run would have another name, which figures show
-    experiment = f"{EXPERIMENT} {folder.name}"
-    mlflow.create_experiment(experiment, artifact_location=str(folder / "artifacts"))
+    mlflow.create_experiment(f"{EXPERIMENT} {folder.name}", artifact_location=str(folder / "artifacts"))
+    return f"{EXPERIMENT} {folder.name}"
+
+
+def train_here(folder, uri):
+    """Train in this process; return the exit code and the MLflow run."""
+    experiment = in_experiment(folder)
+    with environment_of(uri, experiment):
+        code = main.run(WORDS)
+    return code, only_run(experiment)
+
+
+def train_in_a_shell(folder, uri, redirection, **variables):
+    """Train in a process whose output is redirected by bash; return its exit code and the MLflow run."""
+    experiment = in_experiment(folder)
     environ = environment(uri, experiment) | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | variables
     command = ["bash", "-c", f'"$0" "$@" {redirection}; exit "${{PIPESTATUS[0]}}"', sys.executable, "-m", "pipeline"]
     done = subprocess.run([*command, *WORDS], cwd=folder, env=environ, capture_output=True, check=False)
-    return done.returncode, mlflow.search_runs(experiment_names=[experiment], output_format="list", max_results=1)[0]
+    return done.returncode, only_run(experiment)
+
+
+def only_run(experiment):
+    (run,) = mlflow.search_runs(experiment_names=[experiment], output_format="list", max_results=1)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +71,11 @@ def runs(tmp_path_factory):
     (folder / "configured" / "matplotlibrc").write_text(MATPLOTLIBRC)
     configured = VARIABLES | {"KERAS_HOME": str(home), "MATPLOTLIBRC": str(home)}
     with tracking_store(folder, EXPERIMENT) as uri:
-        yield train(folder / "plain", uri, ""), train(folder / "configured", uri, "2>&1 | head -n 1", **configured)
+        nobody_reads = "2>&1 | head -n 1"
+        yield (
+            train_here(folder / "plain", uri),
+            train_in_a_shell(folder / "configured", uri, nobody_reads, **configured),
+        )
 
 
 def pictures(run):

@@ -31,9 +31,13 @@ def run_to_end(command, uri, experiment, *, variables=(), **options):
 class ProjectResult(NamedTuple):
     """How a run of the project ended, and what its process printed."""
 
-    succeeded: bool
+    run: mlflow.projects.SubmittedRun | None  # None if it has failed
     stdout: str
     stderr: str
+
+    @property
+    def succeeded(self):
+        return self.run is not None
 
 
 def run_project(uri, experiment, *, entry_point="main", **parameters):
@@ -43,13 +47,12 @@ def run_project(uri, experiment, *, entry_point="main", **parameters):
     """
     with environment_of(uri, experiment), capture_descriptor(1) as stdout, capture_descriptor(2) as stderr:
         try:
-            mlflow.projects.run(
+            run = mlflow.projects.run(
                 str(ROOT), entry_point, parameters=parameters, env_manager="local", experiment_name=experiment
             )
-            succeeded = True
         except ExecutionException:
-            succeeded = False
-    return ProjectResult(succeeded, "".join(stdout), "".join(stderr))
+            run = None
+    return ProjectResult(run, "".join(stdout), "".join(stderr))
 
 
 @contextmanager
@@ -70,10 +73,16 @@ def capture_descriptor(number):
 @contextmanager
 def environment_of(uri, experiment):
     """Use a tracking store and an experiment in this process, for a command that is called in it."""
+    before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(uri, experiment).items():
             patch.setenv(name, value)
-        yield
+        # takes precedence over the variable where a test has set it before
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)
 
 
 def process_tree(process):

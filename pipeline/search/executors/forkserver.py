@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 from pipeline.runtime.temporary_environment import temporary_environment
 
@@ -39,8 +40,12 @@ def start(modules: Sequence[str], environment: Mapping[str, str | None], log: Pa
 
 def stop() -> None:
     """Stop the server, which must have no processes left, and free its memory."""
+    server: Any = forkserver._forkserver
+    if server._forkserver_pid is not None:
+        # else this call would wait until all is imported, which takes seconds
+        os.kill(server._forkserver_pid, signal.SIGKILL)
     # without this call it would run for as long as this process
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    server._stop()
 
 
 @contextmanager

@@ -35,7 +35,8 @@ def executor(request):
         patch.setattr(local, "SIGTERM_AFTER_SECONDS", 0.3)
         patch.setattr(local, "SIGKILL_AFTER_SECONDS", 0.6)
         patch.setenv("PYTHONPATH", str(ROOT))
-        options = {"trial_function": misbehaving.call_by_run_id, "preloaded": ()}
+        # else each of the trials would import it
+        options = {"trial_function": misbehaving.call_by_run_id, "preloaded": [misbehaving.__name__]}
         if request.param == "local":
             made = LocalExecutor(make_slots([], trials_per_gpu=1, workers=SLOTS, cores=SLOTS), **options)
         else:

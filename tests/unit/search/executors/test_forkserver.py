@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+import time
 
+import psutil
 import pytest
 
 from pipeline.search.executors import forkserver
@@ -65,3 +67,12 @@ def test_process_starts_with_signals_blocked_and_the_driver_without(started):
 def test_log_receives_the_error_output_of_imports(started):
     _, _, log = started
     assert log.read_text(encoding="ascii") == "imported\n"
+
+
+def test_stop_does_not_wait_for_imports(tmp_path):
+    began = time.monotonic()
+    forkserver.start(["tests.support.slow_import"], {}, tmp_path / "log.txt")
+    server = forkserver.forkserver._forkserver._forkserver_pid
+    forkserver.stop()
+    assert time.monotonic() - began < 10
+    assert not psutil.pid_exists(server)
