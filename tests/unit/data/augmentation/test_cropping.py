@@ -46,10 +46,15 @@ def draw_as_torchvision(random, height, width, scale, ratio):
     return 0, (width - round(height * ratio)) // 2, height, round(height * ratio)  # of an image that is too wide
 
 
-def test_random_boxes_are_distributed_as_torchvisions():
+# of the small images many rectangles are as high or as wide as all of it
+@pytest.mark.parametrize(("height", "width"), [(200, 300), (5, 4)])
+def test_random_boxes_are_distributed_as_torchvisions(height, width):
     random = np.random.default_rng(0)
-    theirs = np.transpose([draw_as_torchvision(random, 200, 300, 0.3, 4 / 3) for _ in range(MANY)])
-    features = [(h * w, np.log(w / h), top + h / 2, left + w / 2) for top, left, h, w in (draw(), theirs)]
+    theirs = np.transpose([draw_as_torchvision(random, height, width, 0.3, 4 / 3) for _ in range(MANY)])
+    features = [
+        (h * w, np.log(w / h), top + h / 2, left + w / 2)
+        for top, left, h, w in (draw(height=height, width=width), theirs)
+    ]
     for ours, expected in zip(*features, strict=True):
         assert scipy.stats.ks_2samp(ours, expected).pvalue > 1e-5
 
