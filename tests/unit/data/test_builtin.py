@@ -1,8 +1,10 @@
 """Built-in data sets."""
 
+import importlib.util
 import socket
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +84,13 @@ def test_load_builtin_checks_the_md5_digests_of_fashion_mnist(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras.utils", types.SimpleNamespace(get_file=get_file))
     load_builtin("fashion_mnist", None, "stretch")
     assert downloads == [(f"{part}-idx{n}-ubyte.gz", 32) for part, n in PARTS]
+
+
+def test_fashion_mnist_is_downloaded_from_where_keras_finds_it_to_where_keras_looks():
+    keras = Path(importlib.util.find_spec("keras").submodule_search_locations[0])
+    source = (keras / "src" / "datasets" / "fashion_mnist.py").read_text()
+    assert f'"{builtin.FASHION_URL}"' in source
+    assert all(f'"{part}"' in source for part in (*builtin.FASHION_FILES, *Path(builtin.FASHION_FOLDER).parts))
 
 
 def test_load_builtin_with_image_size_resizes_the_images(monkeypatch):

@@ -318,8 +318,9 @@ def test_dataset_path_may_be_relative_or_start_with_a_tilde(tmp_path, monkeypatc
     assert load("pets").source == load("~/pets").source == load("./x/../pets").source == str(tmp_path / "pets")
 
 
-def test_dataset_name_is_the_last_part_of_the_path_that_is_not_generic(tmp_path):
-    assert load(write_folder(tmp_path / "pets" / "images" / "train", {"cat": 5, "dog": 5})).name == "pets"
+@pytest.mark.parametrize("folder", ["images/train", "Data", "dataset/imgs"])
+def test_dataset_name_is_the_last_part_of_the_path_that_is_not_generic(tmp_path, folder):
+    assert load(write_folder(tmp_path / "pets" / folder, {"cat": 5, "dog": 5})).name == "pets"
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,13 @@ def test_has_16_bits_is_known_before_decoding(tmp_path, image, name, deep):
         assert has_16_bits(opened) is deep
 
 
+def test_highest_value_leaves_transparency_aside():
+    dark = np.minimum(COLOR, 200)
+    assert highest_value(Image.fromarray(dark)) == dark.max()
+    assert highest_value(Image.fromarray(np.dstack([dark, np.full((3, 4), 255, np.uint8)]))) == dark.max()
+    assert highest_value(Image.fromarray(GRAY)) == GRAY.max()
+
+
 def test_has_16_bits_of_colour(tmp_path):
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLOR.reshape(3, -1))
     header = struct.pack(">IIBBBBB", 4, 3, 16, 2, 0, 0, 0)  # 16 bits, RGB
