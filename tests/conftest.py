@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from tests.support.registered_model import Registered
 
-# By seconds on two cores, from 200 to 40
+# By seconds on two cores
 LONGEST_FILES = (
     *("integration/test_search.py", "unit/training/test_fit.py", "integration/test_train.py"),
-    *("integration/test_devices.py", "integration/test_resume.py", "unit/search/executors/test_local.py"),
+    *("integration/test_resume.py", "integration/test_devices.py", "unit/search/executors/test_local.py"),
     *("unit/commands/test_evaluate.py", "unit/search/executors/test_trial.py", "unit/training/test_folds.py"),
     *("integration/test_user_configuration.py", "integration/test_secrets.py", "unit/search/test_session.py"),
 )

@@ -13,8 +13,16 @@ import pytest
 from tests.support.paths import ROOT
 
 TRAIN = """
-import json, sys
-import keras, numpy as np, tensorflow as tf
+import gc, json, sys
+import numpy as np
+from pipeline.runtime.imports import slow_imports
+with slow_imports():
+    import tensorflow as tf
+    from pipeline.training.callbacks import CheckpointSaver
+    from pipeline.training.fit import fit
+    from pipeline.training.results import serving_model
+# Tracing leaves objects that are looked through again and again
+gc.disable()
 # Optimizing the graphs takes longer than these trainings
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 processor, = tf.config.list_physical_devices("CPU")
@@ -22,9 +30,6 @@ tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceCo
 from pipeline.config.training import DataConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.config.training import TrainingConfig
-from pipeline.training.callbacks import CheckpointSaver
-from pipeline.training.fit import fit
-from pipeline.training.results import serving_model
 
 digits = load_dataset(DataConfig(dataset="digits", train_examples=212), seed=0)
 settings = {
