@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlflow
 import optuna
+from optuna.storages._rdb.storage import _VersionManager
 from sqlalchemy import event
 
 from pipeline.search.executors.base import EpochReport, Executor, TrialResult
@@ -30,11 +31,11 @@ def make_search(folder, text=CONTINUOUS, *flags, name="mine"):
 
 
 def open_study(folder, search, *, name="mine", image_shape=(8, 8, 1)):
-    """Open the search's study in a file of the folder, as each driver does."""
-    file = Path(folder) / "optuna.db"
-    if not file.exists():
-        shutil.copy(_empty_storage(), file)
-    study = Study(search, url=f"sqlite:///{file}", name=name, image_shape=image_shape, training_images=180, classes=10)
+    """Open the search's study in a file of the folder, as each driver does; a new one in memory where that is None."""
+    url = None if folder is None else study_url(folder, "optuna.db")
+    study = Study(search, url=url, name=name, image_shape=image_shape, training_images=180, classes=10)
+    if url is None:
+        return study
     engine = study.optuna_study._storage.backend.engine
     # No power cut is tested
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
@@ -55,10 +56,24 @@ def states(study):
     return [trial.state.name for trial in study.trials()]
 
 
+def study_url(folder, name):
+    """Return the URL of the file with that name in a folder, in which there are Optuna's tables."""
+    file = Path(folder) / name
+    if not file.exists():
+        shutil.copy(_empty_storage(), file)
+    return f"sqlite:///{file}"
+
+
 @cache
 def _empty_storage():
     """Return a file with Optuna's tables."""
-    return made_once("optuna.db", lambda url: optuna.storages.RDBStorage(url).engine.dispose())
+    file = made_once("optuna.db", lambda url: optuna.storages.RDBStorage(url).engine.dispose())
+    storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+    storage.engine.dispose()
+    # Whenever Optuna opens a storage it executes ten modules to learn this, which is half of the time that it takes
+    newest = storage.get_head_version()
+    _VersionManager.get_head_version = lambda manager: newest
+    return file
 
 
 @contextmanager

@@ -12,7 +12,7 @@ GRID = ["--sampler", "grid"]
 @pytest.fixture
 def study(tmp_path):
     """Opens a study of DISCRETE, or another."""
-    return lambda text=DISCRETE, *flags: open_study(tmp_path, make_search(tmp_path, text, *flags))
+    return lambda text=DISCRETE, *flags: open_study(None, make_search(tmp_path, text, *flags))
 
 
 def complete(study, value):

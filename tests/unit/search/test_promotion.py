@@ -103,8 +103,8 @@ def test_checkpoints_of_trials_that_continue_each_other_have_one_folder(study):
     assert study(TEXT, "--pruner", "median").checkpoints(mine.ask()) == {}
 
 
-def test_hyperband_promotes_within_the_bracket_of_the_first_trial(study):
-    mine = study(TEXT.replace("asha", "hyperband"))
+def test_hyperband_promotes_within_the_bracket_of_the_first_trial(tmp_path):
+    mine = open_study(None, make_search(tmp_path, TEXT.replace("asha", "hyperband")))
     pruner = mine.optuna_study.pruner
     for number in range(40):
         train(mine, 1 - number / 100)

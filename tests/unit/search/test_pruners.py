@@ -17,7 +17,7 @@ def epochs_of(tmp_path):
     """Returns after how many epochs each trial ended whose values are these at all epochs, or by epoch."""
 
     def ended(pruner, curves, *flags, text=TEXT):
-        study = open_study(tmp_path, make_search(tmp_path, text, "--pruner", pruner, *flags))
+        study = open_study(None, make_search(tmp_path, text, "--pruner", pruner, *flags))
         ends = []
         for curve in curves:
             number = study.ask().number
@@ -48,7 +48,7 @@ def test_median_stops_a_worse_trial_after_half_of_the_epochs(epochs_of):
 
 def test_median_of_folds_stops_a_worse_trial_after_half_of_them(tmp_path):
     text = "recipe: smoke\nepochs: 9\nfolds: 4\nspace: {learning_rate: {low: 1e-4, high: 0.1, log: true}}\n"
-    study = open_study(tmp_path, make_search(tmp_path, text, "--pruner_trials", "1"))
+    study = open_study(None, make_search(tmp_path, text, "--pruner_trials", "1"))
     ended = []
     for value in (0.6, 0.3, 0.7):
         number = study.ask().number

@@ -199,13 +199,11 @@ def test_figures_of_two_metrics_have_no_curves_which_optuna_does_not_keep(study)
 
 
 def test_figures_show_every_value_of_a_space_that_is_not_too_large(study):
-    text = (
-        "recipe: smoke\nspace: {depth: {low: 2, high: 6}, filters: {low: 8, high: 512, log: true}, flip: [true, false]}"
-    )
-    mine = study(text + "\n")
+    space = "{depth: {low: 2, high: 6}, filters: {low: 8, high: 64, log: true}, flip: [true, false]}"
+    mine = study(f"recipe: smoke\nspace: {space}\n")
     proposal = complete(mine, 0.5)
     depth, filters, flip = dict(figures(mine))["plots/slices.png"].axes[:3]
     assert [label.get_text() for label in depth.get_xticklabels()] == ["2", "3", "4", "5", "6"]
     assert [label.get_text() for label in flip.get_xticklabels()] == ["false", "true"]
-    place = np.log(proposal.params["filters"] / 8) / np.log(512 / 8)
+    place = np.log(proposal.params["filters"] / 8) / np.log(64 / 8)
     assert np.asarray(filters.collections[0].get_offsets())[0, 0] == pytest.approx(place)

@@ -29,11 +29,10 @@ def needs_package(sampler):
 
 @pytest.fixture
 def draw(tmp_path):
-    """Returns so many configurations that a study proposes; their value is better the greater the learning rate is."""
+    """Returns so many configurations that a new study proposes; their value is the better the greater the rate is."""
 
-    def drawn(folder, text, *flags, trials=12):
-        (tmp_path / folder).mkdir()
-        study = open_study(tmp_path / folder, make_search(tmp_path, text, *flags))
+    def drawn(text, *flags, trials=12):
+        study = open_study(None, make_search(tmp_path, text, *flags))
         proposals = []
         for _ in range(trials):
             proposal = study.ask()
@@ -52,24 +51,24 @@ def test_every_sampler_of_the_settings_is_registered():
 @pytest.mark.parametrize("sampler", [needs_package(name) for name in SAMPLERS if name != "grid"])
 def test_sampler_draws_within_the_space_and_again_with_the_same_seed(draw, sampler):
     flags = ["--sampler", sampler, *(["--metric", "val_accuracy,parameters"] if sampler == "nsga2" else [])]
-    search, proposals = draw("one", MIXED, *flags)
+    search, proposals = draw(MIXED, *flags)
     for params in proposals:
         assert params.keys() == search.space.keys()
         assert all(contains(search.space[name], value) for name, value in params.items())
     assert len({str(params) for params in proposals}) == len(proposals)
-    assert draw("again", MIXED, *flags)[1] == proposals
+    assert draw(MIXED, *flags)[1] == proposals
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_sampler_draws_conditional_settings_only_where_their_condition_holds(draw, sampler):
-    _, proposals = draw("one", CONDITIONAL, "--sampler", sampler, trials=15)
+    _, proposals = draw(CONDITIONAL, "--sampler", sampler, trials=15)
     assert all(("learning_rate" in params) == (params["depth"] == 2) for params in proposals)
     # the other depth has a single configuration
     assert sum(params["depth"] == 2 for params in proposals) == 14
 
 
 def test_tpe_learns_a_conditional_setting(draw):
-    _, proposals = draw("one", CONDITIONAL, trials=40)
+    _, proposals = draw(CONDITIONAL, trials=40)
     rates = [params["learning_rate"] for params in proposals if params["depth"] == 2]
     # that of random ones is 0.01
     assert median(rates[-10:]) > 0.05
