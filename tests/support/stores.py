@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
 import mlflow
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 
 def environment(uri, experiment):
@@ -51,9 +53,32 @@ def tracking_store(folder, experiment):
     """Make a tracking store with an experiment in a folder, use it in this process, and yield its URI."""
     file = Path(folder) / "mlflow.db"
     shutil.copy(empty_database(), file)
+    with _used(file) as uri:
+        mlflow.create_experiment(experiment, artifact_location=str(Path(folder) / "artifacts"))
+        yield uri
+
+
+@contextmanager
+def copied_store(source, folder):
+    """Copy a tracking store and its artifacts from one folder to another, use the copy, and yield its URI."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    file = Path(folder) / "mlflow.db"
+    with closing(sqlite3.connect(file)) as database:
+        # where artifacts are
+        statements = "\n".join(database.iterdump()).replace(str(source), str(folder))
+    file.unlink()
+    with closing(sqlite3.connect(file)) as database:
+        database.executescript(statements)
+    # MLflow remembers by a run's id where its artifacts are
+    _artifact_repos_cache.clear()
+    with _used(file) as uri:
+        yield uri
+
+
+@contextmanager
+def _used(file):
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{file}")
-    mlflow.create_experiment(experiment, artifact_location=str(Path(folder) / "artifacts"))
     try:
         yield mlflow.get_tracking_uri()
     finally:

@@ -24,9 +24,10 @@ from pipeline.tracking.models import load_model
 from pipeline.tracking.tags import Tag
 from tests.support.mlflow_project import run_project
 from tests.support.paths import ROOT
-from tests.support.stores import environment, tracking_store
+from tests.support.stores import environment
 
 FEW_IMAGES = ["--corrupted_images", "20"]
+VALIDATION = ["--split", "validation", *FEW_IMAGES]
 FIGURES = (
     *("calibration", "calibration_scaled", "corruptions", "corrupted_examples", "confusion_matrix"),
     *("class_activation_mistakes", "class_activation_successes"),
@@ -40,24 +41,10 @@ METRICS = "evaluation/digits-test"
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    with tracking_store(tmp_path_factory.mktemp("tracking"), "evaluated") as uri:
-        mlflow.set_experiment("evaluated")
-        yield uri
-
-
-@pytest.fixture(scope="module")
-def run_id(uri):
-    """The id of a smoke run, whose model is registered."""
-    assert run(["train", "smoke", "--register_as", "evaluated"]) == 0
-    return newest_run("run").info.run_id
-
-
-@pytest.fixture(scope="module")
 def evaluated(uri, run_id):
     """Evaluate the smoke run with the project's entry point; return the output, and the run before and after."""
     before = get_run(run_id)
-    result = run_project(uri, "evaluated", entry_point="evaluate", model="latest", corrupted_images=50)
+    result = run_project(uri, "smoke", entry_point="evaluate", model="latest", corrupted_images=50)
     assert result.succeeded, result.stderr
     return result.stdout, before, get_run(run_id)
 
@@ -68,9 +55,7 @@ def get_run(run_id):
 
 def newest_run(role):
     where = f"tags.{Tag.ROLE} = '{role}'"
-    (found,) = mlflow.search_runs(
-        experiment_names=["evaluated"], filter_string=where, output_format="list", max_results=1
-    )
+    (found,) = mlflow.search_runs(experiment_names=["smoke"], filter_string=where, output_format="list", max_results=1)
     return found
 
 
@@ -127,7 +112,7 @@ def test_evaluate_renews_the_card_of_the_run_and_of_its_version(evaluated, run_i
     card = mlflow.artifacts.load_text(f"runs:/{run_id}/model_card.md")
     assert "| digits-test | " in card and "Not measured yet" not in card
     assert "number of images not known" not in card and "| 0 | " in card.partition("## Images of each class")[2]
-    version = mlflow.MlflowClient().get_model_version("evaluated", "1")
+    version = mlflow.MlflowClient().get_model_version("smoke", "1")
     assert "| digits-test | " in version.description
 
 
@@ -160,7 +145,9 @@ def test_evaluate_started_by_mlflow_run_puts_its_run_below_the_training_run(eval
     assert own_run.info.run_name == "evaluation on digits, test split"
 
 
-def test_evaluate_counts_training_and_each_evaluation_of_the_test_set(evaluated, run_id, capsys):
+def test_evaluate_counts_training_and_each_evaluation_of_the_test_set(evaluated, run_id, capsys, monkeypatch):
+    """Also where `mlflow run` names the training run, which the evaluation does not take for its own."""
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     _, before, after = evaluated
     assert (before.data.tags[Tag.TEST_SET_ACCESSES], after.data.tags[Tag.TEST_SET_ACCESSES]) == ("1", "2")
     evaluations = len(logged_steps(run_id, f"{METRICS}/ece"))
@@ -169,30 +156,38 @@ def test_evaluate_counts_training_and_each_evaluation_of_the_test_set(evaluated,
     assert count_accesses(run_id) == 3
     assert logged_steps(run_id, f"{METRICS}/ece") == list(range(1, evaluations + 2)), "a step each"
     assert logged_files(run_id, "digits-test") == FILES
+    own_run, after = newest_run("evaluate"), get_run(run_id)
+    assert own_run.info.run_id != run_id == own_run.data.tags["mlflow.parentRunId"]
+    assert after.data.tags[Tag.ROLE] == "run" and "mlflow.parentRunId" not in after.data.tags
 
 
-def test_evaluate_on_validation_images_or_other_data_counts_no_access_to_the_test_set(evaluated, run_id, tmp_path):
+@pytest.fixture(scope="module")
+def calibrated(evaluated, run_id):
+    """Calibrate the model on the validation images; return the accesses to the test set before and after."""
+    before = count_accesses(run_id)
+    assert run(["evaluate", f"runs:/{run_id}/model", *VALIDATION, "--calibrate", "true"]) == 0
+    return before, count_accesses(run_id)
+
+
+def test_evaluate_on_validation_images_counts_no_access_to_the_test_set(calibrated, run_id):
+    before, after = calibrated
+    assert before == after
+    assert logged_files(run_id, "digits-validation") == FILES
+
+
+def test_evaluate_on_other_data_resizes_them_as_training_did_and_counts_no_access(evaluated, run_id, tmp_path):
     digits = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
+    twice = np.kron(digits, np.ones((1, 2, 2, 1), np.uint8))
     labels, names = np.arange(20) % 10, np.array([str(9 - position) for position in range(10)])
     other = tmp_path / "digits.npz"
-    np.savez(other, x_train=digits, y_train=labels, x_test=digits, y_test=labels, class_names=names)
+    np.savez(other, x_train=twice, y_train=labels, x_test=twice, y_test=labels, class_names=names)
     before = count_accesses(run_id)
-    assert run(["evaluate", f"runs:/{run_id}/model", "--split", "validation", *FEW_IMAGES]) == 0
     assert run(["evaluate", run_id, "--dataset", str(other), *FEW_IMAGES]) == 0
     assert count_accesses(run_id) == before
-    assert logged_files(run_id, "digits-validation") == FILES
     (tag,) = [name for name in get_run(run_id).data.tags if name.startswith(f"{Tag.EVALUATION}.digits-test-")]
     place = tag.removeprefix(f"{Tag.EVALUATION}.")
     predictions = read_table(run_id, f"{place}/predictions.csv")
     assert predictions["label"].tolist() == [9 - label for label in labels], "as positions among the model's classes"
-
-
-def test_evaluate_does_not_take_the_training_run_that_mlflow_run_names_for_its_own(evaluated, run_id, monkeypatch):
-    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    assert run(["evaluate", run_id, *FEW_IMAGES]) == 0
-    own_run, after = newest_run("evaluate"), get_run(run_id)
-    assert own_run.info.run_id != run_id == own_run.data.tags["mlflow.parentRunId"]
-    assert after.data.tags[Tag.ROLE] == "run" and "mlflow.parentRunId" not in after.data.tags
 
 
 def test_evaluate_that_fails_counts_its_access_and_leaves_the_training_run_finished(evaluated, run_id, monkeypatch):
@@ -209,37 +204,34 @@ def test_evaluate_that_fails_counts_its_access_and_leaves_the_training_run_finis
 
 
 def test_evaluate_calibrate_registers_a_version_that_predicts_the_same_classes_with_scaled_probabilities(
-    evaluated, run_id, capsys
+    calibrated, run_id, capsys
 ):
-    arguments = ["--split", "validation", *FEW_IMAGES]
-    for _ in range(2):  # the second time logs nothing new
-        assert run(["evaluate", run_id, *arguments, "--calibrate", "true"]) == 0
+    # the second time logs nothing new
+    assert run(["evaluate", run_id, *VALIDATION, "--calibrate", "true"]) == 0
     metrics = get_run(run_id).data.metrics
     place = "evaluation/digits-validation"
     assert metrics[f"{place}/scaled_nll"] <= metrics[f"{place}/nll"], "it is fitted on these images"
     client = mlflow.MlflowClient()
-    assert {alias: str(number) for alias, number in client.get_registered_model("evaluated").aliases.items()} == {
+    assert {alias: str(number) for alias, number in client.get_registered_model("smoke").aliases.items()} == {
         "champion": "2"
     }
-    version = client.get_model_version("evaluated", "2")
+    version = client.get_model_version("smoke", "2")
     temperature = metrics[f"{place}/temperature"]
     assert version.tags[Tag.TEMPERATURE] == f"{temperature:.6g}, fitted on 162 validation images"
     assert version.tags[Tag.CALIBRATED_FROM] == "version 1" and "calibrated from" in version.description
 
     tracking, digits = TrackingClient(), load_dataset(DataConfig(dataset="digits"), seed=0).validation
     images, _ = digits.take(np.arange(len(digits)))
-    before, after = (load_model(tracking, f"models:/evaluated/{number}").predict_proba(images) for number in (1, 2))
+    before, after = (load_model(tracking, f"models:/smoke/{number}").predict_proba(images) for number in (1, 2))
     np.testing.assert_array_equal(before.argmax(axis=1), after.argmax(axis=1))
     np.testing.assert_allclose(after, scale_probabilities(before, temperature), atol=1e-4)
-    served = mlflow.pyfunc.load_model("models:/evaluated@champion").predict(
-        pd.DataFrame({"image": [images[0].tolist()]})
-    )
+    served = mlflow.pyfunc.load_model("models:/smoke@champion").predict(pd.DataFrame({"image": [images[0].tolist()]}))
     assert served[0]["probability"] == pytest.approx(after[0].max(), abs=1e-4)
 
     capsys.readouterr()
-    assert run(["evaluate", "models:/evaluated@champion", *arguments, "--calibrate", "true"]) == 2
+    assert run(["evaluate", "models:/smoke@champion", *VALIDATION, "--calibrate", "true"]) == 2
     assert capsys.readouterr().err.startswith("error: calibrate must be false for a model that is calibrated already")
-    assert run(["evaluate", "models:/evaluated@champion", *arguments]) == 0
+    assert run(["evaluate", "models:/smoke@champion", *VALIDATION]) == 0
     metrics = get_run(run_id).data.metrics
     assert metrics[f"{place}-calibrated/temperature"] == pytest.approx(1, abs=0.01)
     assert metrics[f"{place}-calibrated/nll"] == pytest.approx(metrics[f"{place}/scaled_nll"], rel=1e-3)
@@ -249,7 +241,7 @@ def test_evaluate_calibrate_registers_a_version_that_predicts_the_same_classes_w
 def test_evaluate_that_was_killed_is_closed_by_the_next_evaluation(evaluated, uri, run_id):
     command = [sys.executable, "-m", "pipeline", "evaluate", run_id]
     process = subprocess.Popen(
-        command, env=environment(uri, "evaluated"), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, env=environment(uri, "smoke"), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert any("strength 1" in line for line in process.stdout)
     os.killpg(process.pid, signal.SIGKILL)
@@ -258,15 +250,6 @@ def test_evaluate_that_was_killed_is_closed_by_the_next_evaluation(evaluated, ur
     assert (own_run.info.status, get_run(run_id).info.status) == ("RUNNING", "FINISHED")
     assert run(["evaluate", run_id, *FEW_IMAGES]) == 0
     assert (get_run(own_run.info.run_id).info.status, get_run(run_id).info.status) == ("FAILED", "FINISHED")
-
-
-def test_evaluate_of_images_of_another_size_resizes_them_as_training_did(run_id, tmp_path):
-    digits = load_dataset(DataConfig(dataset="digits"), seed=0).test
-    images, labels = digits.take(np.arange(len(digits)))
-    twice = np.kron(images[..., 0], np.ones((2, 2), np.uint8))
-    np.savez(tmp_path / "twice.npz", x_train=twice, y_train=labels, x_test=twice, y_test=labels)
-    assert run(["evaluate", run_id, "--dataset", str(tmp_path / "twice.npz"), *FEW_IMAGES]) == 0
-    assert len(read_table(run_id, "twice-test/predictions.csv")) == len(digits)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +283,7 @@ def test_evaluate_with_invalid_input_is_refused_in_one_line(run_id, tmp_path, ca
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
     assert get_run(run_id).data.tags == before.tags
-    assert mlflow.search_runs(experiment_names=["evaluated"], filter_string="attributes.status = 'RUNNING'").empty
+    assert mlflow.search_runs(experiment_names=["smoke"], filter_string="attributes.status = 'RUNNING'").empty
 
 
 def test_evaluate_refuses_words_without_mlflow_and_models_without_tensorflow(uri, run_id):
@@ -311,9 +294,7 @@ def test_evaluate_refuses_words_without_mlflow_and_models_without_tensorflow(uri
         "    print(code, *{'tensorflow', 'keras', 'mlflow'} & sys.modules.keys())"
     )
     command = [sys.executable, "-c", code, run_id, "0" * 32]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(uri, "evaluated"), capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment(uri, "smoke"), capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["2", "2", "2 mlflow"], done.stderr
 
 
