@@ -83,7 +83,7 @@ def run_search(search: SearchSpec, data: Dataset, *, notifier: Notifier | None =
     Raises:
         UsageError: another driver holds the study, or the slots that were asked for do not exist.
     """
-    search = _load_initial_weights(search)
+    search = _load_teachers(_load_initial_weights(search), data)
     executor = build_executor(search, data)
     url = storage_url(search.settings.storage, os.environ)
     older = read_older_studies(search, url=url, data_fingerprint=data.fingerprint)
@@ -142,6 +142,20 @@ def _load_initial_weights(search: SearchSpec) -> SearchSpec:
     sources = {origin: InitialWeights.load(origin) for origin in origins}
     base = search.base if search.base.weights_from is None else sources[search.base.weights_from].complete(search.base)
     return replace(search, base=base, sources=sources | {source.origin: source for source in sources.values()})
+
+
+def _load_teachers(search: SearchSpec, data: Dataset) -> SearchSpec:
+    """Return the search with the models that teach its trials, named by their own URIs."""
+    origins = search.origins("teacher")
+    if not origins:
+        return search
+    with slow_imports():
+        from pipeline.training.teacher import Teacher
+    teachers = {origin: Teacher.load(origin) for origin in origins}
+    for teacher in teachers.values():
+        teacher.check(search.base, data)
+    base = search.base if search.base.teacher is None else teachers[search.base.teacher].complete(search.base)
+    return replace(search, base=base, teachers=teachers | {teacher.origin: teacher for teacher in teachers.values()})
 
 
 def _run_to_end(context: SearchContext, coordinator: Coordinator, data: Dataset, url: str) -> int:
@@ -224,6 +238,10 @@ def _announce(context: SearchContext, coordinator: Coordinator, data: Dataset, u
     )
     if warning := slow_batch_norm_in_space(search, training_images=len(data.train)):
         console.warn(warning)
+    sources = (*search.sources.values(), *(teacher.network for teacher in search.teachers.values()))
+    for source in {one.origin: one for one in sources}.values():
+        if leak := source.leak(data):
+            console.warn(leak)
     if len(search.settings.metric) > 1:
         console.print("pruner   none: an unfinished trial cannot be ranked by two metrics")
 

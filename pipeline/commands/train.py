@@ -53,10 +53,18 @@ def train(command: TrainCommand, console: Console, notifier: Notifier | None = N
                 from pipeline.training.initial_weights import InitialWeights
             initial_weights = InitialWeights.load(config.weights_from)
             config = initial_weights.complete(config)
+        teacher = None
+        if config.teacher:
+            with slow_imports():
+                from pipeline.training.teacher import Teacher
+            teacher = Teacher.load(config.teacher)
+            config = teacher.complete(config)
         dataset = load_dataset(config.data, seed=config.seed)
         validate_against_data(config, image_shape=dataset.image_shape, training_images=len(dataset.train))
         if initial_weights:
             initial_weights.check(config, dataset.image_shape)
+        if teacher:
+            teacher.check(config, dataset)
         if resume_point:
             resume_point.check_data(dataset.fingerprint)
         with temporary_files("runs"):
@@ -71,6 +79,7 @@ def train(command: TrainCommand, console: Console, notifier: Notifier | None = N
                 recipe_config=command.recipe_config,
                 resume_point=resume_point,
                 initial_weights=initial_weights,
+                teacher=teacher,
                 notifier=notifier,
             )
             console.print("", finished.summary, f"run       {finished.name}  {finished.run.id}")

@@ -16,6 +16,10 @@ IDLE: Mapping[str, Callable[[TrainingConfig], bool]] = {
     "monitor": lambda config: config.refit,
     # all kernels but the last layer's are the model's
     "depthwise_init": lambda config: config.weights_from is not None,
+    **dict.fromkeys(
+        ("teacher", "teacher_weight", "teacher_temperature"),
+        lambda config: config.teacher is None or config.teacher_weight == 0,
+    ),
 }
 
 

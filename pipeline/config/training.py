@@ -10,6 +10,7 @@ from pipeline.config.monitor import Monitor
 SEEDS = 2**32  # seeds of NumPy and TensorFlow lie below it
 # settings that may be changed when a run is resumed, and that make no two runs different
 CHANGE_NO_RESULT = frozenset({"checkpoint_minutes", "filter_steps", "register_as"})
+TEACHER_RULE = "a run's id, runs:/RUN_ID/model, models:/NAME@ALIAS, models:/m-ID"
 BUILTIN_DATASETS = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist")
 
 
@@ -203,6 +204,20 @@ class FitConfig(Config, title="training"):
         description="take each training image once an epoch, or as many of each class, those of rare ones repeatedly",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each training label spread over all classes")
+    teacher: str | None = Field(
+        None,
+        max_length=4096,
+        pattern=r"^([0-9a-f]{32}$|runs:/|models:/)",
+        title=TEACHER_RULE,
+        description="learn a trained model's predictions beside the labels: a run's id, runs:/ID/model or "
+        "models:/NAME@ALIAS; it sees the same augmented images",
+    )
+    teacher_weight: float = Field(
+        0.5, ge=0, le=1, description="the teacher's share of each target; the label has the rest"
+    )
+    teacher_temperature: float = Field(
+        1.0, ge=0.1, le=100, description="divide the teacher's logits by this; above 1 its probabilities are more alike"
+    )
     ema_momentum: float | None = Field(
         None,
         ge=0,

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from optuna.distributions import BaseDistribution, distribution_to_json
@@ -34,6 +34,7 @@ from pipeline.search.storage_url import validate_storage_url
 # It imports Keras, which takes seconds
 if TYPE_CHECKING:
     from pipeline.training.initial_weights import InitialWeights
+    from pipeline.training.teacher import Teacher
 
 # A study is resumed if only these have changed. Any other change makes a new study.
 BUDGETS_AND_PLACES = frozenset(
@@ -66,6 +67,8 @@ class SearchSpec:
     refit: bool = False  # whether the winner is trained once more, on training and validation images
     # models that trials start from, by what `weights_from` is in the file
     sources: "Mapping[str, InitialWeights]" = field(default_factory=dict)
+    # those that teach them, by what `teacher` is in the file
+    teachers: "Mapping[str, Teacher]" = field(default_factory=dict)
 
     @property
     def directions(self) -> list[Direction]:
@@ -94,15 +97,17 @@ class SearchSpec:
             UsageError: a value that its setting cannot have.
         """
         settings = dict(self.base) | self.snap(params)
+        if teacher := self.teachers.get(settings["teacher"]):
+            settings["teacher"] = teacher.origin
         source = self.sources.get(settings["weights_from"])
         if source is None:
             return TrainingConfig.build(settings)
         given = self.base.model_fields_set | params.keys()
         return source.complete(TrainingConfig.build({name: settings[name] for name in given}))
 
-    def origins(self) -> list[str]:
-        """Return the models that trials start from, as the file or the flags name them."""
-        choices = values(self.space["weights_from"]) if "weights_from" in self.space else [self.base.weights_from]
+    def origins(self, setting: Literal["weights_from", "teacher"] = "weights_from") -> list[str]:
+        """Return the models that trials start from, or are taught by, as the file or the flags name them."""
+        choices = values(self.space[setting]) if setting in self.space else [getattr(self.base, setting)]
         return [choice for choice in choices or () if choice is not None]
 
     def snap(self, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -174,6 +174,9 @@ def _lineage(tags: Mapping[str, str], params: Mapping[str, str]) -> dict[str, st
     details = (tags.get(Tag.WEIGHTS_RUN, ""), "of run {}"), (tags.get(Tag.WEIGHTS_DIGEST, ""), "SHA-256 {}")
     words = [origin, *(form.format(value) for value, form in details if value)]
     lineage = {"weights_from": "random initial weights" if origin == "none" else ", ".join(words)}
+    taught_by = tags.get(Tag.TEACHER) or params.get("teacher", "none")
+    if taught_by != "none":
+        lineage["teacher"] = taught_by + (f", of run {tags[Tag.TEACHER_RUN]}" if Tag.TEACHER_RUN in tags else "")
     if tags.get(Tag.ENSEMBLE):
         lineage["ensemble"] = f"the mean of {tags[Tag.ENSEMBLE]}"
     if params.get("folds", "none") != "none":

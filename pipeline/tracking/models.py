@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from mlflow.entities import LoggedModelStatus
 from mlflow.models import Model, get_model_info
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.config.commands import LATEST, MODEL_URI, RUN_ID, parse_model_uri
 from pipeline.evaluation.corruptions import Images
@@ -151,6 +152,24 @@ def logged_metadata(model: mlflow.entities.LoggedModel) -> dict[str, Any]:
         this program has not logged.
     """
     return get_model_info(model.model_uri).metadata or {}
+
+
+def logged_splits(client: TrackingClient, run_id: str) -> tuple[str, dict[str, str]]:
+    """Return the fingerprint of a run's data, and the digest of each of its splits by what it was for.
+
+    Both are empty where the run has been removed, or where one above it has logged them, as for those of a search.
+    """
+    try:
+        run = client.get_run(run_id)
+    except NotFound:
+        return "", {}
+    splits = {
+        tag.value: one.dataset.digest
+        for one in (run.inputs.dataset_inputs if run.inputs else ())
+        for tag in one.tags
+        if tag.key == MLFLOW_DATASET_CONTEXT
+    }
+    return run.data.tags.get(Tag.DATA_FINGERPRINT, ""), splits
 
 
 def _find_by_parts(client: TrackingClient, parts: dict[str, str]) -> mlflow.entities.LoggedModel | None:

@@ -48,6 +48,8 @@ class Tag:
     WEIGHTS_FROM: Final = "weights_from"  # the model that the training has started from
     WEIGHTS_RUN: Final = "convmixer.weights_from.run"  # id of the run that trained it
     WEIGHTS_DIGEST: Final = "convmixer.weights_from.sha256"  # of a file
+    TEACHER: Final = "teacher"  # the model whose predictions the training has learned
+    TEACHER_RUN: Final = "convmixer.teacher.run"  # id of the run that trained it
     DEVICE: Final = "device"
     PRECISION: Final = "precision"
     RECIPE_CHANGES: Final = "convmixer.recipe.changes"  # JSON: by setting, its value and the recipe's

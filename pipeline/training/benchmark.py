@@ -2,8 +2,9 @@
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import median
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,18 +16,20 @@ from pipeline.model.conv_mixer import build_model, build_stock_model
 from pipeline.model.ensemble import build_ensemble
 from pipeline.training.fit import compile_model, make_training_batches
 from pipeline.training.schedules import LearningRateSchedule
+from pipeline.training.teacher import Teacher
 
 # duration of a measurement, after tracing and compiling
 SECONDS = 2.0
 MIN_REPETITIONS, MAX_REPETITIONS = 3, 200
 
 
-def time_training_step(config: TrainingConfig, dataset: Dataset) -> dict[str, float]:
+def time_training_step(config: TrainingConfig, dataset: Dataset, teacher: Teacher | None = None) -> dict[str, float]:
     """Time a training step, its input included, and the first step with everything that comes before it.
 
     Args:
         config: Resolved, with no setting left at auto.
         dataset: Its training images are used.
+        teacher: The model of `config.teacher`.
 
     Returns:
         `step_seconds`, a median, and `tracing_seconds`.
@@ -36,7 +39,11 @@ def time_training_step(config: TrainingConfig, dataset: Dataset) -> dict[str, fl
     model = build_model(config, dataset.image_shape, len(dataset.classes))
     learning_rate = LearningRateSchedule("constant", peak=config.learning_rate, steps=1, warmup_fraction=0)
     compile_model(model, config, learning_rate)
-    batches = itertools.chain.from_iterable(itertools.repeat(make_training_batches(config, dataset).on_host()))
+    epoch = make_training_batches(config, dataset).on_host()
+    batches: Iterator[Any] = itertools.chain.from_iterable(itertools.repeat(epoch))
+    if teacher and config.teacher_weight:
+        teach = tf.function(teacher.build(config, dataset), autograph=False, reduce_retracing=True)
+        batches = map(teach, batches)
     model.train_on_batch(*next(batches))
     tracing_seconds = time.perf_counter() - began
     step_seconds = median_seconds(lambda: model.train_on_batch(*next(batches)))

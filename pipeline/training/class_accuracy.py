@@ -28,12 +28,13 @@ class ClassAccuracy(keras.metrics.CategoricalAccuracy):
         """Add a batch.
 
         Args:
-            y_true: One-hot labels (b, classes).
+            y_true: One-hot labels (b, classes), or labels and targets (b, 2 classes) as `Teacher` adds them.
             y_pred: Probabilities (b, classes).
             sample_weight: Of the accuracy alone.
         """
-        super().update_state(y_true, y_pred, sample_weight)
         classes = self.by_class.shape[1]
+        y_true = y_true[..., :classes]
+        super().update_state(y_true, y_pred, sample_weight)
         label, predicted = (
             ops.one_hot(ops.argmax(values, axis=-1), classes, dtype=self.by_class.dtype) for values in (y_true, y_pred)
         )  # (b, classes)

@@ -13,7 +13,7 @@ from pipeline.runtime.text import format_duration, one_line
 CONFIG_FILE = "config.yaml"
 NAMED_CHANGES = 4
 REFIT = "trained on training and validation images"  # what is special in a run with `refit`
-WEIGHTS_CHARACTERS = 20  # of the model or the file that the weights come from
+WEIGHTS_CHARACTERS = 20  # of the model or the file that the weights come from, or that teaches
 SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
 
 
@@ -51,8 +51,8 @@ def run_name(recipe: str, changes: Mapping[str, Change], dataset: Dataset, *, re
     values = {SHORT.get(name, name): change.value for name, change in changes.items() if _is_named(name)}
     if "dataset" in values:
         values["dataset"] = dataset.name
-    if "weights_from" in values:
-        values["weights_from"] = values["weights_from"].split("/")[-1][:WEIGHTS_CHARACTERS]
+    for name in {"weights_from", "teacher"} & values.keys():
+        values[name] = values[name].split("/")[-1][:WEIGHTS_CHARACTERS]
     words = [f"{name}={value}" for name, value in values.items()]
     more = [f"+{len(words) - NAMED_CHANGES} more"] if len(words) > NAMED_CHANGES else []
     return one_line(" ".join([subject, *words[:NAMED_CHANGES], *more]), most=120) + (", refit" if refit else "")

@@ -30,6 +30,7 @@ from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.optimizers import build_optimizer
 from pipeline.training.progress import TrainingProgress, restore_variables
 from pipeline.training.schedules import LearningRateSchedule
+from pipeline.training.teacher import TargetCrossentropy, Teacher
 from pipeline.training.train_function import StepGroups, make_train_function
 
 # Images in an evaluation batch: at most 500, as larger batches are no faster, and at most 4 times the training batch,
@@ -59,6 +60,7 @@ def fit(
     *,
     start: TrainingState | None = None,
     initial_weights: InitialWeights | None = None,
+    teacher: Teacher | None = None,
     strategy: tf.distribute.Strategy | None = None,
     progress_bar: bool = False,
 ) -> TrainingResult:
@@ -74,6 +76,7 @@ def fit(
         start: State to resume from, of the same settings and data. The result is as if training had never been
             interrupted: batches are a function of seed, epoch and position, and nothing else in training is random.
         initial_weights: What a new training starts from; None starts from random weights. A resumed one has its own.
+        teacher: The model of `config.teacher`, also for a resumed training; None where that names none.
         strategy: How each batch is shared among devices; None trains on one device.
         progress_bar: Show Keras' progress bar.
 
@@ -92,6 +95,7 @@ def fit(
         model = build_model(config, input_shape(config, dataset), len(dataset.classes))
         if initial_weights and not start:
             initial_weights.copy_to(model, dataset.classes)
+        teach = [teacher.build(config, dataset)] if teacher and config.teacher_weight else []
         own = [
             TerminateOnNonFinite(groups),
             EpochMetrics(
@@ -131,9 +135,9 @@ def fit(
                 remaining = make_training_batches(
                     config, dataset, initial_epoch=progress.epoch, size=size, clean=clean, for_xla=on_xla
                 )
-            make_batch = partial(remaining.on_device, copy) if copy else None
+            make = [partial(remaining.on_device, copy)] if copy else []
             # a step is traced for one size of images
-            model.train_function = make_train_function(model, groups, make_batch)
+            model.train_function = make_train_function(model, groups, [*make, *teach])
             model.fit(
                 remaining.plans() if copy else remaining.on_host(),
                 validation_data=validation,
@@ -200,7 +204,7 @@ def compile_model(model: keras.Model, config: TrainingConfig, learning_rate: Lea
             gradient_accumulation=config.gradient_accumulation,
             share_of=partial(learning_rate_share, config) if config.layer_decay < 1 else None,
         ),
-        loss=keras.losses.CategoricalCrossentropy(),
+        loss=TargetCrossentropy(),
         metrics=[ClassAccuracy(model.output_shape[-1])],
         jit_compile=config.jit_compile is True,
     )

@@ -23,6 +23,7 @@ from pipeline.training.cross_validation import CrossValidation
 from pipeline.training.fit import TrainingResult, fit
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.results import log_history
+from pipeline.training.teacher import Teacher
 
 
 def best_metrics(result: TrainingResult) -> dict[str, float]:
@@ -76,6 +77,7 @@ def train_folds(
     console: Console,
     resumed: Mapping[int, Checkpoint],
     initial_weights: InitialWeights | None,
+    teacher: Teacher | None,
     strategy: tf.distribute.Strategy,
 ) -> CrossValidation:
     """Train the network of each fold in a run of its own, below that of all folds.
@@ -91,6 +93,7 @@ def train_folds(
         resumed: By fold, the checkpoints of those that an interrupted process has begun. One that has trained all of
             its epochs is not trained again.
         initial_weights: What each network starts from.
+        teacher: What teaches each network.
         strategy: How each batch is shared among devices.
     """
     folds = CrossValidation(config, dataset)
@@ -115,6 +118,7 @@ def train_folds(
                 callbacks,
                 start=state,
                 initial_weights=initial_weights,
+                teacher=teacher,
                 strategy=strategy,
                 progress_bar=console.is_terminal,
             )

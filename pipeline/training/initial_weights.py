@@ -1,7 +1,7 @@
 """The weights that a training starts from: those of a trained model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +20,7 @@ from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import sha256_file
 from pipeline.runtime.text import one_line
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.models import load_model, resolve_model_uri
+from pipeline.tracking.models import load_model, logged_splits, resolve_model_uri
 
 STEM = "patch_embedding"
 
@@ -39,6 +39,10 @@ class InitialWeights:
     model_id: str = ""  # of a model in MLflow
     run_id: str = ""  # of the run that trained it
     digest: str = ""  # SHA-256 of a file
+    image_shape: tuple[int, ...] = ()  # (height, width, channels) of its images; empty where that is unknown
+    setting: str = "weights_from"  # the one that names the model
+    data_fingerprint: str = ""  # of the data that it was trained on; empty where that is unknown
+    splits: Mapping[str, str] = field(default_factory=dict)  # digest of each split of these, by what it was for
 
     @classmethod
     def load(cls, origin: str) -> Self:
@@ -49,9 +53,19 @@ class InitialWeights:
         """
         if path := weights_file(origin):
             return cls._read(path, _read_keras if path.suffix == ".keras" else _read_safetensors)
+        return cls.load_logged(origin)
+
+    @classmethod
+    def load_logged(cls, origin: str, *, setting: str = "weights_from", rule: str = RULE) -> Self:
+        """Load a model of MLflow that a setting names.
+
+        Raises:
+            UsageError: There is none, or it is not what the rule says: no ConvMixer.
+        """
         client = TrackingClient()
         found = load_model(client, resolve_model_uri(client, origin))
-        layers, architecture = _take_apart(found.model, origin)
+        layers, architecture = _take_apart(found.model, origin, f"{setting} must be {rule}")
+        fingerprint, splits = logged_splits(client, found.run_id)
         return cls(
             f"models:/{found.model_id}",
             layers,
@@ -60,6 +74,10 @@ class InitialWeights:
             resize=found.resize,
             model_id=found.model_id,
             run_id=found.run_id,
+            image_shape=found.image_shape,
+            setting=setting,
+            data_fingerprint=fingerprint,
+            splits=splits,
         )
 
     def complete(self, config: TrainingConfig) -> TrainingConfig:
@@ -80,8 +98,8 @@ class InitialWeights:
         channels = image_shape[2]
         if (_channels(self.layers), channels) not in {(channels, channels), (3, 1), (1, 3)}:
             raise UsageError(
-                f"weights_from must be for images of {channels} channels, or for gray where these are RGB or the other "
-                f"way round: {self.origin} is for {_channels(self.layers)}"
+                f"{self.setting} must be for images of {channels} channels, or for gray where these are RGB or the "
+                f"other way round: {self.origin} is for {_channels(self.layers)}"
             )
         for name, expected in _kernel_shapes(config.model, _channels(self.layers)).items():
             found = self.layers[name][0].shape if name in self.layers else None
@@ -113,6 +131,22 @@ class InitialWeights:
     def has_classes(self, classes: Sequence[str]) -> bool:
         """Return whether the model tells the same classes apart, in any order."""
         return sorted(self.classes) == sorted(classes)
+
+    def leak(self, dataset: Dataset) -> str | None:
+        """Return a warning if the model was trained on images by which this training is judged, else None.
+
+        Its run has then split the same data otherwise. Of other data nothing is known.
+        """
+        if self.data_fingerprint != dataset.fingerprint:
+            return None
+        judging = {"validation": dataset.validation, "test": dataset.test}
+        known = [name for name, split in judging.items() if len(split) and self.splits.get(name) != split.digest]
+        if not known:
+            return None
+        return (
+            f"{' and '.join(known)} accuracy may flatter: {self.setting} {self.origin} was trained on some of these "
+            "images, as its run split them otherwise; try one of the same seed, validation_fraction, folds and refit"
+        )
 
     def describe(self, config: TrainingConfig, dataset: Dataset) -> str:
         """Return what is taken over and what is not, for the terminal."""
@@ -147,7 +181,8 @@ class InitialWeights:
 
 
 def _read_keras(path: Path) -> tuple[Layers, dict[str, object]]:
-    return _take_apart(keras.saving.load_model(path, compile=False, safe_mode=True), str(path))
+    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    return _take_apart(model, str(path), f"weights_from must be {RULE}")
 
 
 def _read_safetensors(path: Path) -> tuple[Layers, dict[str, object]]:
@@ -155,7 +190,7 @@ def _read_safetensors(path: Path) -> tuple[Layers, dict[str, object]]:
     return timm_weights.keras_layers(arrays), timm_weights.architecture(arrays)
 
 
-def _take_apart(model: keras.Model, origin: str) -> tuple[Layers, dict[str, object]]:
+def _take_apart(model: keras.Model, origin: str, rule: str) -> tuple[Layers, dict[str, object]]:
     """Return the weights of a network of stock layers, and its architecture.
 
     Raises:
@@ -163,8 +198,7 @@ def _take_apart(model: keras.Model, origin: str) -> tuple[Layers, dict[str, obje
     """
     if members := ensemble_members(model):
         raise UsageError(
-            f"weights_from must be {RULE}, of one network: {origin} is an ensemble of {len(members)}; name the run of "
-            "one of them"
+            f"{rule}, of one network: {origin} is an ensemble of {len(members)}; name the run of one of them"
         )
     layers = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
     try:
@@ -181,9 +215,7 @@ def _take_apart(model: keras.Model, origin: str) -> tuple[Layers, dict[str, obje
             if layers[name][0].shape != shape:
                 raise ValueError(name)
     except (KeyError, ValueError, UsageError) as error:
-        raise UsageError(
-            f"weights_from must be {RULE}: {origin} is no ConvMixer of this program ({one_line(error, most=100)})"
-        ) from None
+        raise UsageError(f"{rule}: {origin} is no ConvMixer of this program ({one_line(error, most=100)})") from None
     return layers, architecture
 
 

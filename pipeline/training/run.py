@@ -53,7 +53,14 @@ from pipeline.training.results import (
     register_model,
 )
 from pipeline.training.resume import ResumePoint
-from pipeline.training.run_metadata import log_fold_start, log_origin, log_run_metadata, replay_logged_epochs
+from pipeline.training.run_metadata import (
+    log_fold_start,
+    log_origin,
+    log_run_metadata,
+    log_teacher,
+    replay_logged_epochs,
+)
+from pipeline.training.teacher import Teacher
 
 Checkpoints = CheckpointManager | FoldCheckpoints
 
@@ -79,6 +86,7 @@ def run_training(
     recipe_config: TrainingConfig | None = None,
     resume_point: ResumePoint | None = None,
     initial_weights: InitialWeights | None = None,
+    teacher: Teacher | None = None,
     notifier: Notifier | None = None,
 ) -> FinishedRun:
     """Train one model in a run of its own, or resume a run, and return its results.
@@ -90,6 +98,7 @@ def run_training(
         console: Shows the device, the model and each epoch.
         recipe_config: The recipe's own settings, to which name and description compare the run's; None is `config`.
         initial_weights: The weights of `config.weights_from`, checked against settings and data.
+        teacher: The model of `config.teacher`, checked against the data.
         resume_point: The run to resume; None starts a new one, or the one that `mlflow run` opened.
         notifier: Sends what happens to those who are to be notified; None sends nothing.
 
@@ -130,6 +139,8 @@ def run_training(
             name = log_run_metadata(run, recipe, config, dataset, changes)
             if initial_weights:
                 log_origin(run, initial_weights)
+            if teacher:
+                log_teacher(run, teacher)
         run.check_artifacts_writable()
         described = resume_point.recipe if resume_point else recipe
         describe = partial(run_description, described, changes, dataset, device=str(device))
@@ -138,6 +149,11 @@ def run_training(
         announce(config, dataset, device, console)
         if initial_weights:
             console.print(f"weights  {initial_weights.describe(config, dataset)}")
+        if teacher:
+            console.print(f"teacher  {teacher.describe(config, dataset)}")
+        for source in (initial_weights, teacher and teacher.network):
+            if source and (leak := source.leak(dataset)):
+                console.warn(leak)
         for notice in run.notices:
             console.print(notice)
         if resume_point:
@@ -160,13 +176,15 @@ def run_training(
                     console=console,
                     resumed=resume_point.folds if resume_point else {},
                     initial_weights=initial_weights,
+                    teacher=teacher,
                     strategy=device.strategy(),
                 )
                 model, validated = folds.model(), folds.metrics()
                 console.print(log_out_of_fold_predictions(run, dataset, folds.probabilities))
             else:
+                own_report = partial(report, run)
                 result = train_network(
-                    run, config, dataset, manager, device, console, start, initial_weights, partial(report, run)
+                    run, config, dataset, manager, device, console, start, initial_weights, teacher, own_report
                 )
                 model, validated = result.model, best_metrics(result)
         log_trained_model(run, model, config, dataset)
@@ -207,6 +225,7 @@ def train_network(
     console: Console,
     start: TrainingState | None,
     initial_weights: InitialWeights | None,
+    teacher: Teacher | None,
     report: Callable[[int, dict[str, float]], None],
 ) -> TrainingResult:
     """Train the one network of a run without folds, and log how it went."""
@@ -221,6 +240,7 @@ def train_network(
         [snapshots, saver, reporter],
         start=start,
         initial_weights=initial_weights,
+        teacher=teacher,
         strategy=device.strategy(),
         progress_bar=console.is_terminal,
     )

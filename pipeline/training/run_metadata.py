@@ -14,6 +14,7 @@ from pipeline.tracking.tags import Tag, code_version_tags
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.description import CONFIG_FILE, REFIT, Change, run_name
 from pipeline.training.initial_weights import InitialWeights
+from pipeline.training.teacher import Teacher
 
 
 def log_run_metadata(
@@ -90,6 +91,12 @@ def log_origin(run: TrackedRun, initial_weights: InitialWeights) -> None:
     run.set_tags(origin)
     if initial_weights.model_id:
         run.log_input_model(initial_weights.model_id)
+
+
+def log_teacher(run: TrackedRun, teacher: Teacher) -> None:
+    """Log which trained model teaches the run's, as its input."""
+    run.set_tags({Tag.TEACHER: teacher.origin, Tag.TEACHER_RUN: teacher.network.run_id})
+    run.log_input_model(teacher.network.model_id)
 
 
 def replay_logged_epochs(run: TrackedRun, start: TrainingState | None) -> str:

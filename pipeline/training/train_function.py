@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class StepGroups:
 
 
 def make_train_function(
-    model: keras.Model, groups: StepGroups, make_batch: Callable[[Any], tuple[tf.Tensor, ...]] | None = None
+    model: keras.Model, groups: StepGroups, makers: Sequence[Callable[[Any], Any]] = ()
 ) -> Callable[[tf.data.Iterator], Logs]:
     """Return what `keras.Model.fit` is to call for each group of steps, as the model's `train_function`.
 
@@ -50,16 +50,20 @@ def make_train_function(
     Args:
         model: Compiled.
         groups: The epoch's steps.
-        make_batch: Makes the batch of a step from an element of the data set, as a part of the compiled step; None
-            takes the element as the batch.
+        makers: Make the batch of a step from an element of the data set, one after another, as a part of the compiled
+            step, on each device for its share; none take the element as the batch.
     """
     strategy = model.distribute_strategy
     sizes = itertools.cycle(groups.sizes())
 
+    def make_and_train(part: Any) -> None:
+        for make in makers:
+            part = make(part)
+        model.train_step(part)
+
     @tf.function(autograph=False, reduce_retracing=True, jit_compile=model.jit_compile)
     def step(element: Any) -> None:
-        batch = make_batch(element) if make_batch else element
-        strategy.run(model.train_step, args=(batch,))
+        strategy.run(make_and_train, args=(element,))
 
     @tf.function(autograph=False, reduce_retracing=True)
     def execute(elements: tf.data.Iterator, steps: tf.Tensor) -> None:

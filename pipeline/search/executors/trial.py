@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.runtime.device import Device
     from pipeline.tracking.run import TrackedRun
     from pipeline.training.initial_weights import InitialWeights
+    from pipeline.training.teacher import Teacher
 
 # Modules that the fork server imports for all trials.
 PRELOADED_MODULES = ("pipeline.search.executors.preload",)
@@ -121,11 +122,23 @@ def _time(job: TrialJob, context: WorkerContext) -> None:
     """Time a training step or the inference of one image."""
     from pipeline.training.benchmark import time_inference, time_training_step
 
+    os.environ["MLFLOW_TRACKING_URI"] = job.run.tracking_uri
     config, data, _ = _setup(job, context)
     if job.role == "step":
-        context.metrics.update(time_training_step(config, data))
+        context.metrics.update(time_training_step(config, data, _load_teacher(config, data)))
     else:
         context.metrics["latency_ms"] = time_inference(config, data)
+
+
+def _load_teacher(config: TrainingConfig, data: Dataset) -> "Teacher | None":
+    """Return the model that teaches a trial, checked against the data, or None if it has none."""
+    if not config.teacher:
+        return None
+    from pipeline.training.teacher import Teacher
+
+    teacher = Teacher.load(config.teacher)
+    teacher.check(config, data)
+    return teacher
 
 
 def _evaluate(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
@@ -200,8 +213,9 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     initial_weights = InitialWeights.load(config.weights_from) if config.weights_from else None
     if initial_weights:
         initial_weights.check(config, data.image_shape)
+    teacher = _load_teacher(config, data)
     if config.folds:
-        weights = _train_folds(config, data, context, run, initial_weights, after_step, began=trial_start)
+        weights = _train_folds(config, data, context, run, initial_weights, teacher, after_step, began=trial_start)
     else:
         callbacks: list[keras.callbacks.Callback] = [ProgressReporter(after_epoch, after_step=after_step)]
         if job.checkpoints:
@@ -214,7 +228,7 @@ def _train(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
             keep_best(epoch, epoch_metrics)
         if start:
             metrics["resumed_after"] = start.epoch
-        fitted = fit(config, data, callbacks, start=start, initial_weights=initial_weights)
+        fitted = fit(config, data, callbacks, start=start, initial_weights=initial_weights, teacher=teacher)
         weights = fitted.model.get_weights()
         if job.weights:
             log_training(run, config, fitted)
@@ -230,6 +244,7 @@ def _train_folds(
     context: WorkerContext,
     run: "TrackedRun",
     initial_weights: "InitialWeights | None",
+    teacher: "Teacher | None",
     after_step: Callable[[], None],
     *,
     began: float,
@@ -253,7 +268,7 @@ def _train_folds(
 
     for number in range(1, len(data.folds) + 1):
         reporter = ProgressReporter(partial(after_epoch, int(metrics.get("epochs", 0))), after_step=after_step)
-        fitted = fit(config, data.fold(number), [reporter], initial_weights=initial_weights)
+        fitted = fit(config, data.fold(number), [reporter], initial_weights=initial_weights, teacher=teacher)
         folds.add(fitted.model, best_metrics(fitted))
         metrics.update(folds.metrics())
         means = {name.removeprefix("best_"): value for name, value in folds.metrics().items()}

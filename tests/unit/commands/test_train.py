@@ -14,6 +14,7 @@ from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
 from pipeline.tracking.experiment_page import page_links
 from pipeline.tracking.tags import Tag
+from tests.support.image_files import image_folder
 from tests.support.paths import ROOT
 from tests.support.stores import tracking_store
 
@@ -106,9 +107,29 @@ def test_train_with_weights_of_a_run_logs_where_they_come_from(source, capsys):
     assert first < untrained
 
 
+def test_train_with_a_teacher_logs_which_and_warns_that_it_knows_the_validation_images(source, capsys):
+    """The teacher is also what the weights come from, so that MLflow gets the same input twice."""
+    run_id = source.info.run_id
+    flags = ["--weights_from", run_id, "--teacher", run_id, "--teacher_weight", "0.25", "--seed", "1"]
+    assert run(["train", "smoke", "--epochs", "1", *flags]) == 0
+    model = f"models:/{source.outputs.model_outputs[0].model_id}"
+    taught = newest_run()
+    assert taught.data.tags[Tag.TEACHER] == taught.data.params["teacher"] == model
+    assert taught.data.tags[Tag.TEACHER_RUN] == run_id
+    printed = capsys.readouterr()
+    assert f"teacher  {model}: ConvMixer-8/1, 0.25 of each target\n" in printed.out
+    flatter = f"warning: validation and test accuracy may flatter: {{}} {model} was trained on some of these images"
+    assert [flatter.format(setting) in printed.err for setting in ("weights_from", "teacher")] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (["--teacher", "model.keras"], "teacher must be a run's id, runs:/RUN_ID/model, "),
+        (
+            ["--teacher", "{run}", "--dataset", "{folder}", "--batch_size", "2"],
+            "teacher must tell the data's classes apart, cat, dog: ",
+        ),
         (["--weights_from", "nothing"], "weights_from must be a run's id"),
         (
             ["--weights_from", "{run}", "--kernel_size", "5"],
@@ -118,9 +139,12 @@ def test_train_with_weights_of_a_run_logs_where_they_come_from(source, capsys):
         (["--head_epochs", "9"], "head_epochs must be at most epochs: epochs="),
     ],
 )
-def test_train_with_weights_that_do_not_fit_is_refused_before_a_run_begins(source, capsys, settings, message):
+def test_train_with_a_model_that_does_not_fit_is_refused_before_a_run_begins(
+    source, capsys, tmp_path, settings, message
+):
     before = newest_run().info.run_id
-    words = [word.format(run=source.info.run_id) for word in settings]
+    folder = image_folder(tmp_path, size=(8, 8))
+    words = [word.format(run=source.info.run_id, folder=folder) for word in settings]
     assert run(["train", "smoke", "--epochs", "1", *words]) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
     assert newest_run().info.run_id == before

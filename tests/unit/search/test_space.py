@@ -16,6 +16,7 @@ from pipeline.search import space
 from pipeline.search.distributions import bounds, values
 from pipeline.search.space import BUDGETS_AND_PLACES, infeasibility, parse_search, slow_batch_norm_in_space
 from pipeline.training.initial_weights import InitialWeights
+from pipeline.training.teacher import Teacher
 from tests.support.errors import usage_error
 from tests.support.paths import ROOT
 from tests.support.scripted import SMALL, make_search
@@ -339,6 +340,9 @@ def test_slow_batch_norm_is_none_where_the_base_is_slow_and_the_space_is_not(sea
     assert slow(search, text) is None
 
 
+OWN_URIS = {"small@a": "models:/m-1", "large@b": "models:/m-2"}
+
+
 def source(origin, **architecture):
     """Return a model that trials start from, for gray images, without its weights."""
     layers = {"patch_embedding": [np.zeros((2, 2, 1, architecture["filters"]))]}
@@ -364,6 +368,15 @@ def test_trials_that_start_from_different_models_have_the_architecture_of_each(t
     assert search.origins() == ["small", "large"]
     filters = {choice: search.config({"weights_from": choice}).filters for choice in ("small", "large", None)}
     assert filters == {"small": 4, "large": 64, None: 256}
+
+
+def test_trials_have_the_models_own_uri_of_the_teacher_that_is_drawn(tmp_path):
+    search = make_search(tmp_path, "recipe: quick\nspace: {teacher: [models:/small@a, models:/large@b, none]}\n")
+    teachers = {f"models:/{name}": Teacher(source(uri, filters=4)) for name, uri in OWN_URIS.items()}
+    search = replace(search, teachers=teachers)
+    assert search.origins("teacher") == list(teachers) and search.origins() == []
+    drawn = [search.config({"teacher": choice}).teacher for choice in (*teachers, None)]
+    assert drawn == [*OWN_URIS.values(), None]
 
 
 def test_configuration_that_does_not_fit_its_model_is_infeasible(tmp_path):

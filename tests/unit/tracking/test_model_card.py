@@ -63,7 +63,8 @@ def test_run_that_registers_ends_with_a_card_as_artifact_and_as_description_of_t
 
 def test_read_facts_of_a_training_are_those_that_it_has_logged(store):
     tags = {Tag.RECIPE_CHANGES: json.dumps({"depth": ["4", "8"]}), Tag.GIT_COMMIT: "c0ffee", Tag.GIT_DIRTY: "true"}
-    tags |= {Tag.WEIGHTS_FROM: "models:/m-1", Tag.WEIGHTS_RUN: "b1", Tag.DEVICE: "CPU", Tag.PRECISION: "float32"}
+    tags |= {Tag.WEIGHTS_FROM: "models:/m-1", Tag.WEIGHTS_RUN: "b1", Tag.TEACHER: "models:/m-2"}
+    tags |= {Tag.TEACHER_RUN: "b2", Tag.DEVICE: "CPU", Tag.PRECISION: "float32"}
     metrics = {"evaluation/digits-test/ece": 0.02, "evaluation/digits-test/nll": 0.3}
     run_id = make_run(
         store, "first", correct=CORRECT, settings={"depth": 4}, params={"recipe": "digits"}, tags=tags, metrics=metrics
@@ -74,6 +75,7 @@ def test_read_facts_of_a_training_are_those_that_it_has_logged(store):
     assert facts.params["recipe"] == "digits" and facts.unusual["depth"] == "4" and "filters" not in facts.unusual
     assert facts.changes == {"depth": ("4", "8")}
     assert facts.lineage["weights_from"] == "models:/m-1, of run b1"
+    assert facts.lineage["teacher"] == "models:/m-2, of run b2"
     assert facts.code["commit"] == "c0ffee, with changes that were not committed"
     assert facts.code["trained on"] == "CPU, float32" and facts.code["libraries"] == "not known"
     train, test = facts.splits

@@ -1,7 +1,10 @@
 """Timing of training steps and predictions."""
 
+from types import SimpleNamespace
+
 import keras
 import pytest
+import tensorflow as tf
 
 from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
@@ -28,6 +31,16 @@ def test_time_training_step_with_few_images_takes_full_batches(digits, monkeypat
     seconds = benchmark.time_training_step(TINY, digits)
     assert seconds.keys() == {"step_seconds", "tracing_seconds"}
     assert shapes == [((50, 8, 8, 1), (50, 10))] * 12  # two are not counted
+
+
+def test_time_training_step_includes_the_teacher_where_it_has_weight(digits, monkeypatch):
+    monkeypatch.setattr(benchmark, "SECONDS", 0.0)
+    columns = []
+    monkeypatch.setattr(keras.Model, "train_on_batch", lambda model, images, labels: columns.append(labels.shape[1]))
+    teacher = SimpleNamespace(build=lambda *_: lambda batch: (batch[0], tf.concat([batch[1], batch[1]], axis=-1)))
+    for weight in (0.5, 0.0):
+        benchmark.time_training_step(TINY.model_copy(update={"teacher_weight": weight}), digits, teacher)
+    assert columns == [20] * 5 + [10] * 5
 
 
 def test_time_inference_predicts_one_image_at_a_time(digits, monkeypatch):

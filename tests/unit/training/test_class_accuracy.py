@@ -25,6 +25,15 @@ def test_class_accuracy_counts_the_margins_and_the_diagonal_of_the_confusion_mat
     assert float(accuracy.result()) == pytest.approx(expected.correct.sum() / 30)
 
 
+def test_class_accuracy_counts_by_the_labels_that_come_before_targets():
+    plain, with_targets = ClassAccuracy(4), ClassAccuracy(4)
+    for one_hot, probabilities in BATCHES:
+        plain.update_state(one_hot, probabilities)
+        with_targets.update_state(np.hstack([one_hot, probabilities]), probabilities)
+    for variable, same in zip(with_targets.variables, plain.variables, strict=True):
+        np.testing.assert_array_equal(variable, same)
+
+
 def test_class_accuracy_after_a_reset_counts_anew():
     accuracy = ClassAccuracy(4)
     for one_hot, probabilities in BATCHES:

@@ -38,6 +38,7 @@ def name_of(recipe, **flags):
         ({"register_as": "best", "jit_compile": "false", "filter_steps": "4"}, "digits"),  # decide no result
         ({"precision": "float32"}, "digits precision=float32"),
         ({"depth": "6", "refit": "true"}, "digits depth=6, refit"),
+        ({"teacher": "models:/m-0123"}, "digits teacher=m-0123"),
         ({"dataset": "/home/me/my pictures"}, "digits dataset=digits"),  # by the name of the data, not by a path
     ],
 )

@@ -171,3 +171,32 @@ def test_describe_says_what_is_taken_over(tmp_path, digits):
     )
     same = taken_apart(random_model((8, 8, 1)), tmp_path, classes=digits.classes)
     assert same.describe(same.complete(config_of()), digits) == "models:/m-1: all layers"
+
+
+@pytest.mark.parametrize(
+    ("splits", "known"),
+    [
+        ({}, ""),
+        ({"validation": "other"}, "validation"),
+        ({"validation": "other", "test": "other"}, "validation and test"),
+        # trained with refit
+        ({"validation": None}, "validation"),
+    ],
+    ids=["the same split", "another seed", "another seed, without test images of the data's own", "refit"],
+)
+def test_leak_warns_of_a_model_that_was_trained_on_images_which_judge_this_one(file, digits, splits, known):
+    own = {"validation": digits.validation.digest, "test": digits.test.digest} | splits
+    loaded = replace(InitialWeights.load(str(file)), data_fingerprint=digits.fingerprint, splits=own)
+    leak = loaded.leak(digits)
+    if known:
+        assert leak.startswith(f"{known} accuracy may flatter: weights_from {file} was trained on some of these images")
+    else:
+        assert leak is None
+    assert replace(loaded, data_fingerprint="other").leak(digits) is None
+
+
+def test_leak_of_a_training_without_validation_images_is_none(file):
+    refit = load_dataset(DataConfig(dataset="digits", train_examples=50, refit=True), seed=0)
+    splits = {"validation": "other", "test": refit.test.digest}
+    loaded = replace(InitialWeights.load(str(file)), data_fingerprint=refit.fingerprint, splits=splits)
+    assert loaded.leak(refit) is None

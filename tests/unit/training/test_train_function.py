@@ -23,12 +23,14 @@ def test_train_function_takes_the_batches_of_each_epoch_and_no_more():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
     # each step adds its image's value to the kernel, so that the kernel tells which batches have been taken
     model.compile(keras.optimizers.SGD(1.0), loss=lambda _, output: -output)
-    model.train_function = make_train_function(model, StepGroups(5, size=2))
+    # the kernel's values are right only if both take part in the step, one after the other
+    makers = [lambda batch: (batch[0] - 3, batch[1]), lambda batch: (2 * batch[0] + 6, batch[1])]
+    model.train_function = make_train_function(model, StepGroups(5, size=2), makers)
     kernels = []
     callback = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda *_, **__: kernels.append(model.get_weights()[0].item())
     )
-    powers = tf.data.Dataset.from_tensor_slices(2.0 ** np.arange(15)[:, None, None])
+    powers = tf.data.Dataset.from_tensor_slices(2.0 ** np.arange(-1, 14)[:, None, None])
     batches = tf.data.Dataset.zip(powers, tf.data.Dataset.from_tensors(np.zeros((1, 1))).repeat())
     model.fit(batches, epochs=3, steps_per_epoch=3, shuffle=False, verbose=0, callbacks=[callback])
     assert kernels == [2.0**steps - 1 for steps in (2, 4, 5, 7, 9, 10, 12, 14, 15)]

@@ -165,3 +165,17 @@ def test_train_trial_beyond_the_latency_limit_is_infeasible_and_trains_nothing(t
         assert (outcome, reason) == (TrialOutcome.INFEASIBLE, str(error.value))
         assert context.metrics["latency_ms"] > 1e-6 and "epochs" not in context.metrics
         assert mlflow.get_run(run_id).data.tags[Tag.TRIAL_STATE] == "infeasible"
+
+
+@pytest.mark.parametrize("role", ["trial", "step"])
+def test_train_trial_trains_and_times_nothing_without_its_teacher(tmp_path, monkeypatch, role):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    teacher = f"models:/m-{'0' * 32}"
+    settings = {"dataset": "digits", "train_examples": 100, "batch_size": 50, "filters": 4, "depth": 1}
+    with mlflow_store(tmp_path) as uri:
+        run_id = mlflow.MlflowClient().create_run("1").info.run_id
+        job = TrialJob(1, TrainingConfig.build(settings | {"teacher": teacher}), RunRef(uri, run_id), role)
+        context = worker_context()
+        with pytest.raises(UsageError, match=f"^model must be in this tracking store, got {teacher}"):
+            trial.train_trial(job, context)
+        assert not context.reported and "step_seconds" not in context.metrics
