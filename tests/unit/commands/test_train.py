@@ -95,31 +95,24 @@ def newest_run():
     return mlflow.MlflowClient().get_run(found.info.run_id)
 
 
-def test_train_with_weights_of_a_run_logs_where_they_come_from(source, capsys):
-    assert run(["train", "smoke", "--epochs", "1", "--weights_from", source.info.run_id]) == 0
-    model = source.outputs.model_outputs[0].model_id
-    tuned = newest_run()
-    assert tuned.data.tags[Tag.WEIGHTS_FROM] == tuned.data.params["weights_from"] == f"models:/{model}"
-    assert tuned.data.tags[Tag.WEIGHTS_RUN] == source.info.run_id
-    assert [one.model_id for one in tuned.inputs.model_inputs] == [model]
-    assert f"weights  models:/{model}: all layers\n" in capsys.readouterr().out
-    first, untrained = (one.data.metrics["loss"] for one in (tuned, source))
-    assert first < untrained
-
-
-def test_train_with_a_teacher_logs_which_and_warns_that_it_knows_the_validation_images(source, capsys):
-    """The teacher is also what the weights come from, so that MLflow gets the same input twice."""
+def test_train_with_weights_and_a_teacher_logs_which_and_warns_of_images_that_they_know(source, capsys):
+    """Both are one model, which MLflow gets as an input twice; with another seed it knows some of the test images."""
     run_id = source.info.run_id
     flags = ["--weights_from", run_id, "--teacher", run_id, "--teacher_weight", "0.25", "--seed", "1"]
     assert run(["train", "smoke", "--epochs", "1", *flags]) == 0
-    model = f"models:/{source.outputs.model_outputs[0].model_id}"
-    taught = newest_run()
-    assert taught.data.tags[Tag.TEACHER] == taught.data.params["teacher"] == model
-    assert taught.data.tags[Tag.TEACHER_RUN] == run_id
+    model_id = source.outputs.model_outputs[0].model_id
+    model, tuned = f"models:/{model_id}", newest_run()
+    for setting, run_tag in ((Tag.WEIGHTS_FROM, Tag.WEIGHTS_RUN), (Tag.TEACHER, Tag.TEACHER_RUN)):
+        assert tuned.data.tags[setting] == tuned.data.params[setting] == model
+        assert tuned.data.tags[run_tag] == run_id
+    assert {one.model_id for one in tuned.inputs.model_inputs} == {model_id}
     printed = capsys.readouterr()
+    assert f"weights  {model}: all layers\n" in printed.out
     assert f"teacher  {model}: ConvMixer-8/1, 0.25 of each target\n" in printed.out
     flatter = f"warning: validation and test accuracy may flatter: {{}} {model} was trained on some of these images"
-    assert [flatter.format(setting) in printed.err for setting in ("weights_from", "teacher")] == [True, True]
+    assert all(flatter.format(setting) in printed.err for setting in ("weights_from", "teacher"))
+    first, untrained = (one.data.metrics["loss"] for one in (tuned, source))
+    assert first < untrained
 
 
 @pytest.mark.parametrize(
