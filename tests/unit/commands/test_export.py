@@ -17,24 +17,9 @@ from pipeline.tracking.tags import Tag
 from pipeline.training import benchmark
 from tests.support.mlflow_project import run_project
 from tests.support.paths import ROOT
-from tests.support.stores import tracking_store
 
 ALL = "onnx,litert,litert_int8,saved_model"
 FILES = {"exports.csv", "exports.json", "model.json", "model.onnx", "model.tflite", "model_int8.tflite", "saved_model"}
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    with tracking_store(tmp_path_factory.mktemp("tracking"), "exported") as uri:
-        mlflow.set_experiment("exported")
-        yield uri
-
-
-@pytest.fixture(scope="module")
-def run_id(uri):
-    """The id of a smoke run in a tracking store of its own."""
-    assert run(["train", "smoke"]) == 0
-    return newest_run("run").info.run_id
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +29,7 @@ def short_timing(monkeypatch):
 
 def newest_run(role):
     (found, *_) = mlflow.search_runs(
-        experiment_names=["exported"], filter_string=f"tags.role = '{role}'", output_format="list"
+        experiment_names=["smoke"], filter_string=f"tags.role = '{role}'", output_format="list"
     )
     return found
 
@@ -55,7 +40,7 @@ def logged_files(run_id):
 
 
 def test_export_logs_each_format_with_its_comparison_to_the_models_run(uri, run_id):
-    result = run_project(uri, "exported", entry_point="export", model="latest", formats=ALL, images=20)
+    result = run_project(uri, "smoke", entry_point="export", model="latest", formats=ALL, images=20)
     assert result.succeeded, result.stderr
     assert logged_files(run_id) == FILES
     exports = f"runs:/{run_id}/exports"
@@ -131,13 +116,13 @@ def test_export_of_other_images_compares_on_all_of_them(run_id, capsys, tmp_path
 
 
 def test_export_refuses_to_compare_on_images_of_the_training(run_id, capsys):
-    before = mlflow.search_runs(experiment_names=["exported"], output_format="list")
+    before = mlflow.search_runs(experiment_names=["smoke"], output_format="list")
     assert run(["export", run_id, "--dataset", "digits"]) == 2
     assert capsys.readouterr().err == (
         "error: images must be others than those that the model was trained on, got all images of digits, its training "
         "data; try a dataset of other images\n"
     )
-    assert len(mlflow.search_runs(experiment_names=["exported"], output_format="list")) == len(before)
+    assert len(mlflow.search_runs(experiment_names=["smoke"], output_format="list")) == len(before)
 
 
 def test_export_without_the_extra_says_what_to_install_at_once():
