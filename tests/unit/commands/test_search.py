@@ -18,6 +18,7 @@ from tests.support.scripted import (
     epoch_report,
     make_search,
     mlflow_store,
+    study_url,
     successful_trial,
     trial_result,
 )
@@ -65,22 +66,48 @@ class LosingExecutor(ScriptedExecutor):
         return super().free()
 
 
+class WithGpus(LosingExecutor):
+    """The same with GPUs; it records whether it was told of earlier ones."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known = known
+
+    def restore(self, *, used_gpus, on_first_gpu):
+        self.known.append(used_gpus)
+        on_first_gpu()
+
+
+def check_notification(hook, result, event, text):
+    last = hook.events[-1]
+    assert (last["event"], last["role"], last["run_id"]) == (event, "search", result.run_id)
+    assert last["text"].startswith(f"search mine: {text}") and last["experiment"] == "mine"
+
+
 def test_search_that_loses_its_cluster_fails_in_one_line_and_leaves_no_run_open(tmp_path, monkeypatch, capsys):
+    """And it notifies; resumed, it tells its executor that there were GPUs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: LosingExecutor())
-    url = f"sqlite:///{tmp_path}/study.db"
+    used_gpus, hook = [], Hook()
+    monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: WithGpus(used_gpus))
+    url = study_url(tmp_path, "study.db")
     search = make_search(tmp_path, CONTINUOUS, "--trials", "5", "--storage", url, "--pruner", "none")
+    data = load_dataset(search.base.data, seed=search.base.seed)
     with mlflow_store(tmp_path):
-        assert run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
+        with webhook(hook) as receiver, Notifier([Webhook(receiver)]) as notifier:
+            result = run_search(search, data, notifier=notifier)
+            notifier.flush(5)
+        assert result.exit_code == 1
+        check_notification(hook, result, "failed", "failed: cluster must keep its head node")
         runs = mlflow.search_runs(experiment_names=["mine"], output_format="list")
-    assert capsys.readouterr().err.splitlines()[-1] == "error: cluster must keep its head node"
-    statuses = sorted((run.info.status, run.data.tags.get(Tag.REASON, "")) for run in runs)
-    assert statuses == [("FAILED", ""), ("FAILED", "node lost"), ("FINISHED", "")]
-    parent = next(run for run in runs if run.data.tags[Tag.ROLE] == "search")
-    assert parent.data.tags[Tag.OUTCOME_REASON] == "cluster must keep its head node"
-    fingerprint = load_dataset(search.base.data, seed=search.base.seed).fingerprint
-    study = optuna.load_study(study_name=search.study_name(fingerprint), storage=url)
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
+        assert capsys.readouterr().err.splitlines()[-1] == "error: cluster must keep its head node"
+        statuses = sorted((run.info.status, run.data.tags.get(Tag.REASON, "")) for run in runs)
+        assert statuses == [("FAILED", ""), ("FAILED", "node lost"), ("FINISHED", "")]
+        parent = next(run for run in runs if run.data.tags[Tag.ROLE] == "search")
+        assert parent.data.tags[Tag.OUTCOME_REASON] == "cluster must keep its head node"
+        study = optuna.load_study(study_name=search.study_name(data.fingerprint), storage=url)
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "WAITING"]
+        assert run_search(search, data).exit_code == 1
+    assert used_gpus == [False, True]
 
 
 class ShortOfMemory(ScriptedExecutor):
@@ -112,7 +139,7 @@ class ShortOfMemory(ScriptedExecutor):
 def test_search_without_a_result_fails_and_the_same_command_resumes_it(tmp_path, monkeypatch, capsys, role, reason):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     text = CONTINUOUS + "trials: 2\nfinal_top: 1\nfinal_seeds: 1\n"
-    search = make_search(tmp_path, text, "--storage", f"sqlite:///{tmp_path}/study.db")
+    search = make_search(tmp_path, text, "--storage", study_url(tmp_path, "study.db"))
     broken = {role}
     monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: ShortOfMemory(broken))
     with mlflow_store(tmp_path):
@@ -152,7 +179,7 @@ def executors(tmp_path, monkeypatch):
 
 def test_extended_search_shows_the_other_winner_everywhere(tmp_path, executors, capsys):
     text = CONTINUOUS + "final_top: 1\nfinal_seeds: 2\nenqueue: [{learning_rate: 0.05}, {learning_rate: 0.09}]\n"
-    url = f"sqlite:///{tmp_path}/study.db"
+    url = study_url(tmp_path, "study.db")
 
     def run(trials):
         search = make_search(tmp_path, text, "--trials", str(trials), "--storage", url)
@@ -197,7 +224,7 @@ def test_final_only_makes_the_final_of_a_stopped_search(tmp_path, executors, cap
     text = CONTINUOUS + "final_seeds: 1\nfinal_top: 1\nenqueue: [{learning_rate: 0.05}, {learning_rate: 0.03}]\n"
 
     def run(*flags):
-        search = make_search(tmp_path, text, "--storage", f"sqlite:///{tmp_path}/study.db", *flags)
+        search = make_search(tmp_path, text, "--storage", study_url(tmp_path, "study.db"), *flags)
         return run_search(search, load_dataset(search.base.data, seed=search.base.seed))
 
     with mlflow_store(tmp_path):
@@ -208,29 +235,6 @@ def test_final_only_makes_the_final_of_a_stopped_search(tmp_path, executors, cap
     assert result.exit_code == 0 and result.winner()["trials"] == 3
     assert [job.role for job in executors[-1].started] == ["final", "winner"]
     assert "no further trial, only the final of 3 finished trials" in capsys.readouterr().out
-
-
-class WithGpus(LosingExecutor):
-    """An executor with GPUs, which records whether it was told of earlier ones."""
-
-    def __init__(self, known):
-        super().__init__()
-        self.known = known
-
-    def restore(self, *, used_gpus, on_first_gpu):
-        self.known.append(used_gpus)
-        on_first_gpu()
-
-
-def test_resumed_search_tells_its_executor_that_there_were_gpus(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    used_gpus = []
-    monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: WithGpus(used_gpus))
-    search = make_search(tmp_path, CONTINUOUS, "--trials", "9", "--storage", f"sqlite:///{tmp_path}/study.db")
-    with mlflow_store(tmp_path):
-        for _ in range(2):
-            assert run_search(search, load_dataset(search.base.data, seed=search.base.seed)).exit_code == 1
-    assert used_gpus == [False, True]
 
 
 class FailingExecutor(ScriptedExecutor):
@@ -251,7 +255,6 @@ class WorkingExecutor(ScriptedExecutor):
 @pytest.mark.parametrize(
     ("executor", "event", "text"),
     [
-        (LosingExecutor, "failed", "failed: cluster must keep its head node"),
         (FailingExecutor, "failed", "failed: 3 trials in a row failed with the same cause: no luck"),
         (WorkingExecutor, "finished", "finished: t000 "),
     ],
@@ -259,13 +262,11 @@ class WorkingExecutor(ScriptedExecutor):
 def test_search_notifies_of_its_end(tmp_path, monkeypatch, executor, event, text):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("pipeline.commands.search.build_executor", lambda search, data: executor())
-    flags = ("--trials", "5", "--final_top", "0", "--storage", f"sqlite:///{tmp_path}/study.db")
+    flags = ("--trials", "5", "--final_top", "0", "--storage", study_url(tmp_path, "study.db"))
     search = make_search(tmp_path, CONTINUOUS, *flags)
     hook = Hook()
     with mlflow_store(tmp_path), webhook(hook) as url, Notifier([Webhook(url)]) as notifier:
         data = load_dataset(search.base.data, seed=search.base.seed)
         result = run_search(search, data, notifier=notifier)
         notifier.flush(5)
-    last = hook.events[-1]
-    assert (last["event"], last["role"], last["run_id"]) == (event, "search", result.run_id)
-    assert last["text"].startswith(f"search mine: {text}") and last["experiment"] == "mine"
+    check_notification(hook, result, event, text)
