@@ -205,12 +205,16 @@ def test_build_model_synchronizes_batch_norm_when_devices_share_a_batch(monkeypa
 
 @pytest.mark.parametrize("build", [build_model, build_stock_model])
 def test_built_models_have_the_settings_of_the_config(build):
-    settings = {"filters": 6, "depth": 2, "kernel_size": 5, "patch_size": 2, "batch_norm_momentum": 0.7}
-    model = build(TrainingConfig.build(settings | {"fast_layers": False}), (8, 6, 3), 4)
+    settings = {"filters": 6, "depth": 2, "kernel_size": 5, "patch_size": 2, "activation": "relu"}
+    settings |= {"batch_norm_momentum": 0.7, "batch_norm_epsilon": 1e-5, "fast_layers": False}
+    model = build(TrainingConfig.build(settings), (8, 6, 3), 4)
     assert (model.input_shape, model.output_shape, model.name) == ((None, 8, 6, 3), (None, 4), "conv_mixer_6_2")
     assert model.get_layer("block2_depthwise").kernel.shape == (5, 5, 6, 1)
     assert model.get_layer("patch_embedding").kernel.shape == (2, 2, 3, 6)
-    assert {layer.momentum for layer in model.layers if isinstance(layer, layers.BatchNormalization)} == {0.7}
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    assert {(layer.momentum, layer.epsilon) for layer in norms} == {(0.7, 1e-5)}
+    activations = [layer.activation for layer in model.layers if isinstance(layer, layers.Activation)]
+    assert set(activations) == {keras.activations.relu} and len(activations) == len(norms) == 5
 
 
 def test_build_model_with_fast_layers_left_at_auto_uses_stock_layers():
