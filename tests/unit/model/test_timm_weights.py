@@ -63,7 +63,8 @@ def test_keras_layers_are_all_weights_of_the_network():
 def test_patch_embedding_takes_raw_pixels_where_timms_takes_standardized_ones():
     arrays = arrays_of()
     pixels = np.random.default_rng(1).integers(0, 256, (PATCH, PATCH, 3))
-    standardized = (pixels / 255 - timm_weights.MEAN) / timm_weights.DEVIATION
+    # as published with ImageNet
+    standardized = (pixels / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
     expected = np.einsum("oixy,xyi->o", arrays["stem.0.weight"], standardized) + arrays["stem.0.bias"]
     kernels, bias = timm_weights.keras_layers(arrays)["patch_embedding"]
     np.testing.assert_allclose(np.einsum("xyio,xyi->o", kernels, pixels / 255) + bias, expected, rtol=1e-5)
