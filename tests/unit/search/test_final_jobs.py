@@ -39,6 +39,12 @@ def run(final, jobs):
     return jobs.run("winner", lambda: jobs.job(config, RUN, "winner", weights), again="again", failed="failed")
 
 
+def test_weights_lie_in_the_folder_of_finals_in_the_cache(jobs, tmp_path):
+    final = jobs()
+    assert final.weights_folder.parent == tmp_path / "cache" / "convmixer" / "finals"
+    assert final.weights_file(FINALIST, 3).parent == final.weights_folder
+
+
 def test_config_and_weights_of_a_refit_are_apart_from_those_of_the_training(jobs):
     final = jobs()
     training, refit = (final.config(FINALIST, 3, refit=refit) for refit in (False, True))

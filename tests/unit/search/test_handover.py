@@ -87,6 +87,13 @@ def test_refit_of_a_finished_search_is_trained_later_and_not_twice(finish, final
     assert finish("--refit", "true") == second and roles(final) == []
 
 
+def test_winner_that_was_trained_anew_by_other_data_is_tested_again_and_the_search_says_why(finish, final):
+    finish(data_fingerprint="a")
+    finish(data_fingerprint="b")
+    why = "the test set is evaluated again, as the winner was trained anew by other code or data: model 2 of this study"
+    assert why in final.lines
+
+
 def killed_when_setting(monkeypatch, key):
     set_attr = Study.set_attr
     monkeypatch.setattr(
