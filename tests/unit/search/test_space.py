@@ -385,3 +385,11 @@ def test_configuration_that_does_not_fit_its_model_is_infeasible(tmp_path):
     search = replace(search, base=model.complete(search.base), sources={"models:/m-1": model})
     reason = infeasibility(search, {"filters": 8}, image_shape=(8, 8, 1), training_images=1000)
     assert "patch_embedding is 2x2x1x4 in models:/m-1, and 2x2x1x8 with these settings" in reason
+
+
+def test_conditional_setting_is_drawn_only_where_its_condition_holds(search):
+    condition = "translation: {low: 1, high: 4, when: {flip: true}}"
+    mine = search("recipe: smoke\nspace: {flip: [true, false], " + condition + "}\n")
+    assert [mine.is_drawn("translation", {"flip": flip}) for flip in (True, False)] == [True, False]
+    drawn = [mine.sample(np.random.default_rng(seed)) for seed in range(20)]
+    assert {(params["flip"], "translation" in params) for params in drawn} == {(True, True), (False, False)}
