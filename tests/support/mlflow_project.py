@@ -11,6 +11,7 @@ import mlflow
 import psutil
 import pytest
 from mlflow.exceptions import ExecutionException
+from mlflow.tracking import fluent
 
 from tests.support.paths import ROOT
 from tests.support.stores import environment
@@ -77,8 +78,9 @@ def environment_of(uri, experiment):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(uri, experiment).items():
             patch.setenv(name, value)
-        # takes precedence over the variable where a test has set it before
+        # these take precedence over the variables where a test has set them before
         mlflow.set_tracking_uri(uri)
+        patch.setattr(fluent, "_active_experiment_id", None)
         try:
             yield
         finally:

@@ -9,9 +9,8 @@ import tensorflow as tf
 
 from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
-from pipeline.model.conv_mixer import HEAD, build_stock_model
+from pipeline.model.conv_mixer import HEAD, build_model, build_stock_model
 from pipeline.runtime.errors import UsageError
-from pipeline.training import teacher as module
 from pipeline.training.callbacks import CheckpointSaver
 from pipeline.training.fit import fit
 from pipeline.training.initial_weights import InitialWeights
@@ -68,8 +67,10 @@ def taught(digits, teacher):
     """Return the result of a training by the teacher alone, the teacher's network after it, and the states."""
     networks, states = [], []
     with pytest.MonkeyPatch.context() as patch:
-        build = module.build_model
-        patch.setattr(module, "build_model", lambda *arguments: networks.append(build(*arguments)) or networks[-1])
+        patch.setattr(
+            "pipeline.training.teacher.build_model",
+            lambda *arguments: networks.append(build_model(*arguments)) or networks[-1],
+        )
         result = fit(CONFIG, digits, [CheckpointSaver(states.append)], teacher=teacher)
     return result, networks[0], states
 
