@@ -104,12 +104,14 @@ class ShutdownState(Deadline):
     def __init__(self) -> None:
         super().__init__()
         self.first: float | None = None  # time of the first signal that reached the main thread
+        self.stopped: Stopped | None = None  # what it raised
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Raise Stopped for the first signal, and KeyboardInterrupt for a later Ctrl-C; a signal handler."""
         if self.first is None:
             self.first = time.monotonic()
-            raise Stopped(number, _reason)
+            self.stopped = Stopped(number, _reason)
+            raise self.stopped
         if number == signal.SIGINT and time.monotonic() - self.first > ONCE_SECONDS:
             raise KeyboardInterrupt
 
@@ -136,10 +138,24 @@ def handle_signals() -> Iterator[ShutdownState]:
         return
     _shutdown, _reason = ShutdownState(), ""
     try:
-        with _shutdown.deadline(), handled_by(_shutdown.handle):
+        with _shutdown.deadline(), handled_by(_shutdown.handle), errors_as_stopped():
             yield _shutdown
     finally:
         _shutdown = None
+
+
+@contextmanager
+def errors_as_stopped() -> Iterator[None]:
+    """Context manager: within `handle_signals`, raise Stopped in place of an error that comes after the first signal.
+
+    C code may lose what a signal handler raises: TensorFlow, while it traced a training step, raised SystemError.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _shutdown and _shutdown.stopped:
+            raise _shutdown.stopped from error
+        raise
 
 
 @contextmanager

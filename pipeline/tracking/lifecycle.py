@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from pipeline.runtime import signals
 from pipeline.runtime.errors import Stopped, UsageError
 from pipeline.runtime.process import ProcessIdentity
-from pipeline.runtime.signals import handle_signals
+from pipeline.runtime.signals import errors_as_stopped, handle_signals
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.energy import log_energy
@@ -166,7 +166,8 @@ def attach_run(run_id: str) -> Iterator[TrackedRun]:
 def _end_on_exit(run: TrackedRun, *, unavailable_seconds: float = PATIENCE_SECONDS) -> Iterator[TrackedRun]:
     """End a run with the reason, whatever happens inside."""
     try:
-        yield run
+        with errors_as_stopped():
+            yield run
         run.wait_until_logged(unavailable_seconds)
         run.end(RunOutcome.FINISHED, "")
     except Stopped as stopped:

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext, suppress
 
 import pytest
 
 from pipeline.runtime import signals
 from pipeline.runtime.errors import Stopped
-from pipeline.runtime.signals import ONCE_SECONDS, count_interrupts, handle_signals, stop
+from pipeline.runtime.signals import ONCE_SECONDS, count_interrupts, errors_as_stopped, handle_signals, stop
 
 PROGRAM = """
 import time
@@ -177,6 +178,21 @@ def test_nested_handle_signals_share_their_state_and_raise_once():
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # while the clean-up goes on
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("inner", [nullcontext, errors_as_stopped])
+def test_error_in_place_of_stopped_is_raised_as_stopped(inner):
+    def lose_stopped():
+        """Raise another error, as C code does that loses the one of a Python function that it calls."""
+        with suppress(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise SystemError("bad argument to internal function")
+
+    with pytest.raises(Stopped, match="^SIGTERM$") as caught, handle_signals(), inner():
+        lose_stopped()
+    assert isinstance(caught.value.__cause__, SystemError)
+    with pytest.raises(SystemError), handle_signals(), errors_as_stopped():
+        raise SystemError("without a signal")
 
 
 def test_stop_raises_stopped_with_its_reason():

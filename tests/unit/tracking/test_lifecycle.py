@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 
 import mlflow
 import pytest
@@ -78,6 +78,15 @@ def test_start_run_after_a_signal_ends_as_killed(store, number):
     assert found(run.id).info.status == "KILLED"
     assert found(run.id).data.tags[Tag.OUTCOME] == "stopped"
     assert found(run.id).data.tags[Tag.OUTCOME_REASON] == f"by {number.name}"
+
+
+def test_start_run_after_a_signal_that_ends_in_another_error_ends_as_killed(store):
+    with pytest.raises(Stopped), start_run(role=Role.RUN) as run:
+        with suppress(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise SystemError("bad argument to internal function")
+    assert found(run.id).info.status == "KILLED"
+    assert found(run.id).data.tags[Tag.OUTCOME_REASON] == "by SIGTERM"
 
 
 def test_resumed_run_ends_the_project_run_below_it(opened_by_mlflow):
