@@ -65,6 +65,8 @@ class Sandbox:
             self.port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         (folder / "tmp").mkdir()
+        # MLflow's server leaves what it receives when it is killed
+        (folder / "server-tmp").mkdir()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         self.environment = inherited | {
             MARKER: uuid.uuid4().hex,
@@ -84,7 +86,12 @@ class Sandbox:
         command = ["server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
         command += ["--artifacts-destination", str(self.folder / "served")]
-        self._server = self.start_module(["mlflow", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._server = self.start_module(
+            ["mlflow", *command],
+            temporary="server-tmp",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         until = time.monotonic() + READY_SECONDS
         while time.monotonic() < until:
             with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):  # noqa: S310 - own server
@@ -103,10 +110,11 @@ class Sandbox:
             self._server.wait()
             self._server = None
 
-    def start_module(self, arguments: list[str], **options: Any) -> subprocess.Popen:
-        """Start `python -m ARGUMENTS` in the folder, with options of subprocess.Popen."""
+    def start_module(self, arguments: list[str], *, temporary: str = "tmp", **options: Any) -> subprocess.Popen:
+        """Start `python -m ARGUMENTS` in the folder, with the name of its temporary one and options of Popen."""
         command = [sys.executable, "-m", *arguments]
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **options)
+        environment = self.environment | {"TMPDIR": str(self.folder / temporary)}
+        return subprocess.Popen(command, cwd=self.folder, env=environment, start_new_session=True, **options)
 
     def live_processes(self) -> list[psutil.Process]:
         """Return all processes of this soak that are alive."""
