@@ -168,7 +168,7 @@ def _end_on_exit(run: TrackedRun, *, unavailable_seconds: float = PATIENCE_SECON
     try:
         with errors_as_stopped():
             yield run
-        run.wait_until_logged(unavailable_seconds)
+            run.wait_until_logged(unavailable_seconds)
         run.end(RunOutcome.FINISHED, "")
     except Stopped as stopped:
         run.end(*outcome_of_error(stopped))
