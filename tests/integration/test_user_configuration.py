@@ -42,7 +42,7 @@ def train_here(folder, uri):
     experiment = in_experiment(folder)
     with environment_of(uri, experiment):
         code = main.run(WORDS)
-    return code, only_run(experiment)
+    return code, only_run(experiment, f"exit code {code}")
 
 
 def train_in_a_shell(folder, uri, redirection, **variables):
@@ -51,12 +51,13 @@ def train_in_a_shell(folder, uri, redirection, **variables):
     environ = environment(uri, experiment) | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | variables
     command = ["bash", "-c", f'"$0" "$@" {redirection}; exit "${{PIPESTATUS[0]}}"', sys.executable, "-m", "pipeline"]
     done = subprocess.run([*command, *WORDS], cwd=folder, env=environ, capture_output=True, check=False)
-    return done.returncode, only_run(experiment)
+    return done.returncode, only_run(experiment, f"exit code {done.returncode}: {done.stdout}{done.stderr}")
 
 
-def only_run(experiment):
-    (run,) = mlflow.search_runs(experiment_names=[experiment], output_format="list", max_results=1)
-    return run
+def only_run(experiment, ending):
+    runs = mlflow.search_runs(experiment_names=[experiment], output_format="list")
+    assert len(runs) == 1, ending
+    return runs[0]
 
 
 @pytest.fixture(scope="module")

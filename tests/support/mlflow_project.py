@@ -76,6 +76,9 @@ def environment_of(uri, experiment):
     """Use a tracking store and an experiment in this process, for a command that is called in it."""
     before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
+        # such as the number of the experiment that another test has set
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            patch.delenv(name)
         for name, value in environment(uri, experiment).items():
             patch.setenv(name, value)
         # these take precedence over the variables where a test has set them before
