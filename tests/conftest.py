@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from tests.support.registered_model import Registered
 
-# By seconds on two cores
+# By seconds on two cores; the first two have slow tests alone
 LONGEST_FILES = (
+    *("integration/test_fresh_machine.py", "integration/test_container_roots.py"),
     *("integration/test_search.py", "unit/training/test_fit.py", "integration/test_train.py"),
     *("integration/test_resume.py", "integration/test_devices.py", "unit/search/executors/test_local.py"),
     *("unit/commands/test_evaluate.py", "unit/search/executors/test_trial.py", "unit/training/test_folds.py"),
