@@ -127,19 +127,23 @@ def to_run_record(run: Run) -> RunRecord:
         seconds=metrics.get("seconds", elapsed),
         test_set_accesses=access_count(tags, run_id=run.info.run_id, tested="test_accuracy" in metrics),
         is_winner=tags.get(Tag.WINNER) == run.info.run_id,
-        origin=_origin(tags, params),
+        models=tuple(_models(tags, params)),
     )
 
 
-def _origin(tags: Mapping[str, str], params: Mapping[str, str]) -> str:
-    """Return which model a training has started from, in words; the runs of a search have it as a setting alone."""
-    origin = tags.get(Tag.WEIGHTS_FROM) or params.get("weights_from", "none")
-    if origin == "none":
-        return ""
-    if run_id := tags.get(Tag.WEIGHTS_RUN):
-        return f"{origin} of run {run_id[:ORIGIN_DIGITS]}"
-    digest = tags.get(Tag.WEIGHTS_DIGEST, "")
-    return f"{origin}, SHA-256 {digest[:ORIGIN_DIGITS]}" if digest else origin
+def _models(tags: Mapping[str, str], params: Mapping[str, str]) -> Iterator[str]:
+    """Yield which models a training has used, in words; the runs of a search have them as settings alone."""
+    weights = tags.get(Tag.WEIGHTS_FROM) or params.get("weights_from", "none")
+    if weights != "none":
+        digest = tags.get(Tag.WEIGHTS_DIGEST, "")[:ORIGIN_DIGITS]
+        yield f"weights from {weights}{_of_run(tags, Tag.WEIGHTS_RUN)}{digest and f', SHA-256 {digest}'}"
+    teacher = tags.get(Tag.TEACHER) or params.get("teacher", "none")
+    if teacher != "none":
+        yield f"taught by {teacher}{_of_run(tags, Tag.TEACHER_RUN)}"
+
+
+def _of_run(tags: Mapping[str, str], name: str) -> str:
+    return f" of run {tags[name][:ORIGIN_DIGITS]}" if name in tags else ""
 
 
 def _state(run: Run) -> str:

@@ -51,7 +51,7 @@ class RunRecord(NamedTuple):
     seconds: float | None  # wall time; None while the run goes on
     test_set_accesses: int  # evaluations on the test set, by the training and by later commands
     is_winner: bool = False  # of a search
-    origin: str = ""  # the model that the training has started from, in words; empty if from random weights
+    models: tuple[str, ...] = ()  # those that the training has started from or was taught by, in words
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class RunGroup:
         return ["refit"] * is_refit + ["ensemble"] * is_ensemble
 
     @property
-    def origins(self) -> list[str]:
-        """Return the models that the runs have started from, each once."""
-        return list(dict.fromkeys(run.origin for run in self.runs if run.origin))
+    def models(self) -> list[str]:
+        """Return the models that the runs have started from or were taught by, each once."""
+        return list(dict.fromkeys(model for run in self.runs for model in run.models))
 
     @property
     def study(self) -> str:

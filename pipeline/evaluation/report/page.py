@@ -195,7 +195,7 @@ class RowView(NamedTuple):
     rank: int
     name: str
     badges: list[str]  # what the runs are for a search, and what is special in the model
-    origins: list[str]  # the models that they have started from
+    models: list[str]  # those that they have started from or were taught by
     color: str
     css_class: str
     runs_text: str
@@ -305,7 +305,7 @@ def _view_rows(section: Section, metric: ResultMetric, settings: Sequence[Sequen
                 rank=row.rank,
                 name=group.name,
                 badges=[*([] if group.kind == "run" or group.is_ranked_apart else [group.kind]), *group.traits],
-                origins=group.origins,
+                models=group.models,
                 color=row_color(position),
                 css_class="best" if row.verdict == "best" else unfinished,
                 runs_text=f"{count(len(group.runs), 'run')}, seed{'' if len(group.runs) == 1 else 's'}",

@@ -170,13 +170,26 @@ def test_fetch_recalls_takes_a_class_named_nan_for_a_class(experiment, tracking)
 
 
 @pytest.mark.parametrize(
-    ("tags", "params", "origin"),
+    ("tags", "params", "models"),
     [
-        ({}, {"weights_from": "none"}, ""),
-        ({}, {"weights_from": "models:/m-1"}, "models:/m-1"),
-        ({Tag.WEIGHTS_FROM: "models:/m-1", Tag.WEIGHTS_RUN: "a" * 32}, {}, f"models:/m-1 of run {'a' * 12}"),
-        ({Tag.WEIGHTS_FROM: "/m.keras", Tag.WEIGHTS_DIGEST: "b" * 64}, {}, f"/m.keras, SHA-256 {'b' * 12}"),
+        ({}, {"weights_from": "none", "teacher": "none"}, ()),
+        ({}, {"weights_from": "models:/m-1"}, ("weights from models:/m-1",)),
+        (
+            {Tag.WEIGHTS_FROM: "models:/m-1", Tag.WEIGHTS_RUN: "a" * 32},
+            {},
+            (f"weights from models:/m-1 of run {'a' * 12}",),
+        ),
+        (
+            {Tag.WEIGHTS_FROM: "/m.keras", Tag.WEIGHTS_DIGEST: "b" * 64},
+            {"teacher": "models:/m-2"},
+            (f"weights from /m.keras, SHA-256 {'b' * 12}", "taught by models:/m-2"),
+        ),
+        (
+            {Tag.TEACHER: "models:/m-2", Tag.TEACHER_RUN: "c" * 32},
+            {"teacher": "m@champion"},
+            (f"taught by models:/m-2 of run {'c' * 12}",),
+        ),
     ],
 )
-def test_to_run_record_names_the_model_that_the_weights_come_from(experiment, tags, params, origin):
-    assert get_record(make_run(experiment[0], "one", tags=tags, params=params)).origin == origin
+def test_to_run_record_names_the_models_that_the_training_has_used(experiment, tags, params, models):
+    assert get_record(make_run(experiment[0], "one", tags=tags, params=params)).models == models

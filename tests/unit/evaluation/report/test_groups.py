@@ -256,7 +256,8 @@ def test_group_without_the_metric_comes_last():
     assert run_ids(group(refit, *validated, metric="best_val_accuracy")) == [["0", "1"], ["r"]]
 
 
-def test_origins_of_a_group_are_each_named_once():
-    runs = [make_record(str(seed), seed=str(seed))._replace(origin="models:/m-1 of run abc") for seed in (0, 1)]
+def test_models_of_a_group_are_each_named_once():
+    models = ("weights from models:/m-1 of run abc", "taught by models:/m-2")
+    runs = [make_record(str(seed), seed=str(seed))._replace(models=models) for seed in (0, 1)]
     (one,) = group(*runs)
-    assert one.origins == ["models:/m-1 of run abc"]
+    assert one.models == list(models)

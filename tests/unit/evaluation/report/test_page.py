@@ -261,9 +261,9 @@ def test_describe_test_set_accesses_counts_them(accesses, expected):
     assert describe_test_set_accesses(make_section(make_row(1, [0.5]), test_set_accesses=accesses)) == expected
 
 
-def test_render_page_marks_refits_and_ensembles_and_names_where_weights_come_from():
+def test_render_page_marks_refits_and_ensembles_and_names_the_models_that_were_used():
     refit = make_row(1, [0.9, 0.8], settings={"refit": "true"})
-    runs = tuple(run._replace(origin=f"models:/m-1{HOSTILE}") for run in refit.group.runs)
+    runs = tuple(run._replace(models=(f"taught by models:/m-1{HOSTILE}",)) for run in refit.group.runs)
     ensemble = make_row(2, [0.7])
     members = tuple(run._replace(role="ensemble") for run in ensemble.group.runs)
     page = render(
@@ -274,7 +274,7 @@ def test_render_page_marks_refits_and_ensembles_and_names_where_weights_come_fro
     )
     assert page.count('<span class="badge">refit</span>') == 1
     assert page.count('<span class="badge">ensemble</span>') == 1
-    assert page.count('<span class="small">weights from models:/m-1&lt;b&gt;') == 1
+    assert page.count('<span class="small">taught by models:/m-1&lt;b&gt;') == 1
 
 
 def test_render_page_links_the_refit_beside_the_runs_that_it_joined():
