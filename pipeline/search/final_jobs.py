@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.config.training import TrainingConfig
-from pipeline.runtime.files import cache_folder
+from pipeline.runtime.files import cache_folder, private_folder
 from pipeline.search.executors.base import EpochReport, TrialJob, TrialResult, should_retry
 from pipeline.search.final_record import Finalist
 from pipeline.search.session import SearchContext
 from pipeline.tracking.tags import RunRef, TrialOutcome
 
 FinalRole = Literal["final", "ensemble", "winner"]
+
+KIND = "finals"  # the folder's name in the cache
 
 
 class FinalJobs:
@@ -27,11 +29,15 @@ class FinalJobs:
         self._context = context
         # A digest, as a study's own name may be `../..`
         digest = blake2b(context.study.name.encode(), digest_size=16).hexdigest()
-        self.weights_folder = cache_folder("finals", digest)
+        self.weights_folder = cache_folder(KIND, digest)
         self._last_number = 0
         # Ends of processes and losses of nodes, by what ran: the weights' name of a training, or "winner"
         self._attempts: Counter[str] = Counter()
         self._node_losses: Counter[str] = Counter()
+
+    def make_weights_folder(self) -> None:
+        """Make the folder of the weights, which only this user can read."""
+        private_folder(KIND, self.weights_folder.name)
 
     def config(self, finalist: Finalist, seed: int, *, refit: bool = False) -> TrainingConfig:
         """Return the settings of a finalist's training with a seed, or of its refit."""

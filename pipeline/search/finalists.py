@@ -9,7 +9,6 @@ from typing import Any
 from pipeline.config.monitor import sign
 from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import SearchFailed
-from pipeline.runtime.files import private_folder
 from pipeline.runtime.text import count, format_duration, format_metric, trial_name
 from pipeline.search.attributes import WINNER
 from pipeline.search.description import describe_finalist, describe_training, training_name
@@ -59,7 +58,7 @@ class FinalistTraining:
         finalists = self._load_finalists()
         if not finalists:
             return None
-        private_folder("finals", self._jobs.weights_folder.name)
+        self._jobs.make_weights_folder()
         try:
             winning = self._train_and_choose(finalists)
         except BaseException:
