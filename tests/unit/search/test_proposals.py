@@ -3,6 +3,7 @@
 from itertools import product
 
 import pytest
+from optuna.samplers import RandomSampler
 
 from tests.support.scripted import CONTINUOUS, DISCRETE, finish, make_search, open_study, states
 
@@ -104,6 +105,27 @@ def test_untried_configuration_is_taken_at_random_where_draws_only_repeat(study,
     monkeypatch.setattr("pipeline.search.proposals.MAX_REDRAWS", 0)
     proposals = [dict(one.params) for one in finish(study(DISCRETE), 6)]
     assert sorted(proposals, key=str) == sorted(EVERY, key=str) and proposals != EVERY
+
+
+class FixedSampler(RandomSampler):
+    """Draws the same configuration each time."""
+
+    def __init__(self, params):
+        super().__init__(seed=0)
+        self._params = params
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        return self._params[param_name]
+
+
+def test_draws_that_repeat_are_skipped_three_times_and_then_an_untried_one_is_taken(study):
+    mine = study(DISCRETE)
+    skipped = []
+    mine.on_skipped = lambda number, params, reason: skipped.append(params)
+    (first,) = finish(mine, 1)
+    mine.optuna_study.sampler = FixedSampler(first.params)
+    assert mine.ask().params != first.params
+    assert skipped == [first.params] * 3
 
 
 def test_feasible_configurations_of_a_space_too_large_to_enumerate_are_found_and_then_no_more(study, monkeypatch):
