@@ -4,9 +4,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +23,9 @@ from tests.support.mlflow_project import (
     process_tree,
     run_project,
     run_to_end,
+    started,
 )
-from tests.support.paths import ROOT
-from tests.support.stores import environment, tracking_store
+from tests.support.stores import tracking_store
 
 EXPERIMENT = "resuming"
 TITLE_PIXELS = 50  # height of the title of a figure of kernels
@@ -42,26 +40,6 @@ LONG = SETTINGS | {"epochs": 1000, "early_stopping_epochs": "none"}
 def uri(tmp_path_factory):
     with tracking_store(tmp_path_factory.mktemp("tracking"), EXPERIMENT) as uri:
         yield uri
-
-
-@contextmanager
-def started(command, uri):
-    """Start a command in a process group of its own, of which nothing outlives the test."""
-    process = subprocess.Popen(
-        command,
-        env=environment(uri, EXPERIMENT),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
 
 
 def after_epoch(epoch, process):
@@ -88,7 +66,7 @@ def uninterrupted(uri):
 @pytest.fixture(scope="module")
 def killed(uninterrupted, uri):
     """Return the id of a run that was killed in its second epoch together with its `mlflow run`."""
-    with started(mlflow_run(recipe="smoke", **SETTINGS), uri) as process:
+    with started(mlflow_run(recipe="smoke", **SETTINGS), uri, EXPERIMENT) as process:
         processes = after_epoch(1, process)
         for one in processes:
             one.kill()
@@ -207,7 +185,7 @@ def test_resuming_a_finished_run_prints_so_and_exits_with_0(resumed, uri, capsys
     ],
 )
 def test_signal_to_any_process_ends_training_within_ten_seconds_and_leaves_a_checkpoint(uri, target, number):
-    with started(mlflow_run(recipe="smoke", **LONG), uri) as process:
+    with started(mlflow_run(recipe="smoke", **LONG), uri, EXPERIMENT) as process:
         processes = after_epoch(1, process)
         trainer = processes[-1]
         group = lambda number: os.killpg(process.pid, number)  # noqa: E731
@@ -223,7 +201,8 @@ def test_signal_to_any_process_ends_training_within_ten_seconds_and_leaves_a_che
 
 @pytest.mark.slow
 def test_another_machine_resumes_from_artifacts_by_mlflow_run_id(uri, tmp_path):
-    with started(mlflow_run(recipe="smoke", **SETTINGS | {"epochs": 5, "checkpoint_minutes": 0}), uri) as process:
+    command = mlflow_run(recipe="smoke", **SETTINGS | {"epochs": 5, "checkpoint_minutes": 0})
+    with started(command, uri, EXPERIMENT) as process:
         processes = after_epoch(3, process)
         for one in processes:
             one.kill()
@@ -243,7 +222,7 @@ def test_another_machine_resumes_from_artifacts_by_mlflow_run_id(uri, tmp_path):
 
 def killed_after_first_epoch(uri, **settings):
     """Return the id of a run whose trainer was killed."""
-    with started(mlflow_run(recipe="smoke", **SETTINGS | settings), uri) as process:
+    with started(mlflow_run(recipe="smoke", **SETTINGS | settings), uri, EXPERIMENT) as process:
         processes = after_epoch(1, process)
         for one in processes:
             one.kill()
@@ -255,7 +234,7 @@ def killed_after_first_epoch(uri, **settings):
 def test_of_two_resumes_at_once_one_trains_and_the_other_is_refused(uri):
     run_id = killed_after_first_epoch(uri)
     command = [sys.executable, "-m", "pipeline", "train", "baseline", "--resume", run_id]
-    with started(command, uri) as one, started(command, uri) as other:
+    with started(command, uri, EXPERIMENT) as one, started(command, uri, EXPERIMENT) as other:
         errors = [process.communicate(timeout=240)[1] for process in (one, other)]
     assert sorted([one.returncode, other.returncode]) == [0, 2]
     refused = errors[0 if one.returncode else 1]
@@ -274,12 +253,12 @@ def test_step_of_the_clock_in_mid_run_changes_nothing(uri, tmp_path):
     stat.write_text(Path("/proc/stat").read_text())
     mounted = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /proc/stat && exec "$@"', str(stat)]
     command = [sys.executable, "-m", "pipeline", "train", "smoke", "--train_examples", "none", "--epochs", "20"]
-    with started([*mounted, *command], uri) as process:
+    with started([*mounted, *command], uri, EXPERIMENT) as process:
         after_epoch(1, process)
         stat.write_text(re.sub(r"(?m)^btime (\d+)", lambda match: f"btime {int(match[1]) + 3600}", stat.read_text()))
         logged = runs("run")[0]
         resume = [*mounted, sys.executable, "-m", "pipeline", "train", "smoke", "--resume", logged.info.run_id]
-        with started(resume, uri) as intruder:
+        with started(resume, uri, EXPERIMENT) as intruder:
             _, errors = intruder.communicate(timeout=120)
             assert process.poll() is None, "it still trains"
             assert intruder.returncode == 2 and "is running as process" in errors
@@ -292,17 +271,17 @@ def test_step_of_the_clock_in_mid_run_changes_nothing(uri, tmp_path):
 def test_killed_run_of_folds_is_resumed_as_the_latest_in_the_fold_in_which_it_was(uri):
     command = [sys.executable, "-m", "pipeline", "train"]
     settings = ["--train_examples", "none", "--batch_size", "8", "--epochs", "3", "--folds", "3"]
-    with started([*command, "smoke", *settings], uri) as process:
+    with started([*command, "smoke", *settings], uri, EXPERIMENT) as process:
         assert any(line.startswith("fold 2/3") for line in process.stdout), process.stderr.read()
         for one in after_epoch(1, process):
             one.kill()
         process.wait(timeout=60)
     killed = runs("run")[0]
     assert {run.info.status for run in (killed, runs("fold")[0])} == {"RUNNING"}, "nobody was left to say otherwise"
-    with started([*command, "--resume", runs("fold")[0].info.run_id], uri) as process:
+    with started([*command, "--resume", runs("fold")[0].info.run_id], uri, EXPERIMENT) as process:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 2 and f"resume {killed.info.run_id}" in errors
-    with started([*command, "--resume", "latest"], uri) as process:
+    with started([*command, "--resume", "latest"], uri, EXPERIMENT) as process:
         output, errors = process.communicate(timeout=400)
         assert process.returncode == 0, errors
     assert f"run {killed.info.run_id} resumes after epoch 1 of 3 of fold 2 of 3" in output

@@ -16,10 +16,10 @@ from optuna.trial import TrialState
 
 from pipeline.commands import main
 from pipeline.tracking.tags import Tag, TrialOutcome
-from tests.support.mlflow_project import environment_of, have_ended, process_tree, run_project
+from tests.support.mlflow_project import environment_of, have_ended, process_tree, run_project, start
 from tests.support.paths import ROOT
 from tests.support.scripted import ScriptedExecutor, successful_trial
-from tests.support.stores import environment, tracking_store
+from tests.support.stores import tracking_store
 
 EXPERIMENT = "searches"
 WORKERS = min(2, os.cpu_count() or 1)
@@ -36,17 +36,8 @@ def storage(tmp_path):
     return f"sqlite:///{tmp_path}/optuna.db"
 
 
-def start(uri, *arguments):
-    """Start a driver in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "search", *arguments],
-        cwd=ROOT,
-        env=environment(uri, EXPERIMENT),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def start_driver(uri, *arguments):
+    return start([sys.executable, "-m", "pipeline", "search", *arguments], uri, EXPERIMENT)
 
 
 def finish(process, *, seconds=240):
@@ -107,7 +98,7 @@ def searched(uri, tmp_path_factory):
     storage = f"sqlite:///{tmp_path_factory.mktemp('study')}/optuna.db"
     settings = {"trials": 3, "final_top": 2, "final_seeds": 2, "epochs": 1, "pruner": "none", "storage": storage}
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    process = start(uri, "smoke", *words, "--workers", "1")
+    process = start_driver(uri, "smoke", *words, "--workers", "1")
     first = wait_for_line(process, "t000")
     wait_for_running_trial(storage)
     processes = process_tree(process)
@@ -227,7 +218,7 @@ def test_two_workers_train_two_trials_at_once(searched):
 
 def test_second_driver_is_refused_and_one_ctrl_c_stops_running_trials(uri, storage, capsys):
     arguments = ["smoke", "--trials", "50", "--epochs", "50", "--storage", storage]
-    process = start(uri, *arguments)
+    process = start_driver(uri, *arguments)
     wait_for_line(process, "budget")
     with environment_of(uri, EXPERIMENT):
         assert main.run(["search", *arguments]) == 2

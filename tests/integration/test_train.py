@@ -23,9 +23,17 @@ from pipeline.runtime.cpu import has_bfloat16
 from pipeline.runtime.text import format_metric
 from pipeline.tracking.tags import Tag
 from pipeline.training.progress import TrainingProgress
-from tests.support.mlflow_project import environment_of, have_ended, mlflow_run, process_tree, run_project, run_to_end
+from tests.support.mlflow_project import (
+    environment_of,
+    have_ended,
+    mlflow_run,
+    process_tree,
+    run_project,
+    run_to_end,
+    started,
+)
 from tests.support.paths import ROOT
-from tests.support.stores import environment, tracking_store
+from tests.support.stores import tracking_store
 
 EXPERIMENT = "training"
 
@@ -261,21 +269,10 @@ def test_diverged_training_is_a_failed_run_with_one_error_line(uri, capsys):
 @pytest.fixture
 def training(uri):
     """Start a long `mlflow run` and return its process after an epoch; nothing outlives the test."""
-    with subprocess.Popen(
-        mlflow_run("--experiment-name", EXPERIMENT, recipe="smoke", epochs=1000),
-        env=environment(uri, EXPERIMENT),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            assert any(line.startswith("epoch") for line in process.stdout), process.stderr.read()
-            yield process
-        finally:
-            for one in process_tree(process) if process.poll() is None else []:
-                one.kill()
+    command = mlflow_run("--experiment-name", EXPERIMENT, recipe="smoke", epochs=1000)
+    with started(command, uri, EXPERIMENT) as process:
+        assert any(line.startswith("epoch") for line in process.stdout), process.stderr.read()
+        yield process
 
 
 def test_ctrl_c_stops_mlflow_run_and_training_and_is_logged(training):

@@ -1,10 +1,11 @@
 """The project as users start it: the command `mlflow run`, and the environment of its processes."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import mlflow
@@ -27,6 +28,31 @@ def run_to_end(command, uri, experiment, *, variables=(), **options):
     """Run a command with a tracking store and an experiment, and return it completed, whatever its exit code."""
     env = environment(uri, experiment) | dict(variables)
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def start(command, uri, experiment):
+    """Start a command in a process group of its own, with a tracking store and an experiment; return its process."""
+    return subprocess.Popen(
+        command,
+        env=environment(uri, experiment),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@contextmanager
+def started(command, uri, experiment):
+    """Start a command as `start` does and yield its process; nothing of its process group outlives the block."""
+    process = start(command, uri, experiment)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
 
 
 class ProjectResult(NamedTuple):

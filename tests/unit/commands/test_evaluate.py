@@ -22,7 +22,7 @@ from pipeline.evaluation.corruptions import CORRUPTIONS
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import load_model
 from pipeline.tracking.tags import Tag
-from tests.support.mlflow_project import run_project
+from tests.support.mlflow_project import run_project, start
 from tests.support.paths import ROOT
 from tests.support.stores import environment
 
@@ -240,9 +240,7 @@ def test_evaluate_calibrate_registers_a_version_that_predicts_the_same_classes_w
 @pytest.mark.slow
 def test_evaluate_that_was_killed_is_closed_by_the_next_evaluation(evaluated, uri, run_id):
     command = [sys.executable, "-m", "pipeline", "evaluate", run_id]
-    process = subprocess.Popen(
-        command, env=environment(uri, "smoke"), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = start(command, uri, "smoke")
     assert any("strength 1" in line for line in process.stdout)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
