@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.search.finalists import FinalistTraining
+from pipeline.search.study import Study
 from pipeline.search.trial_states import enqueue
 from tests.support.scripted import (
     CONTINUOUS,
@@ -29,6 +30,24 @@ def study(tmp_path):
 
     def open_it(text=CONTINUOUS, *flags, **images):
         return open_study(tmp_path, make_search(tmp_path, text, *flags), **images)
+
+    return open_it
+
+
+@pytest.fixture
+def postgres_url(postgres, request):
+    """Return the URL of a database of the test's own on a PostgreSQL server."""
+    return postgres.database(request.node.name[:60])
+
+
+@pytest.fixture
+def shared_study(postgres_url, tmp_path, close_databases):
+    """Return a function that opens the study of the test on the PostgreSQL server."""
+
+    def open_it(text=CONTINUOUS, *flags):
+        search = make_search(tmp_path, text, *flags)
+        images = {"image_shape": (8, 8, 1), "training_images": 180, "classes": 10}
+        return Study(search, url=postgres_url, name="mine", **images)
 
     return open_it
 

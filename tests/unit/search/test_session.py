@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 
 import mlflow
 import optuna
@@ -17,38 +18,25 @@ from pipeline.runtime.process import process_of
 from pipeline.search import coordination, session
 from pipeline.search.attributes import FINAL, FINISHER, SEARCHED_SECONDS, WINNER
 from pipeline.search.session import ExclusiveCoordinator, SearchContext, SharedCoordinator
-from pipeline.search.study import Study
 from pipeline.tracking.tags import Tag, TrialOutcome
 from tests.support.scripted import DISCRETE, make_search, mlflow_store, open_study
 from tests.support.sleepers import finish, read_log, start_sleeper, wait_for
 
 
 @pytest.fixture
-def url(postgres, request):
-    return postgres.database(request.node.name[:60])
+def study(shared_study):
+    return partial(shared_study, DISCRETE)
 
 
 @pytest.fixture
-def study(url, tmp_path, close_databases):
-    return lambda text=DISCRETE, *flags: Study(
-        make_search(tmp_path, text, *flags),
-        url=url,
-        name="mine",
-        image_shape=(8, 8, 1),
-        training_images=180,
-        classes=10,
-    )
-
-
-@pytest.fixture
-def start(url, tmp_path):
+def start(postgres_url, tmp_path):
     """Return a function that starts a driver process on one study, whose trials have two epochs of so many seconds."""
     started = []
 
     def start_driver(seconds, *flags, together=1):
         uri, variables = mlflow.get_tracking_uri(), {"TOGETHER": str(together)}
         started.append(
-            start_sleeper(tmp_path, seconds, *flags, text=DISCRETE, uri=uri, storage=url, variables=variables)
+            start_sleeper(tmp_path, seconds, *flags, text=DISCRETE, uri=uri, storage=postgres_url, variables=variables)
         )
         return started[-1]
 
@@ -59,8 +47,8 @@ def start(url, tmp_path):
             sys.stderr.write(process.communicate()[1][-3000:])  # shown where the test fails
 
 
-def trials_of(url):
-    return optuna.load_study(study_name="mine", storage=optuna.storages.RDBStorage(url)).trials
+def trials_of(postgres_url):
+    return optuna.load_study(study_name="mine", storage=optuna.storages.RDBStorage(postgres_url)).trials
 
 
 def counted(trials):
@@ -73,7 +61,7 @@ def all_runs():
 
 
 def test_two_drivers_share_the_budget_and_one_recovers_the_trials_of_the_other_that_was_killed(
-    start, tmp_path, url, close_databases
+    start, tmp_path, postgres_url, close_databases
 ):
     flags = ["--trials", "5", "--final_top", "1", "--final_seeds", "1"]
     first, second = start(0.4, *flags, together=2), start(0.4, *flags, together=2)
@@ -84,7 +72,7 @@ def test_two_drivers_share_the_budget_and_one_recovers_the_trials_of_the_other_t
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     out = finish(second)
-    trials = trials_of(url)
+    trials = trials_of(postgres_url)
     assert len(counted(trials)) == 5, [trial.state for trial in trials]
     assert not [trial for trial in trials if trial.state in {TrialState.RUNNING, TrialState.WAITING}]
     ended = Counter(line[4] for line in read_log(tmp_path, "trial") if line[1] == "ended")
@@ -107,10 +95,12 @@ def test_two_drivers_share_the_budget_and_one_recovers_the_trials_of_the_other_t
 
 
 @pytest.mark.slow
-def test_three_drivers_train_no_configuration_twice_and_one_runs_the_final(start, tmp_path, url, close_databases):
+def test_three_drivers_train_no_configuration_twice_and_one_runs_the_final(
+    start, tmp_path, postgres_url, close_databases
+):
     flags = ["--trials", "6", "--final_top", "1", "--final_seeds", "2"]
     outs = [finish(process) for process in [start(0.1, *flags), start(0.1, *flags), start(0.1, *flags)]]
-    assert len(counted(trials_of(url))) == 6
+    assert len(counted(trials_of(postgres_url))) == 6
     assert Counter(line[4] for line in read_log(tmp_path, "trial") if line[1] == "began").most_common(1)[0][1] == 1
     assert len(read_log(tmp_path, "winner")) == 2, "began and ended, in one of them"
     assert sum("winner " in out for out in outs) >= 1

@@ -18,7 +18,6 @@ from pipeline.runtime.errors import UsageError
 from pipeline.search import storage
 from pipeline.search.loop import SearchLoop
 from pipeline.search.storage import RetryingRDBStorage, open_storage, retry_storage
-from pipeline.search.study import Study
 from tests.support.scripted import (
     CONTINUOUS,
     DISCRETE,
@@ -91,23 +90,6 @@ def test_cache_shows_what_others_wrote_after_a_refresh(study):
     other.complete(proposal.number, [0.6])
     mine.refresh()
     assert [trial.values for trial in mine.trials()] == [[0.5], [0.6]]
-
-
-@pytest.fixture
-def url(postgres, request):
-    return postgres.database(request.node.name[:60])
-
-
-@pytest.fixture
-def shared_study(url, tmp_path, close_databases):
-    return lambda text=CONTINUOUS, *flags: Study(
-        make_search(tmp_path, text, *flags),
-        url=url,
-        name="mine",
-        image_shape=(8, 8, 1),
-        training_images=180,
-        classes=10,
-    )
 
 
 def states(study):
@@ -212,9 +194,9 @@ def test_queued_configuration_that_was_taken_without_an_answer_is_proposed_again
     assert 0.01 in [one.params["learning_rate"] for one in proposals]
 
 
-def test_empty_database_can_be_opened_by_several_at_once(url, close_databases):
+def test_empty_database_can_be_opened_by_several_at_once(postgres_url, close_databases):
     with ThreadPoolExecutor(4) as pool:
-        storages = list(pool.map(open_storage, [url] * 4))
+        storages = list(pool.map(open_storage, [postgres_url] * 4))
     assert all(storage.get_all_studies() == [] for storage in storages)
 
 
@@ -224,10 +206,10 @@ def test_database_without_its_driver_is_refused_with_how_to_install_it(monkeypat
         open_storage("postgresql+psycopg://me@host/db")
 
 
-def test_wrong_password_is_refused_at_once_and_not_repeated(url, close_databases):
+def test_wrong_password_is_refused_at_once_and_not_repeated(postgres_url, close_databases):
     began = time.monotonic()
     with pytest.raises(UsageError, match="password authentication failed") as refused:
-        open_storage(url.replace("@", ":wr0ng-secret@"))
+        open_storage(postgres_url.replace("@", ":wr0ng-secret@"))
     assert "wr0ng" not in str(refused.value)
     assert time.monotonic() - began < storage.PATIENCE_SECONDS / 2
 
