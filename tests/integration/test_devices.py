@@ -18,9 +18,12 @@ import numpy as np
 from pipeline.runtime.imports import slow_imports
 with slow_imports():
     import tensorflow as tf
+    from pipeline.model.conv_mixer import build_stock_model
     from pipeline.training.callbacks import CheckpointSaver
     from pipeline.training.fit import fit
+    from pipeline.training.initial_weights import InitialWeights
     from pipeline.training.results import serving_model
+    from pipeline.training.teacher import Teacher
 # Tracing leaves objects that are looked through again and again
 gc.disable()
 # Optimizing the graphs takes longer than these trainings
@@ -38,9 +41,16 @@ settings = {
     "fast_layers": False,
 }
 
+architecture = {"filters": 4, "depth": 1, "kernel_size": 3, "patch_size": 2, "activation": "gelu"}
+network = build_stock_model(TrainingConfig.build(settings | architecture), digits.image_shape, 10)
+weights = {layer.name: layer.get_weights() for layer in network.layers if layer.weights}
+teacher = Teacher(InitialWeights("models:/m-1", weights, architecture | {"batch_norm_epsilon": 1e-3},
+                                 classes=digits.classes, image_shape=digits.image_shape))
+
 def train(config, strategy, start=None):
     states = []
-    fitted = fit(config, digits, [CheckpointSaver(states.append)], strategy=strategy, start=start)
+    taught_by = teacher if config.teacher else None
+    fitted = fit(config, digits, [CheckpointSaver(states.append)], teacher=taught_by, strategy=strategy, start=start)
     images = digits.test.take(np.arange(40))[0].astype(np.float32)
     predictions = serving_model(fitted.model, config, digits)(images)
     return {"history": fitted.history, "predictions": predictions.numpy().tolist()}, states
@@ -57,8 +67,8 @@ trainings[name]["resumed"], _ = train(config, mirrored, states[0])
 print(json.dumps(trainings))
 """
 # All that takes part in a step at once, as a training takes seconds to trace
-ALL = {"clip_norm": 0.1, "optimizer": "muon", "ema_momentum": 0.8, "steps_per_execution": 2}
-CHANGES = {"plain": {}, "clipped, Muon, averaged, in groups of steps": ALL}
+ALL = {"clip_norm": 0.1, "optimizer": "muon", "ema_momentum": 0.8, "steps_per_execution": 2, "teacher": "models:/m-1"}
+CHANGES = {"plain": {}, "clipped, Muon, averaged, in groups of steps, taught": ALL}
 
 
 @pytest.fixture(scope="module")
