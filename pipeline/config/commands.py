@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ from pipeline.config.arguments import parse_arguments, parse_with_positional
 from pipeline.config.base import Config
 from pipeline.config.monitor import ResultMetric
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.shell import install_extra_command
 from pipeline.runtime.text import one_line
 
 LATEST = "latest"
@@ -241,8 +241,7 @@ def parse_export(arguments: Sequence[str]) -> ExportCommand:
     if missing := [module.replace("_", "-") for module in modules if find_spec(module) is None]:
         raise UsageError(
             f"formats={settings.text('formats')} needs {' and '.join(missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} not installed; try: {sys.executable} -m pip install "
-            "-c requirements.lock -e '.[export]'"
+            f"{'is' if len(missing) == 1 else 'are'} not installed; try: {install_extra_command('export')}"
         )
     return ExportCommand(model, settings)
 

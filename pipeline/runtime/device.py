@@ -14,6 +14,7 @@ from pipeline.runtime import cpu
 from pipeline.runtime.cpu import available_cores, tune_malloc
 from pipeline.runtime.environment import EPSILON, FLOATX, IMAGE_DATA_FORMAT
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.shell import install_command
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -183,10 +184,11 @@ def unused_gpu(device: Device) -> str | None:
     names = _nvidia_gpus()
     if not names:
         return None
+    install = install_command(f"tensorflow[and-cuda]=={tf.__version__}")
     remedy = (
-        f'pip install "tensorflow[and-cuda]=={tf.__version__}" brings the CUDA libraries that match'
+        f"{install} brings the CUDA libraries that match"
         if tf.test.is_built_with_cuda()
-        else f"this TensorFlow was built without CUDA; on Linux pip install tensorflow[and-cuda]=={tf.__version__}"
+        else f"this TensorFlow was built without CUDA; on Linux {install}"
     )
     sees = f"TensorFlow {tf.__version__} sees no GPU and trains on the CPU"
     return f"this machine has {', '.join(names)} but {sees}: {remedy}"

@@ -25,6 +25,16 @@ def mlflow_command(*words: str) -> str:
     return shlex.join([_short(_bin() / "mlflow"), *words])
 
 
+def install_command(*requirements: str) -> str:
+    """Return a command with which pip installs packages beside this Python; `requirements` are not quoted."""
+    return shlex.join([_short(Path(sys.executable)), "-m", "pip", "install", *requirements])
+
+
+def install_extra_command(extra: str) -> str:
+    """Return a command that installs an extra of this project, such as ray, in the versions of its lock."""
+    return install_command("-c", "requirements.lock", "-e", f".[{extra}]")
+
+
 def _bin() -> Path:
     # not resolved: the links of a virtual environment lead out of it
     return Path(sys.executable).parent

@@ -1,7 +1,5 @@
 """Samplers: how the settings of a trial are chosen. A new one is an entry here, and a value of `sampler`."""
 
-import shlex
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -19,6 +17,7 @@ from optuna.samplers import (
 
 from pipeline.config.search import SearchConfig
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.shell import install_command
 
 # Trials of a generation: Optuna's 50 would leave most searches in the first one, which is random
 POPULATION = 20
@@ -59,8 +58,10 @@ def validate_sampler(settings: SearchConfig, *, conditional: bool) -> None:
         raise UsageError(f"sampler={sampler} must have a space without conditions, got some (when); try sampler=tpe")
     package = PACKAGES.get(sampler)
     if package and find_spec(package) is None:
-        install = f"{shlex.quote(sys.executable)} -m pip install --group {sampler}"
-        raise UsageError(f"sampler={sampler} must have the package {package}, which is not installed; try {install}")
+        raise UsageError(
+            f"sampler={sampler} must have the package {package}, which is not installed; try "
+            f"{install_command('--group', sampler)}"
+        )
 
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, Pen
 
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.retry import retry
+from pipeline.runtime.shell import install_extra_command
 from pipeline.runtime.urls import mask_password, storage_error
 
 # For how long, and how often, a database server that is unavailable is asked again: a restart, a fail-over
@@ -43,7 +44,7 @@ def open_storage(url: str | None) -> "SingleWriterCache | InMemoryStorage":
     except ImportError:
         raise UsageError(
             f"a storage such as {mask_password(url)} needs its driver: "
-            "pip install -c requirements.lock -e '.[postgres]' brings PostgreSQL's"
+            f"{install_extra_command('postgres')} brings PostgreSQL's"
         ) from None
     except Exception as error:  # noqa: BLE001 - each kind of database raises its own
         raise storage_error("the study's storage", url, error) from None

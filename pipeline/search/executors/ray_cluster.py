@@ -14,6 +14,7 @@ from typing import Any
 import pipeline
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.retry import retry
+from pipeline.runtime.shell import install_extra_command
 from pipeline.runtime.temporary_environment import temporary_environment
 from pipeline.search.executors.ray_results import summary_line
 
@@ -81,7 +82,7 @@ def connect(address: str) -> Iterator[Any]:
         try:
             import ray
         except ImportError:
-            raise UsageError("cluster needs Ray: pip install -c requirements.lock -e '.[ray]' brings it") from None
+            raise UsageError(f"cluster needs Ray: {install_extra_command('ray')} brings it") from None
         # that of an earlier cluster of this process
         ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
         _initialize(ray, address, options)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from pipeline.commands.main import run
+from pipeline.runtime.shell import install_extra_command
 from pipeline.serving.export import formats
 from pipeline.tracking.tags import Tag
 from pipeline.training import benchmark
@@ -141,5 +142,5 @@ def test_export_without_the_extra_says_what_to_install_at_once():
     assert done.returncode == 2 and time.process_time() - began < 2
     assert done.stderr == (
         "error: formats=onnx needs onnx and onnxruntime, which are not installed; "
-        f"try: {sys.executable} -m pip install -c requirements.lock -e '.[export]'\n"
+        f"try: {install_extra_command('export')}\n"
     )

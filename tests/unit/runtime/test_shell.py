@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runtime.shell import mlflow_command, project_command
+from pipeline.runtime.shell import install_command, install_extra_command, mlflow_command, project_command
 from tests.support.paths import ROOT
 
 
@@ -58,3 +58,15 @@ def test_mlflow_command_names_the_program_beside_python():
     (program, *words) = shlex.split(mlflow_command("ui", "--backend-store-uri", "sqlite:////a b"))
     assert Path(program).resolve() == Path(sys.executable).parent.resolve() / "mlflow"
     assert words == ["ui", "--backend-store-uri", "sqlite:////a b"]
+
+
+def test_install_command_names_this_python_and_quotes_requirements(fake_environment):
+    folder = fake_environment()
+    words = shlex.split(install_command("tensorflow[and-cuda]==2.21.0"))
+    assert words == [str(folder / "python"), "-m", "pip", "install", "tensorflow[and-cuda]==2.21.0"]
+
+
+def test_install_extra_command_takes_the_versions_of_the_lock(fake_environment, tmp_path, monkeypatch):
+    fake_environment()
+    monkeypatch.chdir(tmp_path)
+    assert install_extra_command("ray") == "'my env/bin/python' -m pip install -c requirements.lock -e '.[ray]'"

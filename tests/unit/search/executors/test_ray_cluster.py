@@ -94,7 +94,7 @@ def test_missing_cluster_raises_usage_error_of_one_line(home, monkeypatch):
 
 def test_missing_ray_raises_usage_error_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"cluster needs Ray: pip install .*\.\[ray\]"), connect("local"):
+    with pytest.raises(UsageError, match=r"cluster needs Ray: .* -m pip install .*\.\[ray\]"), connect("local"):
         pass
 
 
