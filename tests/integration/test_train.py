@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -175,14 +176,15 @@ def test_git_uri_runs_the_commit_it_names(finished, repository):
     assert (logged.data.tags[Tag.GIT_COMMIT], logged.data.tags[Tag.GIT_DIRTY]) == (commit, "false")
 
 
-def test_output_states_results_and_next_steps(finished):
+def test_output_states_results_and_next_steps(finished, uri):
     completed, logged = finished
     lines = completed.stdout.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["data", "model", "device"]
     assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["1/2", "2/2"]
     assert f"test accuracy {format_metric('accuracy', logged.data.metrics['test_accuracy'])}" in completed.stdout
     assert logged.info.run_id in completed.stdout
-    assert "mlflow ui --backend-store-uri sqlite:///" in completed.stdout
+    (ui,) = (shlex.split(line) for line in lines if line.startswith("ui "))
+    assert ui[1:] == [str(Path(sys.executable).parent / "mlflow"), "ui", "--backend-store-uri", uri]
     warnings = [line for line in completed.stderr.splitlines() if " INFO mlflow." not in line]
     assert all(line.startswith("warning: validation will lag behind") for line in warnings), completed.stderr
 

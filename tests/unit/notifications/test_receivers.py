@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import time
 
@@ -108,7 +109,7 @@ def test_webhook_name_and_folder_hold_no_secret():
 def python(code, tmp_path):
     script = tmp_path / "receive it.py"
     script.write_text(code)
-    return f"{sys.executable} '{script}' 'two words' $HOME"
+    return f"{shlex.quote(sys.executable)} '{script}' 'two words' $HOME"
 
 
 def test_command_gets_a_line_of_json_without_a_shell(tmp_path):
