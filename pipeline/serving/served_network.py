@@ -103,9 +103,8 @@ def _load_keras(archive: str) -> Network:
         )
     model: Any = keras.saving.load_model(archive, compile=False, safe_mode=True)
     shape: tuple[int, int, int] = tuple(model.input_shape[1:])
-    traced = tf.function(
-        lambda images: model(images, training=False), input_signature=[tf.TensorSpec((None, *shape), tf.float32)]
-    )
+    pixels = tf.TensorSpec((None, *shape), tf.float32)
+    traced = tf.function(lambda images: model(images, training=False), input_signature=[pixels], autograph=False)
     # TensorFlow divides each batch among the cores, and is faster with fewer, larger batches.
     return Network(f"Keras {keras.__version__}", shape, 1, lambda images: traced(images).numpy())
 

@@ -50,13 +50,14 @@ def test_load_network_with_onnx_answers_each_image_to_the_bit_whatever_its_batch
     assert logged.messages[0].startswith("The network runs on ONNX Runtime") and "proven equal" in logged.messages[0]
 
 
-def test_load_network_with_keras_when_told_answers_the_same(artifacts, model, monkeypatch, logged):
+def test_load_network_with_keras_when_told_answers_the_same(artifacts, model, monkeypatch, logged, converted):
     monkeypatch.setenv("CONVMIXER_SERVING_RUNTIME", "keras")
     network = load_network(artifacts)
     assert network.shape == SHAPE
     for size in (1, 8, 33):
         np.testing.assert_allclose(network.predict(IMAGES[:size]), model.predict_on_batch(IMAGES)[:size], atol=1e-6)
     assert logged.messages[0] == f"The network runs on Keras {keras.__version__} (CONVMIXER_SERVING_RUNTIME=keras)"
+    assert not converted
 
 
 def test_load_network_without_onnx_or_its_runtime_uses_keras_and_says_why(artifacts, monkeypatch, logged):
