@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import mlflow
+import pytest
+from mlflow.tracking import fluent
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 
@@ -79,7 +81,12 @@ def copied_store(source, folder):
 def _used(file):
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{file}")
-    try:
-        yield mlflow.get_tracking_uri()
-    finally:
-        mlflow.set_tracking_uri(before)
+    with pytest.MonkeyPatch.context() as patch:
+        # What `mlflow.set_experiment` sets, also for the processes that a test starts, is for this store alone
+        patch.setattr(fluent, "_active_experiment_id", None)
+        patch.setenv("MLFLOW_EXPERIMENT_ID", "")
+        patch.delenv("MLFLOW_EXPERIMENT_ID")
+        try:
+            yield mlflow.get_tracking_uri()
+        finally:
+            mlflow.set_tracking_uri(before)
