@@ -60,7 +60,7 @@ def test_search_with_refit_and_ensemble_opens_the_test_set_once(handed_over, cap
     np.testing.assert_allclose(model.predict(images, verbose=0), mean, atol=1e-6)
 
     assert main.run(["evaluate", refit.info.run_id, "--split", "validation"]) == 2
-    assert "trained on the validation images too" in capsys.readouterr().err
+    assert "got the validation images of digits, its training data; try split=test" in capsys.readouterr().err
     arguments = ["--split", "validation", "--corrupted_images", "10"]
     assert main.run(["evaluate", ensemble.info.run_id, *arguments]) == 0
     accuracy = mlflow.get_run(ensemble.info.run_id).data.metrics["evaluation/digits-validation/accuracy"]
