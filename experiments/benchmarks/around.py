@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from own_store import use_store, with_store
 
 from pipeline.config.recipe import read_recipe
 from pipeline.config.training import DataConfig, TrainingConfig
@@ -215,7 +216,7 @@ def time_tracking() -> Iterator[tuple[str, float]]:
     for name in TIMED_METHODS:
         time_method(name)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        use_store(f"sqlite:///{folder}/mlflow.db")
         # Artifacts are stored below the working directory.
         os.chdir(folder)
         with open(os.devnull, "w", encoding="utf-8") as devnull, redirect_stdout(devnull):
@@ -248,7 +249,7 @@ def seconds_to_exit(command: list[str]) -> float:
 def seconds_to_line(prefix: str, command: list[str]) -> float:
     """Run a training in a temporary store and return the seconds until it prints a line with a prefix; then kill it."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PYTHONPATH": str(ROOT)}
+        environment = with_store(f"sqlite:///{folder}/mlflow.db", PYTHONPATH=str(ROOT))
         started = time.perf_counter()
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, cwd=folder

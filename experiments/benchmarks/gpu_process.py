@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pynvml
+from own_store import with_store
 
 ROOT = Path(__file__).parents[2]
 # between two readings of the device's memory
@@ -88,11 +89,7 @@ class Session:
     @contextmanager
     def running(self, command: list[str]) -> Iterator[subprocess.Popen[str]]:
         """Context manager: run a process in a group of its own, which is killed at the deadline and at the end."""
-        environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "MLFLOW_TRACKING_URI": self.tracking_uri,
-            "XDG_CACHE_HOME": str(self.folder / "cache"),
-        }
+        environment = with_store(self.tracking_uri, PYTHONPATH=str(ROOT), XDG_CACHE_HOME=str(self.folder / "cache"))
         errors = self.folder / "output.txt"
         with open(errors, "a") as log:
             log.write(f"$ {' '.join(command)}\n")

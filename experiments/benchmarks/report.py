@@ -7,7 +7,6 @@ A new folder is first filled with runs; a folder that has a store is used as it 
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from own_store import with_store
 
 from pipeline.config.recipe import to_yaml
 from pipeline.config.training import TrainingConfig
@@ -122,7 +122,7 @@ def main() -> None:
     with running_server(folder, store_uri) if options.served else nullcontext(store_uri) as tracking_uri:
         started = time.perf_counter()
         command = [sys.executable, "-m", "pipeline", "report", EXPERIMENT, "--folder", str(folder / "reports")]
-        subprocess.run(command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": tracking_uri}, check=True)
+        subprocess.run(command, cwd=ROOT, env=with_store(tracking_uri), check=True)
         print(f"report on {options.runs:,} runs in {time.perf_counter() - started:.1f} s")
 
 

@@ -7,7 +7,6 @@ because the system takes them back when it needs memory.
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from own_store import with_store
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -74,12 +74,9 @@ def train(folder: Path, settings: dict[str, int]) -> tuple[float, float, float]:
     """
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "pipeline", "train", "digits", "--dataset", str(folder / "images"), *flags]
-    environment = os.environ | {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "XDG_CACHE_HOME": str(folder / "cache"),
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = with_store(
+        f"sqlite:///{folder}/mlflow.db", XDG_CACHE_HOME=str(folder / "cache"), PYTHONPATH=str(ROOT)
+    )
     started = time.perf_counter()
     # the last line that begins with each word, and the seconds until it was printed
     output: dict[str, tuple[float, str]] = {}

@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 import psutil
+from own_store import use_store
 
 from pipeline.config.recipe import read_recipe
 from pipeline.config.training import TrainingConfig
@@ -60,7 +61,8 @@ def main() -> None:
     """Print the tables."""
     set_environment(os.environ)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
-        os.environ |= {"XDG_CACHE_HOME": f"{folder}/cache", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        use_store(f"sqlite:///{folder}/mlflow.db")
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         with redirect_stdout(sys.stderr):
             register_model(Path(folder))
         print("| server | start, s | memory after the start, MiB |\n|---|---|---|")

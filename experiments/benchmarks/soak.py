@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from own_store import with_store
 
 from pipeline.tracking.tags import Role, Tag
 
@@ -67,16 +68,13 @@ class Sandbox:
         (folder / "tmp").mkdir()
         # MLflow's server leaves what it receives when it is killed
         (folder / "server-tmp").mkdir()
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        self.environment = inherited | {
+        self.environment = with_store(self.uri) | {
             MARKER: uuid.uuid4().hex,
             "XDG_CACHE_HOME": str(folder / "cache"),
             "MPLCONFIGDIR": str(folder / "matplotlib"),
             "TMPDIR": str(folder / "tmp"),
             "PYTHONPATH": str(ROOT),
-            "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_TRACKING_URI": self.uri,
             "MLFLOW_EXPERIMENT_NAME": EXPERIMENT,
             "OPTUNA_STORAGE": f"sqlite:///{folder}/optuna.db",
         }

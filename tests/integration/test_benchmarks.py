@@ -6,6 +6,7 @@ That of a GPU keeps what it has measured, within its time, whatever fails; here 
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ GPU_MODULES = ("gpu", "gpu_process", "gpu_service", "gpu_trace")
 @pytest.fixture(scope="module")
 def benchmark_module():
     """Return a function that imports a benchmark by name: it is a script in a folder that is no package."""
-    names = ("proxy", "search", "replay", "record", "time_to_accuracy", "step", *GPU_MODULES)
+    names = ("proxy", "search", "replay", "record", "time_to_accuracy", "step", "own_store", *GPU_MODULES)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "experiments" / "benchmarks"))
         for name in names:
@@ -45,6 +46,15 @@ def proxy(benchmark_module):
 @pytest.fixture(scope="module")
 def search(benchmark_module):
     return benchmark_module("search")
+
+
+def test_benchmarks_log_to_a_store_of_their_own_whatever_the_users_variables_name(benchmark_module, monkeypatch):
+    own_store = benchmark_module("own_store")
+    monkeypatch.setattr(os, "environ", {"MLFLOW_RUN_ID": "a", "MLFLOW_EXPERIMENT_ID": "1", "HOME": "/home/me"})
+    expected = {"HOME": "/home/me", "MLFLOW_TRACKING_URI": "sqlite:////s.db", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    assert own_store.with_store("sqlite:////s.db", PYTHONPATH="/p") == expected | {"PYTHONPATH": "/p"}
+    own_store.use_store("sqlite:////s.db")
+    assert os.environ == expected
 
 
 def test_ablation_resumed_trains_only_what_is_not_in_its_file(proxy, tmp_path, capsys):
