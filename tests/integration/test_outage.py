@@ -29,19 +29,26 @@ EPOCHS = 8
 CURVES = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"}
 ARTIFACTS = [
     *("config.yaml", "history.csv", "images", "model_card.md", "per_class.csv", "per_class.json", "plots"),
-    *("test_predictions.csv", "test_predictions.json", "validation_predictions.csv", "validation_predictions.json"),
-    "validation_per_class.csv",
+    *("test_predictions.csv", "test_predictions.json", "validation_per_class.csv"),
+    *("validation_predictions.csv", "validation_predictions.json"),
 ]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """Start a tracking server that tests may stop and start."""
+def tracking_server(tmp_path_factory):
     with server(tmp_path_factory.mktemp("server")) as tracking_server:
         yield tracking_server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def served(tracking_server):
+    """Return a tracking server that the test may stop and start; it runs, whatever the test before has left."""
+    if not tracking_server.is_running:
+        tracking_server.start()
+    return tracking_server
+
+
+@pytest.fixture
 def proxy(served):
     """Start a proxy before the server."""
     proxy = Proxy(served.port)
@@ -139,7 +146,7 @@ def test_run_that_ends_without_its_server_is_sent_and_registered_later(served):
         after_epoch(1, process)
         served.end(signal.SIGKILL)
         out, _ = finish(process)
-    assert re.findall(r"test accuracy [\d.]+%", out)
+    assert re.findall(r"test accuracy [\d.]+ %", out)
     (line,) = [line for line in out.splitlines() if line.startswith("pending  ")]
     assert "-e doctor" in line
     assert "registry not registered yet: it will be when the pending records have been sent" in out.splitlines()

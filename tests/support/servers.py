@@ -36,6 +36,10 @@ class Server:
         self._store = store
         self._process = None
 
+    @property
+    def is_running(self):
+        return self._process is not None
+
     def start(self):
         """Start the server, and wait until it answers."""
         variables = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
