@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arguments import take_no_arguments
 from own_store import use_store, with_store
 
 from pipeline.config.recipe import read_recipe
@@ -38,6 +39,7 @@ TIMED_METHODS = (
 
 def main() -> None:
     """Print the tables."""
+    take_no_arguments(__doc__)
     set_environment(os.environ)
     print("| start | seconds |\n|---|---|")
     for name, seconds in time_starts():

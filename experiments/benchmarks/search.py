@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pandas as pd
+from arguments import take_no_arguments
 from replay import NullStudyRun, RecordedCurves, ReplayExecutor, SearchLog
 
 from pipeline.runtime.console import Console
@@ -166,6 +167,7 @@ def _quartiles(epochs: np.ndarray) -> str:
 
 def main() -> None:
     """Print a comparison for each set of curves."""
+    take_no_arguments(__doc__)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for file, search in RECORDED.items():
         recorded = RecordedCurves(parse_search([search]), FOLDER / file)

@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 import psutil
+from arguments import take_no_arguments
 from own_store import use_store
 
 from pipeline.config.recipe import read_recipe
@@ -59,6 +60,7 @@ class Load(NamedTuple):
 
 def main() -> None:
     """Print the tables."""
+    take_no_arguments(__doc__)
     set_environment(os.environ)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         use_store(f"sqlite:///{folder}/mlflow.db")

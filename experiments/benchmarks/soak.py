@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from arguments import take_no_arguments
 from own_store import with_store
 
 from pipeline.tracking.tags import Role, Tag
@@ -334,6 +335,7 @@ def check_growth(growth: list[tuple[float, int]]) -> list[str]:
 
 def main() -> int:
     """Run the soak, resume what was interrupted, check the promises, and return the exit code."""
+    take_no_arguments(__doc__)
     minutes, seed = float(os.environ.get("SOAK_MINUTES", "5")), os.environ.get("SOAK_SEED", "0")
     sandbox = Sandbox(Path(tempfile.mkdtemp(prefix="soak-")))
     print(f"soak      {minutes:g} minutes, seed {seed}, in {sandbox.folder}", flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from arguments import take_no_arguments
 from matplotlib.axes import Axes
 
 HERE = Path(__file__).parent
@@ -18,6 +19,7 @@ COLOURS = {"baseline": "tab:gray", "fast with AdamW": "tab:orange", "fast": "tab
 
 def main() -> None:
     """Plot the runs on the original images beside those on the JPEG files."""
+    take_no_arguments(__doc__)
     runs = pd.read_csv(HERE / "ten-epochs.csv")
     figure, panels = plt.subplots(ncols=len(TITLES), figsize=(10, 4.2), sharey=True, layout="constrained")
     for axes, (images, title) in zip(panels, TITLES.items(), strict=True):

@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ GPU_MODULES = ("gpu", "gpu_process", "gpu_service", "gpu_trace")
 @pytest.fixture(scope="module")
 def benchmark_module():
     """Return a function that imports a benchmark by name: it is a script in a folder that is no package."""
-    names = ("proxy", "search", "replay", "record", "time_to_accuracy", "step", "own_store", *GPU_MODULES)
+    names = ("proxy", "search", "replay", "record", "time_to_accuracy", "step", "own_store", "arguments", *GPU_MODULES)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "experiments" / "benchmarks"))
         for name in names:
@@ -46,6 +47,26 @@ def proxy(benchmark_module):
 @pytest.fixture(scope="module")
 def search(benchmark_module):
     return benchmark_module("search")
+
+
+def test_benchmarks_that_take_no_arguments_answer_help_and_refuse_others(benchmark_module, monkeypatch, capsys):
+    take_no_arguments = benchmark_module("arguments").take_no_arguments
+    monkeypatch.setattr(sys, "argv", ["soak.py"])
+    take_no_arguments("What it measures.")
+    for word, code in (("--help", 0), ("--minutes", 2)):
+        monkeypatch.setattr(sys, "argv", ["soak.py", word])
+        with pytest.raises(SystemExit) as ended:
+            take_no_arguments("What it measures.")
+        assert ended.value.code == code
+    out, err = capsys.readouterr()
+    assert "What it measures." in out and "unrecognized arguments: --minutes" in err
+
+
+def test_each_benchmark_reads_its_command_line():
+    scripts = [file.read_text() for file in (ROOT / "experiments" / "benchmarks").glob("*.py")]
+    started = [script for script in scripts if re.search("^def main\\(\\)", script, re.MULTILINE)]
+    assert len(started) > 10
+    assert [text[:60] for text in started if not re.search("take_no_arguments\\(__doc__|ArgumentParser", text)] == []
 
 
 def test_benchmarks_log_to_a_store_of_their_own_whatever_the_users_variables_name(benchmark_module, monkeypatch):
