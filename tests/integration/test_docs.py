@@ -276,7 +276,7 @@ def test_documented_digits_command_trains(words, tmp_path):
     }
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(re.findall(r"test accuracy ([\d.]+)%", done.stdout)[0]) >= 95
+    assert float(re.findall(r"test accuracy ([\d.]+) %", done.stdout)[0]) >= 95
 
 
 @pytest.mark.slow
