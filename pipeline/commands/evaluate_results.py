@@ -22,7 +22,7 @@ from pipeline.evaluation.metrics import (
     predictions_view,
 )
 from pipeline.evaluation.robustness import EvaluationResult
-from pipeline.runtime.text import count, one_line
+from pipeline.runtime.text import count, format_share, one_line
 from pipeline.tracking.models import LoggedModel
 from pipeline.tracking.run import TrackedRun
 
@@ -156,16 +156,17 @@ def summarize(result: EvaluationResult, scaled: ScaledResult | None, subset: Sub
     """Return the results of an evaluation in one line."""
     metrics = result.metrics
     text = (
-        f"{subset}: accuracy {metrics['accuracy']:.2%} of {count(len(subset.split), 'image')}, expected calibration "
-        f"error {metrics['ece']:.2%} (mean confidence {metrics['mean_confidence']:.2%}), negative log likelihood "
-        f"{metrics['nll']:.4f}, Brier score {metrics['brier_score']:.4f}; mean accuracy under corruptions "
-        f"{metrics['mean_corruption_accuracy']:.2%}"
+        f"{subset}: accuracy {format_share(metrics['accuracy'])} of {count(len(subset.split), 'image')}, expected "
+        f"calibration error {format_share(metrics['ece'])} (mean confidence "
+        f"{format_share(metrics['mean_confidence'])}), negative log likelihood {metrics['nll']:.4f}, Brier score "
+        f"{metrics['brier_score']:.4f}; mean accuracy under corruptions "
+        f"{format_share(metrics['mean_corruption_accuracy'])}"
     )
     if scaled is None:
         return text
     return (
         f"{text}; with temperature {scaled.temperature:.3f}: expected calibration error "
-        f"{scaled.metrics['scaled_ece']:.2%}, negative log likelihood {scaled.metrics['scaled_nll']:.4f}"
+        f"{format_share(scaled.metrics['scaled_ece'])}, negative log likelihood {scaled.metrics['scaled_nll']:.4f}"
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.evaluation.figures.training import confusion_matrix
 from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import csv_row
-from pipeline.runtime.text import count, join_names
+from pipeline.runtime.text import count, format_share, join_names
 from pipeline.tracking.client import NotFound, TrackingClient
 from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.models import LoggedModel, load_model, resolve_model_uri
@@ -83,7 +83,7 @@ class PredictionSummary:
         text = f"{count(self.predicted, 'image')} predicted"
         if self.labelled:
             some = f" of {self.labelled:,} of them" if self.labelled < self.predicted else ""
-            text += f", accuracy {self.metrics['accuracy']:.2%}{some} by the names of their folders"
+            text += f", accuracy {format_share(self.metrics['accuracy'])}{some} by the names of their folders"
         if self.unreadable:
             text += f"; {count(self.unreadable, 'file')} could not be read: their rows have the reason"
         return text

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline.evaluation import metrics
 from pipeline.evaluation.corruptions import CORRUPTIONS, STRENGTHS, Corruption, Images
+from pipeline.runtime.text import format_share
 
 BINS = 15  # of confidence, as in Guo et al. 2017
 VALUES = 2**22  # pixel values at a time, so that no data set has to fit into memory
@@ -83,7 +84,8 @@ def evaluate_robustness(
     rows = [("none", 0, metrics.accuracy(probabilities[chosen], labels[chosen]))]
     for row in _corrupted_accuracies(predict, split, labels, chosen):
         rows.append(row)
-        report("{:<17} strength {}: accuracy {:.2%}".format(*row))
+        corruption, strength, accuracy = row
+        report(f"{corruption:<17} strength {strength}: accuracy {format_share(accuracy)}")
     corruptions = pd.DataFrame(rows, columns=["corruption", "strength", "accuracy"])
     return EvaluationResult(
         metrics={

@@ -141,6 +141,11 @@ def format_bare(metric: str, value: float, flag: str = "") -> str:
     return f"{100 * value:{flag}.2f}" if is_share(metric) else f"{value:{flag}.4f}"
 
 
+def format_share(value: float) -> str:
+    """Return a share in per cent, as those of metrics are: `81.30 %`."""
+    return format_metric("accuracy", value)
+
+
 def format_duration(seconds: float) -> str:
     """Return a duration: `40 s`, `12 min` or `3 h 20 min`."""
     if seconds < 90:

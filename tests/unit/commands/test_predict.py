@@ -78,7 +78,7 @@ def test_predict_of_folders_with_class_names_logs_accuracy_and_confusion_matrix(
     ]
     plots = [file.path for file in mlflow.MlflowClient().list_artifacts(own_run.info.run_id, "plots")]
     assert plots == ["plots/confusion_matrix.png", "plots/confusion_matrix.svg"]
-    assert "accuracy 75.00% by the names of their folders" in output
+    assert "accuracy 75.00 % by the names of their folders" in output
 
 
 def test_predict_measures_accuracy_on_images_in_class_folders_only(run_predict, tmp_path):
@@ -87,7 +87,7 @@ def test_predict_measures_accuracy_on_images_in_class_folders_only(run_predict, 
     code, own_run, table, output = run_predict(tmp_path / "images")
     assert code == 0 and own_run.data.metrics == {"images": 2, "unreadable": 0, "accuracy": 1.0}
     assert table["truth"].tolist() == ["", "red"]
-    assert "2 images predicted, accuracy 100.00% of 1 of them by the names of their folders" in output
+    assert "2 images predicted, accuracy 100.00 % of 1 of them by the names of their folders" in output
 
 
 def test_predict_with_a_folder_of_another_name_logs_no_accuracy(run_predict, tmp_path):

@@ -8,6 +8,7 @@ from pipeline.runtime.text import (
     count,
     format_duration,
     format_metric,
+    format_share,
     format_value,
     join_names,
     nearest,
@@ -118,3 +119,7 @@ def test_percent_rounds_no_fraction_up_to_100() -> None:
 )
 def test_format_metric_shows_accuracies_in_percent(arguments, text) -> None:
     assert format_metric(*arguments) == text
+
+
+def test_format_share_is_in_percent_as_accuracies_are() -> None:
+    assert (format_share(0.81304), format_share(1)) == ("81.30 %", "100.00 %")
