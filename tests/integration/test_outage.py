@@ -152,7 +152,7 @@ def test_run_that_ends_without_its_server_is_sent_and_registered_later(served):
     assert re.findall(r"test accuracy [\d.]+ %", out)
     (line,) = [line for line in out.splitlines() if line.startswith("pending  ")]
     assert project_command("doctor") in line
-    assert "registry not registered yet: it will be when the pending records have been sent" in out.splitlines()
+    assert "registry  not registered yet: it will be when the pending records have been sent" in out.splitlines()
     served.start()
     mlflow.set_tracking_uri(served.uri)
     assert latest_run(served.uri).info.status == "RUNNING"
