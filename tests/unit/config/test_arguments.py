@@ -61,6 +61,7 @@ def test_parse_arguments_returns_only_what_was_given_as_text(arguments, given):
         (("more",), "settings are given as --name value, got 'more'"),
         (("--red", "4", "more"), "settings are given as --name value, got 'more'"),
         (("--",), "settings are given as --name value, got '--'"),
+        (("-h3",), "settings are given as --name value, got '-h3'"),
         (("--again",), "unknown setting 'again'"),
     ],
 )
