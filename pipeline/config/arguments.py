@@ -79,7 +79,7 @@ def parse_arguments(
 
     # --learning-rate is --learning_rate
     words = [re.sub("^--[^=]+", _underscored, word) for word in arguments]
-    # Since Python 3.12 argparse takes -h3 for -h
+    # Since Python 3.13 argparse takes -h3 for -h
     if joined := [word for word in words if re.match("-h.", word, re.DOTALL)]:
         raise UsageError(f"settings are given as --name value, got {shown(joined[0])}")
     given, rest = parser.parse_known_args(words)
