@@ -19,6 +19,7 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.subset import build_subset
 from pipeline.evaluation.calibration import scale_probabilities
 from pipeline.evaluation.corruptions import CORRUPTIONS
+from pipeline.runtime.text import format_share
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import load_model
 from pipeline.tracking.tags import Tag
@@ -104,7 +105,8 @@ def test_evaluate_prints_a_line_for_each_class_and_the_calibration_before_and_af
     assert [line.split()[0] for line in lines[start + 1 : start + 11]] == list("0123456789")
     assert [int(line.split()[-1]) for line in lines[start + 1 : start + 11]] == table["images"].tolist()
     temperature = after.data.metrics[f"{METRICS}/temperature"]
-    scaled = f"expected calibration error {after.data.metrics[f'{METRICS}/scaled_ece']:.2%}"
+    error = format_share(after.data.metrics[f"{METRICS}/scaled_ece"])
+    scaled = f"expected calibration error {error}"
     assert f"with temperature {temperature:.3f}: {scaled}, negative log likelihood " in output
 
 
