@@ -202,7 +202,8 @@ def test_empty_database_can_be_opened_by_several_at_once(postgres_url, close_dat
 
 def test_database_without_its_driver_is_refused_with_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)  # as where it is not installed
-    with pytest.raises(UsageError, match=r"storage such as .*//me@host/db needs its driver: .* -m pip"):
+    message = r"storage such as postgresql\+psycopg://me@host/db needs its driver: .* -m pip install .*\.\[postgres\]"
+    with pytest.raises(UsageError, match=message):
         open_storage("postgresql+psycopg://me@host/db")
 
 
