@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.data.decode import has_16_bits, highest_value, load_pixels, open_image, read_image, resize_to
+from pipeline.data.decode import (
+    describe_12_bits,
+    has_16_bits,
+    highest_value,
+    load_pixels,
+    open_image,
+    read_image,
+    resize_to,
+)
 from pipeline.data.read_images import read_batch
 from tests.support.image_files import COLOR, GRAY, random_image, save_image
 
@@ -86,6 +94,12 @@ def test_read_image_refuses_pnm_that_would_be_decoded_in_python(tmp_path, conten
     (tmp_path / "a.ppm").write_bytes(content)
     with pytest.raises(ValueError, match="PNM files must be binary"):
         read_image(str(tmp_path / "a.ppm"))
+
+
+def test_describe_12_bits_speaks_of_nearly_black_pixels_alone():
+    highest_of_12_bits = round(255 * 4095 / 65_535)
+    assert "as if of 12 bits" in describe_12_bits(highest_of_12_bits)
+    assert not any(map(describe_12_bits, (None, 0, highest_of_12_bits + 1)))
 
 
 def test_read_image_of_twelve_bits_in_a_tiff_scales_them(tmp_path):

@@ -65,6 +65,12 @@ def test_find_splits_takes_other_names_for_classes(tmp_path, classes):
     assert find_splits(tmp_path) == {"train": tmp_path}
 
 
+def test_find_splits_takes_a_folder_train_with_class_folders_for_a_split_and_not_for_a_class(tmp_path, caplog):
+    touch(tmp_path, *grid(("train",), ("cat", "dog")), "notes/1.txt")
+    assert find_splits(tmp_path) == {"train": tmp_path / "train"}
+    assert "has a train folder; ignored beside it: notes" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["set_1", "latest", "train_test", "trainers", "", "42", "é"])
 def test_parse_split_of_another_name_is_none(name):
     assert parse_split(name) is None
@@ -74,6 +80,11 @@ def test_name_splits_prefers_plain_words():
     names = ["train", "train_augmented", "test", "test_augmented"]
     assert name_splits(names) == {"train": "train", "test": "test"}
     assert name_splits(["a_train", "a_test", "b_train", "b_test"]) == {}, "there is no telling which"
+
+
+def test_name_splits_takes_other_words_for_a_class_unless_another_split_has_them():
+    assert name_splits(["steam_train", "bus"]) == {}
+    assert name_splits(["steam_train", "steam_test", "bus"]) == {"steam_train": "train", "steam_test": "test"}
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,16 @@ def test_walk_images_counts_other_files_but_no_clutter(tmp_path):
     assert passed_over == {".heic": 2, "without a suffix": 1}
 
 
+def test_walk_images_enters_a_folder_once_however_many_links_lead_to_it(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.png").touch()
+    (tmp_path / "images").mkdir()
+    for link in ("a", "b"):
+        (tmp_path / "images" / link).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "images")
+    assert len(list(walk_images(tmp_path / "images", Counter()))) == 1
+
+
 def test_describe_passed_over_names_the_most_frequent_first_and_counts_the_rest():
     assert describe_passed_over(Counter({".a": 1, ".heic": 1200})) == "1,201 files (1,200 .heic, 1 .a)"
     many = Counter({f".{number}": 9 - number for number in range(8)})

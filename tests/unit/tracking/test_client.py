@@ -1,5 +1,6 @@
 """The client through which the program asks MLflow, on a real store."""
 
+import functools
 import gc
 
 import mlflow
@@ -76,6 +77,13 @@ def test_search_runs_yields_each_run_of_all_pages_once_while_others_begin(tracki
         if len(found) == 2:
             tracking.create_run(experiment_id)  # moves a run that was on the first page to the second
     assert sorted(found) == sorted(earlier)
+
+
+def test_search_experiments_yields_the_experiments_of_all_pages(tracking, monkeypatch):
+    ids = {tracking.create_experiment(f"page {number}") for number in range(3)}
+    search = tracking.mlflow.search_experiments
+    monkeypatch.setattr(tracking.mlflow, "search_experiments", functools.partial(search, max_results=2))
+    assert ids <= {experiment.experiment_id for experiment in tracking.search_experiments()}
 
 
 def test_search_runs_applies_the_filter_and_rejects_one_that_cannot_be_parsed(tracking, experiment_id):

@@ -17,6 +17,7 @@ from pipeline.tracking.lifecycle import attach_run, start_run
 from pipeline.tracking.outbox import delivery
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.tags import Role, Tag
+from tests.support.sleepers import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,16 @@ def test_start_run_refuses_a_project_run_in_which_something_has_begun(opened_by_
     with pytest.raises(UsageError, match="^MLFLOW_RUN_ID must name a run in which nothing has begun"):
         start_run(role=Role.REPORT).__enter__()
     assert found(opened_by_mlflow).to_dictionary() == before
+
+
+def test_start_run_logs_the_machines_metrics_in_the_run_if_asked(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.01")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
+    with start_run(role=Role.RUN) as without:
+        pass
+    with start_run(role=Role.RUN, system_metrics=True) as run:
+        wait_for(lambda: "system/cpu_utilization_percentage" in found(run.id).data.metrics)
+    assert not found(without.id).data.metrics
 
 
 def test_start_run_without_an_error_ends_as_finished(store):

@@ -7,8 +7,10 @@ import keras
 import mlflow
 import numpy as np
 import pytest
+from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.models import Model
 from mlflow.tracking import fluent
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.files import sha256_files
@@ -20,6 +22,7 @@ from pipeline.tracking.models import (
     latest_model_uri,
     load_model,
     logged_metadata,
+    logged_splits,
     resolve_model_uri,
 )
 from pipeline.tracking.tags import Tag
@@ -135,3 +138,13 @@ def test_latest_model_uri_names_the_model_of_the_present_experiment(registered_m
 def test_logged_metadata_is_what_was_logged_with_the_model(registered_model):
     model = find_model(TrackingClient(), f"runs:/{registered_model.run_id}/model")
     assert logged_metadata(model) == {"classes": list(CLASSES), "resize": RESIZE, "image_size": [8, 6]}
+
+
+def test_logged_splits_are_the_digests_of_a_runs_data_by_what_they_were_for(store):
+    tags = {Tag.DATA_FINGERPRINT: "0123"}
+    run_id = mlflow.MlflowClient().create_run(mlflow.create_experiment("splits"), tags=tags).info.run_id
+    for context, digest in (("training", "aa"), ("testing", "bb")):
+        given = DatasetInput(Dataset("digits", digest, "code", "{}"), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+        mlflow.MlflowClient().log_inputs(run_id, datasets=[given])
+    assert logged_splits(TrackingClient(), run_id) == ("0123", {"training": "aa", "testing": "bb"})
+    assert logged_splits(TrackingClient(), "0" * 32) == ("", {})
