@@ -10,6 +10,7 @@ IDLE: Mapping[str, Callable[[TrainingConfig], bool]] = {
     "randaugment_magnitude": lambda config: config.randaugment_layers == 0,
     "mix_probability": lambda config: config.mixup_alpha == 0 and config.cutmix_alpha == 0,
     "warmup_fraction": lambda config: config.schedule == "constant",
+    "muon_momentum": lambda config: config.optimizer != "muon",
     # no more epochs without a better one than there are epochs
     "early_stopping_epochs": lambda config: (config.early_stopping_epochs or config.epochs) >= config.epochs,
     # without validation images the last epoch is the one that counts

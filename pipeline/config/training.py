@@ -168,6 +168,9 @@ class OptimizationConfig(Config, title="optimization"):
         0.05, ge=0, le=0.5, description="share of all steps on the way up to the peak (one_cycle and cosine)"
     )
     adam_epsilon: float = Field(1e-7, gt=0, le=1, description="AdamW's term against division by zero")
+    muon_momentum: float = Field(
+        0.95, ge=0, lt=1, description="share of the sum of the earlier gradients that Muon keeps at each step"
+    )
     weight_decay: float = Field(1e-4, ge=0, le=10, description="decoupled weight decay")
     decay_norm_and_bias: bool = Field(
         False, description="decay batch norm's scales and shifts and all biases as well as the kernels"

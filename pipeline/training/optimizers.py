@@ -196,7 +196,12 @@ def _build_adamw(config: OptimizationConfig, **common: object) -> keras.optimize
 
 
 def _build_muon(config: OptimizationConfig, **common: object) -> keras.optimizers.Optimizer:
-    return Muon(epsilon=config.adam_epsilon, adam_weight_decay=config.weight_decay, **common)
+    return Muon(
+        epsilon=config.adam_epsilon,
+        momentum=config.muon_momentum,
+        adam_weight_decay=config.weight_decay,
+        **common,
+    )
 
 
 # Each builder takes the settings, and the arguments that all of Keras' optimizers share.

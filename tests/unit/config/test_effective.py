@@ -14,6 +14,7 @@ from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
         ("mix_probability", 0.5, {}, {"mixup_alpha": 0.2}),
         ("mix_probability", 0.5, {"mixup_alpha": 0}, {"cutmix_alpha": 1}),
         ("warmup_fraction", 0.2, {"schedule": "constant"}, {"schedule": "cosine"}),
+        ("muon_momentum", 0.8, {"optimizer": "adamw"}, {"optimizer": "muon"}),
         ("early_stopping_epochs", 10, {"epochs": 10}, {"epochs": 11}),
         ("depthwise_init", "covariance", {"weights_from": "models:/a@champion"}, {}),
         ("teacher", "models:/a@champion", {"teacher_weight": 0}, {"teacher_weight": 0.1}),

@@ -54,6 +54,25 @@ def test_muon_steps_are_equally_long_in_all_directions_of_pointwise_kernels():
             assert lengths.min() > 0.5 and lengths.max() < 1.3, "five Newton-Schulz steps leave them nearly one"
 
 
+def test_muon_with_less_momentum_is_nearer_to_the_last_gradient():
+    random = np.random.default_rng(0)
+    shapes = [weight.shape for weight in initial_weights(depth=1).values()]
+    earlier, last = ([random.standard_normal(shape).astype(np.float32) for shape in shapes] for _ in range(2))
+
+    def last_step(momentum, *steps):
+        variables = initial_weights(depth=1)
+        config = OptimizationConfig.build({"optimizer": "muon", "muon_momentum": momentum, "weight_decay": 0})
+        optimizer = build_optimizer(config, LearningRateSchedule("constant", peak=RATE, steps=1, warmup_fraction=0))
+        for gradients in steps:
+            before = np.array(variables["block1_pointwise/kernel"])
+            optimizer.apply(gradients, list(variables.values()))
+        return np.array(variables["block1_pointwise/kernel"]) - before
+
+    alone = last_step(0, last)
+    distances = [np.linalg.norm(last_step(momentum, earlier, last) - alone) for momentum in (0, 0.5, 0.95)]
+    assert distances[0] < 1e-6 < distances[1] < distances[2]
+
+
 def test_adamw_steps_differ_in_length_between_directions():
     step = first_step("adamw")["block1_pointwise/kernel"][0, 0]
     lengths = np.linalg.svd(step, compute_uv=False)
