@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from functools import partial
@@ -332,6 +333,18 @@ def test_artifact_store_that_fails_is_refused_while_the_tracking_server_answers(
                 run.check_artifacts_writable()
         else:
             run.check_artifacts_writable()
+
+
+def test_artifact_store_that_takes_long_is_not_waited_for(store, monkeypatch):
+    monkeypatch.setattr(pipeline.tracking.run, "ARTIFACT_SECONDS", 0.2)
+    answer = threading.Event()
+    with start_run(role=Role.RUN) as run, monkeypatch.context() as slow:
+        slow.setattr(records.LogFiles, "_send", lambda *arguments: answer.wait(60))
+        run.log_text("config.yaml", "depth: 2")
+        began = time.monotonic()
+        run.check_artifacts_writable()
+        assert time.monotonic() - began < 30
+        answer.set()
 
 
 def test_wait_until_logged_waits_once_for_a_server_that_does_not_answer(store, monkeypatch):

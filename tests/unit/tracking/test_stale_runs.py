@@ -122,6 +122,14 @@ def test_close_stale_runs_closes_a_project_run_that_never_began_once_mlflow_run_
     assert "its environment failed" in found.data.tags[Tag.DESCRIPTION]
 
 
+def test_silent_runs_are_those_whose_heartbeat_does_not_change_while_they_are_watched(client, opened, monkeypatch):
+    monkeypatch.setattr(stale_runs, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(stale_runs, "WATCH_PAUSE_SECONDS", 0.05)
+    silent, alive = (stale_runs.inspect_run(mlflow.get_run(opened(ELSEWHERE))) for _ in range(2))
+    client.set_tag(alive.run.info.run_id, Tag.HEARTBEAT, datetime.now(UTC).isoformat())
+    assert stale_runs.silent_runs(TrackingClient(), [silent, alive]) == [silent]
+
+
 def test_close_stale_runs_ignores_runs_of_other_programs(client, experiment):
     run = client.create_run(experiment, start_time=0)
     assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []

@@ -294,6 +294,17 @@ def test_close_after_a_stop_does_not_wait_for_a_server_that_takes_a_request_and_
     answer.set()
 
 
+def test_close_ends_the_run_though_the_server_goes_away_before_lost_runs_are_looked_for(opens, monkeypatch):
+    runs = opens()
+
+    def fail(*arguments):
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(runs, "_children", fail)
+    assert runs.close(RunOutcome.FINISHED, "") is None
+    assert found(runs.id).info.status == "FINISHED"
+
+
 def test_give_up_records_the_end_of_the_driver_s_run(opens):
     runs = opens()
     runs.give_up(Stopped(15))
