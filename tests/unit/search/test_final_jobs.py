@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.search.executors.base import MAX_ATTEMPTS
 from pipeline.search.final_jobs import FinalJobs
 from pipeline.search.final_record import Finalist
 from pipeline.tracking.tags import RunRef, TrialOutcome
@@ -64,6 +65,11 @@ def test_job_that_runs_alone_shows_its_epochs_and_is_tried_again_after_a_crash(j
     assert jobs.console.lines == ["again: crashed: gone"]
     assert [text for _, _, text in jobs.console.positions][:1] == ["winner: epoch 1 of 2"]
     assert len({job.number for job in jobs.executor.started}) == 2 and jobs.executor.started[0].number < 0
+
+
+def test_job_that_crashes_each_time_is_tried_three_times(jobs):
+    assert run(jobs, jobs(*[lambda job: [trial_result(job, TrialOutcome.CRASHED, "gone")]] * MAX_ATTEMPTS)) is None
+    assert jobs.console.lines == ["again: crashed: gone"] * (MAX_ATTEMPTS - 1) + ["failed: crashed: gone"]
 
 
 def test_job_that_fails_for_good_returns_nothing(jobs):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.config.training import TrainingConfig
+from pipeline.model.conv_mixer import build_stock_model
 from pipeline.runtime.errors import LimitExceeded, UsageError
 from pipeline.search.executors import trial
 from pipeline.search.executors.base import TrialJob
@@ -20,7 +21,7 @@ from pipeline.tracking.models import load_model
 from pipeline.tracking.outbox.records import LogBatch, Point
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.tags import RunRef, Tag, TrialOutcome
-from pipeline.training.checkpoint import read_weights
+from pipeline.training.checkpoint import read_weights, write_weights
 from tests.support.scripted import mlflow_store
 
 
@@ -108,7 +109,9 @@ def test_promoted_trial_goes_on_as_if_it_had_never_been_stopped(tmp_path, monkey
         # without the checkpoint it starts again
         whole, curve, weights = train("whole", resume=True, checkpoints=tmp_path / "none", rungs=(1,))
         stopped, begun, _ = train("stopped", stop_after=1, **rung)
+        began = time.perf_counter()
         promoted, continued, same = train("promoted", resume=True, **rung)
+        assert 0 < promoted.metrics["seconds"] < time.perf_counter() - began
         assert (stopped.reported, promoted.reported) == ([1], [1, 2, 3])
         assert begun == curve[:1] and continued == curve
         assert promoted.metrics["resumed_after"] == 1
@@ -150,6 +153,23 @@ def test_train_trial_with_folds_reports_and_ranks_by_the_mean_and_the_winner_is_
         assert winner.metrics["test_accuracy"] == pytest.approx(accuracy)
         tables = {file.path for file in client.list_artifacts(run_id)}
         assert {"validation_predictions.csv", "probably_mislabeled.csv"} <= tables
+
+
+def test_winner_of_several_networks_is_their_mean_logged_in_its_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = {"dataset": "digits", "train_examples": 100, "batch_size": 50, "depth": 1, "kernel_size": 3}
+    members = tuple(TrainingConfig.build(settings | {"filters": filters}) for filters in (4, 6))
+    networks = [build_stock_model(config.model, (8, 8, 1), 10) for config in members]
+    write_weights(tmp_path / "weights.npz", [array for network in networks for array in network.get_weights()])
+    with mlflow_store(tmp_path) as uri:
+        run_id = mlflow.MlflowClient().create_run("1").info.run_id
+        winner = worker_context()
+        job = TrialJob(-1, members[0], RunRef(uri, run_id), "winner", tmp_path / "weights.npz", members=members)
+        trial.train_trial(job, winner)
+        model = load_model(TrackingClient(), f"runs:/{run_id}/model").model
+        assert model.count_params() == sum(network.count_params() for network in networks)
+        found = mlflow.get_run(run_id).data.metrics
+        assert found["test_accuracy"] == winner.metrics["test_accuracy"]
 
 
 def test_train_trial_beyond_the_latency_limit_is_infeasible_and_trains_nothing(tmp_path, monkeypatch):
