@@ -45,7 +45,7 @@ TINY = TrainingConfig.build(
 )
 
 
-# Of a training whose best epoch is not the last
+# Of trainings whose best epoch is rarely the last; see the fixture `overshooting`
 OVERSHOOTING = {"epochs": 6, "learning_rate": 1.0}
 # Of a training that stops early, with the weights that it began with
 NOT_LEARNING = {"learning_rate": 1e-9, "epochs": 20, "early_stopping_epochs": 3, "depthwise_init": "covariance"}
@@ -109,6 +109,16 @@ def train_once(digits):
     return run
 
 
+@pytest.fixture(scope="module")
+def overshooting(train_once):
+    """Return the settings of a training that ends worse than it was. With which seed depends on the processor."""
+    for seed in range(10):
+        result, _, _ = train_once(**OVERSHOOTING, seed=seed)
+        if result.history["val_accuracy"][-1] < max(result.history["val_accuracy"]):
+            return OVERSHOOTING | {"seed": seed}
+    return pytest.fail("every training ended at its best")
+
+
 def history_without_timings(result):
     """Return the history without what a clock measures."""
     return {name: values for name, values in result.history.items() if "second" not in name}
@@ -138,10 +148,9 @@ def test_fit_with_another_seed_has_another_history(train, train_once):
     assert history_without_timings(one) != history_without_timings(other)
 
 
-def test_fit_returns_the_weights_of_the_best_validation_accuracy(train_once, digits):
-    result, _, _ = train_once(**OVERSHOOTING)
+def test_fit_returns_the_weights_of_the_best_validation_accuracy(train_once, overshooting, digits):
+    result, _, _ = train_once(**overshooting)
     accuracies = result.history["val_accuracy"]
-    assert accuracies[-1] < max(accuracies), "the case shows nothing if the last epoch is the best"
     assert accuracies[result.best_epoch - 1] == max(accuracies)
     batches = evaluation_batches(TINY, digits, digits.validation)
     assert result.model.evaluate(batches, verbose=0, return_dict=True)["accuracy"] == pytest.approx(max(accuracies))
@@ -149,9 +158,13 @@ def test_fit_returns_the_weights_of_the_best_validation_accuracy(train_once, dig
 
 def test_fit_on_unequal_classes_returns_the_weights_of_the_best_monitored_metric(train, unequal_digits):
     settings = {"epochs": 8, "learning_rate": 0.5, "translation": 0, "monitor": "val_balanced_accuracy"}
-    result, _ = train(dataset=unequal_digits, **settings)
-    balanced, validation = result.history["val_balanced_accuracy"], unequal_digits.validation
-    assert np.argmax(result.history["val_accuracy"]) != np.argmax(balanced), "else the case shows nothing"
+    for seed in range(10):
+        result, _ = train(dataset=unequal_digits, seed=seed, **settings)
+        balanced, validation = result.history["val_balanced_accuracy"], unequal_digits.validation
+        if np.argmax(result.history["val_accuracy"]) != np.argmax(balanced):
+            break
+    else:
+        pytest.fail("the best epoch was the same by both metrics in every training")
     assert result.best_epoch == np.argmax(balanced) + 1
     probabilities = result.model.predict(evaluation_batches(TINY, unequal_digits, validation), verbose=0)
     counts = confusion_matrix(probabilities, validation.labels[validation.rows])
@@ -347,10 +360,9 @@ def test_training_batches_of_a_size_are_the_means_of_the_pixels_of_the_others(di
     np.testing.assert_allclose(small, means, atol=0.5)
 
 
-def test_fit_resumed_after_the_best_epoch_returns_its_weights(train, train_once):
-    uninterrupted, _, states = train_once(**OVERSHOOTING)
-    assert uninterrupted.best_epoch < 6, "the case shows nothing if the last epoch is the best"
-    resumed, _ = train(start=states[uninterrupted.best_epoch], **OVERSHOOTING)
+def test_fit_resumed_after_the_best_epoch_returns_its_weights(train, train_once, overshooting):
+    uninterrupted, _, states = train_once(**overshooting)
+    resumed, _ = train(start=states[uninterrupted.best_epoch], **overshooting)
     assert resumed.best_epoch == uninterrupted.best_epoch
     assert_equal_weights(uninterrupted, resumed)
 
