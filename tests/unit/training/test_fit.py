@@ -282,11 +282,21 @@ def test_validation_images_have_no_part_in_averaged_weights(train, train_once, d
         np.testing.assert_array_equal(weight, same)
 
 
-def test_compile_model_passes_adam_epsilon_to_the_optimizer(digits):
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"adam_epsilon": 0.01}, {"epsilon": 0.01}),
+        ({"optimizer": "muon", "muon_momentum": 0.5}, {"momentum": 0.5}),
+        ({"gradient_accumulation": 3}, {"gradient_accumulation_steps": 3}),
+        ({"ema_momentum": 0.7}, {"use_ema": True, "ema_momentum": 0.7}),
+        ({"clip_norm": 2.0, "weight_decay": 0.3}, {"global_clipnorm": 2.0, "weight_decay": 0.3}),
+    ],
+)
+def test_compile_model_builds_the_optimizer_of_the_settings(digits, settings, expected):
     model = build_model(TINY, digits.image_shape, len(digits.classes))
     rate = LearningRateSchedule("constant", peak=0.1, steps=1, warmup_fraction=0)
-    compile_model(model, TINY.model_copy(update={"adam_epsilon": 0.01}), rate)
-    assert model.optimizer.epsilon == 0.01
+    compile_model(model, TINY.model_copy(update=settings), rate)
+    assert {name: getattr(model.optimizer, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(("settings", "is_scaled"), [(BFLOAT16, False), (FLOAT16, True)], ids=["bfloat16", "float16"])

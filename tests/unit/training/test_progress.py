@@ -68,6 +68,17 @@ def test_restored_variables_include_the_optimizers_and_no_metrics():
     }
 
 
+def test_restored_variables_without_the_optimizers_are_the_models_alone():
+    trained, progress = compiled_model(), TrainingProgress(monitor="val_accuracy")
+    trained.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    progress.best_weights = trained.get_weights()
+    resumed = compiled_model()
+    restore_variables(resumed, progress.state(trained), with_optimizer=False)
+    for weight, same in zip(resumed.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+    assert int(resumed.optimizer.iterations) == 0
+
+
 def test_restore_variables_with_the_state_of_another_model_raises_usage_error():
     trained, progress = compiled_model(units=3), TrainingProgress(monitor="val_accuracy")
     trained.optimizer.build(trained.trainable_variables)
