@@ -155,10 +155,12 @@ def test_recipes_long_and_paper_are_the_authors_commands():
     assert paper == long.model_copy(update={"epochs": 100, "color_jitter": 0.2, "random_erasing": 0.2})
 
 
-def test_recipe_fast_keeps_the_network_and_the_epochs_of_the_keras_example():
-    fast, example = (TrainingConfig.build(read_recipe(name)) for name in ("fast", "baseline"))
-    kept = {"filters", "depth", "kernel_size", "patch_size", "epochs", "dataset", "validation_fraction"}
-    assert fast.model_dump(include=kept) == example.model_dump(include=kept)
+def test_recipes_fast_and_speedrun_keep_the_network_of_the_keras_example_and_fast_its_epochs():
+    fast, speedrun, example = (TrainingConfig.build(read_recipe(name)) for name in ("fast", "speedrun", "baseline"))
+    kept = {"filters", "depth", "kernel_size", "patch_size", "batch_size", "dataset", "validation_fraction"}
+    for recipe in (fast, speedrun):
+        assert recipe.model_dump(include=kept) == example.model_dump(include=kept)
+    assert speedrun.epochs < fast.epochs == example.epochs
 
 
 def test_config_file_of_a_run_is_a_recipe_for_the_same_settings(recipe):

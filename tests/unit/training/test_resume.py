@@ -90,6 +90,18 @@ def test_find_resume_point_returns_the_runs_settings_and_last_epoch(client, make
     assert resume_point.name == "resumed at epoch 4"
 
 
+def test_resume_point_has_the_recipe_and_the_checkpoint_of_each_fold_that_has_begun(client, make_run):
+    run_id = make_run(epoch=None)
+    for name, value in (("recipe", "mine.yaml"), ("folds", "3")):
+        client.log_param(run_id, name, value)
+    for number, epoch in ((1, 10), (2, 3), (3, None)):
+        make_run(epoch=epoch, **{Tag.ROLE: Role.FOLD, Tag.PARENT_RUN_ID: run_id, Tag.FOLD: str(number)})
+    resume_point = find(run_id, {})
+    assert resume_point.recipe == "mine.yaml"
+    assert {number: one.state.epoch for number, one in resume_point.folds.items()} == {1: 10, 2: 3}
+    assert resume_point.checkpoint.state.epoch == 3
+
+
 def test_resume_point_after_the_last_epoch_is_named_so(client, make_run):
     assert find(make_run(epoch=10), {}).name == "resumed after the last epoch"
 
