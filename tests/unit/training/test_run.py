@@ -186,7 +186,8 @@ def test_run_training_resumed_adds_the_seconds_before_and_counts_one_access_to_t
     progress = TrainingProgress(monitor="val_accuracy")
     progress.add_epoch(METRICS | {"epoch_seconds": 5000.0})
     progress.best_weights = model.get_weights()
-    run_id = client.create_run(store.experiment_id, tags={Tag.ROLE: Role.RUN}).info.run_id
+    tags = {Tag.ROLE: Role.RUN, Tag.DEVICE: "another machine"}
+    run_id = client.create_run(store.experiment_id, tags=tags).info.run_id
     client.set_terminated(run_id, "FAILED")
     # It was interrupted after its last epoch, so that nothing is left to train.
     checkpoint = Checkpoint(run_id, config.model_dump(mode="json"), dataset.fingerprint, progress.state(model))
@@ -200,6 +201,7 @@ def test_run_training_resumed_adds_the_seconds_before_and_counts_one_access_to_t
     assert logged.metrics["val_loss"] == METRICS["val_loss"] and logged.metrics["test_loss"] > 0
     assert logged.metrics["seconds"] == finished.results["seconds"]
     assert logged.tags[Tag.TEST_SET_ACCESSES] == "1" and access_count(logged.tags, run_id=run_id, tested=False) == 1
+    assert logged.tags[Tag.DEVICE] == "another machine", "that of its beginning"
 
 
 @pytest.mark.parametrize("register_as", [None, "settled"])
@@ -270,6 +272,8 @@ def test_announce_states_data_model_and_device(capsys):
     out, err = announced(capsys, duplicates=1234, **settings | {"fast_layers": True, "jit_compile": True})
     assert out.splitlines()[-1] == f"device   {CPU}, float32, fast layers, compiled with XLA"
     assert err == "warning: 1,234 images of one split are, pixel for pixel, also in another split\n"
+    out, _ = announced(capsys, fast_layers=False, data_on="device", **settings)
+    assert out.splitlines()[-1] == f"device   {CPU}, float32, training images on the device"
 
 
 def test_announce_warns_of_a_rare_class(capsys):

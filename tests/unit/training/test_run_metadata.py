@@ -10,7 +10,15 @@ from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.tracking.tags import Tag, code_version_tags
 from pipeline.training.checkpoint import TrainingState
-from pipeline.training.run_metadata import log_fold_start, log_run_metadata, replay_logged_epochs
+from pipeline.training.initial_weights import InitialWeights
+from pipeline.training.run_metadata import (
+    log_fold_start,
+    log_origin,
+    log_run_metadata,
+    log_teacher,
+    replay_logged_epochs,
+)
+from pipeline.training.teacher import Teacher
 from tests.support.training_runs import FakeRun, small_dataset
 
 
@@ -37,6 +45,17 @@ def test_log_run_metadata_names_the_run_after_its_recipe_or_else_its_data(recipe
     assert tags == code_version_tags() | facts
     (config_file,) = (arguments for method, arguments, _ in run.calls if method == "log_text")
     assert config_file == ("config.yaml", to_yaml(config))
+
+
+def test_models_that_a_run_starts_from_or_learns_from_are_its_inputs():
+    network = InitialWeights("models:/m-1", {}, {}, model_id="m-1", run_id="a" * 32)
+    for log, tags in (
+        (lambda run: log_origin(run, network), {Tag.WEIGHTS_FROM: "models:/m-1", Tag.WEIGHTS_RUN: "a" * 32}),
+        (lambda run: log_teacher(run, Teacher(network)), {Tag.TEACHER: "models:/m-1", Tag.TEACHER_RUN: "a" * 32}),
+    ):
+        run = FakeRun()
+        log(run)
+        assert run.calls == [("set_tags", (tags,), {}), ("log_input_model", ("m-1",), {})]
 
 
 def test_replay_logged_epochs_logs_every_finished_epoch_of_the_checkpoint():

@@ -186,6 +186,11 @@ def test_check_refuses_a_teacher_of_other_data_in_one_line(digits, teacher, chan
     assert str(raised.value) == message
 
 
+def test_load_of_a_model_that_does_not_exist_names_it(store):
+    with pytest.raises(UsageError, match="models:/absent@champion"):
+        Teacher.load("models:/absent@champion")
+
+
 def test_describe_says_who_teaches_and_how_much(digits, teacher):
     teacher.check(CONFIG, digits)
     assert teacher.describe(CONFIG, digits) == "models:/m-1: ConvMixer-6/1, 1 of each target"
