@@ -2,10 +2,14 @@
 
 import functools
 import gc
+import time
 
 import mlflow
 import pytest
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2 as codes
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.tracking import fluent
 
 from pipeline.tracking.client import Deleted, NotFound, Rejected, TrackingClient, Unavailable
@@ -168,11 +172,14 @@ def test_artifacts_are_uploaded_listed_downloaded_and_deleted(tracking, experime
     assert sorted(tracking.list_artifacts(run_id)) == ["c.txt", "some"]
     assert sorted(tracking.list_artifacts(run_id, "some")) == ["some/a.txt", "some/b.txt"]
     (tmp_path / "here").mkdir()
-    assert tracking.download_artifact(run_id, "some/a.txt", tmp_path / "here").read_text() == "a"
+    downloaded = tracking.download_artifact(run_id, "some/a.txt", tmp_path / "here")
+    assert downloaded.read_text() == "a" and downloaded.is_relative_to(tmp_path / "here")
     fetched = tracking.download(f"{run.info.artifact_uri}/c.txt", tmp_path / "here")
     assert fetched.read_text() == "c" and fetched.is_relative_to(tmp_path / "here")
     tracking.delete_artifacts(run_id, ["some/a.txt", "some"])
     assert tracking.list_artifacts(run_id) == ["c.txt"]
+    tracking.upload_artifact(run_id, tmp_path / "a.txt")
+    assert sorted(tracking.list_artifacts(run_id)) == ["a.txt", "c.txt"]
 
 
 def test_logged_models_are_found_by_run_and_by_newest(tracking, client, experiment_id):
@@ -205,11 +212,14 @@ def test_model_versions_are_numbered_and_found_by_number_latest_and_alias(tracki
     champion = tracking.get_model_version_by_alias("colours", "champion")
     assert champion.tags == {"by": "hand", "reason": "first"}
     assert (champion.run_id, champion.status) == (run.info.run_id, "READY")
+    latest = tracking.get_model_version("colours", "latest")
+    assert latest.source == f"models:/{model.model_id}" != champion.source
     tracking.describe_model_version("colours", "1", "# first")
     assert tracking.get_model_version("colours", "1").description == "# first"
     assert int(tracking.get_model_version("colours", "latest").version) == 2
     assert int(tracking.get_model_version("colours", "1").version) == 1
     assert [int(each.version) for each in tracking.search_model_versions("name = 'colours'")] == [2, 1]
+    assert [int(each.version) for each in tracking.search_model_versions("name = 'colours'", at_most=1)] == [2]
 
 
 @pytest.mark.parametrize("version", ["99", "latest"])
@@ -223,3 +233,87 @@ def test_alias_that_does_not_exist_raises_not_found(tracking, client):
     for name in ("without aliases", "nothing"):
         with pytest.raises(NotFound):
             tracking.get_model_version_by_alias(name, "champion")
+
+
+def refuse(error):
+    """Return a call of MLflow that raises an error."""
+
+    def fail(*arguments, **options):
+        raise error
+
+    return fail
+
+
+def test_experiment_id_of_a_deleted_experiment_raises_deleted(tracking, client, experiment_id, monkeypatch):
+    monkeypatch.setattr(fluent, "_active_experiment_id", experiment_id)
+    client.delete_experiment(experiment_id)
+    assert tracking.get_experiment(experiment_id).lifecycle_stage == "deleted"
+    with pytest.raises(Deleted, match=f"^experiment {tracking.experiment_name(experiment_id)} has been deleted: "):
+        tracking.experiment_id()
+
+
+def test_search_runs_leaves_out_deleted_runs_and_asks_for_so_many_at_once(tracking, experiment_id, monkeypatch):
+    kept, gone, last = (tracking.create_run(experiment_id).info.run_id for _ in range(3))
+    tracking.delete_run(gone)
+    search, pages = tracking.mlflow.search_runs, []
+
+    def record(*arguments, **options):
+        pages.append((options["max_results"], gc.get_threshold()))
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(tracking.mlflow, "search_runs", record)
+    found = [run.info.run_id for run in tracking.search_runs(iter([experiment_id]), page_size=1)]
+    assert sorted(found) == sorted([kept, last])
+    assert {most for most, _ in pages} == {1} and len(pages) >= 2
+    assert all(thresholds > gc.get_threshold() for _, thresholds in pages), "garbage is collected more rarely"
+
+
+@pytest.mark.parametrize("name", ["get_run", "get_model_version_by_alias"])
+def test_get_that_is_refused_for_another_reason_than_its_name_raises_rejected(tracking, monkeypatch, name):
+    monkeypatch.setattr(tracking.mlflow, name, refuse(MlflowException("not yours", codes.BAD_REQUEST)))
+    with pytest.raises(Rejected, match="not yours"):
+        getattr(tracking, name)(*["a"] * (1 if name == "get_run" else 2))
+
+
+def test_get_run_of_a_malformed_id_says_what_mlflow_says(tracking):
+    with pytest.raises(NotFound, match="no id"):
+        tracking.get_run("no id")
+
+
+def test_create_registered_model_without_a_name_is_rejected(tracking):
+    with pytest.raises(Rejected, match="name"):
+        tracking.create_registered_model("")
+
+
+def test_log_batch_waits_for_the_answer_where_mlflow_is_to_log_asynchronously(tracking, experiment_id, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
+    run_id = tracking.create_run(experiment_id).info.run_id
+    tracking.log_batch(run_id, params={"depth": "8"})
+    with pytest.raises(Rejected, match="depth"):
+        tracking.log_batch(run_id, params={"depth": "9"})
+
+
+def test_terminate_run_without_a_time_ends_it_now(tracking, experiment_id):
+    run_id = tracking.create_run(experiment_id).info.run_id
+    tracking.terminate_run(run_id, "FAILED")
+    info = tracking.get_run(run_id).info
+    assert info.status == "FAILED" and abs(info.end_time / 1000 - time.time()) < 60
+
+
+def test_try_artifact_store_that_cannot_delete_leaves_its_file(tracking, tmp_path, monkeypatch):
+    monkeypatch.setattr(LocalArtifactRepository, "delete_artifacts", refuse(NotImplementedError()))
+    tracking.try_artifact_store(tmp_path.as_uri(), "a.txt", "é")
+    assert (tmp_path / "a.txt").read_text("utf-8") == "é"
+
+
+def test_logged_models_are_found_on_later_pages(tracking, client, experiment_id, monkeypatch):
+    run = tracking.create_run(experiment_id)
+    for name in ("served", "calibrated", "model"):
+        client.create_logged_model(experiment_id, name=name, source_run_id=run.info.run_id)
+    search = functools.partial(tracking.mlflow.search_logged_models, max_results=1)
+    monkeypatch.setattr(tracking.mlflow, "search_logged_models", search)
+    assert {tracking.find_logged_model(run, name).name for name in ("served", "calibrated", "model")} == {
+        "served",
+        "calibrated",
+        "model",
+    }

@@ -49,6 +49,7 @@ class ClientError(Exception):
     ("error", "expected"),
     [
         (answer("RESOURCE_DOES_NOT_EXIST"), NotFound),
+        (answer("NOT_FOUND"), NotFound),
         (answer("INVALID_PARAMETER_VALUE"), Rejected),
         (answer("RESOURCE_ALREADY_EXISTS"), Rejected),
         (answer("UNAUTHENTICATED"), Unavailable),
@@ -103,10 +104,7 @@ def test_mlflow_errors_let_other_exceptions_pass():
         requests.ConnectionError("refused"),
         requests.ReadTimeout("no answer"),
         caused(Exception("of a library"), urllib3.exceptions.ProtocolError("broken")),
-        upload_failed(500),
-        upload_failed(503),
-        upload_failed(429),
-        upload_failed(403),
+        *(upload_failed(status) for status in (401, 403, 408, 425, 429, 500, 503)),
         ClientError(503),
         sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("database is locked")),
         MemoryError(),
@@ -125,8 +123,7 @@ def test_is_unavailable_of_an_outage(error):
         OSError(errno.ENOSPC, "full"),
         PermissionError(errno.EACCES, "denied"),
         FileNotFoundError("gone"),
-        upload_failed(413),
-        upload_failed(404),
+        *(upload_failed(status) for status in (400, 402, 404, 409, 413, 426, 499)),
         ClientError(400),
         ValueError("no YAML"),
         AttributeError("of a library"),
@@ -153,3 +150,29 @@ def test_error_that_is_its_own_cause_is_told_apart_too():
     error.__cause__ = KeyError("odd")
     error.__cause__.__cause__ = error
     assert not is_unavailable(error)
+
+
+class OddError(Exception):
+    """An error whose response has no status."""
+
+    def __init__(self, response):
+        super().__init__("odd")
+        self.response = response
+
+
+@pytest.mark.parametrize(
+    "response", [{}, {"ResponseMetadata": {}}, {"ResponseMetadata": {"HTTPStatusCode": "503"}}, "503", None]
+)
+def test_http_status_of_a_response_without_one_is_that_of_the_cause(response):
+    assert http_status(OddError(response)) is None
+    assert http_status(caused(OddError(response), upload_failed(502))) == 502
+
+
+def test_error_that_an_outage_led_to_is_an_outage_unless_the_traceback_hides_it():
+    error = ValueError("odd")
+    error.__context__ = ConnectionRefusedError("refused")
+    assert is_unavailable(error)
+    error.__suppress_context__ = True
+    assert not is_unavailable(error)
+    error.__cause__ = ConnectionRefusedError("refused")
+    assert is_unavailable(error)
