@@ -47,3 +47,21 @@ def test_select_experiment_refuses_another_one_than_that_of_a_run_or_an_id(mine)
         select_experiment("other", {"MLFLOW_RUN_ID": run_id})
     with pytest.raises(UsageError, match=f"got 'other' and {mine} of 'mine'; unset MLFLOW_EXPERIMENT_ID"):
         select_experiment("other", {"MLFLOW_EXPERIMENT_ID": mine})
+
+
+def test_select_experiment_says_how_to_name_it_to_mlflow_run(mine):
+    run_id = mlflow.MlflowClient().create_run(mine).info.run_id
+    message = f"got 'two words' and {run_id} of 'mine'; give `mlflow run` --experiment-name 'two words'"
+    with pytest.raises(UsageError, match=f"^experiment must be the one that .* {re.escape(message)}$"):
+        select_experiment("two words", {"MLFLOW_RUN_ID": run_id})
+
+
+def test_select_experiment_takes_an_empty_variable_for_none(mine):
+    environ = {"MLFLOW_EXPERIMENT_NAME": "", "MLFLOW_RUN_ID": "", "MLFLOW_EXPERIMENT_ID": ""}
+    select_experiment("other", environ)
+    assert environ["MLFLOW_EXPERIMENT_NAME"] == "other"
+
+
+def test_select_experiment_beside_a_run_that_the_store_does_not_hold_is_refused(store):
+    with pytest.raises(UsageError, match=f"the tracking store must be there .*{'0' * 32}"):
+        select_experiment("mine", {"MLFLOW_RUN_ID": "0" * 32})
