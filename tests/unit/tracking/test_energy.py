@@ -1,15 +1,19 @@
 """Tests of the energy that a run logs; the counters are scripted, the store is real."""
 
 import math
+from types import SimpleNamespace
 
 import mlflow
 import pytest
 
 from pipeline.runtime.energy import JOULES_PER_KWH, Counter, EnergyMeter
-from pipeline.tracking import ownership
+from pipeline.runtime.errors import Unavailable
+from pipeline.tracking import energy, ownership
 from pipeline.tracking.energy import log_energy
 from pipeline.tracking.lifecycle import start_run
+from pipeline.tracking.outbox import records
 from pipeline.tracking.tags import Role, Tag
+from tests.support.sleepers import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +22,7 @@ def no_other_machines(monkeypatch):
     monkeypatch.setattr(ownership, "CLAIM_SECONDS", 0.0)
 
 
-def make_meter(watt_hours=1.0):
+def make_meter(watt_hours=1.0, name="package-0"):
     """Return a meter to which each sample brings so much; minutes seem to lie between them."""
     state = {"joules": 0.0, "now": 0.0}
 
@@ -30,7 +34,7 @@ def make_meter(watt_hours=1.0):
         state["now"] += 100.0
         return state["now"]
 
-    return EnergyMeter([Counter("package-0", read)], clock=clock)
+    return EnergyMeter([Counter(name, read)], clock=clock)
 
 
 def points(run_id):
@@ -89,3 +93,69 @@ def test_start_run_with_system_metrics_logs_the_energy(store, monkeypatch):
     with start_run(role=Role.RUN, system_metrics=True) as run:
         pass
     assert mlflow.get_run(run.id).data.metrics["energy_kwh"] == pytest.approx(0.002)
+
+
+def test_energy_is_sampled_often_and_logged_once_a_minute(store, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(energy, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with start_run(role=Role.RUN) as run:
+        log = energy._EnergyLog(run, make_meter(), is_resumed=False)
+        for now[0] in (1010.0, 1059.0, 1060.0, 1070.0, 1119.0, 1120.0):
+            log.sample()
+    # to each sample before, those at which it is logged add one
+    assert points(run.id) == pytest.approx([0.004, 0.008])
+
+
+def test_log_energy_samples_at_the_interval_that_it_is_given(store, monkeypatch):
+    monkeypatch.setattr(energy, "LOG_SECONDS", 0.0)
+    with start_run(role=Role.RUN) as run, log_energy(run, is_resumed=False, meter=make_meter(), sample_seconds=0.01):
+        wait_for(lambda: len(points(run.id)) >= 3, seconds=20)
+
+
+def test_energy_of_a_counter_that_has_failed_is_logged_once(store):
+    meter = make_meter()
+    with start_run(role=Role.RUN) as run:
+        log = energy._EnergyLog(run, meter, is_resumed=False)
+        log.log()
+        meter._counters[0].read = lambda: int("none")
+        log.log()
+        meter._counters[0].read = lambda: 0.0
+        log.log()
+    first, second = points(run.id)
+    assert first == pytest.approx(0.001) and math.isnan(second)
+
+
+def test_log_energy_of_a_resumed_run_leaves_the_tag_of_what_was_measured_first(store):
+    with start_run(role=Role.RUN) as run, log_energy(run, is_resumed=False, meter=make_meter()):
+        pass
+    with (
+        start_run(role=Role.RUN, resume=mlflow.get_run(run.id)) as again,
+        log_energy(again, is_resumed=True, meter=make_meter(name="GPU 0")),
+    ):
+        pass
+    assert mlflow.get_run(run.id).data.tags[Tag.ENERGY_OF] == "package-0"
+
+
+def test_log_energy_of_a_resumed_run_is_added_once_a_server_answers_that_was_away(store, monkeypatch):
+    with start_run(role=Role.RUN) as run, log_energy(run, is_resumed=False, meter=make_meter()):
+        pass
+    monkeypatch.setattr(energy, "FLUSH_SECONDS", 0.1)
+
+    def fail(self, client):
+        raise ConnectionError("nobody there")
+
+    with start_run(role=Role.RUN, resume=mlflow.get_run(run.id)) as again:
+        with monkeypatch.context() as failing:
+            failing.setattr(records.LogFiles, "_send", fail)
+            again.log_text("a.txt", "text")
+            wait_for(again.outbox.failure, seconds=20)
+            with pytest.raises(Unavailable, match="nobody there"):
+                energy._EnergyLog(again, make_meter(), is_resumed=True).log()
+            # what a training does in it goes on
+            with log_energy(again, is_resumed=True, meter=make_meter()):
+                pass
+        assert again.outbox.flush() == 0
+        assert points(run.id) == pytest.approx([0.001, 0.002])
+        with log_energy(again, is_resumed=True, meter=make_meter()):
+            pass
+    assert points(run.id) == pytest.approx([0.001, 0.002, 0.003, 0.004])
