@@ -20,8 +20,15 @@ def no_waiting(monkeypatch):
 def test_open_fold_run_makes_a_run_below_its_parent_that_ends_by_itself(store):
     with start_run(role=Role.RUN) as parent:
         fold = open_fold_run(parent, 2, name="digits, fold 2 of 5")
+        assert (fold.name, fold.experiment_id, fold.outbox) == (
+            "digits, fold 2 of 5",
+            parent.experiment_id,
+            parent.outbox,
+        )
+        assert parent.fold_run_id == fold.id
         fold.log_results({"best_val_accuracy": 0.5})
         end_fold_run(parent, fold)
+        assert parent.fold_run_id is None
         parent.outbox.flush()
         found = mlflow.get_run(fold.id)
         assert (found.info.status, found.data.tags[Tag.OUTCOME]) == ("FINISHED", RunOutcome.FINISHED)
@@ -82,6 +89,30 @@ def test_end_fold_run_of_a_run_that_another_process_has_resumed_leaves_it_open(s
     with start_run(role=Role.RUN) as parent:
         fold = open_fold_run(parent, 1, name="one")
         parent.is_superseded = True
+        end_fold_run(parent, fold)
+        parent.outbox.flush()
+        assert mlflow.get_run(fold.id).info.status == "RUNNING"
+
+
+def test_find_fold_runs_are_those_of_the_run_with_a_number(store):
+    client, experiment_id = TrackingClient(), mlflow.get_experiment_by_name("mine").experiment_id
+    parent = client.create_run(experiment_id).info.run_id
+    below = {Tag.PARENT_RUN_ID: parent, Tag.ROLE: str(Role.FOLD)}
+    made = {
+        number: client.create_run(experiment_id, tags=below | {Tag.FOLD: number}).info.run_id
+        for number in ("2", "10", "one")
+    }
+    client.create_run(experiment_id, tags=below)
+    client.create_run(experiment_id, tags=below | {Tag.FOLD: "3", Tag.ROLE: str(Role.TRIAL)})
+    client.create_run(experiment_id, tags=below | {Tag.FOLD: "4", Tag.PARENT_RUN_ID: "0" * 32})
+    found = {number: run.info.run_id for number, run in find_fold_runs(client, parent, experiment_id).items()}
+    assert found == {2: made["2"], 10: made["10"]}
+
+
+def test_fold_run_that_another_process_has_claimed_is_left_open(store):
+    with start_run(role=Role.RUN) as parent:
+        fold = open_fold_run(parent, 1, name="one")
+        mlflow.MlflowClient().set_tag(fold.id, Tag.PROCESS, "1")
         end_fold_run(parent, fold)
         parent.outbox.flush()
         assert mlflow.get_run(fold.id).info.status == "RUNNING"

@@ -5,6 +5,7 @@ import re
 import signal
 import sqlite3
 from contextlib import closing, suppress
+from functools import partial
 
 import mlflow
 import pytest
@@ -12,9 +13,13 @@ from mlflow.tracking import fluent
 
 import pipeline.tracking.lifecycle
 from pipeline.runtime.errors import Stopped, UsageError
+from pipeline.runtime.signals import handle_signals
 from pipeline.tracking import ownership
+from pipeline.tracking.experiment_page import VIEW
 from pipeline.tracking.lifecycle import attach_run, start_run
 from pipeline.tracking.outbox import delivery
+from pipeline.tracking.outbox.records import LogBatch
+from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.tags import Role, Tag
 from tests.support.sleepers import wait_for
@@ -104,7 +109,9 @@ def test_resumed_run_ends_the_project_run_below_it(opened_by_mlflow):
     interrupted = mlflow.MlflowClient().create_run("1").info.run_id
     with start_run(role=Role.RUN, resume=found(interrupted), resume_name="resumed at epoch 7") as run:
         assert {Tag.HOST, Tag.PROCESS, Tag.HEARTBEAT} <= found(run.id).data.tags.keys()
-        assert found(opened_by_mlflow).data.tags[Tag.PARENT_RUN_ID] == run.id
+        below = found(opened_by_mlflow)
+        assert (below.data.tags[Tag.PARENT_RUN_ID], below.data.tags[Tag.ROLE]) == (run.id, "resume")
+        assert below.info.run_name == "resumed at epoch 7"
     assert "MLFLOW_RUN_ID" not in os.environ
     assert found(opened_by_mlflow).info.status == found(run.id).info.status == "FINISHED"
 
@@ -220,6 +227,78 @@ def test_run_that_is_deleted_before_it_is_resumed_is_refused_with_the_command_th
         start_run(role=Role.RUN, resume=found(run.id)),
     ):
         pass
+
+
+def test_start_run_below_another_run_holds_the_lock_of_its_own_and_prepares_the_experiment(store):
+    with start_run(role=Role.EVALUATE, parent="a" * 32) as run:
+        tags = found(run.id).data.tags
+        assert (tags[Tag.PARENT_RUN_ID], tags[Tag.ROLE]) == ("a" * 32, "evaluate")
+        assert run.is_claimed and ownership.is_owner(found(run.id))
+        with ownership.lock_run(run.id) as is_mine:
+            assert not is_mine
+    with ownership.lock_run(run.id) as is_mine:
+        assert is_mine
+    assert VIEW in mlflow.get_experiment(run.experiment_id).tags
+
+
+def test_start_run_sends_what_other_runs_have_left_and_says_so(store):
+    other = mlflow.MlflowClient().create_run("1").info.run_id
+    Spool(other, destination=delivery.tracking_address()).put(LogBatch(other, tags={"left": "yes"}))
+    with start_run(role=Role.RUN) as run:
+        assert run.notices == [f"sent     1 record of run {other} that were pending on this machine"]
+    assert found(other).data.tags["left"] == "yes"
+    mlflow.MlflowClient().set_terminated(other)
+
+
+def test_run_that_another_process_claims_while_it_goes_on_stops_and_is_left_to_it(store, monkeypatch):
+    beat = partial(ownership.heartbeat_run, seconds=0.01)
+    monkeypatch.setattr(pipeline.tracking.lifecycle, "heartbeat_run", beat)
+    with pytest.raises(Stopped, match="as process 1 on .* has resumed the run$"), start_run(role=Role.RUN) as run:
+        claim_as_another_process(run.id)
+        wait_for(lambda: False, seconds=20)
+    assert run.is_superseded
+    again = found(run.id)
+    assert again.info.status == "RUNNING" and Tag.OUTCOME not in again.data.tags
+    mlflow.MlflowClient().set_terminated(run.id)
+
+
+def test_run_that_another_process_has_claimed_unseen_is_left_to_it(store):
+    with start_run(role=Role.RUN) as run:
+        claim_as_another_process(run.id)
+    assert found(run.id).info.status == "RUNNING"
+    mlflow.MlflowClient().set_terminated(run.id)
+
+
+def test_run_whose_main_thread_does_not_react_is_ended_at_the_deadline(store):
+    with handle_signals() as shutdown:
+        before = shutdown.on_deadline
+        with start_run(role=Role.RUN) as run:
+            shutdown.on_deadline(Stopped(signal.SIGTERM))
+            assert (found(run.id).info.status, found(run.id).data.tags[Tag.OUTCOME]) == ("KILLED", "stopped")
+        assert shutdown.on_deadline is before
+
+
+def test_traceback_of_a_failed_run_hides_passwords(store):
+    with pytest.raises(RuntimeError), start_run(role=Role.RUN) as run:
+        raise RuntimeError("https://me:secret@host is away")
+    text = mlflow.artifacts.load_text(f"runs:/{run.id}/traceback.txt")
+    assert text.startswith("Traceback") and "https://me:***@host is away" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [(ZeroDivisionError("no"), "FAILED", "ZeroDivisionError: no"), (Stopped(signal.SIGTERM), "KILLED", "by SIGTERM")],
+)
+def test_attach_run_ends_the_run_with_the_reason_and_raises(store, error, status, reason):
+    run_id = mlflow.MlflowClient().create_run("1").info.run_id
+    with pytest.raises(type(error)), attach_run(run_id) as run:
+        run.log_epoch(1, {"loss": 2.0})
+        raise error
+    told = found(run_id)
+    assert (told.info.status, told.data.tags[Tag.OUTCOME_REASON], told.data.metrics) == (status, reason, {"loss": 2.0})
+    files = [file.path for file in mlflow.MlflowClient().list_artifacts(run_id)]
+    assert files == (["traceback.txt"] if status == "FAILED" else [])
+    assert run.outbox._is_closed
 
 
 def test_all_runs_of_this_file_have_ended(store):
