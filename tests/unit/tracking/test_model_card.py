@@ -61,6 +61,17 @@ def test_run_that_registers_ends_with_a_card_as_artifact_and_as_description_of_t
     assert "| **recipe** | not known |" in card and "| **test** | not tested |" in card
 
 
+def test_read_facts_of_a_model_are_what_was_logged_with_it(registered):
+    facts = facts_of(registered.run_id)
+    run = mlflow.get_run(registered.run_id)
+    assert (facts.run_id, facts.run_name) == (registered.run_id, run.info.run_name)
+    assert (tuple(facts.classes), facts.image_shape, facts.resize) == (CLASSES, (8, 6, 3), RESIZE)
+    assert (facts.data_name, facts.data_source, facts.data_fingerprint, facts.duplicates) == ("", "", "", "")
+    assert (facts.splits, facts.changes, facts.evaluations, facts.exports, facts.per_class) == ([], {}, {}, [], [])
+    assert facts.metrics == run.data.metrics and facts.interval is None
+    assert (facts.accesses, facts.is_registered, facts.registry, facts.temperature) == (0, False, {}, "")
+
+
 def test_read_facts_of_a_training_are_those_that_it_has_logged(store):
     tags = {Tag.RECIPE_CHANGES: json.dumps({"depth": ["4", "8"]}), Tag.GIT_COMMIT: "c0ffee", Tag.GIT_DIRTY: "true"}
     tags |= {Tag.WEIGHTS_FROM: "models:/m-1", Tag.WEIGHTS_RUN: "b1", Tag.TEACHER: "models:/m-2"}
@@ -176,3 +187,74 @@ def test_read_facts_sorts_the_splits(store):
     for context in ("other", "test", "validation", "train"):
         log_split(run_id, context, None)
     assert [split.context for split in facts_of(run_id).splits] == ["train", "validation", "test", "other"]
+
+
+def test_read_facts_of_a_training_are_its_data_its_exports_and_its_classes(store):
+    tags = {Tag.DATA: "pets", Tag.DATA_FINGERPRINT: "f1", Tag.DATA_DUPLICATES: "2 images"}
+    run_id = make_run(store, "whole", metrics={"loss": 0.5}, tags=tags)
+    store.client.log_text(run_id, "class,images,recall,precision,f1\nnan,4,0.5,,0.25\n'=x,1,1,1,1\n", "per_class.csv")
+    for name in ("model.onnx", "model.tflite", "about.json", "speed.csv"):
+        store.client.log_text(run_id, name, f"exports/{name}")
+    facts = facts_of(run_id)
+    assert (facts.run_name, facts.data_name, facts.data_fingerprint, facts.duplicates) == (
+        "whole",
+        "pets",
+        "f1",
+        "2 images",
+    )
+    assert facts.metrics == mlflow.get_run(run_id).data.metrics
+    assert sorted(facts.exports) == ["exports/model.onnx", "exports/model.tflite"]
+    (first, second) = facts.per_class
+    assert (first[0], first[1], first[2], first[4], second[0]) == ("nan", 4, 0.5, 0.25, "=x")
+    assert np.isnan(first[3])
+    assert (facts.classes, facts.image_shape, facts.resize) == ((), (), "")
+
+
+def test_read_facts_without_tags_takes_the_settings_for_them(store):
+    settings = {"weights_from": "models:/m-1", "teacher": "models:/m-2", "dataset": "fashion_mnist"}
+    run_id = make_run(store, "settings", settings=settings)
+    for tag in (Tag.DATA, Tag.DATA_FINGERPRINT):
+        store.client.delete_tag(run_id, tag)
+    facts = facts_of(run_id)
+    assert facts.lineage == {"weights_from": "models:/m-1", "teacher": "models:/m-2"}
+    assert (facts.data_name, facts.data_fingerprint) == ("fashion_mnist", "")
+    assert facts.code == {"commit": "not known", "libraries": "not known", "trained on": "not known"}
+
+
+def test_read_facts_of_settings_that_this_version_refuses_are_as_they_were_logged(store):
+    run_id = make_run(store, "newer", params={"depth": "many"})
+    store.client.log_text(run_id, "depth: many", "config.yaml")
+    facts = facts_of(run_id)
+    assert facts.params["depth"] == "many" and facts.unusual == {}
+
+
+def test_read_facts_takes_the_source_of_the_data_from_where_they_lie(store):
+    run_id = make_run(store, "local")
+    dataset = Dataset("pets", f"digest-{run_id[:6]}", "local", json.dumps({"uri": "/data/pets"}), profile="[]")
+    given = DatasetInput(dataset, [InputTag("other", "x"), InputTag(MLFLOW_DATASET_CONTEXT, "train")])
+    store.client.log_inputs(run_id, datasets=[given])
+    facts = facts_of(run_id)
+    assert facts.data_source == "/data/pets"
+    assert facts.splits == [DataSplit("train", f"digest-{run_id[:6]}", {})]
+
+
+def test_read_facts_of_runs_above_each_other_in_a_circle_ends(store):
+    first, second = make_run(store, "first of two"), make_run(store, "second of two")
+    for run_id, above in ((first, second), (second, first)):
+        store.client.set_tag(run_id, Tag.PARENT_RUN_ID, above)
+        store.client.delete_tag(run_id, Tag.DATA_FINGERPRINT)
+    assert facts_of(first).data_fingerprint == ""
+
+
+def test_write_model_card_describes_the_calibrated_version_too(store):
+    client = store.client
+    run_id = make_run(
+        store, "two versions", tags={Tag.REGISTERED: "models:/two/1", Tag.REGISTERED_CALIBRATED: "models:/two/2"}
+    )
+    client.create_registered_model("two")
+    for tags in ({Tag.REASON: "first"}, {Tag.CALIBRATED_FROM: "version 1", Tag.TEMPERATURE: "1.4"}):
+        client.create_model_version("two", f"runs:/{run_id}/model", run_id, tags=tags)
+    write_model_card(TrackingClient(), run_id)
+    first, second = (client.get_model_version("two", number).description for number in "12")
+    assert "models:/two/1" in first and "models:/two/2" in second and "1.4" in second
+    assert card_of(run_id) == first

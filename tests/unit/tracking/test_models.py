@@ -17,6 +17,9 @@ from pipeline.runtime.files import sha256_files
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.models import (
     BATCH_SIZE,
+    CALIBRATED,
+    MODEL,
+    SERVED,
     LoggedModel,
     find_model,
     latest_model_uri,
@@ -26,6 +29,7 @@ from pipeline.tracking.models import (
     resolve_model_uri,
 )
 from pipeline.tracking.tags import Tag
+from tests.support.ports import free_port
 from tests.support.registered_model import CLASSES, RESIZE, SHAPE
 
 URIS = ["models:/colours@champion", "models:/colours/1", "models:/colours/latest", "runs:/{run}/model", "models:/{id}"]
@@ -148,3 +152,52 @@ def test_logged_splits_are_the_digests_of_a_runs_data_by_what_they_were_for(stor
         mlflow.MlflowClient().log_inputs(run_id, datasets=[given])
     assert logged_splits(TrackingClient(), run_id) == ("0123", {"training": "aa", "testing": "bb"})
     assert logged_splits(TrackingClient(), "0" * 32) == ("", {})
+
+
+def test_logged_models_are_found_under_the_names_that_runs_of_earlier_versions_gave_them():
+    assert (MODEL, SERVED, CALIBRATED) == ("model", "served", "calibrated")
+
+
+def test_logged_splits_of_a_run_without_data_are_empty(store):
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    assert logged_splits(TrackingClient(), run_id) == ("", {})
+
+
+def test_logged_metadata_of_another_program_s_model_is_empty(registered_model, tmp_path):
+    client = mlflow.MlflowClient()
+    model = client.create_logged_model(client.get_run(registered_model.run_id).info.experiment_id, name="foreign")
+    Model().save(str(tmp_path / "MLmodel"))
+    client.log_model_artifacts(model.model_id, str(tmp_path))
+    assert logged_metadata(client.finalize_logged_model(model.model_id, "READY")) == {}
+
+
+def test_find_model_without_a_server_names_the_store(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = f"http://127.0.0.1:{free_port()}"
+    mlflow.set_tracking_uri(uri)
+    try:
+        with pytest.raises(UsageError, match=f"^the tracking store must be there .*{uri}.*refused"):
+            find_model(TrackingClient(), f"models:/m-{'0' * 32}")
+    finally:
+        mlflow.set_tracking_uri(store)
+
+
+def test_load_model_whose_files_are_gone_is_refused(registered_model):
+    client, uri = TrackingClient(), f"runs:/{registered_model.run_id}/model"
+    folder = Path(find_model(client, uri).artifact_location)
+    moved = folder.rename(folder.with_name("moved"))
+    try:
+        with pytest.raises(UsageError, match=f"^the files of {uri} must be there"):
+            load_model(client, uri)
+    finally:
+        moved.rename(folder)
+
+
+def test_find_model_of_a_version_whose_source_is_no_logged_model_is_refused(registered_model):
+    client = mlflow.MlflowClient()
+    client.create_registered_model("elsewhere")
+    client.create_model_version("elsewhere", f"runs:/{registered_model.run_id}/model", registered_model.run_id)
+    with pytest.raises(
+        UsageError, match="^model must be in this tracking store, and complete, got models:/elsewhere/1"
+    ):
+        find_model(TrackingClient(), "models:/elsewhere/1")
