@@ -1,6 +1,8 @@
 """Tests of claims and heartbeats of runs, in a real MLflow store."""
 
 import threading
+import time
+from datetime import UTC, datetime, timedelta
 
 import mlflow
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from pipeline.runtime.code_version import CodeVersion
 from pipeline.runtime.errors import Deleted, NothingToDo, Rejected, Stopped, Unavailable, UsageError
 from pipeline.runtime.process import this_process
+from pipeline.runtime.tables import markdown_text
 from pipeline.tracking import ownership
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.tags import Role, RunOutcome, Tag
@@ -207,3 +210,74 @@ def test_lock_run_is_held_by_one_process_at_a_time(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with ownership.lock_run("a") as first, ownership.lock_run("a") as second:
         assert (first, second) == (True, True), "a cache that takes no locks stops nobody"
+
+
+@pytest.mark.parametrize(("took", "waited"), [(0.25, 2.0), (3.0, 6.0)])
+def test_confirm_claim_waits_longer_where_the_store_is_slow(client, run_id, monkeypatch, took, waited):
+    ownership.claim_run(TrackingClient(), run_id)
+    pauses = []
+    monkeypatch.setattr(ownership.time, "sleep", pauses.append)
+    ownership.confirm_claim(TrackingClient(), found(run_id), claim_seconds=took)
+    assert pauses == [waited]
+
+
+def test_claim_run_sets_a_heartbeat_of_this_moment_that_is_exact(client, run_id):
+    ownership.claim_run(TrackingClient(), run_id)
+    heartbeat = datetime.fromisoformat(found(run_id).data.tags[Tag.HEARTBEAT])
+    assert heartbeat.utcoffset() == timedelta(0) and abs(heartbeat - datetime.now(UTC)) < timedelta(minutes=1)
+    assert len(found(run_id).data.tags[Tag.HEARTBEAT]) == len("2026-01-01T00:00:00.000000+00:00")
+
+
+def test_reopen_run_removes_the_outcome_of_a_run_that_has_ended_alone(client, run_id):
+    tracking = TrackingClient()
+    ownership.end_run(tracking, run_id, RunOutcome.FAILED, "odd")
+    ownership.reopen_run(tracking, found(run_id))
+    assert found(run_id).info.status == "RUNNING"
+    assert not {Tag.OUTCOME, Tag.OUTCOME_REASON} & found(run_id).data.tags.keys()
+    client.set_tag(run_id, Tag.OUTCOME, "failed")
+    ownership.reopen_run(tracking, found(run_id))
+    assert found(run_id).data.tags[Tag.OUTCOME] == "failed", "its owner is about to end it"
+
+
+def test_end_run_without_a_time_ends_it_now_with_the_tags_of_its_outcome(client, run_id):
+    ownership.end_run(TrackingClient(), run_id, RunOutcome.STOPPED, "by SIGTERM")
+    run = found(run_id)
+    assert run.info.status == "KILLED" and abs(run.info.end_time / 1000 - time.time()) < 60
+    assert (run.data.tags[Tag.OUTCOME], run.data.tags[Tag.OUTCOME_REASON]) == ("stopped", "by SIGTERM")
+
+
+def test_begin_run_of_a_deleted_run_raises_deleted(client, run_id):
+    client.delete_run(run_id)
+    with pytest.raises(Deleted, match="mlflow runs restore"):
+        ownership.begin_run(TrackingClient(), run_id)
+
+
+def test_begin_run_opens_a_run_again_or_a_new_one_in_the_present_experiment(client, run_id):
+    client.set_terminated(run_id)
+    again = ownership.begin_run(TrackingClient(), run_id)
+    assert (again.info.run_id, again.info.status) == (run_id, "RUNNING")
+    new = ownership.begin_run(TrackingClient())
+    assert new.info.run_id != run_id and new.info.status == "RUNNING"
+    assert new.info.experiment_id == TrackingClient().experiment_id()
+    other = client.create_experiment("of the new run")
+    assert ownership.begin_run(TrackingClient(), experiment_id=other).info.experiment_id == other
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////a/mlflow.db", "http://sqlite:///a", "", "sqlite:///"])
+def test_check_store_path_accepts_what_names_the_same_store_in_every_folder(monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    ownership.check_store_path()
+
+
+def test_check_store_path_names_the_absolute_path(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///a.db")
+    with pytest.raises(UsageError, match=f"got sqlite:///a.db; try sqlite:///{tmp_path}/mlflow.db$"):
+        ownership.check_store_path()
+
+
+def test_refuse_run_escapes_the_reason_and_ends_it_now(client, run_id):
+    ownership.refuse_run(TrackingClient(), run_id, "a_b must be *c*")
+    run = found(run_id)
+    assert run.data.tags[Tag.DESCRIPTION] == markdown_text("a_b must be *c*") != "a_b must be *c*"
+    assert run.info.run_name == "refused: a_b" and abs(run.info.end_time / 1000 - time.time()) < 60

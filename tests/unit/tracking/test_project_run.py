@@ -8,6 +8,7 @@ import mlflow
 import pytest
 
 from pipeline.runtime.errors import Stopped, UsageError
+from pipeline.runtime.process import this_process
 from pipeline.tracking.project_run import ProjectRun, close_if_unused, fail_project_run
 from pipeline.tracking.tags import Tag
 
@@ -89,6 +90,44 @@ def test_close_if_unused_leaves_a_claimed_run_open(client, run_id, monkeypatch):
         ProjectRun.find().claim()
         1 / 0  # noqa: B018
     assert found(run_id).info.status == "RUNNING"
+
+
+def test_close_if_unused_refuses_a_run_in_which_something_has_begun_and_leaves_it(client, run_id, monkeypatch):
+    client.set_tag(run_id, Tag.ROLE, "report")
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    before = found(run_id).to_dictionary()
+    message = (
+        f"MLFLOW_RUN_ID must name a run in which nothing has begun, got {run_id} ({before['info']['run_name']}), which "
+        "is RUNNING as a report: unset MLFLOW_RUN_ID for a new run, or resume a training with resume=RUN_ID"
+    )
+    with pytest.raises(UsageError) as refused, close_if_unused(ProjectRun.find()):
+        raise AssertionError
+    assert str(refused.value) == message
+    assert found(run_id).to_dictionary() == before
+
+
+def test_close_if_unused_names_this_process_in_the_run_and_leaves_it_open(run_id, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    with close_if_unused(ProjectRun.find()):
+        assert this_process().tags().items() <= found(run_id).data.tags.items()
+    assert found(run_id).info.status == "RUNNING"
+
+
+def test_close_if_unused_without_a_project_run_lets_errors_pass():
+    with pytest.raises(ZeroDivisionError), close_if_unused(None):
+        1 / 0  # noqa: B018
+
+
+def test_fail_project_run_leaves_a_run_that_has_ended(monkeypatch, client, run_id):
+    client.set_tag(run_id, Tag.OUTCOME, "stopped")
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    fail_project_run("depth must be more")
+    assert found(run_id).data.tags[Tag.OUTCOME] == "stopped" and found(run_id).info.status == "RUNNING"
+
+
+def test_find_takes_an_empty_variable_for_none():
+    assert ProjectRun.find({}) is None and ProjectRun.find({"MLFLOW_RUN_ID": ""}) is None
+    assert ProjectRun.find({"MLFLOW_RUN_ID": "a"}) == ProjectRun("a")
 
 
 def test_claim_hides_the_project_run_from_child_processes(monkeypatch):
