@@ -4,7 +4,9 @@ import mlflow
 import numpy as np
 import pytest
 
+from pipeline.config.training import TrainingConfig
 from pipeline.evaluation.metrics import predictions_table
+from pipeline.evaluation.report.groups import RunRecord
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import to_csv
 from pipeline.tracking.client import TrackingClient
@@ -193,3 +195,112 @@ def test_fetch_recalls_takes_a_class_named_nan_for_a_class(experiment, tracking)
 )
 def test_to_run_record_names_the_models_that_the_training_has_used(experiment, tags, params, models):
     assert get_record(make_run(experiment[0], "one", tags=tags, params=params)).models == models
+
+
+def test_to_run_record_of_a_trial_has_all_that_a_report_reads(experiment):
+    store, _ = experiment
+    tags = {Tag.ROLE: Role.TRIAL, Tag.STUDY: "mine", Tag.PARENT_RUN_ID: "b" * 32, Tag.WINNER: "c" * 32}
+    tags |= {Tag.GIT_COMMIT: "abc", Tag.TEACHER: "models:/m-2", f"{Tag.TEST_SET_ACCESS}.x": "now"}
+    measured = {"best_epoch": 2.0, "latency_ms": 1.5, "seconds": 7.0, "odd": 1.0}
+    run_id = make_run(store, "t000", params={"recipe": "digits"}, metrics=measured, tags=tags)
+    run = mlflow.get_run(run_id)
+    record = get_record(run_id)
+    assert record._replace(params={}) == RunRecord(
+        id=run_id,
+        name="t000",
+        experiment_id=store.experiment_id,
+        artifact_uri=run.info.artifact_uri,
+        state="finished",
+        role="trial",
+        study="mine",
+        parent="b" * 32,
+        params_as_typed=False,
+        commit="abc",
+        recipe="digits",
+        params={},
+        metrics={
+            "parameters": 1000.0,
+            "best_val_accuracy": 0.6,
+            "val_accuracy": 0.6,
+            "best_epoch": 2.0,
+            "latency_ms": 1.5,
+        },
+        data="digits",
+        fingerprint="d0",
+        start_time=run.info.start_time,
+        seconds=7.0,
+        test_set_accesses=1,
+        is_winner=False,
+        models=("taught by models:/m-2",),
+    )
+    assert record.params.keys() == TrainingConfig.model_fields.keys()
+
+
+def test_to_run_record_of_a_run_that_goes_on_and_has_no_tags(experiment):
+    store, _ = experiment
+    run_id = store.client.create_run(store.experiment_id).info.run_id
+    store.client.log_param(run_id, "dataset", "flowers")
+    record = get_record(run_id)
+    assert (record.role, record.study, record.parent, record.commit, record.recipe) == ("", "", "", "", "")
+    assert (record.data, record.fingerprint, record.seconds, record.state) == ("flowers", "", None, "running")
+    assert (record.params_as_typed, record.is_winner, record.models, record.test_set_accesses) == (False, False, (), 0)
+
+
+def test_to_run_record_of_a_run_without_its_seconds_has_those_between_start_and_end(experiment):
+    store, _ = experiment
+    run_id = store.client.create_run(store.experiment_id, start_time=1_000_000).info.run_id
+    store.client.set_terminated(run_id, end_time=1_002_500)
+    assert get_record(run_id).seconds == 2.5
+
+
+@pytest.mark.parametrize(("settings", "has"), [({}, True), ({"folds": 2}, False), ({"refit": "true"}, False)])
+def test_training_run_with_folds_or_on_all_images_has_no_validation(experiment, tracking, settings, has):
+    run_id = make_run(experiment[0], "one", settings=settings)
+    assert get_training_run(tracking, run_id).has_validation is has
+
+
+def test_is_training_of_a_fold_holds_only_where_it_is_named(experiment):
+    record = get_record(make_run(experiment[0], "fold", tags={Tag.ROLE: Role.FOLD}))
+    assert is_training(record, by_id=True) and not is_training(record)
+    assert not is_training(record._replace(role=Role.REPORT), by_id=True)
+
+
+def test_get_training_run_without_a_fingerprint_has_an_empty_one(experiment, tracking):
+    store, _ = experiment
+    first, second = (make_run(store, name) for name in "ab")
+    for run_id, above in ((first, second), (second, first)):
+        store.client.set_tag(run_id, Tag.PARENT_RUN_ID, above)
+        store.client.delete_tag(run_id, Tag.DATA_FINGERPRINT)
+    assert get_training_run(tracking, first).fingerprint == ""
+    store.client.delete_tag(first, Tag.PARENT_RUN_ID)
+    assert get_training_run(tracking, first).fingerprint == ""
+
+
+def test_inherit_data_of_runs_above_each_other_in_a_circle_ends(experiment, tracking):
+    store, _ = experiment
+    record = get_record(make_run(store, "one", tags={Tag.DATA_FINGERPRINT: ""}))
+    one = record._replace(id="1", parent="2")
+    two = record._replace(id="2", parent="1")
+    assert inherit_data(tracking, [one], [one, two]) == [one]
+
+
+def test_inherit_data_goes_two_levels_up_and_keeps_the_name_where_none_is_above(experiment, tracking):
+    store, _ = experiment
+    record = get_record(make_run(store, "one", tags={Tag.DATA_FINGERPRINT: ""}))
+    search = record._replace(id="search", fingerprint="d7", data="")
+    final = record._replace(id="final", parent="search")
+    seed = record._replace(id="seed", parent="final")
+    (found,) = inherit_data(tracking, [seed], [search, final, seed])
+    assert found == seed._replace(fingerprint="d7", data="digits")
+
+
+def test_fetched_artifacts_are_what_the_runs_have_logged(experiment, tracking):
+    store, _ = experiment
+    run_id = make_run(store, "one", correct=[True, False, True, True], settings={"depth": 5})
+    record = get_record(run_id)
+    assert fetch_configs(tracking, iter([record]))[run_id].model.depth == 5
+    recalls = fetch_recalls(tracking, [record])[run_id]
+    assert recalls.to_dict() == {"cat": 1.0, "dog": 0.0, "owl": 1.0}
+    table = fetch_predictions(tracking, [record])[run_id]
+    assert list(table.columns) == ["image", "label", "predicted"]
+    assert table["image"].tolist()[1] == f"{1:016x}" and table["label"].tolist() == [0, 1, 2, 0]

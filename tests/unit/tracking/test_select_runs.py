@@ -119,3 +119,76 @@ def test_select_runs_of_an_empty_or_deleted_experiment_is_refused(experiment):
     store.client.delete_experiment(store.experiment_id)
     with pytest.raises(UsageError, match="must not be deleted"):
         select_runs(TrackingClient(), name)
+
+
+def test_select_runs_is_titled_by_what_was_named(experiment, monkeypatch):
+    store, name = experiment
+    run_id, other = (make_run(store, "a", tags={Tag.STUDY: "mine-1a2b"}) for _ in range(2))
+    monkeypatch.setattr(fluent, "_active_experiment_id", store.experiment_id)
+    titles = {
+        name: f"experiment {name}",
+        "mine-1a2b": "study mine-1a2b",
+        run_id: "1 run by id",
+        f"{run_id},{other}": "2 runs by id",
+        "metrics.parameters > 1": f"runs of experiment {name} where metrics.parameters > 1",
+        "params.dataset like 'dig%'": f"runs of experiment {name} where params.dataset like 'dig%'",
+    }
+    selections = {text: select_runs(TrackingClient(), text) for text in titles}
+    assert {text: selection.title for text, selection in selections.items()} == titles
+    assert [selection.by_id for selection in selections.values()] == [False, False, True, True, False, False]
+    assert [len(selection.rows) for selection in selections.values()] == [2, 2, 1, 2, 2, 2]
+    assert not any(selection.left_out for selection in selections.values())
+    assert selections[run_id].subject == run_id and selections[name].subject == ""
+
+
+@pytest.mark.parametrize("text", ["it's mine", 'so "called"'])
+def test_select_runs_of_a_study_with_quotes_in_its_name_finds_it(experiment, text):
+    run_id = make_run(experiment[0], "a", tags={Tag.STUDY: text})
+    assert ids(select_runs(TrackingClient(), text)) == {run_id}
+
+
+def test_select_runs_of_a_text_with_both_quotes_names_nothing(store):
+    with pytest.raises(UsageError, match="^runs must be an experiment, a study, "):
+        select_runs(TrackingClient(), """it's "mine" """)
+
+
+def test_select_runs_without_an_accuracy_says_how_many_and_which(experiment):
+    store, name = experiment
+    for run, state in (("first", "FAILED"), ("second", "RUNNING"), ("third", "RUNNING")):
+        make_run(store, run, curve=(), status=state)
+    expected = f"^a report needs runs with an accuracy, got none of experiment .*{name[-5:-1]}.*: without an accuracy: "
+    with pytest.raises(UsageError, match=expected) as refused:
+        select_runs(TrackingClient(), name)
+    assert "2 running, 1 failed (third, second, first)" in str(refused.value)
+    assert str(refused.value).endswith("; train first, or name others")
+
+
+@pytest.mark.parametrize("metric", ["test_accuracy", "best_val_accuracy", "val_accuracy"])
+def test_select_runs_takes_a_run_with_any_accuracy(experiment, metric):
+    store, name = experiment
+    run_id = make_run(store, "a", curve=(), metrics={metric: 0.5})
+    make_run(store, "b", curve=(), metrics={"val_loss": 0.5})
+    assert ids(select_runs(TrackingClient(), name)) == {run_id}
+
+
+def test_select_runs_of_two_searches_has_no_subject(experiment):
+    store, name = experiment
+    for study in ("one", "two"):
+        make_run(store, f"search {study}", tags={Tag.STUDY: study, Tag.ROLE: Role.SEARCH})
+        make_run(store, f"trial {study}", tags={Tag.STUDY: study, Tag.ROLE: Role.TRIAL})
+    assert select_runs(TrackingClient(), name).subject == ""
+
+
+def test_select_runs_of_a_search_beside_another_run_has_no_subject(experiment):
+    store, name = experiment
+    make_run(store, "search", tags={Tag.STUDY: "one", Tag.ROLE: Role.SEARCH})
+    make_run(store, "a")
+    assert select_runs(TrackingClient(), name).subject == ""
+
+
+def test_select_runs_of_a_deleted_experiment_says_how_to_restore_it(experiment):
+    store, name = experiment
+    store.client.delete_experiment(store.experiment_id)
+    restore = f"`mlflow experiments restore --experiment-id {store.experiment_id}` restores it; or name another$"
+    with pytest.raises(UsageError, match=restore):
+        select_runs(TrackingClient(), name)
