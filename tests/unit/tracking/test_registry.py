@@ -1,5 +1,6 @@
 """Which alias a version of a registered model gets, and that a run is registered once."""
 
+import errno
 from typing import NamedTuple
 
 import mlflow
@@ -48,7 +49,8 @@ def register(name, table, *, classes=("a", "b"), monitor="val_accuracy"):
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("registering").experiment_id
     run_id = client.create_run(experiment).info.run_id
-    client.log_param(run_id, "monitor", monitor)
+    if monitor:
+        client.log_param(run_id, "monitor", monitor)
     model = client.create_logged_model(experiment, name=SERVED, source_run_id=run_id)
     client.finalize_logged_model(model.model_id, "READY")
     if table is not None:
@@ -175,8 +177,9 @@ def test_register_version_called_again_creates_no_second_version():
 
 def test_register_version_without_a_served_model_is_refused_permanently():
     run_id = mlflow.MlflowClient().create_run("1").info.run_id
-    with pytest.raises(FileNotFoundError, match="has no model to register"):
+    with pytest.raises(FileNotFoundError, match=f"run {run_id} has no model to register") as raised:
         register_version(TrackingClient(), run_id, name="none", tags={})
+    assert raised.value.errno == errno.ENOENT
 
 
 def test_describe_of_a_run_without_a_version_is_none():
@@ -221,8 +224,9 @@ def test_register_calibrated_of_a_version_without_an_alias_gets_none():
 
 def test_register_calibrated_without_a_calibrated_model_is_refused_permanently():
     run_id, name, _ = register("not-calibrated", predictions(FIRST_HALF))
-    with pytest.raises(FileNotFoundError, match="has no calibrated model"):
+    with pytest.raises(FileNotFoundError, match=f"run {run_id} has no calibrated model") as raised:
         register_calibrated(TrackingClient(), run_id, name=name, version="1", temperature="1.4")
+    assert raised.value.errno == errno.ENOENT
 
 
 def test_find_version_takes_the_version_that_is_named_before_that_of_the_run():
@@ -238,3 +242,57 @@ def test_find_version_takes_the_version_that_is_named_before_that_of_the_run():
         version = find_version(client, uri, of_run)
         assert version is not None and str(version.version) == number
     assert find_version(client, f"runs:/{'0' * 32}/model", None) is None
+
+
+def test_register_version_of_a_run_that_names_no_monitor_compares_accuracies():
+    register("no-monitor", predictions(FIRST_HALF))
+    register("no-monitor", predictions(np.ones(IMAGES, bool)), monitor=None)
+    assert aliases("no-monitor") == {"champion": 2}
+    assert "(McNemar's exact test, p = " in reason("no-monitor", 2)
+
+
+def test_register_version_sets_the_tags_of_a_challenger_on_its_run():
+    register("challenged", predictions(FIRST_HALF))
+    run_id, _, _ = register("challenged", predictions(FIRST_HALF))
+    tags = run_tags(run_id)
+    assert (tags[Tag.REGISTERED], tags[Tag.REGISTERED_ALIAS]) == ("models:/challenged/2", "challenger")
+    assert tags[Tag.REGISTERED_REASON] == reason("challenged", 2)
+    assert describe(tags) == f"models:/challenged/2 is the challenger: {reason('challenged', 2)}"
+
+
+def test_register_version_called_again_for_a_challenger_decides_anew():
+    register("anew", predictions(FIRST_HALF))
+    run_id, name, tags = register("anew", predictions(FIRST_HALF))
+    mlflow.MlflowClient().delete_registered_model_alias("anew", "champion")
+    register_version(TrackingClient(), run_id, name=name, tags=tags)
+    assert aliases("anew")["champion"] == 2 and reason("anew", 2) == "there was no champion"
+
+
+def test_compare_predictions_by_the_bootstrap_says_what_was_measured_on_the_common_images():
+    new, champion = unequal(160, 16).iloc[:190], unequal(170, 4)
+    decision = compare_predictions(new, champion, champion_name="it", monitor="val_balanced_accuracy")
+    assert decision.reason.startswith("better than it: on 190 test images that both predicted (of its 190), it has a ")
+    assert decision.alias == "champion" and decision.reason.endswith(" at 95 %)")
+    worse = compare_predictions(champion, new, champion_name="it", monitor="val_balanced_accuracy")
+    assert worse.alias == "challenger" and worse.reason.startswith("worse than it: on 190 test images that both ")
+    assert "(of its 200)" in worse.reason
+    for table, other in ((new, champion), (champion, new)):
+        without = other.drop(columns="probability_of_class")
+        decision = compare_predictions(table, without, champion_name="it", monitor="val_loss")
+        assert decision == ("challenger", "not comparable with it: a run has logged no probabilities")
+
+
+def test_compare_predictions_of_a_loss_prefers_the_smaller_one():
+    decision = compare_predictions(unequal(175, 18), unequal(90, 4), champion_name="it", monitor="val_loss")
+    assert decision.alias == "champion" and decision.reason.startswith("better than it: on 200 test images")
+    assert "it has a test loss of " in decision.reason and "the champion one of " in decision.reason
+
+
+def test_compare_predictions_of_an_image_with_another_label_leaves_it_out():
+    new, champion = predictions(np.ones(20, bool)), predictions(np.ones(20, bool))
+    champion.loc[3, "label"] = 1
+    decision = compare_predictions(new, champion, champion_name="it", monitor="val_accuracy")
+    assert decision.reason == (
+        "within noise of it: of 19 test images that both predicted (of its 20), it alone is right on 0, the champion "
+        "alone on 0 (McNemar's exact test, p = 1)"
+    )
