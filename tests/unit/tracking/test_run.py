@@ -21,7 +21,8 @@ from mlflow.models import Model
 import pipeline.tracking.lifecycle
 import pipeline.tracking.run
 from pipeline.model.conv_mixer import conv_mixer
-from pipeline.runtime.errors import Deleted, Rejected, UsageError
+from pipeline.runtime.errors import Deleted, NotFound, Rejected, Unavailable, UsageError
+from pipeline.runtime.process import this_process
 from pipeline.serving.packaging import save_keras
 from pipeline.tracking import ownership
 from pipeline.tracking.client import TrackingClient
@@ -464,6 +465,223 @@ def test_served_and_calibrated_models_are_registered_once_the_run_has_finished(t
     assert run.describe_registration() == "models:/pets/1 is the champion: there was no champion"
     assert run.model_uri == "models:/pets/1"
     assert "pets" in mlflow.artifacts.load_text(f"runs:/{run.id}/model_card.md")
+
+
+def test_tracked_run_knows_what_mlflow_had_when_it_was_opened(tracked):
+    run, _ = tracked
+    info = found(run.id).info
+    assert (run.experiment_id, run.artifact_uri, run.name) == (info.experiment_id, info.artifact_uri, info.run_name)
+    blind = TrackedRun(run.id, run.outbox)
+    assert (blind.experiment_id, blind.artifact_uri, blind.name, blind.model_uri) == ("", "", "", None)
+    for one in (run, blind):
+        assert (one.is_superseded, one.is_claimed, one.project_run_id, one.fold_run_id) == (False, False, None, None)
+        assert one.notices == []
+    blind.log_params({"depth": "3"})
+    assert blind.set_name("mine") == blind.name == "mine"
+    run.outbox.flush()
+    assert (found(run.id).info.run_name, found(run.id).data.params) == ("mine", {"depth": "3"})
+
+
+def test_set_name_without_a_server_takes_the_name_as_it_is(tracked, monkeypatch):
+    run, _ = tracked
+    with monkeypatch.context() as patch:
+        patch.setattr(TrackingClient, "unique_run_name", raising(Unavailable("away")))
+        assert run.set_name("mine") == "mine"
+    run.outbox.flush()
+    assert found(run.id).info.run_name == "mine"
+
+
+def raising(error):
+    """Return a function that raises an error."""
+
+    def fail(*arguments, **options):
+        raise error
+
+    return fail
+
+
+def test_points_are_logged_at_this_moment_and_summaries_at_step_0(tracked):
+    run, client = tracked
+    before = int(1000 * time.time())
+    run.log_epoch(7, {"loss": 2.0})
+    run.log_results({"test_accuracy": 1})
+    run.log_metrics({"trials": 3.0})
+    run.log_metrics({"trials": 4.0}, step=5)
+    run.log_system_metrics({"system/cpu": 0.5}, 9)
+    run.log_model_metrics({"evaluation/a": 0.5})
+    run.log_model_metrics({"evaluation/b": 0.5}, step=2)
+    run.outbox.flush()
+    names = ("loss", "test_accuracy", "trials", "system/cpu", "evaluation/a", "evaluation/b")
+    points = {name: client.get_metric_history(run.id, name) for name in names}
+    assert {name: [(point.step, point.value) for point in of_name] for name, of_name in points.items()} == {
+        "loss": [(7, 2.0)],
+        "test_accuracy": [(0, 1.0)],
+        "trials": [(0, 3.0), (5, 4.0)],
+        "system/cpu": [(9, 0.5)],
+        "evaluation/a": [(0, 0.5)],
+        "evaluation/b": [(2, 0.5)],
+    }
+    # by the clock of the run, which never goes back
+    assert all(abs(point.timestamp - before) < 60_000 for of_name in points.values() for point in of_name)
+
+
+def test_log_epoch_names_the_metrics_that_have_another_value_at_this_epoch(tracked):
+    run, _ = tracked
+    assert run.log_epoch(1, {"loss": 2.0, "accuracy": 0.5}) == set()
+    assert run.log_epoch(1, {"loss": 2.0, "accuracy": 0.25, "val_loss": 1.0}) == {"accuracy"}
+    assert run.log_epoch(2, {"loss": 3.0}) == set()
+    run.outbox.flush()
+    assert found(run.id).data.metrics == {"loss": 3.0, "accuracy": 0.5, "val_loss": 1.0}
+
+
+def test_metrics_of_the_run_are_those_of_its_model_once_it_has_logged_one(tracked):
+    run, client = tracked
+    run.log_results({"before": 0.5})
+    for _ in range(2):
+        run.log_model(lambda folder: Model().save(str(folder / "MLmodel")))
+    run.log_results({"test_accuracy": 0.5})
+    run.log_metrics({"trials": 3.0})
+    run.outbox.flush()
+    (output,) = found(run.id).outputs.model_outputs
+    assert [metric.key for metric in client.get_logged_model(output.model_id).metrics] == ["test_accuracy"]
+    assert run.model_uri is None
+    run.wait_until_logged(60)
+    assert run.model_uri == client.get_logged_model(output.model_id).model_uri
+
+
+def test_log_figure_without_a_key_logs_two_files_and_no_image(tracked):
+    run, client = tracked
+    run.log_figure("plots/a.png", Figure(figsize=(1, 1)))
+    run.outbox.flush()
+    assert sorted(file.path for file in client.list_artifacts(run.id, "plots")) == ["plots/a.png", "plots/a.svg"]
+    assert [file.path for file in client.list_artifacts(run.id)] == ["plots"]
+    assert Tag.LOGGED_IMAGES not in found(run.id).data.tags
+    run.log_figure("plots/b.png", Figure(figsize=(1, 1)), key="curves")
+    run.outbox.flush()
+    assert found(run.id).data.tags[Tag.LOGGED_IMAGES] == "True"
+    assert all("/curves+step+0+" in file.path for file in client.list_artifacts(run.id, "images"))
+
+
+def test_log_table_with_a_view_logs_it_as_json_beside_the_csv(tracked):
+    run, client = tracked
+    table = pd.DataFrame({"class": ["a", "b"], "recall": [0.5, 1.0]})
+    run.log_table("some/per_class.csv", table, view=table[["class"]])
+    run.outbox.flush()
+    assert sorted(file.path for file in client.list_artifacts(run.id, "some")) == [
+        "some/per_class.csv",
+        "some/per_class.json",
+    ]
+    text = mlflow.artifacts.load_text(f"runs:/{run.id}/some/per_class.json")
+    assert json.loads(text) == {"columns": ["class"], "data": [["a"], ["b"]]}
+
+
+def test_calibrated_model_without_a_version_is_logged_and_not_registered(tracked):
+    run, client = tracked
+    run.log_calibrated_model(
+        lambda folder: Model().save(str(folder / "MLmodel")), temperature="1.4, on 9 images", version=None
+    )
+    run.end(RunOutcome.FINISHED, "")
+    assert run.outbox.flush() == 0
+    run.raise_rejection()
+    model = TrackingClient().find_logged_model(found(run.id), CALIBRATED)
+    assert model.tags[Tag.TEMPERATURE] == "1.4, on 9 images"
+    assert Tag.REGISTERED_CALIBRATED not in found(run.id).data.tags
+    # the card is that of the network's model, which it has not logged
+    assert "model_card.md" not in [file.path for file in client.list_artifacts(run.id)]
+
+
+@pytest.mark.parametrize("outcome", [RunOutcome.FAILED, RunOutcome.STOPPED])
+def test_run_that_does_not_finish_registers_nothing_and_writes_no_card(tracked, outcome):
+    run, client = tracked
+    run.log_model(lambda folder: Model().save(str(folder / "MLmodel")))
+    name = f"unfinished-{outcome}"
+    run.register_model(name, lambda folder: Model().save(str(folder / "MLmodel")), classes=["a"], tags={})
+    run.end(outcome, "why")
+    assert run.outbox.flush() == 0
+    assert not client.search_registered_models(f"name = '{name}'")
+    assert "model_card.md" not in [file.path for file in client.list_artifacts(run.id)]
+    assert (found(run.id).info.status, found(run.id).data.tags[Tag.OUTCOME_REASON]) == (outcome.status, "why")
+
+
+def test_describe_registration_says_why_there_is_none(tracked, monkeypatch):
+    run, _ = tracked
+
+    def save(folder):
+        Model().save(str(folder / "MLmodel"))
+
+    with monkeypatch.context() as failing:
+        failing.setattr(records.LogModel, "_send", raising(ConnectionError("nobody there")))
+        run.register_model("unsent", save, classes=["a"], tags={})
+        run.outbox.flush(unavailable_seconds=0.1)
+        assert run.describe_registration() == ("not registered yet: it will be when the pending records have been sent")
+    assert run.outbox.flush() == 0
+    run.outbox.put(records.RegisterVersion("f" * 32, "unsent", {}))
+    run.outbox.flush()
+    assert run.describe_registration().startswith("not registered: ") and "f" * 32 not in (run.model_uri or "")
+    assert run.describe_registration() is None, "MLflow has taken nothing, and has refused it once"
+    assert run.model_uri is None
+
+
+def test_raise_rejection_of_a_run_that_is_there_is_what_mlflow_has_refused(tracked, monkeypatch):
+    run, _ = tracked
+    run.outbox.put(records.LogBatch("f" * 32, tags={"a": "b"}))
+    run.outbox.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(TrackingClient, "get_active_run", raising(Unavailable("away")))
+        with pytest.raises(NotFound, match="f" * 32):
+            run.raise_rejection()
+    run.raise_rejection()
+
+
+def test_end_names_the_moment_and_this_process_if_it_has_claimed_the_run(tracked, monkeypatch):
+    run, _ = tracked
+    run.is_claimed = True
+    ended = []
+    monkeypatch.setattr(run.outbox, "put", ended.append)
+    run.end(RunOutcome.STOPPED, "by SIGTERM")
+    run.is_claimed = False
+    run.end(RunOutcome.FAILED, "")
+    first, second = ended
+    assert (first.run_id, first.status, first.process, first.keep_status) == (
+        run.id,
+        "KILLED",
+        this_process().tags(),
+        False,
+    )
+    assert first.tags == {Tag.OUTCOME: "stopped", Tag.OUTCOME_REASON: "by SIGTERM"}
+    assert abs(first.end_time / 1000 - time.time()) < 60
+    assert (second.process, second.tags) == (None, {Tag.OUTCOME: "failed"})
+
+
+def test_params_and_tags_that_mlflow_would_refuse_are_cut(tracked):
+    run, _ = tracked
+    run.set_tags({"note": "x" * 20_000})
+    run.log_params({"comment": "y" * 20_000})
+    assert run.outbox.flush() == 0
+    data = found(run.id).data
+    assert (len(data.tags["note"]), len(data.params["comment"])) == (5000, 6000)
+
+
+def test_artifacts_error_names_the_place_without_a_password_and_what_to_do(tracked):
+    run, _ = tracked
+    run.artifact_uri = "https://me:secret@host/a"
+    run.outbox.put(records.LogBatch("f" * 32, tags={"a": "b"}))
+    with pytest.raises(UsageError) as refused:
+        run.check_artifacts_writable()
+    text = str(refused.value)
+    assert text.startswith("the artifacts of a run must be writable: https://me:***@host/a: ")
+    assert text.endswith(
+        "; give this user the right to write there, or use an experiment with another artifact location"
+    )
+
+
+def test_check_artifacts_writable_of_a_deleted_run_says_how_to_restore_it(tracked):
+    run, client = tracked
+    client.delete_run(run.id)
+    run.set_tags({"a": "b"})
+    with pytest.raises(Deleted, match=f"`mlflow runs restore --run-id {run.id}` restores it"):
+        run.check_artifacts_writable()
+    client.restore_run(run.id)
 
 
 def test_all_runs_of_this_file_have_ended(store):
