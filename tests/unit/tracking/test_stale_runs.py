@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -184,3 +185,121 @@ def test_close_run_with_a_reason_closes_a_run_of_another_host(client, opened):
 def test_inspect_run_with_an_unreadable_heartbeat_counts_from_the_start(client, opened):
     run_id = opened(ELSEWHERE, minutes=7, heartbeat="yesterday")
     assert 6 * 60 < stale_runs.inspect_run(mlflow.get_run(run_id)).last_seen_age() < 9 * 60
+
+
+def test_inspect_run_says_whose_it_is_and_whether_that_lives(client, opened, gone):
+    for process, liveness in ((gone, "dead"), (this_process(), "alive"), (ELSEWHERE, "unknown"), (None, "unknown")):
+        run = mlflow.get_run(opened(process, minutes=3))
+        one = stale_runs.inspect_run(run)
+        assert (one.run, one.process, one.liveness) == (run, process, liveness)
+        assert 170 < one.last_seen_age() < 240
+        assert str(one) == f"run {run.info.run_id} ({run.info.run_name})"
+    assert replace(one, last_seen=time.time() + 60).last_seen_age() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("role", "remedy"),
+    [
+        (Role.RUN, "`{train}` resumes it"),
+        (Role.SEARCH, "the same search resumes it"),
+        (Role.REPORT, "start it again"),
+        (Role.EVALUATE, "start it again"),
+    ],
+)
+def test_close_run_says_how_its_work_goes_on_by_its_role(client, opened, gone, role, remedy):
+    run_id = opened(gone, **{Tag.ROLE: role})
+    reason = stale_runs.close_run(TrackingClient(), stale_runs.inspect_run(mlflow.get_run(run_id)))
+    assert reason == mlflow.get_run(run_id).data.tags[Tag.OUTCOME_REASON]
+    words = remedy.format(train=project_command("train", "--resume", run_id))
+    assert reason == f"{gone} was gone, after a kill, a crash or a restart; {words}"
+
+
+def test_close_run_without_a_process_says_so_and_when_it_was_last_heard_of(client, opened):
+    run_id = opened(None, minutes=7)
+    stale_runs.close_run(TrackingClient(), stale_runs.inspect_run(mlflow.get_run(run_id)))
+    run = mlflow.get_run(run_id)
+    assert run.data.tags[Tag.OUTCOME_REASON].startswith("its process was gone, after a kill")
+    assert abs(run.info.end_time - run.info.start_time) <= 1
+
+
+def test_close_run_with_an_outcome_without_a_reason_returns_the_outcome(client, opened, gone):
+    run_id = opened(gone, **{Tag.OUTCOME: "finished"})
+    assert stale_runs.close_run(TrackingClient(), stale_runs.inspect_run(mlflow.get_run(run_id))) == "finished"
+    assert Tag.OUTCOME_REASON not in mlflow.get_run(run_id).data.tags
+
+
+def test_close_run_replaces_an_outcome_of_another_version(client, opened, gone):
+    run_id = opened(gone, **{Tag.OUTCOME: "odd", Tag.OUTCOME_REASON: "odd"})
+    stale_runs.close_run(TrackingClient(), stale_runs.inspect_run(mlflow.get_run(run_id)))
+    run = mlflow.get_run(run_id)
+    assert (run.info.status, run.data.tags[Tag.OUTCOME]) == ("FAILED", "failed")
+    assert str(gone) in run.data.tags[Tag.OUTCOME_REASON]
+
+
+def test_close_run_closes_what_is_open_below_it_with_its_reason(client, opened):
+    search = opened(ELSEWHERE, **{Tag.ROLE: Role.SEARCH})
+    below = {
+        role: opened(None, **{Tag.ROLE: role, Tag.PARENT_RUN_ID: search})
+        for role in (Role.TRIAL, Role.FINAL, Role.ENSEMBLE, Role.DRIVER)
+    }
+    seed = opened(None, **{Tag.ROLE: Role.FINAL, Tag.PARENT_RUN_ID: below[Role.FINAL]})
+    stale_runs.close_run(TrackingClient(), stale_runs.inspect_run(mlflow.get_run(search)), "closed by hand")
+    for role, run_id in [*below.items(), (Role.FINAL, seed)]:
+        run = mlflow.get_run(run_id)
+        assert run.info.status == "FAILED" and run.data.tags[Tag.OUTCOME_REASON] == "closed by hand; start it again"
+        assert run.data.tags.get(Tag.TRIAL_STATE) == (None if role is Role.DRIVER else "node lost")
+
+
+def test_close_run_that_never_began_names_it_so_and_ends_it_when_it_was_opened(client, experiment):
+    tags = {Tag.PROJECT_ENTRY_POINT: "main"}
+    run = client.create_run(experiment, start_time=1_000_000, tags=tags)
+    reason = stale_runs.close_run(TrackingClient(), stale_runs.inspect_run(run), "closed by hand")
+    assert reason == "closed by hand; start it again"
+    found = mlflow.get_run(run.info.run_id)
+    assert (found.info.status, found.info.run_name, found.info.end_time) == ("FAILED", "not begun", 1_000_000)
+    assert found.data.tags[Tag.OUTCOME_REASON] == reason
+
+
+def test_close_stale_runs_leaves_a_project_run_that_has_begun_since_it_was_seen(
+    client, experiment, own_children, monkeypatch
+):
+    tags = {
+        Tag.PROJECT_ENTRY_POINT: "main",
+        project_launcher.BACKEND: "local",
+        project_launcher.USER: getpass.getuser(),
+    }
+    begun, ended = (client.create_run(experiment, tags=tags).info.run_id for _ in range(2))
+    look = stale_runs._open_runs
+
+    def begin_after_the_look(*arguments):
+        seen = look(*arguments)
+        for name, value in this_process().tags().items():
+            client.set_tag(begun, name, value)
+        client.set_terminated(ended)
+        return seen
+
+    monkeypatch.setattr(stale_runs, "_open_runs", begin_after_the_look)
+    assert stale_runs.close_stale_runs(TrackingClient(), experiment) == []
+    assert (status(begun), status(ended)) == ("RUNNING", "FINISHED")
+
+
+def test_close_stale_runs_reports_what_has_been_silent_for_five_minutes(client, experiment, opened):
+    opened(ELSEWHERE, minutes=4.9)
+    silent = opened(ELSEWHERE, minutes=5.1)
+    opened(ELSEWHERE, minutes=9, **{Tag.ROLE: Role.RESUME})
+    (line,) = stale_runs.close_stale_runs(TrackingClient(), experiment)
+    assert f"run {silent} (" in line and "no heartbeat for 5 min: if process " in line
+
+
+def test_silent_runs_are_watched_for_three_heartbeats_with_pauses(client, opened, monkeypatch):
+    now, pauses = [0.0], []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        now[0] += seconds
+
+    one = stale_runs.inspect_run(mlflow.get_run(opened(ELSEWHERE)))
+    monkeypatch.setattr(stale_runs, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    assert stale_runs.silent_runs(TrackingClient(), []) == [] and pauses == []
+    assert stale_runs.silent_runs(TrackingClient(), [one]) == [one]
+    assert set(pauses) == {5.0} and sum(pauses) == 180.0

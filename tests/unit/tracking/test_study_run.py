@@ -1,20 +1,28 @@
 """Tests of a study's run and the runs below it, in a real MLflow store."""
 
+import json
 import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager
+from functools import partial
 
 import mlflow
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2 as codes
 
-from pipeline.runtime.errors import Stopped, Unavailable, UsageError
+from pipeline.runtime.errors import NotFound, Rejected, Stopped, Unavailable, UsageError
 from pipeline.search.executors.base import TrialResult
-from pipeline.tracking import study_run
+from pipeline.tracking import ownership, study_run
+from pipeline.tracking.experiment_page import VIEW
 from pipeline.tracking.outbox import records
+from pipeline.tracking.outbox.delivery import tracking_address
+from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.study_run import join_study_run, open_study_run
 from pipeline.tracking.tags import Role, RunOutcome, Tag, TrialOutcome
+from tests.support.sleepers import wait_for
 
 OPENED = []  # by the test that runs
 
@@ -75,7 +83,7 @@ def test_open_study_run_claims_the_project_run(opens):
     assert Tag.PARENT_RUN_ID not in found(given).data.tags
 
 
-def test_open_study_run_puts_a_second_project_run_below_the_study_s_run(opens):
+def test_open_study_run_puts_a_second_project_run_below_the_study_s_run(opens, request):
     first = opened_by_mlflow()
     finish(opens(given=first))
     second = opened_by_mlflow()
@@ -88,6 +96,7 @@ def test_open_study_run_puts_a_second_project_run_below_the_study_s_run(opens):
         "resume",
         "resumed after 7 trials",
     )
+    assert tags[Tag.STUDY] == request.node.name
     assert runs.close_lost() == 0  # it lives
     finish(runs)
     assert found(first).info.status == "FINISHED"
@@ -454,3 +463,194 @@ def test_describe_registration_says_what_became_of_it(opens):
     assert runs.describe_registration(child) == "models:/a/1 is the champion: first"
     assert runs.describe_registration("0" * 32).startswith("not registered: ")
     runs.end_child(child, TrialOutcome.FINISHED)
+
+
+def test_claim_says_what_was_sent_and_unfolds_the_search_on_the_page_of_its_experiment(opens):
+    runs = opens()
+    other = opened_by_mlflow()
+    Spool(other, destination=tracking_address()).put(records.LogBatch(other, tags={"left": "yes"}))
+    assert runs.claim() == [f"sent     1 record of run {other} that were pending on this machine"]
+    view = json.loads(mlflow.get_experiment(runs.run.experiment_id).tags[VIEW])
+    assert view["runsExpanded"][runs.id] is True
+    assert runs.run.is_claimed
+    mlflow.MlflowClient().set_tag(runs.id, Tag.PROCESS, "1")
+    finish(runs)
+    assert mlflow.get_run(runs.id).info.status == "RUNNING", "it is another process's"
+    mlflow.MlflowClient().set_terminated(runs.id)
+    mlflow.MlflowClient().set_terminated(other)
+
+
+def test_claim_sends_the_heartbeat_until_the_run_is_closed(opens, monkeypatch):
+    monkeypatch.setattr(study_run, "heartbeat_run", partial(ownership.heartbeat_run, seconds=0.01))
+    runs = opens()
+    runs.claim()
+    mlflow.MlflowClient().set_tag(runs.id, Tag.HEARTBEAT, "never")
+    wait_for(lambda: mlflow.get_run(runs.id).data.tags[Tag.HEARTBEAT] != "never", seconds=20)
+    runs.stop_heartbeat()
+    mlflow.MlflowClient().set_tag(runs.id, Tag.HEARTBEAT, "never")
+    threading.Event().wait(0.1)
+    assert mlflow.get_run(runs.id).data.tags[Tag.HEARTBEAT] == "never"
+
+
+def test_claim_without_a_server_is_refused(opens, monkeypatch):
+    runs = opens()
+    monkeypatch.setattr(study_run, "claim_run", raising(Unavailable("away")))
+    with pytest.raises(UsageError, match="^the tracking store must be there .*away"):
+        runs.claim()
+
+
+def raising(error):
+    """Return a function that raises an error."""
+
+    def fail(*arguments, **options):
+        raise error
+
+    return fail
+
+
+def test_start_child_after_a_refusal_raises_it(opens):
+    runs = opens()
+    runs.log_child_params("f" * 32, {"depth": "1"})
+    runs._outbox.flush()
+    with pytest.raises(NotFound, match="f" * 32):
+        runs.start_child("t000", role=Role.TRIAL, tags={})
+    runs.end_lost(runs.start_child("t000", role=Role.TRIAL, tags={}).run_id, "gone")
+
+
+def test_start_child_that_mlflow_refuses_raises_the_refusal(opens, monkeypatch):
+    runs = opens()
+    with monkeypatch.context() as patch:
+        patch.setattr(runs._client.mlflow, "create_run", raising(MlflowException("not yours", codes.BAD_REQUEST)))
+        with pytest.raises(Rejected, match="not yours"):
+            runs.start_child("t000", role=Role.TRIAL, tags={})
+
+
+@pytest.mark.parametrize(("outcome", "becomes"), [(TrialOutcome.CRASHED, "FAILED"), (TrialOutcome.RAISED, "FINISHED")])
+def test_end_trial_of_a_run_that_has_ended_changes_its_status_after_a_crash_alone(opens, outcome, becomes):
+    runs = opens()
+    run_id = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
+    mlflow.MlflowClient().set_terminated(run_id)
+    close(runs, run_id, how(outcome))
+    assert found(run_id).info.status == becomes
+    tags = found(run_id).data.tags
+    assert tags[Tag.TRIAL_STATE] == outcome and Tag.OUTCOME_REASON not in tags and Tag.OUTCOME not in tags
+
+
+def test_end_trial_without_output_logs_none_and_sends_what_its_process_has_left(opens):
+    runs = opens()
+    run_id = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
+    Spool(run_id, destination=tracking_address()).put(records.LogBatch(run_id, tags={"left": "yes"}))
+    close(runs, run_id, how(TrialOutcome.CRASHED, tail=""))
+    assert files(run_id) == []
+    assert found(run_id).data.tags["left"] == "yes"
+    assert abs(found(run_id).info.end_time / 1000 - time.time()) < 60
+
+
+def test_end_trial_logs_the_end_of_what_a_failed_trial_wrote(opens):
+    runs = opens()
+    run_id = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
+    close(runs, run_id, how(TrialOutcome.RAISED, tail="what it wrote"))
+    found(run_id)
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/output.txt") == "what it wrote"
+
+
+def test_metrics_of_a_child_are_at_step_0(opens):
+    runs = opens()
+    run_id = runs.start_child("final 1", role=Role.FINAL, tags={}).run_id
+    runs.log_child_metrics(run_id, {"val_accuracy_mean": 0.5})
+    found(run_id)
+    (point,) = mlflow.MlflowClient().get_metric_history(run_id, "val_accuracy_mean")
+    assert (point.step, point.value) == (0, 0.5)
+    runs.end_child(run_id, TrialOutcome.FINISHED)
+    assert Tag.OUTCOME_REASON not in found(run_id).data.tags
+
+
+@pytest.mark.parametrize("role", [Role.REPORT, Role.EVALUATE, Role.PREDICT, Role.EXPORT])
+def test_close_lost_leaves_what_other_commands_have_opened_below_the_search(opens, role):
+    runs = opens()
+    tags = {Tag.PARENT_RUN_ID: runs.id, Tag.ROLE: role}
+    other = mlflow.MlflowClient().create_run(runs.run.experiment_id, tags=tags).info.run_id
+    assert runs.close_lost() == 0
+    assert found(other).info.status == "RUNNING"
+    mlflow.MlflowClient().set_terminated(other)
+
+
+def test_close_lost_gives_the_reason_that_it_is_given(opens):
+    runs = opens()
+    lost = [runs.start_child(name, role=Role.TRIAL, tags={}).run_id for name in ("t000", "t001")]
+    assert runs.close_lost("so it was") == 2
+    assert [found(run_id).data.tags[Tag.OUTCOME_REASON] for run_id in lost] == ["so it was"] * 2
+    assert runs.close_lost() == 0
+
+
+def test_close_closes_a_trial_whose_start_the_server_did_not_answer(opens):
+    runs = opens()
+    lost = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
+    runs.close(RunOutcome.FINISHED, "")
+    run = mlflow.get_run(lost)
+    assert run.info.status == "FAILED"
+    assert run.data.tags[Tag.OUTCOME_REASON] == "the tracking server began it, and its answer was lost"
+
+
+def test_give_up_of_a_driver_among_several_ends_its_own_run_alone(store, request):
+    shared = join_study_run(request.node.name, known=None, driver="1a")
+    shared.study_run.give_up(Stopped(15))
+    assert shared.study_run.run.outbox.flush() == 0
+    own, study = (mlflow.get_run(run_id) for run_id in (shared._driver_run.id, shared.study_run.id))
+    assert (own.info.status, study.info.status) == ("KILLED", "RUNNING")
+    assert own.data.tags[Tag.OUTCOME_REASON] == "by SIGTERM; its end took too long, and the same command goes on"
+    shared.close(RunOutcome.FINISHED, "")
+
+
+def test_close_driver_closes_the_open_runs_of_that_driver_alone(store, request):
+    shared = join_study_run(request.node.name, known=None, driver="1a")
+    done, lost = (shared.study_run.start_child(name, role=Role.TRIAL, tags={}).run_id for name in ("t000", "t001"))
+    shared.study_run.end_child(done, TrialOutcome.PRUNED)
+    shared.study_run.run.outbox.flush()
+    shared.close_driver("2b")
+    shared.study_run.run.outbox.flush()
+    assert mlflow.get_run(lost).info.status == "RUNNING"
+    shared.close_driver("1a")
+    shared.study_run.run.outbox.flush()
+    assert [mlflow.get_run(run_id).info.status for run_id in (done, lost)] == ["KILLED", "FAILED"]
+    assert mlflow.get_run(lost).data.tags[Tag.OUTCOME_REASON] == "the search's driver was gone"
+    shared.close(RunOutcome.FINISHED, "")
+
+
+def test_join_study_run_refuses_a_project_run_in_which_something_has_begun(store, monkeypatch, request):
+    given = opened_by_mlflow()
+    mlflow.MlflowClient().set_tag(given, Tag.ROLE, "run")
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    with pytest.raises(UsageError, match="^MLFLOW_RUN_ID must name a run in which nothing has begun"):
+        join_study_run(request.node.name, known=None, driver="1a")
+
+
+def test_join_study_run_replaces_a_run_that_is_deleted(store, request):
+    first = join_study_run(request.node.name, known=None, driver="1a")
+    first.close(RunOutcome.FINISHED, "")
+    shared = join_study_run(request.node.name, known="0" * 32, driver="2b")
+    assert shared.study_run.id not in {first.study_run.id, "0" * 32}
+    assert shared._driver_run.experiment_id == shared.study_run.run.experiment_id == first._driver_run.experiment_id
+    shared.close(RunOutcome.FINISHED, "")
+
+
+def test_open_and_join_study_run_without_a_server_are_refused(store, monkeypatch, request):
+    monkeypatch.setattr(study_run, "begin_run", raising(Unavailable("away")))
+    for open_it in (
+        lambda: open_study_run("a", known=None, trials=0),
+        lambda: join_study_run("a", known=None, driver=""),
+    ):
+        with pytest.raises(UsageError, match="^the tracking store must be there .*away"):
+            open_it()
+
+
+@pytest.mark.parametrize("outcome", [RunOutcome.FINISHED, RunOutcome.STOPPED])
+def test_flush_at_end_of_a_stop_takes_little_time(opens, monkeypatch, outcome):
+    asked = []
+    runs = opens()
+    with monkeypatch.context() as patch:
+        patch.setattr(runs._outbox, "flush", lambda **how: asked.append(how) or 3)
+        assert study_run.flush_at_end(runs._outbox, outcome) == 3
+    stopped = {"unavailable_seconds": study_run.STOP_SECONDS, "at_most": study_run.MAX_STOP_SECONDS}
+    assert asked == [stopped if outcome is RunOutcome.STOPPED else {}]
+    assert study_run.STOP_SECONDS < study_run.MAX_STOP_SECONDS < 10, "the process has ten"
