@@ -28,3 +28,22 @@ def test_log_system_metrics_without_a_server_continues_after_the_last_step(store
     many = len(told)
     threading.Event().wait(0.1)
     assert len(told) == many
+
+
+def test_log_system_metrics_on_one_of_several_nodes_names_the_node_and_forgets_what_it_has_logged(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.01")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "2")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_NODE_ID", "node-1")
+    client = mlflow.MlflowClient()
+    run_id = client.create_run(mlflow.get_experiment_by_name("mine").experiment_id).info.run_id
+    told, enough = [], threading.Event()
+
+    def log(figures, step):
+        told.append((step, figures))
+        if len(told) == 2:
+            enough.set()
+
+    with log_system_metrics(run_id, log):
+        assert enough.wait(60)
+    assert [step for step, _ in told[:2]] == [0, 1]
+    assert all(name.startswith("system/node-1/") for name in told[0][1])

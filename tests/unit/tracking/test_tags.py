@@ -3,10 +3,12 @@
 import re
 
 import pytest
+from mlflow.utils import mlflow_tags
 
 from pipeline.runtime.code_version import CodeVersion
 from pipeline.tracking import tags
 from pipeline.tracking.tags import (
+    RUNNING,
     Role,
     RunOutcome,
     Tag,
@@ -68,3 +70,25 @@ def test_is_untouched_holds_for_a_project_run_without_a_role():
     assert is_untouched(opened)
     assert not is_untouched(opened | {Tag.ROLE: Role.RUN})
     assert not is_untouched({})
+
+
+def test_tags_that_mlflow_reads_have_its_names():
+    assert (Tag.PARENT_RUN_ID, Tag.RUN_NAME) == (mlflow_tags.MLFLOW_PARENT_RUN_ID, mlflow_tags.MLFLOW_RUN_NAME)
+    assert (Tag.DESCRIPTION, Tag.LOGGED_IMAGES) == (mlflow_tags.MLFLOW_RUN_NOTE, mlflow_tags.MLFLOW_LOGGED_IMAGES)
+    assert Tag.LOGGED_ARTIFACTS == mlflow_tags.MLFLOW_LOGGED_ARTIFACTS
+    assert Tag.PROJECT_ENTRY_POINT == mlflow_tags.MLFLOW_PROJECT_ENTRY_POINT
+    assert Tag.GIT_COMMIT == mlflow_tags.MLFLOW_GIT_COMMIT
+
+
+def test_values_of_tags_are_what_filters_and_runs_of_earlier_versions_name():
+    assert [role.value for role in Role] == [role.name.lower() for role in Role]
+    assert [outcome.value for outcome in RunOutcome] == ["finished", "failed", "stopped"]
+    others = [outcome for outcome in TrialOutcome if outcome is not TrialOutcome.LOST]
+    assert [outcome.value for outcome in others] == [outcome.name.lower() for outcome in others]
+    assert RUNNING == "running"
+    assert (Tag.ROLE, Tag.STUDY, Tag.OUTCOME, Tag.HEARTBEAT) == (
+        "role",
+        "study",
+        "run.outcome",
+        "convmixer.heartbeat",
+    )
