@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import mlflow
 import pytest
+import requests
 
 from pipeline.runtime.errors import NotFound, Rejected, Unavailable
 from pipeline.tracking.client import TrackingClient
@@ -261,3 +262,91 @@ def test_describe_pending_says_how_many_why_and_what_to_do():
     line = describe_pending("r1", 2, "away")
     assert line.startswith("pending  2 records of run r1: the tracking server did not accept them (away); `")
     assert line.endswith("` sends them when the server is back") and "doctor" in line
+
+
+def upload_failed(status):
+    """Return what requests raises for the answer to an upload."""
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError("no", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "answers", "second"),
+    [
+        (ConnectionError("refused"), True, "pending"),
+        (upload_failed(503), False, "pending"),
+        (upload_failed(503), True, "sent"),
+    ],
+)
+def test_send_pending_goes_on_with_other_runs_only_if_the_server_answers(spools, monkeypatch, error, answers, second):
+    first, other = sorted((spools("a"), spools("b")), key=lambda spool: spool.folder.name)
+    send = Record.send
+
+    def fail(record, client):
+        if record.run_id == first.folder.name:
+            raise error
+        send(record, client)
+
+    monkeypatch.setattr(Record, "send", fail)
+    monkeypatch.setattr(TrackingClient, "is_available", lambda self: answers)
+    lines = send_pending()
+    assert lines[0] == f"pending  1 record of run {first.folder.name} in {first.folder}: {describe_error(error)}"
+    assert lines[1].startswith(f"{second} ") and other.folder.name in lines[1]
+    assert second == "sent" or lines[1].endswith(f": {describe_error(error)}")
+
+
+def test_send_pending_of_a_damaged_destination_is_for_the_server_that_has_the_run(spools, monkeypatch):
+    spool = spools("a")
+    (spool.folder / "about.json").write_text("[1]")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrackingClient, "get_run", raises(Unavailable("away")))
+        (line,) = send_pending()
+        assert line.startswith("pending  1 record of run ") and line.endswith(": Unavailable: away")
+        patch.setattr(TrackingClient, "get_run", raises(NotFound("no")))
+        (line,) = send_pending()
+        assert "which tracking server they are for is not known, as about.json there is damaged, and the" in line
+        assert line.endswith("name theirs in MLFLOW_TRACKING_URI, or delete the folder")
+    (line,) = send_pending()
+    assert line.startswith("sent     1 record of run ") and run_tags(spool)["a"] == "yes"
+
+
+def raises(error):
+    """Return a function that raises an error."""
+
+    def fail(*arguments, **options):
+        raise error
+
+    return fail
+
+
+def test_send_pending_without_a_client_says_why(spools, monkeypatch):
+    spool = spools("a")
+    monkeypatch.setattr(delivery, "TrackingClient", raises(OSError("no such store")))
+    (line,) = send_pending()
+    assert line == f"pending  1 record of run {spool.folder.name} in {spool.folder}: OSError: no such store"
+
+
+def test_export_records_waits_for_another_process_that_is_sending_them(machine, monkeypatch):
+    leave("r1")
+    lock = Spool("r1").lock()
+    assert lock.__enter__()
+    monkeypatch.setattr(delivery.time, "sleep", lambda seconds: lock.__exit__(None, None, None))
+    assert export_records("r1") is not None
+
+
+def test_export_records_of_files_alone_returns_none_and_leaves_no_folder(machine):
+    leave("r1")
+    for spooled in Spool("r1").pending():
+        Spool("r1").remove(spooled)
+    assert export_records("r1") is None
+    assert not Spool("r1").folder.exists()
+
+
+def test_import_records_adds_the_records_to_a_lock_that_is_held(machine):
+    leave("r1")
+    content = export_records("r1")
+    machine("driver")
+    with Spool("r1").lock():
+        import_records("r1", content)
+        assert len(Spool("r1").pending()) == 2

@@ -389,16 +389,17 @@ def test_outbox_on_a_full_disk_sends_from_memory(proxy, run_id, monkeypatch):
 
 
 def test_outbox_close_leaves_no_thread_and_no_open_file(proxy, run_id):
+    before = set(threading.enumerate())
     box = Outbox(run_id)
     point(box, 1)
     assert run_id in str(psutil.Process().open_files()), "the lock"
+    (thread,) = (one for one in threading.enumerate() if one not in before and one.name == "outbox")
+    assert thread.daemon
     box.flush()
     box.close()
     assert run_id not in str(psutil.Process().open_files())
-    for thread in threading.enumerate():
-        if thread.name == "outbox":
-            thread.join(timeout=10)
-            assert not thread.is_alive()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("fault", [pytest.param("away", marks=pytest.mark.slow), "lost"])
@@ -435,3 +436,45 @@ def test_register_version_without_a_model_raises_after_the_run_has_ended(proxy, 
     with pytest.raises(Rejected, match="has no model to register"):
         box.raise_rejection()
     assert mlflow.MlflowClient().get_run(run_id).info.status == "FINISHED"
+
+
+def test_outbox_warns_once_of_an_outage_and_once_of_its_end(proxy, box, run_id, caplog):
+    def warnings():
+        return [record.getMessage() for record in caplog.records if record.name == outbox.__name__]
+
+    assert box.pending() is None and box.failure() == ""
+    point(box, 1)
+    box.flush()
+    proxy.fault = lambda method, path: "away" if "log-batch" in path else None
+    for step in (2, 3):
+        point(box, step)
+        box.put(LogFiles(run_id, write=spool.write_text("a.txt", "text")))
+        box.flush(at_most=0.3)
+    (warning,) = warnings()
+    reason = box.failure()
+    assert reason and reason in box.pending()
+    assert warning.startswith("the tracking server does not answer; training goes on") and f"({reason})" in warning
+    proxy.fault = lambda method, path: None
+    assert box.flush() == 0
+    assert warnings()[1:] == ["the tracking server answers again and has all pending records"]
+    assert box.pending() is None and box.failure() == ""
+    point(box, 4)
+    box.flush()
+    assert len(warnings()) == 2
+
+
+def test_outbox_raises_the_first_of_several_rejections(proxy, box, run_id):
+    box.put(LogBatch("e" * 32, tags={"a": "b"}))
+    box.put(LogBatch("f" * 32, tags={"a": "b"}))
+    assert box.flush() == 0
+    with pytest.raises(NotFound, match="e" * 32):
+        box.raise_rejection()
+    box.raise_rejection()
+
+
+def test_flush_of_a_closed_outbox_does_not_wait(proxy, run_id):
+    proxy.fault = lambda method, path: "away"
+    box = Outbox(run_id)
+    point(box, 1)
+    box.close()
+    assert box.flush(unavailable_seconds=60) == 1

@@ -17,6 +17,7 @@ from pipeline.tracking.outbox import records
 from pipeline.tracking.outbox.records import (
     MAX_RECORDS,
     EndRun,
+    ForwardSpool,
     LogBatch,
     LogDataset,
     LogFiles,
@@ -24,9 +25,13 @@ from pipeline.tracking.outbox.records import (
     LogModel,
     LogTable,
     Point,
+    RegisterCalibrated,
+    RegisterVersion,
+    WriteModelCard,
     coalesce,
     from_json,
 )
+from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.tags import Tag
 from tests.support.scripted import mlflow_store
 
@@ -302,6 +307,13 @@ def test_end_run_ends_the_run_unless_another_process_has_it_or_its_status_is_kep
         LogTable("a", files=("b.json",)),
         LogModel("a", "model", {"temperature": "1.4"}, files=("MLmodel",)),
         EndRun("a", "FINISHED", 1, {"b": "c"}, {"process": "1"}, True),
+        # what is not given has a value that can be read again
+        LogBatch("a"),
+        LogFiles("a"),
+        LogModel("a", "model"),
+        EndRun("a", "FINISHED", 1, {}),
+        *(LogDataset("a", {"name": "digits"}, "train"), LogInputModel("a", "m-1"), RegisterVersion("a", "pets", {})),
+        *(RegisterCalibrated("a", "pets", "1", "1.4"), WriteModelCard("a"), ForwardSpool("a")),
     ],
     ids=repr,
 )
@@ -325,3 +337,53 @@ def test_with_files_takes_all_files_of_a_folder_in_order(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="its files are gone: empty"):
         LogFiles("a").with_files(tmp_path / "empty").complete_folder()
+
+
+def test_forward_spool_sends_what_another_process_has_left_of_the_run(run_id, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Spool(run_id).put(LogBatch(run_id, tags={"left": "yes"}))
+    ForwardSpool(run_id).send(TrackingClient())
+    assert mlflow.get_run(run_id).data.tags["left"] == "yes"
+    assert not Spool(run_id).folder.exists()
+
+
+def test_log_model_has_the_parameters_of_its_run_and_is_an_output_at_step_0(run_id, tmp_path):
+    client = TrackingClient()
+    client.log_batch(run_id, params={"depth": "8"})
+    folder = tmp_path / "files"
+    folder.mkdir()
+    Model().save(str(folder / "MLmodel"))
+    (folder / "weights.txt").write_text("1")
+    LogModel(run_id, "model").with_files(folder).send(client)
+    run = client.get_run(run_id)
+    model = client.find_logged_model(run, "model")
+    assert model.params == {"depth": "8"} and model.experiment_id == run.info.experiment_id
+    assert [output.step for output in run.outputs.model_outputs] == [0]
+    assert sorted(json.loads(model.tags[Tag.FILE_DIGESTS])) == ["MLmodel", "weights.txt"]
+
+
+def test_log_batch_of_a_run_without_a_model_logs_its_metrics_to_the_run_alone(run_id):
+    LogBatch(run_id, metrics=[Point("test_accuracy", 0.5, 7, 0)], of_model=True).send(TrackingClient())
+    assert mlflow.get_run(run_id).data.metrics == {"test_accuracy": 0.5}
+
+
+def test_log_batch_that_is_refused_for_its_metrics_raises(run_id):
+    batch = LogBatch(run_id, metrics=[Point("not/a\nname", 1.0, 1, 1)], params={"depth": "8"})
+    with pytest.raises(TrackingError):
+        batch.send(TrackingClient())
+
+
+@pytest.mark.parametrize("kept", [None, [], {}, {"kind": 3}, {"kind": "Record", "run_id": "a"}])
+def test_from_json_of_no_record_says_so(kept):
+    with pytest.raises(
+        ValueError, match="^(it is no record|records of the kind 'Record' are unknown to this version)$"
+    ):
+        from_json(kept)
+
+
+def test_from_json_of_a_record_of_another_version_names_the_field():
+    kept = EndRun("a", "FINISHED", 1, {}).to_json()
+    with pytest.raises(ValueError, match="^it is no EndRun of this version: end_time: "):
+        from_json(kept | {"end_time": "soon"})
+    with pytest.raises(ValueError, match="^it is no EndRun of this version: newer: "):
+        from_json(kept | {"newer": 1})

@@ -156,3 +156,61 @@ def test_destination_is_that_of_the_first_record():
     Spool(RUN, destination="http://one").put(LogBatch(RUN))
     Spool(RUN, destination="http://other").put(LogBatch(RUN))
     assert Spool(RUN).destination() == "http://one"
+
+
+def test_set_aside_records_have_numbers_and_reasons_of_their_own():
+    spool = Spool(RUN, destination="http://here")
+    for reason in ("first", "second"):
+        spool.set_aside(spool.put(LogBatch(RUN, tags={"reason": reason})), reason)
+    folder = spool.set_aside_folder
+    assert [path.name for path in record_files(folder)] == ["000001.json", "000002.json"]
+    assert [path.with_suffix(".txt").read_text() for path in record_files(folder)] == ["first\n", "second\n"]
+    assert spool.refusals == ["first", "second"]
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_taken_back_records_come_after_those_that_are_pending():
+    spool = Spool(RUN, destination="http://here")
+    spool.set_aside(spool.put(LogBatch(RUN, tags={"number": "1"})), "odd")
+    spool.put(LogBatch(RUN, tags={"number": "2"}))
+    assert Spool(RUN).take_back() == 1
+    assert [spooled.record.tags["number"] for spooled in Spool(RUN).pending()] == ["2", "1"]
+    assert Spool(RUN).take_back() == 0
+
+
+def test_put_on_a_full_disk_keeps_the_record_in_memory_and_its_files_elsewhere(monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.tracking.outbox.spool.make_private", full)
+    spool = Spool(RUN)
+    spooled = spool.put(LogFiles(RUN, write=write_text("plots/a.txt", "é")))
+    assert spooled.path is None and not spool.folder.exists()
+    assert (spooled.record.complete_folder() / "plots" / "a.txt").read_text("utf-8") == "é"
+    with spool.lock() as is_mine:
+        assert is_mine, "no other process can keep records here either"
+    spool.remove(spooled)
+    assert not spooled.record.folder.exists()
+
+
+def test_files_whose_writer_fails_leave_nothing_and_raise():
+    def fail(folder):
+        (folder / "a.txt").write_text("half")
+        raise ValueError("odd")
+
+    spool = Spool(RUN)
+    with pytest.raises(ValueError, match="odd"):
+        spool.put(LogFiles(RUN, write=fail))
+    assert not list(spool.folder.glob("*.files")) and spool.pending() == []
+
+
+def test_files_of_an_interrupted_write_are_replaced():
+    spool = Spool(RUN)
+    spool.put(LogBatch(RUN))
+    (spool.folder / "000002.files").mkdir()
+    (spool.folder / "000002.files" / "half.txt").write_text("half")
+    spooled = spool.put(LogFiles(RUN, write=write_text("a.txt", "whole")))
+    assert [path.name for path in spooled.record.folder.iterdir()] == ["a.txt"]
+    assert spooled.record.folder.stat().st_mode & 0o077 == 0
+    (Spool(RUN).folder / "000007.files").mkdir()
+    assert Spool(RUN).put(LogBatch(RUN)).path.name == "000008.json"
