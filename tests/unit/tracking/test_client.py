@@ -317,3 +317,20 @@ def test_logged_models_are_found_on_later_pages(tracking, client, experiment_id,
         "calibrated",
         "model",
     }
+
+
+def test_create_model_version_names_the_model_and_does_not_wait(tracking, client, experiment_id, monkeypatch):
+    """A server lists the version on the page of the model that is named; a database alone does not."""
+    run = tracking.create_run(experiment_id)
+    tracking.create_registered_model("named")
+    model = client.create_logged_model(experiment_id, name="served", source_run_id=run.info.run_id)
+    create, given = tracking.mlflow.create_model_version, []
+
+    def record(*arguments, **options):
+        given.append(options)
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(tracking.mlflow, "create_model_version", record)
+    version = tracking.create_model_version("named", model, run.info.run_id, tags={"by": "hand"})
+    assert given == [{"tags": {"by": "hand"}, "model_id": model.model_id, "await_creation_for": 0}]
+    assert (version.name, version.source) == ("named", f"models:/{model.model_id}")

@@ -2,10 +2,11 @@
 
 import re
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.tracking.images import PREVIEW_PIXELS, image_name, save_image
+from pipeline.tracking.images import image_name, save_image
 
 RUN = "0" * 32
 # what MLflow's page takes apart: key, step, timestamp, a part of its own
@@ -30,7 +31,7 @@ def test_save_image_writes_the_picture_its_preview_and_copies_in_other_formats(t
     full, preview, copy = "images/a+step+0.png", "images/a+step+0+compressed.webp", "plots/deep/a.png"
     assert set(files) == {full, preview, *copies}
     assert b"<svg" in files[copies[1]].read_bytes()
-    for name, size in ((full, (1000, 500)), (preview, (PREVIEW_PIXELS, PREVIEW_PIXELS // 2))):
+    for name, size in ((full, (1000, 500)), (preview, (640, 320))):
         with Image.open(files[name]) as picture:
             assert picture.size == size
     assert files[copy].read_bytes() == files[full].read_bytes()
@@ -39,3 +40,10 @@ def test_save_image_writes_the_picture_its_preview_and_copies_in_other_formats(t
 def test_save_image_without_a_copy_writes_images_only(tmp_path):
     save_image("a+step+0", Figure(figsize=(1, 1)))(tmp_path)
     assert {path.parent.name for path in tmp_path.rglob("*") if path.is_file()} == {"images"}
+
+
+def test_save_image_draws_png_whatever_format_a_user_has_configured(tmp_path):
+    with rc_context({"savefig.format": "svg"}):
+        save_image("a+step+0", Figure(figsize=(1, 1)))(tmp_path)
+    with Image.open(tmp_path / "images" / "a+step+0.png") as picture:
+        assert (picture.format, picture.mode) == ("PNG", "RGB")

@@ -18,6 +18,7 @@ from pipeline.tracking import ownership
 from pipeline.tracking.experiment_page import VIEW
 from pipeline.tracking.lifecycle import attach_run, start_run
 from pipeline.tracking.outbox import delivery
+from pipeline.tracking.outbox.outbox import Outbox
 from pipeline.tracking.outbox.records import LogBatch
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
@@ -299,6 +300,30 @@ def test_attach_run_ends_the_run_with_the_reason_and_raises(store, error, status
     files = [file.path for file in mlflow.MlflowClient().list_artifacts(run_id)]
     assert files == (["traceback.txt"] if status == "FAILED" else [])
     assert run.outbox._is_closed
+
+
+@pytest.mark.parametrize("is_attached", [True, False])
+@pytest.mark.parametrize("error", [None, Stopped(signal.SIGTERM), ZeroDivisionError("no")], ids=repr)
+def test_end_of_a_run_waits_long_for_a_server_only_if_it_opened_the_run_and_was_not_stopped(
+    store, monkeypatch, error, is_attached
+):
+    flush, asked = Outbox.flush, []
+
+    def record(self, **options):
+        asked.append(options)
+        return flush(self, **options)
+
+    monkeypatch.setattr(Outbox, "flush", record)
+    run_id = mlflow.MlflowClient().create_run("1").info.run_id
+    with suppress(Stopped, ZeroDivisionError), attach_run(run_id) if is_attached else start_run(role=Role.RUN):
+        if error:
+            raise error
+    patience = {"unavailable_seconds": 2.0 if is_attached else 20.0}
+    if error is None:
+        assert asked == [patience, {"unavailable_seconds": 2.0}]
+    else:
+        assert asked == [{"at_most": 2.0} if isinstance(error, Stopped) else patience]
+    mlflow.MlflowClient().set_terminated(run_id)
 
 
 def test_all_runs_of_this_file_have_ended(store):

@@ -72,6 +72,43 @@ def test_folder_in_place_of_the_file_or_file_in_place_of_the_folder_is_refused(t
     assert "no folder" in refusal(f"sqlite:///{tmp_path}/file/mlflow.db")
 
 
+def test_refusals_say_what_was_given_and_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "a%20b").mkdir()
+    monkeypatch.chdir(tmp_path / "a%20b")
+    assert refusal("sqlite:////srv/mlflow.db") == (
+        "the working folder must not have %20 in its path, as MLflow would store artifacts below "
+        f"{tmp_path}/a b: got {tmp_path}/a%20b; rename it, or set MLFLOW_TRACKING_URI to a server"
+    )
+    monkeypatch.chdir(tmp_path)
+    file, cure = tmp_path / "mlflow.db", "make it so, or name another one in MLFLOW_TRACKING_URI"
+    file.write_text("no database")
+    assert refusal() == f"the tracking store must be a SQLite database, got '{file}'; {cure}"
+    file.unlink()
+    file.mkdir()
+    assert refusal() == f"the tracking store must be writable, got '{file}': Is a directory; {cure}"
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "mlflow.db"
+    assert refusal(f"sqlite:///{below}").endswith(f"; {cure}")
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", ""])
+def test_store_without_the_right_to_write_is_refused(tmp_path, monkeypatch, name):
+    """Root has every right, so that it is asked for here alone."""
+    shutil.copy(empty_database(), tmp_path / "mlflow.db")
+    refused, asked = tmp_path / name, []
+
+    def may(path, mode):
+        asked.append((path, mode))
+        return path != refused
+
+    monkeypatch.setattr(os, "access", may)
+    start = f"the tracking store must be writable, got '{tmp_path}/mlflow.db', "
+    what = "which is read-only; make" if name else f"whose folder '{tmp_path}' is read-only or no folder; make"
+    assert refusal(f"sqlite:///{tmp_path}/mlflow.db").startswith(start + what)
+    assert asked[0] == (tmp_path / "mlflow.db", os.W_OK)
+    assert name or asked[1] == (tmp_path, os.W_OK | os.X_OK)
+
+
 READ_ONLY = """
 set -e
 mount -t tmpfs none "$1"; cp "$2" "$1/mlflow.db"; mount -o remount,ro "$1"; cd "$1"

@@ -284,8 +284,8 @@ def test_close_stale_runs_leaves_a_project_run_that_has_begun_since_it_was_seen(
 
 
 def test_close_stale_runs_reports_what_has_been_silent_for_five_minutes(client, experiment, opened):
-    opened(ELSEWHERE, minutes=4.9)
-    silent = opened(ELSEWHERE, minutes=5.1)
+    opened(ELSEWHERE, minutes=4)
+    silent = opened(ELSEWHERE, minutes=5.01)
     opened(ELSEWHERE, minutes=9, **{Tag.ROLE: Role.RESUME})
     (line,) = stale_runs.close_stale_runs(TrackingClient(), experiment)
     assert f"run {silent} (" in line and "no heartbeat for 5 min: if process " in line
