@@ -58,6 +58,17 @@ def test_predict_proba_equals_the_network_over_several_batches():
     np.testing.assert_allclose(probabilities, expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
+def test_predict_proba_traces_the_network_once_for_inference_as_it_is(converted):
+    pixels = keras.Input((2, 2, 1))
+    network = keras.Model(pixels, keras.layers.Softmax()(keras.layers.Dropout(0.5)(keras.layers.Flatten()(pixels))))
+    model = LoggedModel(network, ("a", "b", "c", "d"), (2, 2, 1), resize="stretch", run_id="r", model_id="m-1")
+    for images in (1, 3):
+        probabilities = model.predict_proba(np.full((images, 2, 2, 1), 255, np.uint8))
+        np.testing.assert_allclose(probabilities, np.full((images, 4), 0.25), rtol=1e-6)
+    assert model._traced.experimental_get_tracing_count() == 1
+    assert converted == []
+
+
 @pytest.mark.parametrize("name", ["model", "served"])
 @pytest.mark.parametrize("part", [".keras", "MLmodel"])
 def test_load_model_with_a_changed_file_is_refused(registered_model, name, part):

@@ -195,8 +195,9 @@ def test_log_dataset_logs_digest_source_shape_and_class_sizes(store, source, kin
     )
     assert source in given.dataset.source
     assert "[-1, 8, 8, 1]" in given.dataset.schema
+    assert '"name": "image"' in given.dataset.schema and "uint8" in given.dataset.schema
     assert json.loads(given.dataset.profile) == {"images": 3, "class_sizes": {"a": 3, "b": 0}}
-    assert [tag.value for tag in given.tags] == ["train"]
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "train")]
 
 
 def test_log_model_takes_raw_pixels_and_holds_no_pickle(store):
@@ -682,6 +683,32 @@ def test_check_artifacts_writable_of_a_deleted_run_says_how_to_restore_it(tracke
     with pytest.raises(Deleted, match=f"`mlflow runs restore --run-id {run.id}` restores it"):
         run.check_artifacts_writable()
     client.restore_run(run.id)
+
+
+def test_run_waits_for_its_first_file_for_its_records_and_once_for_a_server(tracked, monkeypatch):
+    run, _ = tracked
+    asked = []
+    monkeypatch.setattr(run.outbox, "flush", lambda **options: asked.append(options) or 0)
+    run.check_artifacts_writable()
+    run.wait_until_logged(7.0)
+    run.wait_until_logged(7.0)
+    run.load_logged_state()
+    assert asked == [
+        {"unavailable_seconds": 5.0, "at_most": 30.0},
+        {"unavailable_seconds": 7.0},
+        {"unavailable_seconds": 0.0},
+        {},
+    ]
+
+
+def test_load_logged_state_reads_each_step_of_each_metric_and_the_name(tracked):
+    run, client = tracked
+    for step, value in ((1, 2.0), (2, 1.0)):
+        client.log_metric(run.id, "loss", value, step=step)
+    client.log_metric(run.id, "test_loss", 3.0)
+    assert run.load_logged_state() == found(run.id).info.run_name
+    assert run._logged == {("loss", 1): 2.0, ("loss", 2): 1.0, ("test_loss", 0): 3.0}
+    assert run.model_uri is None
 
 
 def test_all_runs_of_this_file_have_ended(store):

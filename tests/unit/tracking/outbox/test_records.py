@@ -12,7 +12,7 @@ from mlflow.models import Model
 from pipeline.runtime.errors import TrackingError
 from pipeline.runtime.files import sha256_files
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.models import MODEL
+from pipeline.tracking.models import CALIBRATED, MODEL, SERVED
 from pipeline.tracking.outbox import records
 from pipeline.tracking.outbox.records import (
     MAX_RECORDS,
@@ -387,3 +387,21 @@ def test_from_json_of_a_record_of_another_version_names_the_field():
         from_json(kept | {"end_time": "soon"})
     with pytest.raises(ValueError, match="^it is no EndRun of this version: newer: "):
         from_json(kept | {"newer": 1})
+
+
+def test_records_of_a_registration_make_versions_and_a_card_of_the_run_s_models(run_id):
+    client = TrackingClient()
+    experiment_id = client.get_run(run_id).info.experiment_id
+    models = {}
+    for name in (SERVED, CALIBRATED):
+        model = client.mlflow.create_logged_model(experiment_id, name=name, source_run_id=run_id)
+        models[name] = client.mlflow.finalize_logged_model(model.model_id, "READY")
+    RegisterVersion(run_id, "pets", {"data": "digits"}).send(client)
+    RegisterCalibrated(run_id, "pets", "1", "1.4").send(client)
+    WriteModelCard(run_id).send(client)
+    first, second = (client.get_model_version("pets", number) for number in "12")
+    assert (first.run_id, first.source, first.tags["data"]) == (run_id, f"models:/{models[SERVED].model_id}", "digits")
+    assert second.source == f"models:/{models[CALIBRATED].model_id}"
+    assert (second.tags[Tag.TEMPERATURE], second.tags[Tag.CALIBRATED_FROM]) == ("1.4", "version 1")
+    assert "models:/pets/1" in mlflow.artifacts.load_text(f"runs:/{run_id}/model_card.md")
+    assert "models:/pets/2" in second.description
