@@ -258,3 +258,14 @@ def test_write_model_card_describes_the_calibrated_version_too(store):
     first, second = (client.get_model_version("two", number).description for number in "12")
     assert "models:/two/1" in first and "models:/two/2" in second and "1.4" in second
     assert card_of(run_id) == first
+
+
+def test_write_model_card_shortens_the_description_to_what_the_registry_holds(store):
+    metrics = {f"evaluation/digits-{number}-test/ece": 0.5 for number in range(200)}
+    run_id = make_run(store, "long", tags={Tag.REGISTERED: "models:/long/1"}, metrics=metrics)
+    store.client.create_registered_model("long")
+    store.client.create_model_version("long", f"runs:/{run_id}/model", run_id)
+    write_model_card(TrackingClient(), run_id)
+    description = store.client.get_model_version("long", "1").description
+    assert "Shortened; model_card.md among the artifacts" in description and len(description) <= 5000
+    assert "Shortened" not in card_of(run_id) and "models:/long/1" in card_of(run_id)
