@@ -448,7 +448,6 @@ def test_outbox_warns_once_of_an_outage_and_once_of_its_end(proxy, box, run_id, 
     proxy.fault = lambda method, path: "away" if "log-batch" in path else None
     for step in (2, 3):
         point(box, step)
-        box.put(LogFiles(run_id, write=spool.write_text("a.txt", "text")))
         box.flush(at_most=0.3)
     (warning,) = warnings()
     reason = box.failure()
