@@ -17,6 +17,7 @@ from pipeline.model.initializers import SpatialCovariance
 from pipeline.runtime.errors import Diverged, UsageError
 from pipeline.training.callbacks import CheckpointSaver, ProgressReporter
 from pipeline.training.fit import (
+    TIMINGS,
     compile_model,
     evaluation_batches,
     fit,
@@ -176,6 +177,7 @@ def test_fit_on_unequal_classes_returns_the_weights_of_the_best_monitored_metric
 def test_fit_reports_each_epoch_once_with_the_learning_rate_of_its_last_step(train_once):
     result, reported, _ = train_once(**FOUR_EPOCHS)
     assert [epoch for epoch, _ in reported] == [1, 2, 3, 4]
+    assert {name for name in reported[0][1] if "second" in name} == set(TIMINGS) - {"seconds"}
     assert set(reported[0][1]) == {
         "loss",
         "accuracy",

@@ -1,6 +1,9 @@
 """Steps of a training run around the training itself."""
 
 import errno
+import time
+from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mlflow.keras
@@ -10,6 +13,7 @@ import tensorflow as tf
 from mlflow import MlflowClient
 
 from pipeline.config.data_checks import slow_batch_norm
+from pipeline.config.recipe import to_yaml
 from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig
 from pipeline.data.dataset import Split, load_dataset
 from pipeline.model.conv_mixer import build_model
@@ -17,22 +21,36 @@ from pipeline.model.size import count_parameters
 from pipeline.runtime.console import Console
 from pipeline.runtime.device import Device
 from pipeline.runtime.errors import Diverged, OutOfMemory, Stopped, UsageError
-from pipeline.runtime.shell import project_command
+from pipeline.runtime.shell import mlflow_command, project_command
+from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.run_events import RunEvents
 from pipeline.tracking.tags import Role, Tag
 from pipeline.tracking.test_set_access import access_count
-from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.fit import compile_model
+from pipeline.training import run as run_module
+from pipeline.training.auto_settings import resolve_auto
+from pipeline.training.callbacks import CheckpointSaver, KernelSnapshots, ProgressReporter
+from pipeline.training.checkpoint import Checkpoint, TrainingState
+from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder
+from pipeline.training.cross_validation import CrossValidation
+from pipeline.training.description import Change
+from pipeline.training.fit import TrainingResult, compile_model
+from pipeline.training.folds import FoldCheckpoints
+from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.progress import TrainingProgress
 from pipeline.training.resume import ResumePoint
 from pipeline.training.run import (
     announce,
     checkpoint_on_exit,
+    checkpoints_of,
     explain_out_of_memory,
+    less_memory,
     report_epoch,
     run_training,
     summarize,
+    train_network,
 )
 from pipeline.training.schedules import LearningRateSchedule
+from pipeline.training.teacher import Teacher
 from tests.support.training_runs import FakeRun, small_dataset
 
 CPU = Device("CPU", "any", capability=None)
@@ -119,6 +137,29 @@ def test_summarize_states_test_and_validation_accuracy_in_one_line():
     )
 
 
+def test_summarize_of_folds_has_the_mean_with_its_deviation_and_of_a_refit_no_validation():
+    results = {"test_accuracy": 0.9, "test_loss": 0.25, "best_val_loss": 0.5, "best_val_loss_sd": 0.125}
+    results |= {"parameters": 1234, "seconds": 5.6, "best_epoch": 2.5}
+    of_folds = TrainingConfig(epochs=4, folds=3, monitor="val_loss")
+    assert summarize(results, of_folds, SimpleNamespace(test=range(180))) == (
+        "test accuracy 90.00 % (loss 0.2500, 180 images), validation loss 0.5000 ± 0.1250 over 3 folds; "
+        "1,234 parameters, 6 s"
+    )
+    assert summarize(results, TrainingConfig(epochs=4, refit=True), SimpleNamespace(test=range(180))) == (
+        "test accuracy 90.00 % (loss 0.2500, 180 images), after the last of 4 epochs, trained on training and "
+        "validation images; 1,234 parameters, 6 s"
+    )
+
+
+def test_report_epoch_at_a_terminal_leaves_the_line_to_the_progress_bar(capsys, monkeypatch):
+    monkeypatch.setattr(Console, "is_terminal", True)
+    renewed = []
+    monkeypatch.setattr(run_module, "renew_temporary_files", lambda: renewed.append(True))
+    run = FakeRun()
+    report_epoch(run, TrainingConfig(epochs=10), Console(), 3, METRICS)
+    assert capsys.readouterr() == ("", "") and run.calls == [(3, METRICS)] and renewed == [True]
+
+
 def test_report_epoch_prints_the_monitored_metric(capsys):
     report_epoch(FakeRun(), TrainingConfig(epochs=10, monitor="val_macro_f1"), Console(), 3, METRICS)
     assert "  val_accuracy 0.5000  val_macro_f1 0.2000  1,234 images/s" in capsys.readouterr().out
@@ -169,6 +210,27 @@ def test_out_of_memory_suggests_only_what_is_possible():
     assert large.endswith("try patch_size=14, about a quarter or a smaller image_size, by its square")
 
 
+@pytest.mark.parametrize(
+    ("settings", "image_shape", "cures"),
+    [
+        ({"data_on": "device", "batch_size": 1}, (5, 8, 1), "data_on=host"),
+        ({"data_on": "host", "batch_size": 2}, (8, 5, 1), "batch_size=1, which takes about half of it"),
+        ({"batch_size": 1}, (32, 33, 3), "fewer filters"),
+        ({"batch_size": 1}, (33, 33, 3), "a smaller image_size, by its square"),
+        ({"batch_size": 1, "image_size": "9"}, (9, 9, 3), "a smaller image_size, by its square"),
+        ({"batch_size": 1, "patch_size": 4}, (8, 16, 3), "patch_size=8, about a quarter"),
+        (
+            {"data_on": "device", "batch_size": 7},
+            (8, 8, 1),
+            "data_on=host or batch_size=3, which takes about half of it or patch_size=4, about a quarter",
+        ),
+    ],
+)
+def test_less_memory_names_each_setting_that_can_be_lowered(settings, image_shape, cures):
+    config = TrainingConfig.build({"patch_size": 2} | settings)
+    assert less_memory(config, image_shape) == f"try {cures}"
+
+
 def test_other_errors_than_out_of_memory_pass():
     with pytest.raises(ZeroDivisionError), explain_out_of_memory(FakeRun(), TrainingConfig(), small_dataset()):
         1 / 0  # noqa: B018
@@ -187,13 +249,15 @@ def test_run_training_resumed_adds_the_seconds_before_and_counts_one_access_to_t
     progress.add_epoch(METRICS | {"epoch_seconds": 5000.0})
     progress.best_weights = model.get_weights()
     tags = {Tag.ROLE: Role.RUN, Tag.DEVICE: "another machine"}
-    run_id = client.create_run(store.experiment_id, tags=tags).info.run_id
+    run_id = client.create_run(store.experiment_id, run_name="mine", tags=tags).info.run_id
     client.set_terminated(run_id, "FAILED")
     # It was interrupted after its last epoch, so that nothing is left to train.
     checkpoint = Checkpoint(run_id, config.model_dump(mode="json"), dataset.fingerprint, progress.state(model))
     resume_point = ResumePoint(client.get_run(run_id), "smoke", config, checkpoint, changes={})
     finished = run_training("smoke", config, dataset, console=Console(), resume_point=resume_point)
-    assert 5000 < finished.results["seconds"] < 6000
+    files = {file.path for file in MlflowClient().list_artifacts(run_id)}
+    assert {"validation_predictions.csv", "test_predictions.csv", "history.csv"} <= files
+    assert finished.name == "mine" and 5000 < finished.results["seconds"] < 6000
     assert finished.results["best_epoch"] == 1 and finished.results["best_val_accuracy"] == METRICS["val_accuracy"]
     assert finished.results["parameters"] == model.count_params()
     assert finished.summary == summarize(finished.results, config, dataset)
@@ -226,8 +290,9 @@ def test_run_training_with_refit_says_so_and_makes_up_no_validation(client, expe
     settings |= {"train_examples": 100, "jit_compile": False, "fast_layers": False, "batch_norm_momentum": 0.1}
     config = TrainingConfig.build(settings | {"refit": True, "register_as": "settled"})
     dataset = load_dataset(config.data, seed=0)
+    started = time.perf_counter()
     finished = run_training("smoke", config, dataset, console=Console(), recipe_config=TrainingConfig.build(settings))
-    assert finished.name == "smoke, refit"
+    assert finished.name == finished.run.name == "smoke, refit"
     words = "trained on training and validation images"
     assert f"after the last of 1 epoch, {words}; " in finished.summary and "validation accuracy" not in finished.summary
     run = client.get_run(finished.run.id)
@@ -241,21 +306,35 @@ def test_run_training_with_refit_says_so_and_makes_up_no_validation(client, expe
     ]
     images = f"{len(dataset.train):,} training images, those for validation among them, and 180 test images"
     assert len(dataset.train) == 262 and images in run.data.tags[Tag.DESCRIPTION]
-    assert f"data     digits: {images} of 8x8x1, 10 classes\n" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert f"data     digits: {images} of 8x8x1, 10 classes\n" in out and "\nepoch 1/1  loss " in out
+    assert "resume   " not in err
+    description = run.data.tags[Tag.DESCRIPTION]
+    served = mlflow_command("models", "serve", "-m", f"runs:/{run.info.run_id}/model", "--env-manager", "local")
+    assert f"| **serve** | `{served}` |" in description and "**resume**" not in description
+    assert finished.summary in description and "| **time** | " in description
+    assert 0 < finished.results["seconds"] < time.perf_counter() - started
+    assert run.data.metrics["latency_ms"] == finished.results["latency_ms"] > 0
+    (version,) = client.search_model_versions("name='settled'")
+    assert version.run_id == run.info.run_id
+    assert version.tags["test_accuracy"] == f"{finished.results['test_accuracy']:.6g}"
+    assert not checkpoint_folder(run.info.run_id).exists()
+    assert "parameters" in version.tags
     assert mlflow.keras.load_model(f"runs:/{run.info.run_id}/model").output_shape == (None, 10)
     files = {file.path for file in MlflowClient().list_artifacts(run.info.run_id)}
     assert "test_predictions.csv" in files and "validation_predictions.csv" not in files
 
 
-def announced(capsys, *, duplicates=0, rare=485, **settings):
+def announced(capsys, *, duplicates=0, rare=485, device=CPU, parts=(), **settings):
     """Return what is printed of a data set, a model and a device, and the warnings; `rare` images are of class a."""
     dataset = small_dataset()
+    dataset.folds = parts
     dataset.duplicates, dataset.classes = duplicates, tuple("abc")
     labels = np.where(np.arange(1455) < rare, 0, 1 + np.arange(1455) % 2)
     dataset.train = Split(np.empty(1455), labels, np.empty(1455), files=(), rows=np.arange(1455))
     dataset.validation, dataset.test = range(162), range(180)
     config = TrainingConfig.build({"filters": 4, "depth": 2, "kernel_size": 3, "patch_size": 2} | settings)
-    announce(config, dataset, CPU, Console())
+    announce(config, dataset, device, Console())
     return capsys.readouterr()
 
 
@@ -276,6 +355,32 @@ def test_announce_states_data_model_and_device(capsys):
     assert out.splitlines()[-1] == f"device   {CPU}, float32, training images on the device"
 
 
+def test_announce_of_folds_and_of_images_on_the_device_says_so(capsys):
+    settings = {"precision": "float32", "batch_size": 10, "batch_norm_momentum": 0.9, "jit_compile": True}
+    gpu = Device("GPU", "any", (9, 0))
+    out, err = announced(capsys, duplicates=1, device=gpu, parts=(1, 2), **settings | {"folds": 2, "data_on": "device"})
+    lines = out.splitlines()
+    assert lines[0].startswith("data     digits: 1,617 images in 2 folds and 180 test images of 8x8x1, ")
+    assert lines[1].endswith(" parameters, one for each fold")
+    assert lines[2] == f"device   {gpu}, float32, fast layers, compiled with XLA, training images on the device"
+    assert err == "warning: 1 images of one split or fold are, pixel for pixel, also in another split or fold\n"
+
+
+def test_announce_warns_of_a_gpu_that_is_not_used(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run_module, "unused_gpu", lambda device: asked.append(device) or "there is one")
+    _, err = announced(capsys, batch_size=10, batch_norm_momentum=0.9)
+    assert asked == [CPU] and err == "warning: there is one\n"
+
+
+def test_announce_counts_the_steps_of_the_batches_that_devices_share(capsys):
+    two = Device("GPU", "any", (9, 0), count=2)
+    _, err = announced(capsys, device=two, batch_size=1454, jit_compile=False)
+    assert "and 1 steps an epoch, " in err
+    _, err = announced(capsys, batch_size=1454, jit_compile=False)
+    assert "and 2 steps an epoch, " in err
+
+
 def test_announce_warns_of_a_rare_class(capsys):
     settings = {"precision": "float32", "batch_size": 10, "batch_norm_momentum": 0.9, "jit_compile": False}
     _, err = announced(capsys, rare=20, fast_layers=False, **settings)
@@ -289,3 +394,284 @@ def test_announce_warns_of_batch_norm_that_lags(capsys):
     expected = slow_batch_norm(config, steps_per_epoch=3)
     _, err = announced(capsys, batch_size=512, epochs=1)
     assert expected and err == f"warning: {expected}\n"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset(DataConfig(dataset="digits", train_examples=100), seed=0)
+
+
+SMALL = TrainingConfig.build(
+    {"dataset": "digits", "filters": 4, "depth": 3, "kernel_size": 3, "epochs": 5, "precision": "float32"}
+    | {"train_examples": 100, "jit_compile": False, "fast_layers": False, "filter_steps": 2}
+)
+
+
+def test_checkpoints_of_a_run_are_its_own_or_those_of_its_folds(digits):
+    own = checkpoints_of("abc", SMALL, digits)
+    assert isinstance(own, CheckpointManager)
+    assert (own._run_id, own._fingerprint) == ("abc", digits.fingerprint)
+    assert own._settings == SMALL.model_dump(mode="json")
+    config = SMALL.model_copy(update={"folds": 2})
+    of_folds = checkpoints_of("abc", config, digits)
+    assert isinstance(of_folds, FoldCheckpoints)
+    assert (of_folds._config, of_folds._fingerprint) == (config, digits.fingerprint)
+
+
+def test_train_network_saves_reports_and_logs_with_what_it_was_given(monkeypatch, digits, capsys):
+    """`fit` and what is logged of its result have tests of their own."""
+    fitted, logged = [], []
+    result = TrainingResult(None, {"loss": [0.5]}, best_epoch=1)
+    kernels = np.ones((3, 3, 4, 1))
+
+    def fit(config, dataset, callbacks, **options):
+        callbacks[0].save(1, kernels)
+        fitted.append((config, dataset, callbacks, options))
+        return result
+
+    monkeypatch.setattr(run_module, "fit", fit)
+    monkeypatch.setattr(run_module, "log_training", lambda *given, **named: logged.append((given, named)))
+    monkeypatch.setattr(Console, "is_terminal", True)
+    run, manager, reports = FakeRun(), SimpleNamespace(save=lambda state: None), []
+    start, weights, teacher = object(), object(), object()
+    returned = train_network(
+        run, SMALL, digits, manager, CPU, Console(), start, weights, teacher, lambda *epoch: reports.append(epoch)
+    )
+    assert returned is result
+    ((config, dataset, (snapshots, saver, reporter), options),) = fitted
+    assert config is SMALL and dataset is digits
+    assert [type(one) for one in (snapshots, saver, reporter)] == [KernelSnapshots, CheckpointSaver, ProgressReporter]
+    # of five epochs two, and the middle one of three blocks
+    assert (snapshots._folder, snapshots._epochs, snapshots.block) == (checkpoint_folder("abc"), {1, 5}, 2)
+    assert saver.save is manager.save
+    reporter.report_epoch(1, METRICS)
+    assert reports == [(1, METRICS)]
+    assert options.pop("strategy") is tf.distribute.get_strategy()
+    assert options == {"start": start, "initial_weights": weights, "teacher": teacher, "progress_bar": True}
+    (((*given,), named),) = logged
+    assert given == [run, SMALL, result] and list(named) == ["snapshots"]
+    np.testing.assert_array_equal(named["snapshots"][1], kernels)
+
+
+class Receivers:
+    """A notifier that keeps the events."""
+
+    has_receivers = True
+
+    def __init__(self):
+        self.events = []
+
+    def send(self, event):
+        self.events.append((event["event"], event["text"], event["metrics"]))
+
+
+@pytest.fixture
+def begin(client, experiment, monkeypatch, digits):
+    """Return a function that begins a run, stops it where it would train, and returns what is known of it then.
+
+    The descriptions that it had, the arguments of the training and of `start_run`, and its events are kept.
+    """
+
+    def run(config=SMALL, dataset=digits, train="train_network", error=None, **options):
+        found = SimpleNamespace(descriptions=[], receivers=Receivers(), opened=[], trained=[])
+        set_description, start_run = TrackedRun.set_description, run_module.start_run
+
+        def describe(run, text):
+            found.descriptions.append(text)
+            set_description(run, text)
+
+        @contextmanager
+        def start(**arguments):
+            found.opened.append(arguments)
+            with start_run(**arguments) as run:
+                run.notices.append("a notice on another run")
+                found.id = run.id
+                yield run
+
+        def stop(*arguments, **named):
+            found.trained.append((arguments, named))
+            if train == "train_network":
+                arguments[3].save(TrainingState(1, {"loss": [0.5], "epoch_seconds": [1.0]}, [], []))
+            raise error or Stopped(15)
+
+        monkeypatch.setattr(TrackedRun, "set_description", describe)
+        monkeypatch.setattr(run_module, "start_run", start)
+        monkeypatch.setattr(run_module, train, stop)
+        with pytest.raises(OutOfMemory if error else Stopped):
+            run_training("mine", config, dataset, console=Console(), notifier=found.receivers, **options)
+        found.run = client.get_run(found.id)
+        found.download = lambda path: mlflow.artifacts.load_text(f"{found.run.info.artifact_uri}/{path}")
+        return found
+
+    return run
+
+
+def test_run_training_opens_a_run_that_says_what_it_trains_and_how_to_resume_it(begin, digits, capsys):
+    recipe_config = SMALL.model_copy(update={"depth": 4})
+    given = SMALL.model_copy(update={"precision": "auto"})
+    begun = begin(config=given, recipe_config=recipe_config)
+    (opened,) = begun.opened
+    assert (opened["role"], opened["resume"], opened["resume_name"]) == (Role.RUN, None, "")
+    assert opened["system_metrics"] is True
+    assert list(opened["tags"]) == [Tag.DATA, Tag.DEVICE, Tag.PRECISION]
+    tags, params = begun.run.data.tags, begun.run.data.params
+    assert (tags[Tag.DATA], params["recipe"], params["depth"]) == ("digits", "mine", "3")
+    assert tags[Tag.PRECISION] == params["precision"] != "auto"
+    run, config, dataset, manager, device, console, start, weights, teacher, _ = begun.trained[0][0]
+    assert run.id == begun.id and config == resolve_auto(given, digits, device)
+    assert dataset is digits and isinstance(manager, CheckpointManager) and manager._run_id == run.id
+    assert (start, weights, teacher) == (None, None, None)
+    assert str(device) == tags[Tag.DEVICE] and isinstance(console, Console)
+    (description,) = begun.descriptions
+    for words in ("not finished yet", "mine, `depth` 3 instead of 4", str(device)):
+        assert words in description
+    assert f"| **resume** | `{project_command('train', '--resume', run.id)}` |" in description
+    out, err = capsys.readouterr()
+    assert [line[:9] for line in out.splitlines()] == ["data     ", "model    ", "device   ", "a notice "]
+    assert f"device   {device}, {config.precision}\n" in out
+    assert err.endswith(f"resume   {project_command('train', '--resume', run.id)}\n")
+    assert begun.run.info.run_name.startswith("mine depth=3") and begun.run.info.status == "KILLED"
+    assert begun.receivers.events == [("stopped", f"{begun.run.info.run_name}: stopped by SIGTERM", {})]
+
+
+def test_run_training_reports_each_epoch_to_its_run_to_the_terminal_and_to_the_watch(
+    begin, digits, monkeypatch, capsys
+):
+    beats, logged = [], []
+    monkeypatch.setattr(RunEvents, "beat", lambda events: beats.append(events))
+    monkeypatch.setattr(run_module, "report_epoch", lambda *given: logged.append(given))
+    begun = begin()
+    *_, report = begun.trained[0][0]
+    report(1, METRICS)
+    ((run, config, console, *epoch),) = logged
+    assert run.id == begun.id and config.epochs == 5 and isinstance(console, Console)
+    assert epoch == [1, METRICS] and len(beats) == 1
+
+
+def test_run_training_out_of_memory_says_which_settings_take_less(begin):
+    begun = begin(error=MemoryError())
+    assert begun.run.data.tags[Tag.REASON] == "oom" and begun.run.info.status == "FAILED"
+    assert "memory does not suffice (MemoryError); try batch_size=" in begun.run.data.tags[Tag.OUTCOME_REASON]
+    ((kind, _, _),) = begun.receivers.events
+    assert kind == "failed"
+
+
+def model_for(digits, **changes):
+    """Return a model in MLflow that was trained on other parts of the same digits."""
+    architecture = {"filters": 4, "depth": 3, "kernel_size": 3, "patch_size": 2, "activation": "gelu"}
+    layers = {"patch_embedding": [np.zeros((2, 2, 1, 4)), np.zeros(4)]}
+    return InitialWeights(
+        "models:/m-1",
+        layers,
+        architecture | {"batch_norm_epsilon": 1e-3},
+        classes=digits.classes,
+        image_shape=(8, 8, 1),
+        data_fingerprint=digits.fingerprint,
+        splits={"validation": digits.validation.digest, "test": "other"},
+        **changes,
+    )
+
+
+def test_run_training_with_weights_and_a_teacher_logs_shows_and_passes_on_both(begin, digits, monkeypatch, capsys):
+    weights = model_for(digits, run_id="a" * 32)
+    teacher = Teacher(replace(model_for(digits), origin="models:/m-2", setting="teacher"))
+    taught = []
+    # MLflow has no such model
+    monkeypatch.setattr(run_module, "log_teacher", lambda run, teacher: taught.append((run.id, teacher)))
+    begun = begin(initial_weights=weights, teacher=teacher)
+    assert begun.run.data.tags[Tag.WEIGHTS_FROM] == "models:/m-1"
+    assert begun.run.data.tags[Tag.WEIGHTS_RUN] == "a" * 32
+    assert taught == [(begun.id, teacher)]
+    *_, given_weights, given_teacher, _ = begun.trained[0][0]
+    assert given_weights is weights and given_teacher is teacher
+    out, err = capsys.readouterr()
+    assert f"weights  {weights.describe(SMALL, digits)}\nteacher  {teacher.describe(SMALL, digits)}\n" in out
+    first, second = [line for line in err.splitlines() if "accuracy may flatter" in line]
+    assert first == f"warning: {weights.leak(digits)}"
+    assert second == f"warning: {teacher.network.leak(digits)}" and "teacher models:/m-2" in second
+
+
+def resume_point_of(client, experiment, dataset, config=SMALL, folds=()):
+    """Return a run of the recipe `theirs` that was interrupted after its second epoch, as a resume point."""
+    store, _ = experiment
+    run_id = client.create_run(store.experiment_id, run_name="theirs", tags={Tag.ROLE: Role.RUN}).info.run_id
+    client.set_terminated(run_id, "FAILED")
+    state = TrainingState(2, {"loss": [0.5, 0.25], "epoch_seconds": [3.0, 4.0]}, [], [])
+    checkpoint = Checkpoint(run_id, config.model_dump(mode="json"), dataset.fingerprint, state)
+    changes = {"depth": Change("3", "8")}
+    return ResumePoint(
+        client.get_run(run_id), "theirs", config, checkpoint, changes, folds=dict.fromkeys(folds, checkpoint)
+    )
+
+
+def test_run_training_resumed_goes_on_in_its_run_from_the_checkpoint(begin, client, experiment, digits, capsys):
+    resume_point = resume_point_of(client, experiment, digits)
+    weights = model_for(digits)
+    begun = begin(config=SMALL.model_copy(update={"register_as": "new"}), resume_point=resume_point)
+    assert begun.id == resume_point.run_id
+    (opened,) = begun.opened
+    assert opened["resume"] is resume_point.run and opened["resume_name"] == "resumed at epoch 3"
+    assert opened["tags"] == {}, "it keeps those of its beginning"
+    *_, start, weights, teacher, _ = begun.trained[0][0]
+    assert start is resume_point.checkpoint.state and weights is teacher is None
+    assert [point.value for point in client.get_metric_history(begun.id, "loss")] == [0.5, 0.25]
+    assert begun.run.info.run_name == "theirs" and begun.run.data.params == {}
+    assert begun.download("config.yaml") == to_yaml(SMALL), "as it was"
+    assert "theirs, `depth` 3 instead of 8" in begun.descriptions[0]
+    assert f"\nresume   {resume_point}\n" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def folded():
+    return load_dataset(DataConfig(dataset="digits", train_examples=100, folds=2), seed=0)
+
+
+OF_FOLDS = SMALL.model_copy(update={"folds": 2, "depth": 1})
+
+
+def test_run_training_resumed_with_folds_goes_on_from_the_checkpoint_of_each(begin, client, experiment, folded):
+    resume_point = resume_point_of(client, experiment, folded, OF_FOLDS, folds=(1, 2))
+    begun = begin(OF_FOLDS, folded, train="train_folds", resume_point=resume_point)
+    assert begun.trained[0][1]["resumed"] is resume_point.folds
+    assert client.get_metric_history(begun.id, "loss") == [], "the epochs are those of its folds"
+
+
+def test_run_training_with_folds_passes_on_what_each_fold_needs_and_logs_what_they_are_together(
+    client, experiment, folded, monkeypatch, capsys
+):
+    given, logged = [], []
+
+    def train(*arguments, **named):
+        given.append((arguments, named))
+        folds = CrossValidation(OF_FOLDS, folded)
+        for number in (1, 2):
+            metrics = {"best_val_accuracy": 0.25 * number, "best_val_loss": 1.0 * number, "best_epoch": number}
+            folds.add(build_model(OF_FOLDS, folded.image_shape, 10), metrics)
+        return folds
+
+    monkeypatch.setattr(run_module, "train_folds", train)
+    monkeypatch.setattr(run_module, "log_fold_start", lambda *arguments: logged.append(arguments))
+    weights, receivers = model_for(folded), Receivers()
+    finished = run_training("mine", OF_FOLDS, folded, console=Console(), initial_weights=weights, notifier=receivers)
+    (((run, config, dataset, checkpoints), named),) = given
+    assert run.id == finished.run.id and config.folds == 2 and dataset is folded
+    assert isinstance(checkpoints, FoldCheckpoints) and isinstance(named["console"], Console)
+    assert named["initial_weights"] is weights and named["teacher"] is None and named["resumed"] == {}
+    assert named["strategy"] is tf.distribute.get_strategy()
+    named["log_start"]("run", "data", "state")
+    assert logged == [("mine", config, "run", "data", "state")]
+    fold_run = FakeRun()
+    named["report_epoch"](fold_run, 3, METRICS)
+    assert fold_run.calls == [(3, METRICS)]
+    results = finished.results
+    assert (results["best_val_accuracy"], results["best_val_loss"], results["best_epoch"]) == (0.375, 1.5, 1.5)
+    assert "over 2 folds" in finished.summary
+    out = capsys.readouterr().out
+    assert "\nlabels   " in out and f" of {len(folded.out_of_fold)} images are probably mislabeled" in out
+    files = {file.path for file in MlflowClient().list_artifacts(run.id)}
+    assert {"probably_mislabeled.csv", "test_predictions.csv"} <= files
+    predictions = mlflow.artifacts.load_text(f"{run.artifact_uri}/validation_predictions.csv")
+    assert len(predictions.splitlines()) == 1 + len(folded.out_of_fold)
+    ((kind, text, metrics),) = receivers.events
+    assert (kind, text) == ("finished", f"{run.name}: finished: {finished.summary}")
+    assert metrics == {name: float(value) for name, value in sorted(results.items())}
