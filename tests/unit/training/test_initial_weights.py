@@ -8,10 +8,13 @@ import pytest
 import safetensors.numpy
 
 from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig
+from pipeline.config.weights_from import RULE
 from pipeline.data.dataset import load_dataset
 from pipeline.model.conv_mixer import HEAD, build_model, build_stock_model
 from pipeline.model.ensemble import build_ensemble
 from pipeline.runtime.errors import UsageError
+from pipeline.tracking.models import LoggedModel
+from pipeline.training import initial_weights
 from pipeline.training.initial_weights import InitialWeights
 from tests.unit.model.test_timm_weights import arrays_of
 
@@ -121,9 +124,21 @@ def test_safetensors_file_is_read_with_timms_epsilon(tmp_path):
             {"filters": 8},
             "patch_embedding is 2x2x1x4 in {file}, and 2x2x1x8 with these settings; leave out patch_size and filters",
         ),
-        ({"kernel_size": 5}, "block1_depthwise is 3x3x4x1 in {file}, and 5x5x4x1 with these settings"),
+        (
+            {"kernel_size": 5},
+            "weights_from must fit the network: block1_depthwise is 3x3x4x1 in {file}, and 5x5x4x1 with these "
+            "settings; leave out kernel_size, filters and depth to take over the model's",
+        ),
+        (
+            {"kernel_size": 5, "patch_size": 1},
+            "patch_embedding is 2x2x1x4 in {file}, and 1x1x1x4 with these settings; leave out patch_size and filters",
+        ),
         ({"depth": 3}, "block3_depthwise is missing in {file}, and 3x3x4x1 with these settings"),
-        ({"depth": 1}, "block2_depthwise is in {file}, and not in a network of depth=1; leave out depth"),
+        (
+            {"depth": 1},
+            "weights_from must fit the network: block2_depthwise is in {file}, and not in a network of depth=1; "
+            "leave out depth to take over the model's",
+        ),
     ],
 )
 def test_check_of_another_architecture_names_the_layer_and_both_shapes(file, digits, settings, message):
@@ -131,6 +146,28 @@ def test_check_of_another_architecture_names_the_layer_and_both_shapes(file, dig
     with pytest.raises(UsageError) as raised:
         loaded.check(loaded.complete(config_of(**settings)), digits.image_shape)
     assert message.format(file=file) in str(raised.value)
+
+
+def test_check_of_other_pointwise_kernels_names_their_settings(file, digits):
+    loaded = InitialWeights.load(str(file))
+    layers = {**loaded.layers, "block2_pointwise": [np.zeros((1, 1, 4, 5)), np.zeros(5)]}
+    with pytest.raises(UsageError) as raised:
+        replace(loaded, layers=layers).check(loaded.complete(config_of()), digits.image_shape)
+    assert str(raised.value) == (
+        f"weights_from must fit the network: block2_pointwise is 1x1x4x5 in {file}, and 1x1x4x4 with these settings; "
+        "leave out filters and depth to take over the model's"
+    )
+
+
+@pytest.mark.parametrize(("own", "others", "fits"), [(1, 3, True), (3, 1, True), (2, 2, True), (1, 2, False)])
+def test_check_accepts_the_same_channels_and_gray_for_rgb_and_the_other_way_round(tmp_path, own, others, fits):
+    loaded = taken_apart(random_model((8, 8, own)), tmp_path)
+    config = loaded.complete(config_of())
+    if fits:
+        loaded.check(config, (8, 8, others))
+    else:
+        with pytest.raises(UsageError, match=f"^weights_from must be for images of {others} channels, or for gray"):
+            loaded.check(config, (8, 8, others))
 
 
 def test_check_of_two_channels_is_refused(tmp_path, digits):
@@ -171,6 +208,70 @@ def test_describe_says_what_is_taken_over(tmp_path, digits):
     )
     same = taken_apart(random_model((8, 8, 1)), tmp_path, classes=digits.classes)
     assert same.describe(same.complete(config_of()), digits) == "models:/m-1: all layers"
+    assert replace(same, resize="").describe(same.complete(config_of(resize="crop")), digits).endswith("all layers")
+    of_a_file = replace(same, classes=())
+    config = of_a_file.complete(config_of(batch_norm_epsilon=1e-5))
+    rgb = replace(digits, image_shape=(8, 8, 3))
+    assert of_a_file.describe(config, rgb) == (
+        "models:/m-1: all layers but the last, as it names no classes; its kernels for gray images shared out among "
+        "RGB; batch_norm_epsilon 1e-05 instead of 0.001"
+    )
+
+
+def test_model_of_mlflow_comes_with_all_that_its_run_has_logged(monkeypatch):
+    """Finding, loading and reading have tests of their own."""
+    client, network = object(), random_model((8, 8, 3), activation="relu", batch_norm_epsilon=1e-5)
+    logged = LoggedModel(network, CLASSES, (8, 8, 3), resize="pad", run_id="a" * 32, model_id="m-0")
+    answers = {
+        "resolve_model_uri": {(client, "b" * 32): "runs:/it/model"},
+        "load_model": {(client, "runs:/it/model"): logged},
+        "logged_splits": {(client, "a" * 32): ("f00d", {"validation": "1234"})},
+    }
+    monkeypatch.setattr(initial_weights, "TrackingClient", lambda: client)
+    for name, known in answers.items():
+        monkeypatch.setattr(initial_weights, name, lambda *given, known=known: known[given])
+    for loaded, setting in (
+        (InitialWeights.load("b" * 32), "weights_from"),
+        (InitialWeights.load_logged("b" * 32, setting="teacher", rule="any"), "teacher"),
+    ):
+        assert loaded.origin == "models:/m-0" and loaded.setting == setting and loaded.digest == ""
+        assert (loaded.model_id, loaded.run_id) == ("m-0", "a" * 32)
+        assert (loaded.classes, loaded.resize, loaded.image_shape) == (CLASSES, "pad", (8, 8, 3))
+        assert (loaded.data_fingerprint, loaded.splits) == ("f00d", {"validation": "1234"})
+        assert loaded.architecture == SOURCE | {"activation": "relu", "batch_norm_epsilon": 1e-5}
+        for layer in network.layers:
+            for weight, same in zip(loaded.layers.get(layer.name, []), layer.get_weights(), strict=True):
+                np.testing.assert_array_equal(weight, same)
+
+
+def test_model_of_mlflow_that_is_no_convmixer_is_refused_by_the_rule_of_its_setting(monkeypatch):
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    logged = LoggedModel(other, CLASSES, (8, 8, 1), resize="pad", run_id="a" * 32, model_id="m-0")
+    monkeypatch.setattr(initial_weights, "TrackingClient", object)
+    monkeypatch.setattr(initial_weights, "resolve_model_uri", lambda *given: "runs:/it/model")
+    monkeypatch.setattr(initial_weights, "load_model", lambda *given: logged)
+    for load, rule in (
+        (lambda: InitialWeights.load("models:/m-0"), f"weights_from must be {RULE}"),
+        (
+            lambda: InitialWeights.load_logged("models:/m-0", setting="teacher", rule="a model"),
+            "teacher must be a model",
+        ),
+    ):
+        with pytest.raises(UsageError) as raised:
+            load()
+        assert str(raised.value).startswith(f"{rule}: models:/m-0 is no ConvMixer of this program (")
+
+
+def test_network_whose_kernels_do_not_fit_each_other_is_refused(tmp_path):
+    images = output = keras.Input((8, 8, 1))
+    for layer in random_model((8, 8, 1)).layers[1:]:
+        if layer.name == "block2_depthwise":
+            layer = keras.layers.DepthwiseConv2D(5, padding="same", name="block2_depthwise")
+        # without what joins two ways
+        output = output if isinstance(layer, keras.layers.Add) else layer(output)
+    keras.Model(images, output).save(tmp_path / "odd.keras")
+    with pytest.raises(UsageError, match=r"odd.keras is no ConvMixer of this program \(block2_depthwise\)$"):
+        InitialWeights.load(str(tmp_path / "odd.keras"))
 
 
 @pytest.mark.parametrize(

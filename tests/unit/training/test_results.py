@@ -118,7 +118,9 @@ def moved(images, pixels):
         ("shifted", lambda images: [moved(side, by) for side in (images, images[:, :, ::-1]) for by in (0, -1, 1)]),
     ],
 )
-def test_evaluate_on_test_set_with_views_adds_the_accuracy_of_averaged_probabilities(digits, model, name, views):
+def test_evaluate_on_test_set_with_views_adds_the_accuracy_of_averaged_probabilities(
+    digits, model, capsys, name, views
+):
     plain, averaged = (
         evaluate_on_test_set(RecordingRun(), model, TrainingConfig.build({"test_time_views": each}), digits)
         for each in ("one", name)
@@ -127,6 +129,7 @@ def test_evaluate_on_test_set_with_views_adds_the_accuracy_of_averaged_probabili
     probabilities = np.mean([model.predict(view, verbose=0) for view in views(images)], axis=0)
     assert averaged.pop("test_accuracy_views") == pytest.approx(np.mean(probabilities.argmax(axis=1) == labels))
     assert averaged == plain
+    assert capsys.readouterr() == ("", "")
     one = model.predict(images, verbose=0)
     assert not np.array_equal(one.argmax(axis=1), probabilities.argmax(axis=1)), "the case shows nothing"
 
