@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pipeline.tracking.tags import Role, RunOutcome, Tag
 from pipeline.training import checkpoint, resume
 from pipeline.training.checkpoint import Checkpoint, TrainingState
 from pipeline.training.checkpoint_manager import checkpoint_folder
+from pipeline.training.description import Change
 from tests.support.paths import ROOT
 
 CONFIG = TrainingConfig(dataset="/data/flowers", depth=6, epochs=10, precision="float32", jit_compile=False)
@@ -88,6 +90,8 @@ def test_find_resume_point_returns_the_runs_settings_and_last_epoch(client, make
     assert resume_point.config == CONFIG
     assert resume_point.checkpoint.state.epoch == 3
     assert resume_point.name == "resumed at epoch 4"
+    assert str(resume_point) == f"run {resume_point.run_id} resumes after epoch 3 of 10"
+    assert (resume_point.recipe, resume_point.changes, resume_point.folds) == ("", {}, {})
 
 
 def test_resume_point_has_the_recipe_and_the_checkpoint_of_each_fold_that_has_begun(client, make_run):
@@ -96,10 +100,37 @@ def test_resume_point_has_the_recipe_and_the_checkpoint_of_each_fold_that_has_be
         client.log_param(run_id, name, value)
     for number, epoch in ((1, 10), (2, 3), (3, None)):
         make_run(epoch=epoch, **{Tag.ROLE: Role.FOLD, Tag.PARENT_RUN_ID: run_id, Tag.FOLD: str(number)})
+    client.set_tag(run_id, Tag.RECIPE_CHANGES, json.dumps({"depth": ["6", "8"]}))
     resume_point = find(run_id, {})
     assert resume_point.recipe == "mine.yaml"
+    assert resume_point.changes == {"depth": Change("6", "8")}
     assert {number: one.state.epoch for number, one in resume_point.folds.items()} == {1: 10, 2: 3}
     assert resume_point.checkpoint.state.epoch == 3
+    assert find("latest", {}).run_id == run_id, "those of a fold are its own"
+
+
+def resume_point_with(epochs, folds=None):
+    """Return a resume point with the checkpoint of each fold after so many epochs of 1 s, 2 s and so on."""
+    checkpoints = {}
+    for number, epoch in enumerate(epochs, start=1):
+        history = {"epoch_seconds": [float(second) for second in range(1, epoch + 1)]}
+        checkpoints[number] = Checkpoint("abc", {}, "f00d", TrainingState(epoch, history, [], []))
+    config = CONFIG.model_copy(update={"folds": folds})
+    by_fold = checkpoints if folds else {}
+    return resume.ResumePoint(None, "mine", config, checkpoints[len(epochs)], {}, by_fold)
+
+
+def test_resume_point_has_been_trained_for_the_seconds_of_its_epochs_in_all_folds():
+    assert resume_point_with([3]).seconds == 6
+    assert resume_point_with([4, 3], folds=5).seconds == 16
+
+
+def test_resume_point_is_named_after_its_last_fold_and_knows_whether_folds_begin():
+    begun = resume_point_with([10, 3], folds=3)
+    assert begun.name == "resumed at epoch 4 of fold 2 of 3" and begun.has_folds_to_begin
+    assert resume_point_with([10, 10], folds=2).name == "resumed after the last epoch of fold 2 of 2"
+    assert not resume_point_with([10, 10], folds=2).has_folds_to_begin
+    assert not resume_point_with([3]).has_folds_to_begin
 
 
 def test_resume_point_after_the_last_epoch_is_named_so(client, make_run):
@@ -127,21 +158,48 @@ def test_overrides_that_change_the_result_are_refused_in_one_line(client, make_r
     )
 
 
-def test_latest_is_the_newest_run_that_can_be_resumed(client, make_run):
+def test_latest_is_the_newest_run_that_can_be_resumed(client, make_run, monkeypatch):
     expected = make_run(status="KILLED")
     make_run(status="FINISHED", **{Tag.OUTCOME: RunOutcome.FINISHED})
     make_run(epoch=0)
     make_run(status="RUNNING", **this_process().tags())
     for role in ("resume", "fold", "trial", "search", "final", "report", "predict"):
         make_run(role=role)
+    pages, search_runs = [], TrackingClient.search_runs
+
+    def search(*arguments, **options):
+        pages.append(options.get("page_size"))
+        return search_runs(*arguments, **options)
+
+    monkeypatch.setattr(TrackingClient, "search_runs", search)
     assert find("latest", {}).run_id == expected
+    assert pages == [100], "the newest are enough"
+
+
+def test_latest_may_have_its_checkpoint_among_its_artifacts(client, make_run, tmp_path):
+    run_id = make_run(epoch=0)
+    client.log_artifact(run_id, str(save_checkpoint(run_id, 5, tmp_path)), "checkpoint")
+    assert find("latest", {}).checkpoint.state.epoch == 5
+
+
+def test_latest_that_has_finished_meanwhile_is_passed_over(client, make_run, monkeypatch):
+    older, newer = make_run(), make_run()
+    lock_run = resume.ownership.lock_run
+
+    def finish_and_lock(run_id):
+        if run_id == newer:
+            client.set_tag(newer, Tag.OUTCOME, RunOutcome.FINISHED)
+        return lock_run(run_id)
+
+    monkeypatch.setattr(resume.ownership, "lock_run", finish_and_lock)
+    assert find("latest", {}).run_id == older
 
 
 def test_latest_without_a_resumable_run_is_refused(client, make_run, experiment):
     make_run(status="FINISHED", **{Tag.OUTCOME: RunOutcome.FINISHED})
-    message = refusal(client, "latest")
-    assert message.startswith(
-        "resume=latest must find a run that can be resumed: experiment test_latest_without_a_resumable_run"
+    assert refusal(client, "latest") == (
+        "resume=latest must find a run that can be resumed: experiment "
+        "test_latest_without_a_resumable_run_is_refused has none"
     )
 
 
@@ -154,8 +212,29 @@ def test_finished_run_raises_nothing_to_do_and_becomes_parent_of_the_project_run
     monkeypatch.setenv("MLFLOW_RUN_ID", second)
     with pytest.raises(NothingToDo, match="is finished: there is nothing to resume$"):
         find(finished, {})
-    assert mlflow.get_run(second).data.tags[Tag.PARENT_RUN_ID] == finished
+    below = mlflow.get_run(second)
+    assert below.data.tags[Tag.PARENT_RUN_ID] == finished and below.data.tags[Tag.ROLE] == Role.RESUME
+    assert below.info.run_name == "nothing to resume"
     assert not checkpoint_folder(finished).exists()
+
+
+def test_finished_run_that_mlflow_run_opens_again_becomes_no_child_of_its_own(client, make_run, monkeypatch):
+    finished = make_run(status="FINISHED", **{Tag.OUTCOME: RunOutcome.FINISHED})
+    monkeypatch.setenv("MLFLOW_RUN_ID", finished)
+    monkeypatch.setattr(resume, "is_resumed_by_mlflow", lambda: True)
+    with pytest.raises(NothingToDo):
+        find(None, {})
+    tags = mlflow.get_run(finished).data.tags
+    assert Tag.PARENT_RUN_ID not in tags and tags[Tag.ROLE] == Role.RUN
+
+
+def test_finished_run_is_no_parent_of_a_project_run_in_which_something_has_begun(client, make_run, monkeypatch):
+    finished = make_run(status="FINISHED", **{Tag.OUTCOME: RunOutcome.FINISHED})
+    begun = make_run()
+    monkeypatch.setenv("MLFLOW_RUN_ID", begun)
+    with pytest.raises(UsageError, match="^MLFLOW_RUN_ID must name a run in which nothing has begun"):
+        find(finished, {})
+    assert Tag.PARENT_RUN_ID not in mlflow.get_run(begun).data.tags
 
 
 @pytest.mark.parametrize("run", ["0" * 32, "nothing", "../../etc", "", "x" * 100_000])
@@ -174,19 +253,51 @@ def test_deleted_run_is_refused_with_the_command_to_restore_it(client, make_run)
 @pytest.mark.parametrize(
     ("role", "reason"),
     [
-        ("search", "it is a search; start the same search again to continue it"),
-        ("trial", "it is a trial; start its search again to continue that"),
-        ("final", "it is a final training of a search"),
-        ("report", "it is a report; the same command makes another one"),
-        ("resume", "resumed another run: resume abc"),
+        ("search", " cannot be resumed: it is a search; start the same search again to continue it"),
+        ("trial", " cannot be resumed: it is a trial; start its search again to continue that"),
+        ("final", " cannot be resumed: it is a final training of a search; start that search again to continue it"),
+        ("ensemble", " cannot be resumed: it is the ensemble of a search; start that search again to continue it"),
+        ("report", " cannot be resumed: it is a report; the same command makes another one"),
+        ("evaluate", " cannot be resumed: it is an evaluation; the same command makes another one"),
+        ("predict", " cannot be resumed: it is a prediction; the same command makes another one"),
+        ("export", " cannot be resumed: it is an export; the same command makes another one"),
+        ("resume", " resumed another run: resume abc"),
+        ("fold", " is one fold of a cross-validation: resume abc, which goes on with its folds"),
+        ("another", " has no checkpoint to resume from: no training has begun in it"),
     ],
 )
 def test_runs_of_other_roles_are_refused_with_a_remedy(client, make_run, role, reason):
-    assert reason in refusal(client, make_run(role=role, **{Tag.PARENT_RUN_ID: "abc"}))
+    run_id = make_run(role=role, **{Tag.PARENT_RUN_ID: "abc"})
+    assert refusal(client, run_id) == f"run {run_id} ({mlflow.get_run(run_id).info.run_name}){reason}"
+
+
+def test_run_that_is_none_of_this_program_is_refused(client, experiment):
+    run_id = client.create_run(experiment, run_name="theirs").info.run_id
+    reason = "has no checkpoint to resume from: no training has begun in it"
+    assert refusal(client, run_id) == f"run {run_id} (theirs) {reason}"
+
+
+@pytest.mark.parametrize(
+    ("status", "tags", "is_gone"),
+    [
+        ("FAILED", {}, True),
+        ("RUNNING", {}, False),
+        ("RUNNING", replace(this_process(), started=1).tags(), True),
+        ("RUNNING", replace(this_process(), host="another").tags(), False),
+        ("RUNNING", replace(this_process(), host="another").tags() | {Tag.OUTCOME: RunOutcome.FAILED}, True),
+        # a process that has ended the run may still be alive
+        ("FAILED", this_process().tags(), True),
+    ],
+    ids=["ended", "no process", "dead process", "process that cannot be seen", "named outcome", "live process"],
+)
+def test_check_resumable_knows_whether_the_process_is_gone(client, make_run, status, tags, is_gone):
+    run_id = make_run(status=status, epoch=0, **tags)
+    assert resume.check_resumable(TrackingClient().get_run(run_id)) is is_gone
 
 
 def test_run_without_a_checkpoint_is_refused(client, make_run):
-    assert "has no checkpoint to resume from" in refusal(client, make_run(epoch=0))
+    reason = "has no checkpoint to resume from: start it again with its recipe and settings"
+    assert refusal(client, make_run(epoch=0)).endswith(reason)
 
 
 def test_running_run_is_refused(client, make_run):
@@ -230,8 +341,18 @@ def test_open_run_that_this_host_cannot_see_can_be_resumed_when_it_is_silent_wha
     run_id = make_run(status="RUNNING", **other.tags(), **{Tag.HEARTBEAT: heartbeat})
     with caplog.at_level("INFO", logger="pipeline"):
         assert find(run_id, {}).run_id == run_id
-    assert f"this machine cannot see {other}: watching for its heartbeat" in caplog.text
+    name = mlflow.get_run(run_id).info.run_name
+    assert caplog.messages[0] == (
+        f"run {run_id} ({name}) is open, and this machine cannot see {other}: watching for its heartbeat, for up to 0 s"
+    )
     assert find("latest", {}).run_id == run_id, "the newest one"
+
+
+def test_open_run_without_a_process_is_watched(client, make_run, caplog):
+    run_id = make_run(status="RUNNING")
+    with caplog.at_level("INFO", logger="pipeline"):
+        assert find(run_id, {}).run_id == run_id
+    assert "this machine cannot see its process: watching" in caplog.text
 
 
 def test_run_that_its_last_process_has_ended_is_not_watched(client, make_run, monkeypatch):
@@ -330,6 +451,9 @@ def test_damaged_checkpoint_is_skipped_for_the_one_before_with_a_warning(client,
     assert checkpoint_found.state.epoch == 3
     (warning,) = caplog.messages
     assert reason in warning and warning.endswith("; the run resumes from epoch 3") and "\n" not in warning
+    left = {path.name[:12] + path.suffix for path in checkpoint_folder(run_id).iterdir()}
+    is_unreadable = damage is replace_by_a_folder
+    assert left == {"epoch-000003.checkpoint", f"epoch-000004.{'checkpoint' if is_unreadable else 'damaged'}"}
 
 
 def test_damaged_checkpoint_does_not_count_as_the_newest_of_the_resumed_run(client, make_run):
@@ -355,6 +479,35 @@ def test_damaged_checkpoint_is_replaced_by_its_uploaded_copy(client, make_run, t
     client.log_artifact(run_id, str(save_checkpoint(run_id, 4, tmp_path)), "checkpoint")
     truncate(save_checkpoint(run_id, 4))
     assert find(run_id, {}).checkpoint.state.epoch == 4
+
+
+@pytest.mark.parametrize(("refit", "needs"), [(False, "val_accuracy"), (True, "")])
+def test_checkpoint_needs_the_monitored_metric_except_with_refit(client, make_run, refit, needs):
+    run_id = make_run(epoch=0)
+    settings = CONFIG.model_copy(update={"refit": refit}).model_dump(mode="json")
+    state = TrainingState(4, {"loss": [0.5] * 4}, [np.arange(3.0)], [])
+    checkpoint.write_checkpoint(checkpoint_folder(run_id), Checkpoint(run_id, settings, "f00d", state))
+    if needs:
+        assert refusal(client, run_id).endswith(f"is not a checkpoint: it lacks {needs}")
+    else:
+        assert find(run_id, {}).checkpoint.state.epoch == 4
+
+
+def test_artifact_store_that_fails_is_named_where_this_machine_has_no_checkpoint(client, make_run, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("of a library\nbelow")
+
+    monkeypatch.setattr(resume, "uploaded_checkpoints", fail)
+    assert refusal(client, make_run(epoch=0)).endswith(
+        "has no checkpoint to resume from: its artifacts cannot be listed: RuntimeError: of a library\\nbelow"
+    )
+
+
+def test_checkpoint_of_this_machine_is_not_downloaded(client, make_run, tmp_path, monkeypatch):
+    run_id = make_run()
+    client.log_artifact(run_id, str(save_checkpoint(run_id, 3, tmp_path)), "checkpoint")
+    monkeypatch.setattr(resume, "download_checkpoint", lambda *arguments: pytest.fail("it is here"))
+    assert find(run_id, {}).checkpoint.state.epoch == 3
 
 
 @pytest.mark.parametrize("call", ["uploaded_checkpoints", "download_checkpoint"])
@@ -386,6 +539,38 @@ def test_check_data_with_another_fingerprint_raises_usage_error(client, make_run
     resume_point.check_data("f00d")
     with pytest.raises(UsageError, match="/data/flowers has changed since, its fingerprint from f00d to beef"):
         resume_point.check_data("beef")
+
+
+def test_project_run_that_does_not_exist_is_refused_by_its_variable(client, experiment, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    reason = f"must be the id of a run in this tracking store, got '{'0' * 32}'"
+    assert refusal(client, None) == f"MLFLOW_RUN_ID {reason}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert refusal(client, "0" * 32) == f"resume {reason}"
+    assert refusal(client, None).startswith("a sqlite path in MLFLOW_TRACKING_URI must be absolute")
+
+
+@pytest.mark.parametrize(("named", "sent"), [("a run", ["a run"]), ("latest", None), (None, ["the project's"])])
+def test_open_resume_point_sends_what_is_pending_of_the_run_that_is_named(
+    client, make_run, experiment, monkeypatch, caplog, named, sent
+):
+    ids = {"a run": make_run(), "the project's": client.create_run(experiment).info.run_id, "latest": "latest"}
+    calls = []
+    monkeypatch.setattr(resume, "send_pending", lambda runs: calls.append(runs) or ["100 % of it is sent"])
+    monkeypatch.setenv("MLFLOW_RUN_ID", ids["the project's"])
+    with caplog.at_level("INFO", logger="pipeline"), resume.open_resume_point(ids.get(named), {}) as resume_point:
+        assert (resume_point and resume_point.run_id) == (ids["a run"] if named else None)
+    assert calls == [sent and [ids[one] for one in sent]]
+    assert caplog.messages == ["100 % of it is sent"]
+
+
+def test_project_run_is_closed_if_nothing_begins_in_it(client, make_run, experiment, monkeypatch):
+    run_id, second = make_run(), client.create_run(experiment).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", second)
+    with pytest.raises(UsageError), resume.open_resume_point(run_id, {}):
+        raise UsageError("something is wrong")
+    closed = mlflow.get_run(second)
+    assert closed.info.status == "FAILED" and closed.data.tags[Tag.OUTCOME_REASON] == "something is wrong"
 
 
 def test_new_project_run_is_not_resumed(client, experiment, monkeypatch):
