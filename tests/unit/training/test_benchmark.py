@@ -53,6 +53,43 @@ def test_time_inference_predicts_one_image_at_a_time(digits, monkeypatch):
     assert shapes[-1] == (1, 8, 8, 1) and shapes.count((1, 8, 8, 1)) == 1, "it is traced once, and then compiled"
 
 
+def test_times_are_of_predictions_that_autograph_does_not_convert(digits, monkeypatch, converted):
+    """It would only slow tracing down."""
+    results = []
+    monkeypatch.setattr(benchmark, "median_seconds", lambda call: results.append(call()) or 0.001)
+    benchmark.time_inference(TINY, digits)
+    (probabilities,) = results
+    assert probabilities.shape == (1, 10) and probabilities.sum() == pytest.approx(1)
+    assert "time_prediction.<locals>.<lambda>" not in converted
+    monkeypatch.setattr(keras.Model, "train_on_batch", lambda model, *batch: None)
+
+    def teach(batch):
+        return batch
+
+    config = TINY.model_copy(update={"teacher_weight": 0.5})
+    benchmark.time_training_step(config, digits, SimpleNamespace(build=lambda *given: teach))
+    assert teach.__qualname__ not in converted
+
+
+def test_time_training_step_compiles_the_network_of_the_settings_for_a_constant_learning_rate(digits, monkeypatch):
+    compiled, built = [], []
+    compile_model = benchmark.compile_model
+    monkeypatch.setattr(benchmark, "compile_model", lambda *given: compiled.append(given) or compile_model(*given))
+    monkeypatch.setattr(benchmark, "median_seconds", lambda call: 0.25)
+    monkeypatch.setattr(keras.Model, "train_on_batch", lambda model, *batch: None)
+    config = TINY.model_copy(update={"precision": "mixed_bfloat16", "teacher_weight": 0.5, "learning_rate": 0.25})
+    teacher = SimpleNamespace(build=lambda *given: built.append(given) or (lambda batch: batch))
+    try:
+        benchmark.time_training_step(config, digits, teacher)
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    ((model, used, rate),) = compiled
+    assert used is config and (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
+    assert [float(rate(step)) for step in (0, 7)] == [0.25, 0.25]
+    assert built == [(config, digits)]
+
+
 def test_time_inference_of_folds_times_the_mean_of_as_many_networks(digits, monkeypatch):
     counts = []
     build = benchmark.build_ensemble

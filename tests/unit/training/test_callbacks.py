@@ -4,14 +4,17 @@ import keras
 import numpy as np
 import pytest
 
+from pipeline.evaluation.metrics import ClassCounts
 from pipeline.model.conv_mixer import conv_mixer, depthwise_kernels
 from pipeline.runtime.errors import Diverged
 from pipeline.training import callbacks
 from pipeline.training.callbacks import (
     ORDER,
+    BestWeights,
     CheckpointSaver,
     EarlyStopping,
     EMAWeights,
+    EpochMetrics,
     KernelSnapshots,
     ProgressBar,
     ProgressReporter,
@@ -261,3 +264,111 @@ def test_order_callbacks_with_a_subclass_and_a_callback_of_keras_puts_keras_own_
 def test_order_has_every_callback_of_the_module():
     kinds = {kind for kind in vars(callbacks).values() if isinstance(kind, type)}
     assert {kind for kind in kinds if issubclass(kind, TrainingCallback)} - {TrainingCallback} == set(ORDER)
+
+
+def epoch_metrics(monkeypatch, *, classes, logs):
+    """Return the metrics of the fifth epoch, whose steps took 4 s and validation 2 s, of predictions of two classes."""
+    clock, rates = [100.0], []
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: clock[0])
+    # of 6 images of the first class and 2 of the second, which all were predicted as the first but one
+    counts = ClassCounts(np.array([6, 2]), np.array([7, 1]), np.array([6, 1]))
+    monkeypatch.setattr(callbacks, "class_counts", lambda model: counts)
+    callback = EpochMetrics(images=40, classes=classes, learning_rate=lambda epoch: rates.append(epoch) or 0.125)
+    callback = with_progress(callback)
+    callback.set_model(small_model())
+    callback.on_epoch_begin(4)
+    for _ in range(2):
+        clock[0] += 2
+        callback.on_train_batch_end(0)
+    clock[0] += 2
+    callback.on_epoch_end(4, logs)
+    assert rates == [4] and callback.progress.epoch == 1
+    return callback.progress.last_metrics()
+
+
+TRAINED = {"loss": 0.5, "accuracy": 0.25, "learning_rate": 0.125, "epoch_seconds": 6.0, "images_per_second": 10.0}
+
+
+def test_epoch_metrics_are_losses_accuracies_learning_rate_and_speed(monkeypatch):
+    logs = {"loss": np.float32(0.5), "accuracy": 0.25, "other": 1.0}
+    metrics = epoch_metrics(monkeypatch, classes=("cat", "dog"), logs=logs)
+    assert metrics == TRAINED and type(metrics["loss"]) is float
+    metrics = epoch_metrics(monkeypatch, classes=("cat", "dog"), logs=logs | {"val_loss": 0.75, "val_accuracy": 0.875})
+    of_classes = {"val_balanced_accuracy": 0.75, "val_macro_f1": pytest.approx((12 / 13 + 2 / 3) / 2)}
+    of_classes |= {"val_recall/cat": 1.0, "val_recall/dog": 0.5}
+    assert metrics == TRAINED | {"val_loss": 0.75, "val_accuracy": 0.875} | of_classes
+
+
+@pytest.mark.parametrize(("number", "recalls"), [(20, 2), (21, 0)])
+def test_epoch_metrics_have_recalls_of_at_most_20_classes(monkeypatch, number, recalls):
+    monkeypatch.setattr(callbacks, "recalls", lambda counts, *, classes: {"recall/a": 0.5, f"recall/{len(classes)}": 1})
+    logs = {"loss": 0.5, "accuracy": 0.25, "val_loss": 0.75, "val_accuracy": 0.875}
+    metrics = epoch_metrics(monkeypatch, classes=tuple(map(str, range(number))), logs=logs)
+    assert [name for name in metrics if "recall" in name] == ["val_recall/a", "val_recall/20"][:recalls]
+
+
+def test_best_weights_are_those_of_the_best_epoch_so_far():
+    callback, model = BestWeights(), small_model()
+    callback.set_model(model)
+    callback.progress = TrainingProgress(monitor="val_accuracy")
+    best = []
+    for epoch, accuracy in enumerate((0.5, 0.75, 0.25)):
+        model.layers[0].bias.assign(np.full(4, epoch))
+        callback.progress.add_epoch({"loss": 1.0, "val_accuracy": accuracy})
+        callback.on_epoch_end(epoch)
+        best.append(callback.progress.best_weights[1].tolist())
+    assert best == [[0] * 4, [1] * 4, [1] * 4]
+
+
+def test_early_stopping_stops_the_model_when_it_is_out_of_patience():
+    for accuracies, stops in (([0.5, 0.4], False), ([0.5, 0.4, 0.3], True)):
+        callback = with_progress(EarlyStopping(2), *accuracies)
+        callback.set_model(small_model())
+        callback.model.stop_training = False
+        callback.on_epoch_end(len(accuracies) - 1)
+        assert callback.model.stop_training is stops
+
+
+def test_progress_reporter_reports_steps_and_epochs_counted_from_1():
+    calls = []
+    reporter = with_progress(
+        ProgressReporter(lambda *epoch: calls.append(epoch), after_step=lambda: calls.append("step")), 0.25, 0.5
+    )
+    reporter.on_train_batch_end(0)
+    reporter.on_epoch_end(1)
+    assert calls == ["step", (2, {"loss": 1.0, "val_accuracy": 0.5})]
+    silent = with_progress(ProgressReporter(), 0.5)
+    silent.on_train_batch_end(0)
+    silent.on_epoch_end(0)
+
+
+def test_checkpoint_saver_saves_the_state_after_each_epoch():
+    states = []
+    saver = with_progress(CheckpointSaver(states.append), 0.25, 0.5)
+    saver.set_model(small_model())
+    saver.model.compile("sgd", loss="mse")
+    saver.on_epoch_end(1)
+    (state,) = states
+    assert state.epoch == 2 and state.history["val_accuracy"] == [0.25, 0.5]
+
+
+def test_terminate_on_non_finite_lets_finite_losses_pass():
+    callback = with_progress(TerminateOnNonFinite(StepGroups(8)))
+    callback.on_train_batch_end(0, {"loss": 1e30})
+    callback.on_epoch_end(0, {"loss": 1.0, "val_loss": 1e30})
+    callback.on_epoch_end(0, {"loss": 1.0})
+
+
+def test_kernel_snapshots_are_private_files_named_after_the_epoch(tmp_path):
+    snapshots = KernelSnapshots(tmp_path / "run", epochs=4, steps=4, block=1)
+    snapshots.save(12, np.zeros((3, 3, 2, 1)))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["filters-000012.npy"]
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
+def test_renew_batch_norm_leaves_layers_that_are_not_trained():
+    model = small_model()
+    model.layers[1].trainable = False
+    model.layers[1].moving_mean.assign(np.full(4, 7.0))
+    renew_batch_norm(model, BATCHES)
+    assert model.layers[1].moving_mean.numpy().tolist() == [7.0] * 4

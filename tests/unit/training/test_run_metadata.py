@@ -1,5 +1,7 @@
 """What a run logs when it begins."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from pipeline.config.training import TrainingConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.tracking.tags import Tag, code_version_tags
 from pipeline.training.checkpoint import TrainingState
+from pipeline.training.description import Change
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.run_metadata import (
     log_fold_start,
@@ -70,14 +73,14 @@ def test_log_run_metadata_of_folds_names_their_images_together_and_each_fold_its
     digits = load_dataset(config.data, seed=0)
     run = FakeRun()
     log_run_metadata(run, "digits", config, digits, {})
-    logged = [named["digest"] for method, _, named in run.calls if method == "log_dataset"]
-    assert logged == [digits.out_of_fold.digest, digits.test.digest]
+    splits = [(named["context"], named["digest"]) for method, _, named in run.calls if method == "log_dataset"]
+    assert splits == [("train", digits.out_of_fold.digest), ("test", digits.test.digest)]
     for number in (1, 2, 3):
         fold, own = digits.fold(number), FakeRun()
         log_fold_start("digits", config, own, fold, None)
         assert own.params == run.params
-        logged = [named["digest"] for method, _, named in own.calls if method == "log_dataset"]
-        assert logged == [fold.train.digest, fold.validation.digest]
+        splits = [(named["context"], named["digest"]) for method, _, named in own.calls if method == "log_dataset"]
+        assert splits == [("train", fold.train.digest), ("validation", fold.validation.digest)]
 
 
 def test_log_fold_start_replays_the_epochs_of_a_fold_that_is_resumed():
@@ -86,3 +89,41 @@ def test_log_fold_start_replays_the_epochs_of_a_fold_that_is_resumed():
     state = TrainingState(1, {"loss": [0.5]}, [np.zeros(1)], [])
     log_fold_start("digits", config, run, load_dataset(config.data, seed=0).fold(1), state)
     assert (1, {"loss": 0.5}) in run.calls
+
+
+def test_log_run_metadata_with_refit_says_so_and_logs_no_validation_images():
+    config = TrainingConfig.build({"dataset": "digits", "train_examples": 100, "refit": True})
+    digits, run = load_dataset(config.data, seed=0), FakeRun()
+    changes = {"depth": Change("6", "4")}
+    assert log_run_metadata(run, "mine", config, digits, changes) == "mine depth=6, refit"
+    ((tags,),) = (arguments for method, arguments, _ in run.calls if method == "set_tags")
+    assert tags[Tag.REFIT] == "trained on training and validation images"
+    assert tags[Tag.RECIPE_CHANGES] == '{"depth": ["6", "4"]}'
+    logged = {named["context"]: named for method, _, named in run.calls if method == "log_dataset"}
+    assert list(logged) == ["train", "test"]
+    sizes = dict(zip(digits.classes, np.bincount(digits.test.labels[digits.test.rows]).tolist(), strict=True))
+    assert logged["test"]["class_sizes"] == sizes and logged["test"]["source"] == digits.source
+
+
+def test_log_origin_names_the_model_and_what_is_known_of_it():
+    file = InitialWeights("/models/mine.keras", {}, {}, digest="f00d")
+    logged = replace(file, origin="models:/m-1", model_id="m-1", run_id="abc", digest="")
+    of_file, of_model = FakeRun(), FakeRun()
+    log_origin(of_file, file)
+    log_origin(of_model, logged)
+    tags = {Tag.WEIGHTS_FROM: "/models/mine.keras", Tag.WEIGHTS_DIGEST: "f00d"}
+    assert of_file.calls == [("set_tags", (tags,), {})]
+    tags = {Tag.WEIGHTS_FROM: "models:/m-1", Tag.WEIGHTS_RUN: "abc"}
+    assert of_model.calls == [("set_tags", (tags,), {}), ("log_input_model", ("m-1",), {})]
+
+
+def test_log_teacher_names_its_model_and_run():
+    run = FakeRun()
+    log_teacher(run, Teacher(InitialWeights("models:/m-1", {}, {}, model_id="m-1", run_id="abc")))
+    tags = {Tag.TEACHER: "models:/m-1", Tag.TEACHER_RUN: "abc"}
+    assert run.calls == [("set_tags", (tags,), {}), ("log_input_model", ("m-1",), {})]
+
+
+def test_replay_logged_epochs_of_a_run_without_a_checkpoint_logs_nothing():
+    run = FakeRun()
+    assert replay_logged_epochs(run, None) == "smoke" and run.calls == []

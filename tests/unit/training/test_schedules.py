@@ -37,3 +37,23 @@ def test_constant_is_the_peak_at_every_step():
 def test_every_schedule_is_above_zero_and_at_most_its_peak_at_every_step(kind, warmup_fraction, steps):
     values = rates(kind, steps=steps, warmup_fraction=warmup_fraction)
     assert np.all(values > 0) and np.all(values <= 0.05 + 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["one_cycle", "cosine"])
+def test_schedule_without_warmup_falls_from_its_peak_and_one_of_warmup_alone_rises_to_it(kind):
+    schedule = LearningRateSchedule(kind, peak=1.0, steps=10_000, warmup_fraction=0.0)
+    assert float(schedule(0)) == pytest.approx(1.0, abs=1e-3)
+    if kind == "one_cycle":
+        # two thirds of the way, linear in both parts
+        assert float(schedule(3333)) == pytest.approx(1 - 0.475, abs=1e-3)
+        assert float(schedule(6666)) == pytest.approx(0.05, abs=1e-3)
+        assert float(schedule(8333)) == pytest.approx(0.025, abs=1e-3)
+    rising = LearningRateSchedule(kind, peak=1.0, steps=10_000, warmup_fraction=0.999)
+    assert float(rising(4995)) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_schedule_made_again_from_its_config_is_the_same():
+    schedule = LearningRateSchedule("cosine", peak=0.5, steps=10, warmup_fraction=0.2)
+    again = LearningRateSchedule.from_config(schedule.get_config())
+    assert [float(again(step)) for step in range(10)] == [float(schedule(step)) for step in range(10)]
+    assert schedule.get_config() == {"kind": "cosine", "peak": 0.5, "steps": 10, "warmup_fraction": 0.2}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config.training import DataConfig, ModelConfig, TrainingConfig
+from pipeline.config.training import TEACHER_RULE, DataConfig, ModelConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.model.conv_mixer import HEAD, build_model, build_stock_model
 from pipeline.runtime.errors import UsageError
@@ -96,6 +96,41 @@ def test_teach_mixes_labels_and_the_teachers_probabilities_at_a_temperature(digi
     np.testing.assert_array_equal(targets[:, :10], labels)
     np.testing.assert_allclose(targets[:, 10:], 0.75 * labels + 0.25 * probabilities, rtol=1e-3, atol=1e-6)
     np.testing.assert_array_equal(weights, np.ones(20))
+
+
+@pytest.mark.parametrize(
+    ("fast_layers", "activation", "is_fast"), [(True, "gelu", True), (False, "gelu", False), (True, "relu", False)]
+)
+def test_teacher_is_built_in_its_own_architecture_with_the_students_fast_layers_where_they_suit(
+    digits, model, teacher, monkeypatch, fast_layers, activation, is_fast
+):
+    built = []
+
+    def build(config, image_shape, classes):
+        built.append((config, image_shape, classes))
+        return build_model(config, image_shape, classes)
+
+    monkeypatch.setattr("pipeline.training.teacher.build_model", build)
+    architecture = {**teacher.network.architecture, "activation": activation}
+    own = Teacher(replace(teacher.network, architecture=architecture))
+    changes = {"fast_layers": fast_layers, "depthwise_init": "covariance", "filters": 16}
+    own.build(CONFIG.model_copy(update=changes), replace(digits, image_shape=(16, 24, 1)))
+    ((config, image_shape, classes),) = built
+    assert (image_shape, classes) == ((8, 8, 1), 10)
+    assert (config.filters, config.activation, config.depthwise_init) == (6, activation, "glorot_uniform")
+    assert config.fast_layers is is_fast
+
+
+def test_complete_names_the_model_that_a_uri_of_the_latest_stands_for(teacher):
+    config = CONFIG.model_copy(update={"teacher": "models:/mine@champion"})
+    assert teacher.complete(config) == CONFIG.model_copy(update={"teacher": "models:/m-1"})
+
+
+def test_load_takes_the_logged_model_that_the_setting_names(monkeypatch):
+    given = []
+    monkeypatch.setattr(InitialWeights, "load_logged", lambda *origin, **named: given.append((origin, named)))
+    Teacher.load("models:/m-1")
+    assert given == [(("models:/m-1",), {"setting": "teacher", "rule": TEACHER_RULE})]
 
 
 def test_teach_resizes_images_to_the_teachers_size(digits, model, teacher):
