@@ -1,6 +1,7 @@
 """Settings at auto: what they stand for on a device, and what is refused."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -41,6 +42,42 @@ def test_resolve_auto_with_settings_that_devices_cannot_share_raises_usage_error
 
 
 GPU = Device("GPU", "any", capability=(9, 0))
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "expected"),
+    [
+        (CPU, {}, {"jit_compile": False, "fast_layers": True, "steps_per_execution": 1, "data_on": "host"}),
+        (CPU, {"activation": "relu"}, {"jit_compile": False, "fast_layers": False, "steps_per_execution": 1}),
+        (CPU, {"data_on": "device", "progressive_resize": "16:0.5"}, {"data_on": "device"}),
+        (GPU, {}, {"precision": "mixed_bfloat16", "jit_compile": True, "fast_layers": False}),
+        (GPU, {"activation": "relu", "fast_layers": False}, {"fast_layers": False, "steps_per_execution": 16}),
+        (GPU, {"data_on": "host"}, {"data_on": "host"}),
+        (replace(GPU, count=2), {"batch_size": 128}, {"jit_compile": False, "data_on": "host"}),
+        (replace(GPU, capability=(7, 0)), {}, {"precision": "mixed_float16"}),
+    ],
+)
+def test_resolve_auto_gives_each_setting_what_suits_the_device(device, settings, expected):
+    config = TrainingConfig.build({"dataset": "digits"} | settings)
+    resolved = resolve_auto(config, small_dataset(), device)
+    assert {name: getattr(resolved, name) for name in expected} == expected
+    assert resolved.dataset == "digits"
+
+
+def test_resolve_auto_refuses_fast_layers_of_another_activation():
+    config = TrainingConfig.build({"fast_layers": True, "activation": "relu"})
+    with pytest.raises(UsageError, match="^fast_layers must be false or auto with activation=relu, got true$"):
+        resolve_auto(config, small_dataset(), CPU)
+
+
+def test_resolve_auto_asks_for_room_for_all_training_images(monkeypatch):
+    asked = []
+    monkeypatch.setattr(auto_settings, "free_memory", lambda: 1000)
+    monkeypatch.setattr(auto_settings, "data_on_for", lambda *given, **named: asked.append((given, named)) or "host")
+    dataset = small_dataset()
+    dataset.train, dataset.image_shape = range(7), (4, 5, 3)
+    resolve_auto(TrainingConfig.build({}), dataset, GPU)
+    assert asked == [((GPU,), {"image_bytes": 7 * 60, "free_bytes": 1000, "compiled": True})]
 
 
 @pytest.mark.parametrize(

@@ -237,3 +237,81 @@ def test_upload_final_uploads_no_checkpoint_twice(make_manager, monkeypatch):
     wait_for_upload(manager)
     monkeypatch.setattr(manager._uploader, "_start", lambda file: pytest.fail("it is there already"))
     manager.upload_final()
+
+
+def test_upload_final_waits_for_the_running_upload_and_its_own_for_three_seconds_in_all(make_manager, monkeypatch):
+    manager, steps = make_manager(1000), []
+    manager.save(state(1))
+    monkeypatch.setattr(manager._uploader, "wait", steps.append)
+    monkeypatch.setattr(manager._uploader, "_start", lambda file: steps.append(file.name))
+    manager.upload_final()
+    assert steps == [1.5, "epoch-000001.checkpoint", 1.5]
+    monkeypatch.setattr(checkpoint_manager, "remove_uploads", lambda *given, **named: steps.append((given, named)))
+    manager.clear()
+    uploader = manager._uploader
+    assert steps[3:] == [60.0, ((uploader._client, uploader._run_id), {})], "at the end there is more time"
+
+
+def test_upload_runs_in_a_thread_that_keeps_no_process_alive(make_manager, monkeypatch, run_id):
+    threads = []
+
+    class Thread(checkpoint_manager.threading.Thread):
+        def __init__(self, **options):
+            super().__init__(**options)
+            threads.append(self)
+
+    monkeypatch.setattr(checkpoint_manager.threading, "Thread", Thread)
+    manager = make_manager(0)
+    manager.save(state(1))
+    (thread,) = [thread for thread in threads if thread.name == "checkpoint"]
+    assert thread.daemon
+    thread.join(60)
+    assert manager._uploader._uploaded == "epoch-000001.checkpoint"
+
+
+def test_save_uploads_nothing_while_an_upload_is_running(make_manager, monkeypatch):
+    manager, release, uploads = make_manager(0), checkpoint_manager.threading.Event(), []
+
+    def upload(file):
+        uploads.append(file.name)
+        release.wait(60)
+
+    monkeypatch.setattr(manager._uploader, "_upload", upload)
+    manager.save(state(1))
+    manager.save(state(2))
+    release.set()
+    wait_for_upload(manager)
+    manager.save(state(3))
+    wait_for_upload(manager)
+    assert uploads == ["epoch-000001.checkpoint", "epoch-000003.checkpoint"]
+
+
+def test_uploaded_checkpoints_are_the_newest_first_and_no_other_files(client, run_id, tmp_path):
+    for name in ("epoch-000009.checkpoint", "epoch-000010.checkpoint", "notes.txt"):
+        (tmp_path / name).write_text("any")
+        client.log_artifact(run_id, str(tmp_path / name), "checkpoint")
+    names = ["epoch-000010.checkpoint", "epoch-000009.checkpoint"]
+    assert uploaded_checkpoints(TrackingClient(), run_id) == names
+
+
+def test_remove_finished_removes_what_a_finished_run_has_uploaded(client, make_manager, run_id):
+    manager = make_manager(0)
+    manager.save(state(1))
+    wait_for_upload(manager)
+    client.set_terminated(run_id, "FINISHED")
+    remove_finished()
+    assert uploaded_checkpoints(TrackingClient(), run_id) == [] and not checkpoint_folder(run_id).exists()
+
+
+def test_save_with_a_full_disk_says_from_where_the_run_can_be_resumed(make_manager, monkeypatch, caplog):
+    manager = make_manager()
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "a file")
+
+    monkeypatch.setattr(checkpoint_manager, "write_checkpoint", full)
+    manager.save(state(1))
+    assert caplog.messages == [
+        "the checkpoint could not be written: No space left on device; the run can be resumed from the one before"
+    ]
+    assert manager.newest() is None

@@ -103,3 +103,42 @@ def test_run_description_shows_markup_in_names_as_text():
         "<img src=x>", {"dataset": Change("[a](b)", "*c*")}, DIGITS, device="CPU", result="done", commands={}
     )
     assert r"\<img src=x\>" in text and r"\[a\](b) instead of \*c\*" in text
+
+
+def test_run_name_shortens_the_origin_of_weights_and_one_line_of_changes():
+    file = name_of("digits", weights_from="/home/me/a-very-long-name-of-a-file.keras", weight_decay="0.5")
+    assert sorted(file.split()) == ["digits", "wd=0.5", "weights_from=a-very-long-name-of-"]
+    changes = {name: Change("1", "2") for name in ("depth", "filters", "kernel_size", "patch_size")}
+    assert run_name("digits", changes, DIGITS) == "digits depth=1 filters=1 kernel_size=1 patch_size=1"
+    changes["seed"] = Change("1", "2")
+    assert run_name("a/digits.yaml", changes, DIGITS).endswith("patch_size=1 +1 more")
+    # 120 characters, and dots in place of the others
+    assert len(run_name("digits", {"dataset": Change("x", "y"), "optimizer": Change("z" * 500, "")}, DIGITS)) == 125
+
+
+def test_changes_to_recipe_are_the_settings_that_differ_as_text():
+    config, recipe = TrainingConfig.build({"depth": 6, "refit": True}), TrainingConfig.build({"depth": 4})
+    assert changes_to_recipe(config, recipe) == {"depth": ("6", "4"), "refit": ("true", "false")}
+    assert changes_to_recipe(config, config) == {}
+
+
+def test_run_description_has_a_row_for_each_fact():
+    changes = {"depth": Change("6", "4"), "filters": Change("8", "16")}
+    text = run_description(
+        "mine",
+        changes,
+        DIGITS,
+        device="CPU any",
+        result="good",
+        commands={"serve": "mlflow x", "resume": "y"},
+        seconds=5,
+    )
+    assert text.splitlines()[2:] == [
+        "| **result** | good |",
+        "| **recipe** | mine, `depth` 6 instead of 4, `filters` 8 instead of 16 |",
+        "| **data** | digits: 1,149 training, 288 validation and 360 test images, 10 classes |",
+        "| **device** | CPU any |",
+        "| **time** | 5 s |",
+        "| **serve** | `mlflow x` |",
+        "| **resume** | `y` |",
+    ]

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -10,20 +11,26 @@ import tensorflow as tf
 
 from pipeline.config.effective import effective
 from pipeline.config.training import DataConfig, TrainingConfig
+from pipeline.data import batches
 from pipeline.data.dataset import load_dataset
 from pipeline.evaluation.metrics import ClassCounts, balanced_accuracy, confusion_matrix
 from pipeline.model.conv_mixer import HEAD, build_model, depthwise_kernels
 from pipeline.model.initializers import SpatialCovariance
 from pipeline.runtime.errors import Diverged, UsageError
+from pipeline.training import fit as fit_module
 from pipeline.training.callbacks import CheckpointSaver, ProgressReporter
 from pipeline.training.fit import (
     TIMINGS,
+    TrainingStage,
     compile_model,
     evaluation_batches,
     fit,
+    input_shape,
+    last_learning_rate,
     learning_rate_share,
     make_training_batches,
     steps_per_epoch,
+    training_stages,
 )
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.schedules import LearningRateSchedule
@@ -202,6 +209,86 @@ def test_training_batches_with_xla_have_one_size(digits, jit_compile, sizes):
     assert [len(images) for images, _ in make_training_batches(config, digits).on_host().take(steps)] == sizes
 
 
+@pytest.mark.parametrize(
+    ("settings", "weights", "balanced", "alternating"),
+    [
+        ({}, None, False, False),
+        ({"sampling": "balanced", "flip": "alternating", "label_smoothing": 0.25}, None, True, True),
+        ({"class_weights": "balanced", "flip": "random"}, "balanced", False, False),
+    ],
+)
+def test_training_batches_are_made_as_the_settings_say(digits, monkeypatch, settings, weights, balanced, alternating):
+    made, augmentations = [], []
+    monkeypatch.setattr(batches, "TrainingBatches", lambda *given, **named: made.append((given, named)))
+    monkeypatch.setattr(
+        fit_module, "build_augmentation", lambda *given, **named: augmentations.append((given, named)) or "augment"
+    )
+    config = TINY.model_copy(update={"seed": 5, "epochs": 7, "batch_size": 60} | settings)
+    make_training_batches(config, digits, initial_epoch=3, size=(4, 6), clean=True, for_xla=True)
+    (((split,), named),) = made
+    assert split is digits.train
+    labels, given = named.pop("balanced_labels"), named.pop("class_weights")
+    own = digits.train.labels[digits.train.rows]
+    if balanced:
+        np.testing.assert_array_equal(labels, own)
+    else:
+        assert labels is None
+    if weights:
+        np.testing.assert_array_equal(given, batches.class_weights(weights, own, 10))
+    else:
+        assert given is None
+    assert named == {
+        "image_shape": (8, 8, 1),
+        "classes": 10,
+        "batch_size": 60,
+        "epochs": 7,
+        "seed": 5,
+        "augment": "augment",
+        "label_smoothing": config.label_smoothing,
+        "initial_epoch": 3,
+        "alternating_flip": alternating,
+        "size": (4, 6),
+        "batch_multiple": 1,
+    }
+    assert augmentations == [((config.augmentation,), {"clean": True, "for_xla": True})]
+    make_training_batches(config, digits)
+    assert augmentations[1][1] == {"clean": False, "for_xla": False}
+    assert (made[1][1]["initial_epoch"], made[1][1]["size"]) == (0, None)
+
+
+def test_training_stages_train_the_head_first_and_then_all_layers_that_are_not_frozen():
+    def stages(**changes):
+        return training_stages(TINY.model_copy(update={"depth": 3, "epochs": 7} | changes))
+
+    assert stages() == [TrainingStage(0, 7, 0)]
+    assert stages(freeze_blocks=2) == [TrainingStage(0, 7, 3)]
+    assert stages(head_epochs=2) == [TrainingStage(0, 2, 4), TrainingStage(2, 7, 0)]
+    assert stages(head_epochs=7, freeze_blocks=1) == [TrainingStage(0, 7, 4)]
+
+
+def test_last_learning_rate_is_that_of_the_last_step_in_the_schedule_of_its_stage():
+    settings = {"epochs": 5, "head_epochs": 2, "schedule": "one_cycle", "learning_rate": 0.5, "warmup_fraction": 0.25}
+    config = TINY.model_copy(update=settings)
+    expected = []
+    for epochs in (2, 3):
+        rate = LearningRateSchedule("one_cycle", peak=0.5, steps=4 * epochs, warmup_fraction=0.25)
+        expected += [float(rate(4 * epoch + 3)) for epoch in range(epochs)]
+    assert [last_learning_rate(config, 4, epoch) for epoch in range(5)] == expected
+
+
+def test_input_shape_is_open_where_the_images_grow(digits):
+    oblong = replace(digits, image_shape=(8, 6, 3))
+    assert input_shape(TINY, oblong) == (8, 6, 3)
+    assert input_shape(TINY.model_copy(update={"progressive_resize": "4:0.5"}), oblong) == (None, None, 3)
+
+
+def test_steps_per_epoch_are_those_of_batches_that_devices_share_equally():
+    config = TINY.model_copy(update={"batch_size": 8})
+    assert [steps_per_epoch(config, 17, devices=devices) for devices in (1, 2)] == [3, 2]
+    with_xla = config.model_copy(update={"jit_compile": True})
+    assert [steps_per_epoch(with_xla, images, devices=1) for images in (17, 23)] == [2, 2]
+
+
 @pytest.mark.parametrize(("batch_size", "at_once"), [(2, 8), (200, 485)])  # 485: three equal parts
 def test_evaluation_batches_are_larger_than_training_batches_up_to_a_limit(batch_size, at_once):
     whole = load_dataset(DataConfig(dataset="digits"), seed=0)
@@ -333,9 +420,17 @@ def test_fit_resumed_from_a_state_equals_an_uninterrupted_training(train, train_
         np.testing.assert_array_equal(variable, same)
 
 
-def test_fit_with_groups_of_steps_has_the_weights_of_single_steps(train, train_once):
+def test_fit_with_groups_of_steps_has_the_weights_of_single_steps(train, train_once, monkeypatch, capsys):
     single, _, _ = train_once(**BFLOAT16)
+    fitted, keras_fit = [], keras.Model.fit
+    monkeypatch.setattr(keras.Model, "fit", lambda *given, **named: fitted.append(named) or keras_fit(*given, **named))
     grouped, _ = train(steps_per_execution=3, **BFLOAT16)  # of 4 steps
+    (options,) = fitted
+    kinds = [type(callback).__name__ for callback in options.pop("callbacks")]
+    assert kinds == ["TerminateOnNonFinite", "EpochMetrics", "BestWeights", "EarlyStopping", "ProgressReporter"]
+    assert options.pop("validation_data") is not None
+    assert options == {"initial_epoch": 0, "epochs": 2, "steps_per_epoch": 2, "shuffle": False, "verbose": 0}
+    assert capsys.readouterr().out == ""
     assert history_without_timings(grouped) == history_without_timings(single)
     assert_equal_weights(grouped, single)
 
@@ -451,13 +546,22 @@ def test_layer_decay_shortens_the_steps_of_earlier_layers(digits):
         np.testing.assert_allclose(decayed[path] - before[path], share * (whole[path] - before[path]), atol=2e-6)
 
 
-def test_fit_with_initial_weights_starts_from_them(train_once, digits):
+def test_fit_with_initial_weights_starts_from_them_with_the_teacher_strategy_and_bar_that_it_is_given(
+    train_once, digits, capsys
+):
     source, _, _ = train_once()
     layers = {layer.name: layer.get_weights() for layer in source.model.layers if layer.weights}
     initial = InitialWeights("models:/m-1", layers, {}, classes=digits.classes)
-    result = fit(
-        TINY.model_copy(update={"epochs": 1, "learning_rate": 1e-9, "seed": 7}), digits, initial_weights=initial
-    )
+    config = TINY.model_copy(update={"epochs": 1, "learning_rate": 1e-9, "seed": 7, "teacher_weight": 0.5})
+    taught, strategy = [], tf.distribute.OneDeviceStrategy("/cpu:0")
+    # one whose answers are the labels
+    teacher = SimpleNamespace(build=lambda *given: taught.append(given) or (lambda batch: batch))
+    options = {"teacher": teacher, "strategy": strategy, "progress_bar": True}
+    result = fit(config, digits, initial_weights=initial, **options)
+    assert taught == [(config, digits)] and result.model.distribute_strategy is strategy
+    out = capsys.readouterr().out
+    assert "4/4" in out and "val_loss" in out
+    assert result.model.train_function is None, "it would hold images on the device"
     for weight, same in zip(result.model.trainable_weights, source.model.trainable_weights, strict=True):
         np.testing.assert_allclose(weight, same, atol=1e-6)
 
