@@ -52,7 +52,7 @@ def run_export(command: ExportCommand, console: Console) -> "list[Export]":
         uri = resolve_model_uri(client, command.model)
         logged_model = find_model(client, uri)
         training_run = get_training_run(client, str(logged_model.source_run_id))
-        metadata = logged_metadata(logged_model)
+        metadata = logged_metadata(client, logged_model)
     training, settings = training_run.run.info, command.settings
 
     with close_if_unused(ProjectRun.find_below(training.run_id)):

@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-from mlflow.models import get_model_info
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.config.training import TrainingConfig
@@ -22,7 +21,7 @@ from pipeline.evaluation.model_card import UNKNOWN, CardFacts, ClassResult, Data
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import read_csv_cell
 from pipeline.tracking.client import ModelVersion, NotFound, Run, TrackingClient
-from pipeline.tracking.models import MODEL
+from pipeline.tracking.models import MODEL, read_mlmodel
 from pipeline.tracking.query import PREDICTIONS_FILE, RECALLS_FILE, get_training_run, read_predictions
 from pipeline.tracking.tags import Tag
 from pipeline.tracking.test_set_access import access_count
@@ -132,7 +131,7 @@ def _about_model(client: TrackingClient, run: Run) -> tuple[dict[str, Any], tupl
     model = client.find_logged_model(run, MODEL)
     if model is None:
         return {}, ()
-    about = get_model_info(model.model_uri)
+    about = read_mlmodel(client, model)
     first = about.signature.inputs.inputs[0] if about.signature else None
     return about.metadata or {}, tuple(getattr(first, "shape", ())[1:])
 

@@ -16,7 +16,7 @@ import mlflow
 import numpy as np
 import numpy.typing as npt
 from mlflow.entities import LoggedModelStatus
-from mlflow.models import Model, get_model_info
+from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.config.commands import LATEST, MODEL_URI, RUN_ID, parse_model_uri
@@ -144,14 +144,23 @@ def latest_model_uri(client: TrackingClient) -> str:
     return str(model.model_uri)
 
 
-def logged_metadata(model: mlflow.entities.LoggedModel) -> dict[str, Any]:
+def read_mlmodel(client: TrackingClient, model: mlflow.entities.LoggedModel) -> Model:
+    """Return what MLflow has written down of a logged model: signature and metadata. Its files are not checked.
+
+    MLflow's `get_model_info` does the same, and leaves a temporary file of each model in a store that is not local.
+    """
+    with TemporaryDirectory() as folder:
+        return Model.load(str(client.download(f"{model.artifact_location}/MLmodel", Path(folder))))
+
+
+def logged_metadata(client: TrackingClient, model: mlflow.entities.LoggedModel) -> dict[str, Any]:
     """Return what was logged with a model, whose files need not have been checked.
 
     Returns:
         `classes`, their names; `image_size`, [height, width]; and `resize`, see `resize_to`. Empty for a model that
         this program has not logged.
     """
-    return get_model_info(model.model_uri).metadata or {}
+    return read_mlmodel(client, model).metadata or {}
 
 
 def logged_splits(client: TrackingClient, run_id: str) -> tuple[str, dict[str, str]]:

@@ -151,8 +151,9 @@ def test_latest_model_uri_names_the_model_of_the_present_experiment(registered_m
 
 
 def test_logged_metadata_is_what_was_logged_with_the_model(registered_model):
-    model = find_model(TrackingClient(), f"runs:/{registered_model.run_id}/model")
-    assert logged_metadata(model) == {"classes": list(CLASSES), "resize": RESIZE, "image_size": [8, 6]}
+    client = TrackingClient()
+    model = find_model(client, f"runs:/{registered_model.run_id}/model")
+    assert logged_metadata(client, model) == {"classes": list(CLASSES), "resize": RESIZE, "image_size": [8, 6]}
 
 
 def test_logged_splits_are_the_digests_of_a_runs_data_by_what_they_were_for(store):
@@ -179,7 +180,7 @@ def test_logged_metadata_of_another_program_s_model_is_empty(registered_model, t
     model = client.create_logged_model(client.get_run(registered_model.run_id).info.experiment_id, name="foreign")
     Model().save(str(tmp_path / "MLmodel"))
     client.log_model_artifacts(model.model_id, str(tmp_path))
-    assert logged_metadata(client.finalize_logged_model(model.model_id, "READY")) == {}
+    assert logged_metadata(TrackingClient(), client.finalize_logged_model(model.model_id, "READY")) == {}
 
 
 def test_find_model_without_a_server_names_the_store(store, monkeypatch):

@@ -1,6 +1,7 @@
 """Tests of the outbox with a real MLflow server that is away, fails, is slow or loses answers."""
 
 import stat
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -8,13 +9,23 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+from mlflow.models import Model
 
 from pipeline.runtime.errors import NotFound, Rejected
 from pipeline.runtime.process import this_process
 from pipeline.runtime.shell import project_command
+from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.outbox import delivery, outbox, spool
 from pipeline.tracking.outbox.outbox import Outbox
-from pipeline.tracking.outbox.records import EndRun, LogBatch, LogFiles, LogModel, Point, RegisterVersion
+from pipeline.tracking.outbox.records import (
+    EndRun,
+    LogBatch,
+    LogFiles,
+    LogModel,
+    Point,
+    RegisterVersion,
+    WriteModelCard,
+)
 from pipeline.tracking.tags import Tag
 from tests.support.servers import Proxy, server
 
@@ -469,6 +480,21 @@ def test_outbox_raises_the_first_of_several_rejections(proxy, box, run_id):
     with pytest.raises(NotFound, match="e" * 32):
         box.raise_rejection()
     box.raise_rejection()
+
+
+def test_model_card_of_a_model_on_a_server_leaves_no_temporary_file(proxy, tmp_path, monkeypatch):
+    client = TrackingClient()
+    run = client.create_run(client.create_experiment("served"))
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    Model(metadata={"classes": ["cat", "dog"]}).save(str(folder / "MLmodel"))
+    LogModel(run.info.run_id, "model").with_files(folder).send(client)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    WriteModelCard(run.info.run_id).send(client)
+    assert not list((tmp_path / "temporary").rglob("MLmodel"))
+    assert "cat, dog" in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/model_card.md")
 
 
 def test_flush_of_a_closed_outbox_does_not_wait(proxy, run_id):
