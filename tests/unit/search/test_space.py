@@ -130,6 +130,10 @@ def test_trials_monitor_what_the_search_optimizes(search, flags, metric, monitor
         ),
         (["--register_as", "best", "--final_top", "0"], "final_top must be at least 1 with register_as"),
         (["--folds", "5", "--ensemble", "beside"], "ensemble must be none with folds, whose winner is the mean"),
+        (
+            ["--ensemble", "beside", "--final_top", "1"],
+            "final_top must be at least 2 with ensemble=beside, for as many networks: got 1",
+        ),
         (["--folds", "5", "--pruner", "patience"], "pruner must be median, percentile or none with folds, as"),
         (["--filter_steps", "8"], "filter_steps must be 0 in a search, whose trials draw no figures: got 8; train"),
     ],

@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from pipeline.runtime.errors import UsageError
-from pipeline.search.attributes import ATTEMPT
+from pipeline.search.attributes import ATTEMPT, INFEASIBLE
 from pipeline.search.study import Study
 from pipeline.search.trial_states import enqueue
 from tests.support.scripted import CONTINUOUS, DISCRETE, finish, make_search, states
@@ -178,6 +178,20 @@ def test_study_with_two_metrics_keeps_values_in_order_and_prunes_no_trial(study)
     assert [trial.values for trial in mine.ranked()] == [[0.9, 30.0], [0.5, 10.0]]
     assert mine.optuna_study.directions == [optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE]
     assert states(mine)[2] == "PRUNED" and mine.n_finished() == 3
+
+
+def test_refused_trial_is_pruned_as_infeasible_with_its_reason(study):
+    mine = study(CONTINUOUS)
+    mine.refuse(mine.ask().number, "too slow")
+    (trial,) = mine.trials()
+    assert states(mine) == ["PRUNED"] and trial.user_attrs[INFEASIBLE] == "too slow"
+    assert trial.constraints == {"trainable": 1.0}
+
+
+def test_lock_file_of_a_study_on_sqlite_is_held_by_one(study):
+    mine = study(CONTINUOUS)
+    with mine.lock_file() as first, mine.lock_file() as second:
+        assert (first, second) == (True, False)
 
 
 @pytest.mark.parametrize(("metric", "order"), [("val_accuracy", [1, 2, 0]), ("val_loss", [0, 1, 2])])
