@@ -17,7 +17,6 @@ from pipeline.evaluation.metrics import ClassCounts, balanced_accuracy, confusio
 from pipeline.model.conv_mixer import HEAD, build_model, depthwise_kernels
 from pipeline.model.initializers import SpatialCovariance
 from pipeline.runtime.errors import Diverged, UsageError
-from pipeline.training import fit as fit_module
 from pipeline.training.callbacks import CheckpointSaver, ProgressReporter
 from pipeline.training.fit import (
     TIMINGS,
@@ -221,7 +220,8 @@ def test_training_batches_are_made_as_the_settings_say(digits, monkeypatch, sett
     made, augmentations = [], []
     monkeypatch.setattr(batches, "TrainingBatches", lambda *given, **named: made.append((given, named)))
     monkeypatch.setattr(
-        fit_module, "build_augmentation", lambda *given, **named: augmentations.append((given, named)) or "augment"
+        "pipeline.training.fit.build_augmentation",
+        lambda *given, **named: augmentations.append((given, named)) or "augment",
     )
     config = TINY.model_copy(update={"seed": 5, "epochs": 7, "batch_size": 60} | settings)
     make_training_batches(config, digits, initial_epoch=3, size=(4, 6), clean=True, for_xla=True)

@@ -22,11 +22,11 @@ from pipeline.runtime.console import Console
 from pipeline.runtime.device import Device
 from pipeline.runtime.errors import Diverged, OutOfMemory, Stopped, UsageError
 from pipeline.runtime.shell import mlflow_command, project_command
+from pipeline.tracking.lifecycle import start_run
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.run_events import RunEvents
 from pipeline.tracking.tags import Role, Tag
 from pipeline.tracking.test_set_access import access_count
-from pipeline.training import run as run_module
 from pipeline.training.auto_settings import resolve_auto
 from pipeline.training.callbacks import CheckpointSaver, KernelSnapshots, ProgressReporter
 from pipeline.training.checkpoint import Checkpoint, TrainingState
@@ -154,7 +154,7 @@ def test_summarize_of_folds_has_the_mean_with_its_deviation_and_of_a_refit_no_va
 def test_report_epoch_at_a_terminal_leaves_the_line_to_the_progress_bar(capsys, monkeypatch):
     monkeypatch.setattr(Console, "is_terminal", True)
     renewed = []
-    monkeypatch.setattr(run_module, "renew_temporary_files", lambda: renewed.append(True))
+    monkeypatch.setattr("pipeline.training.run.renew_temporary_files", lambda: renewed.append(True))
     run = FakeRun()
     report_epoch(run, TrainingConfig(epochs=10), Console(), 3, METRICS)
     assert capsys.readouterr() == ("", "") and run.calls == [(3, METRICS)] and renewed == [True]
@@ -368,7 +368,7 @@ def test_announce_of_folds_and_of_images_on_the_device_says_so(capsys):
 
 def test_announce_warns_of_a_gpu_that_is_not_used(capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(run_module, "unused_gpu", lambda device: asked.append(device) or "there is one")
+    monkeypatch.setattr("pipeline.training.run.unused_gpu", lambda device: asked.append(device) or "there is one")
     _, err = announced(capsys, batch_size=10, batch_norm_momentum=0.9)
     assert asked == [CPU] and err == "warning: there is one\n"
 
@@ -429,8 +429,8 @@ def test_train_network_saves_reports_and_logs_with_what_it_was_given(monkeypatch
         fitted.append((config, dataset, callbacks, options))
         return result
 
-    monkeypatch.setattr(run_module, "fit", fit)
-    monkeypatch.setattr(run_module, "log_training", lambda *given, **named: logged.append((given, named)))
+    monkeypatch.setattr("pipeline.training.run.fit", fit)
+    monkeypatch.setattr("pipeline.training.run.log_training", lambda *given, **named: logged.append((given, named)))
     monkeypatch.setattr(Console, "is_terminal", True)
     run, manager, reports = FakeRun(), SimpleNamespace(save=lambda state: None), []
     start, weights, teacher = object(), object(), object()
@@ -474,7 +474,7 @@ def begin(client, experiment, monkeypatch, digits):
 
     def run(config=SMALL, dataset=digits, train="train_network", error=None, **options):
         found = SimpleNamespace(descriptions=[], receivers=Receivers(), opened=[], trained=[])
-        set_description, start_run = TrackedRun.set_description, run_module.start_run
+        set_description = TrackedRun.set_description
 
         def describe(run, text):
             found.descriptions.append(text)
@@ -495,8 +495,8 @@ def begin(client, experiment, monkeypatch, digits):
             raise error or Stopped(15)
 
         monkeypatch.setattr(TrackedRun, "set_description", describe)
-        monkeypatch.setattr(run_module, "start_run", start)
-        monkeypatch.setattr(run_module, train, stop)
+        monkeypatch.setattr("pipeline.training.run.start_run", start)
+        monkeypatch.setattr(f"pipeline.training.run.{train}", stop)
         with pytest.raises(OutOfMemory if error else Stopped):
             run_training("mine", config, dataset, console=Console(), notifier=found.receivers, **options)
         found.run = client.get_run(found.id)
@@ -539,7 +539,7 @@ def test_run_training_reports_each_epoch_to_its_run_to_the_terminal_and_to_the_w
 ):
     beats, logged = [], []
     monkeypatch.setattr(RunEvents, "beat", lambda events: beats.append(events))
-    monkeypatch.setattr(run_module, "report_epoch", lambda *given: logged.append(given))
+    monkeypatch.setattr("pipeline.training.run.report_epoch", lambda *given: logged.append(given))
     begun = begin()
     *_, report = begun.trained[0][0]
     report(1, METRICS)
@@ -577,7 +577,7 @@ def test_run_training_with_weights_and_a_teacher_logs_shows_and_passes_on_both(b
     teacher = Teacher(replace(model_for(digits), origin="models:/m-2", setting="teacher"))
     taught = []
     # MLflow has no such model
-    monkeypatch.setattr(run_module, "log_teacher", lambda run, teacher: taught.append((run.id, teacher)))
+    monkeypatch.setattr("pipeline.training.run.log_teacher", lambda run, teacher: taught.append((run.id, teacher)))
     begun = begin(initial_weights=weights, teacher=teacher)
     assert begun.run.data.tags[Tag.WEIGHTS_FROM] == "models:/m-1"
     assert begun.run.data.tags[Tag.WEIGHTS_RUN] == "a" * 32
@@ -649,8 +649,8 @@ def test_run_training_with_folds_passes_on_what_each_fold_needs_and_logs_what_th
             folds.add(build_model(OF_FOLDS, folded.image_shape, 10), metrics)
         return folds
 
-    monkeypatch.setattr(run_module, "train_folds", train)
-    monkeypatch.setattr(run_module, "log_fold_start", lambda *arguments: logged.append(arguments))
+    monkeypatch.setattr("pipeline.training.run.train_folds", train)
+    monkeypatch.setattr("pipeline.training.run.log_fold_start", lambda *arguments: logged.append(arguments))
     weights, receivers = model_for(folded), Receivers()
     finished = run_training("mine", OF_FOLDS, folded, console=Console(), initial_weights=weights, notifier=receivers)
     (((run, config, dataset, checkpoints), named),) = given
