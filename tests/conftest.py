@@ -3,6 +3,7 @@
 import gc
 import os
 import sqlite3
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,13 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("MPLCONFIGDIR", str(CALLERS_CACHE / "matplotlib"))
     os.environ.setdefault("UV_CACHE_DIR", str(CALLERS_CACHE / "uv"))
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def float32() -> None:
+    """Begin each test with Keras' own precision: a training leaves that of the processor, such as bfloat16."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].config.set_dtype_policy("float32")
 
 
 @pytest.fixture(scope="session")
