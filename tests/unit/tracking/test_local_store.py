@@ -9,6 +9,7 @@ import time
 import pytest
 
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.text import shown
 from pipeline.tracking.local_store import check_local_store, sqlite_file
 from tests.support.paths import ROOT
 from tests.support.stores import empty_database
@@ -82,10 +83,10 @@ def test_refusals_say_what_was_given_and_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file, cure = tmp_path / "mlflow.db", "make it so, or name another one in MLFLOW_TRACKING_URI"
     file.write_text("no database")
-    assert refusal() == f"the tracking store must be a SQLite database, got '{file}'; {cure}"
+    assert refusal() == f"the tracking store must be a SQLite database, got {shown(str(file))}; {cure}"
     file.unlink()
     file.mkdir()
-    assert refusal() == f"the tracking store must be writable, got '{file}': Is a directory; {cure}"
+    assert refusal() == f"the tracking store must be writable, got {shown(str(file))}: Is a directory; {cure}"
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "mlflow.db"
     assert refusal(f"sqlite:///{below}").endswith(f"; {cure}")
@@ -102,8 +103,9 @@ def test_store_without_the_right_to_write_is_refused(tmp_path, monkeypatch, name
         return path != refused
 
     monkeypatch.setattr(os, "access", may)
-    start = f"the tracking store must be writable, got '{tmp_path}/mlflow.db', "
-    what = "which is read-only; make" if name else f"whose folder '{tmp_path}' is read-only or no folder; make"
+    start = f"the tracking store must be writable, got {shown(f'{tmp_path}/mlflow.db')}, "
+    folder = f"whose folder {shown(str(tmp_path))} is read-only or no folder; make"
+    what = "which is read-only; make" if name else folder
     assert refusal(f"sqlite:///{tmp_path}/mlflow.db").startswith(start + what)
     assert asked[0] == (tmp_path / "mlflow.db", os.W_OK)
     assert name or asked[1] == (tmp_path, os.W_OK | os.X_OK)

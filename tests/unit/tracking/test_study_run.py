@@ -465,7 +465,8 @@ def test_describe_registration_says_what_became_of_it(opens):
     runs.end_child(child, TrialOutcome.FINISHED)
 
 
-def test_claim_says_what_was_sent_and_unfolds_the_search_on_the_page_of_its_experiment(opens):
+def test_claim_says_what_was_sent_and_unfolds_the_search_on_the_page_of_its_experiment(opens, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     runs = opens()
     other = opened_by_mlflow()
     Spool(other, destination=tracking_address()).put(records.LogBatch(other, tags={"left": "yes"}))

@@ -466,11 +466,12 @@ class Receivers:
 
 
 @pytest.fixture
-def begin(client, experiment, monkeypatch, digits):
+def begin(client, experiment, monkeypatch, digits, tmp_path):
     """Return a function that begins a run, stops it where it would train, and returns what is known of it then.
 
     The descriptions that it had, the arguments of the training and of `start_run`, and its events are kept.
     """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run(config=SMALL, dataset=digits, train="train_network", error=None, **options):
         found = SimpleNamespace(descriptions=[], receivers=Receivers(), opened=[], trained=[])
