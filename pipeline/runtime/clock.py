@@ -1,5 +1,6 @@
 """Clocks that go on as they are when the time of the system is set."""
 
+import threading
 import time
 from functools import cache
 
@@ -10,12 +11,29 @@ def seconds_since_boot() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def now_milliseconds() -> int:
-    """Return the time in milliseconds since the epoch, which never goes back within a process.
+class Milliseconds:
+    """Counts the milliseconds since the epoch, on from the last count: no two are the same within a process."""
 
-    Of a metric's points at one step MLflow shows the one with the latest time.
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def now(self) -> int:
+        """Return the time, or the first millisecond after the last one that was returned."""
+        with self._lock:
+            self._last = max(self._last + 1, int(1000 * (_boot_time() + seconds_since_boot())))
+            return self._last
+
+
+_milliseconds = Milliseconds()
+
+
+def now_milliseconds() -> int:
+    """Return the time in milliseconds since the epoch, later in each call than in the one before.
+
+    Of a metric's points at one step MLflow shows the one with the latest time, and one value at one time counts once.
     """
-    return int(1000 * (_boot_time() + seconds_since_boot()))
+    return _milliseconds.now()
 
 
 @cache

@@ -117,7 +117,6 @@ def test_energy_of_a_counter_that_has_failed_is_logged_once(store):
     with start_run(role=Role.RUN) as run:
         log = energy._EnergyLog(run, meter, is_resumed=False)
         log.log()
-        run.outbox.flush()  # of what waits the last value is sent alone
         meter._counters[0].read = lambda: int("none")
         log.log()
         meter._counters[0].read = lambda: 0.0

@@ -21,6 +21,7 @@ from mlflow.models import Model
 import pipeline.tracking.lifecycle
 import pipeline.tracking.run
 from pipeline.model.conv_mixer import conv_mixer
+from pipeline.runtime import clock
 from pipeline.runtime.errors import Deleted, NotFound, Rejected, Unavailable, UsageError
 from pipeline.runtime.process import this_process
 from pipeline.serving.packaging import save_keras
@@ -92,6 +93,15 @@ def test_metric_that_is_logged_again_after_the_clock_was_set_back_has_its_new_va
         run.log_metrics({"trials": 3.0})
     assert found(run.id).data.metrics["trials"] == 3.0
     assert found(run.id).info.end_time >= found(run.id).info.start_time
+
+
+def test_metric_that_is_logged_again_within_a_millisecond_has_its_new_value(store, monkeypatch):
+    monkeypatch.setattr(clock, "seconds_since_boot", lambda: 1.0)
+    with start_run(role=Role.RUN) as run:
+        for value in (3.0, 2.0):
+            run.log_metrics({"trials": value})
+            run.wait_until_logged(1.0)
+    assert found(run.id).data.metrics["trials"] == 2.0
 
 
 def test_resumed_run_logs_no_second_point_and_no_second_model(store):
