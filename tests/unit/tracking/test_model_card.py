@@ -11,7 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.evaluation.model_card import DataSplit
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.model_card import CARD_FILE, add_version, read_facts, write_model_card
+from pipeline.tracking.model_card import add_version, read_facts, write_model_card
 from pipeline.tracking.tags import Tag
 from tests.support.registered_model import CLASSES, NAME, RESIZE, register_model
 from tests.support.runs import Store, make_run
@@ -37,7 +37,7 @@ def store(tmp_path_factory):
 
 
 def card_of(run_id):
-    return mlflow.artifacts.load_text(f"runs:/{run_id}/{CARD_FILE}")
+    return mlflow.artifacts.load_text(f"runs:/{run_id}/model_card.md")
 
 
 def facts_of(run_id):

@@ -175,6 +175,13 @@ def test_register_version_called_again_creates_no_second_version():
     assert describe(run_tags(run_id)) == "models:/again/1 is the champion: there was no champion"
 
 
+def test_register_version_under_another_name_creates_a_version_of_that_too():
+    run_id, _, tags = register("one name", predictions(FIRST_HALF))
+    register_version(TrackingClient(), run_id, name="another name", tags=tags)
+    version = mlflow.MlflowClient().get_model_version_by_alias("another name", "champion")
+    assert (int(version.version), version.run_id) == (1, run_id)
+
+
 def test_register_version_without_a_served_model_is_refused_permanently():
     run_id = mlflow.MlflowClient().create_run("1").info.run_id
     with pytest.raises(FileNotFoundError, match=f"run {run_id} has no model to register") as raised:

@@ -65,6 +65,7 @@ def test_watch_epochs_says_that_a_training_stalls_and_goes_on(store, hook, monke
             events.beat()
             hook.wait(2)
     assert hook.kinds() == ["stalled", "recovered"]
+    assert [event["reason"] for event in hook.events] == ["", ""]
     assert "stalled: no epoch has ended for 0 s; usually one takes 0 s" in hook.events[0]["text"]
 
 

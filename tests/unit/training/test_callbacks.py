@@ -141,6 +141,7 @@ def test_renew_batch_norm_does_not_depend_on_the_old_statistics():
         (100, 5, [1, 3, 10, 32, 100]),
         (4, 24, [1, 2, 3, 4]),  # an epoch is drawn once
         (100, 1, [100]),
+        (100, 2, [1, 100]),
         (100, 0, []),
         (1, 5, [1]),
     ],
