@@ -312,7 +312,7 @@ def test_sigterm_to_the_training_process_ends_the_run_as_killed(uri, monkeypatch
         (["smoke", "--kernel_size", "8"], "kernel_size must be at most 2 x grid - 1"),
         (["smoke", "--batch_size", "201"], "batch_size must not exceed the training images: 200 here"),
         (["smoke", "--dataset", "digit"], "dataset must be digits"),
-        (["no-such"], "recipe must be one of baseline"),
+        (["no-such"], "recipe must be one of accurate, baseline"),
     ],
 )
 def test_invalid_input_prints_one_line_and_exits_with_2(capsys, arguments, message):

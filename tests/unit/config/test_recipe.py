@@ -155,12 +155,13 @@ def test_recipes_long_and_paper_are_the_authors_commands():
     assert paper == long.model_copy(update={"epochs": 100, "color_jitter": 0.2, "random_erasing": 0.2})
 
 
-def test_recipes_fast_and_speedrun_keep_the_network_of_the_keras_example_and_fast_its_epochs():
-    fast, speedrun, example = (TrainingConfig.build(read_recipe(name)) for name in ("fast", "speedrun", "baseline"))
+def test_recipes_that_are_compared_keep_the_network_of_the_keras_example_and_fast_its_epochs():
+    names = ("fast", "speedrun", "accurate", "baseline")
+    fast, speedrun, accurate, example = (TrainingConfig.build(read_recipe(name)) for name in names)
     kept = {"filters", "depth", "kernel_size", "patch_size", "batch_size", "dataset", "validation_fraction"}
-    for recipe in (fast, speedrun):
+    for recipe in (fast, speedrun, accurate):
         assert recipe.model_dump(include=kept) == example.model_dump(include=kept)
-    assert speedrun.epochs < fast.epochs == example.epochs
+    assert speedrun.epochs < fast.epochs == example.epochs < accurate.epochs
 
 
 def test_config_file_of_a_run_is_a_recipe_for_the_same_settings(recipe):
@@ -192,7 +193,8 @@ def test_invalid_recipe_is_refused_in_one_line_with_its_path(recipe, text, messa
 
 
 def test_unknown_recipe_is_refused_with_the_list_and_the_nearest():
-    with pytest.raises(UsageError, match=r"recipe must be one of baseline, .*got 'basline'; did you mean baseline\?"):
+    expected = r"recipe must be one of accurate, baseline, .*got 'basline'; did you mean baseline\?"
+    with pytest.raises(UsageError, match=expected):
         resolve("basline")
 
 
@@ -229,11 +231,11 @@ def test_recipe_that_extends_an_unknown_one_is_refused_with_both(recipe):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name the recipe first: baseline"),
+        ([], "name the recipe first: accurate, baseline"),
         (["smoke", "--lr", "3"], "unknown setting 'lr'; did you mean learning_rate?"),
         (["smoke", "--bs=3"], "unknown setting 'bs'; did you mean batch_size?"),
         (["smoke", "--augment"], "unknown setting 'augment'; did you mean randaugment_layers?"),
-        (["--depth", "3"], "name the recipe first: baseline"),
+        (["--depth", "3"], "name the recipe first: accurate, baseline"),
         (["smoke", "--lerning_rate", "3"], "unknown setting 'lerning_rate'; did you mean learning_rate?"),
         (["smoke", "--learning-rat=3"], "unknown setting 'learning_rat'; did you mean learning_rate?"),
         (["smoke", "more"], "settings are given as --name value, got 'more'"),

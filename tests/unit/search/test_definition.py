@@ -33,7 +33,7 @@ def test_enqueued_values_have_the_type_of_their_settings_and_may_leave_some_to_b
         ("space: {depth: [1], depth: [2]}", "is not YAML for settings: depth is given twice"),
         ("space: {}", "space must have a line for each setting that is searched, got {}"),
         ("space: {depth: [1, 2]}", "recipe must name the recipe that the search starts from, got None"),
-        (SMALL.replace("smoke", "smok"), "recipe must be one of baseline, "),
+        (SMALL.replace("smoke", "smok"), "recipe must be one of accurate, baseline, "),
         (SMALL.replace("space", "spcae"), "unknown setting 'spcae'; did you mean space?"),
         (SMALL + "trails: 1", "unknown setting 'trails'; did you mean trials?"),
         (SMALL + "epochs: 0", "epochs must be a whole number from 1 to 100000, got '0'"),
