@@ -88,10 +88,10 @@ def start_training(place: str, size: int, device: Any, options: argparse.Namespa
     compile_model(model, config, LearningRateSchedule("constant", peak=1e-3, steps=1, warmup_fraction=0))
     on_device = place == "device"
     batches = make_training_batches(config, dataset, for_xla=on_device and config.jit_compile is True)
-    make_batch = partial(batches.on_device, DeviceImages.copy_of(dataset.train)) if on_device else None
+    makers = [partial(batches.on_device, DeviceImages.copy_of(dataset.train))] if on_device else []
     elements: Iterator = iter(batches.plans() if on_device else batches.on_host())
     groups = StepGroups(options.steps, size)
-    train_group = make_train_function(model, groups, make_batch)
+    train_group = make_train_function(model, groups, makers)
 
     def train() -> None:
         for _ in range(groups.count):

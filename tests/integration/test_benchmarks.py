@@ -29,7 +29,8 @@ GPU_MODULES = ("gpu", "gpu_process", "gpu_service", "gpu_trace")
 @pytest.fixture(scope="module")
 def benchmark_module():
     """Return a function that imports a benchmark by name: it is a script in a folder that is no package."""
-    names = ("proxy", "search", "replay", "record", "time_to_accuracy", "step", "own_store", "arguments", *GPU_MODULES)
+    names = ("proxy", "search", "replay", "record", "time_to_accuracy", "step", "own_store", "arguments", "executions")
+    names += GPU_MODULES
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "experiments" / "benchmarks"))
         for name in names:
@@ -236,6 +237,16 @@ def test_gpu_trace_counts_each_operation_without_those_within_it(benchmark_modul
     expected = [("fusion", 5.0, 5 / 6), ("cudnn::convolve", 1.0, 1 / 6)]
     assert top_operations(SimpleNamespace(planes=planes), 5) == expected
     assert top_operations(SimpleNamespace(planes=planes[:1]), 5) == [("step", 1000.0, 1.0)]
+
+
+def test_executions_train_each_variant_in_each_round_and_compare_it_with_the_first(benchmark_module, monkeypatch):
+    executions = benchmark_module("executions")
+    monkeypatch.setattr(executions, "VARIANTS", [("host", 1), ("device", 2)])
+    costs = executions.measure(SimpleNamespace(filters=4, depth=1, batch=8, steps=2, rounds=1))
+    assert {variant: len(rounds) for variant, rounds in costs.items()} == {("host", 1): 1, ("device", 2): 1}
+    first, second = executions.rows(costs, images=16)
+    assert (first["data_on"], second["data_on"], second["steps_per_execution"]) == ("host", "device", 2)
+    assert first["ratio"] == first["processor_ratio"] == 1 and first["images_per_second"] > 0
 
 
 @pytest.mark.slow
