@@ -72,7 +72,8 @@ def step_rows(recipe: str) -> Callable[[Session], Iterator[dict[str, Any]]]:
     def rows(session: Session) -> Iterator[dict[str, Any]]:
         left_out = {"with XLA"} if session.is_small else GPU_DEFAULTS
         variants = [
-            (name, training(session, changes, epochs=3))
+            # all epochs with the recipe's augmentation
+            (name, training(session, changes, epochs=3, clean_epochs=0))
             for name, changes in STEP_VARIANTS.items()
             if name not in left_out | session.measured
         ]
