@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.config.data_checks import validate_against_data
+from pipeline.config.data_checks import validate_against_data, validate_settings
 from pipeline.config.recipe import TrainCommand
 from pipeline.config.weights_from import weights_file
 from pipeline.data.dataset import load_dataset
@@ -59,6 +59,8 @@ def train(command: TrainCommand, console: Console, notifier: Notifier | None = N
                 from pipeline.training.teacher import Teacher
             teacher = Teacher.load(config.teacher)
             config = teacher.complete(config)
+        # before a download
+        validate_settings(config)
         dataset = load_dataset(config.data, seed=config.seed)
         validate_against_data(config, image_shape=dataset.image_shape, training_images=len(dataset.train))
         if initial_weights:

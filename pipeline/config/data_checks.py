@@ -18,22 +18,12 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
         training_images: how many there are after the split.
 
     Raises:
-        UsageError: a training without validation images goes by them, there are fewer blocks or epochs than are to be
-            frozen, or fewer epochs than clean ones, kernels of folds are to be drawn, the patches do not tile the
-            image, the outer weights of a kernel never meet a patch, the sizes of `progressive_resize` do not suit
-            them, the batch or those of one update are larger than the training data, or the translation or the cutout
-            is as large as the image.
+        UsageError: the settings do not suit each other, see `validate_settings`, the patches do not tile the image,
+            the outer weights of a kernel never meet a patch, the sizes of `progressive_resize` do not suit them, the
+            batch or those of one update are larger than the training data, or the translation or the cutout is as
+            large as the image.
     """
-    check_refit(config)
-    for part, whole in (("freeze_blocks", "depth"), ("head_epochs", "epochs")):
-        value, most = getattr(config, part), getattr(config, whole)
-        if value > most:
-            raise UsageError(f"{part} must be at most {whole}: {whole}={most}, got {part}={value}")
-    if config.folds and config.filter_steps:
-        raise UsageError(
-            f"filter_steps must be 0 with folds, whose networks draw no kernels: got {config.filter_steps} with "
-            f"folds={config.folds}"
-        )
+    validate_settings(config)
     height, width = image_shape[:2]
     size = f"{height}x{width} pixels"
     patch = config.patch_size
@@ -67,6 +57,25 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
                 f"{name} must be less than the image side: {size}, got {name}={pixels}; "
                 f"try {min(height, width) // try_part}"
             )
+
+
+def validate_settings(config: TrainingConfig) -> None:
+    """Raise UsageError if a run's settings do not suit each other, whatever the images are.
+
+    Raises:
+        UsageError: a training without validation images goes by them, there are fewer blocks or epochs than are to be
+            frozen, or fewer epochs than clean ones, or kernels of folds are to be drawn.
+    """
+    check_refit(config)
+    for part, whole in (("freeze_blocks", "depth"), ("head_epochs", "epochs"), ("clean_epochs", "epochs")):
+        value, most = getattr(config, part), getattr(config, whole)
+        if value > most:
+            raise UsageError(f"{part} must be at most {whole}: {whole}={most}, got {part}={value}")
+    if config.folds and config.filter_steps:
+        raise UsageError(
+            f"filter_steps must be 0 with folds, whose networks draw no kernels: got {config.filter_steps} with "
+            f"folds={config.folds}"
+        )
 
 
 def check_refit(config: TrainingConfig) -> None:

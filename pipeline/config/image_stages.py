@@ -38,11 +38,7 @@ def is_clean(config: TrainingConfig, epoch: int) -> bool:
 
 
 def check_image_stages(config: TrainingConfig, image_shape: Sequence[int]) -> None:
-    """Raise UsageError if `progressive_resize` suits neither images nor patches, or a setting has too many epochs."""
-    if config.clean_epochs > config.epochs:
-        raise UsageError(
-            f"clean_epochs must be at most epochs: epochs={config.epochs}, got clean_epochs={config.clean_epochs}"
-        )
+    """Raise UsageError if `progressive_resize` suits neither images nor patches, or leaves a size no epoch."""
     height, width = image_shape[:2]
     given = f"got progressive_resize={config.progressive_resize}"
     for side, _ in _parse(config.progressive_resize):

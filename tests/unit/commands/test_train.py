@@ -115,6 +115,14 @@ def test_train_with_weights_and_a_teacher_logs_which_and_warns_of_images_that_th
     assert first < untrained
 
 
+def test_train_refuses_settings_that_do_not_suit_each_other_before_it_reads_or_downloads_images(
+    source, capsys, monkeypatch
+):
+    monkeypatch.setattr(train, "load_dataset", None)
+    assert run(["train", "fast", "--epochs", "1"]) == 2
+    assert capsys.readouterr().err == "error: clean_epochs must be at most epochs: epochs=1, got clean_epochs=2\n"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

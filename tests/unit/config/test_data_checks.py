@@ -58,6 +58,12 @@ def test_validate_against_data_accepts_the_largest_values_that_fit():
     fits(image_shape=(24, 32, 1), patch_size=8, kernel_size=5)
 
 
+def test_more_clean_epochs_than_epochs_are_refused():
+    fits(clean_epochs=10, epochs=10)
+    with pytest.raises(UsageError, match="clean_epochs must be at most epochs: epochs=10, got clean_epochs=11"):
+        fits(clean_epochs=11, epochs=10)
+
+
 def test_validate_against_data_checks_both_sides_of_images_that_are_not_square():
     with pytest.raises(UsageError, match="try one of 1, 2, 4, 8$"):
         fits(image_shape=(24, 32, 1), patch_size=3)

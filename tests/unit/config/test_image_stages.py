@@ -39,12 +39,6 @@ def test_image_stages_with_clean_epochs_are_clean_at_the_end(clean_epochs, expec
     assert sum(is_clean(settings, epoch) for epoch in range(10)) == clean_epochs
 
 
-def test_check_image_stages_of_more_clean_epochs_than_epochs_is_refused():
-    check_image_stages(config(None, clean_epochs=10), (32, 32, 3))
-    with pytest.raises(UsageError, match="clean_epochs must be at most epochs: epochs=10, got clean_epochs=11"):
-        check_image_stages(config(None, clean_epochs=11), (32, 32, 3))
-
-
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
