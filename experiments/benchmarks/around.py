@@ -121,12 +121,14 @@ def time_parts() -> dict[str, float]:
 def time_images() -> Iterator[tuple[str, float, int]]:
     """Yield how many processor seconds and bytes a run of RECIPE costs more by figures as images, besides its plots."""
     import keras
+    from files_on_disk import FilesOnDisk, PlotsOnly
 
     from pipeline.evaluation.figures.training import confusion_matrix, mistakes
     from pipeline.model.conv_mixer import build_model, depthwise_kernels
+    from pipeline.tracking.run import TrackedRun
     from pipeline.training.callbacks import snapshot_epochs
     from pipeline.training.fit import TrainingResult
-    from pipeline.training.results import log_training
+    from pipeline.training.results import log_training, middle_block
 
     rng = np.random.default_rng(0)
     classes = [f"class {number}" for number in range(10)]
@@ -138,10 +140,12 @@ def time_images() -> Iterator[tuple[str, float, int]]:
     result = TrainingResult(model, dict.fromkeys(names, curve), best_epoch=10)
     pictures = rng.integers(0, 256, (25, 32, 32, 3)).astype(np.uint8)
 
-    def log_figures(run: "FiguresOnDisk", filter_steps: int) -> float:
+    def log_figures(run: TrackedRun, filter_steps: int) -> float:
         started = time.process_time()
-        snapshots = {epoch: depthwise_kernels(model, 4) for epoch in snapshot_epochs(10, filter_steps)}
-        log_training(run, config, result, snapshots=snapshots)  # type: ignore[arg-type]
+        snapshots = {
+            epoch: depthwise_kernels(model, middle_block(config)) for epoch in snapshot_epochs(10, filter_steps)
+        }
+        log_training(run, config, result, snapshots=snapshots)
         counts = rng.integers(0, 100, (10, 10))
         run.log_figure("matrix.png", confusion_matrix(counts, classes=classes), key="confusion_matrix")
         labels = classes[:5] * 5
@@ -149,46 +153,12 @@ def time_images() -> Iterator[tuple[str, float, int]]:
         run.log_figure("mistakes.png", figure, key="mistakes")
         return time.process_time() - started
 
-    log_figures(FiguresOnDisk(as_images=True), 0)  # imports
-    plain = statistics.median(log_figures(FiguresOnDisk(as_images=False), 0) for _ in range(ROUNDS))
+    log_figures(TrackedRun("0" * 32, FilesOnDisk()), 0)  # imports
+    plain = statistics.median(log_figures(PlotsOnly("0" * 32, FilesOnDisk()), 0) for _ in range(ROUNDS))
     for filter_steps in (0, 8):
-        runs = [FiguresOnDisk(as_images=True) for _ in range(ROUNDS)]
-        seconds = statistics.median(log_figures(run, filter_steps) for run in runs)
-        yield f"filter_steps={filter_steps}: {runs[0].images} images", seconds - plain, runs[0].size
-
-
-class FiguresOnDisk:
-    """A run that writes its figures as they are logged, and forgets them: as images, or only the plots beside them."""
-
-    id = "0" * 32
-
-    def __init__(self, *, as_images: bool) -> None:
-        self.as_images = as_images
-        self.images = self.size = 0  # their number, and the bytes of them and their previews
-
-    def log_table(self, path: str, table: object, **_: object) -> None:
-        pass
-
-    def log_figure(self, path: str, figure: Any, *, key: str | None = None) -> None:
-        from pipeline.tracking.outbox.spool import save_figure
-
-        if key and self.as_images:
-            self.log_image(key, figure, copy_to=path)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            save_figure(path, figure)(Path(folder))
-
-    def log_image(self, key: str, figure: Any, *, step: int = 0, copy_to: str | None = None) -> None:
-        from pipeline.tracking.images import FOLDER, image_name, save_image
-
-        if not self.as_images:
-            if copy_to:
-                self.log_figure(copy_to, figure)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            save_image(image_name(self.id, key, step), figure, copy_to=copy_to)(Path(folder))
-            self.images += 1
-            self.size += sum(file.stat().st_size for file in Path(folder, FOLDER).iterdir())
+        outboxes = [FilesOnDisk() for _ in range(ROUNDS)]
+        seconds = statistics.median(log_figures(TrackedRun("0" * 32, outbox), filter_steps) for outbox in outboxes)
+        yield f"filter_steps={filter_steps}: {outboxes[0].images} images", seconds - plain, outboxes[0].image_bytes
 
 
 def time_tracking() -> Iterator[tuple[str, float]]:
@@ -238,7 +208,7 @@ def random_dataset(pixels: np.ndarray, labels: np.ndarray) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "random.npz"
         np.savez(file, x_train=pixels, y_train=labels, x_test=pixels[:TEST_IMAGES], y_test=labels[:TEST_IMAGES])
-        return load_dataset(DataConfig(dataset=str(file)), seed=0)
+        return load_dataset(DataConfig.build({"dataset": str(file)}), seed=0)
 
 
 def seconds_to_exit(command: list[str]) -> float:

@@ -19,7 +19,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.config.recipe import read_recipe
+from pipeline.config.training import TrainingConfig
+from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Role, Tag
+from pipeline.training.callbacks import snapshot_epochs
 from tests.support.paths import ROOT
 from tests.support.scripted import make_search, mlflow_store
 
@@ -30,7 +34,7 @@ GPU_MODULES = ("gpu", "gpu_process", "gpu_service", "gpu_trace")
 def benchmark_module():
     """Return a function that imports a benchmark by name: it is a script in a folder that is no package."""
     names = ("proxy", "search", "replay", "record", "time_to_accuracy", "step", "own_store", "arguments", "executions")
-    names += GPU_MODULES
+    names += (*GPU_MODULES, "around", "files_on_disk")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "experiments" / "benchmarks"))
         for name in names:
@@ -247,6 +251,20 @@ def test_executions_train_each_variant_in_each_round_and_compare_it_with_the_fir
     first, second = executions.rows(costs, images=16)
     assert (first["data_on"], second["data_on"], second["steps_per_execution"]) == ("host", "device", 2)
     assert first["ratio"] == first["processor_ratio"] == 1 and first["images_per_second"] > 0
+
+
+def test_figures_of_a_run_are_counted_as_images_and_without_them(benchmark_module, monkeypatch):
+    around = benchmark_module("around")
+    monkeypatch.setattr(around, "RECIPE", "smoke")
+    monkeypatch.setattr(around, "ROUNDS", 1)
+    rows = list(around.time_images())
+    # of each block, curves, patches, the middle block, matrix and mistakes; and of the middle block in 8 epochs more
+    depth = TrainingConfig.build(read_recipe("smoke")).depth
+    assert [name for name, _, _ in rows] == [
+        f"filter_steps={steps}: {5 + depth + len(snapshot_epochs(10, steps))} images" for steps in (0, 8)
+    ]
+    assert 0 < rows[0][2] < rows[1][2]
+    assert all(hasattr(TrackedRun, method) for method in around.TIMED_METHODS)
 
 
 @pytest.mark.slow
