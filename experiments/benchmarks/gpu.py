@@ -95,8 +95,8 @@ def training(session: Session, changes: Mapping[str, Any], **more: Any) -> dict[
     if session.is_small:
         # XLA's compiler of a whole step takes minutes on a CPU
         small = SMALL | {"jit_compile": False}
-        changes = {**changes} | ({"batch_size": 64} if "batch_size" in changes else {})
-    return {"dataset": session.dataset} | small | more | changes
+        changes = dict(changes) | ({"batch_size": 64} if "batch_size" in changes else {})
+    return {"dataset": session.dataset, **small, **more, **changes}
 
 
 PARTS: Mapping[str, Part] = {
@@ -176,7 +176,7 @@ def make_images(folder: Path, training: int, test: int) -> Path:
     file = folder / f"images-{training}.npz"
     if not file.exists():
         rng = np.random.default_rng(0)
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for name, count in (("train", training), ("test", test)):
             labels = np.arange(count) % 10
             arrays[f"y_{name}"] = labels

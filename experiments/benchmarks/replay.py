@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.space import SearchSpec
+from pipeline.tracking.study_run import StudyRun
 from pipeline.tracking.tags import Role, RunRef, TrialOutcome
 
 
@@ -88,6 +89,8 @@ class ReplayExecutor(Executor):
         self._recorded, self._log, self._max_epochs = recorded, log, max_epochs
         self._job: TrialJob | None = None
         self._pruned = False
+        self._reported: list[float] = []
+        self._remaining: list[float] = []
         # Epochs of the checkpoints, by the folder that they would have
         self._saved: dict[Path | None, int] = {}
 
@@ -155,8 +158,10 @@ class ReplayExecutor(Executor):
         )
 
 
-class NullStudyRun:
+class NullStudyRun(StudyRun):
     """Stand in for a study's run in MLflow and log nothing."""
+
+    def __init__(self) -> None: ...
 
     def start_child(self, name: str, *, role: Role, tags: Mapping[str, str], parent: str | None = None) -> RunRef:
         return RunRef("", name)

@@ -51,12 +51,14 @@ def fill(store: SqlAlchemyStore, artifacts: Path, runs: int, *, location: str) -
 
 
 def _random_config(rng: np.random.Generator) -> TrainingConfig:
-    return TrainingConfig(
-        dataset="digits",
-        learning_rate=float(10 ** rng.uniform(-4, -1)),
-        depth=int(rng.integers(2, 12)),
-        kernel_size=int(rng.choice([3, 5, 7])),
-        seed=int(rng.integers(3)),
+    return TrainingConfig.build(
+        {
+            "dataset": "digits",
+            "learning_rate": float(10 ** rng.uniform(-4, -1)),
+            "depth": int(rng.integers(2, 12)),
+            "kernel_size": int(rng.choice([3, 5, 7])),
+            "seed": int(rng.integers(3)),
+        }
     )
 
 

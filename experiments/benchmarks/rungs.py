@@ -9,13 +9,16 @@ the best of its rung. As in search.py, what counts are the epochs until a traini
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 
 import numpy as np
 import pandas as pd
 from arguments import take_no_arguments
 from replay import RecordedCurves
-from search import FOLDER, RECORDED, TOLERANCE, parse_search
+from search import FOLDER, RECORDED, TOLERANCE
+
+from pipeline.search.space import parse_search
 
 SEEDS = 200
 # Rungs as parts of all epochs, rounded down, or from epoch 1 on; and for one configuration in how many
@@ -81,7 +84,8 @@ def _promoted(
 
 def half_median(curves: Sequence[Curve], goal: float, *, startup: int = 5) -> float:
     """Return the same for the median pruner after half of the epochs, once some trainings have finished."""
-    spent, finished = 0, []
+    spent = 0
+    finished: list[Curve] = []
     for curve in curves:
         for epoch in range(1, len(curve) + 1):
             spent += 1
@@ -105,7 +109,7 @@ def compare(recorded: RecordedCurves) -> pd.DataFrame:
     kinds: dict[str, Callable[[Sequence[Curve]], float]] = {"median after half": lambda order: half_median(order, goal)}
     for name, (parts, factor) in RUNGS.items():
         rungs = [max(1, int(part * epochs)) if part < 1 else int(part) for part in parts]
-        kinds[name] = lambda order, rungs=rungs, factor=factor: halving(order, rungs, factor, goal)
+        kinds[name] = partial(halving, rungs=rungs, factor=factor, goal=goal)
     rows = []
     for name, find in kinds.items():
         spent = sorted(map(find, orders))

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 CLASSES = 4
 BASE = {"filters": 16, "depth": 2, "kernel_size": 5, "patch_size": 4, "batch_size": 50, "epochs": 2}
 # images, side in pixels, settings that differ from BASE
-ROWS = (
+ROWS: tuple[tuple[int, int, dict[str, int]], ...] = (
     (2_000, 32, {}),
     (8_000, 32, {}),
     (32_000, 32, {}),

@@ -20,6 +20,7 @@ from arguments import take_no_arguments
 from replay import NullStudyRun, RecordedCurves, ReplayExecutor, SearchLog
 
 from pipeline.runtime.console import Console
+from pipeline.runtime.signals import Interrupts
 from pipeline.search.distributions import suggest
 from pipeline.search.loop import SearchLoop
 from pipeline.search.samplers import NO_CONDITIONS, PACKAGES
@@ -83,6 +84,17 @@ def optuna_defaults(recorded: RecordedCurves, log: SearchLog, seed: int, max_epo
             study.tell(trial, max(curve))
 
 
+class UntilExhausted(Interrupts):
+    """Asks a search to stop once its executor's epochs are spent."""
+
+    def __init__(self, executor: ReplayExecutor) -> None:
+        super().__init__()
+        self._executor = executor
+
+    def __call__(self) -> int:
+        return int(self._executor.is_exhausted())
+
+
 class SilentConsole(Console):
     """A console that prints nothing."""
 
@@ -99,13 +111,14 @@ def search_loop(
     arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     search = parse_search([recorded.search.name, *arguments])
     images = search.base.train_examples
+    assert images  # each search whose curves are recorded trains on a part
     study = Study(search, url=None, name="replay", image_shape=(32, 32, 3), training_images=images, classes=10)
     executor = ReplayExecutor(recorded, log, max_epochs=max_epochs)
     context = SearchContext(
         study,
         NullStudyRun(),
         executor,
-        interrupts=lambda: int(executor.is_exhausted()),
+        interrupts=UntilExhausted(executor),
         heartbeat=lambda: None,
         console=SilentConsole(),
     )

@@ -32,6 +32,7 @@ import pandas as pd
 import psutil
 
 from pipeline.runtime.console import Console
+from pipeline.runtime.signals import Interrupts
 from pipeline.search import results
 from pipeline.search.executors.base import EpochReport, Executor, TrialJob, TrialResult
 from pipeline.search.loop import SearchLoop
@@ -171,7 +172,7 @@ def run_search(options: argparse.Namespace, slots: int, trials: int, epoch_secon
         runs = open_study_run(name, known=None, trials=0)
         executor = SleepingExecutor(slots, epoch_seconds)
         monitor = TrialMonitor(executor, study, runs, figures_every=options.figures, print_cost=not epoch_seconds)
-        context = SearchContext(study, runs, executor, interrupts=lambda: 0, heartbeat=lambda: None, console=monitor)
+        context = SearchContext(study, runs, executor, interrupts=Interrupts(), heartbeat=lambda: None, console=monitor)
         SearchLoop(context).run()
         runs.close(RunOutcome.FINISHED, "")
         memory = monitor.memory_mib

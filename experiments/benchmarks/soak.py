@@ -172,6 +172,7 @@ class Workload:
         try:
             _, errors = process.communicate(timeout=after if number else None)
         except subprocess.TimeoutExpired:
+            assert number
             errors = self._kill(process, number)
         observer.join()
         succeeded = process.returncode == 0
@@ -253,6 +254,7 @@ def check_stores(sandbox: Sandbox) -> list[str]:
 
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment
     runs = client.search_runs([experiment.experiment_id], max_results=10_000)
     states = Counter((run.data.tags.get(Tag.ROLE, "none"), run.info.status) for run in runs)
     print("runs     ", ", ".join(f"{count} {role} {status}" for (role, status), count in sorted(states.items())))

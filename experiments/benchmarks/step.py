@@ -55,7 +55,7 @@ class Worker:
         answer = self._process.stdout.readline()
         if not answer:
             code = self._process.wait()
-            raise RuntimeError(f"{self.name} exited with code {code}; run {self._process.args} to see why")
+            raise RuntimeError(f"{self.name} exited with code {code}; run {self._process.args!r} to see why")
         return json.loads(answer)
 
 

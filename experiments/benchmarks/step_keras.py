@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 from step_worker import MATRIX_SIDE, answer_requests
@@ -19,7 +20,7 @@ from pipeline.runtime import device
 from pipeline.runtime.environment import set_environment
 
 
-def main(variant: str, shape: dict[str, int]) -> None:
+def main(variant: str, shape: dict[str, Any]) -> None:
     """Build the model of a variant and train it a step at a time.
 
     Args:
@@ -36,7 +37,7 @@ def main(variant: str, shape: dict[str, int]) -> None:
     from pipeline.model.conv_mixer import conv_mixer
 
     if variant == "example":
-        device.tune_malloc = lambda: False
+        device.tune_malloc = lambda: False  # type: ignore[attr-defined] # what select_device calls
     selected = device.select_device("one")
     auto_precision = device.precision_for(selected)
     is_project = variant in {"float32", "auto"}
