@@ -1,7 +1,7 @@
 """Whether a run's settings suit the images: what is refused, and what is warned of, before it is trained."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pipeline.config.image_stages import check_image_stages
 from pipeline.config.monitor import OF_CLASSES
@@ -59,8 +59,12 @@ def validate_against_data(config: TrainingConfig, *, image_shape: Sequence[int],
             )
 
 
-def validate_settings(config: TrainingConfig) -> None:
+def validate_settings(config: TrainingConfig, *, unknown: Collection[str] = ()) -> None:
     """Raise UsageError if a run's settings do not suit each other, whatever the images are.
+
+    Args:
+        config: The settings.
+        unknown: Names of those whose values are not known yet, as a search draws them.
 
     Raises:
         UsageError: a training without validation images goes by them, there are fewer blocks or epochs than are to be
@@ -69,7 +73,7 @@ def validate_settings(config: TrainingConfig) -> None:
     check_refit(config)
     for part, whole in (("freeze_blocks", "depth"), ("head_epochs", "epochs"), ("clean_epochs", "epochs")):
         value, most = getattr(config, part), getattr(config, whole)
-        if value > most:
+        if value > most and not {part, whole} & {*unknown}:
             raise UsageError(f"{part} must be at most {whole}: {whole}={most}, got {part}={value}")
     if config.folds and config.filter_steps:
         raise UsageError(

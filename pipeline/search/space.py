@@ -367,6 +367,9 @@ def _validate_method(search: SearchSpec) -> None:
             "final_top must be at least 1 with register_as, as the winner of the final is registered: got 0"
         )
     _validate_handover(search)
+    # the model that trials start from may set the depth
+    unknown = {*search.space, *(("depth",) if search.origins() else ())}
+    data_checks.validate_settings(search.base, unknown=unknown)
     if search.base.folds and search.settings.pruner not in PRUNERS_OF_FOLDS:
         raise UsageError(
             f"pruner must be {', '.join(PRUNERS_OF_FOLDS[:-1])} or {PRUNERS_OF_FOLDS[-1]} with folds, as a trial has a "

@@ -199,6 +199,21 @@ def test_help_shows_the_settings_of_search_and_run_with_the_files_values(capsys)
     assert "(smoke: val_accuracy)" in shown
 
 
+def test_settings_that_do_not_suit_each_other_are_refused_before_images_are_read_unless_one_is_drawn(search):
+    text = "recipe: smoke\nclean_epochs: 3\nspace: {{{}}}".format
+    refused = "clean_epochs must be at most epochs: epochs=2, got clean_epochs=3"
+    assert usage_error(search, text("kernel_size: [3, 5]"), "--epochs", "2") == refused
+    search(text("kernel_size: [3, 5]"), "--epochs", "3")
+    search(text("epochs: [2, 4]"))
+    search("recipe: smoke\nspace: {clean_epochs: [1, 2]}", "--epochs", "1")
+
+
+def test_blocks_to_freeze_are_not_judged_before_the_model_that_has_them_is_known(search):
+    text = "recipe: smoke\nfreeze_blocks: 20\nspace: {kernel_size: [3, 5]}"
+    assert usage_error(search, text).startswith("freeze_blocks must be at most depth: depth=1")
+    search(text, "--weights_from", "models:/cifar@champion")
+
+
 # what the images allow
 
 
