@@ -32,7 +32,11 @@ class DataConfig(Config, title="data"):
         "fitted and the other cropped at both ends; or its longer side fitted and the rest padded with black",
     )
     validation_fraction: float = Field(
-        0.1, gt=0, lt=1, description="share of the training images kept for validation where the data has no such split"
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of each class held out for the test, and of the rest for validation, where the data has no "
+        "such split",
     )
     train_examples: int | None = Field(
         None, ge=2, le=10**9, description="use at most this many training images, each class in proportion"
