@@ -251,8 +251,9 @@ def _results(facts: CardFacts) -> str:
         rows[metric_words(metric)] = f"{format_metric(metric, value)}{interval}"
     if facts.temperature and "test_loss" in facts.metrics:
         rows["test loss"] += ", before the calibration"
-    if "test_accuracy_flip" in facts.metrics:
-        rows["with mirrored images"] = f"accuracy {percent(facts.metrics['test_accuracy_flip'])}"
+    if "test_accuracy_views" in facts.metrics:
+        value = facts.metrics["test_accuracy_views"]
+        rows["averaged over views of each image"] = f"accuracy {format_metric('test_accuracy_views', value)}"
     if not rows:
         rows["test"] = "not tested"
     monitor = facts.params.get("monitor", "val_accuracy")

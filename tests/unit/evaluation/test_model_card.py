@@ -64,6 +64,9 @@ def test_write_card_states_results_with_their_intervals():
     assert "| **test accuracy** | 90.00 % (95 % interval 82.56 to 94.48 %, Wilson, 100 images) |" in results
     assert "80.00 % (95 % interval 75.00 to 86.00 %, bootstrap of the images)" in results
     assert "| **test loss** | 0.3100 |" in results
+    assert "views" not in results
+    views = section(write_card(replace(FULL, metrics=FULL.metrics | {"test_accuracy_views": 0.915})), "Results")
+    assert "| **averaged over views of each image** | accuracy 91.50 % |" in views
     assert "| **test set opened** | 2 times, training included |" in results
     assert "| **validation, by which it was chosen** | val_macro_f1 85.00 % |" in results
     assert "| cat | 90.0 % | 80.0 % (65.2 to 89.5) | 85.0 % | 40 |" in section(
