@@ -107,8 +107,11 @@ def _check_entries(folder: Path) -> None:
     for path in folder.glob(f"*{ENTRY}"):
         digest = ""
         with suppress(OSError):
+            status = path.stat()
             if path.name in known or _is_complete(path):
                 digest = sha256_file(path)
+            # a check does not count as a use
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         if digest and known.get(path.name, digest) == digest:
             digests[path.name] = digest
         else:

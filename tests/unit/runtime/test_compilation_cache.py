@@ -103,12 +103,16 @@ def test_entry_from_before_the_last_start_of_the_system_is_removed_unless_checke
     assert checked.exists() and not new.exists()
 
 
-def test_entries_not_read_for_longest_are_removed_when_there_are_too_many(folder, monkeypatch):
+@pytest.mark.parametrize("limit", [limit_compilation_cache, lambda folder: use_compilation_cache({})])
+def test_entries_not_read_for_longest_are_removed_when_there_are_too_many(folder, monkeypatch, limit):
     entries = [write_entry(folder, str(number)) for number in range(4)]
+    use_compilation_cache({})
+    # Linux changes the time of a file's last reading once a day
+    days_ago = time.time() - 3 * 24 * 3600
     for number, path in enumerate(entries):
-        os.utime(path, (time.time() - 10 * number, time.time() - 100))
+        os.utime(path, (days_ago - 10 * number, days_ago - 100))
     monkeypatch.setattr(compilation_cache, "MAX_BYTES", 2 * entries[0].stat().st_size)
-    limit_compilation_cache(folder)
+    limit(folder)
     assert [path.exists() for path in entries] == [True, True, False, False]
 
 
