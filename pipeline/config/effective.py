@@ -2,12 +2,21 @@
 
 from collections.abc import Callable, Mapping
 
-from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
+from pipeline.config.training import CHANGE_NO_RESULT, CHANGE_ROUNDING, TrainingConfig
 
+LEFT_OUT_OF_CLEAN_EPOCHS = (
+    "randaugment_layers",
+    "color_jitter",
+    "random_erasing",
+    "cutout",
+    "mixup_alpha",
+    "cutmix_alpha",
+)
 # When a setting has no effect, whatever its value
 IDLE: Mapping[str, Callable[[TrainingConfig], bool]] = {
     "crop_ratio": lambda config: config.crop_scale == 1,
     "randaugment_magnitude": lambda config: config.randaugment_layers == 0,
+    "clean_epochs": lambda config: not any(getattr(config, name) for name in LEFT_OUT_OF_CLEAN_EPOCHS),
     "mix_probability": lambda config: config.mixup_alpha == 0 and config.cutmix_alpha == 0,
     "warmup_fraction": lambda config: config.schedule == "constant",
     "muon_momentum": lambda config: config.optimizer != "muon",
@@ -30,5 +39,6 @@ def effective(config: TrainingConfig) -> TrainingConfig:
     Two runs train alike if their effective settings are equal.
     """
     defaults = TrainingConfig.build({})
-    idle = {name for name, is_idle in IDLE.items() if is_idle(config)} | CHANGE_NO_RESULT
+    idle = {name for name, is_idle in IDLE.items() if is_idle(config)}
+    idle |= CHANGE_NO_RESULT | CHANGE_ROUNDING
     return config.model_copy(update={name: getattr(defaults, name) for name in idle})

@@ -10,6 +10,8 @@ from pipeline.config.monitor import Monitor
 SEEDS = 2**32  # seeds of NumPy and TensorFlow lie below it
 # settings that may be changed when a run is resumed, and that make no two runs different
 CHANGE_NO_RESULT = frozenset({"checkpoint_minutes", "filter_steps", "register_as"})
+# how steps are made, which on a GPU may change how a value is rounded
+CHANGE_ROUNDING = frozenset({"steps_per_execution", "data_on"})
 TEACHER_RULE = "a run's id, runs:/RUN_ID/model, models:/NAME@ALIAS, models:/m-ID"
 BUILTIN_DATASETS = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist")
 

@@ -13,14 +13,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.config.monitor import ResultMetric, monitor_of, sign
-from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
+from pipeline.config.training import CHANGE_NO_RESULT, CHANGE_ROUNDING, TrainingConfig
 from pipeline.runtime.errors import UsageError
 
 Kind = Literal["winner", "final", "trial", "run"]
 Settings = Mapping[str, str]  # by name, each value in the one spelling that `TrainingConfig.text` gives
 
 # the last two decide how fast a run is, and `auto` stands for other values of them on another device
-NOT_COMPARED = CHANGE_NO_RESULT | {"seed", "steps_per_execution", "data_on"}
+NOT_COMPARED = CHANGE_NO_RESULT | CHANGE_ROUNDING | {"seed"}
 # roles of a search's runs: a single training, and one of several of the same configuration
 TRIAL, FINAL = "trial", "final"
 ENSEMBLE = "ensemble"  # role of the finalists of a search as one model

@@ -2,11 +2,11 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.config.training import TrainingConfig
+from pipeline.config.training import CHANGE_ROUNDING, TrainingConfig
 from pipeline.runtime.errors import CorruptCheckpoint
 from pipeline.runtime.files import make_private, write_atomic
 from pipeline.search.executors.base import TrialJob
@@ -52,14 +52,20 @@ def find_checkpoint(job: TrialJob, config: TrainingConfig, fingerprint: str) -> 
     """Return the state that a trial goes on from, the last of those that are there, or None."""
     if job.checkpoints is None or not job.resume:
         return None
+    wanted = _compared(config.model_dump(mode="json"))
     for path in checkpoint_files(job.checkpoints):
         try:
             found = read_checkpoint(path)
         except (CorruptCheckpoint, OSError):
             continue
-        if found.settings == config.model_dump(mode="json") and found.fingerprint == fingerprint:
+        if _compared(found.settings) == wanted and found.fingerprint == fingerprint:
             return found.state
     return None
+
+
+def _compared(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings without those that the device may have chosen otherwise when the trial began."""
+    return {name: value for name, value in settings.items() if name not in CHANGE_ROUNDING}
 
 
 def epochs_of(state: TrainingState) -> Iterator[dict[str, float]]:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from pipeline.config.effective import IDLE, effective
-from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
+from pipeline.config.effective import IDLE, LEFT_OUT_OF_CLEAN_EPOCHS, effective
+from pipeline.config.training import CHANGE_NO_RESULT, CHANGE_ROUNDING, TrainingConfig
+from pipeline.data.augmentation.registry import IMAGE_AUGMENTATIONS
 
 
 @pytest.mark.parametrize(
@@ -11,6 +12,11 @@ from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
     [
         ("crop_ratio", 2.0, {"crop_scale": 1}, {"crop_scale": 0.9}),
         ("randaugment_magnitude", 3, {"randaugment_layers": 0}, {"randaugment_layers": 1}),
+        ("clean_epochs", 1, {"flip": True, "translation": 2}, {"cutout": 8}),
+        *(("clean_epochs", 1, {}, {name: 0.5}) for name in ("color_jitter", "random_erasing", "mixup_alpha")),
+        ("clean_epochs", 1, {"randaugment_layers": 0}, {"randaugment_layers": 1}),
+        ("clean_epochs", 1, {"cutmix_alpha": 0}, {"cutmix_alpha": 1}),
+        ("steps_per_execution", 4, {}, None),
         ("mix_probability", 0.5, {}, {"mixup_alpha": 0.2}),
         ("mix_probability", 0.5, {"mixup_alpha": 0}, {"cutmix_alpha": 1}),
         ("warmup_fraction", 0.2, {"schedule": "constant"}, {"schedule": "cosine"}),
@@ -37,8 +43,16 @@ def test_effective_leaves_out_a_setting_only_where_it_has_no_effect(setting, val
         assert first != second and getattr(second, setting) == value
 
 
+def test_clean_epochs_have_an_effect_beside_each_augmentation_that_they_leave_out():
+    left_out = [each for each in IMAGE_AUGMENTATIONS.values() if not each.is_clean]
+    without = TrainingConfig.build(dict.fromkeys(LEFT_OUT_OF_CLEAN_EPOCHS, 0))
+    assert not any(each.is_on(without) for each in left_out)
+    # these and the two that mix images
+    assert len(LEFT_OUT_OF_CLEAN_EPOCHS) == len(left_out) + 2
+
+
 def test_effective_keeps_all_other_settings():
     config = TrainingConfig.build({"depth": 3, "flip": True, "seed": 5, "randaugment_layers": 2})
-    left = set(IDLE) | CHANGE_NO_RESULT
+    left = set(IDLE) | CHANGE_NO_RESULT | CHANGE_ROUNDING
     assert effective(config).model_dump(exclude=left) == config.model_dump(exclude=left)
     assert effective(effective(config)) == effective(config)

@@ -40,6 +40,8 @@ def test_state_is_saved_at_rungs_only(job):
         (True, CONFIG, "digits-1", 3),
         (False, CONFIG, "digits-1", None),
         (True, CONFIG.model_copy(update={"depth": 3}), "digits-1", None),
+        # with `auto` these depend on the device and on what else is in its memory
+        (True, CONFIG.model_copy(update={"data_on": "device", "steps_per_execution": 16}), "digits-1", 3),
         (True, CONFIG, "digits-2", None),
     ],
 )
