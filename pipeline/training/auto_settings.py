@@ -31,6 +31,11 @@ def resolve_auto(config: TrainingConfig, dataset: Dataset, device: Device) -> Tr
         raise UsageError(
             f"batch_size must be a multiple of the {device.count} devices that share it: got {config.batch_size}"
         )
+    if device.count > 1 and config.gradient_accumulation > 1:
+        raise UsageError(
+            f"gradient_accumulation must be 1 on {device.count} devices, where Keras cannot add gradients up: got "
+            f"{config.gradient_accumulation}; try a larger batch_size"
+        )
     changes: dict[str, object] = {}
     if config.precision == "auto":
         changes["precision"] = precision_for(device)

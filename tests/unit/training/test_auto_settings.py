@@ -33,6 +33,10 @@ def test_resolve_auto_with_explicit_settings_keeps_them():
     [
         ({"fast_layers": True}, "fast_layers must be false or auto with devices=all"),
         ({"batch_size": 127}, "batch_size must be a multiple of the 2 devices that share it: got 127"),
+        (
+            {"gradient_accumulation": 2},
+            "gradient_accumulation must be 1 on 2 devices, .*: got 2; try a larger",
+        ),
     ],
 )
 def test_resolve_auto_with_settings_that_devices_cannot_share_raises_usage_error(settings, message):
