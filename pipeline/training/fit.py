@@ -14,6 +14,7 @@ from pipeline.data import batches
 from pipeline.data.augmentation.registry import build_augmentation
 from pipeline.data.dataset import Dataset
 from pipeline.model.conv_mixer import build_model, freeze, position
+from pipeline.runtime.errors import UsageError
 from pipeline.training.callbacks import (
     BestWeights,
     EarlyStopping,
@@ -82,8 +83,11 @@ def fit(
 
     Raises:
         Diverged: The loss became NaN or infinite; the message names the epoch and the step.
-        UsageError: The state does not fit the model.
+        UsageError: The state does not fit the model, or a model that the settings name is not given.
     """
+    if not start:
+        require_initial_weights(config, initial_weights)
+    require_teacher(config, teacher)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     strategy = strategy or tf.distribute.get_strategy()
@@ -216,6 +220,20 @@ def compile_model(model: keras.Model, config: TrainingConfig, learning_rate: Lea
 def learning_rate_share(config: TrainingConfig, path: str) -> float:
     """Return the share of the learning rate with which the variable of a path is trained: the last layer's is 1."""
     return config.layer_decay ** (config.depth + 1 - position(path, config.depth))
+
+
+def require_initial_weights(config: TrainingConfig, initial_weights: InitialWeights | None) -> None:
+    """Raise UsageError if a new training is not given the weights that its settings name."""
+    if config.weights_from and initial_weights is None:
+        raise UsageError(
+            f"initial_weights must be given with weights_from={config.weights_from}: InitialWeights.load(weights_from)"
+        )
+
+
+def require_teacher(config: TrainingConfig, teacher: Teacher | None) -> None:
+    """Raise UsageError if a training is not given the teacher that its settings name."""
+    if config.teacher and config.teacher_weight and teacher is None:
+        raise UsageError(f"the teacher must be given with teacher={config.teacher}: Teacher.load(teacher)")
 
 
 def first_batches(config: TrainingConfig, dataset: Dataset, *, clean: bool) -> tf.data.Dataset:

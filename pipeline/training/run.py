@@ -40,7 +40,14 @@ from pipeline.training.description import (
     describe_splits,
     run_description,
 )
-from pipeline.training.fit import TIMINGS, TrainingResult, fit, steps_per_epoch
+from pipeline.training.fit import (
+    TIMINGS,
+    TrainingResult,
+    fit,
+    require_initial_weights,
+    require_teacher,
+    steps_per_epoch,
+)
 from pipeline.training.folds import FoldCheckpoints, best_metrics, train_folds
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.results import (
@@ -105,9 +112,13 @@ def run_training(
     Raises:
         Diverged: The loss became NaN or infinite; the run is closed as FAILED.
         Stopped: Ctrl-C, SIGTERM or SIGHUP; the run is closed as KILLED.
-        UsageError: The settings do not suit the device, or the tracking store does not answer.
+        UsageError: The settings do not suit the device, a model that they name is not given, or the tracking store does
+            not answer.
     """
     began = time.perf_counter()
+    if not resume_point:
+        require_initial_weights(config, initial_weights)
+    require_teacher(config, teacher)
     changes = resume_point.changes if resume_point else changes_to_recipe(config, recipe_config or config)
     if config.register_as:
         # what is imported at the end of a run is imported before its first epoch
