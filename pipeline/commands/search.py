@@ -5,6 +5,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 
 from pipeline.config.recipe import to_yaml
 from pipeline.config.weights_from import weights_file
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.evaluation.metrics import guessing
 from pipeline.notifications.notifier import Notifier
 from pipeline.runtime.console import Console
@@ -140,7 +141,8 @@ def _load_initial_weights(search: SearchSpec) -> SearchSpec:
     with slow_imports():
         from pipeline.training.initial_weights import InitialWeights
     sources = {origin: InitialWeights.load(origin) for origin in origins}
-    base = search.base if search.base.weights_from is None else sources[search.base.weights_from].complete(search.base)
+    own = sources.get(search.base.weights_from or "")
+    base = own.complete(search.base) if own else search.base
     return replace(search, base=base, sources=sources | {source.origin: source for source in sources.values()})
 
 
@@ -154,7 +156,8 @@ def _load_teachers(search: SearchSpec, data: Dataset) -> SearchSpec:
     teachers = {origin: Teacher.load(origin) for origin in origins}
     for teacher in teachers.values():
         teacher.check(search.base, data)
-    base = search.base if search.base.teacher is None else teachers[search.base.teacher].complete(search.base)
+    own = teachers.get(search.base.teacher or "")
+    base = own.complete(search.base) if own else search.base
     return replace(search, base=base, teachers=teachers | {teacher.origin: teacher for teacher in teachers.values()})
 
 
@@ -238,12 +241,24 @@ def _announce(context: SearchContext, coordinator: Coordinator, data: Dataset, u
     )
     if warning := slow_batch_norm_in_space(search, training_images=len(data.train)):
         console.warn(warning)
-    sources = (*search.sources.values(), *(teacher.network for teacher in search.teachers.values()))
-    for source in {one.origin: one for one in sources}.values():
-        if leak := source.leak(data):
-            console.warn(leak)
+    for leak in _leaks(search, data):
+        console.warn(leak)
     if len(search.settings.metric) > 1:
         console.print("pruner   none: an unfinished trial cannot be ranked by two metrics")
+
+
+def _leaks(search: SearchSpec, data: Dataset) -> Iterator[str]:
+    """Yield a warning of each model that was trained on images by which a trial, or else a final, is judged."""
+    sources = (*search.sources.values(), *(teacher.network for teacher in search.teachers.values()))
+    has_other_seeds = search.settings.final_top and search.settings.final_seeds > 1
+    for source in {one.origin: one for one in sources}.values():
+        if leak := source.leak(data):
+            yield leak
+        elif has_other_seeds and source.data_fingerprint == data.fingerprint:
+            # if the data leave the split to the seed, the next one splits them otherwise
+            other = load_dataset(search.base.data, seed=search.base.seed + 1)
+            if leak := source.leak(other, remedy="try final_seeds=1"):
+                yield f"in finals with another seed {leak}"
 
 
 def _describe_size(study: Study) -> str:

@@ -106,9 +106,12 @@ class SearchSpec:
         return source.complete(TrainingConfig.build({name: settings[name] for name in given}))
 
     def origins(self, setting: Literal["weights_from", "teacher"] = "weights_from") -> list[str]:
-        """Return the models that trials start from, or are taught by, as the file or the flags name them."""
-        choices = values(self.space[setting]) if setting in self.space else [getattr(self.base, setting)]
-        return [choice for choice in choices or () if choice is not None]
+        """Return the models that trials start from, or are taught by, as recipe, file or flags name them."""
+        choices = list(values(self.space[setting]) or ()) if setting in self.space else []
+        if setting not in self.space or setting in self.conditions:
+            # the base's is that of the trials which draw none
+            choices.append(getattr(self.base, setting))
+        return [choice for choice in dict.fromkeys(choices) if choice is not None]
 
     def snap(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return drawn values as a search file would spell them."""
@@ -168,12 +171,15 @@ class SearchSpec:
 
     def fingerprint(self, data_fingerprint: str) -> str:
         """Return ten hexadecimal digits that change with every setting except BUDGETS_AND_PLACES."""
+        # by their own URIs, as the space may name them by an alias
+        models = {one.origin for one in self.sources.values()} | {one.origin for one in self.teachers.values()}
         question = {
             "data": data_fingerprint,
             "space": {name: distribution_to_json(distribution) for name, distribution in self.space.items()},
             "when": self.conditions,
             "held": self.base.model_dump(mode="json", exclude={"dataset", *CHANGE_NO_RESULT, *self.space}),
             "enqueue": [dict(params) for params in self.enqueue],
+            **({"models": sorted(models)} if models else {}),
             **self.settings.model_dump(mode="json", exclude=set(BUDGETS_AND_PLACES)),
         }
         return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:10]

@@ -132,10 +132,14 @@ class InitialWeights:
         """Return whether the model tells the same classes apart, in any order."""
         return sorted(self.classes) == sorted(classes)
 
-    def leak(self, dataset: Dataset) -> str | None:
+    def leak(self, dataset: Dataset, *, remedy: str = "") -> str | None:
         """Return a warning if the model was trained on images by which this training is judged, else None.
 
         Its run has then split the same data otherwise. Of other data nothing is known.
+
+        Args:
+            dataset: Of the training.
+            remedy: What would do, if that is not a model of the same split.
         """
         if self.data_fingerprint != dataset.fingerprint:
             return None
@@ -143,9 +147,12 @@ class InitialWeights:
         known = [name for name, split in judging.items() if len(split) and self.splits.get(name) != split.digest]
         if not known:
             return None
+        if dataset.folds:
+            remedy = "leave folds out, or take one that was trained on other images"
+        remedy = remedy or "try one of the same seed, validation_fraction and refit"
         return (
             f"{' and '.join(known)} accuracy may flatter: {self.setting} {self.origin} was trained on some of these "
-            "images, as its run split them otherwise; try one of the same seed, validation_fraction, folds and refit"
+            f"images, as its run split them otherwise; {remedy}"
         )
 
     def describe(self, config: TrainingConfig, dataset: Dataset) -> str:
@@ -198,7 +205,7 @@ def _take_apart(model: keras.Model, origin: str, rule: str) -> tuple[Layers, dic
     """
     if members := ensemble_members(model):
         raise UsageError(
-            f"{rule}, of one network: {origin} is an ensemble of {len(members)}; name the run of one of them"
+            f"{rule}, of one network: {origin} is an ensemble of {len(members)}; name a run that trained one network"
         )
     layers = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
     try:

@@ -1,17 +1,21 @@
 """The search command: what it logs of a winner, and how it ends without a result; trials are scripted."""
 
 import sys
+from dataclasses import replace
 
 import mlflow
 import optuna
 import pytest
 
-from pipeline.commands.search import dashboard_command, run_search
+from pipeline.commands.search import _leaks, _load_teachers, dashboard_command, run_search
+from pipeline.config.training import DataConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.notifications.notifier import Notifier
 from pipeline.notifications.receivers import Webhook
 from pipeline.runtime.errors import ClusterLost
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
+from pipeline.training.initial_weights import InitialWeights
+from pipeline.training.teacher import Teacher
 from tests.support.scripted import (
     CONTINUOUS,
     ScriptedExecutor,
@@ -44,6 +48,45 @@ def test_dashboard_command_uses_the_uv_beside_python_if_there_is_one(tmp_path, m
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     (tmp_path / "uv").touch()
     assert dashboard_command("sqlite:///optuna.db") == f"{tmp_path}/uv tool run optuna-dashboard sqlite:///optuna.db"
+
+
+@pytest.fixture
+def taught_on_digits():
+    """Return a teacher that was trained on the training images of digits with seed 0."""
+    digits = load_dataset(DataConfig(dataset="digits"), seed=0)
+    known = {"validation": digits.validation.digest, "test": digits.test.digest}
+    model = InitialWeights("models:/m-1", {}, {}, setting="teacher", splits=known)
+    return Teacher(replace(model, data_fingerprint=digits.fingerprint))
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [
+        ((), ["in finals with another seed validation and test accuracy may flatter: teacher models:/m-1 "]),
+        (("--seed", "1"), ["validation and test accuracy may flatter: teacher models:/m-1 "]),
+        (("--final_seeds", "1"), []),
+        (("--final_top", "0"), []),
+    ],
+)
+def test_search_warns_of_a_teacher_that_knows_images_by_which_a_trial_or_a_final_is_judged(
+    taught_on_digits, tmp_path, flags, warned
+):
+    text = "recipe: digits\nteacher: models:/m-1\nspace: {kernel_size: [3, 5]}\n"
+    search = replace(make_search(tmp_path, text, *flags), teachers={"models:/m-1": taught_on_digits})
+    leaks = list(_leaks(search, load_dataset(search.base.data, seed=search.base.seed)))
+    assert [leak[: len(start)] for leak, start in zip(leaks, warned, strict=True)] == warned
+    assert all(leak.endswith("try final_seeds=1") == leak.startswith("in finals") for leak in leaks)
+
+
+def test_teacher_of_the_recipe_is_not_loaded_where_the_space_always_draws_one(taught_on_digits, tmp_path, monkeypatch):
+    (tmp_path / "taught.yaml").write_text("recipe: digits\nteacher: models:/own@a\n")
+    search = make_search(tmp_path, f"recipe: {tmp_path}/taught.yaml\nspace: {{teacher: [models:/drawn@b, none]}}\n")
+    monkeypatch.setattr(Teacher, "load", lambda origin: taught_on_digits)
+    monkeypatch.setattr(Teacher, "check", lambda *_: None)
+    found = _load_teachers(search, load_dataset(search.base.data, seed=0))
+    assert set(found.teachers) == {"models:/drawn@b", "models:/m-1"}
+    assert found.config({"teacher": "models:/drawn@b"}).teacher == "models:/m-1"
+    assert found.config({"teacher": None}).teacher is None
 
 
 class LosingExecutor(ScriptedExecutor):

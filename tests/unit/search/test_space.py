@@ -398,6 +398,23 @@ def test_trials_have_the_models_own_uri_of_the_teacher_that_is_drawn(tmp_path):
     assert drawn == [*OWN_URIS.values(), None]
 
 
+def test_model_of_the_recipe_is_one_of_the_searchs_where_the_space_may_leave_it(tmp_path):
+    (tmp_path / "taught.yaml").write_text("recipe: quick\nteacher: models:/own@a\n")
+    text = f"recipe: {tmp_path}/taught.yaml\nspace: {{{{optimizer: [adamw, muon], teacher: {{}}}}}}\n".format
+    assert make_search(tmp_path, text("[models:/drawn@b, none]")).origins("teacher") == ["models:/drawn@b"]
+    conditional = make_search(tmp_path, text("{values: [models:/drawn@b], when: {optimizer: muon}}"))
+    assert conditional.origins("teacher") == ["models:/drawn@b", "models:/own@a"]
+
+
+def test_study_of_a_space_with_an_alias_is_another_once_the_alias_names_another_model(tmp_path):
+    search = make_search(tmp_path, "recipe: quick\nspace: {teacher: [models:/cifar@champion, none]}\n")
+    of = [
+        replace(search, teachers={"models:/cifar@champion": Teacher(source(uri, filters=4))}).study_name("digits-1")
+        for uri in ("models:/m-1", "models:/m-2", "models:/m-1")
+    ]
+    assert of[0] == of[2] != of[1]
+
+
 def test_configuration_that_does_not_fit_its_model_is_infeasible(tmp_path):
     search = make_search(tmp_path, "recipe: quick\nweights_from: given\nspace: {filters: [4, 8]}\n")
     model = source("models:/m-1", filters=4)

@@ -183,7 +183,7 @@ def test_check_of_two_channels_is_refused(tmp_path, digits):
         ("broken.keras", "broken.keras cannot be read as one: .*accessible"),
         ("broken.safetensors", "broken.safetensors cannot be read as one: .*header"),
         ("other.keras", r"other.keras is no ConvMixer of this program \('?patch_embedding'?\)"),
-        ("ensemble.keras", "ensemble.keras is an ensemble of 2; name the run of one of them"),
+        ("ensemble.keras", "ensemble.keras is an ensemble of 2; name a run that trained one network"),
         ("model.pth.tar", r"got .*model.pth.tar"),
         ("somewhere", "got somewhere"),
     ],
@@ -294,6 +294,15 @@ def test_leak_warns_of_a_model_that_was_trained_on_images_which_judge_this_one(f
     else:
         assert leak is None
     assert replace(loaded, data_fingerprint="other").leak(digits) is None
+
+
+def test_leak_says_what_would_do(file, digits):
+    loaded = replace(InitialWeights.load(str(file)), data_fingerprint=digits.fingerprint)
+    assert loaded.leak(digits).endswith("; try one of the same seed, validation_fraction and refit")
+    assert loaded.leak(digits, remedy="try final_seeds=1").endswith("otherwise; try final_seeds=1")
+    # no model of folds is one network, so there is none of the same split
+    folds = load_dataset(DataConfig(dataset="digits", train_examples=50, folds=2), seed=0)
+    assert loaded.leak(folds).endswith("; leave folds out, or take one that was trained on other images")
 
 
 def test_leak_of_a_training_without_validation_images_is_none(file):
