@@ -98,6 +98,18 @@ def train(digits):
     keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("weights_from", "initial_weights must be given with weights_from=models:/m-1"),
+        ("teacher", "the teacher must be given with teacher=models:/m-1"),
+    ],
+)
+def test_fit_is_refused_without_a_model_that_the_settings_name(digits, setting, message):
+    with pytest.raises(UsageError, match=message):
+        fit(TINY.model_copy(update={setting: "models:/m-1"}), digits)
+
+
 @pytest.fixture(scope="module")
 def train_once(digits):
     """Return a function like that of `train`, for settings of several tests; it returns the states too.
