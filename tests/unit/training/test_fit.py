@@ -149,7 +149,7 @@ def assert_equal_weights(one, other):
 
 
 IDLE = {"randaugment_magnitude": 3, "crop_ratio": 2.0, "mix_probability": 0.5}
-IDLE |= {"warmup_fraction": 0.3, "early_stopping_epochs": 100}
+IDLE |= {"warmup_fraction": 0.3, "early_stopping_epochs": 100, "clean_epochs": 1}
 
 
 @pytest.mark.parametrize(
