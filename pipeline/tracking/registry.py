@@ -74,14 +74,28 @@ def find_version(client: TrackingClient, uri: str, registered: str | None) -> Mo
     Args:
         client: The registry's.
         uri: Of a model.
-        registered: URI of the version that the run has registered; None if it has none.
+        registered: URI of the version that the run has registered, and that may have been deleted since; None if it has
+            none.
     """
-    for candidate in filter(None, (uri, registered)):
-        parts = parse_model_uri(candidate)
-        if "alias" in parts:
-            return client.get_model_version_by_alias(parts["name"], parts["alias"])
-        if "version" in parts:
-            return client.get_model_version(parts["name"], parts["version"])
+    if version := _named_version(client, uri):
+        return version
+    try:
+        return _named_version(client, registered) if registered else None
+    except NotFound:
+        return None
+
+
+def _named_version(client: TrackingClient, uri: str) -> ModelVersion | None:
+    """Return the version that a model's URI names; None if it names none.
+
+    Raises:
+        NotFound: The version has been deleted.
+    """
+    parts = parse_model_uri(uri)
+    if "alias" in parts:
+        return client.get_model_version_by_alias(parts["name"], parts["alias"])
+    if "version" in parts:
+        return client.get_model_version(parts["name"], parts["version"])
     return None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.client import NotFound, TrackingClient
 from pipeline.tracking.models import CALIBRATED, SERVED
 from pipeline.tracking.query import PREDICTIONS_FILE
 from pipeline.tracking.registry import (
@@ -249,6 +249,10 @@ def test_find_version_takes_the_version_that_is_named_before_that_of_the_run():
         version = find_version(client, uri, of_run)
         assert version is not None and str(version.version) == number
     assert find_version(client, f"runs:/{'0' * 32}/model", None) is None
+    mlflow.MlflowClient().delete_model_version("found", "2")
+    assert find_version(client, f"runs:/{'0' * 32}/model", of_run) is None, "it has been deleted since"
+    with pytest.raises(NotFound):
+        find_version(client, of_run, None)
 
 
 def test_register_version_of_a_run_that_names_no_monitor_compares_accuracies():
