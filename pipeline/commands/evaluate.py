@@ -93,7 +93,7 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
             run.set_tags({Tag.DATA_FINGERPRINT: dataset.fingerprint})
             for notice in run.notices:
                 console.print(notice)
-            folder = _artifact_folder(subset, training_run) + (f"-{CALIBRATED}" if is_calibrated else "")
+            folder = _artifact_folder(subset, training_run, ending=f"-{CALIBRATED}" if is_calibrated else "")
             # before the images are predicted: whoever stops the process afterwards may have seen the results
             accesses = _record_evaluation(client, run.id, training_run, subset, folder)
             step = _next_step(client, training.run_id, folder)
@@ -146,19 +146,21 @@ def artifact_dir(dataset: str, split_name: str) -> str:
     return f"{name or 'data'}-{split_name}"
 
 
-def unique_artifact_dir(subset: Subset, fingerprints: Mapping[str, str]) -> str:
+def unique_artifact_dir(subset: Subset, fingerprints: Mapping[str, str], *, ending: str = "") -> str:
     """Return the name of an evaluation, with a part of the images' fingerprint if other images have the plain name.
 
     Args:
         subset: The images.
         fingerprints: Those of the images that names have been given to, by name.
+        ending: Of the name, for another model of the same run.
     """
     fingerprint = subset.dataset.fingerprint
     name = artifact_dir(subset.dataset.name, subset.split_name)
-    return name if fingerprints.get(name, fingerprint) == fingerprint else f"{name}-{fingerprint[:8]}"
+    is_free = fingerprints.get(name + ending, fingerprint) == fingerprint
+    return f"{name}{ending}" if is_free else f"{name}-{fingerprint[:8]}{ending}"
 
 
-def _artifact_folder(subset: Subset, training_run: TrainingRun) -> str:
+def _artifact_folder(subset: Subset, training_run: TrainingRun, *, ending: str) -> str:
     """Return where an evaluation is logged: a path among artifacts, and the beginning of its metrics' names.
 
     The splits of the run's own training data have their plain names before any other images.
@@ -167,8 +169,8 @@ def _artifact_folder(subset: Subset, training_run: TrainingRun) -> str:
     fingerprints = {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
     if training_run.fingerprint:
         for split_name in ("test", "validation"):
-            fingerprints[artifact_dir(tags.get(Tag.DATA, ""), split_name)] = training_run.fingerprint
-    return f"{ARTIFACT_FOLDER}/{unique_artifact_dir(subset, fingerprints)}"
+            fingerprints[artifact_dir(tags.get(Tag.DATA, ""), split_name) + ending] = training_run.fingerprint
+    return f"{ARTIFACT_FOLDER}/{unique_artifact_dir(subset, fingerprints, ending=ending)}"
 
 
 def _record_evaluation(

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -306,3 +307,8 @@ def test_unique_artifact_dir_has_the_name_of_the_data_unless_other_images_have_i
     assert unique_artifact_dir(subset, {}) == "my-pets-new-test"
     assert unique_artifact_dir(subset, {"my-pets-new-test": pets.fingerprint}) == "my-pets-new-test"
     assert unique_artifact_dir(subset, {"my-pets-new-test": "f0"}) == f"my-pets-new-test-{pets.fingerprint[:8]}"
+    calibrated = partial(unique_artifact_dir, subset, ending="-calibrated")
+    assert calibrated({"my-pets-new-test": "f0"}) == "my-pets-new-test-calibrated"
+    taken = {"my-pets-new-test-calibrated": "f0"}
+    assert calibrated(taken) == f"my-pets-new-test-{pets.fingerprint[:8]}-calibrated"
+    assert unique_artifact_dir(subset, taken) == "my-pets-new-test"
