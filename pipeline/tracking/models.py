@@ -131,13 +131,13 @@ def resolve_model_uri(client: TrackingClient, model: str) -> str:
 
 
 def latest_model_uri(client: TrackingClient) -> str:
-    """Return the URI of the newest model in the present experiment.
+    """Return the URI of the newest model of this program in the present experiment, of a run that is not deleted.
 
     Raises:
         UsageError: It has none.
     """
     experiment_id = client.experiment_id()
-    model = client.latest_logged_model(experiment_id, MODEL)
+    model = client.latest_logged_model(experiment_id, MODEL, tag=Tag.FILE_DIGESTS)
     if model is None:
         name = client.experiment_name(experiment_id)
         raise UsageError(f"model=latest must find a logged model: experiment {name} has none; train first")
@@ -193,7 +193,10 @@ def _find_by_parts(client: TrackingClient, parts: dict[str, str]) -> mlflow.enti
         version = client.get_model_version(parts["name"], parts["version"])
     # MLflow's SQL registries leave a version's model_id empty: its source has it
     source = MODEL_URI.fullmatch(version.source or "")
-    return client.get_logged_model(source["id"]) if source and source["id"] else None
+    if source is None or source["run"]:
+        return None
+    # that of a copy which MLflow has made, in its UI for example, is the version that was copied
+    return _find_by_parts(client, {part: value for part, value in source.groupdict().items() if value})
 
 
 def _logged_digests(model: mlflow.entities.LoggedModel, uri: str) -> dict[str, str]:

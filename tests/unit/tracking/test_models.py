@@ -205,6 +205,14 @@ def test_load_model_whose_files_are_gone_is_refused(registered_model):
         moved.rename(folder)
 
 
+def test_find_model_of_a_copied_version_is_the_model_that_was_copied(registered_model):
+    client = mlflow.MlflowClient()
+    copy = client.copy_model_version("models:/colours/1", "colours-prod")
+    copy = client.copy_model_version(f"models:/colours-prod/{copy.version}", "colours-live")
+    found = find_model(TrackingClient(), f"models:/colours-live/{copy.version}")
+    assert found.model_id == find_model(TrackingClient(), "models:/colours/1").model_id
+
+
 def test_find_model_of_a_version_whose_source_is_no_logged_model_is_refused(registered_model):
     client = mlflow.MlflowClient()
     client.create_registered_model("elsewhere")
