@@ -327,10 +327,25 @@ class TrackingClient:
         models = self._search_logged_models(run.info.experiment_id, where)
         return next((model for model in models if model.name == name), None)
 
-    def latest_logged_model(self, experiment_id: str, name: str) -> mlflow.entities.LoggedModel | None:
-        """Return the newest complete model of this name in an experiment, or None."""
+    def latest_logged_model(self, experiment_id: str, name: str, *, tag: str) -> mlflow.entities.LoggedModel | None:
+        """Return the newest complete model of this name in an experiment, or None.
+
+        Args:
+            experiment_id: The experiment.
+            name: Of the model.
+            tag: Models without this one are passed over, and those of deleted runs, which MLflow keeps.
+        """
         models = self._search_logged_models(experiment_id, f"name = '{name}'")
-        return next((model for model in models if model.status == LoggedModelStatus.READY), None)
+        complete = (model for model in models if model.status == LoggedModelStatus.READY and tag in model.tags)
+        return next((model for model in complete if self._is_active(model.source_run_id)), None)
+
+    def _is_active(self, run_id: str) -> bool:
+        """Return whether there is a run, and it has not been deleted."""
+        try:
+            self.get_active_run(run_id)
+        except (Deleted, NotFound):
+            return False
+        return True
 
     def _search_logged_models(self, experiment_id: str, where: str) -> Iterator[mlflow.entities.LoggedModel]:
         """Yield the logged models of an experiment that match an MLflow filter, the newest first."""

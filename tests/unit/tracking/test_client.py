@@ -185,16 +185,21 @@ def test_artifacts_are_uploaded_listed_downloaded_and_deleted(tracking, experime
 def test_logged_models_are_found_by_run_and_by_newest(tracking, client, experiment_id):
     first, second, third = (tracking.create_run(experiment_id) for _ in range(3))
     assert tracking.find_logged_model(first, "model") is None
-    assert tracking.latest_logged_model(experiment_id, "model") is None
+    assert tracking.latest_logged_model(experiment_id, "model", tag="digests") is None
     made = [
-        client.create_logged_model(experiment_id, name="model", source_run_id=run.info.run_id)
+        client.create_logged_model(experiment_id, "model", run.info.run_id, tags={"digests": "{}"})
         for run in (first, second, third)
     ]
     for model in made[:2]:
         client.finalize_logged_model(model.model_id, "READY")
     assert tracking.find_logged_model(third, "model").model_id == made[2].model_id
     assert tracking.find_logged_model(first, "served") is None
-    assert tracking.latest_logged_model(experiment_id, "model").model_id == made[1].model_id, "the third is incomplete"
+    latest = functools.partial(tracking.latest_logged_model, experiment_id, "model")
+    assert latest(tag="digests").model_id == made[1].model_id, "the third is incomplete"
+    assert latest(tag="others") is None
+    client.delete_run(second.info.run_id)
+    assert latest(tag="digests").model_id == made[0].model_id
+    client.restore_run(second.info.run_id)
     assert tracking.get_logged_model(made[0].model_id).source_run_id == first.info.run_id
     with pytest.raises(NotFound):
         tracking.get_logged_model("m-" + "0" * 32)
