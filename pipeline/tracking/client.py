@@ -339,10 +339,10 @@ class TrackingClient:
         complete = (model for model in models if model.status == LoggedModelStatus.READY and tag in model.tags)
         return next((model for model in complete if self._is_active(model.source_run_id)), None)
 
-    def _is_active(self, run_id: str) -> bool:
+    def _is_active(self, run_id: str | None) -> bool:
         """Return whether there is a run, and it has not been deleted."""
         try:
-            self.get_active_run(run_id)
+            self.get_active_run(run_id or "")
         except (Deleted, NotFound):
             return False
         return True
