@@ -16,7 +16,8 @@ from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.runtime.files import cache_folder
-from pipeline.search.attributes import CONTINUES, ROOT, TRAINABLE
+from pipeline.search.attributes import CONTINUES, OUTCOME, ROOT, TRAINABLE
+from pipeline.tracking.tags import TrialOutcome
 
 # Optuna's system attributes of a trial: its value at each rung that it has reached
 RUNG_PREFIX = "completed_rung_"
@@ -61,6 +62,8 @@ class RungPruner(BasePruner):
             and trial.number not in continued
             and trial.last_step in self.rungs
             and not trial.constraints.get(TRAINABLE, 0.0) > 0
+            # from its rung it would diverge again
+            and trial.user_attrs.get(OUTCOME) != str(TrialOutcome.DIVERGED)
             and rung_values(trial)
         ]
         for trial in sorted(stopped, key=lambda trial: -(trial.last_step or 0)):

@@ -79,6 +79,19 @@ def test_promoted_trial_that_fails_for_good_is_not_promoted_again(study):
     assert mine.n_finished() == 6
 
 
+def test_trial_that_diverged_after_its_rung_is_not_promoted_to_diverge_again(study):
+    mine = study()
+    train(mine, 0.9)
+    diverged = mine.ask()
+    mine.report(diverged.number, 1, 0.8)
+    # in its second epoch, which is not reported
+    mine.set_trial_attrs(diverged.number, {"outcome": "diverged"})
+    mine.prune(diverged.number)
+    for value in (0.1, 0.2, 0.3, 0.4):
+        train(mine, value)
+    assert mine.ask().values == ()
+
+
 def test_promotion_comes_before_the_end_of_an_exhausted_space(study):
     text = TEXT.replace("{low: 1e-4, high: 0.1, log: true}", "[0.001, 0.002, 0.003, 0.004, 0.005, 0.006]")
     mine = study(text, "--sampler", "grid")
