@@ -85,10 +85,13 @@ class Proposals:
             tried = self._tried.keys(self._trials())
             new = (params for params in self._space.sample(self.random) if self._space.key(params) not in tried)
             untried = list(islice(new, 1))
-        if not untried:
-            return None
-        enqueue(self._study, untried[self.random.integers(len(untried))])
-        return self._draw(driver, on_skipped)
+        if untried:
+            enqueue(self._study, untried[self.random.integers(len(untried))])
+        # it may be behind others that wait and do not fit
+        while self._is_waiting():
+            if drawn := self._draw(driver, on_skipped):
+                return drawn
+        return None
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -104,7 +107,11 @@ class Proposals:
         if feasible is None:
             return None
         tried = self._tried.keys(self._trials())
-        return [params for key, params in feasible.items() if key not in tried]
+        untried = [params for key, params in feasible.items() if key not in tried]
+        if self._search.settings.max_latency_ms is None:
+            return untried
+        # latencies that have been measured since the space was listed refuse more
+        return [params for params in untried if self._space.why_not(params) is None]
 
     def _is_waiting(self) -> bool:
         """Return whether a configuration is queued."""

@@ -59,6 +59,14 @@ def test_sampler_is_told_by_how_much_a_configuration_is_too_large(tmp_path):
     assert refused.constraints["parameters"] > 0 and refused.constraints["trainable"] == 1
 
 
+def test_search_goes_on_behind_any_number_of_enqueued_configurations_that_do_not_fit(tmp_path):
+    space = "space: {depth: {low: 1, high: 9}, learning_rate: {low: 0.001, high: 0.1}}"
+    enqueue = ", ".join(f"{{depth: {depth}, learning_rate: 0.01}}" for depth in range(2, 9))
+    text = f"recipe: smoke\n{space}\nenqueue: [{enqueue}]\n"
+    proposal = open_study(tmp_path, make_search(tmp_path, text, "--max_parameters", "400")).ask()
+    assert proposal is not None and proposal.params["depth"] == 1
+
+
 def test_latency_that_was_measured_once_refuses_every_configuration_of_the_network(study):
     mine = study("--max_latency_ms", "2")
     first = mine.ask()
@@ -67,9 +75,13 @@ def test_latency_that_was_measured_once_refuses_every_configuration_of_the_netwo
     mine.refuse(first.number, "latency_ms must be at most max_latency_ms=2, got 3.00")
     second = mine.ask()
     assert (first.params["depth"], second.params["depth"]) == (1, 2)
-    skipped = [trial for trial in mine.trials() if INFEASIBLE in trial.user_attrs]
-    assert [trial.params["flip"] for trial in skipped] == [True, False]
-    assert all(trial.constraints["latency_ms"] == 0.5 for trial in skipped)
-    assert mine.n_finished() == 0
+    mine.complete(second.number, [0.5])
+    third = mine.ask()
+    assert third.params["depth"] == 2
+    mine.complete(third.number, [0.5])
+    assert mine.ask() is None, "the other one of depth 1 is as slow as the first"
+    (refused,) = (trial for trial in mine.trials() if INFEASIBLE in trial.user_attrs)
+    assert refused.constraints["latency_ms"] == 0.5
+    assert mine.n_finished() == 2
     # the next driver knows it, too
     assert study("--max_latency_ms", "2").attrs()["architectures"]
