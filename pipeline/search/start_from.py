@@ -13,8 +13,9 @@ from pipeline.config.training import TrainingConfig
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import count, printable, shown
 from pipeline.runtime.urls import mask_password
-from pipeline.search.attributes import DEFINITION, TRAINABLE
+from pipeline.search.attributes import DEFINITION, DUPLICATE_OF, TRAINABLE
 from pipeline.search.distributions import contains, snap_to_step
+from pipeline.search.promotion import continued_trials
 from pipeline.search.space import SearchSpec
 from pipeline.search.storage import open_storage
 
@@ -71,7 +72,12 @@ def _read(search: SearchSpec, source: str, url: str, data_fingerprint: str) -> O
             raise UsageError(f"start_from must name studies of the same {what}: {mine} here, got {others} of {source}")
     found: list[OlderTrial] = []
     reasons: list[str] = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+    trials = study.get_trials(deepcopy=False)
+    # the results of these are those of other trials, or have become so
+    superseded = continued_trials(trials) | {trial.number for trial in trials if DUPLICATE_OF in trial.user_attrs}
+    for trial in trials:
+        if trial.state not in {TrialState.COMPLETE, TrialState.PRUNED} or trial.number in superseded:
+            continue
         if trial.state == TrialState.PRUNED and trial.constraints.get(TRAINABLE, 0.0) > 0:
             continue
         params = {name: snap_to_step(trial.distributions[name], value) for name, value in trial.params.items()}

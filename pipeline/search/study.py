@@ -30,7 +30,7 @@ from pipeline.search.attributes import (
 )
 from pipeline.search.coordination import AdvisoryLock, DriverRegistry, LockLease, lock_file
 from pipeline.search.feasible_space import FeasibleSpace
-from pipeline.search.limits import architecture, constraints
+from pipeline.search.limits import architecture, constraints, why_too_costly
 from pipeline.search.promotion import RungPruner, checkpoints_folder, continued_trials, root
 from pipeline.search.proposals import OnSkipped, Proposals, TrialProposal
 from pipeline.search.pruners import build_pruner
@@ -184,12 +184,23 @@ class Study:
                 if study.source in done:
                     continue
                 tried = self._tried.keys(self.trials())
+                reasons = []
                 for params, trial, origin in study.trials:
-                    if self.space.key(params) not in tried:
+                    key = self.space.key(params)
+                    if reason := self._why_not_imported(params, trial):
+                        reasons.append(reason)
+                    elif key not in tried:
                         self._import(params, trial, origin)
+                        tried.add(key)
                 self.set_attr(STARTED_FROM, done := [*done, study.source])
-                lines.append(study.summary)
+                left_out = f"; {len(reasons)} of them left out, the first because {reasons[0]}" if reasons else ""
+                lines.append(study.summary + left_out)
         return lines
+
+    def _why_not_imported(self, params: Mapping[str, Any], trial: FrozenTrial) -> str | None:
+        """Return which rule or limit of this search, that an older one need not have had, a trial breaks, or None."""
+        costs = {"latency_ms": trial.user_attrs["latency_ms"]} if "latency_ms" in trial.user_attrs else {}
+        return self.space.why_not(params) or why_too_costly(self.search.settings, costs)
 
     def _import(self, params: Mapping[str, Any], trial: FrozenTrial, origin: str) -> None:
         kept = {name: trial.user_attrs[name] for name in (*FIGURES, RUN_ID) if name in trial.user_attrs}

@@ -5,7 +5,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.search.attributes import ABANDONED, DRIVER, DUPLICATE_OF
+from pipeline.search.attributes import ABANDONED, DRIVER, DUPLICATE_OF, IMPORTED_FROM
 from pipeline.search.feasible_space import FeasibleSpace
 from pipeline.search.promotion import continued_trials
 from pipeline.search.space import SearchSpec
@@ -43,7 +43,12 @@ class TriedConfigurations:
             before: the number of the trial that has drawn them.
         """
         continued = continued_trials(trials)
-        older = (old for old in trials if old.number < before and old.number not in continued)
+        # what was imported is older than all that was drawn here, such as what the search's file enqueued
+        older = (
+            old
+            for old in trials
+            if (old.number < before or IMPORTED_FROM in old.user_attrs) and old.number not in continued
+        )
         return next((old for old in older if self._is_same(old, params)), None)
 
     def _is_same(self, old: FrozenTrial, params: Mapping[str, Any]) -> bool:

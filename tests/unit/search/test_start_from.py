@@ -69,6 +69,44 @@ def test_imported_configuration_is_not_trained_again(start):
     assert len(proposals) == 12 - 4 and (3, 3, True) not in proposals and (2, 3, False) in proposals
 
 
+def test_imported_configuration_that_the_file_enqueues_is_not_trained_again_either(start):
+    study, _ = start(OLD + "enqueue: [{depth: 3, kernel_size: 3, flip: true}]\n")
+    proposal = study.ask()
+    assert proposal.params != {"depth": 3, "kernel_size": 3, "flip": True}
+    assert study.trials()[0].user_attrs["duplicate_of"] == 3 and study.best().number == 3
+
+
+def test_duplicates_and_trials_that_others_continue_are_not_imported(start, old):
+    older = optuna.load_study(study_name="old", storage=old)
+    complete, stopped = (older.trials[number] for number in (2, 3))
+    common = {"distributions": complete.distributions, "constraints": {"trainable": 0.0}}
+    duplicate = {"values": [0.7], "params": complete.params, "user_attrs": {"duplicate_of": 2}}
+    continuation = {"values": [0.65], "params": stopped.params, "user_attrs": {"continues": 3}}
+    for trial in (duplicate, continuation):
+        older.add_trial(optuna.create_trial(state=optuna.trial.TrialState.COMPLETE, **trial, **common))
+    study, lines = start()
+    assert lines == ["4 trials of old"]
+    assert [trial.user_attrs[IMPORTED_FROM] for trial in study.trials()] == [f"old t{n:03d}" for n in (0, 1, 2, 6)]
+    assert [trial.state.name for trial in study.trials()] == ["COMPLETE"] * 4
+
+
+def test_trials_beyond_the_limits_of_the_new_search_are_left_out(start, old):
+    # by depth 378, 594 and 810 parameters
+    study, lines = start(OLD, "old", "--max_parameters", "500")
+    reason = "parameters must be at most max_parameters: 500, got 594"
+    assert lines == [f"4 trials of old; 2 of them left out, the first because {reason}"]
+    assert {trial.params["depth"] for trial in study.trials()} == {1}
+
+
+def test_trial_whose_network_was_measured_as_too_slow_is_left_out(start):
+    study, _ = start(OLD, "old", "--max_latency_ms", "2")
+    fast, slow = ({"latency_ms": value} for value in (1.5, 3.5))
+    trial = optuna.trial.create_trial(values=[0.5])
+    for costs, reason in ((fast, None), (slow, "latency_ms must be at most max_latency_ms: 2.0, got 3.50")):
+        trial.user_attrs = costs
+        assert study._why_not_imported({"depth": 1, "kernel_size": 3, "flip": True}, trial) == reason
+
+
 def test_study_is_imported_once(start):
     assert start()[1] and not start()[1]
 
