@@ -22,6 +22,7 @@ COLOURS = {
     "baseline": "tab:gray",
     "speedrun": "tab:red",
     "fast": "tab:blue",
+    "fast with a teacher": "tab:purple",
     "accurate": "tab:green",
 }
 

@@ -14,7 +14,13 @@ HERE = Path(__file__).parent
 PICTURE = HERE.parents[1] / "docs" / "pictures" / "ten-epochs.png"
 # title of the panel for each form of the images
 TITLES = {"original": "CIFAR-10", "JPEG": "CIFAR-10 as JPEG files of quality 75"}
-COLOURS = {"baseline": "tab:gray", "fast with AdamW": "tab:orange", "fast (first form)": "tab:cyan", "fast": "tab:blue"}
+COLOURS = {
+    "baseline": "tab:gray",
+    "fast with AdamW": "tab:orange",
+    "fast (first form)": "tab:cyan",
+    "fast": "tab:blue",
+    "fast with a teacher": "tab:purple",
+}
 
 
 def main() -> None:
