@@ -15,6 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from pipeline.commands import main
+from pipeline.search.attributes import RUN_ID
 from pipeline.tracking.tags import Tag, TrialOutcome
 from tests.support.mlflow_project import environment_of, have_ended, process_tree, run_project, start
 from tests.support.paths import ROOT
@@ -57,9 +58,10 @@ def wait_for_line(process, beginning):
 
 
 def wait_for_running_trial(storage):
+    """Wait until a trial has a run; in Optuna's storage it is running before its settings are drawn."""
     deadline = time.monotonic() + 60
     study = load_study(storage)
-    while not trials(study, TrialState.RUNNING):
+    while not any(RUN_ID in trial.user_attrs for trial in trials(study, TrialState.RUNNING)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
