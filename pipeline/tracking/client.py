@@ -155,6 +155,14 @@ class TrackingClient:
             raise Deleted(f"run {run_id} has been deleted: `mlflow runs restore --run-id {run_id}` restores it")
         return run
 
+    def is_active(self, run_id: str) -> bool:
+        """Return whether there is a run, and it has not been deleted."""
+        try:
+            self.get_active_run(run_id)
+        except (Deleted, NotFound):
+            return False
+        return True
+
     def search_runs(
         self, experiment_ids: Iterable[str], where: str = "", *, page_size: int | None = None
     ) -> Iterator[Run]:
@@ -337,15 +345,7 @@ class TrackingClient:
         """
         models = self._search_logged_models(experiment_id, f"name = '{name}'")
         complete = (model for model in models if model.status == LoggedModelStatus.READY and tag in model.tags)
-        return next((model for model in complete if self._is_active(model.source_run_id)), None)
-
-    def _is_active(self, run_id: str | None) -> bool:
-        """Return whether there is a run, and it has not been deleted."""
-        try:
-            self.get_active_run(run_id or "")
-        except (Deleted, NotFound):
-            return False
-        return True
+        return next((model for model in complete if model.source_run_id and self.is_active(model.source_run_id)), None)
 
     def _search_logged_models(self, experiment_id: str, where: str) -> Iterator[mlflow.entities.LoggedModel]:
         """Yield the logged models of an experiment that match an MLflow filter, the newest first."""

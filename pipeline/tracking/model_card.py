@@ -20,9 +20,10 @@ from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.model_card import UNKNOWN, CardFacts, ClassResult, DataSplit, write_card
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import read_csv_cell
-from pipeline.tracking.client import ModelVersion, NotFound, Run, TrackingClient
+from pipeline.tracking.client import ModelVersion, Run, TrackingClient
 from pipeline.tracking.models import MODEL, read_mlmodel
 from pipeline.tracking.query import PREDICTIONS_FILE, RECALLS_FILE, get_training_run, read_predictions
+from pipeline.tracking.registry import registered_version
 from pipeline.tracking.tags import Tag
 from pipeline.tracking.test_set_access import access_count
 
@@ -42,24 +43,15 @@ def write_model_card(client: TrackingClient, run_id: str) -> None:
     facts = read_facts(client, run)
     registered = (tags.get(Tag.REGISTERED), tags.get(Tag.REGISTERED_CALIBRATED))
     cards = [
-        (version, add_version(facts, version, tags)) for uri in registered if (version := _find_version(client, uri))
+        (version, add_version(facts, version, tags))
+        for uri in registered
+        if (version := registered_version(client, uri))
     ]
     client.upload_text(run_id, write_card(cards[0][1] if cards else facts), CARD_FILE)
     for version, of_version in cards:
         client.describe_model_version(
             version.name, version.version, write_card(of_version, at_most=DESCRIPTION_CHARACTERS)
         )
-
-
-def _find_version(client: TrackingClient, uri: str | None) -> ModelVersion | None:
-    """Return the version at models:/NAME/NUMBER; None if there is none, or it has been deleted since."""
-    if uri is None:
-        return None
-    name, _, number = uri.removeprefix("models:/").rpartition("/")
-    try:
-        return client.get_model_version(name, number)
-    except NotFound:
-        return None
 
 
 def read_facts(client: TrackingClient, run: Run) -> CardFacts:

@@ -77,26 +77,23 @@ def find_version(client: TrackingClient, uri: str, registered: str | None) -> Mo
         registered: URI of the version that the run has registered, and that may have been deleted since; None if it has
             none.
     """
-    if version := _named_version(client, uri):
-        return version
-    try:
-        return _named_version(client, registered) if registered else None
-    except NotFound:
-        return None
-
-
-def _named_version(client: TrackingClient, uri: str) -> ModelVersion | None:
-    """Return the version that a model's URI names; None if it names none.
-
-    Raises:
-        NotFound: The version has been deleted.
-    """
     parts = parse_model_uri(uri)
     if "alias" in parts:
         return client.get_model_version_by_alias(parts["name"], parts["alias"])
     if "version" in parts:
         return client.get_model_version(parts["name"], parts["version"])
-    return None
+    return registered_version(client, registered)
+
+
+def registered_version(client: TrackingClient, uri: str | None) -> ModelVersion | None:
+    """Return the version at models:/NAME/NUMBER; None if there is none, or it has been deleted since."""
+    if uri is None:
+        return None
+    name, _, number = uri.removeprefix("models:/").rpartition("/")
+    try:
+        return client.get_model_version(name, number)
+    except NotFound:
+        return None
 
 
 def register_calibrated(client: TrackingClient, run_id: str, *, name: str, version: str, temperature: str) -> None:

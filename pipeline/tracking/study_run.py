@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import mlflow
 
-from pipeline.runtime.errors import NotFound, Stopped, Unavailable, UsageError
+from pipeline.runtime.errors import Stopped, Unavailable, UsageError
 from pipeline.runtime.urls import mask_password
 from pipeline.tracking import registry
 from pipeline.tracking.client import TAG_CHARACTERS, TrackingClient
@@ -285,7 +285,7 @@ def open_study_run(study: str, *, known: str | None, trials: int, measures_energ
     client = TrackingClient()
     with require_server():
         project_run = ProjectRun.find()
-        known = known if known and _is_active(client, known) else None
+        known = known if known and client.is_active(known) else None
         if project_run and project_run.id != known:
             project_run.check_unused(client)
         given = project_run.claim() if project_run else None
@@ -324,7 +324,7 @@ def join_study_run(study: str, *, known: str | None, driver: str, measures_energ
         if project_run:
             project_run.check_unused(client)
         own = begin_run(client, project_run.claim() if project_run else None)
-        known = known if known and _is_active(client, known) else None
+        known = known if known and client.is_active(known) else None
         entity = client.get_run(known or client.create_run(own.info.experiment_id).info.run_id)
         tags = {
             Tag.PARENT_RUN_ID: entity.info.run_id,
@@ -350,10 +350,3 @@ def flush_at_end(outbox: Outbox, outcome: RunOutcome) -> int:
         # however slowly the server answers
         return outbox.flush(unavailable_seconds=STOP_SECONDS, at_most=MAX_STOP_SECONDS)
     return outbox.flush()
-
-
-def _is_active(client: TrackingClient, run_id: str) -> bool:
-    try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-    except NotFound:
-        return False
