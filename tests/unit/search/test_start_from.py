@@ -90,6 +90,16 @@ def test_duplicates_and_trials_that_others_continue_are_not_imported(start, old)
     assert [trial.state.name for trial in study.trials()] == ["COMPLETE"] * 4
 
 
+def test_configuration_that_an_older_study_has_trained_twice_is_imported_once(start, old):
+    older = optuna.load_study(study_name="old", storage=old)
+    # as by two drivers that both believed to hold the lock
+    older.add_trial(optuna.create_trial(values=[0.7], **{name: getattr(older.trials[2], name) for name in (
+        "params", "distributions", "constraints"
+    )}))  # fmt: skip
+    study, _ = start()
+    assert [trial.user_attrs[IMPORTED_FROM] for trial in study.trials()] == [f"old t{n:03d}" for n in range(4)]
+
+
 def test_trials_beyond_the_limits_of_the_new_search_are_left_out(start, old):
     # by depth 378, 594 and 810 parameters
     study, lines = start(OLD, "old", "--max_parameters", "500")
