@@ -147,8 +147,11 @@ class Handover:
         """Train the winner once more on training and validation images, unless it has been; None if that has failed."""
         config = self._jobs.config(winning, seed, refit=True)
         weights = self._jobs.weights_file(winning, seed, refit=True)
+        if self._is_evaluated("refit", winning.digest):
+            # also where another seed is the best by now: it is not evaluated again
+            return _Model("refit", winning.digest, self._study.get_attr(WINNER)["run_id"], config, weights)
         run_id = winning.refits.get(str(seed))
-        if run_id is None or not (weights.exists() or self._is_evaluated("refit", winning.digest)):
+        if run_id is None or not weights.exists():
             name = f"{training_name(winning.trial, winning.params, seed)}, refit"
             tags = {Tag.TRIAL_NUMBER: str(winning.trial)}
             run = self._context.start_child(name, role=Role.FINAL, tags=tags, parent=winning.run_id)

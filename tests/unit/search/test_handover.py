@@ -87,6 +87,18 @@ def test_refit_of_a_finished_search_is_trained_later_and_not_twice(finish, final
     assert finish("--refit", "true") == second and roles(final) == []
 
 
+def test_refit_is_not_trained_again_where_a_further_seed_of_the_same_winner_is_its_best(finish, final):
+    def answer(job):
+        is_third = job.role == "final" and job.config.seed == 2
+        return successful_trial(job, 0.5 + job.config.depth / 5) if is_third else answer_with()(job)
+
+    first = finish("--refit", "true")
+    second = finish("--refit", "true", "--final_seeds", "3", answer=answer)
+    assert [job.config.seed for job in final.executor.started] == [2, 2]
+    assert (second["run_id"], second["seed"], second["seeds"]) == (first["run_id"], 0, 3)
+    assert final.study.get_attr(TESTED) == [first["run_id"]]
+
+
 def test_winner_that_was_trained_anew_by_other_data_is_tested_again_and_the_search_says_why(finish, final):
     finish(data_fingerprint="a")
     finish(data_fingerprint="b")
