@@ -29,6 +29,7 @@ def load_unseen_images(
         seed=config.seed,
         dataset=dataset,
         image_size=metadata.get("image_size") if dataset else None,
+        split_name=split_name,
     )
     check_not_trained_on(
         loaded,

@@ -16,7 +16,7 @@ from pipeline.data.cache import Allocate, DecodedImages, cache_key, load_cached,
 from pipeline.data.folder import list_folder
 from pipeline.data.npz import read_npz, stack_splits
 from pipeline.data.read_images import read_images
-from pipeline.data.splits import fold_rows, split_rows, subsample
+from pipeline.data.splits import SplitRows, fold_rows, split_rows, subsample
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import one_line
 
@@ -98,19 +98,28 @@ class _Decoded(NamedTuple):
     images: DecodedImages
 
 
-def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
+def load_dataset(config: DataConfig, *, seed: int, split: bool = True) -> Dataset:
     """Load a data set and split it.
 
     `config.dataset` is the name of a built-in data set, a folder of class folders or an .npz file. Validation and test
     images are split off by class and seed if the source has no such split. With `config.refit` the validation images,
     also those that the source has itself, are among the training images.
 
+    Args:
+        config: Settings of the data.
+        seed: Decides which images are in which split.
+        split: False takes all images as test images, however few a class has.
+
     Raises:
         UsageError: The data set does not exist, or cannot be used.
     """
     name, source, decoded = _decode(config)
     labels, classes = decoded.labels, decoded.classes
-    rows = split_rows(labels, decoded.sizes, classes, config.validation_fraction, seed)
+    if split:
+        rows = split_rows(labels, decoded.sizes, classes, config.validation_fraction, seed)
+    else:
+        everything = np.arange(len(labels))
+        rows = SplitRows(train=everything[:0], validation=everything[:0], test=everything)
     if config.train_examples is not None:
         if config.train_examples < len(classes):
             raise UsageError(

@@ -26,7 +26,9 @@ class Subset:
         return f"{self.dataset.name}, {split}"
 
 
-def reload_dataset(config: DataConfig, *, seed: int, dataset: str | None, image_size: Sequence[int] | None) -> Dataset:
+def reload_dataset(
+    config: DataConfig, *, seed: int, dataset: str | None, image_size: Sequence[int] | None, split_name: str = "test"
+) -> Dataset:
     """Load the data set of a training run again, or another one with the run's settings.
 
     All training images are loaded, however many of them the run used: the other splits do not depend on that.
@@ -36,6 +38,7 @@ def reload_dataset(config: DataConfig, *, seed: int, dataset: str | None, image_
         seed: Seed of the run.
         dataset: Name or path of another data set.
         image_size: Another (height, width) to resize the images to.
+        split_name: What is asked of them: test, validation or all; all images of another data set are not split.
 
     Raises:
         UsageError: The data cannot be read.
@@ -45,7 +48,11 @@ def reload_dataset(config: DataConfig, *, seed: int, dataset: str | None, image_
     if dataset is not None:
         # of other images none have been trained on
         given |= {"folds": None, "refit": False}
-    return load_dataset(config.model_copy(update={"train_examples": None, **given}), seed=seed)
+    return load_dataset(
+        config.model_copy(update={"train_examples": None, **given}),
+        seed=seed,
+        split=dataset is None or split_name != "all",
+    )
 
 
 def build_subset(

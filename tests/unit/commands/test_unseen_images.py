@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.commands.unseen_images import load_unseen_images
 from pipeline.config.training import DataConfig, TrainingConfig
@@ -45,6 +46,16 @@ def test_validation_images_that_the_model_was_trained_on_are_refused(fingerprint
         load(fingerprint, **settings)
     assert load(fingerprint, split="test", **settings).name == "digits"
     assert load(fingerprint, dataset=others, split="all", **settings).name == "others"
+
+
+def test_all_of_other_images_may_be_one_of_each_class(fingerprint, tmp_path):
+    few = str(tmp_path / "few")
+    for label, name in enumerate(DIGITS):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), label, np.uint8)).save(tmp_path / "few" / name / "one.png")
+    assert len(load(fingerprint, dataset=few, split="all").test) == 10
+    with pytest.raises(UsageError, match="every class needs 3 training images or more"):
+        load(fingerprint, dataset=few, split="test")
 
 
 def test_the_training_data_named_as_other_images_are_refused(fingerprint):

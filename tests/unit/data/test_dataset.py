@@ -221,6 +221,14 @@ def test_load_dataset_with_too_small_class_raises_with_its_name(tmp_path):
     assert [len(part) for part in (smallest.train, smallest.validation, smallest.test)] == [2, 2, 2]
 
 
+def test_images_that_are_not_split_are_all_test_images_with_one_of_a_class_and_splits_of_the_source(tmp_path):
+    write_folder(tmp_path / "pets" / "train", {"cat": 1, "dog": 2})
+    write_folder(tmp_path / "pets" / "val", {"cat": 2, "dog": 1})
+    loaded = load_dataset(DataConfig(dataset=str(tmp_path / "pets")), seed=0, split=False)
+    assert (len(loaded.train), len(loaded.validation), loaded.test.rows.tolist()) == (0, 0, [0, 1, 2, 3, 4, 5])
+    assert loaded.duplicates == 0 and loaded.test.class_sizes(2) == [3, 3]
+
+
 def test_large_validation_fraction_leaves_training_one_image_of_each_class(tmp_path):
     loaded = load(write_folder(tmp_path / "pets", {"cat": 5, "dog": 3}), validation_fraction=0.99)
     assert np.bincount(loaded.train.take(slice(None))[1]).tolist() == [1, 1]
