@@ -98,7 +98,7 @@ class SearchConfig(Config, title="search"):
     final_seeds: int = Field(3, ge=1, le=1000, description="seeds that each of them is retrained with")
     ensemble: Literal["none", "beside", "replace"] = Field(
         "none",
-        description="the best network of each of them together as one model, the mean of their probabilities: none; "
+        description="their networks of the winner's seed together as one model, the mean of their probabilities: none; "
         "beside: logged beside the winner; replace: takes its place if it is better beyond noise on validation images",
     )
 

@@ -105,11 +105,11 @@ class FinalistTraining:
             if not compared:
                 return None
             winning = self._record.winning(compared)
-            missing = [one for one in self._handover.needed(winning, finalists) if not self._has_weights(one)]
+            seed = self._record.best_seed(winning)
+            missing = [one for one in self._handover.needed(winning, finalists) if not self._has_weights(one, seed)]
             if not missing:
                 return winning
             for finalist in missing:
-                seed = self._record.best_seed(finalist)
                 self._context.console.print(
                     f"the weights of {training_name(finalist.trial, finalist.params, seed)} are gone: it is trained "
                     "again"
@@ -119,9 +119,9 @@ class FinalistTraining:
             self._train(missing)
         return None
 
-    def _has_weights(self, finalist: Finalist) -> bool:
-        """Return whether the weights of a finalist's best seed are there, or were when it was trained."""
-        weights = self._jobs.weights_file(finalist, self._record.best_seed(finalist))
+    def _has_weights(self, finalist: Finalist, seed: int) -> bool:
+        """Return whether the weights of a finalist's training are there, or were when it was trained."""
+        weights = self._jobs.weights_file(finalist, seed)
         return weights.exists() or weights in self._finished
 
     def _train(self, finalists: Collection[Finalist]) -> None:

@@ -56,7 +56,7 @@ class Handover:
         self._metric = self._study.search.monitor
 
     def needed(self, winning: Finalist, finalists: Collection[Finalist]) -> list[Finalist]:
-        """Return the finalists whose best network is needed to hand over the winner."""
+        """Return the finalists whose network of the winner's best seed is needed to hand over the winner."""
         members = self._members(winning, finalists)
         if members and not self._is_compared(members):
             return members
@@ -176,10 +176,15 @@ class Handover:
     # The ensemble
 
     def _members(self, winning: Finalist, finalists: Collection[Finalist]) -> list[Finalist]:
-        """Return the finalists whose best networks are the ensemble, the winner first; none if there is to be none."""
+        """Return the finalists that are the ensemble, the winner first; none if there is to be none.
+
+        All are networks of the winner's best seed: the seed may split the data, and a network of another one may have
+        been trained on what the ensemble is measured on.
+        """
         if self._study.search.settings.ensemble == "none":
             return []
-        others = [one for one in finalists if one is not winning and one.known(self._record.seeds)]
+        seed = str(self._record.best_seed(winning))
+        others = [one for one in finalists if one is not winning and seed in one.values]
         return [winning, *others] if others else []
 
     def _compare(self, members: list[Finalist]) -> dict[str, Any] | None:
@@ -188,7 +193,8 @@ class Handover:
         if known and self._is_compared(members):
             self._context.console.print(ensemble_line(self._study, known))
             return known
-        names = [training_name(one.trial, {}, self._record.best_seed(one)).removeprefix("final ") for one in members]
+        seed = self._record.best_seed(members[0])
+        names = [training_name(one.trial, {}, seed).removeprefix("final ") for one in members]
         # one that was interrupted goes on in its run
         run_id = known["run_id"] if known and known["digest"] == self._ensemble_digest(members) else None
         if run_id is None:
@@ -203,7 +209,7 @@ class Handover:
         ensemble: dict[str, Any] = {"digest": self._ensemble_digest(members), "run_id": run_id, "networks": names}
         self._study.set_attr(ENSEMBLE, ensemble | {"metrics": {}, "is_better": False})
         model = self._ensemble_model(members, run_id)
-        self._write_weights(members, model.weights)
+        self._write_weights(members, seed, model.weights)
         result = self._run_ensemble(model, "ensemble", "measured")
         if result is None:
             return None
@@ -223,19 +229,21 @@ class Handover:
 
     def _ensemble_model(self, members: list[Finalist], run_id: str) -> _Model:
         digest = self._ensemble_digest(members)
-        configs = tuple(self._jobs.config(one, self._record.best_seed(one)) for one in members)
+        seed = self._record.best_seed(members[0])
+        configs = tuple(self._jobs.config(one, seed) for one in members)
         return _Model("ensemble", digest, run_id, configs[0], self._ensemble_file(digest), configs)
 
     def _ensemble_digest(self, members: list[Finalist]) -> str:
-        networks = "/".join(f"{one.digest}-{self._record.best_seed(one)}" for one in members)
+        seed = self._record.best_seed(members[0])
+        networks = "/".join(f"{one.digest}-{seed}" for one in members)
         return hashlib.sha256(networks.encode()).hexdigest()[:20]
 
     def _ensemble_file(self, digest: str) -> Path:
         return self._jobs.weights_folder / f"ensemble-{digest}.weights.npz"
 
-    def _write_weights(self, members: list[Finalist], path: Path) -> None:
+    def _write_weights(self, members: list[Finalist], seed: int, path: Path) -> None:
         """Write the weights of an ensemble's networks into one file, one network's after another's."""
-        files = (self._jobs.weights_file(one, self._record.best_seed(one)) for one in members)
+        files = (self._jobs.weights_file(one, seed) for one in members)
         write_weights(path, [array for file in files for array in read_weights(file)])
 
     def _is_better(self, metrics: Mapping[str, float]) -> bool:

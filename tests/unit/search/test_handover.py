@@ -137,7 +137,7 @@ def test_ensemble_beside_is_measured_on_validation_and_never_tested(finish, fina
     winner = finish("--ensemble", "beside")
     assert roles(final) == ["final"] * 4 + ["ensemble", "winner"]
     measured, tested = final.executor.started[-2:]
-    # of each finalist its best seed, the winner's first
+    # the winner's first
     assert [(member.depth, member.seed) for member in measured.members] == [(2, 0), (1, 0)]
     assert measured.metric == "val_accuracy" and not tested.members
     assert final.study.get_attr(TESTED) == [winner["run_id"]] != [measured.run.run_id]
@@ -148,6 +148,37 @@ def test_ensemble_beside_is_measured_on_validation_and_never_tested(finish, fina
     verdict += ", logged beside the winner"
     assert f"ensemble  t001 seed 0, t000 seed 0: {verdict}; run {measured.run.run_id}" in final.lines
     assert verdict in final.runs.presented[measured.run.run_id]["description"]
+
+
+def test_ensemble_is_of_the_winners_seed_as_another_one_may_split_the_data_otherwise(finish, final):
+    def answer(job):
+        # the best of depth 1 is seed 0, that of depth 2, the winner, seed 1
+        if job.role == "final" and job.config.depth == 2:
+            answer_with()(job)
+            return successful_trial(job, [0.86, 0.88][job.config.seed])
+        return answer_with()(job)
+
+    finish("--ensemble", "beside", answer=answer)
+    (measured,) = [job for job in final.executor.started if job.role == "ensemble"]
+    assert [(member.depth, member.seed) for member in measured.members] == [(2, 1), (1, 1)]
+    assert final.study.get_attr(ENSEMBLE)["networks"] == ["t001 seed 1", "t000 seed 1"]
+    # the weights of the same networks are trained again where they are gone
+    finish("--ensemble", "replace", answer=answer)
+    assert [(job.role, job.config.depth, job.config.seed) for job in final.executor.started] == [
+        ("final", 2, 1),
+        ("final", 1, 1),
+        ("ensemble", 2, 1),
+        ("winner", 2, 1),
+    ]
+
+
+def test_finalist_without_a_network_of_the_winners_seed_is_not_in_the_ensemble(finish, final):
+    def answer(job):
+        is_gone = job.role == "final" and (job.config.depth, job.config.seed) == (1, 0)
+        return [trial_result(job, TrialOutcome.DIVERGED, "gone")] if is_gone else answer_with()(job)
+
+    assert finish("--ensemble", "replace", answer=answer)["model"] == "training"
+    assert "ensemble" not in roles(final)
 
 
 def test_ensemble_that_is_better_replaces_the_winner_where_it_is_asked_for(finish, final):
