@@ -81,7 +81,10 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
             f"images   {subset}: {count(len(subset.split), 'image')}, {len(model.classes)} classes",
         )
         if command.settings.dataset is None and training_run.fingerprint not in {"", dataset.fingerprint}:
-            console.warn(f"{dataset.name} has changed since the run was trained on it")
+            console.warn(
+                f"{dataset.name} has changed since the run was trained on it; its {command.settings.split} images are "
+                "the same"
+            )
 
         with start_run(
             role=Role.EVALUATE,
@@ -184,7 +187,9 @@ def _record_evaluation(
     run, fingerprint = training_run.run, subset.dataset.fingerprint
     name = folder.removeprefix(f"{ARTIFACT_FOLDER}/")
     tags = {f"{Tag.EVALUATION}.{name}": fingerprint}
-    is_test_set = subset.split_name == "test" and fingerprint == training_run.fingerprint
+    is_test_set = subset.split_name == "test" and (
+        fingerprint == training_run.fingerprint or subset.split.digest == training_run.splits.get("test")
+    )
     if is_test_set:
         tested = "test_accuracy" in run.data.metrics
         tags |= access_tags(run.data.tags, by=run_id, run_id=run.info.run_id, tested=tested)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, absolute_path
 from pipeline.data.subset import check_not_trained_on, check_same_classes, reload_dataset
+from pipeline.runtime.errors import UsageError
 from pipeline.tracking.query import TrainingRun
 
 
@@ -38,6 +39,25 @@ def load_unseen_images(
         has_validation=training_run.has_validation,
         remedy=remedy,
     )
+    if dataset is None or absolute_path(dataset) == absolute_path(config.dataset):
+        _check_still_unseen(loaded, split_name, training_run)
     if "classes" in metadata:
         check_same_classes(loaded, metadata["classes"])
     return loaded
+
+
+def _check_still_unseen(dataset: Dataset, split_name: str, training_run: TrainingRun) -> None:
+    """Raise UsageError if the run's own data have changed, and the images are not those that were held out of it.
+
+    Splits that the data do not have themselves are made anew of all images, among which one more is enough for others.
+    """
+    if training_run.fingerprint in {"", dataset.fingerprint}:
+        return
+    held_out = {"test": dataset.test, "validation": dataset.validation}
+    if split_name in held_out and training_run.splits.get(split_name) == held_out[split_name].digest:
+        return
+    images = "all images" if split_name == "all" else f"the {split_name} images"
+    raise UsageError(
+        f"images must be others than those that the model was trained on, got {images} of {dataset.name}, its training "
+        "data, which have changed since, so that some of these may have been trained on; try a dataset of other images"
+    )

@@ -150,6 +150,11 @@ def load_dataset(config: DataConfig, *, seed: int, split: bool = True) -> Datase
     return dataset.fold(1) if folds else dataset
 
 
+def absolute_path(dataset: str) -> Path:
+    """Return the absolute path that a data set's path means, without reading anything."""
+    return Path(os.path.abspath(os.path.expanduser(dataset)))
+
+
 def check_dataset_exists(dataset: str) -> None:
     """Raise UsageError if there is no data set of this name or path, without reading any data."""
     if dataset not in BUILTIN_NAMES:
@@ -168,7 +173,7 @@ def _decode(config: DataConfig) -> _Decoded:
 
 def _resolve_path(dataset: str) -> Path:
     """Return the absolute path of a folder or .npz file."""
-    path = Path(os.path.abspath(os.path.expanduser(dataset)))
+    path = absolute_path(dataset)
     _check_utf8(path)
     # os.path's functions, unlike Path's, are False for a name that no file can have.
     if dataset and os.path.isdir(path):

@@ -26,7 +26,7 @@ from pipeline.runtime.files import changed_files
 from pipeline.runtime.imports import slow_imports
 from pipeline.runtime.text import join_names, one_line
 from pipeline.runtime.urls import storage_error
-from pipeline.tracking.client import NotFound, Rejected, TrackingClient, TrackingError, tracking_uri
+from pipeline.tracking.client import NotFound, Rejected, Run, TrackingClient, TrackingError, tracking_uri
 from pipeline.tracking.tags import Tag
 
 if TYPE_CHECKING:
@@ -172,13 +172,17 @@ def logged_splits(client: TrackingClient, run_id: str) -> tuple[str, dict[str, s
         run = client.get_run(run_id)
     except NotFound:
         return "", {}
-    splits = {
+    return run.data.tags.get(Tag.DATA_FINGERPRINT, ""), split_digests(run)
+
+
+def split_digests(run: Run) -> dict[str, str]:
+    """Return the digest of each split of the data that a run has logged, by what it was for."""
+    return {
         tag.value: one.dataset.digest
         for one in (run.inputs.dataset_inputs if run.inputs else ())
         for tag in one.tags
         if tag.key == MLFLOW_DATASET_CONTEXT
     }
-    return run.data.tags.get(Tag.DATA_FINGERPRINT, ""), splits
 
 
 def _find_by_parts(client: TrackingClient, parts: dict[str, str]) -> mlflow.entities.LoggedModel | None:

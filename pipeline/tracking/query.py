@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar, get_args
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.evaluation.report.groups import RunRecord
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import read_csv_cell
 from pipeline.tracking.client import Deleted, NotFound, Run, TrackingClient
+from pipeline.tracking.models import split_digests
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
 from pipeline.tracking.test_set_access import access_count
 
@@ -43,6 +45,7 @@ class TrainingRun(NamedTuple):
     run: Run
     config: TrainingConfig
     fingerprint: str  # of its data; empty where it is not recorded
+    splits: Mapping[str, str] = MappingProxyType({})  # their digests as they were logged, by what they were for
 
     @property
     def has_validation(self) -> bool:
@@ -63,7 +66,10 @@ def get_training_run(client: TrackingClient, run_id: str) -> TrainingRun:
         raise UsageError(f"{rule}: {error}") from None
     except NotFound:
         raise UsageError(f"{rule}, which does not exist any more") from None
-    return TrainingRun(run, _read_config(client, run), _find_fingerprint(client, run))
+    data = _find_data(client, run)
+    return TrainingRun(
+        run, _read_config(client, run), data.data.tags.get(Tag.DATA_FINGERPRINT, ""), split_digests(data)
+    )
 
 
 def _read_config(client: TrackingClient, run: Run) -> TrainingConfig:
@@ -82,16 +88,16 @@ def _read_config(client: TrackingClient, run: Run) -> TrainingConfig:
     return TrainingConfig.build(settings)
 
 
-def _find_fingerprint(client: TrackingClient, run: Run) -> str:
-    """Return the fingerprint of a run's data: its own tag, or of a search's runs that of the search above them."""
-    visited = set()
-    while Tag.DATA_FINGERPRINT not in run.data.tags:
-        parent = run.data.tags.get(Tag.PARENT_RUN_ID)
+def _find_data(client: TrackingClient, run: Run) -> Run:
+    """Return the run that has logged a run's data: itself, or of a search's runs the search above them."""
+    visited, found = set(), run
+    while Tag.DATA_FINGERPRINT not in found.data.tags:
+        parent = found.data.tags.get(Tag.PARENT_RUN_ID)
         if not parent or parent in visited:
-            return ""
+            return run
         visited.add(parent)
-        run = client.get_run(parent)
-    return run.data.tags[Tag.DATA_FINGERPRINT]
+        found = client.get_run(parent)
+    return found
 
 
 def search_run_records(client: TrackingClient, experiment_ids: Sequence[str], where: str) -> Iterator[RunRecord]:

@@ -3,6 +3,8 @@
 import mlflow
 import numpy as np
 import pytest
+from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pipeline.config.training import TrainingConfig
 from pipeline.evaluation.metrics import predictions_table
@@ -50,13 +52,16 @@ def test_get_training_run_without_config_yaml_reads_the_parameters(experiment, t
     assert get_training_run(tracking, run_id).config.model.depth == 3
 
 
-def test_get_training_run_of_a_trial_has_the_fingerprint_of_its_search(experiment, tracking):
+def test_get_training_run_of_a_trial_has_the_data_of_its_search(experiment, tracking):
     store, _ = experiment
     search = make_run(store, "search", tags={Tag.DATA_FINGERPRINT: "d7"})
+    given = DatasetInput(Dataset("digits", "aa", "code", "{}"), [InputTag(MLFLOW_DATASET_CONTEXT, "test")])
+    store.client.log_inputs(search, datasets=[given])
     final = store.client.create_run(store.experiment_id, tags={Tag.PARENT_RUN_ID: search}).info.run_id
     trial = store.client.create_run(store.experiment_id, tags={Tag.PARENT_RUN_ID: final}).info.run_id
     store.client.log_param(trial, "dataset", "digits")
-    assert get_training_run(tracking, trial).fingerprint == "d7"
+    found = get_training_run(tracking, trial)
+    assert (found.fingerprint, found.splits, found.run.info.run_id) == ("d7", {"test": "aa"}, trial)
 
 
 def test_get_training_run_that_does_not_exist_or_was_deleted_is_refused(experiment, tracking):
