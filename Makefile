@@ -72,7 +72,11 @@ bench: $(READY)  ## compare the training step with the Keras example's and PyTor
 bench-around: $(READY)  ## measure start-up, input pipeline, validation and tracking of a run
 	@$(BIN)/python experiments/benchmarks/around.py
 
+# The CUDA libraries are installed only where there is a driver, and TensorFlow finds none.
 bench-gpu: $(READY)  ## measure steps, searches and failures on a GPU, within eight minutes; tiny without one
+	@! command -v nvidia-smi >/dev/null || \
+	  $(BIN)/python -c 'import sys, tensorflow; sys.exit(not tensorflow.config.list_physical_devices("GPU"))' 2>/dev/null || \
+	  $(UV) pip install --python $(BIN)/python -c requirements.lock -e '.[gpu]'
 	@$(BIN)/python experiments/benchmarks/gpu.py
 
 bench-search: $(READY)  ## compare search strategies on recorded curves (about an hour)

@@ -225,6 +225,24 @@ def test_gpu_parts_are_not_begun_without_time_and_stopped_at_their_limit(gpu, tm
     assert results["rows"] == [{"what": "line"}] and results["state"].startswith("stopped after")
 
 
+def test_gpu_results_of_tiny_networks_are_not_kept_on_a_gpu(gpu, tmp_path, monkeypatch):
+    parts = {"one": gpu.Part(60, lambda session: iter([{"what": "small" if session.is_small else "large"}]))}
+    gpu.main(["--small", "--folder", str(tmp_path)], parts)
+    monkeypatch.setattr(gpu, "find_gpus", lambda visible: ["0"])
+    monkeypatch.setattr(gpu, "check_tensorflow_sees_gpu", lambda: None)
+    monkeypatch.setattr(gpu, "make_images", lambda *given: tmp_path / "none.npz")
+    gpu.main(["--folder", str(tmp_path)], parts)
+    results = json.loads((tmp_path / "gpu.json").read_text())["parts"]["one"]
+    assert (results["small"], results["rows"]) == (False, [{"what": "large"}])
+
+
+def test_gpu_that_tensorflow_cannot_use_ends_the_benchmark_with_the_remedy(gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "find_gpus", lambda visible: ["0"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(SystemExit, match=r"^TensorFlow sees no GPU on this machine.* -e '\.\[gpu\]' brings"):
+        gpu.main(["--folder", str(tmp_path)], {})
+
+
 def test_gpu_trace_counts_each_operation_without_those_within_it(benchmark_module):
     def line(name, *events):
         fields = ("metadata_id", "offset_ps", "duration_ps")
