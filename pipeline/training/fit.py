@@ -131,6 +131,7 @@ def fit(
             compile_model(model, config, stage.learning_rate(config, steps))
             if start and start.epoch >= stage.first_epoch:
                 restore_variables(model, start, with_optimizer=start.epoch > stage.first_epoch)
+        traced_size = None
         for last_epoch, size, clean in image_stages(config, dataset.image_shape):
             last_epoch = min(last_epoch, stage.last_epoch)
             if progress.epoch >= last_epoch or early_stopping.is_out_of_patience():
@@ -140,8 +141,10 @@ def fit(
                     config, dataset, initial_epoch=progress.epoch, size=size, clean=clean, for_xla=on_xla
                 )
             make = [partial(remaining.on_device, copy)] if copy else []
-            # a step is traced for one size of images
-            model.train_function = make_train_function(model, groups, [*make, *teach])
+            # a step is traced for one size of images, and with what makes them on a device
+            if copy or size != traced_size:
+                model.train_function = make_train_function(model, groups, [*make, *teach])
+            traced_size = size
             model.fit(
                 remaining.plans() if copy else remaining.on_host(),
                 validation_data=validation,

@@ -33,6 +33,7 @@ from pipeline.training.fit import (
 )
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.schedules import LearningRateSchedule
+from pipeline.training.train_function import make_train_function
 
 TINY = TrainingConfig.build(
     {
@@ -469,6 +470,29 @@ def test_clean_epochs_train_as_without_the_augmentations_that_they_leave_out(tra
     without, _ = train(start=states[0], **settings)
     assert history_without_timings(with_clean_epoch) == history_without_timings(without)
     assert_equal_weights(with_clean_epoch, without)
+
+
+@pytest.mark.parametrize(
+    ("settings", "traced"),
+    [
+        ({"clean_epochs": 1}, 1),
+        ({"clean_epochs": 1, "data_on": "device"}, 2),
+        ({"progressive_resize": "4:0.5"}, 2),
+        ({"head_epochs": 1}, 2),
+    ],
+)
+def test_step_is_traced_again_only_for_another_size_or_optimizer_or_with_what_makes_its_batches(
+    train, monkeypatch, settings, traced
+):
+    calls = []
+
+    def count(*given):
+        calls.append(given)
+        return make_train_function(*given)
+
+    monkeypatch.setattr("pipeline.training.fit.make_train_function", count)
+    train(epochs=2, **settings)
+    assert len(calls) == traced
 
 
 def test_training_batches_of_a_size_are_the_means_of_the_pixels_of_the_others(digits):
