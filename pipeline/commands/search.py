@@ -20,6 +20,7 @@ from pipeline.evaluation.metrics import guessing
 from pipeline.notifications.notifier import Notifier
 from pipeline.runtime.console import Console
 from pipeline.runtime.cpu import available_cores
+from pipeline.runtime.device import hide_gpus
 from pipeline.runtime.errors import ClusterLost, SearchFailed, UsageError
 from pipeline.runtime.imports import slow_imports
 from pipeline.runtime.parent_watch import stop_with_parent
@@ -140,6 +141,7 @@ def _load_initial_weights(search: SearchSpec) -> SearchSpec:
         weights_file(origin)
     with slow_imports():
         from pipeline.training.initial_weights import InitialWeights
+    hide_gpus()
     sources = {origin: InitialWeights.load(origin) for origin in origins}
     own = sources.get(search.base.weights_from or "")
     base = own.complete(search.base) if own else search.base
@@ -153,6 +155,7 @@ def _load_teachers(search: SearchSpec, data: Dataset) -> SearchSpec:
         return search
     with slow_imports():
         from pipeline.training.teacher import Teacher
+    hide_gpus()
     teachers = {origin: Teacher.load(origin) for origin in origins}
     for teacher in teachers.values():
         teacher.check(search.base, data)

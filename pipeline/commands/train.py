@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.data_checks import validate_against_data, validate_settings
 from pipeline.config.recipe import TrainCommand
+from pipeline.config.training import TrainingConfig
 from pipeline.config.weights_from import weights_file
 from pipeline.data.dataset import load_dataset
 from pipeline.notifications.notifier import Notifier
 from pipeline.runtime.compilation_cache import use_compilation_cache
 from pipeline.runtime.console import Console
-from pipeline.runtime.device import check_single_host
+from pipeline.runtime.device import check_single_host, select_device
 from pipeline.runtime.files import check_cache_writable, temporary_files
 from pipeline.runtime.imports import slow_imports
 from pipeline.runtime.shell import mlflow_command
@@ -23,7 +24,9 @@ from pipeline.tracking.project_run import ProjectRun
 # MLflow and TensorFlow take seconds to import, so what uses them is imported inside the functions.
 if TYPE_CHECKING:
     from pipeline.tracking.run import TrackedRun
+    from pipeline.training.initial_weights import InitialWeights
     from pipeline.training.resume import ResumePoint
+    from pipeline.training.teacher import Teacher
 
 
 def train(command: TrainCommand, console: Console, notifier: Notifier | None = None) -> None:
@@ -45,20 +48,8 @@ def train(command: TrainCommand, console: Console, notifier: Notifier | None = N
         config = resume_point.config if resume_point else command.config
         check_cache_writable()
         check_single_host(os.environ)
-        initial_weights = None
-        if config.weights_from and (not resume_point or resume_point.has_folds_to_begin):
-            # refused before anything slow is imported
-            weights_file(config.weights_from)
-            with slow_imports():
-                from pipeline.training.initial_weights import InitialWeights
-            initial_weights = InitialWeights.load(config.weights_from)
-            config = initial_weights.complete(config)
-        teacher = None
-        if config.teacher:
-            with slow_imports():
-                from pipeline.training.teacher import Teacher
-            teacher = Teacher.load(config.teacher)
-            config = teacher.complete(config)
+        begins = not resume_point or resume_point.has_folds_to_begin
+        config, initial_weights, teacher = _load_models(config, begins=begins)
         # before a download
         validate_settings(config)
         dataset = load_dataset(config.data, seed=config.seed)
@@ -86,6 +77,35 @@ def train(command: TrainCommand, console: Console, notifier: Notifier | None = N
             )
             console.print("", finished.summary, f"run       {finished.name}  {finished.run.id}")
             console.print(*next_steps(finished.run))
+
+
+def _load_models(
+    config: TrainingConfig, *, begins: bool
+) -> "tuple[TrainingConfig, InitialWeights | None, Teacher | None]":
+    """Load the models that the settings name, and return the settings with what they leave to these.
+
+    Args:
+        config: The settings.
+        begins: Whether a training begins, which starts from `weights_from`.
+    """
+    origin = config.weights_from if begins else None
+    if origin:
+        # refused before anything slow is imported
+        weights_file(origin)
+    if not origin and not config.teacher:
+        return config, None, None
+    with slow_imports():
+        from pipeline.training.initial_weights import InitialWeights
+        from pipeline.training.teacher import Teacher
+    # TensorFlow does not let its devices be set any more once a model has been loaded
+    select_device(config.devices)
+    initial_weights = InitialWeights.load(origin) if origin else None
+    if initial_weights:
+        config = initial_weights.complete(config)
+    teacher = Teacher.load(config.teacher) if config.teacher else None
+    if teacher:
+        config = teacher.complete(config)
+    return config, initial_weights, teacher
 
 
 @contextmanager

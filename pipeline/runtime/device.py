@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,17 @@ def select_device(devices: str) -> Device:
     return Device("GPU", details[0].get("device_name", used[0].name), least, len(used))
 
 
+def hide_gpus() -> None:
+    """Leave all GPUs to other processes, unless something in this one has used them already.
+
+    A process that only loads models would otherwise take memory of each GPU.
+    """
+    import tensorflow as tf
+
+    with suppress(RuntimeError):
+        tf.config.set_visible_devices([], "GPU")
+
+
 def configure_keras() -> None:
     """Give Keras its own defaults, whatever keras.json or a notebook has set; call before a model is built or loaded.
 
@@ -92,22 +103,31 @@ def precision_for(device: Device) -> str:
     """Return the Keras dtype policy that `precision=auto` stands for on a device.
 
     GPUs have matrix units for bfloat16 from compute capability 8.0, and for float16 from 7.0 (NVIDIA, "Train With Mixed
-    Precision"). A CPU without bfloat16 instructions would be slower with it.
+    Precision"). A CPU without bfloat16 instructions would be slower with it. Several GPUs without bfloat16 train in
+    float32: Keras' loss scaling looks for overflow on the first of them alone.
     """
     if device.kind == "CPU":
         return "mixed_bfloat16" if cpu.has_bfloat16() else "float32"
     if device.capability is None or device.capability < (7, 0):
         return "float32"
-    return "mixed_bfloat16" if device.capability >= (8, 0) else "mixed_float16"
+    if device.capability >= (8, 0):
+        return "mixed_bfloat16"
+    return "mixed_float16" if device.count == 1 else "float32"
 
 
 def jit_compile_for(device: Device) -> bool:
     """Return what `jit_compile=auto` stands for on a device.
 
     On an H100 ConvMixer-256/8 trains six times as fast with it, once it is compiled. XLA's CPU compiler did not finish
-    twelve steps in 140 s. Several GPUs exchange the batch statistics in the middle of a step, which XLA cannot compile.
+    twelve steps in 140 s. Several GPUs exchange the batch statistics in the middle of a step, which XLA cannot compile,
+    and Keras compiles nothing while TensorFlow's operations are to be deterministic.
     """
-    return device.kind == "GPU" and device.count == 1
+    return device.kind == "GPU" and device.count == 1 and not is_deterministic(os.environ)
+
+
+def is_deterministic(environ: Mapping[str, str]) -> bool:
+    """Return whether the user has told TensorFlow to use deterministic operations only."""
+    return environ.get("TF_DETERMINISTIC_OPS", "").lower() in {"1", "true"}
 
 
 def fast_layers_for(device: Device) -> bool:

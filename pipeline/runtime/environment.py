@@ -35,7 +35,7 @@ OVERRIDES: Mapping[str, str | None] = {
     "TF_USE_LEGACY_KERAS": None,
     # compilation is the setting jit_compile's
     "TF_XLA_FLAGS": None,
-    # often meant for JAX, on some of whose flags TensorFlow aborts
+    # often meant for JAX, on some of whose flags TensorFlow aborts; but see `_overrides`
     "XLA_FLAGS": None,
 }
 # options of pandas and scikit-learn, and of progress bars: a faulty one ends the command that draws the first bar
@@ -51,6 +51,8 @@ DEFAULTS: Mapping[str, str] = {
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
     # without TensorFlow's start-up lines; its errors come as exceptions
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    # else whatever loads a model takes most of a GPU's memory, also from a training that runs beside it
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
 }
 FLOATX, EPSILON, IMAGE_DATA_FORMAT = "float32", 1e-7, "channels_last"  # Keras' own defaults
 KERAS_CONFIG = {"floatx": FLOATX, "epsilon": EPSILON, "image_data_format": IMAGE_DATA_FORMAT, "backend": "tensorflow"}
@@ -77,7 +79,9 @@ def environment_changes(environ: Mapping[str, str]) -> dict[str, str | None]:
 
 def _overrides(environ: Mapping[str, str]) -> dict[str, str | None]:
     by_prefix = [name for name in environ if name.startswith(REMOVED_PREFIXES) and name != "TQDM_DISABLE"]
-    return {**OVERRIDES, **dict.fromkeys(by_prefix)}
+    # where CUDA is, on a machine that has it at an unusual place: without this flag XLA does not find it
+    flags = [flag for flag in environ.get("XLA_FLAGS", "").split() if flag.startswith("--xla_gpu_cuda_data_dir=")]
+    return {**OVERRIDES, **dict.fromkeys(by_prefix), "XLA_FLAGS": " ".join(flags) or None}
 
 
 def describe_overridden(environ: Mapping[str, str]) -> Iterator[str]:

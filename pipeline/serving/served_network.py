@@ -93,6 +93,8 @@ def _load_keras(archive: str) -> Network:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     for name in ("TF_USE_LEGACY_KERAS", "TF_XLA_FLAGS", "XLA_FLAGS"):
         os.environ.pop(name, None)
+    # a GPU that there may be is not this process' alone
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     import keras
     import tensorflow as tf
 

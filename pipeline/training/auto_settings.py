@@ -10,6 +10,7 @@ from pipeline.runtime.device import (
     data_on_for,
     fast_layers_for,
     free_memory,
+    is_deterministic,
     jit_compile_for,
     precision_for,
     steps_per_execution_for,
@@ -35,6 +36,17 @@ def resolve_auto(config: TrainingConfig, dataset: Dataset, device: Device) -> Tr
         raise UsageError(
             f"gradient_accumulation must be 1 on {device.count} devices, where Keras cannot add gradients up: got "
             f"{config.gradient_accumulation}; try a larger batch_size"
+        )
+    if device.count > 1 and config.jit_compile is True:
+        raise UsageError("jit_compile must be false or auto with devices=all, which XLA cannot compile: got true")
+    if config.jit_compile is True and is_deterministic(os.environ):
+        raise UsageError(
+            "jit_compile must be false or auto with TF_DETERMINISTIC_OPS, with which Keras compiles nothing: got true"
+        )
+    if device.count > 1 and config.precision == "mixed_float16":
+        raise UsageError(
+            f"precision must not be mixed_float16 on {device.count} devices, of which Keras' loss scaling looks for "
+            "overflow on one alone; try mixed_bfloat16 or float32"
         )
     changes: dict[str, object] = {}
     if config.precision == "auto":

@@ -7,7 +7,7 @@ import mlflow
 import optuna
 import pytest
 
-from pipeline.commands.search import _leaks, _load_teachers, dashboard_command, run_search
+from pipeline.commands.search import _leaks, _load_initial_weights, _load_teachers, dashboard_command, run_search
 from pipeline.config.training import DataConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.notifications.notifier import Notifier
@@ -76,6 +76,20 @@ def test_search_warns_of_a_teacher_that_knows_images_by_which_a_trial_or_a_final
     leaks = list(_leaks(search, load_dataset(search.base.data, seed=search.base.seed)))
     assert [leak[: len(start)] for leak, start in zip(leaks, warned, strict=True)] == warned
     assert all(leak.endswith("try final_seeds=1") == leak.startswith("in finals") for leak in leaks)
+
+
+def test_gpus_are_left_to_the_trials_before_a_model_is_loaded(taught_on_digits, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("pipeline.commands.search.hide_gpus", lambda: calls.append("hidden"))
+    monkeypatch.setattr(Teacher, "load", lambda origin: calls.append(origin) or taught_on_digits)
+    monkeypatch.setattr(Teacher, "check", lambda self, config, dataset: None)
+    initial_weights = InitialWeights("models:/m-2", {}, {})
+    monkeypatch.setattr(InitialWeights, "load", lambda origin: calls.append(origin) or initial_weights)
+    text = "recipe: digits\nteacher: models:/m-1@a\nweights_from: models:/m-2@b\nspace: {kernel_size: [3, 5]}\n"
+    search = make_search(tmp_path, text)
+    _load_teachers(search, load_dataset(search.base.data, seed=0))
+    _load_initial_weights(search)
+    assert calls == ["hidden", "models:/m-1@a", "hidden", "models:/m-2@b"]
 
 
 def test_teacher_of_the_recipe_is_not_loaded_where_the_space_always_draws_one(taught_on_digits, tmp_path, monkeypatch):

@@ -14,6 +14,8 @@ from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
 from pipeline.tracking.experiment_page import page_links
 from pipeline.tracking.tags import Tag
+from pipeline.training.initial_weights import InitialWeights
+from pipeline.training.teacher import Teacher
 from tests.support.image_files import image_folder
 from tests.support.paths import ROOT
 from tests.support.stores import tracking_store
@@ -73,6 +75,27 @@ def test_train_module_imports_neither_tensorflow_nor_mlflow():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["none"]
+
+
+@pytest.mark.parametrize("settings", [{"weights_from": "models:/m-1"}, {"teacher": "models:/m-1"}])
+def test_device_is_chosen_before_a_model_is_loaded(settings, monkeypatch):
+    """TensorFlow refuses to change the memory growth of a GPU that a loaded model is on already."""
+    calls = []
+
+    def load(kind):
+        def record(origin):
+            calls.append((kind, origin))
+            raise UsageError("enough")
+
+        return record
+
+    monkeypatch.setattr(train, "select_device", lambda devices: calls.append(("device", devices)))
+    monkeypatch.setattr(InitialWeights, "load", load("weights_from"))
+    monkeypatch.setattr(Teacher, "load", load("teacher"))
+    flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    with pytest.raises(UsageError, match="enough"):
+        train.train(parse_training(["smoke", "--devices", "all", *flags]), Console())
+    assert calls == [("device", "all"), *settings.items()]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from pipeline.runtime.device import (
     data_on_for,
     fast_layers_for,
     free_memory,
+    hide_gpus,
     jit_compile_for,
     precision_for,
     steps_per_execution_for,
@@ -71,9 +72,23 @@ def test_data_on_for_one_gpu_whose_memory_has_four_times_the_images(device, free
     assert data_on_for(device, image_bytes=100, free_bytes=free_bytes, compiled=compiled) == place
 
 
-def test_jit_compile_for_a_gpu_and_not_for_a_cpu():
-    assert jit_compile_for(Device("GPU", "some", (8, 0)))
-    assert not jit_compile_for(CPU)
+def test_jit_compile_for_a_gpu_and_not_for_a_cpu_nor_with_deterministic_operations(monkeypatch):
+    gpu = Device("GPU", "some", (8, 0))
+    monkeypatch.delenv("TF_DETERMINISTIC_OPS", raising=False)
+    assert jit_compile_for(gpu) and not jit_compile_for(CPU)
+    for value, compiled in (("1", False), ("true", False), ("True", False), ("0", True), ("", True)):
+        monkeypatch.setenv("TF_DETERMINISTIC_OPS", value)
+        assert jit_compile_for(gpu) is compiled
+
+
+def test_hide_gpus_leaves_them_to_others_unless_they_are_in_use(monkeypatch):
+    calls = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: calls.append(given))
+    hide_gpus()
+    assert calls == [([], "GPU")]
+    in_use = RuntimeError("Visible devices cannot be modified after being initialized")
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: (_ for _ in ()).throw(in_use))
+    hide_gpus()
 
 
 def test_select_device_takes_one_gpu_with_memory_growth_and_its_capability(monkeypatch):
@@ -107,11 +122,8 @@ def test_select_device_all_takes_every_gpu_with_the_least_capability(monkeypatch
     assert selected == Device("GPU", "NVIDIA", (7, 5), 2)
     assert str(selected) == "GPU 2 x NVIDIA"
     assert calls == [("visible", gpus, "GPU"), ("growth", gpus[0], True), ("growth", gpus[1], True)]
-    assert (precision_for(selected), jit_compile_for(selected), fast_layers_for(selected)) == (
-        "mixed_float16",
-        False,
-        False,
-    )
+    # Keras' loss scaling would look for overflow on the first of them alone
+    assert (precision_for(selected), jit_compile_for(selected), fast_layers_for(selected)) == ("float32", False, False)
 
 
 def test_strategy_of_one_device_is_the_default():

@@ -96,6 +96,22 @@ def test_libraries_are_imported_with_their_defaults_whatever_the_user_has_config
     assert json.loads(done.stdout) == ["tensorflow", "float32", 1e-7, "channels_last", None, "agg", 10.0]
 
 
+def test_xla_flags_keep_where_cuda_is_and_nothing_else():
+    environ = {"XLA_FLAGS": "--xla_of_jax_only --xla_gpu_cuda_data_dir=/opt/cuda --xla_other=1"}
+    set_environment(environ)
+    assert environ["XLA_FLAGS"] == "--xla_gpu_cuda_data_dir=/opt/cuda"
+    assert not [line for line in describe_overridden(environ) if "XLA_FLAGS" in line]
+
+
+def test_memory_of_a_gpu_is_taken_as_needed_unless_the_user_says_otherwise():
+    environ = {}
+    set_environment(environ)
+    assert environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+    environ = {"TF_FORCE_GPU_ALLOW_GROWTH": "false"}
+    set_environment(environ)
+    assert environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "false"
+
+
 def test_describe_overridden_names_variables_and_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "keras.json").write_text('{"floatx": "float16", "epsilon": 1e-07}')

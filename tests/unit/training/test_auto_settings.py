@@ -37,6 +37,8 @@ def test_resolve_auto_with_explicit_settings_keeps_them():
             {"gradient_accumulation": 2},
             "gradient_accumulation must be 1 on 2 devices, .*: got 2; try a larger",
         ),
+        ({"jit_compile": True}, "jit_compile must be false or auto with devices=all, .*: got true"),
+        ({"precision": "mixed_float16"}, "precision must not be mixed_float16 on 2 devices, .*; try mixed_bfloat16"),
     ],
 )
 def test_resolve_auto_with_settings_that_devices_cannot_share_raises_usage_error(settings, message):
@@ -66,6 +68,14 @@ def test_resolve_auto_gives_each_setting_what_suits_the_device(device, settings,
     resolved = resolve_auto(config, small_dataset(), device)
     assert {name: getattr(resolved, name) for name in expected} == expected
     assert resolved.dataset == "digits"
+
+
+def test_resolve_auto_with_deterministic_operations_compiles_nothing(monkeypatch):
+    monkeypatch.setenv("TF_DETERMINISTIC_OPS", "1")
+    resolved = resolve_auto(TrainingConfig.build({}), small_dataset(), GPU)
+    assert (resolved.jit_compile, resolved.data_on) == (False, "host")
+    with pytest.raises(UsageError, match="^jit_compile must be false or auto with TF_DETERMINISTIC_OPS, .*: got true$"):
+        resolve_auto(TrainingConfig.build({"jit_compile": True}), small_dataset(), GPU)
 
 
 def test_resolve_auto_refuses_fast_layers_of_another_activation():
