@@ -5,6 +5,8 @@ set -eu
 umask 077
 : "${TRACKING_DATABASE:?}" "${AUTH_DATABASE:?}" "${STUDIES_DATABASE:?}" "${ARTIFACTS:?}"
 backup=${1:?deploy/restore.sh FOLDER}
+# as a shell's completion leaves it
+backup=${backup%/}
 fail() { echo "deploy/restore.sh: $1" >&2 && exit 1; }
 fill() { pg_restore --single-transaction --no-owner --dbname="$1" "$backup/$2" || fail "$2 could not be restored"; }
 
@@ -18,7 +20,7 @@ for name in tracking.dump auth.dump studies.dump "$artifacts" SHA256SUMS; do
 done
 # A cut list of digests names fewer files than there are.
 listed=$(wc -l <"$backup/SHA256SUMS")
-found=$(find "$backup" -type f ! -path "$backup/SHA256SUMS" -exec printf x \; | wc -c)
+found=$(cd "$backup" && find . -type f ! -path ./SHA256SUMS -exec printf x \; | wc -c)
 [ "$listed" -eq "$found" ] || fail "$backup is damaged: SHA256SUMS lists $listed files, and there are $found"
 (cd "$backup" && sha256sum --check --strict --quiet SHA256SUMS) >&2 ||
   fail "$backup is damaged: its files are not those that were backed up; use another backup"

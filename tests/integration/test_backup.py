@@ -117,6 +117,17 @@ def test_backup_of_a_file_that_grows_meanwhile_succeeds(stores):
     assert completed.returncode == 0 and stores.created() == {"backup"}
 
 
+def test_restore_finds_a_backup_whose_path_a_shell_has_completed(stores):
+    stores.backup = stores.folder / "of [today]"
+    assert stores.run_script("backup.sh").returncode == 0
+    with stores.connect("tracking") as connection:
+        connection.execute("DROP TABLE runs")
+    stores.backup = f"{stores.backup}/"
+    completed = stores.run_script("restore.sh", ARTIFACTS=str(stores.folder / "new"))
+    assert completed.returncode == 0, completed.stderr
+    assert stores.tables() == ["runs"] and (stores.folder / "new" / "two").read_text() == "figures"
+
+
 def test_restore_of_an_incomplete_backup_changes_nothing(stores):
     assert stores.run_script("backup.sh").returncode == 0
     (stores.backup / "studies.dump").unlink()
