@@ -228,6 +228,12 @@ def test_check_store_that_does_not_answer_is_an_error_without_the_password(monke
     assert "http://someone:***@127.0.0.1:1" in result.text and "secret" not in result.text
 
 
+def test_check_open_runs_of_a_store_that_does_not_answer_leaves_the_other_checks_to_come():
+    mlflow.set_tracking_uri("http://127.0.0.1:1")
+    (result,) = doctor_checks.check_open_runs()
+    assert result.state == "warning" and result.text.startswith("open runs were not looked for: ")
+
+
 def test_checks_do_not_create_a_missing_store(tmp_path):
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/none.db")
     (result,) = doctor_checks.check_store()
