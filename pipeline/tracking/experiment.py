@@ -17,13 +17,15 @@ EXPERIMENT_ID_ENV: Final = "MLFLOW_EXPERIMENT_ID"
 
 
 def select_experiment(name: str, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Make an experiment the present one for MLflow, which creates it where it does not exist.
+    """Make an experiment the present one for MLflow, which creates it where it does not exist; `none` names none.
 
     Raises:
         UsageError: It has no name, a variable names another one, or the tracking store does not answer.
     """
     if not name.strip():
         raise UsageError("experiment must be the name of an experiment, got nothing")
+    if name.strip().lower() == "none":
+        return
     named = environ.get(EXPERIMENT_NAME_ENV) or name
     if named != name:
         raise _contradiction(name, EXPERIMENT_NAME_ENV, shown(named))

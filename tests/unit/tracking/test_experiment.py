@@ -26,6 +26,14 @@ def test_select_experiment_without_a_name_is_refused(name):
         select_experiment(name, {})
 
 
+@pytest.mark.parametrize("name", ["none", "None"])
+@pytest.mark.parametrize("environ", [{}, {"MLFLOW_EXPERIMENT_NAME": "mine"}])
+def test_select_experiment_none_leaves_it_to_the_variables(name, environ):
+    before = dict(environ)
+    select_experiment(name, environ)
+    assert environ == before
+
+
 def test_select_experiment_refuses_another_name_than_the_variable_s():
     environ = {"MLFLOW_EXPERIMENT_NAME": "yours"}
     message = "that MLFLOW_EXPERIMENT_NAME names, got 'mine' and 'yours'; unset MLFLOW_EXPERIMENT_NAME"
