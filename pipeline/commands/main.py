@@ -178,7 +178,9 @@ def _search(arguments: Sequence[str], console: Console) -> int:
     check_cache_writable()
     with handle_signals():
         data = load_dataset(search.base.data, seed=search.base.seed)
-    check_against_data(search, image_shape=data.image_shape, training_images=len(data.train))
+    # before anything slow is imported; a model that the search starts from decides on settings, and is loaded first
+    if not search.origins():
+        check_against_data(search, image_shape=data.image_shape, training_images=len(data.train))
     from pipeline.commands.search import run_search
 
     with Notifier(receivers) as notifier:

@@ -42,7 +42,7 @@ from pipeline.search.loop import SearchLoop
 from pipeline.search.promotion import checkpoints_folder
 from pipeline.search.results import figures, leaderboard, settings_as_text, summarize
 from pipeline.search.session import Coordinator, ExclusiveCoordinator, SearchContext, SharedCoordinator
-from pipeline.search.space import SearchSpec, slow_batch_norm_in_space
+from pipeline.search.space import SearchSpec, check_against_data, slow_batch_norm_in_space
 from pipeline.search.start_from import definition, read_older_studies
 from pipeline.search.storage_url import storage_url
 from pipeline.search.study import Study
@@ -85,7 +85,9 @@ def run_search(search: SearchSpec, data: Dataset, *, notifier: Notifier | None =
     Raises:
         UsageError: another driver holds the study, or the slots that were asked for do not exist.
     """
-    search = _load_teachers(_load_initial_weights(search), data)
+    search = _load_initial_weights(search)
+    check_against_data(search, image_shape=data.image_shape, training_images=len(data.train))
+    search = _load_teachers(search, data)
     executor = build_executor(search, data)
     url = storage_url(search.settings.storage, os.environ)
     older = read_older_studies(search, url=url, data_fingerprint=data.fingerprint)

@@ -7,12 +7,13 @@ import mlflow
 import optuna
 import pytest
 
+from pipeline.commands import main
 from pipeline.commands.search import _leaks, _load_initial_weights, _load_teachers, dashboard_command, run_search
 from pipeline.config.training import DataConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.notifications.notifier import Notifier
 from pipeline.notifications.receivers import Webhook
-from pipeline.runtime.errors import ClusterLost
+from pipeline.runtime.errors import ClusterLost, UsageError
 from pipeline.tracking.tags import Role, Tag, TrialOutcome
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.teacher import Teacher
@@ -90,6 +91,30 @@ def test_gpus_are_left_to_the_trials_before_a_model_is_loaded(taught_on_digits, 
     _load_teachers(search, load_dataset(search.base.data, seed=0))
     _load_initial_weights(search)
     assert calls == ["hidden", "models:/m-1@a", "hidden", "models:/m-2@b"]
+
+
+FREEZES = (
+    "recipe: fine-tune\ndataset: digits\nweights_from: models:/m-1\nfreeze_blocks: 12\nspace: {layer_decay: [0.5, 1]}\n"
+)
+
+
+def test_settings_are_checked_against_the_data_once_the_model_that_decides_on_them_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text(FREEZES)
+    reached = []
+
+    def stop(search, data, *, notifier=None):
+        reached.append(search)
+        raise UsageError("enough")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.commands.search.run_search", stop)
+        assert main.run(["search", str(tmp_path / "mine.yaml")]) == 2
+    (search,) = reached
+    data = load_dataset(search.base.data, seed=0)
+    source = InitialWeights("models:/m-1", {}, {"depth": 8})
+    monkeypatch.setattr(InitialWeights, "load", lambda origin: source)
+    with pytest.raises(UsageError, match="freeze_blocks must be at most depth: depth=8, got freeze_blocks=12"):
+        run_search(search, data)
 
 
 def test_teacher_of_the_recipe_is_not_loaded_where_the_space_always_draws_one(taught_on_digits, tmp_path, monkeypatch):
