@@ -43,18 +43,23 @@ def log_run_metadata(
         }
         | ({Tag.REFIT: REFIT} if config.refit else {})
     )
-    if dataset.folds:
-        # which of them validate differs from fold to fold, and is logged to their runs
-        splits = {"train": dataset.out_of_fold, "test": dataset.test}
-    else:
-        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    log_datasets(run, dataset, splits)
+    log_splits(run, dataset)
     return name
 
 
 def log_settings(run: TrackedRun, recipe: str, config: TrainingConfig) -> None:
     """Log the recipe and all settings as parameters."""
     run.log_params({"recipe": recipe} | {setting: config.text(setting) for setting in TrainingConfig.model_fields})
+
+
+def log_splits(run: TrackedRun, dataset: Dataset) -> None:
+    """Log the images that a model is trained, validated and tested on, as inputs of a run."""
+    if dataset.folds:
+        # which of them validate differs from fold to fold, and is logged to their runs
+        splits = {"train": dataset.out_of_fold, "test": dataset.test}
+    else:
+        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    log_datasets(run, dataset, splits)
 
 
 def log_datasets(run: TrackedRun, dataset: Dataset, splits: Mapping[str, Split]) -> None:

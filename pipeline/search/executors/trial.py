@@ -145,9 +145,13 @@ def _evaluate(job: TrialJob, context: WorkerContext, run: "TrackedRun") -> None:
     """Evaluate the winner of a search on the test set, or an ensemble on the validation images, with given weights."""
     from pipeline.training.ensemble import evaluate_ensemble, measure_ensemble
     from pipeline.training.results import evaluate_winner
+    from pipeline.training.run_metadata import log_splits
 
     config, data, _ = _setup(job, context)
     assert job.weights
+    # by which a later run that starts from the model, or learns from it, knows the images that it has seen
+    run.set_tags({Tag.DATA: data.name, Tag.DATA_FINGERPRINT: data.fingerprint})
+    log_splits(run, data)
     if job.role == "ensemble":
         # the settings that all networks share: of the others it has several
         shared = [name for name in TrainingConfig.model_fields if len({one.text(name) for one in job.members}) == 1]

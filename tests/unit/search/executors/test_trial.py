@@ -17,7 +17,7 @@ from pipeline.search.executors.slots import Slot
 from pipeline.search.executors.trial import load_trial_data
 from pipeline.search.executors.worker_process import StopRequested, WorkerContext
 from pipeline.tracking.client import TrackingClient
-from pipeline.tracking.models import load_model
+from pipeline.tracking.models import load_model, logged_splits
 from pipeline.tracking.outbox.records import LogBatch, Point
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.tags import RunRef, Tag, TrialOutcome
@@ -170,6 +170,10 @@ def test_winner_of_several_networks_is_their_mean_logged_in_its_run(tmp_path, mo
         assert model.count_params() == sum(network.count_params() for network in networks)
         found = mlflow.get_run(run_id).data.metrics
         assert found["test_accuracy"] == winner.metrics["test_accuracy"]
+        # what a later run that learns from the model needs to know which images it has seen
+        data = load_trial_data(job)
+        digests = {"train": data.train.digest, "validation": data.validation.digest, "test": data.test.digest}
+        assert logged_splits(TrackingClient(), run_id) == (data.fingerprint, digests)
 
 
 def test_train_trial_beyond_the_latency_limit_is_infeasible_and_trains_nothing(tmp_path, monkeypatch):
