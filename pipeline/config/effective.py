@@ -21,7 +21,7 @@ IDLE: Mapping[str, Callable[[TrainingConfig], bool]] = {
     "warmup_fraction": lambda config: config.schedule == "constant",
     "muon_momentum": lambda config: config.optimizer != "muon",
     # no more epochs without a better one than there are epochs
-    "early_stopping_epochs": lambda config: (config.early_stopping_epochs or config.epochs) >= config.epochs,
+    "early_stopping_epochs": lambda config: (config.early_stopping_epochs or config.epochs) >= _epochs_to_stop(config),
     # without validation images the last epoch is the one that counts
     "monitor": lambda config: config.refit,
     # all kernels but the last layer's are the model's
@@ -31,6 +31,11 @@ IDLE: Mapping[str, Callable[[TrainingConfig], bool]] = {
         lambda config: config.teacher is None or config.teacher_weight == 0,
     ),
 }
+
+
+def _epochs_to_stop(config: TrainingConfig) -> int:
+    """Return the number of epochs in which patience counts: not in those of the last layer alone, if others follow."""
+    return config.epochs - config.head_epochs if config.head_epochs < config.epochs else config.epochs
 
 
 def effective(config: TrainingConfig) -> TrainingConfig:

@@ -125,17 +125,18 @@ class EarlyStopping(TrainingCallback):
 
     Args:
         patience: Number of epochs without improvement; None never stops.
+        head_epochs: Number of epochs of the last layer alone, of which none counts: all layers are still to be trained.
     """
 
-    def __init__(self, patience: int | None) -> None:
+    def __init__(self, patience: int | None, *, head_epochs: int = 0) -> None:
         super().__init__()
-        self.patience = patience
+        self.patience, self.head_epochs = patience, head_epochs
 
     def is_out_of_patience(self) -> bool:
-        """Return whether the best epoch is at least `patience` epochs ago."""
+        """Return whether the best epoch, and the last one of the head alone, are at least `patience` epochs ago."""
         if self.patience is None or not self.progress.epoch:
             return False
-        return self.progress.epoch - self.progress.best_epoch >= self.patience
+        return self.progress.epoch - max(self.progress.best_epoch, self.head_epochs) >= self.patience
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if self.is_out_of_patience():

@@ -94,7 +94,8 @@ def fit(
     steps = steps_per_epoch(config, len(dataset.train), devices=strategy.num_replicas_in_sync)
     groups = StepGroups(steps, size=1 if config.steps_per_execution == "auto" else config.steps_per_execution)
     progress = TrainingProgress(start, monitor=config.monitor)
-    early_stopping = EarlyStopping(config.early_stopping_epochs)
+    stages = training_stages(config)
+    early_stopping = EarlyStopping(config.early_stopping_epochs, head_epochs=stages[-1].first_epoch)
     with strategy.scope():
         model = build_model(config, input_shape(config, dataset), len(dataset.classes))
         if initial_weights and not start:
@@ -122,7 +123,7 @@ def fit(
     validation = evaluation_batches(config, dataset, dataset.validation) if len(dataset.validation) else None
     copy = batches.DeviceImages.copy_of(dataset.train) if config.data_on == "device" else None
     on_xla = copy is not None and config.jit_compile is True
-    for stage in training_stages(config):
+    for stage in stages:
         # A resumed training may have been interrupted after its last epoch.
         if progress.epoch >= stage.last_epoch or early_stopping.is_out_of_patience():
             continue

@@ -22,6 +22,8 @@ from pipeline.data.augmentation.registry import IMAGE_AUGMENTATIONS
         ("warmup_fraction", 0.2, {"schedule": "constant"}, {"schedule": "cosine"}),
         ("muon_momentum", 0.8, {"optimizer": "adamw"}, {"optimizer": "muon"}),
         ("early_stopping_epochs", 10, {"epochs": 10}, {"epochs": 11}),
+        ("early_stopping_epochs", 10, {"epochs": 15, "head_epochs": 5}, {"epochs": 16, "head_epochs": 5}),
+        ("early_stopping_epochs", 10, {"epochs": 10, "head_epochs": 10}, {"epochs": 11, "head_epochs": 11}),
         ("depthwise_init", "covariance", {"weights_from": "models:/a@champion"}, {}),
         ("teacher", "models:/a@champion", {"teacher_weight": 0}, {"teacher_weight": 0.1}),
         ("teacher_weight", 0.2, {}, {"teacher": "models:/a@champion"}),

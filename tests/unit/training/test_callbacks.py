@@ -246,6 +246,19 @@ def test_early_stopping_is_out_of_patience_after_epochs_without_improvement(pati
     assert with_progress(EarlyStopping(patience), *accuracies).is_out_of_patience() == expected
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ([0.5, 0.4, 0.3], False),
+        ([0.5, 0.4, 0.3, 0.2], False),
+        ([0.5, 0.4, 0.3, 0.2, 0.1], True),
+        ([0.5, 0.4, 0.3, 0.6, 0.1], False),
+    ],
+)
+def test_early_stopping_has_patience_until_all_layers_have_been_trained(accuracies, expected):
+    assert with_progress(EarlyStopping(2, head_epochs=3), *accuracies).is_out_of_patience() == expected
+
+
 def test_order_callbacks_in_any_order_returns_the_declared_order():
     ordered = [object.__new__(kind) for kind in ORDER]
     for seed in range(20):
