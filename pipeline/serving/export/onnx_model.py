@@ -119,8 +119,11 @@ def _add_network(graph: _Graph, model: keras.Model, images: str) -> str:
     return result
 
 
-def _calls(model: keras.Model) -> Iterator[tuple[keras.Layer, list[str]]]:
-    """Yield each layer of a network after those whose results it takes, whose names are given with it."""
+def _calls(model: keras.Model) -> Iterator[tuple[keras.Operation, list[str]]]:
+    """Yield each layer of a network after those whose results it takes, whose names are given with it.
+
+    What `keras.ops` adds to a network, such as a logarithm, is no layer for Keras and stands here among them.
+    """
     if isinstance(model, keras.Sequential):
         yield keras.layers.InputLayer(model.input_shape[1:], name=INPUT), []
         previous = INPUT
@@ -128,12 +131,14 @@ def _calls(model: keras.Model) -> Iterator[tuple[keras.Layer, list[str]]]:
             yield layer, [previous]
             previous = layer.name
         return
+    # not get_layer, which finds layers only
+    operations = {operation.name: operation for operation in model.operations}
     for entry in model.get_config()["layers"]:
         calls = entry["inbound_nodes"]
         if len(calls) > 1:
             raise NotExportable(f"the layer {entry['name']} is used {len(calls)} times")
         sources = [name for call in calls for name in _sources(call["args"])]
-        yield model.get_layer(entry["name"]), sources
+        yield operations[entry["name"]], sources
 
 
 def _sources(arguments: Any) -> Iterator[str]:
@@ -145,7 +150,7 @@ def _sources(arguments: Any) -> Iterator[str]:
             yield argument["config"]["keras_history"][0]
 
 
-def _converter(layer: keras.Layer) -> Callable[..., str]:
+def _converter(layer: keras.Operation) -> Callable[..., str]:
     """Return the function that adds a layer to a graph."""
     try:
         return CONVERTERS[type(layer).__name__]
@@ -158,6 +163,12 @@ def _require(layer: keras.Layer, **values: object) -> None:
     for name, value in values.items():
         if (got := getattr(layer, name)) != value:
             raise NotExportable(f"the layer {layer.name} has {name}={got}")
+
+
+def _require_flat(layer: keras.Layer) -> None:
+    """Raise NotExportable unless a layer's results are (n, values), which have one order in Keras and in the graph."""
+    if len(layer.output.shape) != 2:
+        raise NotExportable(f"the layer {layer.name} has an output of the shape {layer.output.shape}")
 
 
 def _add_rescaling(graph: _Graph, layer: keras.Layer, x: str) -> str:
@@ -220,9 +231,14 @@ def _add_pooling(graph: _Graph, layer: keras.Layer, x: str) -> str:
 
 
 def _add_dense(graph: _Graph, layer: keras.Layer, x: str) -> str:
-    if len(layer.output.shape) != 2:
-        raise NotExportable(f"the layer {layer.name} has an output of the shape {layer.output.shape}")
+    _require_flat(layer)
     return _add_activation(graph, layer, graph.add("Gemm", x, *map(graph.weight, layer.get_weights())))
+
+
+def _add_softmax(graph: _Graph, layer: keras.Layer, x: str) -> str:
+    _require(layer, axis=-1)
+    _require_flat(layer)
+    return graph.add("Softmax", x)
 
 
 CONVERTERS: dict[str, Callable[..., str]] = {
@@ -234,5 +250,8 @@ CONVERTERS: dict[str, Callable[..., str]] = {
     "Dense": _add_dense,
     "DepthwiseConv2D": _add_depthwise_convolution,
     "GlobalAveragePooling2D": _add_pooling,
+    # of keras.ops; a temperature is folded into an ensemble with it
+    "Log": lambda graph, operation, x: graph.add("Log", x),
     "Rescaling": _add_rescaling,
+    "Softmax": _add_softmax,
 }

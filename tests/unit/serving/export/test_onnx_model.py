@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.model.conv_mixer import conv_mixer
 from pipeline.model.ensemble import build_ensemble
+from pipeline.model.temperature import fold_temperature
 from pipeline.serving.export.comparison import compare, predict_on_cpu
 from pipeline.serving.export.onnx_model import NotExportable, load_onnx, write_onnx
 
@@ -57,6 +58,18 @@ def test_write_onnx_of_an_ensemble_answers_as_keras(tmp_path):
     assert difference(ensemble, tmp_path / "model.onnx") < 1e-6
 
 
+def test_write_onnx_of_a_calibrated_ensemble_answers_as_keras(tmp_path):
+    """A temperature is folded into it by a logarithm, which is none of Keras' layers, and by a softmax layer."""
+    ensemble = build_ensemble([build(seed=1), build(seed=2)])
+    calibrated = fold_temperature(ensemble, 1.7)
+    calibrated.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    for model in (calibrated, loaded):
+        assert difference(model, tmp_path / "model.onnx") < 1e-6
+    # the comparison can tell them apart: the temperature changes the probabilities
+    assert np.ptp(predict_on_cpu(calibrated, IMAGES) - predict_on_cpu(ensemble, IMAGES)) > 1e-3
+
+
 def test_write_onnx_of_a_sequential_model_with_an_offset_answers_as_keras(tmp_path):
     layers = keras.layers
     scale = layers.Rescaling([0.01, 0.02, 0.03], offset=[-1.0, -2.0, -3.0])
@@ -85,6 +98,7 @@ def test_write_onnx_stores_names_and_metadata(tmp_path):
         keras.layers.Activation("tanh", name="strange"),
         keras.layers.BatchNormalization(axis=1, name="strange"),
         keras.layers.BatchNormalization(scale=False, name="strange"),
+        keras.layers.Softmax(name="strange"),  # of images, whose last axis is another one in the graph
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -94,6 +108,13 @@ def test_write_onnx_of_an_unknown_layer_is_refused(tmp_path, layer):
     with pytest.raises(NotExportable, match="^the layer strange "):
         write_onnx(model, tmp_path / "model.onnx", metadata={})
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_write_onnx_of_an_unknown_operation_is_refused(tmp_path):
+    images = keras.Input(SHAPE)
+    model = keras.Model(images, keras.ops.exp(keras.layers.GlobalAveragePooling2D()(images)))
+    with pytest.raises(NotExportable, match=r"^the layer exp\w* is a Exp$"):
+        write_onnx(model, tmp_path / "model.onnx", metadata={})
 
 
 def test_write_onnx_of_a_layer_used_twice_is_refused(tmp_path):
