@@ -146,7 +146,10 @@ class Classifier(PythonModel):
             raise self._unreadable(number, error) from None
         if is_deep:
             highest.append(self._decode.highest_value(image))
-        return self._fit(image)
+        pixels = self._fit(image)
+        # otherwise all files of the request would stay decoded until it is answered
+        source.close()
+        return pixels
 
     def _fit(self, image: Any) -> np.ndarray:
         """Return the pixels (h, w, c) float32 of a decoded image, resized as the training images were."""

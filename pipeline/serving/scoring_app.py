@@ -118,14 +118,18 @@ class Service:
         except TimeoutError:
             # as MLflow's server
             answer = 504, JSON, b"Request processing time exceeded limit"
-        if answer is None:
-            status = await _pass_on(scope, body, receive, send, mlflow)
-        else:
-            status = answer[0]
-            await _send(send, answer)
-        if status >= 400 and not kind:
-            kind = {415: "content_type", 504: "timeout"}.get(status, "request" if status < 500 else "internal")
-        self._metrics.count_request(status, time.perf_counter() - started, kind)
+        # what the server answers for an error that MLflow's application raises
+        status = 500
+        try:
+            if answer is None:
+                status = await _pass_on(scope, body, receive, send, mlflow)
+            else:
+                status = answer[0]
+                await _send(send, answer)
+        finally:
+            if status >= 400 and not kind:
+                kind = {415: "content_type", 504: "timeout"}.get(status, "request" if status < 500 else "internal")
+            self._metrics.count_request(status, time.perf_counter() - started, kind)
 
     def _answer(self, body: bytes) -> tuple[Answer | None, str]:
         """Return the answer to a body, and the kind of its error; None for what MLflow is to answer."""
@@ -138,16 +142,23 @@ class Service:
         try:
             predictions = self._classify(images)
         except MlflowException as error:
-            return _refusal(error, body), getattr(error, "kind", "request")
+            refusal = _refusal(error, body)
+            return refusal, getattr(error, "kind", "request") if refusal else ""
         except Exception:  # noqa: BLE001 - MLflow's handler meets the same error, and answers it
             return None, ""
         return (200, JSON, json.dumps({"predictions": predictions}).encode()), ""
 
 
-def _refusal(error: MlflowException, body: bytes) -> Answer:
-    """Return what MLflow answers for an error in its model, which begins with the request as MLflow shows it."""
-    data = scoring_server._parse_json_data(body, None, SCHEMA).data  # type: ignore[no-untyped-call]
-    error.message = f"Failed to predict data '{data}'. \nError: {error.message}"
+def _refusal(error: MlflowException, body: bytes) -> Answer | None:
+    """Return what MLflow answers for an error in its model, which begins with the request as MLflow shows it.
+
+    None for a body that MLflow refuses to parse, such as lists nested some hundred deep, and is to answer itself.
+    """
+    try:
+        data = scoring_server._parse_json_data(body, None, SCHEMA).data  # type: ignore[no-untyped-call]
+        error.message = f"Failed to predict data '{data}'. \nError: {error.message}"
+    except Exception:  # noqa: BLE001 - MLflow's handler meets the same error, and answers it
+        return None
     return error.get_http_status_code(), JSON, error.serialize_as_json().encode()  # type: ignore[no-untyped-call]
 
 

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +15,9 @@ import requests
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
+from pipeline.data import decode
 from pipeline.data.decode import read_image, resize_to
-from pipeline.serving.pyfunc_model import MAX_IMAGES, read_window
+from pipeline.serving.pyfunc_model import MAX_IMAGES, Classifier, read_window
 from tests.support.registered_model import CLASSES, NAME, RESIZE, SHAPE
 from tests.support.servers import serve_model
 from tests.support.stores import environment
@@ -236,6 +239,34 @@ def test_predict_of_a_black_array_is_answered(address, registered_once):
     np.testing.assert_allclose(probabilities(ask(address, split(black.tolist()))), expected(registered_once, [black]))
 
 
+def test_classify_keeps_the_pixels_of_one_file_at_a_time(monkeypatch):
+    """All files of a request are open until it is answered; decoded together, they could take a gigabyte."""
+    decoded, held = [], []
+    load_pixels = decode.load_pixels
+
+    def load(image):
+        held.append(sum(map(has_pixels, decoded)))
+        decoded.append(image)
+        return load_pixels(image)
+
+    monkeypatch.setattr(decode, "load_pixels", load)
+    classifier = Classifier()
+    classifier._decode, classifier._classes = decode, list(CLASSES)
+    classifier._shape, classifier._resize = SHAPE, RESIZE
+    classifier._batcher = SimpleNamespace(announce=nullcontext, predict=lambda pixels: pixels[:, 0, 0] / 255)
+    answers = classifier.classify([*FILES, *OTHER_FILES])
+    assert held == [0] * 6
+    assert [answer["class"] for answer in answers] == list(CLASSES) * 2
+
+
+def has_pixels(image):
+    try:
+        image.getpixel((0, 0))
+    except ValueError:
+        return False
+    return True
+
+
 def parquet(table):
     file = io.BytesIO()
     pq.write_table(table, file, compression="zstd")
@@ -280,6 +311,8 @@ def counts(address):
 def test_metrics_count_requests_errors_by_kind_latencies_and_batches(address):
     before = counts(address)
     bodies = [split(FILES[0], FILES[1]), split("hello!"), split(np.zeros((8, 6)).tolist()), "no JSON", split()]
+    # MLflow's parser gives up on it
+    bodies.append('{"inputs": {"image": [' + "[" * 600 + "]" * 600 + "]}}")
     for body in bodies:
         ask(address, body)
     requests.post(address, data=b"x", headers={"content-type": "text/xml"}, timeout=60)
@@ -290,14 +323,14 @@ def test_metrics_count_requests_errors_by_kind_latencies_and_batches(address):
         name: grown[name] for name in grown if name.startswith((f"{prefix}requests_total", f"{prefix}errors_total"))
     } == {
         f'{prefix}requests_total{{status="200"}}': 1,
-        f'{prefix}requests_total{{status="400"}}': 4,
+        f'{prefix}requests_total{{status="400"}}': 5,
         f'{prefix}requests_total{{status="415"}}': 1,
         f'{prefix}errors_total{{kind="file"}}': 1,
         f'{prefix}errors_total{{kind="array"}}': 1,
-        f'{prefix}errors_total{{kind="request"}}': 2,
+        f'{prefix}errors_total{{kind="request"}}': 3,
         f'{prefix}errors_total{{kind="content_type"}}': 1,
     }
-    assert grown[f"{prefix}request_seconds_count"] == 6
+    assert grown[f"{prefix}request_seconds_count"] == 7
     assert (grown[f"{prefix}batch_images_count"], grown[f"{prefix}batch_images_sum"]) == (1, 2)
 
 

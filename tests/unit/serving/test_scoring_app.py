@@ -45,7 +45,12 @@ async def mlflow(scope, receive, send):
     await send({"type": "http.response.body", "body": b"MLflow got " + message["body"]})
 
 
-def ask(service, body=b"", *, path="/invocations", method="POST", kind="application/json", parts=1):
+async def broken_mlflow(scope, receive, send):
+    """Fail, as MLflow's parser does for lists nested a thousand deep."""
+    raise RecursionError
+
+
+def ask(service, body=b"", *, path="/invocations", method="POST", kind="application/json", parts=1, application=mlflow):
     """Return status and body of the answer to a request whose body arrives in parts."""
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
     size = -(-len(body) // parts) or 1
@@ -62,7 +67,7 @@ def ask(service, body=b"", *, path="/invocations", method="POST", kind="applicat
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "headers": [(b"content-type", kind.encode())]}
-    asyncio.run(service.handle(scope, receive, send, mlflow))
+    asyncio.run(service.handle(scope, receive, send, application))
     return (sent[0]["status"], b"".join(message.get("body", b"") for message in sent)) if sent else None
 
 
@@ -148,9 +153,30 @@ def test_handle_of_a_refused_image_answers_mlflows_error_and_counts_its_kind():
     assert counted == [(400, "file")]
 
 
+def test_handle_of_a_refused_image_that_mlflow_cannot_parse_lets_mlflow_answer_and_is_counted():
+    """MLflow's parser of `inputs` recurses into lists; what it raises must not reach the server as an error of ours."""
+
+    def refuse(images):
+        error = MlflowException.invalid_parameter_value("image 1 is strange")
+        error.kind = "array"
+        raise error
+
+    service, counted = build(refuse)
+    body = b'{"inputs": {"image": [' + b"[" * 600 + b"]" * 600 + b"]}}"
+    assert ask(service, body) == (418, b"MLflow got " + body)
+    assert counted == [(418, "request")]
+
+
 def test_handle_of_an_unexpected_error_lets_mlflow_answer():
     service, _ = build(lambda images: 1 / 0)
     assert ask(service, BODY)[0] == 418
+
+
+def test_handle_of_an_error_in_mlflow_counts_the_500_that_the_server_answers():
+    service, counted = build()
+    with pytest.raises(RecursionError):
+        ask(service, b"[" * 2_000, application=broken_mlflow)
+    assert counted == [(500, "internal")]
 
 
 def test_handle_of_a_request_that_takes_too_long_answers_504_as_mlflow_does():
