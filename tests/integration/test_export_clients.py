@@ -63,6 +63,25 @@ def test_python_client_prints_the_probabilities_of_keras(folder):
         assert name == expected_name and float(probability) == pytest.approx(expected, abs=1e-4)
 
 
+def test_python_client_turns_a_picture_as_its_camera_was_held(folder):
+    (folder / "classify.py").write_text(block("python"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter to the right
+    with Image.open(folder / "picture.png") as picture:
+        picture.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=exif)
+    printed = [
+        subprocess.run(
+            [sys.executable, "classify.py", "model.onnx", name],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+        for name in ("picture.png", "turned.png")
+    ]
+    assert printed[0] == printed[1]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(MISSING is not None, reason=f"no {MISSING}")
 @pytest.mark.skipif(shutil.which("npm") is None, reason="no npm")
