@@ -30,6 +30,7 @@ from pipeline.tracking.models import CALIBRATED, find_model, load_model, logged_
 from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.query import TrainingRun, get_training_run
+from pipeline.tracking.registry import find_version, pin_version
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Role, Tag
 from pipeline.tracking.test_set_access import access_tags
@@ -53,9 +54,13 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
     with require_server():
         client = TrackingClient()
         uri = resolve_model_uri(client, command.model)
-        logged_model = find_model(client, uri)
+        # an alias is looked up once: until the results are logged, a training may give it to another model
+        pinned = pin_version(client, uri)
+        logged_model = find_model(client, pinned)
         training_run = get_training_run(client, str(logged_model.source_run_id))
         metadata = logged_metadata(client, logged_model)
+        registered = training_run.run.data.tags.get(Tag.REGISTERED)
+        version = find_version(client, pinned, registered) if command.settings.calibrate else None
     training = training_run.run.info
 
     with close_if_unused(ProjectRun.find_below(training.run_id)):
@@ -71,7 +76,7 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
         is_calibrated = logged_model.name == CALIBRATED
         if command.settings.calibrate:
             _check_can_calibrate(validation, is_calibrated=is_calibrated, model=uri)
-        model = load_model(client, uri)
+        model = load_model(client, str(logged_model.model_uri))
         subset = build_subset(dataset, command.settings.split, classes=model.classes, image_shape=model.image_shape)
         temperature = validation if isinstance(validation, str) else fit_on_validation(model, validation)
         if command.settings.calibrate:
@@ -119,7 +124,7 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
             summary = summarize(result, scaled, subset)
             run.set_description(markdown_text(summary))
             if command.settings.calibrate and not isinstance(temperature, str):
-                log_calibrated_model(logged_to, client, uri, training_run, model, temperature, console)
+                log_calibrated_model(logged_to, version, model, temperature, console)
             logged_to.write_model_card()
 
     console.print("", *class_lines(result, model.classes), "", summary)

@@ -15,10 +15,9 @@ from pipeline.evaluation.robustness import predict_split
 from pipeline.runtime.console import Console
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import count, percent
-from pipeline.tracking.client import TrackingClient
+from pipeline.tracking.client import ModelVersion, TrackingClient
 from pipeline.tracking.models import CALIBRATED, LoggedModel
 from pipeline.tracking.query import TrainingRun
-from pipeline.tracking.registry import find_version
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Tag
 
@@ -69,9 +68,7 @@ def fit_on_validation(model: LoggedModel, data: Dataset) -> Temperature | str:
 
 def log_calibrated_model(
     run: TrackedRun,
-    client: TrackingClient,
-    uri: str,
-    training_run: TrainingRun,
+    version: ModelVersion | None,
     model: LoggedModel,
     temperature: Temperature,
     console: Console,
@@ -80,9 +77,7 @@ def log_calibrated_model(
 
     Args:
         run: The run that trained the model.
-        client: Of the registry.
-        uri: Of the model, as it was named.
-        training_run: The same run as it was when the evaluation began.
+        version: The version that the model is registered as; None if it is not.
         model: The model.
         temperature: Its temperature.
         console: Shows what was logged.
@@ -100,9 +95,8 @@ def log_calibrated_model(
     description = f"{temperature.value:.6g}, fitted on {count(len(images), 'validation image')}"
     save = partial(save_pyfunc, model=calibrated, classes=model.classes, resize=model.resize)
     compared, _ = images.take(np.arange(min(COMPARED_IMAGES, len(images))))
-    found = find_version(client, uri, training_run.run.data.tags.get(Tag.REGISTERED))
-    version = (found.name, found.version) if found else None
-    run.log_calibrated_model(partial(save, images=compared), temperature=description, version=version)
+    base = (version.name, version.version) if version else None
+    run.log_calibrated_model(partial(save, images=compared), temperature=description, version=base)
     console.print(f"model    runs:/{run.id}/{CALIBRATED}: temperature {description}")
 
 

@@ -1,7 +1,8 @@
 """The command `export`: write a logged model in other formats, and keep those that are proven to answer the same.
 
 Each file is loaded by the runtime that it is made for and compared with the Keras model. The files and a table of the
-comparison are logged to the MLflow run that trained the model, below exports/; another export replaces them.
+comparison are logged to the MLflow run that trained the model, below exports/, those of its calibrated copy below
+exports-calibrated/; another export replaces them.
 """
 
 import json
@@ -22,7 +23,8 @@ from pipeline.runtime.imports import slow_imports
 from pipeline.runtime.text import count
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.lifecycle import start_run
-from pipeline.tracking.models import find_model, load_model, logged_metadata, resolve_model_uri
+from pipeline.tracking.model_card import exports_folder
+from pipeline.tracking.models import CALIBRATED, find_model, load_model, logged_metadata, resolve_model_uri
 from pipeline.tracking.ownership import require_server
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.query import get_training_run
@@ -33,9 +35,7 @@ from pipeline.tracking.tags import Role, Tag
 if TYPE_CHECKING:
     from pipeline.commands.export_formats import Export
 
-ARTIFACT_FOLDER = "exports"
-TABLE = f"{ARTIFACT_FOLDER}/exports.csv"
-METADATA = f"{ARTIFACT_FOLDER}/model.json"
+TABLE, METADATA = "exports.csv", "model.json"
 
 
 def run_export(command: ExportCommand, console: Console) -> "list[Export]":
@@ -54,6 +54,7 @@ def run_export(command: ExportCommand, console: Console) -> "list[Export]":
         training_run = get_training_run(client, str(logged_model.source_run_id))
         metadata = logged_metadata(client, logged_model)
     training, settings = training_run.run.info, command.settings
+    folder = exports_folder(is_calibrated=logged_model.name == CALIBRATED)
 
     with close_if_unused(ProjectRun.find_below(training.run_id)):
         # the accuracy of the formats on images of the training would mislead
@@ -67,7 +68,8 @@ def run_export(command: ExportCommand, console: Console) -> "list[Export]":
         )
         with slow_imports():
             from pipeline.commands.export_formats import describe_model, export_all
-        model = load_model(client, uri)
+        # by its own URI: a training may have given the alias to another model since
+        model = load_model(client, str(logged_model.model_uri))
         subset = build_subset(dataset, split, classes=model.classes, image_shape=model.image_shape)
         console.print(
             f"model    {model.model_id} of run {training.run_id} ({training.run_name})",
@@ -83,9 +85,10 @@ def run_export(command: ExportCommand, console: Console) -> "list[Export]":
             for notice in run.notices:
                 console.print(notice)
             logged_to = TrackedRun(training.run_id, run.outbox)
-            logged_to.log_text(METADATA, json.dumps(describe_model(model), indent=2))
-            exports = export_all(model, dataset, subset, settings, console, log=partial(_log, logged_to))
-            logged_to.log_table(TABLE, _table(exports), view=_table(exports))
+            about = json.dumps(describe_model(model), indent=2)
+            log = partial(_log, logged_to, folder, about)
+            exports = export_all(model, dataset, subset, settings, console, log=log)
+            logged_to.log_table(f"{folder}/{TABLE}", _table(exports), view=_table(exports))
             logged_to.write_model_card()
             kept = {export.format for export in exports if export.kept}
             # of a format that was tried in several ways, the reason of the last
@@ -95,7 +98,7 @@ def run_export(command: ExportCommand, console: Console) -> "list[Export]":
 
     if pending := run.outbox.pending():
         console.print(pending)
-    console.print(f"run      {training.run_id}: {ARTIFACT_FOLDER} among its artifacts")
+    console.print(f"run      {training.run_id}: {folder} among its artifacts")
     return exports
 
 
@@ -103,7 +106,9 @@ def _table(exports: "Sequence[Export]") -> pd.DataFrame:
     return pd.DataFrame([vars(export) for export in exports])
 
 
-def _log(run: TrackedRun, file: Path) -> None:
-    """Log a file, or a folder with all files in it."""
+def _log(run: TrackedRun, folder: str, metadata: str, file: Path) -> None:
+    """Log a file, or a folder with all files in it, and the metadata beside it."""
     for part in list_files(file):
-        run.log_file(f"{ARTIFACT_FOLDER}/{part.relative_to(file.parent).as_posix()}", part)
+        run.log_file(f"{folder}/{part.relative_to(file.parent).as_posix()}", part)
+    # not before: where nothing is kept, the metadata stay those of the files that are there
+    run.log_text(f"{folder}/{METADATA}", metadata)

@@ -84,12 +84,15 @@ def build_report(command: ReportCommand, console: Console) -> None:
             )
 
             sections, rows = _rank(client, selection, groups, metric, on_page=command.settings.rows)
+            not_paired = _describe_not_paired(sections, rows, metric)
+            notes += not_paired
             answers = [answer(section, metric) for section in sections]
             if len(sections) > 1:
                 console.print(f"data     {len(sections)} different data sets, each with its own leaderboard")
             console.print(
                 *(f"answer   {sentences}" for sentences in answers),
                 *(f"test set {describe_test_set_accesses(section)}" for section in sections),
+                *not_paired,
             )
 
             html = render_page(
@@ -220,7 +223,8 @@ def _rank(
         selection: The runs that were selected.
         groups: Those that are compared.
         metric: What they are ranked by.
-        on_page: Rows of a section at most; the rows that are returned are all.
+        on_page: Rows of a section at most; the rows that are returned are all. Those beyond are not paired by image:
+            of thousands of runs, the predictions would be gigabytes.
     """
     accesses = _count_test_set_accesses(selection.rows)
     size = Counter(group.data for group in groups)
@@ -237,6 +241,20 @@ def _rank(
             _section(client, ranked, metric, predictions, on_page=on_page, test_set_accesses=accesses[data])
         )
     return sections, rows
+
+
+def _describe_not_paired(
+    sections: Sequence[Section], rows: Sequence[LeaderboardRow], metric: ResultMetric
+) -> list[str]:
+    """Return a sentence on the rows beyond those on the page, whose predictions were not fetched; none if none are."""
+    on_page = {row.rank for section in sections for row in section.rows}
+    beyond = sum(row.is_ranked and row.rank not in on_page for row in rows)
+    if not beyond or not metric.startswith("test_"):
+        return []
+    return [
+        f"leaderboard.csv has {count(beyond, 'more configuration')}, compared with the best over seeds alone: a larger "
+        "value of rows shows more here, and compares them by image."
+    ]
 
 
 def _count_test_set_accesses(runs: Sequence[RunRecord]) -> Counter[str]:

@@ -21,7 +21,7 @@ from pipeline.evaluation.model_card import UNKNOWN, CardFacts, ClassResult, Data
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import read_csv_cell
 from pipeline.tracking.client import ModelVersion, Run, TrackingClient
-from pipeline.tracking.models import MODEL, read_mlmodel
+from pipeline.tracking.models import CALIBRATED, MODEL, read_mlmodel
 from pipeline.tracking.query import PREDICTIONS_FILE, RECALLS_FILE, get_training_run, read_predictions
 from pipeline.tracking.registry import registered_version
 from pipeline.tracking.tags import Tag
@@ -32,8 +32,7 @@ CARD_FILE = "model_card.md"
 DESCRIPTION_CHARACTERS = 5000
 EVALUATIONS = "evaluation/"  # before the names of an evaluation's metrics
 CLASS_SIZES = "class_sizes"  # in the profile of a data set: number of images by class
-EXPORTS = "exports"  # a folder among the artifacts
-ABOUT_EXPORTS = (".csv", ".json")  # in it, besides the models
+ABOUT_EXPORTS = (".csv", ".json")  # in the folder of exports, besides the models
 
 
 def write_model_card(client: TrackingClient, run_id: str) -> None:
@@ -41,12 +40,13 @@ def write_model_card(client: TrackingClient, run_id: str) -> None:
     run = client.get_run(run_id)
     tags = run.data.tags
     facts = read_facts(client, run)
-    registered = (tags.get(Tag.REGISTERED), tags.get(Tag.REGISTERED_CALIBRATED))
-    cards = [
-        (version, add_version(facts, version, tags))
-        for uri in registered
-        if (version := registered_version(client, uri))
-    ]
+    cards = []
+    for uri in (tags.get(Tag.REGISTERED), tags.get(Tag.REGISTERED_CALIBRATED)):
+        if version := registered_version(client, uri):
+            of_version = add_version(facts, version, tags)
+            if of_version.temperature:
+                of_version = replace(of_version, exports=_exports(client, run_id, is_calibrated=True))
+            cards.append((version, of_version))
     client.upload_text(run_id, write_card(cards[0][1] if cards else facts), CARD_FILE)
     for version, of_version in cards:
         client.describe_model_version(
@@ -84,12 +84,17 @@ def read_facts(client: TrackingClient, run: Run) -> CardFacts:
         interval=_interval(client, run, params),
         evaluations=_evaluations(metrics),
         accesses=access_count(tags, run_id=run.info.run_id, tested="test_accuracy" in metrics),
-        exports=[path for path in client.list_artifacts(run.info.run_id, EXPORTS) if not path.endswith(ABOUT_EXPORTS)],
+        exports=_exports(client, run.info.run_id, is_calibrated=False),
     )
 
 
+def exports_folder(*, is_calibrated: bool) -> str:
+    """Return the folder among a run's artifacts of what is exported of its model, or of the calibrated copy of that."""
+    return f"exports-{CALIBRATED}" if is_calibrated else "exports"
+
+
 def add_version(facts: CardFacts, version: ModelVersion, tags: Mapping[str, str]) -> CardFacts:
-    """Return the facts of a run's model as those of a version of it.
+    """Return the facts of a run's model as those of a version of it, but for its exports.
 
     Args:
         facts: Of the model.
@@ -103,6 +108,11 @@ def add_version(facts: CardFacts, version: ModelVersion, tags: Mapping[str, str]
         registry=_registry(version, tags),
         temperature=version.tags.get(Tag.TEMPERATURE, ""),
     )
+
+
+def _exports(client: TrackingClient, run_id: str, *, is_calibrated: bool) -> list[str]:
+    paths = client.list_artifacts(run_id, exports_folder(is_calibrated=is_calibrated))
+    return [path for path in paths if not path.endswith(ABOUT_EXPORTS)]
 
 
 def _settings(client: TrackingClient, run: Run) -> tuple[dict[str, str], dict[str, str]]:

@@ -14,7 +14,7 @@ from pipeline.config.monitor import metric_words, sign
 from pipeline.evaluation import bootstrap
 from pipeline.evaluation.significance import mcnemar_exact
 from pipeline.runtime.text import format_metric
-from pipeline.tracking.client import ModelVersion, NotFound, Run, TrackingClient
+from pipeline.tracking.client import ModelVersion, NotFound, Run, TrackingClient, TrackingError
 from pipeline.tracking.models import CALIBRATED, SERVED
 from pipeline.tracking.query import PREDICTIONS_FILE, read_predictions
 from pipeline.tracking.tags import Tag
@@ -68,6 +68,19 @@ def register_version(client: TrackingClient, run_id: str, *, name: str, tags: Ma
     )
 
 
+def pin_version(client: TrackingClient, uri: str) -> str:
+    """Return a model's URI with the number of the version that its alias, or latest, names now.
+
+    A training that registers its model may give an alias to another version at any moment; a number stays with one
+    model. A URI without a version, or of one that is not found, is returned as it is, for `find_model` to refuse.
+    """
+    try:
+        version = find_version(client, uri, None)
+    except TrackingError:
+        return uri
+    return f"models:/{version.name}/{version.version}" if version else uri
+
+
 def find_version(client: TrackingClient, uri: str, registered: str | None) -> ModelVersion | None:
     """Return the version of a registered model that a model's URI names, or else the one that its run has registered.
 
@@ -110,15 +123,20 @@ def register_calibrated(client: TrackingClient, run_id: str, *, name: str, versi
 
     Raises:
         FileNotFoundError: The run has no calibrated model.
+        ValueError: The version is of another run.
     """
     model = client.find_logged_model(client.get_run(run_id), CALIBRATED)
     if model is None:
         raise FileNotFoundError(errno.ENOENT, f"run {run_id} has no calibrated model to register")
     base = client.get_model_version(name, version)
+    if base.run_id != run_id:
+        raise ValueError(f"version {version} of {name} must be of run {run_id}, got one of run {base.run_id}")
     found = _find_version_of(client, name, model)
     if found is None:
+        # the loss is of the probabilities before the calibration; what counts predicted classes stays the same
+        copied = {tag: value for tag, value in base.tags.items() if tag != "test_loss"}
         tags = {
-            **base.tags,
+            **copied,
             Tag.VERSION_RUN: run_id,
             Tag.TEMPERATURE: temperature,
             Tag.CALIBRATED_FROM: f"version {version}",
@@ -237,6 +255,11 @@ def _decide(client: TrackingClient, run: Run, version: ModelVersion, champion: M
     champion_name = f"version {champion.version}, the champion"
     if version.tags.get(Tag.CLASSES_DIGEST) != champion.tags.get(Tag.CLASSES_DIGEST):
         return AliasDecision(CHALLENGER, f"not comparable with {champion_name}: it has other classes")
+    monitor = run.data.params.get("monitor", "val_accuracy")
+    if monitor == "val_loss" and Tag.TEMPERATURE in champion.tags:
+        # a loss that is better than the one before the calibration may be worse than that of what is served
+        reason = "its probabilities are calibrated, and those that its run has logged are not"
+        return AliasDecision(CHALLENGER, f"not comparable with {champion_name}, by loss: {reason}")
     predictions = _fetch_predictions(client, run.info.run_id)
     champion_predictions = _fetch_predictions(client, champion.run_id)
     if predictions is None or champion_predictions is None:
@@ -246,7 +269,7 @@ def _decide(client: TrackingClient, run: Run, version: ModelVersion, champion: M
         predictions,
         champion_predictions,
         champion_name=champion_name,
-        monitor=run.data.params.get("monitor", "val_accuracy"),
+        monitor=monitor,
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 from pipeline.commands import evaluate
 from pipeline.commands.evaluate import unique_artifact_dir
 from pipeline.commands.main import run
+from pipeline.commands.unseen_images import load_unseen_images
 from pipeline.config.training import DataConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.data.subset import build_subset
@@ -238,6 +239,30 @@ def test_evaluate_calibrate_registers_a_version_that_predicts_the_same_classes_w
     metrics = get_run(run_id).data.metrics
     assert metrics[f"{place}-calibrated/temperature"] == pytest.approx(1, abs=0.01)
     assert metrics[f"{place}-calibrated/nll"] == pytest.approx(metrics[f"{place}/scaled_nll"], rel=1e-3)
+
+
+def test_evaluate_stays_with_the_model_that_an_alias_named_when_it_began(run_id, monkeypatch):
+    client, experiment_id = mlflow.MlflowClient(), get_run(run_id).info.experiment_id
+    client.set_registered_model_alias("smoke", "chosen", "1")
+    other = client.create_run(experiment_id).info.run_id
+    client.set_terminated(other)
+    model = client.create_logged_model(experiment_id, name="served", source_run_id=other)
+    client.finalize_logged_model(model.model_id, "READY")
+    newer = client.create_model_version("smoke", f"models:/{model.model_id}", other)
+    calibrated = []
+
+    def load_images(*given, **settings):
+        client.set_registered_model_alias("smoke", "chosen", newer.version)
+        return load_unseen_images(*given, **settings)
+
+    def log_calibrated_model(logged_to, version, *_):
+        calibrated.append((logged_to.id, version.name, str(version.version)))
+
+    monkeypatch.setattr(evaluate, "load_unseen_images", load_images)
+    monkeypatch.setattr(evaluate, "log_calibrated_model", log_calibrated_model)
+    assert run(["evaluate", "models:/smoke@chosen", *VALIDATION, "--calibrate", "true"]) == 0
+    assert calibrated == [(run_id, "smoke", "1")]
+    client.delete_registered_model_alias("smoke", "chosen")
 
 
 @pytest.mark.slow

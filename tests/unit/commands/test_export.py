@@ -11,7 +11,9 @@ import onnxruntime
 import pandas as pd
 import pytest
 
+from pipeline.commands import export
 from pipeline.commands.main import run
+from pipeline.runtime.errors import UsageError
 from pipeline.runtime.shell import install_extra_command
 from pipeline.serving.export import formats
 from pipeline.tracking.tags import Tag
@@ -38,6 +40,10 @@ def newest_run(role):
 def logged_files(run_id):
     files = mlflow.MlflowClient().list_artifacts(run_id, "exports")
     return {file.path.removeprefix("exports/") for file in files}
+
+
+def exported_model(run_id, folder):
+    return json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{folder}/model.json"))["model"]
 
 
 def test_export_logs_each_format_with_its_comparison_to_the_models_run(uri, run_id):
@@ -86,8 +92,10 @@ def test_export_of_a_format_that_cannot_be_written_says_why(run_id, capsys, monk
     monkeypatch.setitem(
         formats.FORMATS, "onnx", formats.Format("model.onnx", {"float32": write}, formats.FORMATS["onnx"].load)
     )
+    mlflow.MlflowClient().log_text(run_id, '{"model": "m-1"}', "exports/model.json")
     assert run(["export", run_id, "--images", "5"]) == 1
     assert "error: onnx refused: no such operator" in capsys.readouterr().err
+    assert exported_model(run_id, "exports") == "m-1", "of the model of which files were kept"
 
 
 def test_export_with_a_tolerance_of_zero_refuses_quantization(run_id, capsys):
@@ -144,3 +152,30 @@ def test_export_without_the_extra_says_what_to_install_at_once():
         "error: formats=onnx needs onnx and onnxruntime, which are not installed; "
         f"try: {install_extra_command('export')}\n"
     )
+
+
+def test_export_loads_the_model_that_an_alias_named_when_it_began(run_id, monkeypatch):
+    loaded = []
+
+    def load_model(client, uri):
+        loaded.append(uri)
+        raise UsageError("it must not go on")
+
+    monkeypatch.setattr(export, "load_model", load_model)
+    assert run(["export", "models:/smoke@champion"]) == 2
+    assert loaded == [mlflow.MlflowClient().get_model_version_by_alias("smoke", "champion").source]
+
+
+def test_export_of_the_calibrated_copy_leaves_what_was_exported_of_the_model(run_id):
+    assert run(["export", run_id, "--images", "5"]) == 0
+    exported = exported_model(run_id, "exports")
+    few_images = ["--split", "validation", "--corrupted_images", "1"]
+    assert run(["evaluate", run_id, *few_images, "--calibrate", "true"]) == 0
+    client = mlflow.MlflowClient()
+    assert "Exported" not in client.get_model_version("smoke", "2").description
+    assert run(["export", f"runs:/{run_id}/calibrated", "--images", "5"]) == 0
+    assert exported_model(run_id, "exports") == exported
+    calibrated = client.get_model_version("smoke", "2")
+    assert f"models:/{exported_model(run_id, 'exports-calibrated')}" == calibrated.source
+    assert "artifacts of the run: `exports-calibrated/model.onnx`." in calibrated.description
+    assert "`exports-calibrated/" not in client.get_model_version("smoke", "1").description

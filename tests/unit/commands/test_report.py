@@ -1,6 +1,7 @@
 """The command `report`: which runs it compares, and what it reports about the others."""
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -155,3 +156,17 @@ def test_report_counts_test_set_accesses_also_of_runs_that_are_not_compared(expe
     assert accesses[run_id] == 3 and sorted(accesses) == [0, 3]
     untested = make_run(store, "alone", settings={"depth": 4}, metrics={})
     assert "test set No model of these runs was evaluated on the test set of digits." in report(untested)
+
+
+def test_report_says_that_rows_beyond_the_page_are_not_compared_by_image(experiment, report, tmp_path):
+    store, name = experiment
+    for depth, accuracy in ((2, 90), (3, 60), (4, 30)):
+        make_run(store, f"d{depth}", settings={"depth": depth}, correct=np.arange(100) < accuracy)
+    sentence = "leaderboard.csv has 1 more configuration, compared with the best over seeds alone"
+    for rows, verdicts in ((2, ["best", "worse", "not known"]), (3, ["best", "worse", "worse"])):
+        output = report(name, "--rows", str(rows))
+        page = max(tmp_path.glob("*/report.html"), key=lambda path: path.stat().st_mtime_ns)
+        assert pd.read_csv(page.parent / "leaderboard.csv")["verdict"].tolist() == verdicts
+        assert (sentence in output) == (sentence in page.read_text()) == (rows == 2)
+    output = report(name, "--rows", "2", "--metric", "best_val_accuracy")
+    assert "more configuration" not in output, "of which no images are read in any case"

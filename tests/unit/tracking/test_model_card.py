@@ -269,3 +269,23 @@ def test_write_model_card_shortens_the_description_to_what_the_registry_holds(st
     description = store.client.get_model_version("long", "1").description
     assert "Shortened; model_card.md among the artifacts" in description and len(description) <= 5000
     assert "Shortened" not in card_of(run_id) and "models:/long/1" in card_of(run_id)
+
+
+def test_write_model_card_names_in_the_card_of_each_version_the_exports_of_its_own_model(store):
+    client = store.client
+    run_id = make_run(
+        store, "exported", tags={Tag.REGISTERED: "models:/ex/1", Tag.REGISTERED_CALIBRATED: "models:/ex/2"}
+    )
+    client.create_registered_model("ex")
+    for tags in ({Tag.REASON: "first"}, {Tag.CALIBRATED_FROM: "version 1", Tag.TEMPERATURE: "1.4"}):
+        client.create_model_version("ex", f"runs:/{run_id}/model", run_id, tags=tags)
+    client.log_text(run_id, "", "exports/model.onnx")
+    write_model_card(TrackingClient(), run_id)
+    first, second = (client.get_model_version("ex", number).description for number in "12")
+    assert "`exports/model.onnx`" in first and "Exported" not in second
+    for name in ("model.tflite", "model.json"):
+        client.log_text(run_id, "", f"exports-calibrated/{name}")
+    write_model_card(TrackingClient(), run_id)
+    again, second = (client.get_model_version("ex", number).description for number in "12")
+    assert again == first == card_of(run_id)
+    assert "artifacts of the run: `exports-calibrated/model.tflite`." in second

@@ -15,6 +15,7 @@ from pipeline.tracking.registry import (
     compare_predictions,
     describe,
     find_version,
+    pin_version,
     register_calibrated,
     register_version,
 )
@@ -234,6 +235,50 @@ def test_register_calibrated_without_a_calibrated_model_is_refused_permanently()
     with pytest.raises(FileNotFoundError, match=f"run {run_id} has no calibrated model") as raised:
         register_calibrated(TrackingClient(), run_id, name=name, version="1", temperature="1.4")
     assert raised.value.errno == errno.ENOENT
+
+
+def test_register_calibrated_of_another_runs_version_is_refused_and_takes_over_no_alias():
+    run_id, name, _ = register("of-another-run", predictions(FIRST_HALF))
+    other = register(name, predictions(np.ones(IMAGES, bool)))
+    log_calibrated(run_id)
+    with pytest.raises(ValueError, match=f"version 2 of {name} must be of run {run_id}, got one of run {other.run_id}"):
+        register_calibrated(TrackingClient(), run_id, name=name, version="2", temperature="1.4")
+    assert aliases(name) == {"champion": 2}
+    assert len(mlflow.MlflowClient().search_model_versions(f"name = '{name}'")) == 2
+
+
+def test_register_calibrated_copies_the_tags_of_the_accuracy_and_not_of_the_loss():
+    run_id, name, _ = register("raw-loss", predictions(FIRST_HALF))
+    mlflow.MlflowClient().set_model_version_tag(name, "1", "test_loss", "0.4")
+    log_calibrated(run_id)
+    register_calibrated(TrackingClient(), run_id, name=name, version="1", temperature="1.4")
+    tags = mlflow.MlflowClient().get_model_version(name, "2").tags
+    assert tags["test_accuracy"] == "0.5" and "test_loss" not in tags
+
+
+def test_register_version_replaces_a_calibrated_champion_by_accuracy_and_not_by_loss():
+    run_id, name, _ = register("calibrated-champion", unequal(150, 2), monitor="val_loss")
+    log_calibrated(run_id)
+    register_calibrated(TrackingClient(), run_id, name=name, version="1", temperature="1.4")
+    register(name, unequal(175, 18), monitor="val_loss")
+    assert aliases(name) == {"champion": 2, "challenger": 3}
+    assert reason(name, 3) == (
+        "not comparable with version 2, the champion, by loss: its probabilities are calibrated, and those that its "
+        "run has logged are not"
+    )
+    register(name, unequal(175, 18))
+    assert aliases(name) == {"champion": 4, "challenger": 3}
+
+
+def test_pin_version_has_the_number_of_what_an_alias_or_latest_names_now():
+    register("pinned", predictions(FIRST_HALF))
+    register("pinned", predictions(FIRST_HALF))
+    client = TrackingClient()
+    assert pin_version(client, "models:/pinned@champion") == "models:/pinned/1"
+    assert pin_version(client, "models:/pinned/latest") == "models:/pinned/2"
+    of_no_version = ("models:/pinned@nothing", "models:/pinned/9", "models:/it's/latest", f"models:/m-{'0' * 32}")
+    for uri in (*of_no_version, "models:/pinned/2", f"runs:/{'0' * 32}/model"):
+        assert pin_version(client, uri) == uri
 
 
 def test_find_version_takes_the_version_that_is_named_before_that_of_the_run():
