@@ -5,7 +5,9 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -26,6 +28,9 @@ DIGEST_DTYPE = np.dtype("S16")
 # Follows the key in the name of a folder that is not finished.
 BUILDING = ".building-"
 METADATA_FILE = "metadata.json"
+# A folder has the modification time of when it was last opened.
+UNUSED_DAYS = 30
+KEYS = "[0-9a-f]" * 32  # matches the names of finished folders
 
 Allocate = Callable[[tuple[int, ...]], np.ndarray]  # shape -> uint8 array to fill, on disk or in memory
 
@@ -62,12 +67,16 @@ def image_digest(pixels: np.ndarray) -> bytes:
 def load_cached(key: str, decode: Callable[[Allocate], DecodedImages]) -> DecodedImages:
     """Open the data set cached under `key`, decoding it first if it is missing or damaged.
 
-    If the cache cannot be written (read-only, full disk), the images are decoded into memory, with a warning.
+    If the cache cannot be written (read-only, full disk), the images are decoded into memory, with a warning. Before
+    images are decoded, the data sets that no process has opened for UNUSED_DAYS are removed.
 
     Raises:
         UsageError: The images fit neither into the cache nor into memory.
     """
     folder = cache_folder("data", key)
+    # before it is opened, so that no other process removes it meanwhile
+    with suppress(OSError):
+        os.utime(folder)
     if cached := _open(folder):
         return cached
     try:
@@ -103,6 +112,7 @@ def _open(folder: Path) -> DecodedImages | None:
 def _build(folder: Path, decode: Callable[[Allocate], DecodedImages]) -> DecodedImages:
     private_folder("data")
     _remove_leftovers(folder.parent)
+    _remove_unused(folder.parent)
     with lock(_lock_file(folder)):
         # Another process may have built it in the meantime.
         if cached := _open(folder):
@@ -161,6 +171,20 @@ def _remove_leftovers(parent: Path) -> None:
         with try_lock(_lock_file(leftover)) as unused:
             if unused:
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove_unused(parent: Path) -> None:
+    """Remove the data sets that no process has opened for UNUSED_DAYS.
+
+    A process that has one mapped keeps its pages. One that opens it in this moment finds a file missing, and decodes
+    the images again.
+    """
+    oldest = time.time() - UNUSED_DAYS * 24 * 3600
+    for folder in parent.glob(KEYS):
+        # another user's, or removed by another process at the same time
+        with suppress(OSError), try_lock(_lock_file(folder)) as unlocked:
+            if unlocked and folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock_file(folder: Path) -> Path:

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from pipeline.data import cache
-from pipeline.data.cache import DIGEST_DTYPE, DecodedImages, cache_key, load_cached, resize_key
+from pipeline.data.cache import (
+    DIGEST_DTYPE,
+    UNUSED_DAYS,
+    DecodedImages,
+    cache_key,
+    cached_data_sets,
+    load_cached,
+    resize_key,
+)
+from pipeline.runtime.files import lock
 from tests.support.paths import ROOT
 
 KEY = cache_key("a data set")
@@ -120,6 +129,71 @@ def test_load_cached_on_a_full_disk_decodes_into_memory_without_sigbus(folder, c
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert_decoded(decoded)
     assert "File too large" in caplog.text and os.listdir(folder.parent) == [f"{KEY}.lock"]
+
+
+def let_pass(folder, days):
+    """Make a cached data set as old as if it had last been opened so many days ago."""
+    then = time.time() - days * 24 * 3600
+    os.utime(folder, (then, then))
+
+
+def test_load_cached_that_decodes_removes_what_was_not_opened_for_long(folder):
+    other = cache_key("another data set")
+    for days, is_kept in ((UNUSED_DAYS - 1, True), (UNUSED_DAYS + 1, False)):
+        mapped = load_cached(KEY, decode)
+        let_pass(folder, days)
+        load_cached(other, decode)
+        load_cached(cache_key("a third data set", days), decode)
+        assert folder.exists() is is_kept and (folder.parent / other).exists()
+    assert_decoded(mapped)  # a process that has it open keeps it
+    assert_decoded(load_cached(KEY, decode))
+
+
+def test_load_cached_keeps_what_was_built_long_ago_and_opened_since(folder):
+    load_cached(KEY, decode)
+    let_pass(folder, UNUSED_DAYS + 1)
+    load_cached(KEY, fail_to_decode)
+    load_cached(cache_key("another data set"), decode)
+    load_cached(KEY, fail_to_decode)
+
+
+def test_cached_data_sets_keeps_none_from_being_removed(folder):
+    """A report looks through all of them for pictures."""
+    load_cached(KEY, decode)
+    let_pass(folder, UNUSED_DAYS + 1)
+    assert len(list(cached_data_sets())) == 1
+    load_cached(cache_key("another data set"), decode)
+    assert not folder.exists()
+
+
+def test_load_cached_does_not_remove_what_another_process_has_locked(folder):
+    load_cached(KEY, decode)
+    let_pass(folder, UNUSED_DAYS + 1)
+    with lock(folder.with_name(f"{KEY}.lock")):
+        load_cached(cache_key("another data set"), decode)
+    load_cached(KEY, fail_to_decode)
+
+
+def test_load_cached_removes_nothing_but_data_sets(folder):
+    load_cached(KEY, decode)
+    kept = folder.with_name("notes")
+    kept.mkdir()
+    let_pass(kept, UNUSED_DAYS + 1)
+    load_cached(cache_key("another data set"), decode)
+    assert kept.exists()
+
+
+def test_load_cached_opens_and_decodes_where_no_time_can_be_set_and_nothing_removed(folder, caplog, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("read-only")
+
+    load_cached(KEY, decode)
+    let_pass(folder, UNUSED_DAYS + 1)
+    monkeypatch.setattr(cache.os, "utime", refuse)
+    monkeypatch.setattr(cache, "try_lock", refuse)
+    assert_decoded(load_cached(KEY, fail_to_decode))
+    assert_decoded(load_cached(cache_key("another data set"), decode))
+    assert folder.exists() and not caplog.records
 
 
 def test_resize_key_of_stretched_images_is_their_size_alone():
