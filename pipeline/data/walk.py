@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -38,22 +38,28 @@ class FoundFile(NamedTuple):
 
 
 def walk_images(folder: str | Path, passed_over: Counter[str]) -> Iterator[FoundFile]:
-    """Yield the image files below a folder, at any depth and through links, in no order; count the others by suffix.
+    """Yield the image files below a folder, at any depth and through links; count the others by suffix.
 
-    Hidden files and folders and CLUTTER are left out of both. A folder that is reached through several links is
-    entered once.
+    Hidden files and folders and CLUTTER are left out of both. A folder that is reached in several ways is entered once:
+    by its own path if that lies below the folder, else by the first link to it, in the order of depth and name. So the
+    files have the same paths on every machine, in whatever order its file system lists them.
 
     Raises:
         UsageError: A folder cannot be read.
     """
-    pending, seen = [os.fspath(folder)], {_identity(os.stat(folder))}
-    while pending:
-        for entry in list_entries(pending.pop()):
+    folders = deque([(os.fspath(folder), _identity(os.stat(folder)))])
+    links: deque[tuple[str, tuple[int, int]]] = deque()
+    seen: set[tuple[int, int]] = set()
+    while folders or links:
+        # links come last, as one may lead to a folder that is found later
+        path, identity = (folders or links).popleft()
+        if identity in seen:
+            continue
+        seen.add(identity)
+        for entry in sorted(list_entries(path), key=lambda entry: os.fsencode(entry.name)):
             status = _get_status(entry)
             if stat.S_ISDIR(status.st_mode):
-                if _identity(status) not in seen:
-                    seen.add(_identity(status))
-                    pending.append(entry.path)
+                (links if entry.is_symlink() else folders).append((entry.path, _identity(status)))
             elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
                 if is_image_name(entry.name):
                     yield FoundFile(entry.path, status)

@@ -1,9 +1,11 @@
 """Walking through a folder for image files."""
 
+import os
 from collections import Counter
 
 import pytest
 
+from pipeline.data import walk
 from pipeline.data.walk import (
     SUFFIXES,
     count_images,
@@ -51,6 +53,35 @@ def test_walk_images_enters_a_folder_once_however_many_links_lead_to_it(tmp_path
         (tmp_path / "images" / link).symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "images")
     assert len(list(walk_images(tmp_path / "images", Counter()))) == 1
+
+
+@pytest.fixture(params=[False, True])
+def any_order(request, monkeypatch):
+    """Have folders listed in the order of names and in the reverse one, as file systems list them in any."""
+    list_entries = walk.list_entries
+    by_name = {"key": lambda entry: entry.name, "reverse": request.param}
+    monkeypatch.setattr(walk, "list_entries", lambda folder: sorted(list_entries(folder), **by_name))
+
+
+def test_walk_images_names_files_by_their_own_path_rather_than_through_a_link(tmp_path, any_order):
+    for folder in ("cat/real", "cat/a", "cat/z/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.png").touch()
+    (tmp_path / "cat" / "again").symlink_to("real")
+    (tmp_path / "cat" / "same").symlink_to("real")
+    for folder in ("a", "real"):
+        (tmp_path / "cat" / folder / "link").symlink_to("../z/deep")
+    found = [os.path.relpath(file.path, tmp_path) for file in walk_images(tmp_path / "cat", Counter())]
+    assert sorted(found) == ["cat/a/1.png", "cat/real/1.png", "cat/z/deep/1.png"]
+
+
+def test_walk_images_takes_the_first_of_several_links_by_name(tmp_path, any_order):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.png").touch()
+    (tmp_path / "cat").mkdir()
+    for link in ("n", "m", "o"):
+        (tmp_path / "cat" / link).symlink_to(tmp_path / "elsewhere")
+    assert [file.path for file in walk_images(tmp_path / "cat", Counter())] == [f"{tmp_path}/cat/m/1.png"]
 
 
 def test_describe_passed_over_names_the_most_frequent_first_and_counts_the_rest():
