@@ -41,7 +41,11 @@ class DataConfig(Config, title="data"):
         "such split",
     )
     train_examples: int | None = Field(
-        None, ge=2, le=10**9, description="use at most this many training images, each class in proportion"
+        None,
+        ge=2,
+        le=10**9,
+        description="use at most this many training images, each class in proportion; with refit, of training "
+        "and validation images together; with folds, for each network",
     )
     folds: int | None = Field(
         None,
@@ -239,7 +243,10 @@ class FitConfig(Config, title="training"):
         "models go by; val_balanced_accuracy and val_macro_f1 count each class alike",
     )
     early_stopping_epochs: int | None = Field(
-        None, ge=1, le=100_000, description="stop after this many epochs in which the monitor's metric got no better"
+        None,
+        ge=1,
+        le=100_000,
+        description="stop after this many epochs in which the monitor's metric got no better; head_epochs do not count",
     )
     test_time_views: Literal["one", "mirrored", "shifted"] = Field(
         "one",

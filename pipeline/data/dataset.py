@@ -103,7 +103,8 @@ def load_dataset(config: DataConfig, *, seed: int, split: bool = True) -> Datase
 
     `config.dataset` is the name of a built-in data set, a folder of class folders or an .npz file. Validation and test
     images are split off by class and seed if the source has no such split. With `config.refit` the validation images,
-    also those that the source has itself, are among the training images.
+    also those that the source has itself, are among the training images. Of these at most
+    `config.train_examples` are taken; with `config.folds` so many that no network is trained on more.
 
     Args:
         config: Settings of the data.
@@ -120,20 +121,15 @@ def load_dataset(config: DataConfig, *, seed: int, split: bool = True) -> Datase
     else:
         everything = np.arange(len(labels))
         rows = SplitRows(train=everything[:0], validation=everything[:0], test=everything)
-    if config.train_examples is not None:
-        if config.train_examples < len(classes):
-            raise UsageError(
-                f"train_examples must be at least the number of classes: {len(classes)} in {source}, "
-                f"got {config.train_examples}; try {10 * len(classes)}"
-            )
-        rows = rows._replace(train=subsample(rows.train, config.train_examples, labels, len(classes), seed))
-    if config.refit:
+    if config.refit or config.folds is not None:
         rows = rows._replace(train=np.sort(np.concatenate([rows.train, rows.validation])), validation=rows.test[:0])
+    if config.train_examples is not None:
+        count, least = _training_limits(config.train_examples, config.folds, classes, source)
+        rows = rows._replace(train=subsample(rows.train, count, labels, len(classes), seed, least=least))
     train, validation, test = (Split(decoded.images, labels, decoded.digests, decoded.files, part) for part in rows)
     folds: tuple[Split, ...] = ()
     if config.folds is not None:
-        together = np.sort(np.concatenate([rows.train, rows.validation]))
-        parts = fold_rows(together, labels, classes, config.folds, seed)
+        parts = fold_rows(rows.train, labels, classes, config.folds, seed)
         folds = tuple(replace(train, rows=part) for part in parts)
     dataset = Dataset(
         name,
@@ -233,6 +229,24 @@ def _decode_npz(file: Path, image_size: tuple[int, int] | None, resize: str) -> 
     status = file.stat()
     key = cache_key(str(file), status.st_size, status.st_mtime_ns, resize_key(image_size, resize))
     return load_cached(key, decode)
+
+
+def _training_limits(train_examples: int, folds: int | None, classes: tuple[str, ...], source: str) -> tuple[int, int]:
+    """Return how many training images to take at most, and how many of each class at least.
+
+    These are the images of all folds; each network is trained on all folds but one.
+
+    Raises:
+        UsageError: There would be too few images for each class.
+    """
+    parts = 1 if folds is None else folds - 1
+    if train_examples < parts * len(classes):
+        of_folds = "" if folds is None else f" times folds - 1, with folds={folds}"
+        raise UsageError(
+            f"train_examples must be at least the number of classes{of_folds}: {parts * len(classes)} in {source}, "
+            f"got {train_examples}; try {10 * parts * len(classes)}"
+        )
+    return (train_examples, 1) if folds is None else (train_examples * folds // parts, folds)
 
 
 def _count_duplicates(*splits: Split) -> int:

@@ -73,11 +73,13 @@ def fold_rows(
     return [np.sort(dealt[fold::folds]) for fold in range(folds)]
 
 
-def subsample(rows: np.ndarray, count: int, labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
-    """Return `count` rows, or all if there are fewer: each class in proportion, with at least one row."""
+def subsample(
+    rows: np.ndarray, count: int, labels: np.ndarray, classes: int, seed: int, *, least: int = 1
+) -> np.ndarray:
+    """Return `count` rows, or all if there are fewer: each class in proportion, with at least `least` rows or all."""
     by_class = _shuffle_by_class(rows, labels, classes, seed)
     sizes = np.array([len(own) for own in by_class])
-    shares = largest_remainder(count, sizes, np.minimum(sizes, 1), sizes)
+    shares = largest_remainder(count, sizes, np.minimum(sizes, least), sizes)
     return np.sort(np.concatenate([own[:share] for own, share in zip(by_class, shares, strict=True)]))
 
 

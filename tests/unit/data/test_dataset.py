@@ -158,6 +158,38 @@ def test_train_examples_limits_training_images_only_and_keeps_every_class(tmp_pa
     assert "at least the number of classes: 3" in error_message(root, train_examples=2)
 
 
+def test_train_examples_limits_training_and_validation_images_of_a_refit_together():
+    whole, cut = load("digits", refit=True), load("digits", refit=True, train_examples=100)
+    assert len(cut.train) == 100 and set(cut.train.rows) < set(whole.train.rows) and len(cut.validation) == 0
+    assert set(cut.train.rows) & set(load("digits").validation.rows), "they are drawn from both"
+    assert cut.test.digest == whole.test.digest and cut.fingerprint == whole.fingerprint
+    assert load("digits", refit=True, train_examples=10**6).train.digest == whole.train.digest
+
+
+@pytest.mark.parametrize(("folds", "images"), [(2, 200), (3, 150), (5, 125), (7, 116)])
+def test_train_examples_limits_the_images_of_the_network_of_each_fold(folds, images):
+    whole, cut = load("digits", folds=folds), load("digits", folds=folds, train_examples=100)
+    # a fold has an image more or less
+    sizes = [len(cut.fold(number).train) for number in range(1, folds + 1)]
+    assert max(sizes) <= 100 and min(sizes) >= 99 and len(cut.out_of_fold) == images
+    assert set(cut.out_of_fold.rows) < set(whole.out_of_fold.rows) and cut.test.digest == whole.test.digest
+    everything = load("digits", folds=folds, train_examples=10**6)
+    assert [fold.digest for fold in everything.folds] == [fold.digest for fold in whole.folds]
+
+
+def test_train_examples_leaves_each_fold_an_image_of_each_class(tmp_path):
+    root = write_folder(tmp_path / "pets", {"cat": 100, "dog": 10})  # of which 80 and 8 are left for training
+    cut = load(root, folds=5, train_examples=16)
+    assert [len(fold) for fold in cut.folds] == [4] * 5
+    assert [fold.class_sizes(2) for fold in cut.folds] == [[3, 1]] * 5, "in proportion there would be two dogs in all"
+    message = error_message(root, folds=5, train_examples=7)
+    assert message == (
+        f"train_examples must be at least the number of classes times folds - 1, with folds=5: 8 in {root}, got 7; "
+        "try 80"
+    )
+    assert len(load(root, folds=5, train_examples=8).out_of_fold) == 10
+
+
 def test_folds_take_training_and_validation_images_together_and_leave_the_test_images(tmp_path):
     root = write_folder(tmp_path / "pets", {"cat": 20, "dog": 10})
     whole, split = load(root), load(root, folds=3)
@@ -199,8 +231,8 @@ def test_given_splits_are_kept_and_missing_ones_are_split_off(tmp_path):
 def test_refit_joins_validation_to_training_also_where_the_data_has_both(tmp_path):
     write_folder(tmp_path / "pets" / "train", {"cat": 10, "dog": 10})
     write_folder(tmp_path / "pets" / "val", {"cat": 2, "dog": 3})
-    for root, settings in ((tmp_path / "pets", {}), ("digits", {"train_examples": 50})):
-        apart, joined = load(root, **settings), load(root, refit=True, **settings)
+    for root in (tmp_path / "pets", "digits"):
+        apart, joined = load(root), load(root, refit=True)
         assert joined.train.rows.tolist() == sorted([*apart.train.rows, *apart.validation.rows])
         assert len(joined.validation) == 0 and joined.test.digest == apart.test.digest
         assert joined.fingerprint == apart.fingerprint

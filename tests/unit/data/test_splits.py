@@ -90,6 +90,12 @@ def test_subsample_is_in_proportion_with_a_row_of_each_class():
     )
 
 
+def test_subsample_takes_as_many_rows_of_a_small_class_as_told_or_all_that_it_has():
+    labels = np.repeat([0, 1, 2], [80, 18, 2])
+    rows = subsample(np.arange(100), 20, labels, 3, seed=0, least=5)
+    assert np.bincount(labels[rows]).tolist() == [13, 5, 2]
+
+
 def test_fold_rows_deals_each_row_once_and_each_class_evenly():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [17, 9, 4]))
     rows = np.flatnonzero(np.arange(30) != 5)

@@ -76,7 +76,7 @@ def digits():
 @pytest.fixture(scope="module")
 def folded():
     """Return digits in two folds."""
-    whole = load_dataset(DataConfig(dataset="digits", train_examples=60, folds=2), seed=0)
+    whole = load_dataset(DataConfig(dataset="digits", train_examples=111, folds=2), seed=0)
     return replace(whole, train=with_files(whole.train))
 
 

@@ -305,7 +305,7 @@ def test_run_training_with_refit_says_so_and_makes_up_no_validation(client, expe
         ("digits test", "test"),
     ]
     images = f"{len(dataset.train):,} training images, those for validation among them, and 180 test images"
-    assert len(dataset.train) == 262 and images in run.data.tags[Tag.DESCRIPTION]
+    assert len(dataset.train) == 100 and images in run.data.tags[Tag.DESCRIPTION]
     out, err = capsys.readouterr()
     assert f"data     digits: {images} of 8x8x1, 10 classes\n" in out and "\nepoch 1/1  loss " in out
     assert "resume   " not in err
