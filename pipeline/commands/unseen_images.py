@@ -1,18 +1,30 @@
 """The images on which a command measures a trained model: none that the model was trained on."""
 
+import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.data.dataset import Dataset, absolute_path
-from pipeline.data.subset import check_not_trained_on, check_same_classes, reload_dataset
+import numpy as np
+
+from pipeline.data.dataset import Dataset, absolute_path, load_dataset
+from pipeline.data.subset import check_not_trained_on, check_same_classes, reload_dataset, select_split
 from pipeline.runtime.errors import UsageError
+from pipeline.runtime.text import count, printable
 from pipeline.tracking.query import TrainingRun
+
+# of the images to measure on, which may be among those of the training, as two pictures may be alike by chance
+MAX_TRAINED_SHARE = 0.01
+
+log = logging.getLogger(__name__)
 
 
 def load_unseen_images(
     training_run: TrainingRun, metadata: Mapping[str, Any], *, dataset: str | None, split_name: str, remedy: str
 ) -> Dataset:
     """Load the data of a training run again, or other images in the model's size, and check them against the model.
+
+    Other images are compared with those of the training, as far as these can be read and have not changed.
 
     Args:
         training_run: The run that trained the model.
@@ -39,25 +51,79 @@ def load_unseen_images(
         has_validation=training_run.has_validation,
         remedy=remedy,
     )
-    if dataset is None or absolute_path(dataset) == absolute_path(config.dataset):
-        _check_still_unseen(loaded, split_name, training_run)
+    if not _is_held_out(loaded, split_name, training_run):
+        if dataset is None or _same_place(dataset, config.dataset):
+            _check_unchanged(loaded, split_name, training_run)
+        else:
+            _check_not_among_trained(loaded, split_name, training_run)
     if "classes" in metadata:
         check_same_classes(loaded, metadata["classes"])
     return loaded
 
 
-def _check_still_unseen(dataset: Dataset, split_name: str, training_run: TrainingRun) -> None:
-    """Raise UsageError if the run's own data have changed, and the images are not those that were held out of it.
+def _same_place(dataset: str, other: str) -> bool:
+    """Return whether two data sets are the same name, or lead to the same folder or file."""
+    return os.path.realpath(absolute_path(dataset)) == os.path.realpath(absolute_path(other))
+
+
+def _is_held_out(dataset: Dataset, split_name: str, training_run: TrainingRun) -> bool:
+    """Return whether a split has just the images that were held out of the training."""
+    return split_name != "all" and training_run.splits.get(split_name) == select_split(dataset, split_name).digest
+
+
+def _check_unchanged(dataset: Dataset, split_name: str, training_run: TrainingRun) -> None:
+    """Raise UsageError if the run's own data have changed, so that their splits may be others.
 
     Splits that the data do not have themselves are made anew of all images, among which one more is enough for others.
     """
     if training_run.fingerprint in {"", dataset.fingerprint}:
         return
-    held_out = {"test": dataset.test, "validation": dataset.validation}
-    if split_name in held_out and training_run.splits.get(split_name) == held_out[split_name].digest:
-        return
     images = "all images" if split_name == "all" else f"the {split_name} images"
     raise UsageError(
         f"images must be others than those that the model was trained on, got {images} of {dataset.name}, its training "
         "data, which have changed since, so that some of these may have been trained on; try a dataset of other images"
+    )
+
+
+def _check_not_among_trained(dataset: Dataset, split_name: str, training_run: TrainingRun) -> None:
+    """Raise UsageError if other images include more than a few that the model was trained on; warn of these few.
+
+    Images are the same if their pixels are, once they have the model's size. Each counts once, however often it is
+    there: empty pictures are all alike.
+    """
+    config = training_run.config
+    try:
+        own = load_dataset(config.data, seed=config.seed)
+    except UsageError as error:
+        _warn_not_compared(dataset, f"they cannot be read: {error}")
+        return
+    if training_run.fingerprint not in {"", own.fingerprint}:
+        _warn_not_compared(dataset, f"{own.name} is not as it was when the run was trained on it")
+        return
+    if own.image_shape != dataset.image_shape:
+        # the model does not take them
+        return
+    trained = [own.train] if training_run.has_validation else [own.train, own.validation]
+    known = np.concatenate([split.image_digests[split.rows] for split in trained])
+    split = select_split(dataset, split_name)
+    images, positions = np.unique(split.image_digests[split.rows], return_index=True)
+    found = np.sort(positions[np.isin(images, known)])
+    if not len(found):
+        return
+    (file,) = split.file_names(found[:1])
+    example = f", such as {printable(file)}" if file else ""
+    share = f"{len(found):,} of {count(len(images), 'different image')} of {dataset.name}"
+    if len(found) > MAX_TRAINED_SHARE * len(images):
+        raise UsageError(
+            f"images must be others than those that the model was trained on, got {share} that it was trained on"
+            f"{example}; remove these, or try a dataset of other images"
+        )
+    log.warning("the model was trained on %s%s", share, example)
+
+
+def _warn_not_compared(dataset: Dataset, reason: str) -> None:
+    log.warning(
+        "whether the model was trained on images of %s is not known, as its own data cannot be compared: %s",
+        dataset.name,
+        reason,
     )

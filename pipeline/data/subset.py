@@ -70,15 +70,19 @@ def build_subset(
     """
     check_same_classes(dataset, classes)
     _check_same_shape(dataset, image_shape)
+    split = select_split(dataset, split_name)
+    positions = np.array([classes.index(name) for name in dataset.classes])
+    return Subset(dataset, split, split_name, positions[split.labels[split.rows]])
+
+
+def select_split(dataset: Dataset, split_name: str) -> Split:
+    """Return the images of a data set that are in a split: test or validation; or all of them."""
     splits = {
         "test": [dataset.test],
         "validation": [dataset.validation],
         "all": [dataset.train, dataset.validation, dataset.test],
     }
-    rows = np.sort(np.concatenate([split.rows for split in splits[split_name]]))
-    split = replace(dataset.test, rows=rows)
-    positions = np.array([classes.index(name) for name in dataset.classes])
-    return Subset(dataset, split, split_name, positions[split.labels[split.rows]])
+    return replace(dataset.test, rows=np.sort(np.concatenate([split.rows for split in splits[split_name]])))
 
 
 def check_same_classes(dataset: Dataset, classes: Sequence[str]) -> None:

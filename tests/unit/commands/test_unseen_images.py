@@ -1,5 +1,6 @@
 """Images for a trained model: in its size, of its classes, and none that it was trained on."""
 
+from shutil import copytree
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,6 +108,149 @@ def test_test_images_that_are_the_same_in_data_that_have_changed_are_taken(pets)
     assert loaded.test.digest == before.test.digest and loaded.fingerprint != before.fingerprint
     with pytest.raises(UsageError, match="got the validation images of pets, its training data, which have changed"):
         load_unseen_images(run, metadata, dataset=None, split_name="validation", remedy="others")
+
+
+def trained_on(folder, **settings):
+    """Return the run of a model that was trained on a folder as it is now."""
+    config = TrainingConfig.build({"dataset": folder, **settings})
+    data = load_dataset(config.data, seed=0)
+    return TrainingRun(SimpleNamespace(), config, data.fingerprint, digests(data))
+
+
+def evaluate(run, dataset, metadata, split="all"):
+    return load_unseen_images(run, metadata, dataset=dataset, split_name=split, remedy="others")
+
+
+def test_data_that_have_changed_are_refused_through_a_link_too(pets, tmp_path):
+    folder, metadata, add = pets
+    run = trained_on(folder)
+    add("train", "cat", 50)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(UsageError, match="got all images of link, its training data, which have changed since"):
+        evaluate(run, str(tmp_path / "link"), metadata)
+
+
+@pytest.fixture
+def split_pets(pets):
+    """The same with test and validation images besides, three of each class."""
+    folder, metadata, add = pets
+    for value in range(3):
+        for part, start in (("test", 60), ("val", 70)):
+            add(part, "cat", start + value)
+            add(part, "dog", start + value + 100)
+    return folder, metadata, add
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "refused"),
+    [
+        ("train", {}, "got 40 of 40 different images of pets that it was trained on, such as cat/0.png; remove these,"),
+        ("val", {}, None),
+        ("val", {"refit": True}, "got 6 of 6 different images of val that it was trained on, such as cat/70.png; "),
+        ("val", {"folds": 3}, "got 6 of 6 different images of val that it was trained on, such as cat/70.png; "),
+        ("test", {"refit": True}, None),
+        ("test", {"folds": 3}, None),
+    ],
+)
+def test_a_folder_of_one_split_is_refused_if_the_model_was_trained_on_it(split_pets, part, settings, refused):
+    folder, metadata, _ = split_pets
+    run = trained_on(folder, **settings)
+    if refused is None:
+        assert len(evaluate(run, f"{folder}/{part}", metadata).test) == 6
+    else:
+        with pytest.raises(UsageError, match=refused) as refusal:
+            evaluate(run, f"{folder}/{part}", metadata)
+        assert "\n" not in str(refusal.value)
+
+
+def test_images_of_the_training_among_others_are_refused_and_those_that_train_examples_left_out_taken(pets, tmp_path):
+    folder, metadata, _ = pets
+    run = trained_on(folder, train_examples=2)
+    used = load_dataset(run.config.data, seed=0).train.file_names()
+    others = tmp_path / "others"
+    copytree(folder, others)
+    Image.fromarray(np.full((8, 8), 50, np.uint8)).save(others / "train" / "cat" / "new.png")
+    first = used[0].removeprefix("train/")
+    with pytest.raises(UsageError, match=f"got 2 of 41 different images of others .* such as {first}; remove these"):
+        evaluate(run, str(others / "train"), metadata)
+    for name in used:
+        (others / name).unlink()
+    assert len(evaluate(run, str(others / "train"), metadata).test) == 39
+
+
+def test_a_copy_of_the_data_has_the_test_images_that_were_held_out(pets, tmp_path, caplog):
+    folder, metadata, add = pets
+    for value in range(20):
+        add("train", "cat/copies", value)
+    run = trained_on(folder, validation_fraction=0.4)
+    assert load_dataset(run.config.data, seed=0).duplicates > 10, "images of two files are in two splits"
+    copytree(folder, tmp_path / "copy")
+    assert len(evaluate(run, str(tmp_path / "copy"), metadata, split="test").test) == 24
+    assert not caplog.records
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """A function that writes an .npz file of 200 different images, the first ones of which are of given pixels."""
+
+    def write(name, first):
+        images = np.random.default_rng(len(name)).integers(0, 256, (200, 8, 8, 1), np.uint8)
+        images[: len(first)] = first
+        labels = np.arange(200) % 10
+        np.savez(
+            tmp_path / f"{name}.npz",
+            x_train=images[:100],
+            y_train=labels[:100],
+            x_test=images[100:],
+            y_test=labels[100:],
+        )
+        return str(tmp_path / f"{name}.npz")
+
+    return write
+
+
+@pytest.mark.parametrize(("known", "is_refused"), [(2, False), (3, True)])
+def test_a_hundredth_of_other_images_may_be_like_some_of_the_training(fingerprint, noise, caplog, known, is_refused):
+    digits = load_dataset(DataConfig(dataset="digits"), seed=0)
+    path = noise("other", digits.train.take(slice(known))[0])
+    what = f"{known} of 200 different images of other"
+    if is_refused:
+        with pytest.raises(UsageError, match=f"got {what} that it was trained on; remove these, or try a dataset of"):
+            load(fingerprint, dataset=path, split="all")
+    else:
+        assert len(load(fingerprint, dataset=path, split="all").test) == 200
+        assert caplog.messages == [f"the model was trained on {what}"]
+
+
+def test_empty_images_count_once_however_many_there_are(noise, caplog):
+    """Of 101 different images one is known, and of all 200 a half."""
+    empty = np.zeros((100, 8, 8, 1), np.uint8)
+    trained, others = noise("trained", empty), noise("others", empty)
+    metadata = {"classes": DIGITS, "image_size": [8, 8]}
+    assert evaluate(trained_on(trained), others, metadata).name == "others"
+    assert caplog.messages == ["the model was trained on 1 of 101 different images of others"]
+
+
+def test_images_in_another_shape_than_the_models_are_left_to_the_check_of_the_shape(fingerprint, tmp_path, caplog):
+    images, labels = np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "rgb.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    assert load(fingerprint, dataset=str(tmp_path / "rgb.npz"), split="all").image_shape == (8, 8, 3)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("own", "reason"),
+    [
+        ("/no/such/folder", "they cannot be read: dataset must be digits, "),
+        ("digits", "digits is not as it was when the run was trained on it"),
+    ],
+)
+def test_other_images_that_cannot_be_compared_are_taken_with_a_warning(others, caplog, own, reason):
+    run = TrainingRun(SimpleNamespace(), TrainingConfig.build({"dataset": own}), "f00d")
+    assert evaluate(run, others, {"classes": DIGITS, "image_size": [8, 8]}).name == "others"
+    (message,) = caplog.messages
+    assert message.startswith("whether the model was trained on images of others is not known, as its own data ")
+    assert reason in message
 
 
 def test_images_of_other_classes_than_the_models_are_refused(fingerprint):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.config.training import DataConfig
-from pipeline.data.subset import build_subset, check_not_trained_on, reload_dataset
+from pipeline.data.subset import build_subset, check_not_trained_on, reload_dataset, select_split
 from pipeline.runtime.errors import UsageError
 
 MODEL = {"classes": ("cat", "dog", "owl"), "image_shape": (4, 4, 1)}
@@ -53,6 +53,12 @@ def test_build_subset_of_all_holds_every_image_once(npz):
     images = subset(npz(["cat", "dog", "owl"]), split="all")
     assert images.split.rows.tolist() == list(range(60)) and len(images.labels) == 60
     assert str(images) == "pets, all images"
+
+
+def test_select_split_of_all_holds_every_image_in_the_order_of_the_data(npz):
+    dataset = subset(npz(["cat", "dog", "owl"])).dataset
+    assert select_split(dataset, "all").rows.tolist() == list(range(60))
+    assert select_split(dataset, "validation").digest == dataset.validation.digest
 
 
 @pytest.mark.parametrize(
