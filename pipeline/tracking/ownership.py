@@ -26,7 +26,7 @@ from pipeline.runtime.heartbeat import BEAT_SECONDS, heartbeat
 from pipeline.runtime.process import ProcessIdentity, announce_process, this_process
 from pipeline.runtime.tables import markdown_text
 from pipeline.runtime.text import one_line
-from pipeline.runtime.urls import storage_error
+from pipeline.runtime.urls import mask_password, storage_error
 from pipeline.tracking.client import TrackingClient
 from pipeline.tracking.tags import Role, RunOutcome, Tag, run_outcome_tags
 
@@ -179,10 +179,10 @@ def end_run(
         client: The tracking store.
         run_id: The run.
         outcome: How it ended.
-        reason: Why; may be empty.
+        reason: Why; may be empty. Secrets in its URLs are masked, as everybody who sees the run reads it.
         end_time: When, in seconds since the epoch; None is now.
     """
-    client.set_tags(run_id, run_outcome_tags(outcome, reason))
+    client.set_tags(run_id, run_outcome_tags(outcome, mask_password(reason)))
     client.terminate_run(run_id, outcome.status, end_time=int(1000 * end_time) if end_time else None)
 
 
@@ -198,6 +198,7 @@ def refuse_run(
         name: Of the run, if MLflow made up the one that it has; empty names what was refused.
         end_time: When, in seconds since the epoch; None is now.
     """
+    reason = mask_password(reason)
     end_run(client, run_id, RunOutcome.FAILED, reason, end_time=end_time)
     tags = {Tag.DESCRIPTION: markdown_text(reason)}
     if is_generated_name(client.get_run(run_id).info.run_name):

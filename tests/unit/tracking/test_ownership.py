@@ -281,3 +281,10 @@ def test_refuse_run_escapes_the_reason_and_ends_it_now(client, run_id):
     run = found(run_id)
     assert run.data.tags[Tag.DESCRIPTION] == markdown_text("a_b must be *c*") != "a_b must be *c*"
     assert run.info.run_name == "refused: a_b" and abs(run.info.end_time / 1000 - time.time()) < 60
+
+
+def test_reason_of_a_run_that_ends_holds_no_token(client, run_id):
+    ownership.refuse_run(TrackingClient(), run_id, "https://t0ken@mlflow.example/api timed out")
+    tags = found(run_id).data.tags
+    assert "mlflow.example/api timed out" in tags[Tag.OUTCOME_REASON]
+    assert not [name for name, value in tags.items() if "t0ken" in value]
