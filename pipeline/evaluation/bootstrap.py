@@ -17,6 +17,7 @@ from pipeline.evaluation.metrics import ClassCounts
 
 RESAMPLES = 2000
 SEED = 0
+PART = 100  # resamples whose losses are computed together
 PROBABILITY = "probability_of_class"  # the column of a table of predictions that a loss needs
 
 
@@ -60,7 +61,9 @@ def _measure(metric: str, table: pd.DataFrame, weights: npt.NDArray[np.uint8]) -
     name = metric.removeprefix("test_").removeprefix("val_")
     if name == "loss":
         losses = -np.log(np.clip(table[PROBABILITY].to_numpy(), metrics.LEAST_PROBABILITY, 1))
-        return losses @ weights / len(table)
+        # some resamples at a time, as NumPy makes numbers of 8 bytes of their weights
+        parts = np.array_split(weights, max(1, weights.shape[1] // PART), axis=1)
+        return np.concatenate([losses @ part for part in parts]) / len(table)
     label, predicted = table["label"].to_numpy(), table["predicted"].to_numpy()
     correct = label == predicted
     if name == "accuracy":
@@ -81,5 +84,7 @@ def _measure(metric: str, table: pd.DataFrame, weights: npt.NDArray[np.uint8]) -
 def _weights(images: int) -> npt.NDArray[np.uint8]:
     """Return how often each of n images is drawn in each resample, (n, RESAMPLES); the same for the same n."""
     random = np.random.default_rng(SEED)
-    drawn = [np.bincount(random.integers(0, images, images), minlength=images) for _ in range(RESAMPLES)]
-    return np.stack(drawn, axis=1).astype(np.uint8)
+    weights = np.empty((images, RESAMPLES), np.uint8)
+    for number in range(RESAMPLES):
+        weights[:, number] = np.bincount(random.integers(0, images, images), minlength=images)
+    return weights
