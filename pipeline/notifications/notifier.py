@@ -3,13 +3,13 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
 from pipeline.notifications.queue import Event, EventQueue
-from pipeline.notifications.receivers import Away, Receiver, Refused, find_receivers
+from pipeline.notifications.receivers import Away, Receiver, Refused, take_receivers
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.retry import pause_seconds
 
@@ -69,12 +69,15 @@ class Notifier:
 
 
 @contextmanager
-def deliver_pending(environ: Mapping[str, str]) -> Iterator[None]:
-    """Deliver, while the block runs, what earlier commands could not, to the receivers that variables name."""
+def deliver_pending(environ: MutableMapping[str, str]) -> Iterator[None]:
+    """Deliver, while the block runs, what earlier commands could not, to the receivers that variables name.
+
+    The address is removed from the environment, so that no process started later sees it.
+    """
     receivers: list[Receiver] = []
     # whether a variable is wrong is said by those commands that need it
     with suppress(UsageError):
-        receivers = [one for one in find_receivers(environ) if EventQueue(one.folder).pending()]
+        receivers = [one for one in take_receivers(environ, {}) if EventQueue(one.folder).pending()]
     with Notifier(receivers):
         yield
 

@@ -71,8 +71,10 @@ def test_what_is_pending_is_sent_by_the_next_command(hook):
     port = free_port()
     with Notifier([receiver(port)], pauses=PAUSES) as notifier:
         notifier.send(event("left"))
-    with webhook(hook, port) as url, deliver_pending({"CONVMIXER_NOTIFY_URL": url}):
+    with webhook(hook, port) as url, deliver_pending(environ := {"OTHER": "stays", "CONVMIXER_NOTIFY_URL": url}):
         hook.wait(1)
+    # no process that is started later sees the address
+    assert environ == {"OTHER": "stays"}
     assert [one["text"] for one in hook.events] == ["digits: left"]
     assert not EventQueue(receiver(port).folder).pending()
 
