@@ -5,6 +5,7 @@ the command. It writes `report.html`, which needs no other file, and the leaderb
 `leaderboard.md`, into a folder and into an MLflow run of its own. It does not import TensorFlow.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,7 +105,7 @@ def build_report(command: ReportCommand, console: Console) -> None:
             )
             board = leaderboard_table(rows, metric)
             folder = _write(
-                Path(command.settings.folder).expanduser() / run.id,
+                Path(os.path.expanduser(command.settings.folder)) / run.id,
                 {
                     "report.html": html,
                     "leaderboard.csv": to_csv(board),

@@ -165,7 +165,7 @@ def parse_predict(arguments: Sequence[str]) -> PredictCommand:
     # unlike Path.exists, this is False for a name that no file can have
     if not os.path.exists(images):
         raise UsageError(f"images must be an existing file or folder, got {one_line(images, most=400)}")
-    return PredictCommand(model, images, Path(settings.folder).expanduser())
+    return PredictCommand(model, images, Path(os.path.expanduser(settings.folder)))
 
 
 EXPORT = """\

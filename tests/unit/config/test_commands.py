@@ -107,6 +107,11 @@ def test_parse_predict_returns_absolute_images_that_exist(tmp_path, monkeypatch)
     )
 
 
+def test_folder_of_a_user_that_does_not_exist_is_a_folder_of_that_name(tmp_path):
+    command = parse_predict(["models:/digits/1", "--images", str(tmp_path), "--folder", "~no-such-user"])
+    assert str(command.folder) == "~no-such-user"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
