@@ -134,6 +134,16 @@ class DriverRegistry:
         """Remove the entry of a dead driver, after its trials were requeued."""
         self._write(DRIVER_PREFIX + driver, None)
 
+    def leave(self) -> bool:
+        """Record that this driver is about to end, and return whether no other one goes on; `close` follows later.
+
+        Of drivers that end at the same time, each asking under the study's lock, the last one returns True.
+        """
+        self.refresh()
+        others = [entry for driver, entry in self._others().items() if driver in self._live]
+        self._register(leaving=True)
+        return all(entry.get("leaving") for entry in others)
+
     def close(self) -> None:
         """Remove this driver's entry; its trials must have ended."""
         self.unregister(self.id)
@@ -208,12 +218,13 @@ class DriverRegistry:
         if self._exclusive:
             self._register()
 
-    def _register(self, *, starting: bool = False) -> None:
+    def _register(self, *, starting: bool = False, leaving: bool = False) -> None:
         self._renewed = seconds_since_boot()
         self._heartbeats += 1
         entry = announce_process().tags() | {
             "exclusive": self._exclusive,
             "starting": starting,
+            "leaving": leaving,
             "heartbeat": self._heartbeats,
         }
         self._write(DRIVER_PREFIX + self.id, entry)

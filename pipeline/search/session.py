@@ -152,7 +152,7 @@ class SharedCoordinator(Coordinator):
 
     def end_run(self, outcome: RunOutcome, reason: str) -> str | None:
         with self._study.locked():
-            is_last = self._is_alone()
+            is_last = self._registry.leave()
         if is_last or self._is_finisher:
             return self._run.close(outcome, reason)
         return self._run.leave(outcome, reason)

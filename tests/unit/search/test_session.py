@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import mlflow
 import optuna
@@ -18,7 +19,7 @@ from pipeline.runtime.process import process_of
 from pipeline.search import coordination, session
 from pipeline.search.attributes import FINAL, FINISHER, SEARCHED_SECONDS, WINNER
 from pipeline.search.session import ExclusiveCoordinator, SearchContext, SharedCoordinator
-from pipeline.tracking.tags import Tag, TrialOutcome
+from pipeline.tracking.tags import RunOutcome, Tag, TrialOutcome
 from tests.support.scripted import DISCRETE, make_search, mlflow_store, open_study
 from tests.support.sleepers import finish, read_log, start_sleeper, wait_for
 
@@ -181,6 +182,25 @@ def test_final_is_the_first_drivers_that_asks_as_long_as_it_lives(study, close_d
     assert [first.claim_final(), second.claim_final(), first.claim_final()] == [True, False, True]
     first.close()
     assert second.claim_final()
+
+
+def test_last_of_the_drivers_that_stop_together_closes_the_studys_run(study, close_databases):
+    calls = []
+    drivers = [SharedCoordinator(study()) for _ in range(3)]
+    for number, driver in enumerate(drivers):
+        ends = {end: partial(lambda *given: calls.append(given[:2]), number, end) for end in ("close", "leave")}
+        driver._run = SimpleNamespace(**ends)
+    # none of them has been closed when the last one asks
+    for driver in drivers:
+        driver.end_run(RunOutcome.STOPPED, "by SIGTERM")
+    assert calls == [(0, "leave"), (1, "leave"), (2, "close")]
+    for driver in drivers:
+        driver.close()
+    alone, ended = SharedCoordinator(study()), SharedCoordinator(study())
+    ended.close()
+    alone._run = drivers[0]._run
+    alone.end_run(RunOutcome.FINISHED, "")
+    assert calls[-1] == (0, "close")
 
 
 def test_record_of_the_final_is_kept_for_a_driver_that_claims_it_after_more_trials(study, close_databases):
