@@ -172,7 +172,10 @@ class TrainingBatches:
             images = resize(images, self.size)
         if self.class_weights is None:
             return images, labels
-        return images, labels, tf.linalg.matvec(labels, self.class_weights)
+        # smoothing gives each image a part of every class, which would even the weights out; labels add up to 1
+        smoothed = self.label_smoothing * self.class_weights.mean()
+        weights = (self.class_weights - smoothed) / (1 - self.label_smoothing)
+        return images, labels, tf.linalg.matvec(labels, weights.astype(np.float32))
 
     def _map_steps(self, function: Callable[[tf.Tensor], Any]) -> tf.data.Dataset:
         """Return a data set of what a function returns for each step."""

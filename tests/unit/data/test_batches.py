@@ -159,10 +159,21 @@ def test_class_without_images_has_no_weight():
     np.testing.assert_array_equal(class_weights("balanced", np.array([0, 0, 2]), 3), [0.75, 0, 1.5])
 
 
-def test_training_batches_with_class_weights_hold_that_of_each_images_label():
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_training_batches_with_class_weights_hold_that_of_each_images_class_however_smooth_its_label(label_smoothing):
     weights = np.float32([0.5, 2.0])
-    for _, labels, of_image in batches(class_weights=weights, label_smoothing=0.2):
-        np.testing.assert_allclose(of_image, np.where(labels[:, 0] > 0.5, 0.9 * 0.5 + 0.1 * 2, 0.1 * 0.5 + 0.9 * 2))
+    for _, labels, of_image in batches(class_weights=weights, label_smoothing=label_smoothing):
+        np.testing.assert_allclose(of_image, np.where(labels[:, 0] > 0.5, 0.5, 2.0), rtol=1e-6)
+
+
+def test_training_batches_that_mix_images_mix_the_weights_of_their_classes():
+    def mix(images, labels, seed):
+        return images, 0.75 * labels + 0.25 * labels[::-1]
+
+    weights = np.float32([0.5, 2.0])
+    for _, labels, of_image in batches(class_weights=weights, label_smoothing=0.2, augment=mix):
+        share = (labels[:, 1] - 0.1) / 0.8  # of the second class, before the labels were smoothed
+        np.testing.assert_allclose(of_image, (1 - share) * 0.5 + share * 2.0, rtol=1e-5)
 
 
 def test_training_batches_augment_each_step_with_its_own_seed():
