@@ -68,13 +68,23 @@ def validate_settings(config: TrainingConfig, *, unknown: Collection[str] = ()) 
 
     Raises:
         UsageError: a training without validation images goes by them, there are fewer blocks or epochs than are to be
-            frozen, or fewer epochs than clean ones, or kernels of folds are to be drawn.
+            frozen, or fewer epochs than clean ones, rare classes are made up for twice, or kernels of folds are to be
+            drawn.
     """
     check_refit(config)
     for part, whole in (("freeze_blocks", "depth"), ("head_epochs", "epochs"), ("clean_epochs", "epochs")):
         value, most = getattr(config, part), getattr(config, whole)
         if value > most and not {part, whole} & {*unknown}:
             raise UsageError(f"{part} must be at most {whole}: {whole}={most}, got {part}={value}")
+    if (
+        config.class_weights != "none"
+        and config.sampling == "balanced"
+        and not {"class_weights", "sampling"} & {*unknown}
+    ):
+        raise UsageError(
+            "class_weights must be none with sampling=balanced, as either makes up for rare classes, and both make "
+            f"them count too much: got {config.class_weights}"
+        )
     if config.folds and config.filter_steps:
         raise UsageError(
             f"filter_steps must be 0 with folds, whose networks draw no kernels: got {config.filter_steps} with "

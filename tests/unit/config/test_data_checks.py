@@ -58,6 +58,13 @@ def test_validate_against_data_accepts_the_largest_values_that_fit():
     fits(image_shape=(24, 32, 1), patch_size=8, kernel_size=5)
 
 
+def test_rare_classes_are_made_up_for_once():
+    fits(class_weights="balanced")
+    fits(sampling="balanced")
+    with pytest.raises(UsageError, match="class_weights must be none with sampling=balanced, .*: got effective"):
+        fits(class_weights="effective", sampling="balanced")
+
+
 def test_more_clean_epochs_than_epochs_are_refused():
     fits(clean_epochs=10, epochs=10)
     with pytest.raises(UsageError, match="clean_epochs must be at most epochs: epochs=10, got clean_epochs=11"):
