@@ -24,8 +24,8 @@ def find_label_errors(probabilities: Probabilities, labels: Labels) -> LabelErro
 
     The threshold of a class is the mean of its probability over the images with that label (section 3.1, equation 2).
     In the confident joint an image counts as the most probable of the classes that reach their thresholds (equation 1);
-    where that is another class than its label, the label is probably wrong (section 3.2, method 2). As in cleanlab, an
-    image whose label is the most probable of all classes is left out. The normalized margin is the probability of the
+    where that is another class than its label, the label is probably wrong (section 3.2, method 2). An image whose
+    label is as probable as that class is left out. The normalized margin is the probability of the
     label less the highest of the others; the lowest come first.
 
     Args:
@@ -38,7 +38,8 @@ def find_label_errors(probabilities: Probabilities, labels: Labels) -> LabelErro
     others = probabilities.copy()
     others[row, labels] = -1.0
     margin = probabilities[row, labels] - others.max(axis=1)
-    positions = np.flatnonzero(confident.any(axis=1) & (counted != labels) & (margin < 0))
+    is_likelier = probabilities[row, counted] > probabilities[row, labels]
+    positions = np.flatnonzero(confident.any(axis=1) & is_likelier)
     positions = positions[np.argsort(margin[positions], kind="stable")]
     return LabelErrors(positions, labels[positions], counted[positions])
 

@@ -41,6 +41,13 @@ def test_find_label_errors_leaves_out_an_image_whose_label_is_the_most_probable_
     assert find_label_errors(probabilities, np.array([0, 1, 1])).positions.tolist() == []
 
 
+def test_find_label_errors_suggests_no_class_that_is_less_probable_than_the_label() -> None:
+    # of the first image b alone reaches its threshold, of 0.2; its label is more probable, and c the most probable
+    probabilities = np.array([[0.35, 0.25, 0.40], [0.99, 0, 0.01], [0.5, 0.2, 0.3], [0, 0.05, 0.95]])
+    assert class_thresholds(probabilities, np.array([0, 0, 1, 2])) == pytest.approx([0.67, 0.2, 0.95])
+    assert find_label_errors(probabilities, np.array([0, 0, 1, 2])).positions.tolist() == []
+
+
 def test_label_errors_table_names_files_and_classes_in_the_order_of_their_rank() -> None:
     table = label_errors_table(
         find_label_errors(PROBABILITIES, LABELS),
