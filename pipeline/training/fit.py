@@ -86,8 +86,8 @@ def fit(
         UsageError: The state does not fit the model, or a model that the settings name is not given.
     """
     if not start:
-        require_initial_weights(config, initial_weights)
-    require_teacher(config, teacher)
+        require_initial_weights(config, dataset, initial_weights)
+    require_teacher(config, dataset, teacher)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     strategy = strategy or tf.distribute.get_strategy()
@@ -226,18 +226,22 @@ def learning_rate_share(config: TrainingConfig, path: str) -> float:
     return config.layer_decay ** (config.depth + 1 - position(path, config.depth))
 
 
-def require_initial_weights(config: TrainingConfig, initial_weights: InitialWeights | None) -> None:
-    """Raise UsageError if a new training is not given the weights that its settings name."""
+def require_initial_weights(config: TrainingConfig, dataset: Dataset, initial_weights: InitialWeights | None) -> None:
+    """Raise UsageError if a new training is not given the weights that its settings name, or others than fit."""
     if config.weights_from and initial_weights is None:
         raise UsageError(
             f"initial_weights must be given with weights_from={config.weights_from}: InitialWeights.load(weights_from)"
         )
+    if initial_weights:
+        initial_weights.check(config, dataset.image_shape)
 
 
-def require_teacher(config: TrainingConfig, teacher: Teacher | None) -> None:
-    """Raise UsageError if a training is not given the teacher that its settings name."""
+def require_teacher(config: TrainingConfig, dataset: Dataset, teacher: Teacher | None) -> None:
+    """Raise UsageError if a training is not given the teacher that its settings name, or one that does not suit."""
     if config.teacher and config.teacher_weight and teacher is None:
         raise UsageError(f"the teacher must be given with teacher={config.teacher}: Teacher.load(teacher)")
+    if config.teacher and teacher:
+        teacher.check(config, dataset)
 
 
 def first_batches(config: TrainingConfig, dataset: Dataset, *, clean: bool) -> tf.data.Dataset:

@@ -117,8 +117,8 @@ def run_training(
     """
     began = time.perf_counter()
     if not resume_point:
-        require_initial_weights(config, initial_weights)
-    require_teacher(config, teacher)
+        require_initial_weights(config, dataset, initial_weights)
+    require_teacher(config, dataset, teacher)
     changes = resume_point.changes if resume_point else changes_to_recipe(config, recipe_config or config)
     if config.register_as:
         # what is imported at the end of a run is imported before its first epoch

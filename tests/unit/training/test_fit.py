@@ -33,6 +33,7 @@ from pipeline.training.fit import (
 )
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.schedules import LearningRateSchedule
+from pipeline.training.teacher import Teacher
 from pipeline.training.train_function import make_train_function
 
 TINY = TrainingConfig.build(
@@ -109,6 +110,18 @@ def train(digits):
 def test_fit_is_refused_without_a_model_that_the_settings_name(digits, setting, message):
     with pytest.raises(UsageError, match=message):
         fit(TINY.model_copy(update={setting: "models:/m-1"}), digits)
+
+
+def test_fit_is_refused_with_a_model_of_another_network_or_of_other_classes(digits):
+    other = build_model(TINY.model_copy(update={"filters": TINY.filters + 1}), digits.image_shape, 3)
+    layers = {layer.name: layer.get_weights() for layer in other.layers if layer.weights}
+    network = InitialWeights(
+        "models:/m-1", layers, {"depth": TINY.depth}, classes=("a", "b", "c"), image_shape=digits.image_shape
+    )
+    with pytest.raises(UsageError, match="weights_from must fit the network: "):
+        fit(TINY.model_copy(update={"weights_from": "models:/m-1"}), digits, initial_weights=network)
+    with pytest.raises(UsageError, match="teacher must tell the data's classes apart"):
+        fit(TINY.model_copy(update={"teacher": "models:/m-1"}), digits, teacher=Teacher(network))
 
 
 @pytest.fixture(scope="module")
@@ -587,7 +600,7 @@ def test_fit_with_initial_weights_starts_from_them_with_the_teacher_strategy_and
 ):
     source, _, _ = train_once()
     layers = {layer.name: layer.get_weights() for layer in source.model.layers if layer.weights}
-    initial = InitialWeights("models:/m-1", layers, {}, classes=digits.classes)
+    initial = InitialWeights("models:/m-1", layers, {"depth": TINY.depth}, classes=digits.classes)
     config = TINY.model_copy(update={"epochs": 1, "learning_rate": 1e-9, "seed": 7, "teacher_weight": 0.5})
     taught, strategy = [], tf.distribute.OneDeviceStrategy("/cpu:0")
     # one whose answers are the labels
