@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pipeline.commands.doctor_checks import CheckResult
 from pipeline.notifications.notifier import Notifier
 from pipeline.notifications.queue import EventQueue, queues
-from pipeline.notifications.receivers import VARIABLES, take_receivers
+from pipeline.notifications.receivers import VARIABLES, find_receivers
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.shell import project_command
 from pipeline.runtime.text import count
@@ -21,7 +21,7 @@ def check_notifications(*, resend: bool = False) -> Iterator[CheckResult]:
         resend: Deliver also those that a receiver has refused.
     """
     try:
-        receivers = take_receivers(os.environ, {})
+        receivers = find_receivers(os.environ)
     except UsageError as error:
         yield CheckResult("error", str(error))
         return

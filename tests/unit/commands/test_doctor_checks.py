@@ -39,6 +39,15 @@ def test_check_tensorflow_names_the_device():
     assert result.state == "ok" and " computes on CPU " in result.text
 
 
+def test_check_tensorflow_hides_a_webhook_from_the_process_that_it_starts(monkeypatch):
+    monkeypatch.setenv("CONVMIXER_NOTIFY_URL", "https://host/secret")
+    (result,) = doctor_checks.check_tensorflow(f"import os; os.environ['CONVMIXER_NOTIFY_URL']; {printing()}")
+    assert (
+        result.text
+        == "TensorFlow does not work here: KeyError: 'CONVMIXER_NOTIFY_URL'; install requirements.lock again"
+    )
+
+
 def test_check_tensorflow_with_an_unused_gpu_is_an_error():
     works, unused = doctor_checks.check_tensorflow(printing(unused="this machine has NVIDIA H200 but ...: a remedy"))
     assert (works.state, unused.state, unused.text[-6:]) == ("ok", "error", "remedy")
