@@ -60,6 +60,8 @@ def train(command: TrainCommand, console: Console, notifier: Notifier | None = N
             teacher.check(config, dataset)
         if resume_point:
             resume_point.check_data(dataset.fingerprint)
+            if initial_weights:
+                resume_point.check_weights(initial_weights.digest)
         with temporary_files("runs"):
             # only now that settings and data have been accepted
             with slow_imports():

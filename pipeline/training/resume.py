@@ -92,6 +92,15 @@ class ResumePoint:
                 f"fingerprint from {before} to {fingerprint}; start a new run"
             )
 
+    def check_weights(self, digest: str) -> None:
+        """Raise UsageError unless the file of the initial weights is still the one that the run began with."""
+        before = self.run.data.tags.get(Tag.WEIGHTS_DIGEST, "")
+        if digest != before:
+            raise UsageError(
+                f"a resumed run needs the weights that it began with: {self.config.weights_from} has changed since, "
+                f"its SHA-256 from {before[:12] or 'none'} to {digest[:12] or 'none'}; start a new run"
+            )
+
 
 @contextmanager
 def open_resume_point(run: str | None, overrides: Mapping[str, str]) -> Iterator[ResumePoint | None]:

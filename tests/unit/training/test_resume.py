@@ -541,6 +541,17 @@ def test_check_data_with_another_fingerprint_raises_usage_error(client, make_run
         resume_point.check_data("beef")
 
 
+def test_check_weights_of_a_file_that_has_changed_raises_usage_error(client, make_run):
+    run_id = make_run()
+    find(run_id, {}).check_weights("")
+    client.set_tag(run_id, Tag.WEIGHTS_DIGEST, "a" * 64)
+    find(run_id, {}).check_weights("a" * 64)
+    with pytest.raises(
+        UsageError, match="has changed since, its SHA-256 from aaaaaaaaaaaa to bbbbbbbbbbbb; start a new"
+    ):
+        find(run_id, {}).check_weights("b" * 64)
+
+
 def test_project_run_that_does_not_exist_is_refused_by_its_variable(client, experiment, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     reason = f"must be the id of a run in this tracking store, got '{'0' * 32}'"
