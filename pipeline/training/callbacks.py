@@ -94,6 +94,8 @@ class EpochMetrics(TrainingCallback):
         metrics = {name: float(logs[name]) for name in ("loss", "accuracy")}
         if "val_loss" in logs:
             metrics |= self._validation_metrics(logs)
+            # for the progress bar, which shows Keras' own metrics
+            logs[self.progress.monitor] = metrics[self.progress.monitor]
         metrics["learning_rate"] = self.learning_rate(epoch)
         metrics["epoch_seconds"] = time.perf_counter() - self._began
         metrics["images_per_second"] = self.images / (self._trained - self._began)

@@ -280,7 +280,7 @@ def test_order_has_every_callback_of_the_module():
     assert {kind for kind in kinds if issubclass(kind, TrainingCallback)} - {TrainingCallback} == set(ORDER)
 
 
-def epoch_metrics(monkeypatch, *, classes, logs):
+def epoch_metrics(monkeypatch, *, classes, logs, monitor="val_accuracy"):
     """Return the metrics of the fifth epoch, whose steps took 4 s and validation 2 s, of predictions of two classes."""
     clock, rates = [100.0], []
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: clock[0])
@@ -288,7 +288,7 @@ def epoch_metrics(monkeypatch, *, classes, logs):
     counts = ClassCounts(np.array([6, 2]), np.array([7, 1]), np.array([6, 1]))
     monkeypatch.setattr(callbacks, "class_counts", lambda model: counts)
     callback = EpochMetrics(images=40, classes=classes, learning_rate=lambda epoch: rates.append(epoch) or 0.125)
-    callback = with_progress(callback)
+    callback.progress = TrainingProgress(monitor=monitor)
     callback.set_model(small_model())
     callback.on_epoch_begin(4)
     for _ in range(2):
@@ -311,6 +311,12 @@ def test_epoch_metrics_are_losses_accuracies_learning_rate_and_speed(monkeypatch
     of_classes = {"val_balanced_accuracy": 0.75, "val_macro_f1": pytest.approx((12 / 13 + 2 / 3) / 2)}
     of_classes |= {"val_recall/cat": 1.0, "val_recall/dog": 0.5}
     assert metrics == TRAINED | {"val_loss": 0.75, "val_accuracy": 0.875} | of_classes
+
+
+def test_epoch_metrics_give_the_progress_bar_the_metric_that_decides(monkeypatch):
+    logs = {"loss": 0.5, "accuracy": 0.25, "val_loss": 0.75, "val_accuracy": 0.875}
+    epoch_metrics(monkeypatch, classes=("cat", "dog"), logs=logs, monitor="val_balanced_accuracy")
+    assert logs["val_balanced_accuracy"] == 0.75 and "val_macro_f1" not in logs
 
 
 @pytest.mark.parametrize(("number", "recalls"), [(20, 2), (21, 0)])
