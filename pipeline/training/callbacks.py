@@ -41,7 +41,7 @@ class TrainingCallback(keras.callbacks.Callback):
 
 
 class TerminateOnNonFinite(TrainingCallback):
-    """Raise `Diverged` at the first loss that is NaN or infinite.
+    """Raise `Diverged` at the first loss that is NaN or infinite, or weights where there are no validation images.
 
     The loss is the mean of the epoch so far, which stays NaN or infinite once it is.
 
@@ -60,9 +60,11 @@ class TerminateOnNonFinite(TrainingCallback):
             raise Diverged(f"loss became {float(logs['loss'])} at epoch {epoch}, {steps}; {REMEDY}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        # absent without validation images
         if not math.isfinite(logs.get("val_loss", 0)):
             raise Diverged(f"val_loss became {logs['val_loss']} after epoch {epoch + 1}; {REMEDY}")
+        # without validation images nothing else shows what the epoch's last step has done
+        if "val_loss" not in logs and not all(np.isfinite(weights).all() for weights in self.model.get_weights()):
+            raise Diverged(f"weights became NaN or infinite after epoch {epoch + 1}; {REMEDY}")
 
 
 class EpochMetrics(TrainingCallback):

@@ -212,6 +212,16 @@ def test_terminate_on_non_finite_loss_raises_diverged_with_epoch_and_step(value)
         callback.on_epoch_end(2, {"val_loss": value})
 
 
+def test_terminate_on_non_finite_weights_where_no_validation_shows_them():
+    callback = with_progress(TerminateOnNonFinite(StepGroups(8)))
+    callback.set_model(small_model())
+    callback.on_epoch_end(0, {"loss": 0.5})
+    callback.model.layers[0].bias.assign(np.full(4, np.nan))
+    callback.on_epoch_end(0, {"loss": 0.5, "val_loss": 0.5})
+    with pytest.raises(Diverged, match="^weights became NaN or infinite after epoch 1; try a lower learning_rate"):
+        callback.on_epoch_end(0, {"loss": 0.5})
+
+
 @pytest.mark.parametrize(("group", "steps"), [(0, "between steps 1 and 3"), (2, "between steps 7 and 8")])
 def test_terminate_on_non_finite_loss_of_a_group_of_steps_names_its_first_and_last(group, steps):
     callback = with_progress(TerminateOnNonFinite(StepGroups(8, size=3)))
@@ -374,6 +384,7 @@ def test_checkpoint_saver_saves_the_state_after_each_epoch():
 
 def test_terminate_on_non_finite_lets_finite_losses_pass():
     callback = with_progress(TerminateOnNonFinite(StepGroups(8)))
+    callback.set_model(small_model())
     callback.on_train_batch_end(0, {"loss": 1e30})
     callback.on_epoch_end(0, {"loss": 1.0, "val_loss": 1e30})
     callback.on_epoch_end(0, {"loss": 1.0})
