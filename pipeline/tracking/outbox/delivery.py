@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 
@@ -251,7 +252,9 @@ def export_records(run_id: str) -> bytes | None:
 
 
 def import_records(run_id: str, archive: bytes) -> None:
-    """Put the records of an archive into this machine's spool of a run.
+    """Put the records of an archive into this machine's spool of a run, behind those that it has.
+
+    Two tasks of one run, such as the training and the evaluation of a winner, each count their records from 1.
 
     Raises:
         OSError: There is no place for them.
@@ -259,8 +262,13 @@ def import_records(run_id: str, archive: bytes) -> None:
     spool = Spool(run_id)
     # zipfile writes files and folders below the target only, whatever the names say, and checks each file's CRC.
     # tarfile does the former with `filter=`, which came with Python 3.11.4.
-    with spool.lock(), zipfile.ZipFile(io.BytesIO(archive)) as content:
-        content.extractall(make_private(spool.folder))
+    with (
+        spool.lock(),
+        zipfile.ZipFile(io.BytesIO(archive)) as content,
+        TemporaryDirectory(dir=make_private(spool.folder)) as temporary,
+    ):
+        content.extractall(temporary)
+        spool.take_in(Path(temporary))
 
 
 def _export_locked(spool: Spool) -> bytes | None:

@@ -177,18 +177,32 @@ class Spool:
         Raises:
             OSError: One of them could not be moved.
         """
+        count = self.take_in(self.set_aside_folder)
+        shutil.rmtree(self.set_aside_folder, ignore_errors=True)
+        return count
+
+    def take_in(self, folder: Path) -> int:
+        """Put the records of another folder on this disk behind those that are pending, under numbers of their own.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            OSError: One of them could not be moved.
+        """
         if not record_files(self.folder):
             make_private(self.folder)
             with suppress(OSError):
-                shutil.copyfile(self.set_aside_folder / ABOUT, self.folder / ABOUT)
-        paths = record_files(self.set_aside_folder)
+                shutil.copyfile(folder / ABOUT, self.folder / ABOUT)
+        self._next = max(self._next, _next_number(self.folder))
+        paths = record_files(folder)
         for path in paths:
             to = self.folder / f"{self._next:06d}.json"
             self._next += 1
+            # first the files, as a record without them could not be sent
             if path.with_suffix(FILES_SUFFIX).exists():
                 os.replace(path.with_suffix(FILES_SUFFIX), to.with_suffix(FILES_SUFFIX))
             os.replace(path, to)
-        shutil.rmtree(self.set_aside_folder, ignore_errors=True)
         return len(paths)
 
     def put(self, record: Record) -> SpooledRecord:

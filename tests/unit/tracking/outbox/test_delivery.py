@@ -350,3 +350,23 @@ def test_import_records_adds_the_records_to_a_lock_that_is_held(machine):
     with Spool("r1").lock():
         import_records("r1", content)
         assert len(Spool("r1").pending()) == 2
+
+
+def test_import_records_of_two_tasks_of_one_run_keeps_both_in_order(machine):
+    archives = []
+    for name in ("training", "evaluation"):
+        machine(name)
+        spool = Spool("r1", destination="http://server")
+        spool.put(LogBatch("r1", tags={"of": name}))
+        spool.put(LogFiles("r1", write=write_text("plots/curve.txt", name)))
+        archives.append(export_records("r1"))
+    machine("driver")
+    for archive in archives:
+        import_records("r1", archive)
+    batch, files, later_batch, later_files = (spooled.record for spooled in Spool("r1").pending())
+    assert [batch.tags["of"], later_batch.tags["of"]] == ["training", "evaluation"]
+    assert [(one.folder / "plots" / "curve.txt").read_text() for one in (files, later_files)] == [
+        "training",
+        "evaluation",
+    ]
+    assert {path.name for path in Spool("r1").folder.iterdir() if path.is_dir()} == {"000002.files", "000004.files"}
