@@ -557,10 +557,11 @@ def test_run_training_out_of_memory_says_which_settings_take_less(begin):
     assert kind == "failed"
 
 
-def model_for(digits, **changes):
+def model_for(digits, config=SMALL, **changes):
     """Return a model in MLflow that was trained on other parts of the same digits."""
-    architecture = {"filters": 4, "depth": 3, "kernel_size": 3, "patch_size": 2, "activation": "gelu"}
-    layers = {"patch_embedding": [np.zeros((2, 2, 1, 4)), np.zeros(4)]}
+    architecture = {"filters": 4, "depth": config.depth, "kernel_size": 3, "patch_size": 2, "activation": "gelu"}
+    model = build_model(config, digits.image_shape, len(digits.classes))
+    layers = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
     return InitialWeights(
         "models:/m-1",
         layers,
@@ -652,7 +653,7 @@ def test_run_training_with_folds_passes_on_what_each_fold_needs_and_logs_what_th
 
     monkeypatch.setattr("pipeline.training.run.train_folds", train)
     monkeypatch.setattr("pipeline.training.run.log_fold_start", lambda *arguments: logged.append(arguments))
-    weights, receivers = model_for(folded), Receivers()
+    weights, receivers = model_for(folded, OF_FOLDS), Receivers()
     finished = run_training("mine", OF_FOLDS, folded, console=Console(), initial_weights=weights, notifier=receivers)
     (((run, config, dataset, checkpoints), named),) = given
     assert run.id == finished.run.id and config.folds == 2 and dataset is folded
