@@ -246,14 +246,18 @@ def test_read_facts_of_runs_above_each_other_in_a_circle_ends(store):
     assert facts_of(first).data_fingerprint == ""
 
 
+def register_with_calibrated(store, name):
+    """Return a run whose model is version 1 of a registered model, and the calibrated copy of it version 2."""
+    tags = {Tag.REGISTERED: f"models:/{name}/1", Tag.REGISTERED_CALIBRATED: f"models:/{name}/2"}
+    run_id = make_run(store, f"two versions of {name}", tags=tags)
+    store.client.create_registered_model(name)
+    for of_version in ({Tag.REASON: "first"}, {Tag.CALIBRATED_FROM: "version 1", Tag.TEMPERATURE: "1.4"}):
+        store.client.create_model_version(name, f"runs:/{run_id}/model", run_id, tags=of_version)
+    return run_id
+
+
 def test_write_model_card_describes_the_calibrated_version_too(store):
-    client = store.client
-    run_id = make_run(
-        store, "two versions", tags={Tag.REGISTERED: "models:/two/1", Tag.REGISTERED_CALIBRATED: "models:/two/2"}
-    )
-    client.create_registered_model("two")
-    for tags in ({Tag.REASON: "first"}, {Tag.CALIBRATED_FROM: "version 1", Tag.TEMPERATURE: "1.4"}):
-        client.create_model_version("two", f"runs:/{run_id}/model", run_id, tags=tags)
+    client, run_id = store.client, register_with_calibrated(store, "two")
     write_model_card(TrackingClient(), run_id)
     first, second = (client.get_model_version("two", number).description for number in "12")
     assert "models:/two/1" in first and "models:/two/2" in second and "1.4" in second
@@ -272,13 +276,7 @@ def test_write_model_card_shortens_the_description_to_what_the_registry_holds(st
 
 
 def test_write_model_card_names_in_the_card_of_each_version_the_exports_of_its_own_model(store):
-    client = store.client
-    run_id = make_run(
-        store, "exported", tags={Tag.REGISTERED: "models:/ex/1", Tag.REGISTERED_CALIBRATED: "models:/ex/2"}
-    )
-    client.create_registered_model("ex")
-    for tags in ({Tag.REASON: "first"}, {Tag.CALIBRATED_FROM: "version 1", Tag.TEMPERATURE: "1.4"}):
-        client.create_model_version("ex", f"runs:/{run_id}/model", run_id, tags=tags)
+    client, run_id = store.client, register_with_calibrated(store, "ex")
     client.log_text(run_id, "", "exports/model.onnx")
     write_model_card(TrackingClient(), run_id)
     first, second = (client.get_model_version("ex", number).description for number in "12")
