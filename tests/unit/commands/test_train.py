@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import mlflow
@@ -96,6 +97,22 @@ def test_device_is_chosen_before_a_model_is_loaded(settings, monkeypatch):
     with pytest.raises(UsageError, match="enough"):
         train.train(parse_training(["smoke", "--devices", "all", *flags]), Console())
     assert calls == [("device", "all"), *settings.items()]
+
+
+def test_folds_that_are_resumed_check_the_weights_that_they_begin_with(monkeypatch):
+    def refuse(digest):
+        raise UsageError(f"not {digest}")
+
+    command = parse_training(["smoke", "--weights_from", "models:/m-1", "--folds", "2"])
+    resume_point = SimpleNamespace(
+        config=command.config, has_folds_to_begin=True, check_data=lambda fingerprint: None, check_weights=refuse
+    )
+    weights = SimpleNamespace(complete=lambda config: config, check=lambda *given: None, digest="f00d")
+    monkeypatch.setattr(train, "_open_resume_point", lambda command: nullcontext(resume_point))
+    monkeypatch.setattr(train, "select_device", lambda devices: None)
+    monkeypatch.setattr(InitialWeights, "load", lambda origin: weights)
+    with pytest.raises(UsageError, match="^not f00d$"):
+        train.train(command, Console())
 
 
 @pytest.fixture(scope="module")
