@@ -192,9 +192,9 @@ class TrackingClient:
                 yield run
 
     def create_run(self, experiment_id: str, *, name: str | None = None, tags: Mapping[str, str] | None = None) -> Run:
-        """Create a run, which is open."""
+        """Create a run, which is open; long values of tags are cut."""
         with mlflow_errors():
-            return self.mlflow.create_run(experiment_id, tags=dict(tags or {}), run_name=name)
+            return self.mlflow.create_run(experiment_id, tags=_cut(tags or {}), run_name=name)
 
     def unique_run_name(self, experiment_id: str, name: str) -> str:
         """Return the name, with a number behind it if runs of the experiment have it already."""
@@ -231,7 +231,7 @@ class TrackingClient:
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run in one call; long values are cut."""
-        self.log_batch(run_id, tags={name: value[:TAG_CHARACTERS] for name, value in tags.items()})
+        self.log_batch(run_id, tags=_cut(tags))
 
     def delete_tag(self, run_id: str, name: str) -> None:
         """Delete a tag of a run."""
@@ -452,6 +452,11 @@ def _check_active(experiment: Experiment) -> None:
     if experiment.lifecycle_stage != "active":
         command = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
         raise Deleted(f"experiment {experiment.name} has been deleted: `{command}` restores it")
+
+
+def _cut(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags with values that MLflow takes."""
+    return {name: value[:TAG_CHARACTERS] for name, value in tags.items()}
 
 
 def _has_code(error: TrackingError, code: str) -> bool:

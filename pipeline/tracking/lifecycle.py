@@ -84,6 +84,7 @@ def start_run(
     """
     client = TrackingClient()
     project_run = ProjectRun.find()
+    all_tags = {Tag.ROLE: str(role), **(tags or {}), **({Tag.PARENT_RUN_ID: parent} if parent else {})}
     with handle_signals() as shutdown, ExitStack() as stack:
         with require_server():
             if project_run and not (resume and project_run.id == resume.info.run_id):
@@ -93,7 +94,7 @@ def start_run(
                 to_open = resume.info.run_id
             else:
                 to_open = project_run.claim() if project_run else None
-            entity = begin_run(client, to_open, experiment_id=experiment_id)
+            entity = begin_run(client, to_open, experiment_id=experiment_id, tags=all_tags)
         run_id = entity.info.run_id
         if not resume:
             stack.enter_context(lock_run(run_id))
@@ -109,10 +110,10 @@ def start_run(
             stack.enter_context(log_system_metrics(run_id, run.log_system_metrics))
         with require_server():
             began = time.monotonic()
-            if not resume:
-                forget_claim(client, entity)
-            below = {Tag.PARENT_RUN_ID: parent} if parent else {}
-            claim_run(client, run_id, {Tag.ROLE: str(role), **(tags or {}), **below})
+            if to_open:
+                if not resume:
+                    forget_claim(client, entity)
+                claim_run(client, run_id, all_tags)
             run.is_claimed = True
             if resume:
                 try:

@@ -52,8 +52,14 @@ def lock_run(run_id: str) -> Iterator[bool]:
         yield is_mine
 
 
-def begin_run(client: TrackingClient, run_id: str | None = None, *, experiment_id: str | None = None) -> Run:
-    """Open a run again, or a new one, and return it as RUNNING.
+def begin_run(
+    client: TrackingClient,
+    run_id: str | None = None,
+    *,
+    experiment_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Run:
+    """Open a run again, or a new one that this process has claimed, and return it as RUNNING.
 
     Unlike `mlflow.start_run` this leaves nothing behind that would ask a server when the process ends.
 
@@ -61,14 +67,16 @@ def begin_run(client: TrackingClient, run_id: str | None = None, *, experiment_i
         client: The tracking store.
         run_id: The run to open again; None opens a new one.
         experiment_id: Where a new run belongs; None is the present experiment.
+        tags: Of a new run.
 
     Raises:
         Deleted: The run or the experiment has been deleted.
     """
     if run_id is None:
-        tags = resolve_tags()
-        own_tags = {name: value for name, value in tags.items() if name not in _foreign_git_tags(tags)}
-        return client.create_run(experiment_id or client.experiment_id(), tags=own_tags)
+        known = resolve_tags()
+        own = {name: value for name, value in known.items() if name not in _foreign_git_tags(known)}
+        # claimed at once: one whose process is killed now would stay open for ever, as nobody's
+        return client.create_run(experiment_id or client.experiment_id(), tags={**own, **(tags or {}), **_claim()})
     client.get_active_run(run_id)
     client.set_run_status(run_id, "RUNNING")
     run = client.get_run(run_id)
@@ -81,7 +89,7 @@ def begin_run(client: TrackingClient, run_id: str | None = None, *, experiment_i
 
 def claim_run(client: TrackingClient, run_id: str, tags: Mapping[str, str] | None = None) -> None:
     """Name this process in a run as its owner, set tags, and remove the outcome of an earlier process."""
-    client.set_tags(run_id, {**(tags or {}), **announce_process().tags(), Tag.HEARTBEAT: _now()})
+    client.set_tags(run_id, {**(tags or {}), **_claim()})
     _forget_outcome(client, client.get_run(run_id))
 
 
@@ -249,6 +257,11 @@ def check_store_path() -> None:
             "a sqlite path in MLFLOW_TRACKING_URI must be absolute, since the project runs in its own folder: "
             f"got {uri}; try sqlite:///{Path.cwd()}/mlflow.db"
         )
+
+
+def _claim() -> dict[str, str]:
+    """Return the tags that name this process as the owner of a run."""
+    return {**announce_process().tags(), Tag.HEARTBEAT: _now()}
 
 
 def _forget_outcome(client: TrackingClient, run: Run) -> None:

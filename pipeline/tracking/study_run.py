@@ -93,7 +93,7 @@ class StudyRun:
         """
         with require_server():
             role = Role.SEARCH if self._driver_run.id == self.id else Role.DRIVER
-            claim_run(self._client, self._driver_run.id, {Tag.ROLE: str(role), Tag.STUDY: self._study})
+            claim_run(self._client, self._driver_run.id, {**_search_tags(self._study), Tag.ROLE: str(role)})
             self._driver_run.is_claimed = True
             lines = [*send_pending(), *close_stale_runs(self._client, self.run.experiment_id)]
             prepare_experiment_page(self._client, self.run.experiment_id, unfold=self.id)
@@ -289,7 +289,7 @@ def open_study_run(study: str, *, known: str | None, trials: int, measures_energ
         if project_run and project_run.id != known:
             project_run.check_unused(client)
         given = project_run.claim() if project_run else None
-        entity = begin_run(client, known or given)
+        entity = begin_run(client, known or given, tags=_search_tags(study))
         run = TrackedRun(entity.info.run_id, Outbox(entity.info.run_id), entity)
         if given and given != run.id:
             set_parent(client, given, parent=run.id, name=f"resumed after {trials} trials", role=Role.RESUME)
@@ -323,17 +323,16 @@ def join_study_run(study: str, *, known: str | None, driver: str, measures_energ
         project_run = ProjectRun.find()
         if project_run:
             project_run.check_unused(client)
-        own = begin_run(client, project_run.claim() if project_run else None)
-        known = known if known and client.is_active(known) else None
-        entity = client.get_run(known or client.create_run(own.info.experiment_id).info.run_id)
         tags = {
-            Tag.PARENT_RUN_ID: entity.info.run_id,
             Tag.ROLE: str(Role.DRIVER),
             Tag.STUDY: study,
             Tag.RUN_NAME: f"driver {driver}",
             Tag.DRIVER: driver,
         }
-        client.set_tags(own.info.run_id, tags)
+        own = begin_run(client, project_run.claim() if project_run else None, tags=tags)
+        known = known if known and client.is_active(known) else None
+        entity = client.get_run(known) if known else client.create_run(own.info.experiment_id, tags=_search_tags(study))
+        client.set_tags(own.info.run_id, {Tag.PARENT_RUN_ID: entity.info.run_id, **tags})
         reopen_run(client, entity)
     outbox = Outbox(own.info.run_id)
     driver_run = TrackedRun(own.info.run_id, outbox, own)
@@ -342,6 +341,10 @@ def join_study_run(study: str, *, known: str | None, driver: str, measures_energ
         study, run, driver_run=driver_run, child_tags={Tag.DRIVER: driver}, measures_energy=measures_energy
     )
     return SharedStudyRun(study_run, driver_run)
+
+
+def _search_tags(study: str) -> dict[str, str]:
+    return {Tag.ROLE: str(Role.SEARCH), Tag.STUDY: study}
 
 
 def flush_at_end(outbox: Outbox, outcome: RunOutcome) -> int:

@@ -263,6 +263,17 @@ def test_begin_run_opens_a_run_again_or_a_new_one_in_the_present_experiment(clie
     assert ownership.begin_run(TrackingClient(), experiment_id=other).info.experiment_id == other
 
 
+def test_begin_run_of_a_new_run_claims_it_with_the_first_request(client, monkeypatch):
+    """Killed after it, the process leaves a run that the next command can close."""
+    tags = {Tag.ROLE: "report", Tag.REPORT_RUNS: "x" * 9000}
+    with monkeypatch.context() as patch:
+        patch.delattr(TrackingClient, "log_batch")
+        run = ownership.begin_run(TrackingClient(), tags=tags)
+    assert ownership.is_owner(run) and Tag.HEARTBEAT in run.data.tags
+    assert run.data.tags[Tag.ROLE] == "report" and run.data.tags[Tag.REPORT_RUNS] == "x" * 5000
+    ownership.end_run(TrackingClient(), run.info.run_id, RunOutcome.FINISHED, "")
+
+
 @pytest.mark.parametrize("uri", ["sqlite:////a/mlflow.db", "http://sqlite:///a", "", "sqlite:///"])
 def test_check_store_path_accepts_what_names_the_same_store_in_every_folder(monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
