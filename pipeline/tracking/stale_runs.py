@@ -83,7 +83,7 @@ def close_stale_runs(client: TrackingClient, experiment_id: str) -> list[str]:
 
 
 def close_run(client: TrackingClient, stale: OpenRun, reason: str = "") -> str:
-    """Close a run whose process is dead, and the open runs below it.
+    """Close a run whose process is dead, the open runs below it, and the search of which it was the last driver.
 
     Args:
         client: The tracking store.
@@ -110,7 +110,20 @@ def close_run(client: TrackingClient, stale: OpenRun, reason: str = "") -> str:
         if child.data.tags.get(Tag.ROLE) in {Role.TRIAL, Role.FINAL, Role.ENSEMBLE}:
             client.set_tags(child.info.run_id, {Tag.TRIAL_STATE: str(TrialOutcome.LOST)})
         close_run(client, inspect_run(child), reason)
+    if tags.get(Tag.ROLE) == Role.DRIVER:
+        _close_search_without_drivers(client, stale.run)
     return outcome_reason or outcome
+
+
+def _close_search_without_drivers(client: TrackingClient, driver: Run) -> None:
+    """Close the search of a driver unless other drivers of it are open: it has no process of its own."""
+    experiment, search_id = [driver.info.experiment_id], driver.data.tags.get(Tag.PARENT_RUN_ID)
+    is_open = "attributes.status = 'RUNNING'"
+    below = f"tags.`{Tag.PARENT_RUN_ID}` = '{search_id}' and tags.`{Tag.ROLE}` = '{Role.DRIVER}'"
+    if any(client.search_runs(experiment, f"{below} and {is_open}")):
+        return
+    for search in client.search_runs(experiment, f"attributes.run_id = '{search_id}' and {is_open}"):
+        close_run(client, inspect_run(search), "all of its drivers were gone")
 
 
 def _has_begun(client: TrackingClient, seen: OpenRun) -> bool:
@@ -151,6 +164,6 @@ def _how_to_continue(run_id: str, tags: Mapping[str, str]) -> str:
             return f"`{project_command('train', '--resume', run_id)}` resumes it"
         case Role.FOLD:
             return f"`{project_command('train', '--resume', tags[Tag.PARENT_RUN_ID])}` resumes the run above it"
-        case Role.SEARCH:
+        case Role.SEARCH | Role.DRIVER:
             return "the same search resumes it"
     return "start it again"

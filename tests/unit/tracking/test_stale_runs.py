@@ -162,6 +162,27 @@ def test_close_stale_runs_leaves_trials_of_a_live_search_open(client, experiment
     assert status(trial) == "RUNNING"
 
 
+def test_close_stale_runs_closes_a_search_and_its_trials_with_the_last_of_its_drivers(client, experiment, opened, gone):
+    search = opened(role=Role.SEARCH)
+    first, last = (opened(gone, role=Role.DRIVER, **{Tag.PARENT_RUN_ID: search}) for _ in range(2))
+    trial = opened(role=Role.TRIAL, **{Tag.PARENT_RUN_ID: search})
+    lines = stale_runs.close_stale_runs(TrackingClient(), experiment)
+    assert len(lines) == 2 and all("the same search resumes it" in line for line in lines)
+    assert {status(run_id) for run_id in (search, first, last, trial)} == {"FAILED"}
+    reason = mlflow.get_run(search).data.tags[Tag.OUTCOME_REASON]
+    assert reason == "all of its drivers were gone; the same search resumes it"
+    assert mlflow.get_run(trial).data.tags[Tag.TRIAL_STATE] == TrialOutcome.LOST
+
+
+def test_close_stale_runs_leaves_a_search_open_while_another_driver_is(client, experiment, opened, gone):
+    search = opened(role=Role.SEARCH)
+    dead, live = (
+        opened(process, role=Role.DRIVER, **{Tag.PARENT_RUN_ID: search}) for process in (gone, this_process())
+    )
+    stale_runs.close_stale_runs(TrackingClient(), experiment)
+    assert [status(run_id) for run_id in (dead, live, search)] == ["FAILED", "RUNNING", "RUNNING"]
+
+
 @pytest.mark.parametrize(("ended", "becomes"), [("finished", "FINISHED"), ("stopped", "KILLED")])
 def test_close_stale_runs_keeps_an_outcome_that_the_run_has_named(client, experiment, opened, gone, ended, becomes):
     run_id = opened(gone, **{Tag.OUTCOME: ended, Tag.OUTCOME_REASON: "by SIGTERM"})
@@ -202,6 +223,7 @@ def test_inspect_run_says_whose_it_is_and_whether_that_lives(client, opened, gon
     [
         (Role.RUN, "`{train}` resumes it"),
         (Role.SEARCH, "the same search resumes it"),
+        (Role.DRIVER, "the same search resumes it"),
         (Role.REPORT, "start it again"),
         (Role.EVALUATE, "start it again"),
     ],
@@ -246,7 +268,8 @@ def test_close_run_closes_what_is_open_below_it_with_its_reason(client, opened):
     stale_runs.close_run(TrackingClient(), stale_runs.inspect_run(mlflow.get_run(search)), "closed by hand")
     for role, run_id in [*below.items(), (Role.FINAL, seed)]:
         run = mlflow.get_run(run_id)
-        assert run.info.status == "FAILED" and run.data.tags[Tag.OUTCOME_REASON] == "closed by hand; start it again"
+        remedy = "the same search resumes it" if role is Role.DRIVER else "start it again"
+        assert run.info.status == "FAILED" and run.data.tags[Tag.OUTCOME_REASON] == f"closed by hand; {remedy}"
         assert run.data.tags.get(Tag.TRIAL_STATE) == (None if role is Role.DRIVER else "node lost")
 
 
