@@ -1,7 +1,6 @@
 """Delivery of the records that runs have left on this machine, to the tracking server or to another machine."""
 
 import io
-import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ REASON_CHARACTERS = 200
 ASIDE = "aside"  # begins the lines on records that have been set aside
 HOW_TO_SEND = f"`{project_command('doctor')}` sends them when the server is back"
 ARCHIVE_PATIENCE_SECONDS = 10.0  # with another process that is sending the records
-ARCHIVE_PAUSE_SECONDS = 0.2
 
 
 @dataclass
@@ -239,16 +237,11 @@ def export_records(run_id: str) -> bytes | None:
     Returns:
         An archive for `import_records`; None if there are no records, or another process is sending them.
     """
-    deadline = time.monotonic() + ARCHIVE_PATIENCE_SECONDS
     spool = Spool(run_id)
-    while spool.folder.is_dir():
-        with spool.lock() as is_mine:
-            if is_mine:
-                return _export_locked(spool)
-        if time.monotonic() > deadline:
-            break
-        time.sleep(ARCHIVE_PAUSE_SECONDS)
-    return None
+    if not spool.folder.is_dir():
+        return None
+    with spool.lock(seconds=ARCHIVE_PATIENCE_SECONDS) as is_mine:
+        return _export_locked(spool) if is_mine else None
 
 
 def import_records(run_id: str, archive: bytes) -> None:

@@ -35,7 +35,8 @@ class Outbox:
         self._reason = ""  # why the last attempt failed
         self._rejection: TrackingError | None = None
         self._is_closed = False
-        is_mine = self._life.enter_context(self._spool.lock())
+        # another process may just be sending what the run has left
+        is_mine = self._life.enter_context(self._spool.lock(seconds=PATIENCE_SECONDS))
         self._records: list[SpooledRecord] = self._spool.pending() if is_mine else []
         if self._spool.refusals:
             log.warning("%s", delivery.describe_set_aside(self._spool.set_aside_folder, self._spool.refusals))

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pipeline.runtime.files import (
     try_lock,
     write_atomic,
 )
+from pipeline.runtime.process import ProcessIdentity, liveness, this_process
 from pipeline.runtime.text import one_line
 from pipeline.tracking.outbox.records import FileRecord, FileWriter, Record, from_json
 
@@ -29,6 +31,7 @@ FOLDER = "outbox"
 SET_ASIDE_FOLDER = "outbox-set-aside"
 ABOUT = "about.json"  # the tracking server that the records are for
 LOCK = "lock"
+LOCK_PAUSE_SECONDS = 0.2  # between two attempts
 FILES_SUFFIX = ".files"  # of the folder of a record's files
 REASON_SUFFIX = ".txt"  # of the file that says why a record was set aside
 
@@ -118,17 +121,37 @@ class Spool:
         self._next = _next_number(self.folder)
 
     @contextmanager
-    def lock(self) -> Iterator[bool]:
-        """Hold the right to send these records and yield True, or yield False if another process has it."""
+    def lock(self, *, seconds: float = 0.0) -> Iterator[bool]:
+        """Hold the right to send these records and yield True, or yield False if another process has it.
+
+        Args:
+            seconds: How long to wait for the other process.
+        """
+        until = time.monotonic() + seconds
         with ExitStack() as stack:
-            try:
-                is_mine = stack.enter_context(try_lock(make_private(self.folder) / LOCK))
-            except OSError:
-                # a full disk: then no other process can keep records here either
-                is_mine = True
+            while not (is_mine := self._try_lock(stack)) and time.monotonic() < until:
+                time.sleep(LOCK_PAUSE_SECONDS)
             yield is_mine
             if is_mine and not record_files(self.folder):
                 shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _try_lock(self, stack: ExitStack) -> bool:
+        try:
+            return stack.enter_context(try_lock(make_private(self.folder) / LOCK))
+        except OSError:
+            # a file system without locks, or a full disk, where no other process can keep records either
+            return self._try_owner()
+
+    def _try_owner(self) -> bool:
+        """Name this process in the file that cannot be locked and return True, or False if it names a live one."""
+        file = self.folder / LOCK
+        with suppress(OSError, ValueError, TypeError):
+            owner = ProcessIdentity.from_tags(json.loads(file.read_text()))
+            if owner and owner != this_process() and liveness(owner) == "alive":
+                return False
+        with suppress(OSError):
+            file.write_text(json.dumps(this_process().tags()))
+        return True
 
     def destination(self) -> str:
         """Return the URI of the tracking server that the records are for; empty if that is not known."""

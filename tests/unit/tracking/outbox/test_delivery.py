@@ -331,7 +331,7 @@ def test_export_records_waits_for_another_process_that_is_sending_them(machine, 
     leave("r1")
     lock = Spool("r1").lock()
     assert lock.__enter__()
-    monkeypatch.setattr(delivery.time, "sleep", lambda seconds: lock.__exit__(None, None, None))
+    monkeypatch.setattr("pipeline.tracking.outbox.spool.time.sleep", lambda seconds: lock.__exit__(None, None, None))
     assert export_records("r1") is not None
 
 

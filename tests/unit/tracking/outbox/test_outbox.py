@@ -340,6 +340,19 @@ def test_send_pending_leaves_the_records_of_a_live_process(proxy, box, run_id):
     assert delivery.send_pending() == []
 
 
+def test_outbox_waits_for_a_process_that_sends_what_the_run_has_left(proxy, run_id):
+    leave(run_id)
+    other = spool.Spool(run_id).lock()
+    assert other.__enter__()
+    end_of_other = threading.Timer(0.5, other.__exit__, (None, None, None))
+    end_of_other.start()
+    box = Outbox(run_id)
+    end_of_other.join()
+    assert box.flush() == 0
+    box.close()
+    assert mlflow.get_run(run_id).data.tags["left"] == "yes"
+
+
 def test_send_pending_keeps_records_for_another_server(proxy, run_id, monkeypatch):
     proxy.fault = lambda method, path: "away"
     box = Outbox(run_id)

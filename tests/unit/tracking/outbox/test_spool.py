@@ -1,11 +1,15 @@
 """Tests of the spool: what it keeps on disk, and for whom."""
 
+import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
+from pipeline.runtime.process import ProcessIdentity, process_of, this_process
 from pipeline.tracking.outbox.records import (
     EndRun,
     LogBatch,
@@ -19,6 +23,7 @@ from pipeline.tracking.outbox.records import (
 )
 from pipeline.tracking.outbox.spool import (
     ABOUT,
+    LOCK,
     Spool,
     copy_file,
     record_files,
@@ -149,6 +154,34 @@ def test_lock_is_held_by_one_and_removes_an_empty_folder():
         assert (first, second) == (True, False)
         assert [Path(folder).name for folder in spool_folders()] == [RUN]
     assert spool_folders() == []
+
+
+def test_lock_waits_for_another_process(monkeypatch):
+    first = Spool(RUN).lock()
+    assert first.__enter__()
+    monkeypatch.setattr("pipeline.tracking.outbox.spool.time.sleep", lambda seconds: first.__exit__(None, None, None))
+    with Spool(RUN).lock(seconds=60) as is_mine:
+        assert is_mine
+
+
+@pytest.mark.parametrize("left", ["", "[1]", "{}"])
+def test_lock_without_locks_of_the_file_system_is_the_live_process_s_that_it_names(monkeypatch, left):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    spool = Spool(RUN)
+    spool.put(LogBatch(RUN))
+    file = spool.folder / LOCK
+    file.write_text(left)
+    with spool.lock() as is_mine:
+        assert is_mine and ProcessIdentity.from_tags(json.loads(file.read_text())) == this_process()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        file.write_text(json.dumps(process_of(other.pid).tags()))
+        with Spool(RUN).lock() as is_mine:
+            assert not is_mine
+    with Spool(RUN).lock() as is_mine:
+        assert is_mine, "the other process has ended"
 
 
 def test_destination_is_that_of_the_first_record():
