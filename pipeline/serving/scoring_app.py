@@ -208,9 +208,15 @@ async def _read(receive: Any) -> bytes | None:
 
 
 async def _pass_on(scope: Any, body: bytes, receive: Any, send: Any, mlflow: Callable[..., Any]) -> int:
-    """Let MLflow answer a request whose body has been read, and return the status."""
+    """Let MLflow answer a request whose body has been read, and return the status.
+
+    Lists and objects that are nested too deeply make MLflow's parser, or what comes after it, raise RecursionError, and
+    its application answers with status 500 before it passes the error on. Here the answer is status 400, so whatever
+    has status 500 is held back until the application has ended.
+    """
     messages = [{"type": "http.request", "body": body, "more_body": False}]
     status = 500
+    failure = []
 
     async def receive_again() -> Any:
         return messages.pop() if messages else await receive()
@@ -219,10 +225,29 @@ async def _pass_on(scope: Any, body: bytes, receive: Any, send: Any, mlflow: Cal
         nonlocal status
         if message["type"] == "http.response.start":
             status = message["status"]
-        await send(message)
+        if status == 500:
+            failure.append(message)
+        else:
+            await send(message)
 
-    await mlflow(scope, receive_again, send_on)
+    try:
+        await mlflow(scope, receive_again, send_on)
+    except RecursionError:
+        failure.clear()
+        status = 400
+        await _send(send, _nested_too_deeply())
+    finally:
+        for message in failure:
+            await send(message)
     return status
+
+
+def _nested_too_deeply() -> Answer:
+    error = MlflowException.invalid_parameter_value(
+        "the lists and objects of a request must be nested at most a few hundred deep, got more; "
+        "an image is an array (height, width, channels) or a file as base64 text"
+    )
+    return error.get_http_status_code(), JSON, error.serialize_as_json().encode()
 
 
 async def _send(send: Any, answer: Answer) -> None:

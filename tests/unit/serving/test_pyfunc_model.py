@@ -191,6 +191,11 @@ REFUSED = [
     (split(None), "or a JPEG, PNG, TIFF, GIF, WebP, BMP or PNM file as base64 text, got NoneType"),
     (split("hello!"), "its text is no base64: Only base64 data is allowed"),
     (
+        "[" * 100_000,
+        "the lists and objects of a request must be nested at most a few hundred deep, got more; "
+        "an image is an array (height, width, channels) or a file as base64 text",
+    ),
+    (
         split(base64.b64encode(b"hello").decode()),
         f"its file cannot be read: {NO_IMAGE}",
     ),

@@ -45,9 +45,15 @@ async def mlflow(scope, receive, send):
     await send({"type": "http.response.body", "body": b"MLflow got " + message["body"]})
 
 
-async def broken_mlflow(scope, receive, send):
-    """Fail, as MLflow's parser does for lists nested a thousand deep."""
-    raise RecursionError
+def failing_mlflow(error):
+    """Return an application that answers 500 and raises an error, as Starlette's do whatever is raised in them."""
+
+    async def application(scope, receive, send):
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"Internal Server Error"})
+        raise error
+
+    return application
 
 
 def ask(service, body=b"", *, path="/invocations", method="POST", kind="application/json", parts=1, application=mlflow):
@@ -174,9 +180,17 @@ def test_handle_of_an_unexpected_error_lets_mlflow_answer():
 
 def test_handle_of_an_error_in_mlflow_counts_the_500_that_the_server_answers():
     service, counted = build()
-    with pytest.raises(RecursionError):
-        ask(service, b"[" * 2_000, application=broken_mlflow)
+    with pytest.raises(ZeroDivisionError):
+        ask(service, b"{", application=failing_mlflow(ZeroDivisionError()))
     assert counted == [(500, "internal")]
+
+
+def test_handle_of_json_nested_too_deeply_for_mlflow_is_refused_in_one_line_and_counted():
+    service, counted = build()
+    status, body = ask(service, b"[" * 100_000, application=failing_mlflow(RecursionError()))
+    message = json.loads(body)["message"]
+    assert status == 400 and counted == [(400, "request")]
+    assert message.startswith("the lists and objects of a request must be nested at most") and message.isprintable()
 
 
 def test_handle_of_a_request_that_takes_too_long_answers_504_as_mlflow_does():
