@@ -51,8 +51,8 @@ Measure the accuracy, calibration and robustness of a logged model, and
 show what it looks at.
 
 MODEL is evaluated on the test images of the data set that it was trained on,
-or on other images of the same classes (--dataset). The results go to a run
-of their own in MLflow, below the training run.
+or on other images of the same classes (--dataset). The results go to the run
+that trained the model; the evaluation has a run of its own below it.
 
 examples:
   convmixer evaluate latest
@@ -321,7 +321,7 @@ class DoctorConfig(Config):
     close: tuple[str, ...] | None = Field(
         None, description="ids of runs that died on other hosts and are still open: close them as FAILED"
     )
-    resend: bool = Field(False, description="send again the records that were set aside as they could not be sent")
+    resend: bool = Field(False, description="send again the records and notifications that were set aside as they could not be sent")
 
 
 def parse_doctor(arguments: Sequence[str]) -> DoctorConfig:

@@ -147,8 +147,8 @@ class TransferConfig(Config, title="transfer"):
         min_length=1,
         max_length=4096,
         description="start from a trained model's weights: a run's id, runs:/ID/model, models:/NAME@ALIAS, a .keras "
-        "file of this program, or a .safetensors file with timm's names; filters, depth, kernel_size and patch_size "
-        "are then the model's unless they are given",
+        "file of this program, or a .safetensors file with timm's names; filters, depth, kernel_size, patch_size, "
+        "activation and batch_norm_epsilon are then the model's unless they are given",
     )
     freeze_blocks: int = Field(
         0, ge=0, le=256, description="keep the patch embedding and this many first blocks as they are; 0: train all"

@@ -224,7 +224,7 @@ LIMITS = [
     ("SECURITY.md", "more than 256 images or 256 million pixels", "serving/pyfunc_model.py", "MAX_IMAGES", 256),
     ("SECURITY.md", "more than 256 images or 256 million pixels", "serving/pyfunc_model.py", "MAX_PIXELS", 256_000_000),
     ("docs/architecture.md", "two generations", "training/checkpoint.py", "GENERATIONS", 2),
-    ("docs/architecture.md", "8 s after the signal it ends by force", "runtime/signals.py", "GRACE_SECONDS", 8),
+    ("docs/architecture.md", "after 8 s it is forced to", "runtime/signals.py", "GRACE_SECONDS", 8),
     ("docs/architecture.md", "stands still for two minutes", "search/coordination.py", "SILENCE_SECONDS", 120),
     ("docs/architecture.md", "renewed once a minute", "runtime/heartbeat.py", "BEAT_SECONDS", 60),
     ("docs/search.md", "retried up to twice", "search/executors/base.py", "MAX_ATTEMPTS", 1 + 2),
