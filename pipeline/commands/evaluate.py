@@ -49,7 +49,8 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
 
     Raises:
         UsageError: The model, the run that trained it or the images do not exist or cannot be read; the images have
-            other classes or another shape than the model takes; or the model's files are not those that were logged.
+            other classes or another shape than the model takes; the model's files are not those that were logged; or
+            the artifact store refuses the results, which have been printed then.
     """
     with require_server():
         client = TrackingClient()
@@ -118,18 +119,20 @@ def run_evaluation(command: EvaluateCommand, console: Console) -> EvaluationResu
                 console.print(f"no temperature was fitted: {temperature}")
             else:
                 scaled = measure_scaled(result.probabilities, subset.labels, temperature.value, bins=BINS)
-            logged_to = TrackedRun(training.run_id, run.outbox)
+            logged_to = TrackedRun(training.run_id, run.outbox, training_run.run)
             place = EvaluationPlace(folder, step, training.run_name, of_model=not is_calibrated)
             log_evaluation(logged_to, result, scaled, subset, model, place)
             summary = summarize(result, scaled, subset)
             run.set_description(markdown_text(summary))
+            console.print("", *class_lines(result, model.classes), "", summary)
+            if accesses:
+                console.print(f"test set evaluated {accesses} times so far, training included")
+            # in an outage the outbox keeps the files; after a refusal no version is registered that has none
+            logged_to.check_artifacts_accepted()
             if command.settings.calibrate and not isinstance(temperature, str):
                 log_calibrated_model(logged_to, version, model, temperature, console)
             logged_to.write_model_card()
 
-    console.print("", *class_lines(result, model.classes), "", summary)
-    if accesses:
-        console.print(f"test set evaluated {accesses} times so far, training included")
     if pending := run.outbox.pending():
         console.print(pending)
     elif command.settings.calibrate and (line := describe_calibrated(client, training.run_id)):

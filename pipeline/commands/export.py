@@ -45,7 +45,8 @@ def run_export(command: ExportCommand, console: Console) -> "list[Export]":
 
     Raises:
         NotEqual: A format was refused; the others have been kept.
-        UsageError: The model or the images do not exist, cannot be read, or do not go together.
+        UsageError: The model or the images do not exist, cannot be read, or do not go together; or the artifact store
+            refuses the files.
     """
     with require_server():
         client = TrackingClient()
@@ -84,11 +85,13 @@ def run_export(command: ExportCommand, console: Console) -> "list[Export]":
             run.set_name(f"export to {', '.join(settings.formats)}")
             for notice in run.notices:
                 console.print(notice)
-            logged_to = TrackedRun(training.run_id, run.outbox)
+            logged_to = TrackedRun(training.run_id, run.outbox, training_run.run)
             about = json.dumps(describe_model(model), indent=2)
             log = partial(_log, logged_to, folder, about)
             exports = export_all(model, dataset, subset, settings, console, log=log)
             logged_to.log_table(f"{folder}/{TABLE}", _table(exports), view=_table(exports))
+            # in an outage the outbox keeps the files; a refusal is final
+            logged_to.check_artifacts_accepted()
             logged_to.write_model_card()
             kept = {export.format for export in exports if export.kept}
             # of a format that was tried in several ways, the reason of the last

@@ -97,7 +97,7 @@ def run_prediction(command: PredictCommand, files: ImageFiles, console: Console)
 
     Raises:
         UsageError: The model does not exist or its files are not those that were logged, the folder cannot be written,
-            or no file is an image.
+            no file is an image, or the artifact store refuses the table, which is in the folder then.
     """
     with close_if_unused(ProjectRun.find()):
         with require_server():
@@ -125,6 +125,7 @@ def run_prediction(command: PredictCommand, files: ImageFiles, console: Console)
                 files_given = count(summary.unreadable, "file")
                 raise UsageError(f"at least one file must be an image, got {files_given}: {summary.first_error}")
 
+            console.print(str(summary), f"table    {table}")
             run.log_file(TABLE, table)
             if summary.labelled:
                 subject = f"{command.images.name}, model of run {model.run_id[:8]}"
@@ -132,19 +133,16 @@ def run_prediction(command: PredictCommand, files: ImageFiles, console: Console)
                 run.log_figure("plots/confusion_matrix.png", figure)
             run.log_results(summary.metrics)
             run.set_description(str(summary))
+            # in an outage the outbox keeps the files; a refusal is final
+            run.check_artifacts_accepted()
 
-    console.print(str(summary))
     if problem := describe_12_bits(summary.highest_of_16_bits):
         console.warn(problem)
     if folders := files.folders_without_class(model.classes):
         console.print(f"no accuracy: these folders do not have the names of classes: {join_names(folders)}")
     if pending := run.outbox.pending():
         console.print(pending)
-    console.print(
-        f"model    {model.model_id} of run {model.run_id}",
-        f"table    {table}",
-        f"run      {run.id}",
-    )
+    console.print(f"model    {model.model_id} of run {model.run_id}", f"run      {run.id}")
 
 
 def _place(client: TrackingClient, model: LoggedModel) -> tuple[str | None, str]:

@@ -58,7 +58,8 @@ def build_report(command: ReportCommand, console: Console) -> None:
     """Compare runs and write the report into a folder and into an MLflow run.
 
     Raises:
-        UsageError: Nothing that can be compared was named, or the tracking store or the folder cannot be used.
+        UsageError: Nothing that can be compared was named, the tracking store or the folder cannot be used, or the
+            artifact store refuses the report, which is in the folder then.
     """
     with require_server():
         client = TrackingClient()
@@ -104,21 +105,18 @@ def build_report(command: ReportCommand, console: Console) -> None:
                 facts=_facts(run.id, command),
             )
             board = leaderboard_table(rows, metric)
-            folder = _write(
-                Path(os.path.expanduser(command.settings.folder)) / run.id,
-                {
-                    "report.html": html,
-                    "leaderboard.csv": to_csv(board),
-                    "leaderboard.md": to_markdown(board),
-                },
-            )
-            client.upload_artifacts(run.id, folder)
+            contents = {"report.html": html, "leaderboard.csv": to_csv(board), "leaderboard.md": to_markdown(board)}
+            folder = _write(Path(os.path.expanduser(command.settings.folder)) / run.id, contents)
+            console.print(f"report   {folder / 'report.html'}")
+            for name, content in contents.items():
+                run.log_text(name, content)
             run.set_description(markdown_text("\n\n".join(answers)))
-            console.print(
-                f"report   {folder / 'report.html'}",
-                f"run      {run.id}",
-                *page_links(experiment_id, run.id)[:-1],
-            )
+            # in an outage the outbox keeps the files; a refusal is final
+            run.check_artifacts_accepted()
+
+    if pending := run.outbox.pending():
+        console.print(pending)
+    console.print(f"run      {run.id}", *page_links(experiment_id, run.id)[:-1])
 
 
 @contextmanager

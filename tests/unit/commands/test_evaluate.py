@@ -207,6 +207,25 @@ def test_evaluate_that_fails_counts_its_access_and_leaves_the_training_run_finis
     assert (get_run(run_id).info.status, count_accesses(run_id)) == ("FINISHED", before + 1)
 
 
+def test_evaluate_whose_files_the_artifact_store_refuses_prints_the_results_and_registers_nothing(
+    run_id, tmp_path, capsys, monkeypatch
+):
+    images, labels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "refused.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    artifacts = Path(get_run(run_id).info.artifact_uri)
+    (artifacts / "evaluation").mkdir(exist_ok=True)
+    # no folder can be made in its place
+    (artifacts / "evaluation" / "refused-test").touch()
+    calibrated = []
+    monkeypatch.setattr(evaluate, "log_calibrated_model", lambda *given: calibrated.append(given))
+    given = ["--dataset", str(tmp_path / "refused.npz"), "--corrupted_images", "1", "--calibrate", "true"]
+    assert run(["evaluate", run_id, *given]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1].startswith(f"error: the artifacts of a run must be writable: {artifacts}: ")
+    assert "refused, test split: accuracy " in printed.out and calibrated == []
+    assert (newest_run("evaluate").info.status, get_run(run_id).info.status) == ("FAILED", "FINISHED")
+
+
 def test_evaluate_calibrate_registers_a_version_that_predicts_the_same_classes_with_scaled_probabilities(
     calibrated, run_id, capsys
 ):

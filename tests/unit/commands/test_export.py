@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -96,6 +97,16 @@ def test_export_of_a_format_that_cannot_be_written_says_why(run_id, capsys, monk
     assert run(["export", run_id, "--images", "5"]) == 1
     assert "error: onnx refused: no such operator" in capsys.readouterr().err
     assert exported_model(run_id, "exports") == "m-1", "of the model of which files were kept"
+
+
+def test_export_whose_files_the_artifact_store_refuses_fails_in_one_line(run_id, capsys, monkeypatch):
+    artifacts = Path(mlflow.get_run(run_id).info.artifact_uri)
+    # no folder can be made in its place
+    (artifacts / "refused").touch()
+    monkeypatch.setattr(export, "exports_folder", lambda *, is_calibrated: "refused")
+    assert run(["export", run_id, "--formats", "onnx", "--images", "5"]) == 2
+    assert f"error: the artifacts of a run must be writable: {artifacts}: " in capsys.readouterr().err
+    assert newest_run("export").info.status == "FAILED"
 
 
 def test_export_with_a_tolerance_of_zero_refuses_quantization(run_id, capsys):

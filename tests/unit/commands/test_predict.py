@@ -159,6 +159,22 @@ def test_predict_with_the_model_of_a_deleted_run_is_in_an_experiment_of_predicti
     assert mlflow.get_experiment(own_run.info.experiment_id).name == "predictions"
 
 
+def test_predict_whose_table_the_artifact_store_refuses_says_where_it_is(
+    registered_model, tmp_path, capsys, monkeypatch
+):
+    save_image(tmp_path / "one.png", "red")
+    (tmp_path / "file").touch()
+    experiment_id = mlflow.create_experiment("unwritable", artifact_location=str(tmp_path / "file" / "artifacts"))
+    monkeypatch.setattr(predict, "_place", lambda client, model: (None, experiment_id))
+    assert run(["predict", CHAMPION, "--images", str(tmp_path / "one.png"), "--folder", str(tmp_path / "out")]) == 2
+    printed, own_run = capsys.readouterr(), newest_run()
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"error: the artifacts of a run must be writable: {tmp_path}/file/artifacts/")
+    assert read_table(tmp_path / "out", own_run)["class"].tolist() == ["red"]
+    assert f"table    {tmp_path / 'out' / own_run.info.run_id / 'predictions.csv'}" in printed.out.splitlines()
+    assert own_run.info.status == "FAILED"
+
+
 def test_predict_of_no_image_at_all_fails_the_run(registered_model, tmp_path, capsys):
     (tmp_path / "a.png").write_text("hello")
     assert run(["predict", CHAMPION, "--images", str(tmp_path), "--folder", str(tmp_path / "out")]) == 2

@@ -1,5 +1,7 @@
 """The command `report`: which runs it compares, and what it reports about the others."""
 
+import shutil
+
 import mlflow
 import numpy as np
 import pandas as pd
@@ -7,6 +9,9 @@ import pytest
 
 from pipeline.commands import main
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV
+from pipeline.tracking.outbox.delivery import send_pending
+from pipeline.tracking.outbox.records import LogFiles
+from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Role, Tag
 from tests.support.runs import make_run
 
@@ -91,6 +96,44 @@ def test_report_that_fails_ends_the_run_that_mlflow_opened_elsewhere(experiment,
     assert main.run(["report", name, "--folder", str(tmp_path / "file")]) == 2
     tags = store.client.get_run(opened).data.tags
     assert tags[Tag.OUTCOME] == "failed" and "folder must be writable" in tags[Tag.OUTCOME_REASON]
+
+
+def test_report_that_the_artifact_store_refuses_is_in_the_folder_all_the_same(experiment, tmp_path, capsys):
+    store, name = experiment
+    make_run(store, "a")
+    shutil.rmtree(tmp_path / "artifacts")
+    (tmp_path / "artifacts").touch()
+    assert main.run(["report", name, "--folder", str(tmp_path / "reports")]) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"error: the artifacts of a run must be writable: {tmp_path}/artifacts/")
+    (page,) = tmp_path.glob("reports/*/report.html")
+    assert f"report   {page}" in printed.out.splitlines() and "a has the highest" in page.read_text()
+    assert {file.name for file in page.parent.iterdir()} == {"report.html", "leaderboard.csv", "leaderboard.md"}
+    (own_run,) = report_runs(store)
+    assert own_run.info.status == "FAILED" and "must be writable" in own_run.data.tags[Tag.OUTCOME_REASON]
+
+
+def test_report_that_the_artifact_store_does_not_take_now_is_sent_later(experiment, report, monkeypatch):
+    store, name = experiment
+    make_run(store, "a")
+
+    def fail(self, client):
+        raise ConnectionError("nobody there")
+
+    wait = TrackedRun.wait_until_logged
+    with monkeypatch.context() as failing:
+        failing.setattr(LogFiles, "_send", fail)
+        failing.setattr(TrackedRun, "wait_until_logged", lambda run, seconds: wait(run, 0.1))
+        output = report(name)
+    (own_run,) = report_runs(store)
+    assert f"of run {own_run.info.run_id}: the tracking server did not accept them" in output
+    (line,) = send_pending([own_run.info.run_id])
+    assert line.startswith("sent     ")
+    (own_run,) = report_runs(store)
+    assert own_run.info.status == "FINISHED" and "report.html" in {
+        file.path for file in store.client.list_artifacts(own_run.info.run_id)
+    }
 
 
 def test_report_on_a_search_puts_its_winner_first_and_itself_below_the_search(experiment, report, tmp_path):
