@@ -186,4 +186,6 @@ def _end_on_exit(run: TrackedRun, *, unavailable_seconds: float = PATIENCE_SECON
     else:
         run.outbox.flush(unavailable_seconds=STOP_SECONDS)
     finally:
+        if run.outbox.pending():
+            run.send_end()
         run.outbox.close()

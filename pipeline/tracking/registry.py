@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pandas as pd
-from mlflow.entities import LoggedModel
+from mlflow.entities import LoggedModel, LoggedModelStatus
 
 from pipeline.config.commands import parse_model_uri
 from pipeline.config.monitor import metric_words, sign
@@ -122,12 +122,10 @@ def register_calibrated(client: TrackingClient, run_id: str, *, name: str, versi
         temperature: It, and what it was fitted on, in words.
 
     Raises:
-        FileNotFoundError: The run has no calibrated model.
+        FileNotFoundError: The run has no calibrated model whose files are stored.
         ValueError: The version is of another run.
     """
-    model = client.find_logged_model(client.get_run(run_id), CALIBRATED)
-    if model is None:
-        raise FileNotFoundError(errno.ENOENT, f"run {run_id} has no calibrated model to register")
+    model = _ready_model(client, client.get_run(run_id), CALIBRATED)
     base = client.get_model_version(name, version)
     if base.run_id != run_id:
         raise ValueError(f"version {version} of {name} must be of run {run_id}, got one of run {base.run_id}")
@@ -226,13 +224,19 @@ def _decide_by_bootstrap(both: pd.DataFrame, champion_name: str, images: str, mo
 def _find_or_create_version(client: TrackingClient, run: Run, name: str, tags: Mapping[str, str]) -> ModelVersion:
     """Return the run's version of a registered model, which is created if there is none."""
     run_id = run.info.run_id
-    model = client.find_logged_model(run, SERVED)
-    if model is None:
-        raise FileNotFoundError(errno.ENOENT, f"run {run_id} has no model to register")
+    model = _ready_model(client, run, SERVED)
     client.create_registered_model(name)
     if found := _find_version_of(client, name, model):
         return found
     return client.create_model_version(name, model, run_id, tags={Tag.VERSION_RUN: run_id, **tags})
+
+
+def _ready_model(client: TrackingClient, run: Run, name: str) -> LoggedModel:
+    """Return the logged model of a run, or raise FileNotFoundError if it has none whose files are stored."""
+    model = client.find_logged_model(run, name)
+    if model is None or model.status != LoggedModelStatus.READY:
+        raise FileNotFoundError(errno.ENOENT, f"run {run.info.run_id} has stored no model {name} to register")
+    return model
 
 
 def _find_version_of(client: TrackingClient, name: str, model: LoggedModel) -> ModelVersion | None:

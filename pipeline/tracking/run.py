@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -55,6 +57,7 @@ PARAM_CHARACTERS = 6000  # MLflow refuses longer values
 # At the start of a run, for its first file: with a store that fails, and with one that is slow.
 ARTIFACT_PATIENCE_SECONDS = 5.0
 ARTIFACT_SECONDS = 30.0
+END_SECONDS = 2.0  # for a server that does not answer
 
 
 class TrackedRun:
@@ -85,6 +88,7 @@ class TrackedRun:
         self._has_images = False
         self._has_waited = False
         self._registration: RegisterVersion | None = None
+        self._ends: list[EndRun] = []
         self._logged: dict[tuple[str, int], float] = {}  # values by metric and step
 
     def load_logged_state(self) -> str:
@@ -312,15 +316,25 @@ class TrackedRun:
         Raises:
             UsageError: The artifact store refuses it, or fails on it while the tracking server answers.
         """
-        pending = self.outbox.flush(unavailable_seconds=ARTIFACT_PATIENCE_SECONDS, at_most=ARTIFACT_SECONDS)
+        pending = self.check_artifacts_accepted(ARTIFACT_PATIENCE_SECONDS, at_most=ARTIFACT_SECONDS)
+        if pending and (reason := self.outbox.failure()) and TrackingClient().is_available():
+            raise self._artifacts_error(reason)
+
+    def check_artifacts_accepted(self, unavailable_seconds: float = 0.0, *, at_most: float = math.inf) -> int:
+        """Wait until what was logged is stored, or a store has not answered for so long; return how many records wait.
+
+        Raises:
+            Deleted: The run has been deleted meanwhile.
+            UsageError: The artifact store has refused something.
+        """
+        pending = self.outbox.flush(unavailable_seconds=unavailable_seconds, at_most=at_most)
         try:
             self.raise_rejection()
         except Deleted:
             raise
         except TrackingError as error:
             raise self._artifacts_error(str(error)) from None
-        if pending and (reason := self.outbox.failure()) and TrackingClient().is_available():
-            raise self._artifacts_error(reason)
+        return pending
 
     def _artifacts_error(self, reason: str) -> UsageError:
         return UsageError(
@@ -384,14 +398,30 @@ class TrackedRun:
         if self.is_superseded:
             return
         process = this_process().tags() if self.is_claimed else None
-        for run_id in filter(None, (self.fold_run_id, self.id, self.project_run_id)):
-            self.outbox.put(end_record(run_id, outcome, reason, process=process))
+        run_ids = filter(None, (self.fold_run_id, self.id, self.project_run_id))
+        self._ends = [end_record(run_id, outcome, reason, process=process) for run_id in run_ids]
+        for end in self._ends:
+            self.outbox.put(end)
         if outcome is not RunOutcome.FINISHED:
             return
         if self._registration:
             self.outbox.put(self._registration)
         if self._has_model:
             self.write_model_card()
+
+    def send_end(self) -> None:
+        """Send the run's end past the records before it, as an outage may be the artifact store's alone."""
+
+        def send() -> None:
+            # they are in the outbox, too
+            with suppress(Exception):
+                client = TrackingClient()
+                for end in self._ends:
+                    end.send(client)
+
+        sender = threading.Thread(target=send, name="end", daemon=True)
+        sender.start()
+        sender.join(END_SECONDS)
 
     def write_model_card(self) -> None:
         """Write the card of the run's model from what has been logged, and into the registry if it is registered."""

@@ -201,7 +201,9 @@ class StudyRun:
         """End the study's run; return a line on the records that are pending, if any."""
         self.stop_heartbeat()
         self.run.end(outcome, reason)
-        if not flush_at_end(self._outbox, outcome):
+        if flush_at_end(self._outbox, outcome):
+            self.run.send_end()
+        else:
             with suppress(UsageError):
                 self.close_lost("the tracking server began it, and its answer was lost")
                 flush_at_end(self._outbox, outcome)
@@ -217,11 +219,11 @@ class StudyRun:
         self._life.close()
 
     def close_outbox(self) -> str | None:
-        """Stop logging; return a line on the records that are pending, if any."""
+        """Stop logging; return a line on the records that are pending or were refused, if any."""
         self.stop_heartbeat()
-        pending = self._outbox.pending()
+        unsent = self._outbox.unsent()
         self._outbox.close()
-        return pending
+        return unsent
 
     def _trial_end(self, run_id: str, outcome: TrialOutcome, reason: str) -> EndRun:
         end = end_record(run_id, RunOutcome.FINISHED, "")
@@ -263,7 +265,9 @@ class SharedStudyRun:
         """End this driver's run alone; return a line on the records that are pending, if any."""
         self.study_run.stop_heartbeat()
         self._driver_run.end(outcome, reason)
-        flush_at_end(self._driver_run.outbox, outcome)
+        if flush_at_end(self._driver_run.outbox, outcome):
+            for run in (self.study_run.run, self._driver_run):
+                run.send_end()
         return self.study_run.close_outbox()
 
 

@@ -92,6 +92,13 @@ class Outbox:
                 return None
             return delivery.describe_pending(self._run_id, len(self._records), self._reason)
 
+    def unsent(self) -> str | None:
+        """Return a line on the records that are pending, else one on those that were refused, or None."""
+        with self._changed:
+            if not self._records and self._spool.refusals:
+                return delivery.describe_set_aside(self._spool.set_aside_folder, self._spool.refusals)
+        return self.pending()
+
     def close(self) -> None:
         """Stop sending; what is pending stays on the disk for `delivery.send_pending`."""
         with self._changed:

@@ -19,7 +19,7 @@ from pipeline.tracking.experiment_page import VIEW
 from pipeline.tracking.lifecycle import attach_run, start_run
 from pipeline.tracking.outbox import delivery
 from pipeline.tracking.outbox.outbox import Outbox
-from pipeline.tracking.outbox.records import LogBatch
+from pipeline.tracking.outbox.records import LogBatch, LogFiles
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.project_run import ProjectRun, close_if_unused
 from pipeline.tracking.tags import Role, Tag
@@ -77,6 +77,21 @@ def test_start_run_without_an_error_ends_as_finished(store):
         pass
     assert found(run.id).info.status == "FINISHED"
     assert found(run.id).data.tags[Tag.OUTCOME] == "finished"
+
+
+def test_run_that_ends_while_the_artifact_store_is_away_is_not_left_running(store, monkeypatch):
+    def fail(*arguments):
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(LogFiles, "_send", fail)
+    monkeypatch.setattr("pipeline.tracking.lifecycle.STOP_SECONDS", 0.1)
+    with suppress(Stopped), start_run(role=Role.RUN) as run:
+        run.log_text("a.txt", "a")
+        raise Stopped(signal.SIGTERM)
+    assert (found(run.id).info.status, found(run.id).data.tags[Tag.OUTCOME]) == ("KILLED", "stopped")
+    monkeypatch.undo()
+    assert delivery.send_pending([run.id])[0].startswith("sent     2 records")
+    assert mlflow.artifacts.load_text(f"runs:/{run.id}/a.txt") == "a"
 
 
 def test_start_run_after_an_exception_ends_as_failed_with_a_traceback(store):
@@ -252,7 +267,8 @@ def test_start_run_sends_what_other_runs_have_left_and_says_so(store):
 
 
 def test_run_that_another_process_claims_while_it_goes_on_stops_and_is_left_to_it(store, monkeypatch):
-    beat = partial(ownership.heartbeat_run, seconds=0.01)
+    # more often, SQLite's lock is so seldom free that the claim below may wait in vain
+    beat = partial(ownership.heartbeat_run, seconds=0.2)
     monkeypatch.setattr(pipeline.tracking.lifecycle, "heartbeat_run", beat)
     with pytest.raises(Stopped, match="as process 1 on .* has resumed the run$"), start_run(role=Role.RUN) as run:
         claim_as_another_process(run.id)

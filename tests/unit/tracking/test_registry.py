@@ -183,9 +183,12 @@ def test_register_version_under_another_name_creates_a_version_of_that_too():
     assert (int(version.version), version.run_id) == (1, run_id)
 
 
-def test_register_version_without_a_served_model_is_refused_permanently():
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_register_version_without_the_files_of_a_served_model_is_refused_permanently(has_begun):
     run_id = mlflow.MlflowClient().create_run("1").info.run_id
-    with pytest.raises(FileNotFoundError, match=f"run {run_id} has no model to register") as raised:
+    if has_begun:
+        mlflow.MlflowClient().create_logged_model("1", name="served", source_run_id=run_id)
+    with pytest.raises(FileNotFoundError, match=f"run {run_id} has stored no model served to register") as raised:
         register_version(TrackingClient(), run_id, name="none", tags={})
     assert raised.value.errno == errno.ENOENT
 
@@ -230,9 +233,13 @@ def test_register_calibrated_of_a_version_without_an_alias_gets_none():
     assert aliases(name) == {"champion": 2}
 
 
-def test_register_calibrated_without_a_calibrated_model_is_refused_permanently():
-    run_id, name, _ = register("not-calibrated", predictions(FIRST_HALF))
-    with pytest.raises(FileNotFoundError, match=f"run {run_id} has no calibrated model") as raised:
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_register_calibrated_without_the_files_of_a_calibrated_model_is_refused_permanently(has_begun):
+    run_id, name, _ = register(f"not-calibrated-{has_begun}", predictions(FIRST_HALF))
+    if has_begun:
+        experiment_id = mlflow.get_run(run_id).info.experiment_id
+        mlflow.MlflowClient().create_logged_model(experiment_id, name="calibrated", source_run_id=run_id)
+    with pytest.raises(FileNotFoundError, match=f"run {run_id} has stored no model calibrated to register") as raised:
         register_calibrated(TrackingClient(), run_id, name=name, version="1", temperature="1.4")
     assert raised.value.errno == errno.ENOENT
 

@@ -18,7 +18,7 @@ from pipeline.search.executors.base import TrialResult
 from pipeline.tracking import ownership, study_run
 from pipeline.tracking.experiment_page import VIEW
 from pipeline.tracking.outbox import records
-from pipeline.tracking.outbox.delivery import tracking_address
+from pipeline.tracking.outbox.delivery import send_pending, tracking_address
 from pipeline.tracking.outbox.spool import Spool
 from pipeline.tracking.study_run import join_study_run, open_study_run
 from pipeline.tracking.tags import Role, RunOutcome, Tag, TrialOutcome
@@ -126,6 +126,7 @@ def test_close_lost_finds_trials_of_a_study_with_any_name(store):
 
     lost = open_it()
     trial = lost.start_child("t000", role=Role.TRIAL, tags={}).run_id
+    lost.close_outbox()
     OPENED.append(open_it(known=lost.id))
     assert OPENED[-1].close_lost() == 1
     assert found(trial).info.status == "FAILED"
@@ -294,6 +295,7 @@ def test_close_sets_the_outcome_and_cuts_its_reason(opens):
 def test_close_after_a_stop_does_not_wait_for_a_server_that_takes_a_request_and_does_not_answer(opens, monkeypatch):
     runs, answer = opens(), threading.Event()
     monkeypatch.setattr(study_run, "MAX_STOP_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.tracking.run.END_SECONDS", 0.2)
     monkeypatch.setattr(records.Record, "send", lambda *arguments: answer.wait())
     began = time.monotonic()
     pending = runs.close(RunOutcome.STOPPED, "by a signal")
@@ -301,6 +303,33 @@ def test_close_after_a_stop_does_not_wait_for_a_server_that_takes_a_request_and_
     assert pending.startswith("pending  ")
     monkeypatch.undo()
     answer.set()
+
+
+def test_close_ends_the_run_while_the_artifact_store_is_away(opens, monkeypatch):
+    runs = opens()
+
+    def fail(*arguments):
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(records.LogFiles, "_send", fail)
+    runs.run.log_text("leaderboard.csv", "")
+    assert runs.close(RunOutcome.STOPPED, "by a signal").startswith("pending  2 records")
+    assert mlflow.get_run(runs.id).info.status == "KILLED"
+    monkeypatch.undo()
+    assert send_pending([runs.id])[0].startswith("sent     2 records")
+
+
+def test_close_says_which_files_the_artifact_store_has_refused(opens, monkeypatch):
+    runs = opens()
+
+    def fail(*arguments):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(records.LogFiles, "_send", fail)
+    runs.run.log_text("leaderboard.csv", "")
+    line = runs.close(RunOutcome.FINISHED, "")
+    assert line.startswith(f"aside    1 record of run {runs.id} cannot be sent (PermissionError: not yours)")
+    assert mlflow.get_run(runs.id).info.status == "FINISHED"
 
 
 def test_close_ends_the_run_though_the_server_goes_away_before_lost_runs_are_looked_for(opens, monkeypatch):
@@ -421,7 +450,9 @@ def test_claim_measures_the_energy_of_trials_on_this_machine_on_from_an_earlier_
     first = opens()
     first.claim()
     finish(first)
-    opens(known=first.id).claim()
+    second = opens(known=first.id)
+    second.claim()
+    finish(second)
     assert measured == [(first.id, False), (first.id, True)]
     OPENED.append(open_study_run(request.node.name, known=first.id, trials=0, measures_energy=False))
     OPENED[-1].claim()

@@ -457,7 +457,7 @@ def test_register_version_without_a_model_raises_after_the_run_has_ended(proxy, 
     box.put(end(run_id))
     box.put(RegisterVersion(run_id, "unmade", {}))
     assert box.flush() == 0
-    with pytest.raises(Rejected, match="has no model to register"):
+    with pytest.raises(Rejected, match="has stored no model served to register"):
         box.raise_rejection()
     assert mlflow.MlflowClient().get_run(run_id).info.status == "FINISHED"
 
