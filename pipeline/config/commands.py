@@ -321,7 +321,9 @@ class DoctorConfig(Config):
     close: tuple[str, ...] | None = Field(
         None, description="ids of runs that died on other hosts and are still open: close them as FAILED"
     )
-    resend: bool = Field(False, description="send again the records and notifications that were set aside as they could not be sent")
+    resend: bool = Field(
+        False, description="send again the records and notifications that were set aside as they could not be sent"
+    )
 
 
 def parse_doctor(arguments: Sequence[str]) -> DoctorConfig:
