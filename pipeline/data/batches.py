@@ -100,7 +100,7 @@ class TrainingBatches:
         self.class_weights = class_weights
         self.balanced_labels = balanced_labels
         self.size = size
-        self._used = _images_per_epoch(len(images), batch_size, batch_multiple)
+        self._used = count_images(len(images), batch_size=batch_size, batch_multiple=batch_multiple)
         self._steps_per_epoch = count_steps(len(images), batch_size=batch_size, batch_multiple=batch_multiple)
         self._steps = range(initial_epoch * self._steps_per_epoch, epochs * self._steps_per_epoch)
         self._mirrored_first: npt.NDArray[np.int64] | None = None
@@ -232,10 +232,11 @@ def class_weights(kind: str, labels: npt.NDArray[np.int64], classes: int) -> npt
 
 def count_steps(images: int, *, batch_size: int, batch_multiple: int) -> int:
     """Return the number of training batches an epoch."""
-    return math.ceil(_images_per_epoch(images, batch_size, batch_multiple) / batch_size)
+    return math.ceil(count_images(images, batch_size=batch_size, batch_multiple=batch_multiple) / batch_size)
 
 
-def _images_per_epoch(images: int, batch_size: int, batch_multiple: int) -> int:
+def count_images(images: int, *, batch_size: int, batch_multiple: int) -> int:
+    """Return the number of images in the training batches of an epoch, which leave out the others."""
     return images - images % batch_size % batch_multiple
 
 

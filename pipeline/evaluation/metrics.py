@@ -16,7 +16,7 @@ Probabilities = npt.NDArray[np.floating]  # (n, classes), rows sum to 1
 Labels = npt.NDArray[np.int64]  # (n,)
 
 VIEW_IMAGES = 1000
-LEAST_PROBABILITY = 1e-7  # of a loss, as in Keras
+LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)  # of a loss: a probability may be 0 in single precision
 RECALL = "recall/"  # before the name of a class in the name of a metric; the slash makes them a group in MLflow's pages
 CLASS_CHARACTERS = 100  # of it; MLflow takes 250 characters in all
 
@@ -88,7 +88,10 @@ def guessing(metric: Monitor, labels: Labels) -> float:
 
 
 def cross_entropy(probabilities: Probabilities, labels: Labels) -> float:
-    """Return the mean negative log probability of the label, in nats; probabilities are clipped at 1e-7 as in Keras."""
+    """Return the mean negative log probability of the label, in nats, as Keras computes it from logits.
+
+    A probability that is 0 in single precision counts as the least number there, which is a loss of 87.3.
+    """
     of_label = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.clip(of_label, LEAST_PROBABILITY, 1.0)).mean())
 
@@ -191,8 +194,8 @@ def predictions_table(
             "predicted": predicted,
             "class": names[labels],
             "predicted_class": names[predicted],
-            "probability_of_class": probabilities[row, labels].round(6),
-            "probability_of_predicted_class": probabilities[row, predicted].round(6),
+            "probability_of_class": _six_digits(probabilities[row, labels]),
+            "probability_of_predicted_class": _six_digits(probabilities[row, predicted]),
         }
     )
 
@@ -212,6 +215,11 @@ def predictions_view(table: pd.DataFrame) -> pd.DataFrame:
     names = ["file", "image"] if table["file"].any() else ["image"]
     probabilities = ["probability_of_predicted_class", "probability_of_class"]
     return view[[names[0], "predicted_class", "class", *probabilities, *names[1:]]]
+
+
+def _six_digits(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Return values with six significant digits: the loss of a probability that is nearly 0 is not to be lost."""
+    return np.array([float(f"{value:.6g}") for value in values])
 
 
 def is_correct(table: pd.DataFrame) -> npt.NDArray[np.bool_]:

@@ -74,7 +74,7 @@ class EpochMetrics(TrainingCallback):
     metrics where there are at most `RECALL_CLASSES` of them. Without validation images there are no metrics of these.
 
     Args:
-        images: Number of training images in an epoch.
+        images: Number of images in the training batches of an epoch.
         classes: Names by label.
         learning_rate: Takes an epoch, counted from 0, and returns the learning rate of its last step.
     """

@@ -40,6 +40,8 @@ EVALUATION_BATCH = 500
 EVALUATION_TIMES = 4
 # Batches from which EMAWeights renews batch norm: 2,560 images at batch 128, less than 2 % of an epoch of CIFAR-10.
 BATCH_NORM_BATCHES = 20
+# Share of the training images that an epoch may leave out without a warning.
+LEFT_OUT = 0.05
 
 # metrics that differ between runs with the same seed
 TIMINGS = ("epoch_seconds", "images_per_second", "seconds")
@@ -104,7 +106,7 @@ def fit(
         own = [
             TerminateOnNonFinite(groups),
             EpochMetrics(
-                images=len(dataset.train),
+                images=images_per_epoch(config, len(dataset.train), devices=strategy.num_replicas_in_sync),
                 classes=dataset.classes,
                 learning_rate=partial(last_learning_rate, config, steps),
             ),
@@ -285,6 +287,25 @@ def make_training_batches(
 def steps_per_epoch(config: TrainingConfig, images: int, *, devices: int) -> int:
     """Return the number of training steps in an epoch of `images` images."""
     return batches.count_steps(images, batch_size=config.batch_size, batch_multiple=_batch_multiple(config, devices))
+
+
+def images_per_epoch(config: TrainingConfig, images: int, *, devices: int) -> int:
+    """Return the number of images that an epoch trains on, of `images` images."""
+    return batches.count_images(images, batch_size=config.batch_size, batch_multiple=_batch_multiple(config, devices))
+
+
+def many_left_out(config: TrainingConfig, images: int, *, devices: int) -> str | None:
+    """Return a warning if batches of one size leave out more than a share `LEFT_OUT` of the images, else None."""
+    left_out = images - images_per_epoch(config, images, devices=devices)
+    # without XLA these are fewer than there are devices, whatever the size
+    if left_out <= LEFT_OUT * images or config.jit_compile is not True:
+        return None
+    fewer = max(size for size in range(1, config.batch_size) if images % size <= LEFT_OUT * images)
+    return (
+        f"each epoch leaves out {left_out:,} of {images:,} training images, drawn anew each time, as XLA takes batches "
+        f"of one size: {left_out / images:.0%} with batch_size={config.batch_size}; "
+        f"try {fewer}, which leaves out {images % fewer or 'none'}"
+    )
 
 
 def _batch_multiple(config: TrainingConfig, devices: int) -> int:

@@ -44,6 +44,7 @@ from pipeline.training.fit import (
     TIMINGS,
     TrainingResult,
     fit,
+    many_left_out,
     require_initial_weights,
     require_teacher,
     steps_per_epoch,
@@ -334,7 +335,12 @@ def announce(config: TrainingConfig, dataset: Dataset, device: Device, console: 
     console.print(f"device   {', '.join(traits)}")
     steps = steps_per_epoch(config, len(dataset.train), devices=device.count)
     images = dict(zip(dataset.classes, dataset.train.class_sizes(len(dataset.classes)), strict=True))
-    warnings = (unused_gpu(device), slow_batch_norm(config, steps_per_epoch=steps), unequal_classes(config, images))
+    warnings = (
+        unused_gpu(device),
+        slow_batch_norm(config, steps_per_epoch=steps),
+        unequal_classes(config, images),
+        many_left_out(config, len(dataset.train), devices=device.count),
+    )
     for warning in warnings:
         if warning:
             console.warn(warning)

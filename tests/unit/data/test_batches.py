@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.data.batches import DeviceImages, TrainingBatches, class_weights, evaluation_batches
+from pipeline.data.batches import DeviceImages, TrainingBatches, class_weights, count_images, evaluation_batches
 from tests.support.augmentations import ALL, build_augmentation, noise
 from tests.support.paths import ROOT
 
@@ -199,6 +199,7 @@ def test_batch_multiple_drops_the_images_beyond_a_multiple_in_each_epoch():
     assert [len(batch) for batch in alone] == [4, 4, 2, 4, 4, 2]
     assert positions(batches(batch_multiple=2)) == alone
     assert positions(batches(batch_multiple=4)) == alone[:2] + alone[3:5]
+    assert [count_images(10, batch_size=4, batch_multiple=multiple) for multiple in (1, 2, 4)] == [10, 10, 8]
 
 
 def test_evaluation_batches_hold_each_image_once_in_order_with_one_hot_labels():

@@ -6,7 +6,14 @@ import pytest
 
 from pipeline.evaluation import bootstrap
 from pipeline.evaluation.bootstrap import RESAMPLES, measure, p_value, percentile_interval, resample
-from pipeline.evaluation.metrics import ClassCounts, balanced_accuracy, confusion_matrix, macro_f1
+from pipeline.evaluation.metrics import (
+    ClassCounts,
+    balanced_accuracy,
+    confusion_matrix,
+    cross_entropy,
+    macro_f1,
+    predictions_table,
+)
 from pipeline.evaluation.significance import mcnemar_exact
 
 RANDOM = np.random.default_rng(0)
@@ -26,6 +33,16 @@ def test_measure_equals_the_metrics_of_all_images():
     assert measure("test_macro_f1", predictions) == pytest.approx(float(macro_f1(counts)))
     assert measure("accuracy", predictions) == counts.correct.sum() / 300
     assert measure("loss", predictions) == pytest.approx(-np.log(predictions["probability_of_class"]).mean())
+
+
+def test_loss_of_a_table_is_that_of_the_probabilities_also_of_confident_errors():
+    of_label = np.array([0.9, 1e-12, 0.0], np.float32)
+    probabilities = np.stack([of_label, 1 - of_label], axis=1)
+    labels = np.zeros(3, np.int64)
+    predictions = predictions_table(
+        probabilities, labels, images=np.array([b"a", b"b", b"c"]), files=[""] * 3, classes=["cat", "dog"]
+    )
+    assert measure("test_loss", predictions) == pytest.approx(cross_entropy(probabilities, labels), rel=1e-5)
 
 
 def test_interval_of_an_accuracy_is_that_of_its_standard_error():

@@ -112,7 +112,10 @@ def test_accuracy_and_cross_entropy_by_hand():
 
 
 def test_cross_entropy_of_a_certain_error_is_finite():
-    assert metrics.cross_entropy(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-7))
+    for kind in (np.float32, np.float64):
+        certain = np.array([[1.0, 0.0], [1.0, 1e-20]], kind)
+        assert metrics.cross_entropy(certain[:1], np.array([1])) == pytest.approx(-np.log(2.0**-126))
+        assert metrics.cross_entropy(certain[1:], np.array([1])) == pytest.approx(20 * np.log(10))
 
 
 def test_confusion_matrix_has_labels_in_rows():

@@ -66,7 +66,7 @@ def test_measure_ensemble_compares_it_with_the_first_network_on_validation_alone
     names = {"val_accuracy", "val_loss", "val_balanced_accuracy", "val_macro_f1"}
     assert results.keys() == names | {f"winner_{name}" for name in names} | {"p_value", "parameters"}
     for prefix, probabilities in (("", together), ("winner_", alone)):
-        of_label = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
+        of_label = np.clip(probabilities[np.arange(len(labels)), labels], np.finfo(np.float32).tiny, 1)
         assert results[f"{prefix}val_loss"] == pytest.approx(-np.log(of_label).mean(), rel=1e-4)
         counts = ClassCounts.of_confusion(confusion_matrix(probabilities, labels))
         assert results[f"{prefix}val_balanced_accuracy"] == pytest.approx(balanced_accuracy(counts))

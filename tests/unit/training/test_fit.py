@@ -1,6 +1,7 @@
 """The training loop: selected weights, seeds, early stopping and resuming."""
 
 import functools
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -24,10 +25,12 @@ from pipeline.training.fit import (
     compile_model,
     evaluation_batches,
     fit,
+    images_per_epoch,
     input_shape,
     last_learning_rate,
     learning_rate_share,
     make_training_batches,
+    many_left_out,
     steps_per_epoch,
     training_stages,
 )
@@ -313,6 +316,38 @@ def test_steps_per_epoch_are_those_of_batches_that_devices_share_equally():
     assert [steps_per_epoch(config, 17, devices=devices) for devices in (1, 2)] == [3, 2]
     with_xla = config.model_copy(update={"jit_compile": True})
     assert [steps_per_epoch(with_xla, images, devices=1) for images in (17, 23)] == [2, 2]
+
+
+def test_images_per_second_are_those_that_were_trained_on(train, monkeypatch):
+    # a clock that goes on by a second whenever it is read: when an epoch begins, after its only step, and at its end
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)
+    monkeypatch.setattr("pipeline.training.callbacks.time", clock)
+    with_xla, _ = train(batch_size=150, jit_compile=True, epochs=1)
+    assert with_xla.history["images_per_second"] == [150]
+
+
+def test_many_left_out_warns_with_a_batch_size_that_leaves_out_fewer():
+    def warning(images, batch_size, *, jit_compile=True, devices=1):
+        config = TINY.model_copy(update={"batch_size": batch_size, "jit_compile": jit_compile})
+        return many_left_out(config, images, devices=devices)
+
+    assert warning(300, 256) == (
+        "each epoch leaves out 44 of 300 training images, drawn anew each time, as XLA takes batches of one size: 15% "
+        "with batch_size=256; try 150, which leaves out none"
+    )
+    assert warning(200, 94).endswith("6% with batch_size=94; try 66, which leaves out 2")
+    assert warning(200, 95) is None, "5 % are few"
+    assert warning(50_000, 512) is None
+    assert warning(300, 256, jit_compile=False) is None
+    assert warning(15, 8, jit_compile=False, devices=8) is None, "no size leaves out fewer"
+
+
+def test_images_left_out_are_others_in_each_epoch(digits):
+    config = TINY.model_copy(update={"batch_size": 150, "jit_compile": True})
+    batches = make_training_batches(config, digits)
+    first, second = (set(plan.positions.numpy().tolist()) for plan in batches.plans())
+    assert len(first) == len(second) == images_per_epoch(config, len(digits.train), devices=1) == 150
+    assert first != second
 
 
 @pytest.mark.parametrize(("batch_size", "at_once"), [(2, 8), (200, 485)])  # 485: three equal parts

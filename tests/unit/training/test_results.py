@@ -10,14 +10,14 @@ from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.evaluation.figures import training
 from pipeline.evaluation.metrics import is_correct
-from pipeline.model.conv_mixer import build_model, depthwise_kernels, patch_kernels
+from pipeline.model.conv_mixer import HEAD, build_model, depthwise_kernels, patch_kernels
 from pipeline.model.ensemble import build_ensemble
 from pipeline.serving.packaging import save_keras, save_pyfunc
 from pipeline.tracking.tags import Tag
 from pipeline.tracking.test_set_access import access_count
 from pipeline.training import benchmark
 from pipeline.training.checkpoint import write_weights
-from pipeline.training.fit import TrainingResult
+from pipeline.training.fit import TrainingResult, compile_model, evaluation_batches
 from pipeline.training.results import (
     evaluate_on_test_set,
     evaluate_winner,
@@ -29,6 +29,7 @@ from pipeline.training.results import (
     register_model,
     serving_model,
 )
+from pipeline.training.schedules import LearningRateSchedule
 from tests.support.figures import title
 
 
@@ -236,7 +237,7 @@ def test_evaluate_on_test_set_logs_every_image_and_class(digits, model, capsys):
     probabilities = model.predict(images, verbose=0)
     right = probabilities.argmax(axis=1) == labels
     assert results["test_accuracy"] == pytest.approx(right.mean())
-    of_the_label = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
+    of_the_label = np.clip(probabilities[np.arange(len(labels)), labels], np.finfo(np.float32).tiny, 1)
     assert results["test_loss"] == pytest.approx(-np.log(of_the_label).mean(), rel=1e-4)
     assert results.keys() == {"test_loss", "test_accuracy", "test_balanced_accuracy", "test_macro_f1"}
     recalls = np.array([right[labels == label].mean() for label in range(10)])
@@ -254,6 +255,17 @@ def test_evaluate_on_test_set_logs_every_image_and_class(digits, model, capsys):
     assert run.figures.keys() == {"plots/confusion_matrix.png", "plots/mistakes.png"}
     assert run.keys == {"plots/confusion_matrix.png": "confusion_matrix", "plots/mistakes.png": "mistakes"}
     assert capsys.readouterr() == ("", "")
+
+
+def test_test_loss_of_certain_errors_is_the_loss_that_keras_reports_of_a_validation(digits):
+    config = SMALL.model_copy(update={"jit_compile": False})
+    model = build_model(config, digits.image_shape, 10)
+    # from logits of 0 to 60, so that it is certain of the last class
+    model.get_layer(HEAD).bias.assign(np.linspace(0, 60, 10))
+    compile_model(model, config, LearningRateSchedule("constant", peak=0.1, steps=1, warmup_fraction=0))
+    batches = evaluation_batches(config, digits, digits.test)
+    loss = model.evaluate(batches, verbose=0, return_dict=True)["loss"]
+    assert evaluate_on_test_set(RecordingRun(), model, config, digits)["test_loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_evaluate_on_test_set_draws_the_confusions_and_the_most_confident_mistakes(digits, model):

@@ -33,7 +33,7 @@ from pipeline.training.checkpoint import Checkpoint, TrainingState
 from pipeline.training.checkpoint_manager import CheckpointManager, checkpoint_folder
 from pipeline.training.cross_validation import CrossValidation
 from pipeline.training.description import Change
-from pipeline.training.fit import TrainingResult, compile_model
+from pipeline.training.fit import TrainingResult, compile_model, many_left_out
 from pipeline.training.folds import FoldCheckpoints
 from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.progress import TrainingProgress
@@ -394,6 +394,16 @@ def test_announce_warns_of_batch_norm_that_lags(capsys):
     expected = slow_batch_norm(config, steps_per_epoch=3)
     _, err = announced(capsys, batch_size=512, epochs=1)
     assert expected and err == f"warning: {expected}\n"
+
+
+def test_announce_warns_of_images_that_xla_leaves_out(capsys):
+    settings = {"precision": "float32", "batch_norm_momentum": 0.01, "batch_size": 1024}
+    config = TrainingConfig.build(settings | {"jit_compile": True})
+    expected = many_left_out(config, 1455, devices=1)
+    _, err = announced(capsys, jit_compile=True, **settings)
+    assert expected and err == f"warning: {expected}\n"
+    _, err = announced(capsys, jit_compile=False, **settings)
+    assert err == ""
 
 
 @pytest.fixture(scope="module")
