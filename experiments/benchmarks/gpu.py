@@ -129,6 +129,9 @@ def main(arguments: list[str] | None = None, parts: Mapping[str, Part] = PARTS) 
     dataset = options.dataset or make_images(options.folder, *IMAGES[is_small])
     for name in options.parts or parts:
         part, known = parts[name], results.get(name, {})
+        if is_small and known.get("small") is False:
+            # a GPU's, which those of tiny networks are not to replace
+            continue
         if known.get("small") != is_small:
             known = {}
         if known.get("state") == "done" and not options.again:

@@ -184,7 +184,7 @@ def _search(arguments: Sequence[str], console: Console) -> int:
     from pipeline.commands.search import run_search
 
     with Notifier(receivers) as notifier:
-        return run_search(search, data, notifier=notifier).exit_code
+        return run_search(search, data, notifier=notifier, leave_gpus=True).exit_code
 
 
 def _report(arguments: Sequence[str], console: Console) -> None:

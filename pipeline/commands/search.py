@@ -74,20 +74,23 @@ class SearchResult:
         return winner and {name: value for name, value in winner.items() if name not in ("digest", "question")}
 
 
-def run_search(search: SearchSpec, data: Dataset, *, notifier: Notifier | None = None) -> SearchResult:
+def run_search(
+    search: SearchSpec, data: Dataset, *, notifier: Notifier | None = None, leave_gpus: bool = False
+) -> SearchResult:
     """Run a search to its end, or until it is asked to stop.
 
     Args:
         search: What to search.
         data: The data set of its trials.
         notifier: Sends what happens to those who are to be notified; None sends nothing.
+        leave_gpus: Let this process have no GPU any more, so that those of the trials have all memory.
 
     Raises:
         UsageError: another driver holds the study, or the slots that were asked for do not exist.
     """
-    search = _load_initial_weights(search)
+    search = _load_initial_weights(search, leave_gpus=leave_gpus)
     check_against_data(search, image_shape=data.image_shape, training_images=len(data.train))
-    search = _load_teachers(search, data)
+    search = _load_teachers(search, data, leave_gpus=leave_gpus)
     executor = build_executor(search, data)
     url = storage_url(search.settings.storage, os.environ)
     older = read_older_studies(search, url=url, data_fingerprint=data.fingerprint)
@@ -134,7 +137,7 @@ def run_search(search: SearchSpec, data: Dataset, *, notifier: Notifier | None =
             raise
 
 
-def _load_initial_weights(search: SearchSpec) -> SearchSpec:
+def _load_initial_weights(search: SearchSpec, *, leave_gpus: bool) -> SearchSpec:
     """Return the search with the models that its trials start from, and what of their architecture it leaves unset."""
     origins = search.origins()
     if not origins:
@@ -143,21 +146,23 @@ def _load_initial_weights(search: SearchSpec) -> SearchSpec:
         weights_file(origin)
     with slow_imports():
         from pipeline.training.initial_weights import InitialWeights
-    hide_gpus()
+    if leave_gpus:
+        hide_gpus()
     sources = {origin: InitialWeights.load(origin) for origin in origins}
     own = sources.get(search.base.weights_from or "")
     base = own.complete(search.base) if own else search.base
     return replace(search, base=base, sources=sources | {source.origin: source for source in sources.values()})
 
 
-def _load_teachers(search: SearchSpec, data: Dataset) -> SearchSpec:
+def _load_teachers(search: SearchSpec, data: Dataset, *, leave_gpus: bool) -> SearchSpec:
     """Return the search with the models that teach its trials, named by their own URIs."""
     origins = search.origins("teacher")
     if not origins:
         return search
     with slow_imports():
         from pipeline.training.teacher import Teacher
-    hide_gpus()
+    if leave_gpus:
+        hide_gpus()
     teachers = {origin: Teacher.load(origin) for origin in origins}
     for teacher in teachers.values():
         teacher.check(search.base, data)

@@ -44,8 +44,8 @@ class DataConfig(Config, title="data"):
         None,
         ge=2,
         le=10**9,
-        description="use at most this many training images, each class in proportion; with refit, of training "
-        "and validation images together; with folds, for each network",
+        description="use at most this many training images, each class in proportion; with refit, the validation "
+        "images come in addition; with folds, for each network",
     )
     folds: int | None = Field(
         None,

@@ -102,9 +102,9 @@ def load_dataset(config: DataConfig, *, seed: int, split: bool = True) -> Datase
     """Load a data set and split it.
 
     `config.dataset` is the name of a built-in data set, a folder of class folders or an .npz file. Validation and test
-    images are split off by class and seed if the source has no such split. With `config.refit` the validation images,
-    also those that the source has itself, are among the training images. Of these at most
-    `config.train_examples` are taken; with `config.folds` so many that no network is trained on more.
+    images are split off by class and seed if the source has no such split. Of the training images at most
+    `config.train_examples` are taken; with `config.folds` so many that no network is trained on more. With
+    `config.refit` the validation images, also those that the source has itself, are training images besides.
 
     Args:
         config: Settings of the data.
@@ -121,11 +121,14 @@ def load_dataset(config: DataConfig, *, seed: int, split: bool = True) -> Datase
     else:
         everything = np.arange(len(labels))
         rows = SplitRows(train=everything[:0], validation=everything[:0], test=everything)
-    if config.refit or config.folds is not None:
-        rows = rows._replace(train=np.sort(np.concatenate([rows.train, rows.validation])), validation=rows.test[:0])
+    if config.folds is not None:
+        rows = _train_on_validation(rows)
     if config.train_examples is not None:
         count, least = _training_limits(config.train_examples, config.folds, classes, source)
         rows = rows._replace(train=subsample(rows.train, count, labels, len(classes), seed, least=least))
+    if config.refit:
+        # those that a training without it learns from, and those that it is judged by
+        rows = _train_on_validation(rows)
     train, validation, test = (Split(decoded.images, labels, decoded.digests, decoded.files, part) for part in rows)
     folds: tuple[Split, ...] = ()
     if config.folds is not None:
@@ -229,6 +232,11 @@ def _decode_npz(file: Path, image_size: tuple[int, int] | None, resize: str) -> 
     status = file.stat()
     key = cache_key(str(file), status.st_size, status.st_mtime_ns, resize_key(image_size, resize))
     return load_cached(key, decode)
+
+
+def _train_on_validation(rows: SplitRows) -> SplitRows:
+    """Return the rows with those of the validation images among those of the training images."""
+    return rows._replace(train=np.sort(np.concatenate([rows.train, rows.validation])), validation=rows.validation[:0])
 
 
 def _training_limits(train_examples: int, folds: int | None, classes: tuple[str, ...], source: str) -> tuple[int, int]:

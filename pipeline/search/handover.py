@@ -133,7 +133,8 @@ class Handover:
             if ensemble["is_better"] and self._study.search.settings.ensemble == "replace":
                 return self._ensemble_model(members, ensemble["run_id"])
         elif self._study.search.settings.ensemble != "none":
-            self._context.console.print("ensemble  none, as one configuration alone has been trained")
+            seed = self._record.best_seed(winning)
+            self._context.console.print(f"ensemble  none, as no other configuration has a network of seed {seed}")
         seed = self._record.best_seed(winning)
         if self._study.search.refit:
             return self._refit(winning, seed)

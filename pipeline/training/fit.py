@@ -242,7 +242,9 @@ def require_teacher(config: TrainingConfig, dataset: Dataset, teacher: Teacher |
     """Raise UsageError if a training is not given the teacher that its settings name, or one that does not suit."""
     if config.teacher and config.teacher_weight and teacher is None:
         raise UsageError(f"the teacher must be given with teacher={config.teacher}: Teacher.load(teacher)")
-    if config.teacher and teacher:
+    if teacher and config.teacher is None:
+        raise UsageError(f"teacher must be one that the settings name, got {teacher.origin}: teacher.complete(config)")
+    if teacher:
         teacher.check(config, dataset)
 
 

@@ -234,6 +234,8 @@ def test_gpu_results_of_tiny_networks_are_not_kept_on_a_gpu(gpu, tmp_path, monke
     gpu.main(["--folder", str(tmp_path)], parts)
     results = json.loads((tmp_path / "gpu.json").read_text())["parts"]["one"]
     assert (results["small"], results["rows"]) == (False, [{"what": "large"}])
+    gpu.main(["--small", "--folder", str(tmp_path)], parts)
+    assert json.loads((tmp_path / "gpu.json").read_text())["parts"]["one"] == results, "nor the other way round"
 
 
 def test_gpu_that_tensorflow_cannot_use_ends_the_benchmark_with_the_remedy(gpu, tmp_path, monkeypatch):

@@ -79,7 +79,8 @@ def test_search_warns_of_a_teacher_that_knows_images_by_which_a_trial_or_a_final
     assert all(leak.endswith("try final_seeds=1") == leak.startswith("in finals") for leak in leaks)
 
 
-def test_gpus_are_left_to_the_trials_before_a_model_is_loaded(taught_on_digits, tmp_path, monkeypatch):
+@pytest.mark.parametrize("leave_gpus", [True, False])
+def test_gpus_are_left_to_the_trials_before_a_model_is_loaded(taught_on_digits, tmp_path, monkeypatch, leave_gpus):
     calls = []
     monkeypatch.setattr("pipeline.commands.search.hide_gpus", lambda: calls.append("hidden"))
     monkeypatch.setattr(Teacher, "load", lambda origin: calls.append(origin) or taught_on_digits)
@@ -88,9 +89,10 @@ def test_gpus_are_left_to_the_trials_before_a_model_is_loaded(taught_on_digits, 
     monkeypatch.setattr(InitialWeights, "load", lambda origin: calls.append(origin) or initial_weights)
     text = "recipe: digits\nteacher: models:/m-1@a\nweights_from: models:/m-2@b\nspace: {kernel_size: [3, 5]}\n"
     search = make_search(tmp_path, text)
-    _load_teachers(search, load_dataset(search.base.data, seed=0))
-    _load_initial_weights(search)
-    assert calls == ["hidden", "models:/m-1@a", "hidden", "models:/m-2@b"]
+    _load_teachers(search, load_dataset(search.base.data, seed=0), leave_gpus=leave_gpus)
+    _load_initial_weights(search, leave_gpus=leave_gpus)
+    hidden = ["hidden"] if leave_gpus else []
+    assert calls == [*hidden, "models:/m-1@a", *hidden, "models:/m-2@b"]
 
 
 FREEZES = (
@@ -102,7 +104,7 @@ def test_settings_are_checked_against_the_data_once_the_model_that_decides_on_th
     (tmp_path / "mine.yaml").write_text(FREEZES)
     reached = []
 
-    def stop(search, data, *, notifier=None):
+    def stop(search, data, **options):
         reached.append(search)
         raise UsageError("enough")
 
@@ -122,7 +124,7 @@ def test_teacher_of_the_recipe_is_not_loaded_where_the_space_always_draws_one(ta
     search = make_search(tmp_path, f"recipe: {tmp_path}/taught.yaml\nspace: {{teacher: [models:/drawn@b, none]}}\n")
     monkeypatch.setattr(Teacher, "load", lambda origin: taught_on_digits)
     monkeypatch.setattr(Teacher, "check", lambda *_: None)
-    found = _load_teachers(search, load_dataset(search.base.data, seed=0))
+    found = _load_teachers(search, load_dataset(search.base.data, seed=0), leave_gpus=True)
     assert set(found.teachers) == {"models:/drawn@b", "models:/m-1"}
     assert found.config({"teacher": "models:/drawn@b"}).teacher == "models:/m-1"
     assert found.config({"teacher": None}).teacher is None

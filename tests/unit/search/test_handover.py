@@ -241,7 +241,7 @@ def test_ensemble_of_one_trained_configuration_is_none(finish, final):
         return [trial_result(job, TrialOutcome.DIVERGED, "gone")] if is_other else answer_with()(job)
 
     assert finish("--ensemble", "replace", answer=answer)["model"] == "training"
-    assert "ensemble  none, as one configuration alone has been trained" in final.lines
+    assert "ensemble  none, as no other configuration has a network of seed 0" in final.lines
 
 
 def test_refit_and_an_ensemble_beside_it_are_both_made(finish, final):

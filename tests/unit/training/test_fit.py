@@ -125,6 +125,8 @@ def test_fit_is_refused_with_a_model_of_another_network_or_of_other_classes(digi
         fit(TINY.model_copy(update={"weights_from": "models:/m-1"}), digits, initial_weights=network)
     with pytest.raises(UsageError, match="teacher must tell the data's classes apart"):
         fit(TINY.model_copy(update={"teacher": "models:/m-1"}), digits, teacher=Teacher(network))
+    with pytest.raises(UsageError, match="teacher must be one that the settings name, got models:/m-1"):
+        fit(TINY, digits, teacher=Teacher(network))
 
 
 @pytest.fixture(scope="module")
@@ -636,10 +638,13 @@ def test_fit_with_initial_weights_starts_from_them_with_the_teacher_strategy_and
     source, _, _ = train_once()
     layers = {layer.name: layer.get_weights() for layer in source.model.layers if layer.weights}
     initial = InitialWeights("models:/m-1", layers, {"depth": TINY.depth}, classes=digits.classes)
-    config = TINY.model_copy(update={"epochs": 1, "learning_rate": 1e-9, "seed": 7, "teacher_weight": 0.5})
+    changes = {"epochs": 1, "learning_rate": 1e-9, "seed": 7, "teacher": "models:/m-2", "teacher_weight": 0.5}
+    config = TINY.model_copy(update=changes)
     taught, strategy = [], tf.distribute.OneDeviceStrategy("/cpu:0")
     # one whose answers are the labels
-    teacher = SimpleNamespace(build=lambda *given: taught.append(given) or (lambda batch: batch))
+    teacher = SimpleNamespace(
+        check=lambda *given: None, build=lambda *given: taught.append(given) or (lambda batch: batch)
+    )
     options = {"teacher": teacher, "strategy": strategy, "progress_bar": True}
     result = fit(config, digits, initial_weights=initial, **options)
     assert taught == [(config, digits)] and result.model.distribute_strategy is strategy

@@ -305,7 +305,7 @@ def test_run_training_with_refit_says_so_and_makes_up_no_validation(client, expe
         ("digits test", "test"),
     ]
     images = f"{len(dataset.train):,} training images, those for validation among them, and 180 test images"
-    assert len(dataset.train) == 100 and images in run.data.tags[Tag.DESCRIPTION]
+    assert len(dataset.train) == 100 + 162 and images in run.data.tags[Tag.DESCRIPTION]
     out, err = capsys.readouterr()
     assert f"data     digits: {images} of 8x8x1, 10 classes\n" in out and "\nepoch 1/1  loss " in out
     assert "resume   " not in err
@@ -590,7 +590,7 @@ def test_run_training_with_weights_and_a_teacher_logs_shows_and_passes_on_both(b
     taught = []
     # MLflow has no such model
     monkeypatch.setattr("pipeline.training.run.log_teacher", lambda run, teacher: taught.append((run.id, teacher)))
-    begun = begin(initial_weights=weights, teacher=teacher)
+    begun = begin(teacher.complete(SMALL), initial_weights=weights, teacher=teacher)
     assert begun.run.data.tags[Tag.WEIGHTS_FROM] == "models:/m-1"
     assert begun.run.data.tags[Tag.WEIGHTS_RUN] == "a" * 32
     assert taught == [(begun.id, teacher)]
