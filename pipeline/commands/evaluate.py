@@ -15,7 +15,7 @@ from pipeline.commands.evaluate_calibration import (
     validation_data,
 )
 from pipeline.commands.evaluate_results import EvaluationPlace, class_lines, log_evaluation, summarize
-from pipeline.commands.unseen_images import load_unseen_images
+from pipeline.commands.unseen_images import held_out_split, load_unseen_images
 from pipeline.config.commands import EvaluateCommand
 from pipeline.data.subset import Subset, build_subset
 from pipeline.evaluation.calibration import measure_scaled
@@ -192,12 +192,10 @@ def _record_evaluation(
     Returns:
         How often the test set of the training data has been evaluated; None if it is not this one.
     """
-    run, fingerprint = training_run.run, subset.dataset.fingerprint
+    run = training_run.run
     name = folder.removeprefix(f"{ARTIFACT_FOLDER}/")
-    tags = {f"{Tag.EVALUATION}.{name}": fingerprint}
-    is_test_set = subset.split_name == "test" and (
-        fingerprint == training_run.fingerprint or subset.split.digest == training_run.splits.get("test")
-    )
+    tags = {f"{Tag.EVALUATION}.{name}": subset.dataset.fingerprint}
+    is_test_set = held_out_split(subset.dataset, subset.split_name, training_run) == "test"
     if is_test_set:
         tested = "test_accuracy" in run.data.metrics
         tags |= access_tags(run.data.tags, by=run_id, run_id=run.info.run_id, tested=tested)

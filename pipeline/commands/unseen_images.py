@@ -2,19 +2,23 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pipeline.data.dataset import Dataset, absolute_path, load_dataset
-from pipeline.data.subset import check_not_trained_on, check_same_classes, reload_dataset, select_split
+from pipeline.data.subset import build_subset, check_not_trained_on, reload_dataset, select_split
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import count, printable
+from pipeline.tracking.client import Run
 from pipeline.tracking.query import TrainingRun
 
 # of the images to measure on, which may be among those of the training, as two pictures may be alike by chance
 MAX_TRAINED_SHARE = 0.01
+# in MLflow's schema of a data set, see `TrackedRun.log_dataset`
+LOGGED_SHAPE = re.compile(r'"shape": \[-1, (\d+), (\d+), (\d+)\]')
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +38,8 @@ def load_unseen_images(
         remedy: What to try where the model was trained on those.
 
     Raises:
-        UsageError: They cannot be read, have other classes, or are those that the model was trained on.
+        UsageError: They cannot be read, have other classes or another shape than the model takes, or are those that the
+            model was trained on.
     """
     config = training_run.config
     loaded = reload_dataset(
@@ -44,6 +49,10 @@ def load_unseen_images(
         image_size=metadata.get("image_size") if dataset else None,
         split_name=split_name,
     )
+    if "classes" in metadata:
+        # before the training's images are read, which may be many, or have to be downloaded
+        image_shape = _logged_image_shape(training_run.run) or loaded.image_shape
+        build_subset(loaded, split_name, classes=metadata["classes"], image_shape=image_shape)
     check_not_trained_on(
         loaded,
         split_name,
@@ -51,24 +60,48 @@ def load_unseen_images(
         has_validation=training_run.has_validation,
         remedy=remedy,
     )
-    if not _is_held_out(loaded, split_name, training_run):
+    if held_out_split(loaded, split_name, training_run) is None:
         if dataset is None or _same_place(dataset, config.dataset):
             _check_unchanged(loaded, split_name, training_run)
         else:
             _check_not_among_trained(loaded, split_name, training_run)
-    if "classes" in metadata:
-        check_same_classes(loaded, metadata["classes"])
     return loaded
+
+
+def held_out_split(dataset: Dataset, split_name: str, training_run: TrainingRun) -> str | None:
+    """Return which split of a training run has just these images: test or validation.
+
+    They are the same in a folder of their own, all of which are evaluated: flowers/test of flowers.
+
+    Args:
+        dataset: The run's own or another one.
+        split_name: Which of its images: test, validation or all.
+        training_run: The run that trained the model.
+
+    Returns:
+        None if they are others, or validation images that the model was trained on.
+    """
+    digest = select_split(dataset, split_name).digest
+    for name in ("test", "validation") if training_run.has_validation else ("test",):
+        # a run may have logged the fingerprint of its data only
+        is_own = split_name == name and dataset.fingerprint == training_run.fingerprint
+        if is_own or digest == training_run.splits.get(name):
+            return name
+    return None
+
+
+def _logged_image_shape(run: Run) -> tuple[int, int, int] | None:
+    """Return the (height, width, channels) that a run has logged of its data; None where a run above it has."""
+    for one in run.inputs.dataset_inputs if run.inputs else ():
+        if found := LOGGED_SHAPE.search(one.dataset.schema or ""):
+            height, width, channels = map(int, found.groups())
+            return height, width, channels
+    return None
 
 
 def _same_place(dataset: str, other: str) -> bool:
     """Return whether two data sets are the same name, or lead to the same folder or file."""
     return os.path.realpath(absolute_path(dataset)) == os.path.realpath(absolute_path(other))
-
-
-def _is_held_out(dataset: Dataset, split_name: str, training_run: TrainingRun) -> bool:
-    """Return whether a split has just the images that were held out of the training."""
-    return split_name != "all" and training_run.splits.get(split_name) == select_split(dataset, split_name).digest
 
 
 def _check_unchanged(dataset: Dataset, split_name: str, training_run: TrainingRun) -> None:

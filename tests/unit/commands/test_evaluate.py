@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.commands import evaluate
+from pipeline.commands import evaluate, unseen_images
 from pipeline.commands.evaluate import unique_artifact_dir
 from pipeline.commands.main import run
 from pipeline.commands.unseen_images import load_unseen_images
@@ -194,6 +194,24 @@ def test_evaluate_on_other_data_resizes_them_as_training_did_and_counts_no_acces
     assert predictions["label"].tolist() == [9 - label for label in labels], "as positions among the model's classes"
 
 
+def test_evaluate_on_all_of_another_data_set_counts_an_access_if_they_are_the_runs_test_images(
+    evaluated, run_id, tmp_path, capsys
+):
+    images, labels = load_dataset(DataConfig(dataset="digits"), seed=0).test.take(slice(None))
+    first, rest = slice(100), slice(100, None)
+    np.savez(
+        tmp_path / "held-out.npz",
+        x_train=images[first],
+        y_train=labels[first],
+        x_test=images[rest],
+        y_test=labels[rest],
+    )
+    before = count_accesses(run_id)
+    assert run(["evaluate", run_id, "--dataset", str(tmp_path / "held-out.npz"), "--split", "all", *FEW_IMAGES]) == 0
+    assert count_accesses(run_id) == before + 1
+    assert f"test set evaluated {before + 1} times so far" in capsys.readouterr().out
+
+
 def test_evaluate_that_fails_counts_its_access_and_leaves_the_training_run_finished(evaluated, run_id, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("out of paper")
@@ -317,12 +335,14 @@ def test_evaluate_that_was_killed_is_closed_by_the_next_evaluation(evaluated, ur
         ),
     ],
 )
-def test_evaluate_with_invalid_input_is_refused_in_one_line(run_id, tmp_path, capsys, arguments, message):
+def test_evaluate_with_invalid_input_is_refused_in_one_line(run_id, tmp_path, capsys, monkeypatch, arguments, message):
     images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2
     np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     pixels, ten = np.zeros((20, 12, 10, 3), np.uint8), np.arange(20) % 10
     np.savez(tmp_path / "rgb.npz", x_train=pixels, y_train=ten, x_test=pixels, y_test=ten)
     words = {"RUN": run_id, "OTHER": str(tmp_path / "other.npz"), "RGB": str(tmp_path / "rgb.npz")}
+    # refused first: the training's images may have to be downloaded
+    monkeypatch.setattr(unseen_images, "load_dataset", None)
     before = get_run(run_id).data
     assert run(["evaluate", *(words.get(word, word) for word in arguments)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.commands.unseen_images import load_unseen_images
+from pipeline.commands.unseen_images import held_out_split, load_unseen_images
 from pipeline.config.training import DataConfig, TrainingConfig
 from pipeline.data.dataset import load_dataset
 from pipeline.runtime.errors import UsageError
 from pipeline.tracking.query import TrainingRun
 
 DIGITS = [str(digit) for digit in range(10)]
+LOGGED = SimpleNamespace(inputs=None)  # as MLflow returns a run below the one that has logged the data
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def fingerprint():
 
 def load(fingerprint, *, dataset=None, split="validation", metadata=None, splits=None, **settings):
     config = TrainingConfig.build({"dataset": "digits", **settings})
-    run = TrainingRun(SimpleNamespace(), config, fingerprint, splits or {})
+    run = TrainingRun(LOGGED, config, fingerprint, splits or {})
     metadata = metadata or {"classes": DIGITS, "image_size": [8, 8]}
     return load_unseen_images(run, metadata, dataset=dataset, split_name=split, remedy="others")
 
@@ -90,7 +91,7 @@ def test_images_of_data_that_have_changed_since_are_refused(pets, split, is_name
     folder, metadata, add = pets
     before = load_dataset(DataConfig(dataset=folder), seed=0)
     add("train", "cat", 50)
-    run = TrainingRun(SimpleNamespace(), TrainingConfig.build({"dataset": folder}), before.fingerprint, digests(before))
+    run = TrainingRun(LOGGED, TrainingConfig.build({"dataset": folder}), before.fingerprint, digests(before))
     named = f"{folder}/../pets" if is_named else None
     with pytest.raises(UsageError, match="of pets, its training data, which have changed since, .*; try a dataset of"):
         load_unseen_images(run, metadata, dataset=named, split_name=split, remedy="others")
@@ -103,7 +104,7 @@ def test_test_images_that_are_the_same_in_data_that_have_changed_are_taken(pets)
         add("test", "dog", 160 + value)
     before = load_dataset(DataConfig(dataset=folder), seed=0)
     add("train", "cat", 50)
-    run = TrainingRun(SimpleNamespace(), TrainingConfig.build({"dataset": folder}), before.fingerprint, digests(before))
+    run = TrainingRun(LOGGED, TrainingConfig.build({"dataset": folder}), before.fingerprint, digests(before))
     loaded = load_unseen_images(run, metadata, dataset=None, split_name="test", remedy="others")
     assert loaded.test.digest == before.test.digest and loaded.fingerprint != before.fingerprint
     with pytest.raises(UsageError, match="got the validation images of pets, its training data, which have changed"):
@@ -114,7 +115,7 @@ def trained_on(folder, **settings):
     """Return the run of a model that was trained on a folder as it is now."""
     config = TrainingConfig.build({"dataset": folder, **settings})
     data = load_dataset(config.data, seed=0)
-    return TrainingRun(SimpleNamespace(), config, data.fingerprint, digests(data))
+    return TrainingRun(LOGGED, config, data.fingerprint, digests(data))
 
 
 def evaluate(run, dataset, metadata, split="all"):
@@ -161,6 +162,36 @@ def test_a_folder_of_one_split_is_refused_if_the_model_was_trained_on_it(split_p
         with pytest.raises(UsageError, match=refused) as refusal:
             evaluate(run, f"{folder}/{part}", metadata)
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("part", "refit"), [("test", False), ("test", True), ("val", False)])
+def test_a_folder_of_the_images_that_were_held_out_is_taken_though_some_are_among_those_of_the_training(
+    split_pets, caplog, part, refit
+):
+    folder, metadata, add = split_pets
+    add("train", "cat", {"test": 60, "val": 70}[part])
+    run = trained_on(folder, refit=refit)
+    images = evaluate(run, f"{folder}/{part}", metadata)
+    assert held_out_split(images, "all", run) == {"test": "test", "val": "validation"}[part]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("settings", [{"refit": True}, {"folds": 3}])
+def test_validation_images_that_a_search_logged_are_not_held_out_of_a_model_that_was_trained_on_them(
+    split_pets, settings
+):
+    folder, metadata, _ = split_pets
+    searched = trained_on(folder)
+    run = searched._replace(config=TrainingConfig.build({"dataset": folder, **settings}))
+    with pytest.raises(UsageError, match="got 6 of 6 different images of val that it was trained on"):
+        evaluate(run, f"{folder}/val", metadata)
+
+
+def test_the_splits_of_a_run_that_logged_only_the_fingerprint_of_its_data_are_held_out(fingerprint):
+    digits = load_dataset(DataConfig(dataset="digits"), seed=0)
+    run = TrainingRun(LOGGED, TrainingConfig.build({"dataset": "digits"}), fingerprint)
+    found = {split: held_out_split(digits, split, run) for split in ("test", "validation", "all")}
+    assert found == {"test": "test", "validation": "validation", "all": None}
 
 
 def test_images_of_the_training_among_others_are_refused_and_those_that_train_examples_left_out_taken(pets, tmp_path):
@@ -246,7 +277,7 @@ def test_images_in_another_shape_than_the_models_are_left_to_the_check_of_the_sh
     ],
 )
 def test_other_images_that_cannot_be_compared_are_taken_with_a_warning(others, caplog, own, reason):
-    run = TrainingRun(SimpleNamespace(), TrainingConfig.build({"dataset": own}), "f00d")
+    run = TrainingRun(LOGGED, TrainingConfig.build({"dataset": own}), "f00d")
     assert evaluate(run, others, {"classes": DIGITS, "image_size": [8, 8]}).name == "others"
     (message,) = caplog.messages
     assert message.startswith("whether the model was trained on images of others is not known, as its own data ")
@@ -256,3 +287,12 @@ def test_other_images_that_cannot_be_compared_are_taken_with_a_warning(others, c
 def test_images_of_other_classes_than_the_models_are_refused(fingerprint):
     with pytest.raises(UsageError, match="must be the model's 2, in any order: digits has 2, 3"):
         load(fingerprint, metadata={"classes": ["0", "1"]})
+
+
+def test_images_of_the_training_with_a_misspelt_class_are_refused_for_the_class(pets, tmp_path):
+    folder, metadata, _ = pets
+    run = trained_on(folder)
+    copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "train" / "cat").rename(tmp_path / "copy" / "train" / "cta")
+    with pytest.raises(UsageError, match="must be the model's 2, in any order: copy lacks cat and has cta besides"):
+        evaluate(run, str(tmp_path / "copy"), metadata)
