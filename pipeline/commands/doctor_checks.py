@@ -231,12 +231,12 @@ def check_open_runs() -> Iterator[CheckResult]:
     """Close the open runs of every experiment whose process on this host is dead, and report unresponsive ones."""
     if _folder_of_missing_store(tracking_uri()) or _local_store_refusal():
         return
-    client = TrackingClient()
     try:
+        client = TrackingClient()
         for experiment in client.search_experiments():
             for line in close_stale_runs(client, experiment.experiment_id):
                 yield CheckResult("warning", line)
-    except TrackingError as error:
+    except Exception as error:  # noqa: BLE001 - each kind of store raises its own
         # the store has a line of its own; what does not need it is still to be checked
         yield CheckResult("warning", f"open runs were not looked for: {one_line(error, most=300)}")
 

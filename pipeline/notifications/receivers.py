@@ -180,9 +180,10 @@ def find_receivers(environ: Mapping[str, str], given: Mapping[str, str] | None =
 
 def take_receivers(environ: MutableMapping[str, str], given: Mapping[str, str]) -> list[Receiver]:
     """Do as `find_receivers`, and remove the address from the environment, so that no process started later sees it."""
-    receivers = find_receivers(environ, given)
-    environ.pop(VARIABLES[URL], None)
-    return receivers
+    try:
+        return find_receivers(environ, given)
+    finally:
+        environ.pop(VARIABLES[URL], None)
 
 
 def escape_for_slack(text: str) -> str:

@@ -22,7 +22,7 @@ from pipeline.runtime.errors import UsageError
 from pipeline.runtime.tables import read_csv_cell
 from pipeline.tracking.client import ModelVersion, Run, TrackingClient
 from pipeline.tracking.models import CALIBRATED, MODEL, read_mlmodel
-from pipeline.tracking.query import PREDICTIONS_FILE, RECALLS_FILE, get_training_run, read_predictions
+from pipeline.tracking.query import PREDICTIONS_FILE, RECALLS_FILE, find_data, get_training_run, read_predictions
 from pipeline.tracking.registry import registered_version
 from pipeline.tracking.tags import Tag
 from pipeline.tracking.test_set_access import access_count
@@ -59,7 +59,7 @@ def read_facts(client: TrackingClient, run: Run) -> CardFacts:
     tags, metrics = run.data.tags, run.data.metrics
     params, unusual = _settings(client, run)
     metadata, shape = _about_model(client, run)
-    above = _run_with_data(client, run)
+    above = find_data(client, run)
     splits, source = _data(above)
     return CardFacts(
         run_id=run.info.run_id,
@@ -136,18 +136,6 @@ def _about_model(client: TrackingClient, run: Run) -> tuple[dict[str, Any], tupl
     about = read_mlmodel(client, model)
     first = about.signature.inputs.inputs[0] if about.signature else None
     return about.metadata or {}, tuple(getattr(first, "shape", ())[1:])
-
-
-def _run_with_data(client: TrackingClient, run: Run) -> Run:
-    """Return the run that has recorded the data: of a search's runs the search, else the run itself."""
-    found, visited = run, {run.info.run_id}
-    while Tag.DATA_FINGERPRINT not in found.data.tags:
-        parent = found.data.tags.get(Tag.PARENT_RUN_ID)
-        if not parent or parent in visited:
-            return run
-        visited.add(parent)
-        found = client.get_run(parent)
-    return found
 
 
 def _data(run: Run) -> tuple[list[DataSplit], str]:

@@ -66,7 +66,7 @@ def get_training_run(client: TrackingClient, run_id: str) -> TrainingRun:
         raise UsageError(f"{rule}: {error}") from None
     except NotFound:
         raise UsageError(f"{rule}, which does not exist any more") from None
-    data = _find_data(client, run)
+    data = find_data(client, run)
     return TrainingRun(
         run, _read_config(client, run), data.data.tags.get(Tag.DATA_FINGERPRINT, ""), split_digests(data)
     )
@@ -88,7 +88,7 @@ def _read_config(client: TrackingClient, run: Run) -> TrainingConfig:
     return TrainingConfig.build(settings)
 
 
-def _find_data(client: TrackingClient, run: Run) -> Run:
+def find_data(client: TrackingClient, run: Run) -> Run:
     """Return the run that has logged a run's data: itself, or of a search's runs the search above them."""
     visited, found = set(), run
     while Tag.DATA_FINGERPRINT not in found.data.tags:

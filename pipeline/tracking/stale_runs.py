@@ -85,6 +85,8 @@ def close_stale_runs(client: TrackingClient, experiment_id: str) -> list[str]:
 def close_run(client: TrackingClient, stale: OpenRun, reason: str = "") -> str:
     """Close a run whose process is dead, the open runs below it, and the search of which it was the last driver.
 
+    Those runs stay open that another process has claimed, such as a report on a search, unless that is dead as well.
+
     Args:
         client: The tracking store.
         stale: The run.
@@ -106,24 +108,32 @@ def close_run(client: TrackingClient, stale: OpenRun, reason: str = "") -> str:
         outcome_reason = f"{reason}; {_how_to_continue(run_id, tags)}"
     end_run(client, run_id, RunOutcome(outcome), outcome_reason, end_time=stale.last_seen)
     below = f"tags.`{Tag.PARENT_RUN_ID}` = '{run_id}' and attributes.status = 'RUNNING'"
-    for child in list(client.search_runs([stale.run.info.experiment_id], below)):
-        if child.data.tags.get(Tag.ROLE) in {Role.TRIAL, Role.FINAL, Role.ENSEMBLE}:
-            client.set_tags(child.info.run_id, {Tag.TRIAL_STATE: str(TrialOutcome.LOST)})
-        close_run(client, inspect_run(child), reason)
+    for child in map(inspect_run, list(client.search_runs([stale.run.info.experiment_id], below))):
+        if child.process != stale.process and _may_live(child):
+            continue
+        if child.run.data.tags.get(Tag.ROLE) in {Role.TRIAL, Role.FINAL, Role.ENSEMBLE}:
+            client.set_tags(child.run.info.run_id, {Tag.TRIAL_STATE: str(TrialOutcome.LOST)})
+        close_run(client, child, reason)
     if tags.get(Tag.ROLE) == Role.DRIVER:
         _close_search_without_drivers(client, stale.run)
     return outcome_reason or outcome
 
 
 def _close_search_without_drivers(client: TrackingClient, driver: Run) -> None:
-    """Close the search of a driver unless other drivers of it are open: it has no process of its own."""
+    """Close the search of a driver unless it has a process of its own, or other drivers of it are open."""
     experiment, search_id = [driver.info.experiment_id], driver.data.tags.get(Tag.PARENT_RUN_ID)
     is_open = "attributes.status = 'RUNNING'"
     below = f"tags.`{Tag.PARENT_RUN_ID}` = '{search_id}' and tags.`{Tag.ROLE}` = '{Role.DRIVER}'"
     if any(client.search_runs(experiment, f"{below} and {is_open}")):
         return
-    for search in client.search_runs(experiment, f"attributes.run_id = '{search_id}' and {is_open}"):
-        close_run(client, inspect_run(search), "all of its drivers were gone")
+    for search in map(inspect_run, client.search_runs(experiment, f"attributes.run_id = '{search_id}' and {is_open}")):
+        if not _may_live(search):
+            close_run(client, search, "all of its drivers were gone")
+
+
+def _may_live(one: OpenRun) -> bool:
+    """Return whether a process that may be alive has claimed a run."""
+    return one.process is not None and one.liveness != "dead"
 
 
 def _has_begun(client: TrackingClient, seen: OpenRun) -> bool:

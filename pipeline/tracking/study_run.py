@@ -229,7 +229,7 @@ class StudyRun:
         end = end_record(run_id, RunOutcome.FINISHED, "")
         tags = trial_outcome_tags(outcome)
         if reason:
-            tags[Tag.OUTCOME_REASON] = reason[:TAG_CHARACTERS]
+            tags[Tag.OUTCOME_REASON] = mask_password(reason)[:TAG_CHARACTERS]
         return replace(end, status=outcome.status, tags=tags)
 
     def _children(self, run_id: str, where: str) -> list[str]:
@@ -336,7 +336,7 @@ def join_study_run(study: str, *, known: str | None, driver: str, measures_energ
         own = begin_run(client, project_run.claim() if project_run else None, tags=tags)
         known = known if known and client.is_active(known) else None
         entity = client.get_run(known) if known else client.create_run(own.info.experiment_id, tags=_search_tags(study))
-        client.set_tags(own.info.run_id, {Tag.PARENT_RUN_ID: entity.info.run_id, **tags})
+        claim_run(client, own.info.run_id, {Tag.PARENT_RUN_ID: entity.info.run_id, **tags})
         reopen_run(client, entity)
     outbox = Outbox(own.info.run_id)
     driver_run = TrackedRun(own.info.run_id, outbox, own)

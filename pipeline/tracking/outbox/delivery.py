@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import mlflow
 
 from pipeline.runtime.errors import NotFound, TrackingError, Unavailable
-from pipeline.runtime.files import make_private
+from pipeline.runtime.files import private_folder
 from pipeline.runtime.shell import project_command
 from pipeline.runtime.text import count, one_line
 from pipeline.runtime.urls import mask_password
@@ -256,9 +256,10 @@ def import_records(run_id: str, archive: bytes) -> None:
     # zipfile writes files and folders below the target only, whatever the names say, and checks each file's CRC.
     # tarfile does the former with `filter=`, which came with Python 3.11.4.
     with (
-        spool.lock(),
         zipfile.ZipFile(io.BytesIO(archive)) as content,
-        TemporaryDirectory(dir=make_private(spool.folder)) as temporary,
+        # not in the spool, which a process that has sent the rest of it removes
+        TemporaryDirectory(dir=private_folder("imports")) as temporary,
+        spool.lock(seconds=ARCHIVE_PATIENCE_SECONDS),
     ):
         content.extractall(temporary)
         spool.take_in(Path(temporary))

@@ -140,18 +140,24 @@ class Spool:
             return stack.enter_context(try_lock(make_private(self.folder) / LOCK))
         except OSError:
             # a file system without locks, or a full disk, where no other process can keep records either
-            return self._try_owner()
+            return stack.enter_context(self._try_own())
 
-    def _try_owner(self) -> bool:
-        """Name this process in the file that cannot be locked and return True, or False if it names a live one."""
-        file = self.folder / LOCK
+    @contextmanager
+    def _try_own(self) -> Iterator[bool]:
+        """Name this process in the file that cannot be locked and yield True, or False if it names a live one."""
+        file, owner = self.folder / LOCK, None
         with suppress(OSError, ValueError, TypeError):
             owner = ProcessIdentity.from_tags(json.loads(file.read_text()))
-            if owner and owner != this_process() and liveness(owner) == "alive":
-                return False
+        if owner and liveness(owner) == "alive":
+            yield False
+            return
         with suppress(OSError):
             file.write_text(json.dumps(this_process().tags()))
-        return True
+        try:
+            yield True
+        finally:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
 
     def destination(self) -> str:
         """Return the URI of the tracking server that the records are for; empty if that is not known."""

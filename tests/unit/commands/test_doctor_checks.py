@@ -13,6 +13,7 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
+import sqlalchemy.exc
 from mlflow.entities import ViewType
 
 from pipeline.commands import doctor_checks
@@ -237,10 +238,21 @@ def test_check_store_that_does_not_answer_is_an_error_without_the_password(monke
     assert "http://someone:***@127.0.0.1:1" in result.text and "secret" not in result.text
 
 
-def test_check_open_runs_of_a_store_that_does_not_answer_leaves_the_other_checks_to_come():
+def test_check_open_runs_of_a_store_that_does_not_answer_leaves_the_other_checks_to_come(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow.set_tracking_uri("http://127.0.0.1:1")
     (result,) = doctor_checks.check_open_runs()
     assert result.state == "warning" and result.text.startswith("open runs were not looked for: ")
+
+
+def test_check_open_runs_of_a_database_that_does_not_answer_leaves_the_other_checks_to_come(monkeypatch):
+    def refuse():
+        raise sqlalchemy.exc.OperationalError("connect", {}, OSError("connection refused"))
+
+    mlflow.set_tracking_uri("http://127.0.0.1:1")
+    monkeypatch.setattr(doctor_checks, "TrackingClient", refuse)
+    (result,) = doctor_checks.check_open_runs()
+    assert result.state == "warning" and "connection refused" in result.text
 
 
 def test_checks_do_not_create_a_missing_store(tmp_path):

@@ -183,3 +183,7 @@ def test_find_receivers_refuses_an_address_that_mlflow_run_has_stored():
 def test_take_receivers_leaves_no_address_to_processes_started_later():
     environ = {"CONVMIXER_NOTIFY_URL": "https://one/x", "HOME": os.environ["HOME"]}
     assert len(take_receivers(environ, {})) == 1 and environ == {"HOME": os.environ["HOME"]}
+    environ |= {"CONVMIXER_NOTIFY_URL": "https://one/x", "CONVMIXER_NOTIFY_COMMAND": "no-such-program"}
+    with pytest.raises(UsageError):
+        take_receivers(environ, {})
+    assert "CONVMIXER_NOTIFY_URL" not in environ

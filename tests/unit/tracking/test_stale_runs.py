@@ -183,6 +183,22 @@ def test_close_stale_runs_leaves_a_search_open_while_another_driver_is(client, e
     assert [status(run_id) for run_id in (dead, live, search)] == ["FAILED", "RUNNING", "RUNNING"]
 
 
+def test_close_stale_runs_leaves_a_search_open_that_a_live_process_goes_on_with(client, experiment, opened, gone):
+    """One that has taken over from shared drivers, the end of whose runs is on its way."""
+    search = opened(this_process(), role=Role.SEARCH)
+    dead = opened(gone, role=Role.DRIVER, **{Tag.PARENT_RUN_ID: search})
+    stale_runs.close_stale_runs(TrackingClient(), experiment)
+    assert (status(dead), status(search)) == ("FAILED", "RUNNING")
+
+
+def test_close_run_leaves_a_live_report_below_a_dead_search_open(client, experiment, opened, gone):
+    search = opened(gone, role=Role.SEARCH)
+    report, dead = (opened(of, role=Role.REPORT, **{Tag.PARENT_RUN_ID: search}) for of in (this_process(), gone))
+    stale_runs.close_stale_runs(TrackingClient(), experiment)
+    assert [status(run_id) for run_id in (search, report, dead)] == ["FAILED", "RUNNING", "FAILED"]
+    assert Tag.OUTCOME_REASON not in mlflow.get_run(report).data.tags
+
+
 @pytest.mark.parametrize(("ended", "becomes"), [("finished", "FINISHED"), ("stopped", "KILLED")])
 def test_close_stale_runs_keeps_an_outcome_that_the_run_has_named(client, experiment, opened, gone, ended, becomes):
     run_id = opened(gone, **{Tag.OUTCOME: ended, Tag.OUTCOME_REASON: "by SIGTERM"})

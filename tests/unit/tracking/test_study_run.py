@@ -421,7 +421,9 @@ def test_join_study_run_takes_the_project_run_and_opens_an_ended_study_again(sto
     shared = join_study_run(request.node.name, known=study_id, driver="1a")
     assert (shared.study_run.id, shared._driver_run.id) == (study_id, given)
     assert mlflow.get_run(study_id).info.status == "RUNNING"
-    assert mlflow.get_run(given).data.tags[Tag.PARENT_RUN_ID] == study_id
+    own = mlflow.get_run(given)
+    assert own.data.tags[Tag.PARENT_RUN_ID] == study_id
+    assert ownership.is_owner(own), "killed now, it can be closed"
     shared.close(RunOutcome.FINISHED, "")
 
 
@@ -476,9 +478,12 @@ def test_long_parameters_and_reasons_of_a_child_are_cut(opens):
     runs = opens()
     child = runs.start_child("t000", role=Role.TRIAL, tags={}).run_id
     runs.log_child_params(child, {"space": "x" * 10_000})
-    close(runs, child, how(TrialOutcome.RAISED, "y" * 10_000, tail="password=https://me:secret@host"))
+    close(
+        runs, child, how(TrialOutcome.RAISED, "https://me:secret@host " * 1000, tail="password=https://me:secret@host")
+    )
     data = found(child).data
     assert (len(data.params["space"]), len(data.tags[Tag.OUTCOME_REASON])) == (6000, 5000)
+    assert "secret" not in data.tags[Tag.OUTCOME_REASON]
     assert "secret" not in mlflow.artifacts.load_text(f"runs:/{child}/output.txt")
     runs.end_lost(child, "gone")
     assert found(child).data.tags[Tag.OUTCOME_REASON] == "gone"

@@ -2,6 +2,7 @@
 
 import io
 import stat
+import threading
 import zipfile
 from contextlib import suppress
 
@@ -343,13 +344,28 @@ def test_export_records_of_files_alone_returns_none_and_leaves_no_folder(machine
     assert not Spool("r1").folder.exists()
 
 
-def test_import_records_adds_the_records_to_a_lock_that_is_held(machine):
+def test_import_records_adds_the_records_to_a_lock_that_is_held(machine, monkeypatch):
     leave("r1")
     content = export_records("r1")
     machine("driver")
+    monkeypatch.setattr(delivery, "ARCHIVE_PATIENCE_SECONDS", 0.0)
     with Spool("r1").lock():
         import_records("r1", content)
         assert len(Spool("r1").pending()) == 2
+
+
+def test_import_records_while_the_last_of_others_is_sent_keeps_all_of_them(machine):
+    leave("r1")
+    content = export_records("r1")
+    machine("driver")
+    sender = Spool("r1").lock()
+    assert sender.__enter__()
+    # it removes the folder of the records when it has sent them all
+    end = threading.Timer(0.5, sender.__exit__, (None, None, None))
+    end.start()
+    import_records("r1", content)
+    end.join()
+    assert len(Spool("r1").pending()) == 2
 
 
 def test_import_records_of_two_tasks_of_one_run_keeps_both_in_order(machine):

@@ -176,6 +176,9 @@ def test_lock_without_locks_of_the_file_system_is_the_live_process_s_that_it_nam
     file.write_text(left)
     with spool.lock() as is_mine:
         assert is_mine and ProcessIdentity.from_tags(json.loads(file.read_text())) == this_process()
+        with Spool(RUN).lock() as again:
+            assert not again, "one thread of a process sends them"
+    assert not file.exists()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         file.write_text(json.dumps(process_of(other.pid).tags()))
         with Spool(RUN).lock() as is_mine:
