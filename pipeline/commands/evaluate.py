@@ -15,7 +15,7 @@ from pipeline.commands.evaluate_calibration import (
     validation_data,
 )
 from pipeline.commands.evaluate_results import EvaluationPlace, class_lines, log_evaluation, summarize
-from pipeline.commands.unseen_images import held_out_split, load_unseen_images
+from pipeline.commands.unseen_images import load_unseen_images, tags_of_test_access
 from pipeline.config.commands import EvaluateCommand
 from pipeline.data.subset import Subset, build_subset
 from pipeline.evaluation.calibration import measure_scaled
@@ -33,7 +33,6 @@ from pipeline.tracking.query import TrainingRun, get_training_run
 from pipeline.tracking.registry import find_version, pin_version
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.tags import Role, Tag
-from pipeline.tracking.test_set_access import access_tags
 
 ARTIFACT_FOLDER = "evaluation"
 # characters that neither a metric's name nor an artifact's path should have
@@ -192,15 +191,11 @@ def _record_evaluation(
     Returns:
         How often the test set of the training data has been evaluated; None if it is not this one.
     """
-    run = training_run.run
     name = folder.removeprefix(f"{ARTIFACT_FOLDER}/")
     tags = {f"{Tag.EVALUATION}.{name}": subset.dataset.fingerprint}
-    is_test_set = held_out_split(subset.dataset, subset.split_name, training_run) == "test"
-    if is_test_set:
-        tested = "test_accuracy" in run.data.metrics
-        tags |= access_tags(run.data.tags, by=run_id, run_id=run.info.run_id, tested=tested)
-    client.set_tags(run.info.run_id, tags)
-    return int(tags[Tag.TEST_SET_ACCESSES]) if is_test_set else None
+    access = tags_of_test_access(subset.dataset, subset.split_name, training_run, by=run_id)
+    client.set_tags(training_run.run.info.run_id, {**tags, **access})
+    return int(access[Tag.TEST_SET_ACCESSES]) if access else None
 
 
 def _next_step(client: TrackingClient, run_id: str, folder: str) -> int:

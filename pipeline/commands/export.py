@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pipeline.commands.unseen_images import load_unseen_images
+from pipeline.commands.unseen_images import load_unseen_images, tags_of_test_access
 from pipeline.config.commands import ExportCommand
 from pipeline.data.subset import build_subset
 from pipeline.runtime.console import Console
@@ -85,6 +85,8 @@ def run_export(command: ExportCommand, console: Console) -> "list[Export]":
             run.set_name(f"export to {', '.join(settings.formats)}")
             for notice in run.notices:
                 console.print(notice)
+            if access := tags_of_test_access(dataset, split, training_run, by=run.id):
+                client.set_tags(training.run_id, access)
             logged_to = TrackedRun(training.run_id, run.outbox, training_run.run)
             about = json.dumps(describe_model(model), indent=2)
             log = partial(_log, logged_to, folder, about)

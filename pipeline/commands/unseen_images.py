@@ -14,6 +14,7 @@ from pipeline.runtime.errors import UsageError
 from pipeline.runtime.text import count, printable
 from pipeline.tracking.client import Run
 from pipeline.tracking.query import TrainingRun
+from pipeline.tracking.test_set_access import access_tags
 
 # of the images to measure on, which may be among those of the training, as two pictures may be alike by chance
 MAX_TRAINED_SHARE = 0.01
@@ -88,6 +89,22 @@ def held_out_split(dataset: Dataset, split_name: str, training_run: TrainingRun)
         if is_own or digest == training_run.splits.get(name):
             return name
     return None
+
+
+def tags_of_test_access(dataset: Dataset, split_name: str, training_run: TrainingRun, *, by: str) -> dict[str, str]:
+    """Return the tags that record an access to the run's test images; empty if these images are others.
+
+    Args:
+        dataset: The run's own or another one.
+        split_name: Which of its images: test, validation or all.
+        training_run: The run that trained the model, which gets the tags.
+        by: Id of the run that measures the model on them.
+    """
+    if held_out_split(dataset, split_name, training_run) != "test":
+        return {}
+    run = training_run.run
+    tested = "test_accuracy" in run.data.metrics
+    return access_tags(run.data.tags, by=by, run_id=run.info.run_id, tested=tested)
 
 
 def _logged_image_shape(run: Run) -> tuple[int, int, int] | None:

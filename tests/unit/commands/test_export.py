@@ -14,6 +14,8 @@ import pytest
 
 from pipeline.commands import export
 from pipeline.commands.main import run
+from pipeline.config.training import DataConfig
+from pipeline.data.dataset import load_dataset
 from pipeline.runtime.errors import UsageError
 from pipeline.runtime.shell import install_extra_command
 from pipeline.serving.export import formats
@@ -133,6 +135,16 @@ def test_export_of_other_images_compares_on_all_of_them(run_id, capsys, tmp_path
     np.savez(tmp_path / "others.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     assert run(["export", run_id, "--dataset", str(tmp_path / "others.npz")]) == 0
     assert "images   others, all images: 40 images" in capsys.readouterr().out
+
+
+def test_export_that_compares_on_the_test_images_counts_an_access_to_them(run_id, tmp_path):
+    images, labels = load_dataset(DataConfig(dataset="digits"), seed=0).test.take(slice(None))
+    first, rest = slice(100), slice(100, None)
+    parts = {"x_train": images[first], "y_train": labels[first], "x_test": images[rest], "y_test": labels[rest]}
+    np.savez(tmp_path / "held-out.npz", **parts)
+    before = int(mlflow.get_run(run_id).data.tags[Tag.TEST_SET_ACCESSES])
+    assert run(["export", run_id, "--formats", "onnx", "--dataset", str(tmp_path / "held-out.npz")]) == 0
+    assert int(mlflow.get_run(run_id).data.tags[Tag.TEST_SET_ACCESSES]) == before + 1
 
 
 def test_export_refuses_to_compare_on_images_of_the_training(run_id, capsys):
