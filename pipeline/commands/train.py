@@ -50,18 +50,21 @@ def train(command: TrainCommand, console: Console, notifier: Notifier | None = N
         check_single_host(os.environ)
         begins = not resume_point or resume_point.has_folds_to_begin
         config, initial_weights, teacher = _load_models(config, begins=begins)
-        # before a download
-        validate_settings(config)
+        # a resumed run keeps its settings, which may break a rule that is younger than it
+        if not resume_point:
+            # before a download
+            validate_settings(config)
         dataset = load_dataset(config.data, seed=config.seed)
-        validate_against_data(config, image_shape=dataset.image_shape, training_images=len(dataset.train))
+        if resume_point:
+            resume_point.check_data(dataset)
+        else:
+            validate_against_data(config, image_shape=dataset.image_shape, training_images=len(dataset.train))
         if initial_weights:
             initial_weights.check(config, dataset.image_shape)
         if teacher:
             teacher.check(config, dataset)
-        if resume_point:
-            resume_point.check_data(dataset.fingerprint)
-            if initial_weights:
-                resume_point.check_weights(initial_weights.digest)
+        if resume_point and initial_weights:
+            resume_point.check_weights(initial_weights.digest)
         with temporary_files("runs"):
             # only now that settings and data have been accepted
             with slow_imports():

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config.commands import LATEST
+from pipeline.config.data_checks import validate_settings
 from pipeline.config.training import CHANGE_NO_RESULT, TrainingConfig
+from pipeline.data.dataset import Dataset, Split
 from pipeline.runtime.errors import CorruptCheckpoint, Deleted, NotFound, NothingToDo, UsageError
 from pipeline.runtime.parent_watch import PROJECT_RUN_ID_ENV, is_resumed_by_mlflow
 from pipeline.runtime.process import ProcessIdentity
@@ -17,6 +19,7 @@ from pipeline.runtime.text import one_line, shown
 from pipeline.tracking import ownership, stale_runs
 from pipeline.tracking.client import Run, TrackingClient
 from pipeline.tracking.fold_runs import find_fold_runs
+from pipeline.tracking.models import split_digests
 from pipeline.tracking.outbox.delivery import describe_error, send_pending
 from pipeline.tracking.project_run import ProjectRun, already_used, close_if_unused
 from pipeline.tracking.tags import Role, RunOutcome, Tag
@@ -52,6 +55,7 @@ class ResumePoint:
     checkpoint: Checkpoint  # the newest, of the last fold that has begun
     changes: Mapping[str, Change]  # to the recipe
     folds: Mapping[int, Checkpoint] = field(default_factory=dict)  # the newest of each fold, by its number
+    fold_runs: Mapping[int, Run] = field(default_factory=dict)  # by the same numbers, also those without a checkpoint
 
     @property
     def run_id(self) -> str:
@@ -83,14 +87,31 @@ class ResumePoint:
     def _of_fold(self) -> str:
         return f" of fold {max(self.folds)} of {self.config.folds}" if self.folds else ""
 
-    def check_data(self, fingerprint: str) -> None:
-        """Raise UsageError unless the data set still has the fingerprint that it had when the run began."""
+    def check_data(self, dataset: Dataset) -> None:
+        """Raise UsageError unless the data set and its splits are still those that the run began with."""
         before = self.checkpoint.fingerprint
-        if fingerprint != before:
+        if dataset.fingerprint != before:
             raise UsageError(
                 f"a resumed run needs the images that it began with: {self.config.dataset} has changed since, its "
-                f"fingerprint from {before} to {fingerprint}; start a new run"
+                f"fingerprint from {before} to {dataset.fingerprint}; start a new run"
             )
+        train = dataset.out_of_fold if dataset.folds else dataset.train
+        self._check_splits(self.run, {"train": train, "validation": dataset.validation, "test": dataset.test})
+        for number, fold_run in self.fold_runs.items():
+            fold = dataset.fold(number)
+            self._check_splits(fold_run, {"train": fold.train, "validation": fold.validation}, f"fold {number} of ")
+
+    def _check_splits(self, run: Run, splits: Mapping[str, Split], where: str = "") -> None:
+        """Raise UsageError if a run has logged other splits, of which it has none if it was interrupted before."""
+        digests = split_digests(run)
+        for name, split in splits.items():
+            before = digests.get(name, split.digest)
+            if split.digest != before:
+                raise UsageError(
+                    f"a resumed run needs the splits that it began with: the {name} split of {where}"
+                    f"{self.config.dataset} has changed since, its digest from {before} to {split.digest}; resume it "
+                    "with the version of this program that began it, or start a new run"
+                )
 
     def check_weights(self, digest: str) -> None:
         """Raise UsageError unless the file of the initial weights is still the one that the run began with."""
@@ -158,13 +179,14 @@ def find_resume_point(
         if found:
             _discard_resumption(client, found)
         raise
-    folds = load_fold_checkpoints(client, found)
+    fold_runs = _fold_runs(client, found)
+    folds = load_fold_checkpoints(client, fold_runs)
     checkpoint, config = folds[max(folds)] if folds else load_newest_checkpoint(client, found)
     config = merge_overrides(config, overrides)
     changes = parse_changes(found.data.tags.get(Tag.RECIPE_CHANGES, ""))
     recipe = found.data.params.get("recipe", "")
     of_folds = {number: of_fold for number, (of_fold, _) in folds.items()}
-    return ResumePoint(found, recipe, config, checkpoint, changes, of_folds)
+    return ResumePoint(found, recipe, config, checkpoint, changes, of_folds, fold_runs)
 
 
 def check_resumable(run: Run) -> bool:
@@ -200,10 +222,12 @@ def check_resumable(run: Run) -> bool:
     return has_ended or open_run.liveness == "dead"
 
 
-def load_fold_checkpoints(client: TrackingClient, run: Run) -> dict[int, tuple[Checkpoint, TrainingConfig]]:
+def load_fold_checkpoints(
+    client: TrackingClient, fold_runs: Mapping[int, Run]
+) -> dict[int, tuple[Checkpoint, TrainingConfig]]:
     """Load the newest usable checkpoint of each fold of a run that has begun, by the number of the fold."""
     checkpoints = {}
-    for number, fold_run in _fold_runs(client, run).items():
+    for number, fold_run in fold_runs.items():
         # its training had hardly begun, or was on another machine and has left no copies: it begins anew
         with suppress(UsageError):
             checkpoints[number] = load_newest_checkpoint(client, fold_run)
@@ -284,7 +308,7 @@ def merge_overrides(config: TrainingConfig, overrides: Mapping[str, str]) -> Tra
     """Return the settings of a run with those overrides that change no result.
 
     Raises:
-        UsageError: An override would change the result.
+        UsageError: An override would change the result, or does not suit the run's settings.
     """
     given = TrainingConfig.build(overrides)
     differences = [
@@ -294,7 +318,11 @@ def merge_overrides(config: TrainingConfig, overrides: Mapping[str, str]) -> Tra
     ]
     if differences:
         raise UsageError(f"a resumed run keeps its own settings: {'; '.join(differences)}; leave out what differs")
-    return config.model_copy(update={name: getattr(given, name) for name in CHANGE_NO_RESULT & overrides.keys()})
+    merged = config.model_copy(update={name: getattr(given, name) for name in CHANGE_NO_RESULT & overrides.keys()})
+    if merged != config:
+        # unchanged settings may break a rule that is younger than the run
+        validate_settings(merged)
+    return merged
 
 
 def _is_same_setting(name: str, config: TrainingConfig, given: TrainingConfig) -> bool:

@@ -105,7 +105,7 @@ def test_folds_that_are_resumed_check_the_weights_that_they_begin_with(monkeypat
 
     command = parse_training(["smoke", "--weights_from", "models:/m-1", "--folds", "2"])
     resume_point = SimpleNamespace(
-        config=command.config, has_folds_to_begin=True, check_data=lambda fingerprint: None, check_weights=refuse
+        config=command.config, has_folds_to_begin=True, check_data=lambda dataset: None, check_weights=refuse
     )
     weights = SimpleNamespace(complete=lambda config: config, check=lambda *given: None, digest="f00d")
     monkeypatch.setattr(train, "_open_resume_point", lambda command: nullcontext(resume_point))
@@ -113,6 +113,22 @@ def test_folds_that_are_resumed_check_the_weights_that_they_begin_with(monkeypat
     monkeypatch.setattr(InitialWeights, "load", lambda origin: weights)
     with pytest.raises(UsageError, match="^not f00d$"):
         train.train(command, Console())
+
+
+def test_run_whose_settings_break_a_rule_that_is_younger_than_it_can_be_resumed(monkeypatch):
+    def go_on(*arguments, **options):
+        raise UsageError("it goes on")
+
+    command = parse_training(["smoke", "--class_weights", "balanced", "--sampling", "balanced"])
+    monkeypatch.setattr("pipeline.training.run.run_training", go_on)
+    with pytest.raises(UsageError, match="^class_weights must be none with sampling=balanced"):
+        train.train(command, Console())
+    checked = []
+    resume_point = SimpleNamespace(config=command.config, has_folds_to_begin=False, check_data=checked.append)
+    monkeypatch.setattr(train, "_open_resume_point", lambda command: nullcontext(resume_point))
+    with pytest.raises(UsageError, match="^it goes on$"):
+        train.train(command, Console())
+    assert [dataset.name for dataset in checked] == ["digits"]
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,11 @@ from dataclasses import replace
 import mlflow
 import numpy as np
 import pytest
+from mlflow.entities import DatasetInput, InputTag
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from pipeline.config.training import TrainingConfig
+from pipeline.config.training import DataConfig, TrainingConfig
+from pipeline.data.dataset import load_dataset
 from pipeline.runtime.errors import NothingToDo, UsageError
 from pipeline.runtime.process import this_process
 from pipeline.tracking import stale_runs
@@ -27,7 +30,9 @@ from pipeline.training import checkpoint, resume
 from pipeline.training.checkpoint import Checkpoint, TrainingState
 from pipeline.training.checkpoint_manager import checkpoint_folder
 from pipeline.training.description import Change
+from pipeline.training.run_metadata import log_fold_start, log_splits
 from tests.support.paths import ROOT
+from tests.support.training_runs import FakeRun, small_dataset
 
 CONFIG = TrainingConfig(dataset="/data/flowers", depth=6, epochs=10, precision="float32", jit_compile=False)
 
@@ -156,6 +161,15 @@ def test_overrides_that_change_the_result_are_refused_in_one_line(client, make_r
         "a resumed run keeps its own settings: depth=6 there, got '8'; epochs=10 there, got '20'; "
         "leave out what differs"
     )
+
+
+def test_override_must_suit_the_runs_settings_which_may_break_rules_themselves():
+    """A rule may be younger than the run."""
+    older = CONFIG.model_copy(update={"class_weights": "balanced", "sampling": "balanced"})
+    assert resume.merge_overrides(older, {"sampling": "balanced"}) == older
+    folded = CONFIG.model_copy(update={"folds": 3})
+    with pytest.raises(UsageError, match="^filter_steps must be 0 with folds"):
+        resume.merge_overrides(folded, {"filter_steps": "5"})
 
 
 def test_latest_is_the_newest_run_that_can_be_resumed(client, make_run, monkeypatch):
@@ -535,10 +549,68 @@ def test_newest_checkpoint_is_taken_from_this_machine_or_the_artifacts(client, m
 
 
 def test_check_data_with_another_fingerprint_raises_usage_error(client, make_run):
-    resume_point = find(make_run(), {})
-    resume_point.check_data("f00d")
+    resume_point, dataset = find(make_run(), {}), small_dataset()
+    resume_point.check_data(dataset)
+    dataset.fingerprint = "beef"
     with pytest.raises(UsageError, match="/data/flowers has changed since, its fingerprint from f00d to beef"):
-        resume_point.check_data("beef")
+        resume_point.check_data(dataset)
+
+
+def load_digits(seed=0, **settings):
+    """Return a data set with the fingerprint of the checkpoints, which another seed splits otherwise."""
+    config = DataConfig(dataset="digits", train_examples=100, **settings)
+    return replace(load_dataset(config, seed=seed), fingerprint="f00d")
+
+
+def log_inputs(client, run_id, log):
+    """Log to a run in the store the data sets that a function logs."""
+    fake = FakeRun()
+    log(fake)
+    for method, _, named in fake.calls:
+        if method == "log_dataset":
+            one = mlflow.entities.Dataset(named["name"], named["digest"], "code", "{}")
+            tag = InputTag(MLFLOW_DATASET_CONTEXT, named["context"])
+            client.log_inputs(run_id, datasets=[DatasetInput(one, [tag])])
+
+
+@pytest.mark.parametrize("settings", [{}, {"refit": True}, {"folds": 2}])
+def test_check_data_with_other_splits_of_the_same_images_raises_usage_error(client, make_run, settings):
+    """As when a version of this program makes them otherwise."""
+    run_id, begun, other = make_run(), load_digits(**settings), load_digits(seed=1, **settings)
+    find(run_id, {}).check_data(other)
+    log_inputs(client, run_id, lambda run: log_splits(run, begun))
+    resume_point = find(run_id, {})
+    resume_point.check_data(begun)
+    with pytest.raises(UsageError) as error:
+        resume_point.check_data(other)
+    assert str(error.value) == (
+        "a resumed run needs the splits that it began with: the train split of /data/flowers has changed since, its "
+        f"digest from {begun.out_of_fold.digest if begun.folds else begun.train.digest} to "
+        f"{other.out_of_fold.digest if other.folds else other.train.digest}; resume it with the version of this "
+        "program that began it, or start a new run"
+    )
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_check_data_compares_the_images_that_judge_the_run_too(client, make_run, split):
+    run_id, begun = make_run(), load_digits()
+    log_inputs(client, run_id, lambda run: log_splits(run, begun))
+    with pytest.raises(UsageError, match=f"the {split} split of /data/flowers has changed since"):
+        find(run_id, {}).check_data(replace(begun, **{split: begun.train}))
+
+
+def test_check_data_with_other_folds_of_the_same_images_raises_usage_error(client, make_run):
+    """Training images of a fold that has been trained would validate another one, or the other way round."""
+    run_id, begun = make_run(epoch=None), load_digits(folds=3)
+    client.log_param(run_id, "folds", "3")
+    log_inputs(client, run_id, lambda run: log_splits(run, begun))
+    fold_id = make_run(**{Tag.ROLE: Role.FOLD, Tag.PARENT_RUN_ID: run_id, Tag.FOLD: "2"})
+    log_inputs(client, fold_id, lambda run: log_fold_start("mine", CONFIG, run, begun.fold(2), None))
+    resume_point = find(run_id, {})
+    resume_point.check_data(begun)
+    first, *others = begun.folds
+    with pytest.raises(UsageError, match="the train split of fold 2 of /data/flowers has changed since"):
+        resume_point.check_data(replace(begun, folds=(*others, first)))
 
 
 def test_check_weights_of_a_file_that_has_changed_raises_usage_error(client, make_run):
