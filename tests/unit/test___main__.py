@@ -72,9 +72,16 @@ main()
 
 
 def start(*command, folder, **variables):
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    places = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    # with no decoded images, for which scikit-learn is not needed
+    places["XDG_CACHE_HOME"] = str(folder / "cache")
     return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environ | variables, capture_output=True, text=True, check=False
+        [sys.executable, *command],
+        cwd=folder,
+        env=os.environ | places | variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
